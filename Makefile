@@ -1,0 +1,65 @@
+# make demo   sets everything up in .venv, then turns one bundled picture into a mesh, gaussians and a pose
+# make test   sets everything up in .venv, then runs the test suite
+# make lint   ruff and mypy, in the same environment
+# make clean  removes the environment, build products and outputs
+#
+# Variables, all overridable on the command line:
+#   PYTHON      the interpreter that makes the environment (3.10 or newer)
+#   TORCH       the PyTorch that is installed, as pip understands it
+#   TORCH_ARGS  further pip options for that one installation
+#
+# PyTorch comes first and by itself, so that nothing else decides which build arrives. On Linux the default package
+# index serves the build with CUDA, which is several gigabytes. On a machine without an NVIDIA GPU take the CPU build:
+# choose "CPU" on PyTorch's "Get started" page and pass the --index-url that it shows,
+#     make demo TORCH_ARGS="--index-url <address of the CPU builds>"
+# or give a wheel that you have:  make demo TORCH=./torch-2.13.0-cp311-cp311-linux_x86_64.whl
+
+PYTHON     ?= python3
+VENV       ?= .venv
+TORCH      ?= torch==2.13.0
+TORCH_ARGS ?=
+EXAMPLE    ?= $(firstword $(sort $(patsubst %/image.png,%,$(wildcard examples/*/image.png))))
+
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check
+READY   := $(VENV)/.installed
+LINTERS := $(VENV)/.linters
+
+.PHONY: demo test lint install clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	@test -n "$(EXAMPLE)" || { echo "make demo: there is no examples/*/image.png here"; exit 1; }
+	$(BIN)/python infer.py --image_path $(EXAMPLE) --output_dir outputs/demo --tag mini --enable_acceleration
+	@echo "Look at preview.png in the folder above first; mesh.glb and gaussians.ply open in any viewer."
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(LINTERS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(READY)
+
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "make: Python 3.10 or newer is needed; name one with PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@if [ "$$(uname -s)" = Linux ] && [ -z "$(TORCH_ARGS)" ] && ! command -v nvidia-smi >/dev/null; then \
+	    echo "No NVIDIA GPU here: if a CUDA build starts to download, stop it and see TORCH_ARGS in the Makefile."; fi
+	$(PIP) install $(TORCH_ARGS) "$(TORCH)"
+	@touch $@
+
+$(READY): pyproject.toml $(VENV)/.torch
+	$(PIP) install -e ".[test]"
+	@touch $@
+
+$(LINTERS): $(READY)
+	$(PIP) install -e ".[lint]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist outputs .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

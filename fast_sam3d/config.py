@@ -1,0 +1,319 @@
+"""The single Hydra configuration: composed from configs/, checked, and turned into frozen settings.
+
+Every error names the bad key or value and the nearest valid ones, and is raised before anything else happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.resources import resource
+
+__all__ = [
+    "ACCELERATED",
+    "FORMATS",
+    "MODULES",
+    "Config",
+    "InputConfig",
+    "OutputConfig",
+    "PipelineConfig",
+    "compose",
+    "group_options",
+    "load",
+]
+
+FORMATS = ("mesh", "gaussian", "gaussian_4")
+DTYPES = ("float32", "float16", "bfloat16")
+# The groups that hold an acceleration module each, and the option that "accelerate" means for it.
+ACCELERATED: Mapping[str, str] = {"ss": "fast_sam3d"}
+MODULES = tuple(ACCELERATED)
+SEED_MAX = 2**32 - 1  # what numpy's and torch's generators both take
+PREVIEW_PIXELS = (32, 2048)
+
+
+@dataclass(frozen=True, slots=True)
+class InputConfig:
+    """What goes in. Paths are not checked here (fast_sam3d.images does)."""
+
+    image_path: Path | None
+    mask_index: int | None
+    mask_path: Path | None
+    pointmap: str  # "auto", "none" or a file
+
+
+@dataclass(frozen=True, slots=True)
+class OutputConfig:
+    """Where results go. `preview_size`: pixels, the side of one rendered view; 0 for no preview."""
+
+    dir: Path
+    preview_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineConfig:
+    """Which pipeline runs, and how. Steps are Euler steps; `formats` is a non-empty subset of FORMATS."""
+
+    tag: str | None
+    device: str | None
+    dtype: str | None
+    ss_steps: int
+    slat_steps: int
+    formats: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that one run needs to know.
+
+    Args:
+        modules: one mapping per acceleration module ("ss"), as in its YAML file; empty: that module is off.
+        choices: the option picked in each group, such as {"pipeline": "auto", "ss": "fast_sam3d"}.
+    """
+
+    seed: int
+    input: InputConfig
+    output: OutputConfig
+    pipeline: PipelineConfig
+    modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ss(self) -> Mapping[str, Any]:
+        """The settings of the sparse-structure sampler's step caching; empty when it is off."""
+        return self.modules["ss"]
+
+
+def load(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
+    """Composes and checks the configuration.
+
+    Args:
+        overrides: Hydra overrides, such as "ss=fast_sam3d" and "ss.when.stride=4".
+        values: dotted key to value, set after the overrides and taken as they are (a path may hold any character).
+
+    Raises:
+        ConfigError: an unknown key or option, a malformed override, a value of the wrong type or out of range.
+    """
+    tree, choices = compose(overrides, values)
+    return _validate(tree, choices)
+
+
+def group_options() -> dict[str, list[str]]:
+    """Returns the groups of configs/ and the options of each, sorted."""
+    root = resource("configs")
+    return {
+        d.name: sorted(f.stem for f in d.glob("*.yaml")) for d in sorted(root.iterdir()) if any(d.glob("*.yaml"))
+    }
+
+
+def compose(
+    overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Composes the configuration without checking its values.
+
+    Args, Raises: as `load`, but for the values.
+
+    Returns:
+        The configuration as plain containers, and the option picked in each group.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    groups = group_options()
+    picks, edits = _split(overrides, groups)
+    tree, choices = _hydra(picks)
+    for key, override in edits:
+        _check_key(key, override, tree, choices, groups)
+    if edits:
+        tree, choices = _hydra([*picks, *(override for _, override in edits)])
+    for key, value in (values or {}).items():
+        _check_key(key, key, tree, choices, groups)
+        OmegaConf.update(tree, key, value)
+    try:
+        return OmegaConf.to_container(tree, resolve=True), choices  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration cannot be resolved: {_first_line(error)}") from error
+
+
+def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Sorts overrides into those that pick a group's option and those that edit a value, as (key, override)."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    picks: list[str] = []
+    edits: list[tuple[str, str]] = []
+    for override in overrides:
+        try:
+            parsed = parser.parse_override(override)
+        except HydraException as error:
+            raise ConfigError(f"'{override}' is not an override: write key=value, such as seed=7") from error
+        if parsed.is_sweep_override():
+            raise ConfigError(f"'{override}' asks for several runs: give one value, or quote it, key='a,b'")
+        if parsed.is_delete():
+            raise ConfigError(f"'{override}' deletes a key, and every key is needed: set it to a value instead")
+        key = parsed.key_or_group
+        if key in groups and not isinstance(parsed.value(), dict):
+            option = str(parsed.value()).removesuffix(".yaml")
+            if option not in groups[key]:
+                raise ConfigError(f"{key} has no option '{option}': {suggest(option, groups[key])}")
+            picks.append(f"{key}={option}")
+        else:
+            edits.append((key, override))
+    return picks, edits
+
+
+def _hydra(overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
+    """Runs Hydra's own compose. An application's Hydra that is already initialised is left as it was."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with hydra.initialize_config_dir(str(resource("configs")), version_base="1.3"):
+            tree = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"the configuration does not compose: {_first_line(error)}") from error
+    choices = {k: str(v) for k, v in tree.hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    with open_dict(tree):
+        del tree["hydra"]
+    OmegaConf.set_struct(tree, False)
+    return tree, choices
+
+
+def _check_key(
+    key: str, override: str, tree: Any, choices: Mapping[str, str], groups: Mapping[str, list[str]]
+) -> None:
+    """Refuses a key that the composed configuration does not have."""
+    known = set(_keys(tree))
+    if key in known:
+        return
+    head = key.split(".", 1)[0]
+    if head in MODULES:
+        if not tree.get(head):
+            raise ConfigError(
+                f"{key} has no effect while {head}={choices.get(head, 'off')}: "
+                f"add --enable_acceleration, or {head}=<{'|'.join(groups[head])}>"
+            )
+        # A method may know settings that its file leaves at their defaults; the module's own check decides.
+        if override.startswith("+"):
+            return
+        inside = [k for k in known if k.startswith(head + ".")]
+        raise ConfigError(f"{head}={choices.get(head)} has no key '{key}': {suggest(key, inside)}")
+    raise ConfigError(f"there is no configuration key '{key}': {suggest(key, known | set(groups))}")
+
+
+def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        yield name
+        if isinstance(value, Mapping) or hasattr(value, "items"):
+            yield from _keys(value, name + ".")
+
+
+def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
+    read = _Reader(tree)
+    modules = {name: read.mapping(name) for name in MODULES}
+    low, high = PREVIEW_PIXELS
+    preview = read.integer("output.preview_size", 0, high)
+    if 0 < preview < low:
+        raise ConfigError(f"output.preview_size is {preview}: give 0 for no preview, or {low} to {high} pixels")
+    config = Config(
+        seed=read.integer("seed", 0, SEED_MAX),
+        input=InputConfig(
+            image_path=read.path("input.image_path"),
+            mask_index=read.optional("input.mask_index", lambda key: read.integer(key, 0, 10**9)),
+            mask_path=read.path("input.mask_path"),
+            pointmap=read.text("input.pointmap"),
+        ),
+        output=OutputConfig(dir=Path(read.text("output.dir")).expanduser(), preview_size=preview),
+        pipeline=PipelineConfig(
+            tag=read.optional("pipeline.tag", read.text),
+            device=read.optional("pipeline.device", read.text),
+            dtype=read.optional("pipeline.dtype", lambda key: read.choice(key, DTYPES)),
+            ss_steps=read.integer("pipeline.ss_steps", 1, 1000),
+            slat_steps=read.integer("pipeline.slat_steps", 1, 1000),
+            formats=read.choices("pipeline.formats", FORMATS),
+        ),
+        modules=modules,
+        choices=dict(choices),
+    )
+    read.refuse_unread()
+    if config.input.mask_index is not None and config.input.mask_path is not None:
+        raise ConfigError("input.mask_index and input.mask_path both name a mask: give one of them")
+    return config
+
+
+class _Reader:
+    """Takes values out of a composed tree, checks their type and range, and remembers which were taken."""
+
+    def __init__(self, tree: Mapping[str, Any]) -> None:
+        self._tree = tree
+        self._read: set[str] = set()
+
+    def raw(self, key: str) -> Any:
+        node: Any = self._tree
+        for part in key.split("."):
+            if not isinstance(node, Mapping) or part not in node:
+                raise ConfigError(f"the configuration lacks {key}: an override replaced the group that holds it")
+            node = node[part]
+        self._read.add(key)
+        return node
+
+    def optional(self, key: str, reader: Callable[[str], Any]) -> Any:
+        return None if self.raw(key) is None else reader(key)
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        value = self.raw(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ConfigError(f"{key} is {value!r}: give a whole number from {low} to {high}")
+        return value
+
+    def text(self, key: str) -> str:
+        value = self.raw(key)
+        if isinstance(value, bool) or not isinstance(value, (str, int, float, Path)) or not str(value):
+            raise ConfigError(f"{key} is {value!r}: give a text")
+        return str(value)
+
+    def path(self, key: str) -> Path | None:
+        text = self.optional(key, self.text)
+        return None if text is None else Path(text).expanduser()
+
+    def choice(self, key: str, valid: Sequence[str]) -> str:
+        value = self.raw(key)
+        if value not in valid:
+            raise ConfigError(f"{key} is {value!r}: {suggest(str(value), valid)}")
+        return value
+
+    def choices(self, key: str, valid: Sequence[str]) -> tuple[str, ...]:
+        value = self.raw(key)
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list) or not items:
+            raise ConfigError(f"{key} is {value!r}: give one or more of {', '.join(valid)}, as [{valid[0]},{valid[1]}]")
+        for item in items:
+            if item not in valid:
+                raise ConfigError(f"{key} holds {item!r}: {suggest(str(item), valid)}")
+        return tuple(dict.fromkeys(items))
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        value = self.raw(key)
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key} is {value!r}: pick a file of configs/{key}, such as {key}={ACCELERATED[key]}")
+        return dict(value)
+
+    def refuse_unread(self) -> None:
+        """Refuses keys that nothing reads, such as those added with a plus sign."""
+        for key in _keys(self._tree):
+            covered = any(key == r or r.startswith(key + ".") or key.startswith(r + ".") for r in self._read)
+            if not covered:
+                raise ConfigError(f"there is no configuration key '{key}': {suggest(key, self._read)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]

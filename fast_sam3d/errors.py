@@ -1,0 +1,52 @@
+"""The errors that a user can cause and mend. Each message is one sentence that says what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["CheckpointError", "ConfigError", "FastSam3dError", "InputError", "OutputError", "suggest"]
+
+
+class FastSam3dError(ValueError):
+    """Base of every error of ours that comes from what was asked for; the command line exits with 2."""
+
+
+class InputError(FastSam3dError):
+    """A picture, mask or pointmap that cannot be used."""
+
+
+class ConfigError(FastSam3dError):
+    """A flag, override or configuration value that is unknown or out of range."""
+
+
+class CheckpointError(FastSam3dError):
+    """Weights that are missing, incomplete or corrupt, or whose package is not installed."""
+
+
+class OutputError(FastSam3dError):
+    """A place where results cannot be written."""
+
+
+def suggest(name: str, valid: Iterable[str], count: int = 3) -> str:
+    """Names the valid choices nearest to `name`.
+
+    Args:
+        name: what was typed.
+        valid: the names that exist.
+        count: at most this many are named.
+
+    Returns:
+        "did you mean 'a' or 'b'?", or "valid are: a, b, c" when nothing is near (all of them up to twelve).
+    """
+    names = sorted(set(valid))
+    near = difflib.get_close_matches(name, names, n=count, cutoff=0.6)
+    if not near:
+        # A short last part typed without its group (`stride` for `ss.when.stride`) is near by its end, not as a whole.
+        last = name.rsplit(".", 1)[-1]
+        near = [valid_name for valid_name in names if valid_name.rsplit(".", 1)[-1] == last][:count]
+    if near:
+        return "did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    if not names:
+        return "there is nothing to choose from"
+    return "valid are: " + ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
