@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Mapping
+from typing import Final
 
 SHAPE_LEAF: Final = "shape"
 """Latent leaf of the sparse structure, and the name of the stream that carries it."""

@@ -16,8 +16,9 @@ class ConditionEmbedder(nn.Module):
         config: sizes.
     """
 
-    def __init__(self, config: EmbedderConfig = EmbedderConfig()) -> None:
+    def __init__(self, config: EmbedderConfig | None = None) -> None:
         super().__init__()
+        config = config or EmbedderConfig()
         self.config = config
         c, p = config.model_channels, config.patch_size
         self.patch_embed = nn.Linear(config.in_channels * p * p, c)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -114,8 +114,9 @@ class SparseStructureFlow(nn.Module):
 
     force_zeros_cond = True
 
-    def __init__(self, config: SSFlowConfig = SSFlowConfig()) -> None:
+    def __init__(self, config: SSFlowConfig | None = None) -> None:
         super().__init__()
+        config = config or SSFlowConfig()
         self.config = config
         c = config.model_channels
         self.share_mod = config.share_mod

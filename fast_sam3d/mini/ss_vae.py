@@ -58,8 +58,9 @@ class ResidualBlock3d(nn.Module):
 class SSEncoder(nn.Module):
     """Occupancy to the mean and log-variance of its latent."""
 
-    def __init__(self, config: SSEncoderConfig = SSEncoderConfig()) -> None:
+    def __init__(self, config: SSEncoderConfig | None = None) -> None:
         super().__init__()
+        config = config or SSEncoderConfig()
         self.config = config
         c = config.model_channels
         self.input_layer = nn.Conv3d(config.patch_size**3, c, 1)
@@ -79,8 +80,9 @@ class SSEncoder(nn.Module):
 class SSDecoder(nn.Module):
     """Latent to occupancy logits; a voxel is occupied where its logit is positive."""
 
-    def __init__(self, config: SSDecoderConfig = SSDecoderConfig()) -> None:
+    def __init__(self, config: SSDecoderConfig | None = None) -> None:
         super().__init__()
+        config = config or SSDecoderConfig()
         self.config = config
         c, p, fine = config.model_channels, config.patch_size, config.refine_channels
         self.input_layer = nn.Conv3d(config.latent_channels, c, 3, padding=1)
