@@ -1,0 +1,301 @@
+"""A small CPU renderer: meshes by z-buffer, gaussians by splatting. numpy only, no OpenGL.
+
+Pictures for previews and image metrics, not for training. Cameras: `fast_sam3d.camera`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fast_sam3d.arrays import as_numpy
+from fast_sam3d.camera import NEAR, Camera
+from fast_sam3d.gaussian_cloud import GaussianCloud
+
+Color = float | Sequence[float]
+WHITE = 1.0
+SUPERSAMPLING = 2
+AMBIENT, DIFFUSE = 0.5, 0.5
+SHARP_EDGE_COS = 0.85  # smoothed and own normal further apart than 32 degrees: an edge, not a curve
+LIGHT = (0.35, 0.5, -0.8)  # towards the light, camera frame: from above the photographer's left shoulder
+FRAGMENTS_AT_ONCE = 1_500_000  # bounds memory: about 100 bytes each
+BLUR_PX2 = 0.3  # added to every splat's variance so that none falls between pixels (3DGS rasteriser)
+MIN_ALPHA = 1.0 / 255.0
+MAX_ALPHA = 0.99
+
+
+class MeshImage(NamedTuple):
+    """rgb [H, W, 3] float32 in 0..1; depth [H, W] float32, inf where nothing is; mask [H, W] bool."""
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    mask: np.ndarray
+
+
+class GaussianImage(NamedTuple):
+    """rgb [H, W, 3] float32 in 0..1 over the background; alpha [H, W] float32 in 0..1."""
+
+    rgb: np.ndarray
+    alpha: np.ndarray
+
+
+def render_mesh(
+    vertices: Any,
+    faces: Any,
+    colors: Any,
+    camera: Camera,
+    size: int | None = None,
+    background: Color = WHITE,
+) -> MeshImage:
+    """Draw a triangle mesh, both sides, with smooth Lambert shading and 2 x 2 samples per pixel.
+
+    Args:
+        vertices: [V, 3]. faces: [F, 3]. colors: [V, 3] rgb in 0..1, or None for grey.
+        camera: triangles that reach closer than `NEAR` are left out, not clipped.
+        size: longer side of the picture in pixels; None takes the camera's own.
+        background: grey level or rgb in 0..1.
+    """
+    camera = camera if size is None else camera.resized(size)
+    points, triangles = as_numpy(vertices, np.float64), as_numpy(faces, np.int64).reshape(-1, 3)
+    height, width = (side * SUPERSAMPLING for side in camera.size)
+    fine = camera.resized(max(height, width))
+    pixels, depth = fine.project(points)
+    triangles = triangles[(depth[triangles] > NEAR).all(axis=1)]
+    inverse_depth = 1.0 / np.where(depth > NEAR, depth, 1.0)
+    winner = _nearest_triangle(pixels, inverse_depth, triangles, height, width)
+
+    rgb = np.empty((height * width, 3), np.float32)
+    rgb[:] = background
+    deep = np.full(height * width, np.inf, np.float32)
+    hit = np.flatnonzero(winner >= 0)
+    corner = triangles[winner[hit]]
+    centre = np.stack([hit % width, hit // width], axis=1) + 0.5
+    weight = _barycentric(pixels[corner], centre) * inverse_depth[corner]  # perspective-correct interpolation
+    total = weight.sum(axis=1, keepdims=True)
+    weight /= total
+    ray = np.concatenate([(np.asarray(fine.principal) - centre) / fine.focal, np.ones((len(hit), 1))], axis=1)
+    shade = _shading(_corner_normals(points, triangles, winner[hit]) @ camera.rotation, weight, ray)
+    tint = np.full((len(points), 3), 0.7) if colors is None else as_numpy(colors, np.float64)[:, :3]
+    rgb[hit] = np.clip(np.einsum("nk,nkc->nc", weight, tint[corner]) * shade[:, None], 0.0, 1.0)
+    deep[hit] = 1.0 / total[:, 0]
+
+    blocks = (camera.size[0], SUPERSAMPLING, camera.size[1], SUPERSAMPLING)
+    coverage = (winner >= 0).reshape(blocks).mean(axis=(1, 3))
+    return MeshImage(rgb.reshape(*blocks, 3).mean(axis=(1, 3)), deep.reshape(blocks).min(axis=(1, 3)), coverage >= 0.5)
+
+
+def render_gaussians(
+    gaussians: Any, camera: Camera, size: int | None = None, background: Color = WHITE
+) -> GaussianImage:
+    """Draw gaussians as elliptical splats, sorted by the depth of their centres and composited front to back.
+
+    Args:
+        gaussians: object with the attributes of `GaussianCloud`.
+        camera: gaussians whose centre is closer than `NEAR` are left out.
+        size: longer side of the picture in pixels; None takes the camera's own.
+        background: grey level or rgb in 0..1.
+
+    Source: 3D Gaussian Splatting (arXiv 2308.04079), the same blur, cut and limits of alpha as its rasteriser; splats
+    are cut where their alpha falls under 1/255, not at 3 sigma.
+    """
+    camera = camera if size is None else camera.resized(size)
+    cloud = GaussianCloud.of(gaussians)
+    height, width = camera.size
+    pixels, depth = camera.project(cloud.get_xyz)
+    opacity = np.minimum(cloud.get_opacity[:, 0].astype(np.float64), MAX_ALPHA)
+    order = np.argsort(depth, kind="stable")
+    order = order[(depth[order] > NEAR) & (opacity[order] > MIN_ALPHA)]
+    pixels, opacity, rgb = pixels[order], opacity[order], cloud.rgb[order]
+    conic, cut = _splat_conics(cloud, order, camera), 2.0 * np.log(opacity / MIN_ALPHA)
+    # Half height of the ellipse {d : d' conic d <= cut}.
+    reach = np.sqrt(cut * conic[:, 0] / (conic[:, 0] * conic[:, 2] - conic[:, 1] ** 2))
+
+    transmittance = np.ones(height * width)
+    colour = np.zeros((height * width, 3))
+    first, last = _pixel_range(pixels[:, 1] - reach, pixels[:, 1] + reach, height)
+    extent = np.sqrt(cut * conic[:, 2] / (conic[:, 0] * conic[:, 2] - conic[:, 1] ** 2))
+    area = (last - first).astype(np.float64) * np.minimum(2.0 * extent + 1.0, width)
+    for batch in _batches(area):
+        item, row = _expand(first[batch], last[batch])
+        item += batch.start
+        dy = row + 0.5 - pixels[item, 1]
+        a, b, c = conic[item, 0], conic[item, 1] * dy, conic[item, 2] * dy * dy
+        half = np.sqrt(np.maximum(b * b - a * (c - cut[item]), 0.0)) / a
+        middle = pixels[item, 0] - b / a
+        span, column = _expand(*_pixel_range(middle - half, middle + half, width))
+        pixel = row[span] * width + column
+        alive = transmittance[pixel] > MIN_ALPHA  # nothing behind an opaque pixel can be seen
+        span, column, pixel = span[alive], column[alive], pixel[alive]
+        dx = column + 0.5 - pixels[item[span], 0]
+        power = 0.5 * (a[span] * dx * dx + 2.0 * b[span] * dx + c[span])
+        _composite(pixel, item[span], opacity[item[span]] * np.exp(-power), rgb, transmittance, colour)
+    picture = colour + transmittance[:, None] * np.broadcast_to(background, (3,))
+    return GaussianImage(
+        np.clip(picture, 0.0, 1.0).reshape(height, width, 3).astype(np.float32),
+        (1.0 - transmittance).reshape(height, width).astype(np.float32),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- parts
+
+
+def _pixel_range(low: np.ndarray, high: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and one-past-last pixel whose centre lies in [low, high], inside 0..count."""
+    first = np.ceil(np.clip(low, -1.0, count + 1.0) - 0.5).astype(np.int64).clip(0, count)
+    last = np.floor(np.clip(high, -1.0, count + 1.0) - 0.5).astype(np.int64).clip(-1, count - 1) + 1
+    return first, np.maximum(first, last)
+
+
+def _expand(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All integers of the ranges [first, last), with the index of the range each comes from."""
+    counts = last - first
+    source = np.repeat(np.arange(len(first)), counts)
+    return source, np.arange(len(source)) + (first - (np.cumsum(counts) - counts))[source]
+
+
+def _batches(cost: np.ndarray) -> Iterator[slice]:
+    """Consecutive slices of about `FRAGMENTS_AT_ONCE` total cost, at least one item each."""
+    total, start = np.cumsum(cost), 0
+    while start < len(cost):
+        limit = (total[start - 1] if start else 0.0) + FRAGMENTS_AT_ONCE
+        stop = max(start + 1, int(np.searchsorted(total, limit, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def _nearest_triangle(
+    pixels: np.ndarray, inverse_depth: np.ndarray, triangles: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """[height * width] index of the triangle in front at each pixel centre, -1 for none; ties go to the later one.
+
+    Scanlines: every (triangle, row) gives one span of columns between its two edge crossings. A shared edge is crossed
+    at exactly the same place by both of its triangles, because its end points are always taken in the same order.
+    """
+    best = np.zeros(height * width, np.uint64)
+    corner = pixels[triangles]
+    low, high = corner.min(axis=1), corner.max(axis=1)
+    first, last = _pixel_range(low[:, 1], high[:, 1], height)
+    doubled = _cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    first = np.where(np.abs(doubled) > 1e-12, first, last)  # edge-on: no pixels
+    area = (last - first) * np.clip(high[:, 0] - low[:, 0] + 1.0, 1.0, width)
+    plane = _depth_plane(corner, inverse_depth[triangles], doubled)
+    limits = inverse_depth[triangles].min(axis=1), inverse_depth[triangles].max(axis=1)
+    for batch in _batches(area):
+        item, row = _expand(first[batch], last[batch])
+        item += batch.start
+        y = row + 0.5
+        left, right = np.full(len(item), np.inf), np.full(len(item), -np.inf)
+        for start, end in ((0, 1), (1, 2), (2, 0)):
+            ends = triangles[item][:, [start, end]]
+            a, b = pixels[ends.min(axis=1)], pixels[ends.max(axis=1)]
+            crosses = (a[:, 1] <= y) != (b[:, 1] <= y)
+            rise = np.where(crosses, b[:, 1] - a[:, 1], 1.0)
+            x = a[:, 0] + (y - a[:, 1]) / rise * (b[:, 0] - a[:, 0])
+            left = np.where(crosses, np.minimum(left, x), left)
+            right = np.where(crosses, np.maximum(right, x), right)
+        span, column = _expand(*_pixel_range(left, right, width))
+        owner = item[span]
+        near = plane[owner, 0] + plane[owner, 1] * (column + 0.5) + plane[owner, 2] * y[span]
+        # A sliver's plane is ill-conditioned: never leave the depths of its own corners.
+        near = np.clip(near, limits[0][owner], limits[1][owner]).astype(np.float32)
+        # The bits of positive floats sort like the floats: with the owner below them the z-buffer is one maximum.
+        key = (near.view(np.uint32).astype(np.uint64) << np.uint64(32)) | (owner + 1).astype(np.uint64)
+        np.maximum.at(best, row[span] * width + column, key)
+    return (best & np.uint64(0xFFFFFFFF)).astype(np.int64) - 1
+
+
+def _depth_plane(corner: np.ndarray, value: np.ndarray, doubled: np.ndarray) -> np.ndarray:
+    """[F, 3] coefficients (1, x, y) of the linear function with `value` [F, 3] at the corners [F, 3, 2]."""
+    area = np.where(np.abs(doubled) > 1e-12, doubled, 1.0)
+    e1, e2 = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
+    d1, d2 = value[:, 1] - value[:, 0], value[:, 2] - value[:, 0]
+    x, y = (d1 * e2[:, 1] - d2 * e1[:, 1]) / area, (d2 * e1[:, 0] - d1 * e2[:, 0]) / area
+    return np.stack([value[:, 0] - x * corner[:, 0, 0] - y * corner[:, 0, 1], x, y], axis=1)
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[N] z component of the cross product of vectors [N, 2]."""
+    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+
+
+def _barycentric(corner: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """[N, 3] weights of triangles [N, 3, 2] at points [N, 2], clipped to the triangle."""
+    to = corner - point[:, None]
+    weight = np.stack([_cross(to[:, i], to[:, (i + 1) % 3]) for i in (1, 2, 0)], axis=1)
+    total = weight.sum(axis=1, keepdims=True)
+    weight = np.clip(weight / np.where(np.abs(total) > 1e-12, total, 1.0), 0.0, 1.0)
+    return weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
+
+
+def _corner_normals(vertices: np.ndarray, faces: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """[N, 4, 3] unit normals of the chosen [N] faces: their three corners', smoothed over the neighbours, and their own.
+
+    A corner whose smoothed normal is far from the face's takes the face's, so that sharp edges stay sharp.
+    """
+    corner = vertices[faces]
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])  # length: twice the area
+    index = faces.reshape(-1)
+    smooth = np.stack([np.bincount(index, np.repeat(normal[:, k], 3), len(vertices)) for k in range(3)], axis=1)
+    normal, smooth = (n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-30) for n in (normal, smooth))
+    own, at_corner = normal[chosen][:, None], smooth[faces[chosen]]
+    close = np.einsum("nkc,njc->nk", at_corner, own)[..., None] > SHARP_EDGE_COS
+    return np.concatenate([np.where(close, at_corner, own), own], axis=1)
+
+
+def _shading(normals: np.ndarray, weight: np.ndarray, ray: np.ndarray) -> np.ndarray:
+    """[N] brightness from camera-frame corner and face normals [N, 4, 3], weights [N, 3] and viewing rays [N, 3]."""
+    light = np.asarray(LIGHT) / np.linalg.norm(LIGHT)
+    normal = np.einsum("nk,nkc->nc", weight, normals[:, :3])
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+    facing = np.where(np.einsum("nc,nc->n", normals[:, 3], ray) > 0, -1.0, 1.0)  # a back side is lit like a front
+    return AMBIENT + DIFFUSE * np.clip(normal @ light * facing, 0.0, 1.0)
+
+
+def _splat_conics(cloud: GaussianCloud, order: np.ndarray, camera: Camera) -> np.ndarray:
+    """[n, 3] inverse image covariances (xx, xy, yy) in pixels^-2, of the chosen gaussians (EWA, local affine)."""
+    w, x, y, z = cloud.get_rotation[order].astype(np.float64).T
+    turn = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    ).transpose(2, 0, 1)
+    axes = camera.rotation.T @ (turn * cloud.get_scaling[order].astype(np.float64)[:, None, :])  # columns, camera frame
+    local = cloud.get_xyz[order].astype(np.float64) @ camera.rotation + camera.translation
+    ratio = camera.focal / local[:, 2]
+    # Rows of the projection's Jacobian, u = cx - f x / z: -(f / z) (1, 0, -x / z), the same for v with y.
+    slope = np.clip(local[:, :2] / local[:, 2:], -1e3, 1e3)
+    image = -ratio[:, None, None] * (axes[:, :2] - slope[:, :, None] * axes[:, 2:])
+    covariance = image @ image.transpose(0, 2, 1)
+    xx, xy, yy = covariance[:, 0, 0] + BLUR_PX2, covariance[:, 0, 1], covariance[:, 1, 1] + BLUR_PX2
+    return np.stack([yy, -xy, xx], axis=1) / (xx * yy - xy * xy)[:, None]
+
+
+def _composite(
+    pixel: np.ndarray,
+    item: np.ndarray,
+    alpha: np.ndarray,
+    rgb: np.ndarray,
+    transmittance: np.ndarray,
+    colour: np.ndarray,
+) -> None:
+    """Add fragments, given front to back, to `colour` [P, 3] and `transmittance` [P] in place."""
+    from scipy.sparse import coo_array
+
+    if len(pixel) == 0:
+        return
+    count = len(transmittance)
+    log_pass = np.log1p(-alpha)
+    # coo -> csr is a counting sort that keeps the order inside each row: the cheapest way to group by pixel.
+    table = coo_array((log_pass, (pixel, item)), shape=(count, len(rgb))).tocsr()
+    log_pass, item, ends = table.data, table.indices, table.indptr
+    pixel = np.repeat(np.arange(count), np.diff(ends))
+    through = np.cumsum(log_pass)
+    before = np.concatenate([[0.0], through])[ends[:-1]]  # what all earlier pixels summed to
+    weight = transmittance[pixel] * np.exp(through - log_pass - before[pixel]) * -np.expm1(log_pass)
+    for channel in range(3):
+        colour[:, channel] += np.bincount(pixel, weight * rgb[item, channel], count)
+    transmittance *= np.exp(np.concatenate([[0.0], through])[ends[1:]] - before)
