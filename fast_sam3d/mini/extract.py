@@ -1,0 +1,170 @@
+"""Mesh of a signed-distance field that is known near the surface only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fast_sam3d.mini.sparse import SparseTensor
+
+TRUNCATION = 1.0
+"""Magnitude of the distance, in voxels, given to cells whose distance is not known."""
+
+
+@dataclass(frozen=True)
+class MeshResult:
+    """A triangle mesh in the canonical cube.
+
+    vertices: [V, 3] float32, -0.5..0.5. faces: [F, 3] int64, counter-clockwise from outside.
+    vertex_attrs: [V, 6] float32, colour in 0..1 and unit outward normal. success: whether there is any face.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    vertex_attrs: Tensor
+    success: bool
+
+
+class MeshExtractor:
+    """Marching cubes over the cells of the active voxels.
+
+    Cells that are not active take the sign of the nearest active cell, and the border counts as outside: a voxel
+    missing from the shell then shows as a dent, not as a hole into the inside.
+
+    Args:
+        resolution: cells along each axis.
+        min_component: connected parts with a smaller share of all faces are dropped; the largest always stays.
+    """
+
+    def __init__(self, resolution: int, min_component: float = 0.01) -> None:
+        self.resolution = resolution
+        self.min_component = min_component
+
+    def __call__(self, fields: SparseTensor) -> MeshResult:
+        """Extract the mesh of one object.
+
+        Args:
+            fields: n cells, feats [n, >= 4] (0 signed distance in voxels, negative inside; 1..3 RGB in 0..1).
+
+        Returns:
+            The mesh, on the device of the features; without vertices if there is no surface.
+        """
+        feats = fields.feats.detach().float()
+        device = feats.device
+        feats = feats.cpu().numpy()
+        cells = fields.coords[:, 1:].cpu().numpy().astype(np.int64)
+        known = np.isfinite(feats[:, :4]).all(axis=1)
+        feats, cells = feats[known], cells[known]
+        if not len(feats) or feats[:, 0].min() >= 0:
+            return _empty(device)
+        if cells.max() >= self.resolution:
+            raise ValueError(f"cell {cells.max()} outside the grid of {self.resolution}")
+
+        low = cells.min(axis=0)
+        shape = cells.max(axis=0) - low + 1
+        index = np.full(shape + 2, -1, dtype=np.int32)  # one cell of margin on all sides
+        index[tuple((cells - low + 1).T)] = np.arange(len(cells), dtype=np.int32)
+        volume, nearest = _fill(index, np.clip(feats[:, 0], -TRUNCATION, TRUNCATION))
+        vertices, faces = _march(volume)
+        if not len(faces):
+            return _empty(device)
+        vertices, faces = _drop_small(vertices, faces, self.min_component)
+        colours = _colour(vertices, index, nearest, feats[:, 1:4])
+        normals = _vertex_normals(vertices, faces)
+        # Lattice points are cell centres.
+        points = (vertices + (low - 1) + 0.5) / self.resolution - 0.5
+        attrs = np.concatenate([np.clip(colours, 0, 1), normals], axis=1).astype(np.float32)
+        return MeshResult(
+            vertices=torch.from_numpy(points.astype(np.float32)).to(device),
+            faces=torch.from_numpy(faces.astype(np.int64)).to(device),
+            vertex_attrs=torch.from_numpy(attrs).to(device),
+            success=True,
+        )
+
+
+def _empty(device: torch.device) -> MeshResult:
+    return MeshResult(
+        vertices=torch.zeros(0, 3, device=device),
+        faces=torch.zeros(0, 3, dtype=torch.int64, device=device),
+        vertex_attrs=torch.zeros(0, 6, device=device),
+        success=False,
+    )
+
+
+def _fill(index: np.ndarray, sdf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dense distance, and the nearest active cell of every cell, from the [X, Y, Z] index of active cells (else -1)."""
+    from scipy import ndimage
+
+    where = ndimage.distance_transform_edt(index < 0, return_distances=False, return_indices=True)
+    nearest = index[tuple(where)]
+    volume = sdf[nearest]
+    volume = np.where(index < 0, np.where(volume < 0, -TRUNCATION, TRUNCATION), volume).astype(np.float32)
+    for axis in range(3):
+        side = np.moveaxis(volume, axis, 0)
+        side[[0, -1]] = TRUNCATION
+    # Exact zeros would put several vertices onto one lattice point and pinch the surface there.
+    tiny = np.float32(1e-2)
+    small = np.abs(volume) < tiny
+    volume[small] = np.where(volume[small] < 0, -tiny, tiny)
+    return volume, nearest
+
+
+def _march(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices in lattice units and outward faces of the zero set."""
+    from skimage import measure
+
+    if volume.min() >= 0:
+        return np.zeros((0, 3)), np.zeros((0, 3), np.int64)
+    vertices, faces, _, _ = measure.marching_cubes(volume, 0.0, gradient_direction="ascent", allow_degenerate=False)
+    corners = vertices[faces].astype(np.float64)
+    if np.einsum("fi,fi->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) < 0:
+        faces = faces[:, ::-1]
+    return vertices, faces
+
+
+def _drop_small(vertices: np.ndarray, faces: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Without the connected parts that have less than `share` of the faces."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(vertices)
+    ends = np.concatenate([faces[:, :2], faces[:, 1:]])
+    graph = coo_matrix((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(n, n))
+    _, label = connected_components(graph, directed=False)
+    count = np.bincount(label[faces[:, 0]])
+    kept_parts = count >= share * len(faces)
+    kept_parts[count.argmax()] = True
+    faces = faces[kept_parts[label[faces[:, 0]]]]
+    used = np.zeros(n, bool)
+    used[faces] = True
+    return vertices[used], (np.cumsum(used) - 1)[faces]
+
+
+def _colour(vertices: np.ndarray, index: np.ndarray, nearest: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+    """Colour [V, 3] interpolated from the active cells around each vertex, or of the nearest where there is none."""
+    low = np.floor(vertices).astype(np.int64)
+    fraction = vertices - low
+    total, weight = np.zeros((len(vertices), 3)), np.zeros(len(vertices))
+    limit = np.array(index.shape) - 1
+    for corner in np.ndindex(2, 2, 2):
+        rows = index[tuple(np.minimum(low + corner, limit).T)]
+        w = np.prod(np.where(np.array(corner) == 1, fraction, 1 - fraction), axis=1) * (rows >= 0)
+        total += w[:, None] * rgb[rows]
+        weight += w
+    alone = weight < 1e-6
+    total[alone] = rgb[nearest[tuple(np.minimum(np.rint(vertices[alone]).astype(np.int64), limit).T)]]
+    weight[alone] = 1
+    return total / weight[:, None]
+
+
+def _vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Unit normals [V, 3], the mean of the adjacent faces weighted by area."""
+    a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
+    normal = np.cross(b - a, c - a)
+    total = np.stack(
+        [np.bincount(faces.ravel(), np.repeat(normal[:, i], 3), minlength=len(vertices)) for i in range(3)], axis=1
+    )
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,61 @@
+"""Encoder of the structured-latent autoencoder: distance samples and colour of each voxel to its latent."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fast_sam3d.mini.layers import init_linears
+from fast_sam3d.mini.slat_config import CELLS_PER_VOXEL, SLatEncoderConfig
+from fast_sam3d.mini.sparse import SparseConv3d, SparseTensor
+
+SAMPLE_CHANNELS = CELLS_PER_VOXEL + 3
+"""Encoder input per voxel: signed distances of its fine cells, in voxels and within -1..1, then RGB in 0..1."""
+
+
+class ResidualMLP(nn.Module):
+    """x + Linear(SiLU(Linear(LayerNorm(x))))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, 2 * channels), nn.SiLU(), nn.Linear(2 * channels, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class SLatEncoder(nn.Module):
+    """Gaussian posterior of the latent of each active voxel.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: SLatEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.model_channels
+        self.input_layer = nn.Linear(SAMPLE_CHANNELS, width)
+        self.blocks = nn.ModuleList(ResidualMLP(width) for _ in range(config.num_blocks))
+        self.conv = SparseConv3d(width, width) if config.use_conv else None
+        self.out_layer = nn.Linear(width, 2 * config.latent_channels)
+        init_linears(self)
+        if self.conv is not None:
+            nn.init.zeros_(self.conv.weight)
+
+    def forward(self, x: SparseTensor) -> tuple[Tensor, Tensor]:
+        """x: N voxels with SAMPLE_CHANNELS features -> mean and log-variance, each [N, latent_channels]."""
+        if x.feats.shape[1] != SAMPLE_CHANNELS:
+            raise ValueError(f"{SAMPLE_CHANNELS} features per voxel expected, got {x.feats.shape[1]}")
+        # Centre both kinds of input alike; colour comes in 0..1, distance in -1..1.
+        h = self.input_layer(torch.cat([x.feats[:, :CELLS_PER_VOXEL], 2 * x.feats[:, CELLS_PER_VOXEL:] - 1], dim=1))
+        for i, block in enumerate(self.blocks):
+            h = block(h)
+            if i == 0 and self.conv is not None:
+                h = h + self.conv(x.replace(F.silu(F.layer_norm(h, h.shape[-1:])))).feats
+        mean, log_variance = self.out_layer(F.layer_norm(h, h.shape[-1:])).chunk(2, dim=1)
+        # Bounds keep exp() and the KL term finite at the start of training.
+        return mean, log_variance.clamp(-12.0, 6.0)
