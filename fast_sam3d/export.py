@@ -219,11 +219,12 @@ def save_glb(path: str | os.PathLike[str], mesh: trimesh.Trimesh, up: Literal["z
     turned = mesh.copy()
     if up == "z":
         turned.vertices = np.stack([turned.vertices[:, 0], turned.vertices[:, 2], -turned.vertices[:, 1]], axis=1)
-    if turned.visual.kind in ("vertex", "face"):
-        rgba = np.array(turned.visual.vertex_colors, np.uint8)
+    visual: Any = turned.visual
+    if visual.kind in ("vertex", "face"):
+        rgba = np.array(visual.vertex_colors, np.uint8)
         rgba[:, :3] = _linear_from_srgb()[rgba[:, :3]]
-        turned.visual.vertex_colors = rgba
-    content = turned.export(file_type="glb", include_normals=True)
+        visual.vertex_colors = rgba
+    content: Any = turned.export(file_type="glb", include_normals=True)
     with atomic_write(path) as file:
         file.write(content)
 

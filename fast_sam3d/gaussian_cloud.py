@@ -50,13 +50,13 @@ class GaussianCloud:
             raise ValueError(f"only gaussians of spherical-harmonics degree 0 can be used, got {gaussians.sh_degree}")
         xyz = as_numpy(gaussians.get_xyz).reshape(-1, 3)
         count = len(xyz)
-        parts = {
+        parts: dict[str, tuple[Any, tuple[int, ...]]] = {
             "get_scaling": (gaussians.get_scaling, (count, 3)),
             "get_rotation": (gaussians.get_rotation, (count, 4)),
             "get_opacity": (gaussians.get_opacity, (count, 1)),
             "_features_dc": (gaussians._features_dc, (count, 1, 3)),
         }
-        arrays = {"get_xyz": xyz}
+        arrays: dict[str, Any] = {"get_xyz": xyz}
         for name, (values, shape) in parts.items():
             array = as_numpy(values)
             if array.size != math.prod(shape):

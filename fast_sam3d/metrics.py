@@ -182,18 +182,18 @@ def rotation_error_deg(rotation: Any, truth: Any, symmetry: Symmetry = 1) -> flo
     Args:
         rotation, truth: [3, 3] for row vectors, p_camera = p_object @ R.
         symmetry: turns S of the object that leave it unchanged, p_object @ S; S @ truth is then as right as truth.
-            An integer n: n-fold about the object's z axis. "inf": any angle about z, so only the axis counts.
+            An integer n: n-fold about the object's z axis. "inf" or 0: any angle about z, so only the axis counts.
             A sequence of [3, 3] rotations: these and the identity.
     """
     r, g = as_numpy(rotation, np.float64), as_numpy(truth, np.float64)
-    if isinstance(symmetry, str):
-        if symmetry != "inf":
-            raise ValueError(f"symmetry must be an integer, 'inf' or rotations, got {symmetry!r}")
+    if isinstance(symmetry, str) and symmetry != "inf":
+        raise ValueError(f"symmetry must be an integer, 'inf' or rotations, got {symmetry!r}")
+    if isinstance(symmetry, (str, int, np.integer)) and symmetry in ("inf", 0):
         # The best turn about z brings everything but the axis into line, so the axes' angle is what is left.
-        return _angle_deg(np.linalg.norm(np.cross(r[2], g[2])), float(r[2] @ g[2]))
+        return _angle_deg(float(np.linalg.norm(np.cross(r[2], g[2]))), float(r[2] @ g[2]))
     if isinstance(symmetry, (int, np.integer)):
-        if symmetry < 1:
-            raise ValueError(f"n-fold symmetry needs n >= 1, got {symmetry}")
+        if symmetry < 0:
+            raise ValueError(f"n-fold symmetry needs n >= 0, got {symmetry}")
         turns = [_turn_about_z(2.0 * np.pi * k / symmetry) for k in range(symmetry)]
     else:
         turns = [np.eye(3), *(as_numpy(item, np.float64) for item in symmetry)]

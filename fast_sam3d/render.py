@@ -230,7 +230,7 @@ def _barycentric(corner: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 
 def _corner_normals(vertices: np.ndarray, faces: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """[N, 4, 3] unit normals of the chosen [N] faces: their three corners', smoothed over the neighbours, and their own.
+    """[N, 4, 3] unit normals of the chosen [N] faces: smoothed ones of their corners, then their own.
 
     A corner whose smoothed normal is far from the face's takes the face's, so that sharp edges stay sharp.
     """
