@@ -32,7 +32,6 @@ DTYPES = ("float32", "float16", "bfloat16")
 ACCELERATED: Mapping[str, str] = {"ss": "fast_sam3d"}
 MODULES = tuple(ACCELERATED)
 SEED_MAX = 2**32 - 1  # what numpy's and torch's generators both take
-PREVIEW_PIXELS = (32, 2048)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +46,10 @@ class InputConfig:
 
 @dataclass(frozen=True, slots=True)
 class OutputConfig:
-    """Where results go. `preview_size`: pixels, the side of one rendered view; 0 for no preview."""
+    """Where results go, and whether a picture to look at is rendered too."""
 
     dir: Path
-    preview_size: int
+    preview: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +103,7 @@ def load(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None)
 def group_options() -> dict[str, list[str]]:
     """Returns the groups of configs/ and the options of each, sorted."""
     root = resource("configs")
-    return {
-        d.name: sorted(f.stem for f in d.glob("*.yaml")) for d in sorted(root.iterdir()) if any(d.glob("*.yaml"))
-    }
+    return {d.name: sorted(f.stem for f in d.glob("*.yaml")) for d in sorted(root.iterdir()) if any(d.glob("*.yaml"))}
 
 
 def compose(
@@ -185,9 +182,7 @@ def _hydra(overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
     return tree, choices
 
 
-def _check_key(
-    key: str, override: str, tree: Any, choices: Mapping[str, str], groups: Mapping[str, list[str]]
-) -> None:
+def _check_key(key: str, override: str, tree: Any, choices: Mapping[str, str], groups: Mapping[str, list[str]]) -> None:
     """Refuses a key that the composed configuration does not have."""
     known = set(_keys(tree))
     if key in known:
@@ -218,10 +213,6 @@ def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
     read = _Reader(tree)
     modules = {name: read.mapping(name) for name in MODULES}
-    low, high = PREVIEW_PIXELS
-    preview = read.integer("output.preview_size", 0, high)
-    if 0 < preview < low:
-        raise ConfigError(f"output.preview_size is {preview}: give 0 for no preview, or {low} to {high} pixels")
     config = Config(
         seed=read.integer("seed", 0, SEED_MAX),
         input=InputConfig(
@@ -230,7 +221,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             mask_path=read.path("input.mask_path"),
             pointmap=read.text("input.pointmap"),
         ),
-        output=OutputConfig(dir=Path(read.text("output.dir")).expanduser(), preview_size=preview),
+        output=OutputConfig(dir=Path(read.text("output.dir")).expanduser(), preview=read.boolean("output.preview")),
         pipeline=PipelineConfig(
             tag=read.optional("pipeline.tag", read.text),
             device=read.optional("pipeline.device", read.text),
@@ -271,6 +262,12 @@ class _Reader:
         value = self.raw(key)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ConfigError(f"{key} is {value!r}: give a whole number from {low} to {high}")
+        return value
+
+    def boolean(self, key: str) -> bool:
+        value = self.raw(key)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{key} is {value!r}: give true or false")
         return value
 
     def text(self, key: str) -> str:

@@ -40,7 +40,7 @@ def suggest(name: str, valid: Iterable[str], count: int = 3) -> str:
         "did you mean 'a' or 'b'?", or "valid are: a, b, c" when nothing is near (all of them up to twelve).
     """
     names = sorted(set(valid))
-    near = difflib.get_close_matches(name, names, n=count, cutoff=0.6)
+    near = difflib.get_close_matches(name, names, n=count, cutoff=0.7)
     if not near:
         # A short last part typed without its group (`stride` for `ss.when.stride`) is near by its end, not as a whole.
         last = name.rsplit(".", 1)[-1]

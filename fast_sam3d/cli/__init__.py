@@ -1,0 +1,146 @@
+"""The command line. A subcommand's module is imported only when it is asked for, so that --help stays quick."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from fast_sam3d import __version__
+from fast_sam3d.cli.arguments import Parser
+from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
+
+__all__ = ["main"]
+
+# Name: (module with add_arguments(parser) and main(args) -> int, one line of help). A module that sets OVERRIDES to
+# True finds the Hydra overrides among the arguments in args.overrides.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "infer": ("fast_sam3d.cli.infer", "turn one masked object of a picture into a mesh, gaussians and a pose"),
+    "scene": ("fast_sam3d.cli.scene", "every masked object of a picture as one scene (comes with a later version)"),
+    "config": ("fast_sam3d.cli.show_config", "print the configuration that a set of flags and overrides composes to"),
+    "examples": ("fast_sam3d.mini.data.examples", "render the bundled examples again"),
+    "train-mini": ("fast_sam3d.mini.train.cli", "train the embedded model"),
+    "evaluate-mini": ("fast_sam3d.mini.train.evaluate_cli", "measure the embedded model on held-out objects"),
+}
+PROGRAM = "fast-sam3d"
+USER_ERROR, INTERRUPTED, TERMINATED, FAILED = 2, 130, 143, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        0: done; 1: failed; 2: something in what was asked for, said in one sentence; 130: interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    previous = _raise_on_termination()
+    try:
+        return _dispatch(arguments)
+    except FastSam3dError as error:
+        print(f"{PROGRAM}: {_sentence(error)}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\n{PROGRAM}: interrupted; no unfinished file was left", file=sys.stderr)
+        return INTERRUPTED
+    except _Terminated:
+        return TERMINATED
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`). Python would complain once more when it flushes at exit.
+        sys.stdout = None  # type: ignore[assignment]
+        return FAILED
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        print(
+            f"{PROGRAM}: out of memory: close other programs that use the device, decode fewer formats "
+            "(pipeline.formats=[gaussian]), or run on the CPU (pipeline.device=cpu)",
+            file=sys.stderr,
+        )
+        return FAILED
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _overview().print_help()
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        kind = "flag" if name.startswith("-") else "command"
+        raise ConfigError(f"there is no {kind} '{name}': {suggest(name, COMMANDS)}")
+    module_name, text = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    parser = Parser(prog=f"{PROGRAM} {name}", description=text[0].upper() + text[1:] + ".")
+    module.add_arguments(parser)
+    if not any("--verbose" in action.option_strings for action in parser._actions):
+        parser.add_argument("-v", "--verbose", action="store_true", help="say more")
+    overrides = bool(getattr(module, "OVERRIDES", False))
+    if overrides:
+        parser.epilog = "Hydra overrides go beside the flags: ss=fast_sam3d ss.when.stride=4 pipeline.ss_steps=10"
+    args = parser.parse(rest, overrides)
+    if isinstance(args, int):
+        return args
+    _log_to_stderr(verbose=args.verbose)
+    return int(module.main(args) or 0)
+
+
+def _overview() -> Parser:
+    parser = Parser(
+        prog=PROGRAM, description="SAM 3D Objects with fewer network calls, and a small model to try it on."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, (_, text) in COMMANDS.items():
+        commands.add_parser(name, help=text)
+    parser.epilog = f"`{PROGRAM} COMMAND --help` explains one command."
+    return parser
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    logger = logging.getLogger("fast_sam3d")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, raised where the program was, so that unfinished files are removed on the way out."""
+
+
+def _raise_on_termination() -> Any:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    try:
+        return signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever called us handles signals
+        return None
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    torch = sys.modules.get("torch")
+    kinds: tuple[type[BaseException], ...] = (MemoryError,)
+    if torch is not None:
+        kinds = (*kinds, torch.cuda.OutOfMemoryError)
+    while error is not None:
+        # The CPU allocator of torch raises a bare RuntimeError.
+        if isinstance(error, kinds) or "not enough memory" in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,59 @@
+"""A parser whose mistakes are one sentence, with the nearest valid names, and that lets Hydra overrides through."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from fast_sam3d.errors import ConfigError, suggest
+
+__all__ = ["Parser"]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with whole flag names only (`--see` is a mistake, not `--seed`) and `-` and `_` alike within them."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; `{self.prog} --help` lists the flags")
+
+    def parse(self, arguments: Sequence[str], overrides: bool) -> argparse.Namespace | int:
+        """Parses, and puts key=value arguments into `overrides` of the result if the command takes them.
+
+        Returns:
+            The arguments, or the exit status when --help or --version has already answered.
+
+        Raises:
+            ConfigError: an unknown flag, or a stray argument.
+        """
+        try:
+            args, rest = self.parse_known_args([self._spelled(a) for a in arguments])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        for argument in rest:
+            if argument.startswith("-"):
+                name = argument.split("=", 1)[0]
+                raise ConfigError(f"there is no flag {name}: {suggest(name, self._flags())}")
+            if not overrides:
+                raise ConfigError(f"'{argument}' is not expected here; `{self.prog} --help` lists the flags")
+            if "=" not in argument and not argument.startswith("~"):
+                raise ConfigError(f"'{argument}' is neither a flag nor an override: write --flag value, or key=value")
+        if overrides:
+            args.overrides = rest
+        return args
+
+    def _flags(self) -> list[str]:
+        return [f for f in self._option_string_actions if f.startswith("--")]
+
+    def _spelled(self, argument: str) -> str:
+        """Writes --image-path as --image_path (or the other way) where only that one exists."""
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--") or name in self._option_string_actions:
+            return argument
+        for spelling in (name[2:].replace("-", "_"), name[2:].replace("_", "-")):
+            if f"--{spelling}" in self._option_string_actions:
+                return f"--{spelling}{equals}{value}"
+        return argument

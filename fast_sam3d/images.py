@@ -1,0 +1,264 @@
+"""Reads a picture, the mask of one object in it and, where there is one, a pointmap; refuses what cannot be used.
+
+Nothing is decoded before its header says that it fits into bounded memory. Kinds of picture whose meaning is clear
+(grey, palette, 16-bit, RGBA, CMYK) are converted with a log line; the others are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_sam3d.errors import InputError, suggest
+from fast_sam3d.pointmap_file import find_pointmap, read_pointmap
+
+__all__ = ["MAX_MEGAPIXELS", "ObjectInput", "list_masks", "load_object", "read_image", "read_mask"]
+
+log = logging.getLogger(__name__)
+
+MAX_MEGAPIXELS = 64  # 8k x 8k: 192 MB as RGB
+MIN_SIDE = 8  # pixels
+# Lossless and lossy raster formats. Naming them keeps Pillow from trying formats that run other programs (EPS).
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "MPO")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+_LOSSY = ("JPEG", "MPO", "WEBP")
+_MASK_NAME = re.compile(r"(\d+)\.png", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectInput:
+    """One object to reconstruct.
+
+    Args:
+        name: a file name for its results, made of the picture's name and the mask's number.
+        image: [H, W, 3] uint8, RGB.
+        mask: [H, W] bool, True on the object.
+        pointmap: [H, W, 3] float32 in metres or any one unit, PyTorch3D camera frame (+x left, +y up, +z forward),
+            NaN where unknown; or None.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    pointmap: NDArray[np.float32] | None
+    image_path: Path
+    mask_path: Path
+    pointmap_path: Path | None
+
+
+def load_object(
+    image_path: Path | str, mask_index: int | None = None, mask_path: Path | str | None = None, pointmap: str = "auto"
+) -> ObjectInput:
+    """Reads everything that one object needs.
+
+    Args:
+        image_path: a folder with image.png and masks 0.png, 1.png ... (gaps are fine), or an image file.
+        mask_index: the number of the mask beside the picture; None takes the lowest.
+        mask_path: a mask file to use instead.
+        pointmap: "auto" takes pointmap.npz or pointmap.npy beside the picture if it is there, "none" takes none,
+            anything else is the path of a file.
+
+    Raises:
+        InputError: with one sentence that says what to do.
+    """
+    image_file = _image_file(Path(image_path))
+    folder = image_file.parent
+    image, alpha = _read_rgb(image_file)
+    if mask_path is not None:
+        mask_file = Path(mask_path)
+        mask = read_mask(mask_file)
+        label = mask_file.stem
+    else:
+        masks = list_masks(folder)
+        if mask_index is None and not masks and alpha is not None:
+            log.info("%s: no mask beside it, so its alpha channel is the mask", image_file)
+            mask_file, mask, label = image_file, _checked(alpha > 0, image_file), "alpha"
+        else:
+            mask_file = _pick_mask(masks, mask_index, folder)
+            mask = read_mask(mask_file)
+            label = str(int(mask_file.stem))
+    if mask.shape != image.shape[:2]:
+        raise InputError(
+            f"{mask_file} is {mask.shape[1]}x{mask.shape[0]} pixels and {image_file} is {image.shape[1]}x"
+            f"{image.shape[0]}: save the mask at the picture's size"
+        )
+    points_file = find_pointmap(folder, pointmap)
+    points = None if points_file is None else read_pointmap(points_file, image.shape[:2], mask)
+    base = image_file.stem if image_file.stem.lower() != "image" else image_file.resolve().parent.name
+    return ObjectInput(_file_name(base, label), image, mask, points, image_file, mask_file, points_file)
+
+
+def list_masks(folder: Path) -> dict[int, Path]:
+    """Returns the numbered masks of a folder, by number. Of 1.png and 01.png the plain name is taken."""
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda p: (len(p.name), p.name)):
+        match = _MASK_NAME.fullmatch(path.name)
+        if match and path.is_file():
+            found.setdefault(int(match.group(1)), path)
+    return dict(sorted(found.items()))
+
+
+def read_image(path: Path | str) -> NDArray[np.uint8]:
+    """Reads a picture as [H, W, 3] uint8 RGB; transparency is ignored. Raises InputError."""
+    return _read_rgb(Path(path))[0]
+
+
+def read_mask(path: Path | str) -> NDArray[np.bool_]:
+    """Reads a mask as [H, W] bool.
+
+    An alpha channel that varies is the mask (its object is where alpha > 0, as the stock loader has it). Otherwise
+    the brightness is: above zero if only two values occur, at least half of the full range if more do (soft edges,
+    lossy compression). In a palette file index 0 is the background.
+
+    Raises:
+        InputError: unreadable, empty, or covering the whole picture.
+    """
+    path = Path(path)
+    picture = _open(path)
+    if picture.mode in ("P", "PA") and "transparency" not in picture.info:
+        return _checked(np.asarray(picture.getchannel(0)) > 0, path)
+    picture = _eight_bit(picture, path)
+    if picture.mode == "P":
+        picture = picture.convert("RGBA")
+    if "A" in picture.getbands():
+        alpha = np.asarray(picture.getchannel("A"))
+        if alpha.min() != alpha.max():
+            return _checked(alpha > 0, path)
+        log.info("%s: its alpha channel is the same everywhere, so its brightness is the mask", path)
+        picture = picture.convert("LA").getchannel(0)
+    grey = np.asarray(picture.convert("L"))
+    values = np.unique(grey)
+    if len(values) <= 2 and picture.format not in _LOSSY:
+        return _checked(grey > 0, path)
+    log.info("%s: %d grey levels; the object is where it is at least 128 of 255", path, len(values))
+    return _checked(grey >= 128, path)
+
+
+def _checked(mask: NDArray[np.bool_], path: Path) -> NDArray[np.bool_]:
+    if not mask.any():
+        raise InputError(
+            f"the mask in {path} is empty: mark the object in it, as white on black or in the alpha channel"
+        )
+    if mask.all():
+        raise InputError(f"the mask in {path} covers the whole picture: leave everything but the object black or clear")
+    return mask
+
+
+def _image_file(path: Path) -> Path:
+    """Resolves --image_path to the picture itself."""
+    if path.is_dir():
+        for suffix in _SUFFIXES:
+            if (path / f"image{suffix}").is_file():
+                return path / f"image{suffix}"
+        raise InputError(f"the folder {path} holds no image.png: put the picture there under that name, or name a file")
+    if not path.exists():
+        near = suggest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        hint = f" ({near})" if near.startswith("did") else ""
+        raise InputError(f"there is no picture at {path}: check --image_path{hint}")
+    return path
+
+
+def _pick_mask(masks: dict[int, Path], index: int | None, folder: Path) -> Path:
+    if not masks:
+        raise InputError(f"{folder} holds no mask: save one there as 0.png, or name one with --mask_path")
+    if index is None:
+        first = next(iter(masks))
+        if len(masks) > 1:
+            log.info("%d masks in %s: taking %d; choose with --mask_index", len(masks), folder, first)
+        return masks[first]
+    if index not in masks:
+        there = ", ".join(str(i) for i in masks)
+        raise InputError(f"{folder} has no mask {index}.png: those that are there are {there}")
+    return masks[index]
+
+
+def _read_rgb(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Returns [H, W, 3] uint8 and the alpha channel [H, W] uint8 where there is one that varies."""
+    picture = _eight_bit(_open(path), path)
+    if min(picture.size) < MIN_SIDE:
+        raise InputError(f"{path} is {picture.width}x{picture.height} pixels: at least {MIN_SIDE} a side are needed")
+    alpha = None
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    if "A" in picture.getbands():
+        channel = np.asarray(picture.getchannel("A"))
+        alpha = channel if channel.min() != channel.max() else None
+        log.info("%s: RGBA; its colours are used as they are under the transparency", path)
+    elif picture.mode != "RGB":
+        log.info(
+            "%s: %s, converted to RGB",
+            path,
+            {"L": "grey", "P": "palette", "1": "1-bit"}.get(picture.mode, picture.mode),
+        )
+    return np.array(picture.convert("RGB")), alpha
+
+
+def _eight_bit(picture: Any, path: Path) -> Any:
+    """Scales 16-bit grey to 8 bits; refuses kinds whose range is a guess."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+        log.info("%s: 16-bit, scaled to 8 bits", path)
+        wide = np.asarray(picture).astype(np.int64)
+        scaled = Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
+        scaled.format = picture.format
+        return scaled
+    if picture.mode not in ("RGB", "RGBA", "RGBX", "RGBa", "L", "LA", "La", "P", "PA", "1", "CMYK", "YCbCr"):
+        raise InputError(
+            f"{path} stores its pixels as '{picture.mode}', whose range is not known: save it as an 8-bit PNG or JPEG"
+        )
+    return picture
+
+
+def _open(path: Path) -> Any:
+    """Opens and fully decodes a picture, after its header has said that it is not too large."""
+    from PIL import Image
+
+    if not path.exists():
+        raise InputError(f"there is no file at {path}: check the path")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file: name a picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            picture = Image.open(path, formats=_FORMATS)
+        with picture:
+            megapixels = picture.width * picture.height / 1e6
+            if megapixels > MAX_MEGAPIXELS:
+                raise _too_large(path, f"{picture.width}x{picture.height} pixels")
+            if getattr(picture, "is_animated", False):
+                log.info("%s: several frames; the first is used", path)
+            kind = picture.format
+            picture.load()
+            loaded = picture.copy()
+            loaded.format = kind
+            return loaded
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, "far too many pixels") from error
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read: change its permissions") from error
+    except Image.UnidentifiedImageError as error:
+        raise InputError(f"{path} is not a picture: give a PNG or JPEG file") from error
+    except Exception as error:  # Pillow's decoders raise a dozen kinds, SyntaxError and struct.error among them
+        raise InputError(f"{path} is damaged or cut short ({_brief(error)}): save or copy it again") from error
+
+
+def _too_large(path: Path, size: str) -> InputError:
+    return InputError(f"{path} has {size}, more than {MAX_MEGAPIXELS} megapixels: scale it and its masks down")
+
+
+def _brief(error: BaseException) -> str:
+    return (str(error).strip().split("\n", 1)[0] or type(error).__name__).rstrip(".")
+
+
+def _file_name(base: str, label: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", f"{base}_{label}").strip("._") or "object"

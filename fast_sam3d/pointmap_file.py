@@ -1,0 +1,109 @@
+"""Reads pointmaps: one 3D point for each pixel, in PyTorch3D's camera frame (+x left, +y up, +z forward)."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_sam3d.errors import InputError
+
+__all__ = ["find_pointmap", "read_pointmap"]
+
+log = logging.getLogger(__name__)
+
+_NAMES = ("pointmap.npz", "pointmap.npy")
+
+
+def find_pointmap(folder: Path, choice: str) -> Path | None:
+    """Resolves "auto" (the file beside the picture, if there), "none", or a path.
+
+    Raises:
+        InputError: a file was named and is not there.
+    """
+    if choice == "none":
+        return None
+    if choice == "auto":
+        for name in _NAMES:
+            if (folder / name).is_file():
+                log.info("using the pointmap %s; --no-pointmap goes without", folder / name)
+                return folder / name
+        return None
+    path = Path(choice).expanduser()
+    if not path.is_file():
+        raise InputError(f"there is no pointmap at {path}: check --pointmap, or leave it out")
+    return path
+
+
+def read_pointmap(path: Path, size: tuple[int, int], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Reads a pointmap.
+
+    Args:
+        path: a .npy file, or a .npz file with one array or one named "pointmap".
+        size: (H, W) of the picture.
+        mask: [H, W] bool; some of the points under it must be known.
+
+    Returns:
+        [H, W, 3] float32, NaN where unknown.
+
+    Raises:
+        InputError: unreadable, of another shape or type, or without a single known point on the object.
+    """
+    try:
+        points = _array(path, (*size, 3))
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"the pointmap {path} cannot be read ({error}): save it with numpy.savez_compressed"
+        ) from error
+    points = points.astype(np.float32)
+    points[~np.isfinite(points).all(axis=-1)] = np.nan
+    known = np.isfinite(points[..., 0])
+    if not known[mask].any():
+        raise InputError(f"the pointmap {path} knows no point on the object: leave it out with --no-pointmap")
+    if np.median(points[..., 2][known]) <= 0:
+        raise InputError(f"in the pointmap {path} z points backwards: use PyTorch3D's camera frame, +z forward")
+    _warn_about_axes(points, known, path)
+    return points
+
+
+def _array(path: Path, shape: tuple[int, ...]) -> NDArray[np.floating]:
+    """Loads the array once its header has shown the right shape: memory stays bounded by the picture's size."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as stream:
+            _check_header(stream, shape, path)
+        return np.load(path, allow_pickle=False)
+    with np.load(path, allow_pickle=False) as archive:
+        names = archive.files
+        name = "pointmap" if "pointmap" in names else names[0] if len(names) == 1 else None
+        if name is None:
+            raise InputError(f"the pointmap {path} holds {len(names)} arrays: name one of them 'pointmap'")
+        with archive.zip.open(f"{name}.npy") as stream:
+            _check_header(stream, shape, path)
+        return archive[name]
+
+
+def _check_header(stream, shape: tuple[int, ...], path: Path) -> None:  # type: ignore[no-untyped-def]
+    version = np.lib.format.read_magic(stream)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    found, _, dtype = reader(stream)
+    if found != shape:
+        raise InputError(
+            f"the pointmap {path} has shape {list(found)} where the picture needs {list(shape)}: "
+            "make it from the same picture, or leave it out with --no-pointmap"
+        )
+    if dtype.kind != "f":
+        raise InputError(f"the pointmap {path} holds {dtype}: save it as float32")
+
+
+def _warn_about_axes(points: NDArray[np.float32], known: NDArray[np.bool_], path: Path) -> None:
+    """Says so when x grows to the right or y grows downwards: most likely another camera convention (OpenCV's)."""
+    rows, columns = np.nonzero(known)
+    for name, axis, pixels in (("x", 0, columns), ("y", 1, rows)):
+        values = points[..., axis][known]
+        if values.std() > 0 and pixels.std() > 0 and np.corrcoef(values, pixels)[0, 1] > 0.5:
+            log.warning("in the pointmap %s %s has the sign of another convention: +x is left, +y is up", path, name)
