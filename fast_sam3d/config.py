@@ -5,6 +5,7 @@ Every error names the bad key or value and the nearest valid ones, and is raised
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 # The groups that hold an acceleration module each, and the option that "accelerate" means for it.
 ACCELERATED: Mapping[str, str] = {"ss": "fast_sam3d"}
 MODULES = tuple(ACCELERATED)
+_HYDRA_VERSION = "1.3"
 SEED_MAX = 2**32 - 1  # what numpy's and torch's generators both take
 
 
@@ -126,13 +128,19 @@ def compose(
         _check_key(key, override, tree, choices, groups)
     if edits:
         tree, choices = _hydra([*picks, *(override for _, override in edits)])
-    for key, value in (values or {}).items():
-        _check_key(key, key, tree, choices, groups)
-        OmegaConf.update(tree, key, value)
     try:
-        return OmegaConf.to_container(tree, resolve=True), choices  # type: ignore[return-value]
+        plain: dict[str, Any] = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration cannot be resolved: {_first_line(error)}") from error
+    for key, value in (values or {}).items():
+        _check_key(key, key, plain, choices, groups)
+        # Set in plain containers: to OmegaConf a path with ${...} in it would be an interpolation.
+        *parents, last = key.split(".")
+        node = plain
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return plain, choices
 
 
 def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -171,7 +179,7 @@ def _hydra(overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        with hydra.initialize_config_dir(str(resource("configs")), version_base="1.3"):
+        with _own_hydra(), hydra.initialize_config_dir(str(resource("configs")), version_base=_HYDRA_VERSION):
             tree = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"the configuration does not compose: {_first_line(error)}") from error
@@ -180,6 +188,22 @@ def _hydra(overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
         del tree["hydra"]
     OmegaConf.set_struct(tree, False)
     return tree, choices
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Puts the process's Hydra aside: it is a singleton, and an application around us may be using it."""
+    from hydra import version
+    from hydra.core.global_hydra import GlobalHydra
+
+    theirs, their_version = GlobalHydra.instance().hydra, version.VersionBase.instance().version_base
+    GlobalHydra.instance().hydra = None
+    try:
+        yield
+    finally:
+        # Asked for again: Hydra's own initialize replaces the instance by a copy.
+        GlobalHydra.instance().hydra = theirs
+        version.VersionBase.instance().version_base = their_version
 
 
 def _check_key(key: str, override: str, tree: Any, choices: Mapping[str, str], groups: Mapping[str, list[str]]) -> None:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MAX_MEGAPIXELS = 64  # 8k x 8k: 192 MB as RGB
 MIN_SIDE = 8  # pixels
 # Lossless and lossy raster formats. Naming them keeps Pillow from trying formats that run other programs (EPS).
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "MPO")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 _LOSSY = ("JPEG", "MPO", "WEBP")
 _MASK_NAME = re.compile(r"(\d+)\.png", re.IGNORECASE)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fast_sam3d.checkpoint_files import check_safetensors, check_stock_files, check_target_homes, read_yaml
+from fast_sam3d.checkpoint_files import check_stock_files, check_target_homes, read_yaml
 from fast_sam3d.errors import CheckpointError, suggest
 from fast_sam3d.resources import checkpoint_roots, resource
 
@@ -146,27 +146,9 @@ def _dtype(dtype: Any) -> Any:
 
 
 def _load_mini(checkpoint: Checkpoint, device: Any, dtype: Any) -> Any:
-    from safetensors import SafetensorError
-
     from fast_sam3d.mini.pipeline import MiniPipeline
 
-    restore = (
-        "check the folder out again or reinstall fast-sam3d"
-        if checkpoint.tag == "mini"
-        else "train it again with `fast-sam3d train-mini`"
-    )
-    weights = sorted(checkpoint.folder.rglob("*.safetensors"))
-    if not weights:
-        raise CheckpointError(f"{checkpoint.folder} holds no *.safetensors weights: {restore}")
-    for path in weights:
-        check_safetensors(path, restore)
-    try:
-        return MiniPipeline.from_pretrained(checkpoint.folder, device=device, dtype=dtype)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        if _out_of_memory(error):
-            raise
-        detail = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"the weights in {checkpoint.folder} do not load ({detail}): {restore}") from error
+    return MiniPipeline.from_pretrained(checkpoint.folder, device=device, dtype=dtype)
 
 
 def _check_stock(folder: Path) -> None:

@@ -1,0 +1,51 @@
+"""Pictures, masks and checkpoints that the tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Two threads are what the suite is timed for, and what keeps parallel runs from fighting over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+HEIGHT, WIDTH = 40, 48
+
+
+@pytest.fixture
+def disc() -> np.ndarray:
+    """[40, 48] bool, a disc."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    return (y - 20) ** 2 + (x - 22) ** 2 < 100
+
+
+@pytest.fixture
+def picture(disc: np.ndarray) -> np.ndarray:
+    """[40, 48, 3] uint8, a gradient with a red disc."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    rgb = np.stack([x * 5, y * 6, x + y], axis=-1).astype(np.uint8)
+    rgb[disc] = (200, 30, 20)
+    return rgb
+
+
+@pytest.fixture
+def object_folder(tmp_path: Path, picture: np.ndarray, disc: np.ndarray) -> Path:
+    """A folder "cup" with image.png and masks 0.png, 2.png and 11.png."""
+    folder = tmp_path / "cup"
+    folder.mkdir()
+    Image.fromarray(picture).save(folder / "image.png")
+    for index, mask in ((0, disc), (2, ~disc), (11, disc)):
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
