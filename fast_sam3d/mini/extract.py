@@ -13,6 +13,15 @@ from fast_sam3d.mini.sparse import SparseTensor
 TRUNCATION = 1.0
 """Magnitude of the distance, in voxels, given to cells whose distance is not known."""
 
+MARGIN = 3
+"""Cells of empty space around the active ones."""
+
+EXTRAPOLATED_CELLS = 2.0
+"""Up to this far from an active cell, in cells, the distance counts as known by extrapolation."""
+
+SMALLEST = np.float32(0.01)
+"""Smallest magnitude of a distance, in voxels, that is handed to marching cubes."""
+
 
 @dataclass(frozen=True)
 class MeshResult:
@@ -31,8 +40,8 @@ class MeshResult:
 class MeshExtractor:
     """Marching cubes over the cells of the active voxels.
 
-    Cells that are not active take the sign of the nearest active cell, and the border counts as outside: a voxel
-    missing from the shell then shows as a dent, not as a hole into the inside.
+    Cells near the active ones continue their field; all others take the sign of the nearest active cell, and the
+    border counts as outside. A voxel missing from the shell then shows as a dent, not as a hole into the inside.
 
     Args:
         resolution: cells along each axis.
@@ -65,9 +74,13 @@ class MeshExtractor:
 
         low = cells.min(axis=0)
         shape = cells.max(axis=0) - low + 1
-        index = np.full(shape + 2, -1, dtype=np.int32)  # one cell of margin on all sides
-        index[tuple((cells - low + 1).T)] = np.arange(len(cells), dtype=np.int32)
-        volume, nearest = _fill(index, np.clip(feats[:, 0], -TRUNCATION, TRUNCATION))
+        index = np.full(shape + 2 * MARGIN, -1, dtype=np.int32)
+        places = cells - low + MARGIN
+        index[tuple(places.T)] = np.arange(len(cells), dtype=np.int32)
+        volume, nearest = _fill(index, places, np.clip(feats[:, 0], -TRUNCATION, TRUNCATION))
+        for axis in range(3):
+            plane = np.arange(index.shape[axis]) + low[axis] - MARGIN
+            np.moveaxis(volume, axis, 0)[(plane < 0) | (plane >= self.resolution)] = TRUNCATION
         vertices, faces = _march(volume)
         if not len(faces):
             return _empty(device)
@@ -75,7 +88,7 @@ class MeshExtractor:
         colours = _colour(vertices, index, nearest, feats[:, 1:4])
         normals = _vertex_normals(vertices, faces)
         # Lattice points are cell centres.
-        points = (vertices + (low - 1) + 0.5) / self.resolution - 0.5
+        points = (vertices + (low - MARGIN) + 0.5) / self.resolution - 0.5
         attrs = np.concatenate([np.clip(colours, 0, 1), normals], axis=1).astype(np.float32)
         return MeshResult(
             vertices=torch.from_numpy(points.astype(np.float32)).to(device),
@@ -94,22 +107,43 @@ def _empty(device: torch.device) -> MeshResult:
     )
 
 
-def _fill(index: np.ndarray, sdf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Dense distance, and the nearest active cell of every cell, from the [X, Y, Z] index of active cells (else -1)."""
+def _fill(index: np.ndarray, cells: np.ndarray, sdf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dense distance, and the nearest active cell of every cell.
+
+    Args:
+        index: [X, Y, Z] row of each active cell, else -1.
+        cells: [n, 3] place of each row in `index`.
+        sdf: [n] distance in voxels.
+    """
     from scipy import ndimage
 
-    where = ndimage.distance_transform_edt(index < 0, return_distances=False, return_indices=True)
+    away, where = ndimage.distance_transform_edt(index < 0, return_indices=True)
     nearest = index[tuple(where)]
     volume = sdf[nearest]
     volume = np.where(index < 0, np.where(volume < 0, -TRUNCATION, TRUNCATION), volume).astype(np.float32)
+    # The surface also cuts corners off voxels that are not active. Within two cells the field is continued along its
+    # gradient; the jump of a bare sign would leave steps there.
+    close = np.nonzero((away > 0) & (away <= EXTRAPOLATED_CELLS))
+    rows = nearest[close]
+    offset = np.stack(close, axis=1) - cells[rows]
+    volume[close] = np.clip(sdf[rows] + (_gradient(index, cells, sdf)[rows] * offset).sum(1), -TRUNCATION, TRUNCATION)
     for axis in range(3):
-        side = np.moveaxis(volume, axis, 0)
-        side[[0, -1]] = TRUNCATION
+        np.moveaxis(volume, axis, 0)[[0, -1]] = TRUNCATION
     # Exact zeros would put several vertices onto one lattice point and pinch the surface there.
-    tiny = np.float32(1e-2)
-    small = np.abs(volume) < tiny
-    volume[small] = np.where(volume[small] < 0, -tiny, tiny)
+    small = np.abs(volume) < SMALLEST
+    volume[small] = np.where(volume[small] < 0, -SMALLEST, SMALLEST)
     return volume, nearest
+
+
+def _gradient(index: np.ndarray, cells: np.ndarray, sdf: np.ndarray) -> np.ndarray:
+    """[n, 3] change of the distance per cell, from the active neighbours on either or both sides."""
+    gradient = np.zeros((len(cells), 3), np.float32)
+    for axis in range(3):
+        step = np.eye(3, dtype=np.int64)[axis]
+        after, before = index[tuple((cells + step).T)], index[tuple((cells - step).T)]
+        rise = np.where(after >= 0, sdf[after] - sdf, 0) + np.where(before >= 0, sdf - sdf[before], 0)
+        gradient[:, axis] = rise / np.maximum((after >= 0) * 1 + (before >= 0), 1)
+    return gradient
 
 
 def _march(volume: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

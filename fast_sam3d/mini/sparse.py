@@ -8,11 +8,19 @@ layer can be counted without computing any of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_sam3d.mini.sparse_grid import CENTRE, OFFSETS, SparseGrid
+
+GATHER_CHANNELS = 64
+"""On a CPU, convolutions of at most this many channels gather all neighbours at once."""
+
+GATHER_ROWS = 1024
+"""Voxels gathered at a time."""
 
 
 class SparseTensor:
@@ -132,6 +140,43 @@ class _PairConvolution(torch.autograd.Function):
         return (None if grad_feats is None else grad_feats.to(feats.dtype)), grad_weight, None
 
 
+class _GatherConvolution(torch.autograd.Function):
+    """The same sum as `_PairConvolution`, as one product of all 27 gathered neighbours with the whole kernel.
+
+    Absent neighbours are multiplied as zeros, about twice the arithmetic; but nothing is scattered, and with few
+    channels a CPU is bound by memory: two to four times quicker at 16 to 64 channels.
+    """
+
+    @staticmethod
+    def forward(ctx, feats: Tensor, weight: Tensor, neighbours: Tensor) -> Tensor:
+        ctx.save_for_backward(feats, weight)
+        ctx.neighbours = neighbours
+        return torch.cat([rows @ weight.flatten(0, 1) for _, rows in _gathered(feats, neighbours)])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        feats, weight = ctx.saved_tensors
+        grad = grad.to(feats.dtype)
+        grad_weight = torch.zeros_like(weight.flatten(0, 1), dtype=torch.float32)
+        for chunk, rows in _gathered(feats, ctx.neighbours):
+            grad_weight += rows.T @ grad[chunk]
+        grad_feats = None
+        if ctx.needs_input_grad[0]:
+            # Being somebody's neighbour at one offset is having them at the opposite one.
+            mirrored = weight.flip(0).transpose(1, 2).flatten(0, 1)
+            grad_feats = torch.cat([rows @ mirrored for _, rows in _gathered(grad, ctx.neighbours)])
+        return grad_feats, grad_weight.view_as(weight).to(weight.dtype), None
+
+
+def _gathered(feats: Tensor, neighbours: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Chunks of [n, 27 C] neighbour features, small enough to stay in a core's cache; absent ones are zero."""
+    padded = F.pad(feats, (0, 0, 0, 1))
+    for start in range(0, max(len(neighbours), 1), GATHER_ROWS):
+        index = neighbours[start : start + GATHER_ROWS]
+        rows = padded.index_select(0, index.reshape(-1))
+        yield slice(start, start + GATHER_ROWS), rows.view(index.shape[0], -1)
+
+
 class SparseConv3d(nn.Module):
     """Submanifold 3x3x3 convolution: outputs on the input's voxels only, absent neighbours count as zero.
 
@@ -152,7 +197,11 @@ class SparseConv3d(nn.Module):
         if kind != "meta" and torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
             feats, weight = feats.to(dtype), weight.to(dtype)
-        out = _PairConvolution.apply(feats, weight.to(feats.dtype), x.grid.pairs(feats.device))
+        weight = weight.to(feats.dtype)
+        if kind == "cpu" and feats.shape[1] <= GATHER_CHANNELS:
+            out = _GatherConvolution.apply(feats, weight, x.grid.neighbours())
+        else:
+            out = _PairConvolution.apply(feats, weight, x.grid.pairs(feats.device))
         return x.replace(out + self.bias.to(out.dtype))
 
 

@@ -53,6 +53,7 @@ class SparseGrid:
         self._coarser_parent: SparseGrid | None = None
         self._batch_counts: list[int] | None = None
         self._pairs: dict[torch.device, list[tuple[Tensor, Tensor]]] = {}
+        self._neighbours: Tensor | None = None
         self._windows: dict[tuple[int, int], Windows] = {}
         self._moved: dict[tuple[str, torch.device], Tensor] = {}
 
@@ -107,6 +108,15 @@ class SparseGrid:
         if device not in self._pairs:
             self._pairs[device] = [(s.to(device), t.to(device)) for s, t in self._pairs[home]]
         return self._pairs[device]
+
+    def neighbours(self) -> Tensor:
+        """[N, 27] int32: the voxel at each of OFFSETS from each voxel, N where there is none."""
+        if self._neighbours is None:
+            table = torch.full((len(self), len(OFFSETS)), len(self), dtype=torch.int32, device=self.coords.device)
+            for tap, (source, target) in enumerate(self.pairs(self.coords.device)):
+                table[target, tap] = source.to(torch.int32)
+            self._neighbours = table
+        return self._neighbours
 
     @property
     def pair_count(self) -> int:
