@@ -32,7 +32,12 @@ PANEL = (241, 242, 244)  # light grey behind the views, so that white objects ke
 INK = (60, 64, 70)
 ACCENT = (255, 96, 32)  # outline of the mask
 FADE = 0.6  # share of the panel's grey over what the mask leaves out; the object keeps its colours
-ORBITS = ((0.0, "the front"), (90.0, "the right"), (180.0, "behind"), (270.0, "the left"))
+ORBITS: tuple[tuple[float, str], ...] = (
+    (0.0, "the front"),
+    (90.0, "the right"),
+    (180.0, "behind"),
+    (270.0, "the left"),
+)
 ELEVATION_DEG = 20.0
 ORBIT_DISTANCE = 1.8  # diagonals of the object's box
 MARGIN = 0.1  # free border around the object, share of the view
