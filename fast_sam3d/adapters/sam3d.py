@@ -1,0 +1,146 @@
+"""SAM 3D Objects: the stock pipeline and the embedded one, which has the same surface.
+
+Names of attributes and methods match sam3d_objects/pipeline/inference_pipeline.py (`InferencePipeline`) and
+sam3d_objects/model/backbone/generator (`FlowMatching`, `ShortCut`, `ClassifierFreeGuidance`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.solve.driver import SolveStage
+
+SHAPE = "shape"
+LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")
+"""The leaves of the sparse-structure latent that hold the pose."""
+
+_GENERATORS = {"ss": "ss_generator", "slat": "slat_generator"}
+
+# method of the pipeline -> row of the report
+_PIPELINE_STAGES = {
+    "run": "other",
+    "compute_pointmap": "pointmap",
+    "preprocess_image": "preprocess",
+    "get_condition_input": "condition",
+    "sample_sparse_structure": "ss",
+    "sample_slat": "slat",
+    "postprocess_slat_output": "postprocess",
+}
+_MODEL_STAGES = {
+    "ss_decoder": "ss_decoder",
+    "slat_decoder_mesh": "mesh",
+    "slat_decoder_gs": "gaussian",
+    "slat_decoder_gs_4": "gaussian",
+}
+
+
+class NotAPipelineError(FastSam3dError, TypeError):
+    """Something that has not the surface of a SAM 3D pipeline."""
+
+
+def count_calls(dynamics: Callable[..., Any], t: float) -> int:
+    """Network calls of one `generator._generate_dynamics` at time t, those of guidance included.
+
+    Read from the guidance settings at the moment of the call, because wrapping the network would break its
+    compilation.
+
+    Args:
+        dynamics: the bound method, or anything else (counted as one call).
+        t: time in 0..1.
+    """
+    generator = getattr(dynamics, "__self__", None)
+    guidance = getattr(generator, "reverse_fn", None)
+    strength = getattr(guidance, "strength", None)
+    interval = getattr(guidance, "interval", None)
+    if strength is None or interval is None or getattr(guidance, "training", False):
+        return 1
+    # Rounded to float32 as in `_generate_dynamics`, so that the ends of the interval fall on the same side.
+    time = np.float32(t * getattr(generator, "time_scale", 1.0))
+    pairs = [
+        (s, interval[leaf] if isinstance(interval, Mapping) else interval)
+        for leaf, s in (strength.items() if isinstance(strength, Mapping) else [(None, strength)])
+    ]
+    if not any(s > 0 and np.float32(low) <= time <= np.float32(high) for s, (low, high) in pairs):
+        return 1
+    # `PointmapCFG` makes one more call, without the pointmap.
+    return 3 if any(kind.__name__ == "PointmapCFG" for kind in type(guidance).__mro__) else 2
+
+
+class Sam3d:
+    """A live pipeline by its parts.
+
+    Args:
+        pipeline: the object that has `models` and `run`.
+    """
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+
+    @property
+    def stages(self) -> dict[str, SolveStage]:
+        """The sampling stages by name."""
+        layout = tuple(self._layout_leaves())
+        return {
+            "ss": SolveStage("ss", SHAPE, {"shape": (SHAPE,), **({"layout": layout} if layout else {})}, count_calls),
+            "slat": SolveStage("slat", "feats", {"feats": ("feats",)}, count_calls),
+        }
+
+    def solver(self, stage: str) -> Any:
+        """The ODE solver of a sampling stage; its `solve_iter` is where steps are decided."""
+        return self.pipeline.models[_GENERATORS[stage]]._solver
+
+    def timed(self) -> Iterator[tuple[object, str, str]]:
+        """(owner, method, row of the report) of every part whose time is taken."""
+        for method, stage in _PIPELINE_STAGES.items():
+            if callable(getattr(self.pipeline, method, None)):
+                yield self.pipeline, method, stage
+        models = self.pipeline.models
+        for name, stage in _MODEL_STAGES.items():
+            # The stock pipeline holds None for a decoder that its configuration leaves out.
+            if name in models and models[name] is not None:
+                yield models[name], "forward", stage
+
+    def _layout_leaves(self) -> list[str]:
+        backbone = getattr(self.pipeline.models[_GENERATORS["ss"]].reverse_fn, "backbone", None)
+        latents = getattr(backbone, "latent_mapping", None)
+        if latents is None:
+            return list(LAYOUT)
+        return [name for name in latents.keys() if name != SHAPE]  # noqa: SIM118 (a ModuleDict, not a dict)
+
+
+def find(pipeline: Any) -> Sam3d:
+    """Adapt a pipeline, or an object that holds one in `_pipeline` (the stock notebook's `Inference`).
+
+    Raises:
+        NotAPipelineError: neither has the surface; says what was looked for.
+    """
+    missing = _missing(pipeline)
+    if not missing:
+        return Sam3d(pipeline)
+    inner = getattr(pipeline, "_pipeline", None)
+    if inner is not None and not _missing(inner):
+        return Sam3d(inner)
+    raise NotAPipelineError(
+        f"{type(pipeline).__name__} is not a SAM 3D pipeline and holds none in `_pipeline`: "
+        f"looked for {', '.join(missing)}; give the object that load_pipeline or the stock loader returned"
+    )
+
+
+def _missing(pipeline: Any) -> list[str]:
+    models = getattr(pipeline, "models", None)
+    if models is None or not hasattr(models, "__getitem__"):
+        return ["models"]
+    missing = []
+    for key in _GENERATORS.values():
+        if key not in models:
+            missing.append(f"models['{key}']")
+            continue
+        if not callable(getattr(getattr(models[key], "_solver", None), "solve_iter", None)):
+            missing.append(f"models['{key}']._solver.solve_iter")
+        if not hasattr(models[key], "reverse_fn"):
+            missing.append(f"models['{key}'].reverse_fn")
+    return missing

@@ -1,0 +1,230 @@
+"""Accelerate a live pipeline, and bring it back exactly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.adapters import Sam3d, find
+from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.patch import Layer, Patch
+from fast_sam3d.report import Report, StageSeam
+from fast_sam3d.solve.driver import SolveSeam, require_euler
+from fast_sam3d.solve.method import StageMethod, build
+
+
+class Handle:
+    """One acceleration of one pipeline.
+
+    Attributes:
+        report: what the accelerated runs cost.
+        methods: the settings in force, by stage, every default written out.
+    """
+
+    def __init__(self, patch: Patch, report: Report) -> None:
+        self._patch = patch
+        self.report = report
+
+    @property
+    def methods(self) -> Mapping[str, Any]:
+        """See the class."""
+        return self.report.methods
+
+    @property
+    def active(self) -> bool:
+        """False once removed, or replaced by another `accelerate`."""
+        return self._patch.active
+
+    def remove(self) -> None:
+        """Bring the pipeline back. Does nothing when that has happened already."""
+        self._patch.remove()
+
+    def __repr__(self) -> str:
+        state = "active" if self.active else "removed"
+        return f"<fast_sam3d.Handle {state}, stages: {', '.join(self.methods) or 'none'}>"
+
+
+def accelerate(
+    pipeline: Any, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
+) -> Handle:
+    """Make a loaded pipeline faster, in place.
+
+    Everything is checked before anything is touched, and a failing installation is undone whole. A pipeline that is
+    accelerated already gets the new settings in place of the old. Not thread-safe: one thread per pipeline, as for
+    the stock pipeline itself.
+
+    Args:
+        pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
+        config: a mapping {stage: {when, where, predict}} (a stage that is missing, null or empty is left alone), the
+            whole project configuration, the path of a YAML file with either, or the name of a preset. None: the
+            default preset. Where no stage is accelerated the pipeline stays untouched; `report.observe` watches it.
+        preset: the name of a preset, in place of `config`.
+        overrides: Hydra overrides on top, such as "ss.when.stride=4".
+
+    Returns:
+        a handle that reports and removes.
+
+    Raises:
+        ConfigError: an unknown preset, stage, method, key or leaf, or a value out of range.
+        NotAPipelineError: `pipeline` is not one.
+        SolverError: a stage to be accelerated does not use the Euler solver.
+    """
+    adapter = find(pipeline)
+    methods = plan(adapter, config, preset=preset, overrides=overrides)
+    for stage in methods:
+        require_euler(adapter.solver(stage), stage)
+    report = Report({stage: method.settings() for stage, method in methods.items()})
+    return Handle(install(adapter, report, methods), report)
+
+
+def restore(pipeline: Any) -> None:
+    """Take every acceleration off a pipeline, or off a deep copy of an accelerated one.
+
+    Raises:
+        NotAPipelineError: `pipeline` is not one.
+    """
+    Patch().take_off(_places(find(pipeline)), lambda layer: layer.accelerates)
+
+
+@contextmanager
+def accelerated(
+    pipeline: Any, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
+) -> Iterator[Handle]:
+    """`accelerate` for the length of a `with` block. Arguments and errors as there."""
+    handle = accelerate(pipeline, config, preset=preset, overrides=overrides)
+    try:
+        yield handle
+    finally:
+        handle.remove()
+
+
+def plan(
+    adapter: Sam3d, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
+) -> dict[str, StageMethod]:
+    """The methods that a configuration asks for, by stage, checked against the pipeline; installs nothing.
+
+    Args, Raises: as `accelerate`.
+    """
+    stages = adapter.stages
+    settings = _settings(config, preset, overrides)
+    _refuse_unknown(settings, stages)
+    return {
+        name: build(settings[name], stage.groups, path=name) for name, stage in stages.items() if settings.get(name)
+    }
+
+
+def install(adapter: Sam3d, report: Report, methods: Mapping[str, StageMethod] | None = None) -> Patch:
+    """Put a report on a pipeline, and methods where there are any; all or nothing.
+
+    Args:
+        adapter: the pipeline.
+        report: collects from now on.
+        methods: by stage. None only watches. A mapping is an acceleration and replaces the last; an empty one takes
+            the last off and installs nothing.
+
+    Returns:
+        the undo log.
+    """
+    patch = Patch()
+    accelerates = methods is not None
+    try:
+        # With nothing to accelerate the pipeline stays as its author made it, without a report, too.
+        if methods or not accelerates:
+            for owner, name, stage in adapter.timed():
+                patch.add(owner, name, Layer(report, accelerates), partial(StageSeam, owner, name, stage))
+            for name, solve_stage in adapter.stages.items():
+                solver = adapter.solver(name)
+                layer = Layer(report, accelerates, (methods or {}).get(name))
+                patch.add(solver, "solve_iter", layer, partial(SolveSeam, solver, solve_stage))
+        # The last acceleration goes when the new one is in place, so that the seams they share stay where they are.
+        if accelerates:
+            patch.take_off(_places(adapter), lambda layer: layer.accelerates and layer.report is not report)
+    except BaseException:
+        patch.rollback()
+        raise
+    return patch
+
+
+def _places(adapter: Sam3d) -> list[tuple[object, str]]:
+    places = [(owner, name) for owner, name, _ in adapter.timed()]
+    return places + [(adapter.solver(stage), "solve_iter") for stage in adapter.stages]
+
+
+def _settings(config: Any, preset: str | None, overrides: Sequence[str]) -> Mapping[str, Any]:
+    """The configuration as {stage: mapping}."""
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides is the text {overrides!r}: give a list, [{overrides!r}]")
+    if config is not None and preset is not None:
+        raise ConfigError("config and preset both say what to do: give one of them")
+    if isinstance(config, str) and not _is_file(config):
+        config, preset = None, config
+    if config is None:
+        return _from_preset(preset, overrides)
+    if isinstance(config, (str, os.PathLike)):
+        config = _read(Path(config))
+    modules = getattr(config, "modules", None)  # fast_sam3d.config.Config
+    mapping = config if isinstance(config, Mapping) else modules
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"config is a {type(config).__name__}: give a mapping, the path of a YAML file, or a preset")
+    return _plain(mapping, overrides)
+
+
+def _from_preset(preset: str | None, overrides: Sequence[str]) -> Mapping[str, Any]:
+    from fast_sam3d.config import ACCELERATED, compose, group_options
+
+    options = group_options()
+    if preset is None:
+        picks = [f"{module}={option}" for module, option in ACCELERATED.items()]
+    else:
+        picks = [f"{module}={preset}" for module in ACCELERATED if preset in options[module]]
+        if not picks:
+            names = {name for module in ACCELERATED for name in options[module]}
+            raise ConfigError(f"there is no preset '{preset}', nor a file of that name: {suggest(preset, names)}")
+    tree, _ = compose([*picks, *overrides])
+    return {module: tree[module] for module in ACCELERATED}
+
+
+def _is_file(text: str) -> bool:
+    return text.endswith((".yaml", ".yml")) or os.sep in text
+
+
+def _read(path: Path) -> Any:
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    try:
+        return OmegaConf.load(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror or error}): give the path of a YAML file") from error
+    except YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+
+
+def _plain(mapping: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:
+    """Plain containers, interpolations resolved, overrides applied."""
+    if not overrides and type(mapping) is dict:
+        return mapping
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        tree = OmegaConf.merge(mapping, OmegaConf.from_dotlist([override.lstrip("+") for override in overrides]))
+        return OmegaConf.to_container(tree, resolve=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_unknown(settings: Mapping[str, Any], stages: Collection[str]) -> None:
+    """Refuse a key that is neither a stage nor another part of the project's whole configuration."""
+    others = [key for key in settings if key not in stages]
+    if others:
+        from fast_sam3d.config import MODULES, compose
+
+        known = compose()[0].keys() - set(MODULES)
+        for key in others:
+            if key not in known:
+                raise ConfigError(f"there is no stage '{key}' to accelerate: {suggest(str(key), stages)}")

@@ -1,0 +1,437 @@
+"""accelerate, restore and accelerated on a pipeline of a few numbers."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fast_sam3d
+from fast_sam3d import api
+from fast_sam3d.adapters import NotAPipelineError
+from fast_sam3d.errors import ConfigError
+from fast_sam3d.patch import Seam
+from fast_sam3d.solve.driver import SolverError
+from tests.fakes import FakeInference, FakePipeline, equal, same_vars, snapshot
+
+PAPER: dict[str, Any] = {
+    "ss": {
+        "when": {"name": "stride", "stride": 3, "warmup": 2},
+        "where": {"name": "all"},
+        "predict": {"shape": {"name": "taylor", "order": 1}, "layout": {"name": "anchored", "beta": 0.5}},
+    }
+}
+LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")
+
+
+def stride(stage: str, stride: int, predict: str = "hold") -> dict[str, Any]:
+    return {stage: {"when": {"name": "stride", "stride": stride}, "predict": {"name": predict}}}
+
+
+def beta(value: float) -> dict[str, Any]:
+    config = copy.deepcopy(PAPER)
+    config["ss"]["predict"]["layout"]["beta"] = value
+    return config
+
+
+@pytest.fixture
+def pipeline() -> FakePipeline:
+    return FakePipeline()
+
+
+@pytest.fixture
+def plain() -> dict[str, Tensor]:
+    """The result of a pipeline that was never patched."""
+    return FakePipeline().run(seed=0)
+
+
+def test_the_default_is_the_papers_method(pipeline: FakePipeline) -> None:
+    handle = fast_sam3d.accelerate(pipeline)
+    assert handle.methods["ss"]["when"] == {"name": "stride", "stride": 3, "warmup": 2}
+    assert handle.methods["ss"]["predict"]["shape"] == {"name": "taylor", "order": 1}
+    for leaf in LAYOUT:
+        assert handle.methods["ss"]["predict"][leaf] == {"name": "anchored", "beta": 0.5}
+    pipeline.run(seed=0)
+    assert handle.report.solves[0].evaluated == [0, 1, 4, 7, 10, 13, 16, 19, 22, 24]
+
+
+def test_calls_are_saved_and_counted_as_they_happen(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
+    handle = fast_sam3d.accelerate(pipeline, PAPER)
+    result = pipeline.run(seed=0)
+    ss, slat = handle.report.solves
+    assert (ss.stage, ss.calls, ss.calls + ss.saved) == (
+        "ss",
+        pipeline.models["ss_generator"].reverse_fn.backbone.calls,
+        44,
+    )
+    assert (slat.calls, slat.saved) == (pipeline.models["slat_generator"].reverse_fn.backbone.calls, 0)
+    assert slat.calls == 38
+    assert ss.calls == 17  # 10 steps, of which 0, 1, 4, 7, 10, 13 and 16 are guided
+    assert not torch.equal(result["shape"], plain["shape"])
+    torch.testing.assert_close(result["shape"], plain["shape"], atol=0.5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        stride("ss", 1),
+        stride("slat", 1),
+        {**stride("ss", 1), **stride("slat", 1)},
+        {"ss": {"when": {"name": "always"}}},
+    ],
+)
+def test_every_step_evaluated_is_bit_identical(
+    config: dict[str, Any], pipeline: FakePipeline, plain: dict[str, Tensor]
+) -> None:
+    with fast_sam3d.accelerated(pipeline, config) as handle:
+        assert equal(pipeline.run(seed=0), plain)
+    assert handle.report.network_calls == 44 + 38
+
+
+def test_slat_uses_the_same_core(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
+    with fast_sam3d.accelerated(pipeline, stride("slat", 3, "taylor")) as handle:
+        result = pipeline.run(seed=0)
+    assert torch.equal(result["shape"], plain["shape"])
+    assert not torch.equal(result["slat"], plain["slat"])
+    assert [len(solve.evaluated) for solve in handle.report.solves] == [25, 10]
+
+
+def test_beta_changes_layout_and_only_layout(pipeline: FakePipeline) -> None:
+    with fast_sam3d.accelerated(pipeline, beta(0.2)):
+        low = pipeline.run(seed=0)
+    with fast_sam3d.accelerated(pipeline, beta(0.8)):
+        high = pipeline.run(seed=0)
+    differ = {name for name in low if not torch.equal(low[name], high[name])}
+    assert differ == set(LAYOUT)
+
+
+# The way back
+
+
+def test_removal_leaves_no_trace(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
+    before, keys = snapshot(pipeline), list(pipeline.models.state_dict())
+    handle = fast_sam3d.accelerate(pipeline, PAPER)
+    assert list(pipeline.models.state_dict()) == keys
+    assert not same_vars(before, snapshot(pipeline))
+    pipeline.run(seed=0)
+    assert (handle.active, repr(handle)) == (True, "<fast_sam3d.Handle active, stages: ss>")
+    handle.remove()
+    handle.remove()
+    assert (handle.active, repr(handle)) == (False, "<fast_sam3d.Handle removed, stages: ss>")
+    assert same_vars(before, snapshot(pipeline))
+    assert list(pipeline.models.state_dict()) == keys
+    assert equal(pipeline.run(seed=0), plain)
+    assert len(handle.report.solves) == 2
+
+
+def test_restore_and_accelerated_leave_no_trace(pipeline: FakePipeline) -> None:
+    before = snapshot(pipeline)
+    fast_sam3d.restore(pipeline)
+    fast_sam3d.accelerate(pipeline, PAPER)
+    fast_sam3d.restore(pipeline)
+    assert same_vars(before, snapshot(pipeline))
+    with pytest.raises(KeyboardInterrupt), fast_sam3d.accelerated(pipeline, PAPER):
+        raise KeyboardInterrupt
+    assert same_vars(before, snapshot(pipeline))
+
+
+@pytest.mark.parametrize("config", [{}, {"ss": {}}, {"ss": None}, "off"])
+def test_off_touches_nothing(config: Any, pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
+    before = snapshot(pipeline)
+    handle = fast_sam3d.accelerate(pipeline, config)
+    assert same_vars(before, snapshot(pipeline))
+    assert (handle.active, dict(handle.methods)) == (False, {})
+    assert equal(pipeline.run(seed=0), plain)
+
+
+def test_no_random_number_is_drawn(pipeline: FakePipeline) -> None:
+    pipeline.run(seed=0)
+    unaccelerated = torch.get_rng_state()
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    handle = fast_sam3d.accelerate(pipeline, PAPER)
+    assert torch.equal(before, torch.get_rng_state())
+    pipeline.run(seed=0)
+    assert torch.equal(unaccelerated, torch.get_rng_state())
+    handle.remove()
+    assert torch.equal(unaccelerated, torch.get_rng_state())
+
+
+def test_again_replaces(pipeline: FakePipeline) -> None:
+    before = snapshot(pipeline)
+    first = fast_sam3d.accelerate(pipeline, PAPER)
+    second = fast_sam3d.accelerate(pipeline, stride("slat", 5))
+    pipeline.run(seed=0)
+    assert (first.active, second.active) == (False, True)
+    assert first.report.solves == []
+    assert [len(solve.evaluated) for solve in second.report.solves] == [25, 7]
+    first.remove()
+    assert second.active
+    second.remove()
+    assert same_vars(before, snapshot(pipeline))
+
+
+def test_off_takes_an_acceleration_off(pipeline: FakePipeline) -> None:
+    before = snapshot(pipeline)
+    fast_sam3d.accelerate(pipeline, PAPER)
+    fast_sam3d.accelerate(pipeline, preset="off")
+    assert same_vars(before, snapshot(pipeline))
+
+
+def test_a_failing_installation_rolls_back_whole(pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fast_sam3d.accelerate(pipeline, PAPER)
+    first_result = pipeline.run(seed=0)
+    before, layers = snapshot(pipeline), [list(s.layers) for s in seams(pipeline)]
+
+    take_off = api.Patch.take_off
+
+    def failing(*args: Any) -> None:
+        take_off(*args)
+        raise MemoryError
+
+    monkeypatch.setattr(api.Patch, "take_off", failing)
+    with pytest.raises(MemoryError):
+        fast_sam3d.accelerate(pipeline, stride("ss", 5))
+    monkeypatch.undo()
+    assert first.active
+    assert same_vars(before, snapshot(pipeline))
+    assert [list(s.layers) for s in seams(pipeline)] == layers
+    assert equal(pipeline.run(seed=0), first_result)
+    first.remove()
+    assert not seams(pipeline)
+
+
+def test_a_failing_first_installation_leaves_nothing(pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = snapshot(pipeline)
+
+    class Failing(api.SolveSeam):
+        def __init__(self, *args: Any) -> None:
+            assert seams(pipeline)  # the stages' clocks are on already
+            raise MemoryError
+
+    monkeypatch.setattr(api, "SolveSeam", Failing)
+    with pytest.raises(MemoryError):
+        fast_sam3d.accelerate(pipeline, PAPER)
+    assert same_vars(before, snapshot(pipeline))
+
+
+def seams(pipeline: FakePipeline) -> list[Seam]:
+    return [value for thing in snapshot(pipeline).values() for value in thing.values() if isinstance(value, Seam)]
+
+
+# More than one
+
+
+def test_two_pipelines_with_different_settings(plain: dict[str, Tensor]) -> None:
+    first, second, third = FakePipeline(), FakePipeline(), FakePipeline()
+    one, two = fast_sam3d.accelerate(first, stride("ss", 2)), fast_sam3d.accelerate(second, stride("ss", 6))
+    first.run(seed=0), second.run(seed=0)
+    assert [len(handle.report.solves[0].evaluated) for handle in (one, two)] == [14, 6]
+    assert equal(third.run(seed=0), plain)
+
+
+def test_a_deep_copy_is_accelerated_by_itself(pipeline: FakePipeline) -> None:
+    before = snapshot(pipeline)
+    handle = fast_sam3d.accelerate(pipeline, PAPER)
+    want = pipeline.run(seed=0)
+    twin = copy.deepcopy(pipeline)
+    assert equal(twin.run(seed=0), want)
+    with torch.no_grad():
+        for parameter in twin.models["ss_generator"].parameters():
+            parameter.zero_()
+    assert not equal(twin.run(seed=0), want)  # its own weights
+    assert len(handle.report.solves) == 2  # its own report
+    handle.remove()
+    assert same_vars(before, snapshot(pipeline))
+    assert seams(twin)
+    fast_sam3d.restore(twin)
+    assert not seams(twin)
+    assert vars(twin).keys() == vars(FakePipeline()).keys()
+
+
+def test_a_patched_pipeline_can_be_pickled(pipeline: FakePipeline) -> None:
+    handle = fast_sam3d.accelerate(pipeline, PAPER)
+    handle.report.progress = lambda stage, done, total: None  # cannot be pickled, and is left behind
+    again = pickle.loads(pickle.dumps(pipeline))
+    assert equal(again.run(seed=0), pipeline.run(seed=0))
+    fast_sam3d.restore(again)
+    assert not seams(again)
+
+
+def test_a_handle_does_not_keep_the_pipeline(pipeline: FakePipeline) -> None:
+    thing = FakePipeline()
+    handle = fast_sam3d.accelerate(thing, PAPER)
+    thing.run(seed=0)
+    alive = weakref.ref(thing)
+    gc.disable()
+    try:
+        del thing
+        assert alive() is None
+    finally:
+        gc.enable()
+    handle.remove()
+
+
+def test_the_notebooks_wrapper_is_unwrapped(pipeline: FakePipeline) -> None:
+    before = snapshot(pipeline)
+    wrapper = FakeInference(pipeline)
+    fast_sam3d.accelerate(wrapper, PAPER)
+    assert seams(pipeline)
+    assert list(vars(wrapper)) == ["_pipeline"]
+    fast_sam3d.restore(wrapper)
+    assert same_vars(before, snapshot(pipeline))
+
+
+def test_a_compiled_forward_keeps_working_and_comes_back(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
+    """The stock pipeline's compile_model=True sets such attributes on reverse_fn and on the decoder."""
+    ran: list[str] = []
+    guidance, decoder = pipeline.models["ss_generator"].reverse_fn, pipeline.models["ss_decoder"]
+    inner, forward = guidance.inner_forward, decoder.forward
+    vars(guidance)["inner_forward"] = lambda *args, **kwargs: ran.append("inner") or inner(*args, **kwargs)
+    vars(decoder)["forward"] = lambda *args, **kwargs: ran.append("decoder") or forward(*args, **kwargs)
+    before = snapshot(pipeline)
+    with fast_sam3d.accelerated(pipeline, stride("ss", 1)):
+        assert equal(pipeline.run(seed=0), plain)
+    assert ran == ["inner"] * 25 + ["decoder"]
+    assert same_vars(before, snapshot(pipeline))
+
+
+# What is asked for
+
+
+def test_configurations_of_every_kind(pipeline: FakePipeline, tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    from fast_sam3d.config import compose, load
+
+    file = tmp_path / "mine.yaml"
+    OmegaConf.save(OmegaConf.create(PAPER), file)
+    whole = ["ss=fast_sam3d"]
+    for config in [
+        PAPER, OmegaConf.create(PAPER), file, str(file), "fast_sam3d", compose(whole)[0], load(whole), None
+    ]:  # fmt: skip
+        handle = fast_sam3d.accelerate(pipeline, config)
+        assert handle.methods["ss"]["when"]["stride"] == 3
+        assert handle.methods["ss"]["predict"]["scale"] == {"name": "anchored", "beta": 0.5}
+
+
+@pytest.mark.parametrize("config", [PAPER, None, "fast_sam3d"])
+def test_overrides(config: Any, pipeline: FakePipeline) -> None:
+    given = copy.deepcopy(config)
+    overrides = ["ss.when.stride=5", "ss.predict.layout.beta=0.25"]
+    handle = fast_sam3d.accelerate(pipeline, config, overrides=overrides)
+    assert handle.methods["ss"]["when"]["stride"] == 5
+    assert handle.methods["ss"]["predict"]["translation"]["beta"] == 0.25
+    assert config == given
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        ({"sss": {}}, {}, "there is no stage 'sss' to accelerate: did you mean 'ss'"),
+        ({"ss": {"when": {"name": "strides"}}}, {}, r"ss\.when\.name is 'strides': did you mean 'stride'"),
+        (
+            {"ss": {"predict": {"scales": {"name": "hold"}}}},
+            {},
+            r"ss\.predict\.scales is unknown: did you mean 'scale'",
+        ),
+        ({"ss": {"predict": {"shape": {"name": "hold"}}}}, {}, r"ss\.predict says nothing for '6drotation_normalized'"),
+        ({"slat": {"predict": {"shape": {"name": "hold"}}}}, {}, r"slat\.predict\.shape is unknown"),
+        (stride("ss", 0), {}, r"ss\.when\.stride is 0"),
+        ({"ss": 3}, {}, "ss is 3: give a mapping"),
+        (3, {}, "config is a int"),
+        ("fast_sam4d", {}, "there is no preset 'fast_sam4d', nor a file of that name: did you mean 'fast_sam3d'"),
+        ("nowhere.yaml", {}, r"nowhere\.yaml cannot be read \(No such file or directory\)"),
+        (None, {"preset": "fastest"}, "there is no preset 'fastest'"),
+        (PAPER, {"preset": "fast_sam3d"}, "config and preset"),
+        (None, {"overrides": ["ss.when.strid=4"]}, "did you mean 'ss.when.stride'"),
+        (PAPER, {"overrides": ["ss.when.strid=4"]}, r"ss\.when\.strid is unknown: did you mean 'stride'"),
+        (PAPER, {"overrides": "ss.when.stride=4"}, "overrides is the text"),
+    ],
+)
+def test_bad_requests_are_named_before_anything_is_touched(
+    config: Any, options: dict[str, Any], message: str, pipeline: FakePipeline
+) -> None:
+    before = snapshot(pipeline)
+    with pytest.raises(ConfigError, match=message):
+        fast_sam3d.accelerate(pipeline, config, **options)
+    assert same_vars(before, snapshot(pipeline))
+
+
+def test_a_file_that_is_not_yaml(pipeline: FakePipeline, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("ss: [")
+    with pytest.raises(ConfigError, match=r"bad\.yaml is not YAML"):
+        fast_sam3d.accelerate(pipeline, file)
+
+
+@pytest.mark.parametrize("thing", [None, 3, object(), torch.nn.Linear(1, 1), FakeInference(None)])  # type: ignore[arg-type]
+def test_what_is_not_a_pipeline_is_told_what_was_looked_for(thing: Any) -> None:
+    for call in (fast_sam3d.accelerate, fast_sam3d.restore):
+        with pytest.raises(NotAPipelineError, match=r"is not a SAM 3D pipeline .* looked for models"):
+            call(thing)
+    with pytest.raises(TypeError):
+        fast_sam3d.accelerate(thing)
+
+
+def test_a_pipeline_without_its_generators(pipeline: FakePipeline) -> None:
+    del pipeline.models["slat_generator"]
+    with pytest.raises(NotAPipelineError, match=r"looked for models\['slat_generator'\]"):
+        fast_sam3d.accelerate(pipeline)
+
+
+def test_a_solver_that_is_not_euler() -> None:
+    pipeline = FakePipeline(ss_solver="midpoint")
+    before = snapshot(pipeline)
+    with pytest.raises(SolverError, match="ss: the solver is Midpoint, and step caching needs Euler"):
+        fast_sam3d.accelerate(pipeline, PAPER)
+    assert same_vars(before, snapshot(pipeline))
+    with fast_sam3d.accelerated(pipeline, stride("slat", 3)) as handle:  # a stage that is left alone may have any
+        pipeline.run(seed=0)
+    assert [solve.calls + solve.saved for solve in handle.report.solves] == [88, 38]
+
+
+# The module itself
+
+
+def test_the_public_names_are_there() -> None:
+    assert set(fast_sam3d.__all__) <= set(dir(fast_sam3d))
+    assert all(callable(getattr(fast_sam3d, name)) for name in ("accelerate", "accelerated", "restore", "Report"))
+    with pytest.raises(AttributeError, match="no attribute 'acelerate'"):
+        fast_sam3d.acelerate  # noqa: B018
+
+
+def test_the_version_is_the_projects() -> None:
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert f'version = "{fast_sam3d.__version__}"' in text
+
+
+def test_import_is_quick_and_brings_nothing_optional() -> None:
+    code = (
+        "import time; start = time.perf_counter(); import fast_sam3d; took = time.perf_counter() - start\n"
+        "import sys; print(took, [m for m in sys.modules if m.split('.')[0] in "
+        "('torch', 'hydra', 'omegaconf', 'trimesh', 'skimage', 'scipy', 'pytorch3d', 'kaolin', 'moge', 'rich')])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    )
+    seconds, modules = out.stdout.split(maxsplit=1)
+    assert float(seconds) < 0.5
+    assert modules.strip() == "[]"
+
+
+def test_accelerate_is_quick(pipeline: FakePipeline) -> None:
+    fast_sam3d.accelerate(pipeline)  # the first one imports Hydra
+    start = time.perf_counter()
+    fast_sam3d.accelerate(pipeline)
+    assert time.perf_counter() - start < 0.3
