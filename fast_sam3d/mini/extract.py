@@ -61,9 +61,8 @@ class MeshExtractor:
         Returns:
             The mesh, on the device of the features; without vertices if there is no surface.
         """
-        feats = fields.feats.detach().float()
-        device = feats.device
-        feats = feats.cpu().numpy()
+        device = fields.device
+        feats = fields.feats.detach().float().cpu().numpy()
         cells = fields.coords[:, 1:].cpu().numpy().astype(np.int64)
         known = np.isfinite(feats[:, :4]).all(axis=1)
         feats, cells = feats[known], cells[known]

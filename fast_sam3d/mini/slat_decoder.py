@@ -135,12 +135,13 @@ class GaussianDecoder(SLatTrunk):
     """
 
     config: GaussianDecoderConfig
-    LAYOUT = {"xyz": 3, "features_dc": 3, "scaling": 3, "rotation": 4, "opacity": 1}
+    # Outputs of each gaussian: offset, colour, log-scale, rotation, opacity.
+    LAYOUT = (3, 3, 3, 4, 1)
 
     def __init__(self, config: GaussianDecoderConfig) -> None:
         super().__init__(config)
         self.num_gaussians = config.num_gaussians
-        self.out_channels = config.num_gaussians * sum(self.LAYOUT.values())
+        self.out_channels = config.num_gaussians * sum(self.LAYOUT)
         self.out_layer = nn.Linear(config.model_channels, self.out_channels)
         init_linears(self)
         nn.init.zeros_(self.out_layer.weight)
@@ -155,7 +156,7 @@ class GaussianDecoder(SLatTrunk):
         """
         h = self.encode_tokens(slat).feats
         out = self.out_layer(F.layer_norm(h, h.shape[-1:])).float().view(len(slat), self.num_gaussians, -1)
-        offset, colour, scaling, rotation, opacity = out.split(list(self.LAYOUT.values()), dim=2)
+        offset, colour, scaling, rotation, opacity = out.split(self.LAYOUT, dim=2)
         centre = (slat.coords[:, None, 1:].to(out.device).float() + 0.5) / self.resolution - 0.5
         identity = torch.tensor([1.0, 0.0, 0.0, 0.0], device=out.device)
         return {

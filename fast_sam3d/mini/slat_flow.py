@@ -68,7 +68,6 @@ class StructuredLatentFlow(nn.Module):
         self.force_zeros_cond = True
         width, io = config.model_channels, config.io_channels
 
-        self.t_embedder = TimestepEmbedder(width)
         if config.share_mod:
             self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.input_layer = nn.Linear(config.latent_channels, io)
@@ -92,16 +91,11 @@ class StructuredLatentFlow(nn.Module):
             [SparseResBlock(2 * width, width, io, "up"), *(SparseResBlock(2 * io, width, io) for _ in range(flat))]
         )
         self.out_layer = nn.Linear(io, config.latent_channels)
-        self._init_weights()
-
-    def _init_weights(self) -> None:
-        """Each block starts as the identity, and the velocity as zero."""
-        time_weights = [self.t_embedder.mlp[i].weight.detach().clone() for i in (0, 2)]
         init_linears(self)
-        for i, weight in zip((0, 2), time_weights, strict=True):
-            self.t_embedder.mlp[i].weight.data.copy_(weight)
-        for owner in [self] if self.share_mod else self.blocks:
-            nn.init.zeros_(owner.adaLN_modulation[1].weight)
+        self.t_embedder = TimestepEmbedder(width)  # brings its own initial weights
+        # Each block starts as the identity, and the velocity as zero.
+        for owner in [self] if config.share_mod else self.blocks:
+            nn.init.zeros_(owner.get_parameter("adaLN_modulation.1.weight"))
         nn.init.zeros_(self.out_layer.weight)
 
     def forward(

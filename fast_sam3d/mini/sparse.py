@@ -192,12 +192,11 @@ class SparseConv3d(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        feats, weight = x.feats, self.weight
+        feats = x.feats
         kind = feats.device.type
         if kind != "meta" and torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-            feats, weight = feats.to(dtype), weight.to(dtype)
-        weight = weight.to(feats.dtype)
+            feats = feats.to(torch.get_autocast_dtype(kind))
+        weight = self.weight.to(feats.dtype)
         if kind == "cpu" and feats.shape[1] <= GATHER_CHANNELS:
             out = _GatherConvolution.apply(feats, weight, x.grid.neighbours())
         else:
@@ -209,9 +208,9 @@ class SparseDownsample(nn.Module):
     """Mean of the active voxels of each 2x2x2 block."""
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        grid = x.grid.downsampled()
-        parent_of = grid.parent_of.to(x.device)
-        count = torch.bincount(grid.parent_of, minlength=len(grid)).to(x.device, torch.float32)
+        grid, parent_of = x.grid.downsampled()
+        count = torch.bincount(parent_of, minlength=len(grid)).to(x.device, torch.float32)
+        parent_of = parent_of.to(x.device)
         total = torch.zeros(len(grid), x.feats.shape[1], device=x.device).index_add(0, parent_of, x.feats.float())
         return SparseTensor((total / count[:, None]).to(x.dtype), grid)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ class SparseGrid:
 
     Args:
         coords: [N, 4] integer, (batch, x, y, z), sorted by batch, no voxel twice, x, y, z >= 0.
+        finer, parent_of: the grid that this one was pooled from, and the voxel here of each voxel there.
 
     Raises:
         ValueError: wrong shape, a negative value, or objects that are not in order of batch.
@@ -82,7 +83,7 @@ class SparseGrid:
     def layout(self) -> list[slice]:
         """The rows of each object."""
         ends = np.cumsum([0, *self.counts]).tolist()
-        return [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+        return [slice(a, b) for a, b in pairwise(ends)]
 
     def batch_index(self, device: torch.device) -> Tensor:
         """[N] int64 on `device`: the object of each voxel."""
@@ -162,15 +163,15 @@ class SparseGrid:
             half.append((torch.cat(sources), torch.cat(targets)))
         return half
 
-    def downsampled(self) -> SparseGrid:
-        """The grid of half the resolution; it remembers this one (`finer`) and each voxel's parent (`parent_of`)."""
+    def downsampled(self) -> tuple[SparseGrid, Tensor]:
+        """The grid of half the resolution, which remembers the way back, and the [N] int64 parent of each voxel."""
         coarse = self.coords.clone()
         coarse[:, 1:] = torch.div(coarse[:, 1:], 2, rounding_mode="floor")
         key, _, _ = _linear_keys(coarse)
         unique, parent_of = key.unique(return_inverse=True)  # sorted, and the batch is the key's leading digit
         coords = torch.empty(unique.shape[0], 4, dtype=coarse.dtype, device=coarse.device)
         coords[parent_of] = coarse  # every child of a parent writes the same value
-        return SparseGrid(coords, finer=self, parent_of=parent_of)
+        return SparseGrid(coords, finer=self, parent_of=parent_of), parent_of
 
     def subdivided(self) -> SparseGrid:
         """The grid of twice the resolution: rows 8 n .. 8 n + 7 are the CHILDREN of voxel n."""

@@ -1,0 +1,119 @@
+"""Mesh extraction on fields whose surface is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fast_sam3d.mini.extract import MeshExtractor
+from fast_sam3d.mini.sparse import SparseTensor
+
+trimesh = pytest.importorskip("trimesh")
+RESOLUTION = 64
+VOXELS = RESOLUTION // 4
+
+
+def field(sdf, drop=(), band: float = 0.9) -> SparseTensor:
+    """Cells of the voxels within `band` voxels of the surface, less those in `drop`; colour = position + 0.5."""
+    axes = torch.meshgrid(*[torch.arange(VOXELS)] * 3, indexing="ij")
+    voxels = torch.stack(axes, dim=-1).reshape(-1, 3)
+    voxels = voxels[(sdf((voxels + 0.5) / VOXELS - 0.5) * VOXELS).abs() < band]
+    voxels = voxels[[i for i, v in enumerate(voxels.tolist()) if tuple(v) not in drop]]
+    coords = torch.cat([torch.zeros(len(voxels), 1, dtype=voxels.dtype), voxels], dim=1)
+    grid = SparseTensor(torch.zeros(len(coords), 1), coords).grid.subdivided().subdivided()
+    points = (grid.coords[:, 1:] + 0.5) / RESOLUTION - 0.5
+    distance = (sdf(points) * VOXELS).clamp(-1, 1)
+    return SparseTensor(torch.cat([distance[:, None], points + 0.5], dim=1), grid)
+
+
+def sphere(radius: float, centre=(0.0, 0.0, 0.0)):
+    return lambda p: (p - torch.tensor(centre)).norm(dim=-1) - radius
+
+
+def as_trimesh(mesh):
+    return trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
+
+
+@pytest.mark.parametrize("band", [0.55, 0.9])
+def test_sphere(band):
+    mesh = MeshExtractor(RESOLUTION)(field(sphere(0.3), band=band))
+    assert mesh.success
+    assert mesh.vertices.dtype == torch.float32
+    assert mesh.faces.dtype == torch.int64
+    assert mesh.vertex_attrs.shape == (len(mesh.vertices), 6)
+    # A tenth of a cell, also where the surface cuts corners off voxels that are not active.
+    assert (mesh.vertices.norm(dim=1) - 0.3).abs().max() < 0.1 / RESOLUTION
+    solid = as_trimesh(mesh)
+    assert solid.is_watertight
+    assert solid.volume == pytest.approx(4 / 3 * np.pi * 0.3**3, rel=0.01)  # positive: faces look outward
+    direction = torch.nn.functional.normalize(mesh.vertices, dim=1)
+    assert (mesh.vertex_attrs[:, 3:] * direction).sum(dim=1).min() > 0.99
+    # There, the colour is that of the nearest active cell.
+    assert (mesh.vertex_attrs[:, :3] - (mesh.vertices + 0.5)).abs().max() < (1.5 if band < 0.6 else 0.5) / RESOLUTION
+
+
+def test_pinhole_does_not_open_the_inside():
+    sdf = sphere(0.3)
+    whole = field(sdf)
+    top = (VOXELS // 2, VOXELS // 2, VOXELS - 4)
+    drop = {(top[0] - a, top[1], top[2] + c) for a in (0, 1) for c in (-1, 0, 1)}
+    pierced = field(sdf, drop=drop)
+    assert len(pierced) < len(whole)
+    a, b = (as_trimesh(MeshExtractor(RESOLUTION)(f)) for f in (whole, pierced))
+    assert b.is_watertight
+    assert b.volume == pytest.approx(a.volume, rel=0.02)
+    assert b.area < 1.1 * a.area  # an open inside would nearly double it
+    assert b.body_count == 1
+
+
+def test_two_bodies_and_a_crumb():
+    def sdf(p):
+        parts = [sphere(0.14, (-0.2, 0, 0))(p), sphere(0.14, (0.2, 0, 0))(p), sphere(0.012, (0, 0.4, 0))(p)]
+        return torch.stack(parts).amin(dim=0)
+
+    fields = field(sdf, band=1.2)
+    assert as_trimesh(MeshExtractor(RESOLUTION, min_component=0.01)(fields)).body_count == 2
+    assert as_trimesh(MeshExtractor(RESOLUTION, min_component=0)(fields)).body_count == 3
+    assert as_trimesh(MeshExtractor(RESOLUTION, min_component=0.6)(fields)).body_count == 1
+
+
+def test_object_that_leaves_the_cube_is_closed_at_its_border():
+    mesh = MeshExtractor(RESOLUTION)(field(sphere(0.55)))
+    assert mesh.success
+    assert as_trimesh(mesh).is_watertight
+    assert mesh.vertices.abs().max() <= 0.5 + 0.5 / RESOLUTION
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.7, float("nan")])
+def test_no_surface_is_no_success(distance):
+    empty = field(sphere(0.3))
+    feats = empty.feats.clone()
+    feats[:, 0] = distance
+    mesh = MeshExtractor(RESOLUTION)(empty.replace(feats))
+    assert not mesh.success
+    assert mesh.vertices.shape == (0, 3)
+    assert mesh.faces.shape == (0, 3)
+    assert mesh.vertex_attrs.shape == (0, 6)
+
+
+def test_a_few_broken_cells_are_passed_over():
+    fields = field(sphere(0.3))
+    feats = fields.feats.clone()
+    feats[::97] = float("nan")
+    mesh = MeshExtractor(RESOLUTION)(fields.replace(feats))
+    assert torch.isfinite(mesh.vertices).all()
+    assert torch.isfinite(mesh.vertex_attrs).all()
+    assert as_trimesh(mesh).is_watertight
+
+
+def test_same_field_same_mesh():
+    fields = field(sphere(0.25, (0.1, 0.0, -0.1)))
+    first, second = (MeshExtractor(RESOLUTION)(fields) for _ in range(2))
+    assert torch.equal(first.vertices, second.vertices)
+    assert torch.equal(first.faces, second.faces)
+
+
+def test_cells_outside_the_grid_are_refused():
+    with pytest.raises(ValueError, match="outside the grid of 32"):
+        MeshExtractor(32)(field(sphere(0.3)))
