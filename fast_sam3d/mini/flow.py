@@ -127,6 +127,14 @@ class FlowMatching(nn.Module):
         self.rescale_t = rescale_t
         self._solver = SOLVERS[solver_method]() if isinstance(solver_method, str) else solver_method
         self._random_generator = random_generator
+        self.no_shortcut = True
+
+    @property
+    def guidance(self) -> ClassifierFreeGuidance:
+        """`reverse_fn`, where it is a `ClassifierFreeGuidance`."""
+        if not isinstance(self.reverse_fn, ClassifierFreeGuidance):
+            raise TypeError(f"reverse_fn is a {type(self.reverse_fn).__name__}, not a ClassifierFreeGuidance")
+        return self.reverse_fn
 
     @property
     def random_generator(self) -> torch.Generator:

@@ -57,16 +57,18 @@ class TimestepEmbedder(nn.Module):
 
     def __init__(self, channels: int, zero_init: bool = False) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(self.FREQUENCIES, channels), nn.SiLU(), nn.Linear(channels, channels))
-        nn.init.normal_(self.mlp[0].weight, std=0.02)
-        nn.init.zeros_(self.mlp[2].weight) if zero_init else nn.init.normal_(self.mlp[2].weight, std=0.02)
-        for layer in (self.mlp[0], self.mlp[2]):
+        first, last = nn.Linear(self.FREQUENCIES, channels), nn.Linear(channels, channels)
+        for layer in (first, last):
+            nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
+        if zero_init:
+            nn.init.zeros_(last.weight)
+        self.mlp = nn.Sequential(first, nn.SiLU(), last)
 
     def forward(self, t: Tensor) -> Tensor:
         """t: [] or [B] -> [1 or B, channels]."""
         features = sinusoid(t.reshape(-1), self.FREQUENCIES)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
 class FeedForward(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,8 @@ class JointBlock(nn.Module):
     Both streams of a block share its modulation, as in the stock block (modulated.py).
     """
 
+    adaLN_modulation: nn.Sequential
+
     def __init__(self, config: SSFlowConfig) -> None:
         super().__init__()
         c, heads = config.model_channels, config.num_heads
@@ -113,6 +116,7 @@ class SparseStructureFlow(nn.Module):
     """
 
     force_zeros_cond = True
+    adaLN_modulation: nn.Sequential
 
     def __init__(self, config: SSFlowConfig | None = None) -> None:
         super().__init__()
@@ -126,9 +130,10 @@ class SparseStructureFlow(nn.Module):
         self.blocks = nn.ModuleList([JointBlock(config) for _ in range(config.num_blocks)])
         init_linears(self)
         for module in self.modules():
-            if isinstance(module, (JointBlock, SparseStructureFlow)) and hasattr(module, "adaLN_modulation"):
+            if isinstance(module, JointBlock | SparseStructureFlow) and hasattr(module, "adaLN_modulation"):
                 # Every block starts as the identity plus its cross-attention.
-                nn.init.zeros_(module.adaLN_modulation[-1].weight)
+                for parameter in module.adaLN_modulation.parameters():
+                    nn.init.zeros_(parameter)
         self.t_embedder = TimestepEmbedder(c)
         if config.is_shortcut_model:
             self.d_embedder = TimestepEmbedder(c, zero_init=True)
@@ -139,7 +144,11 @@ class SparseStructureFlow(nn.Module):
     @property
     def leaf_shapes(self) -> dict[str, tuple[int, int]]:
         """(tokens, channels) of every latent leaf, without the batch."""
-        return {name: latent.latent_shape for name, latent in self.latent_mapping.items()}
+        return {name: latent.latent_shape for name, latent in self._latents.items()}
+
+    @property
+    def _latents(self) -> dict[str, Latent]:
+        return cast(dict[str, Latent], self.latent_mapping)
 
     def forward(
         self, x: Mapping[str, Tensor], t: Tensor, cond: Tensor, d: Tensor | None = None, cfg: bool = False
@@ -163,7 +172,7 @@ class SparseStructureFlow(nn.Module):
             raise ValueError(f"latent leaves must be {sorted(self.latent_mapping)}, got {sorted(x)}")
         if cfg and self.force_zeros_cond:
             cond = cond * 0
-        tokens = {name: latent.to_input(x[name]) for name, latent in self.latent_mapping.items()}
+        tokens = {name: latent.to_input(x[name]) for name, latent in self._latents.items()}
         streams = {
             SHAPE_LEAF: tokens[SHAPE_LEAF],
             LAYOUT_STREAM: torch.cat([tokens[name] for name in LAYOUT_CHANNELS], dim=1),
@@ -173,7 +182,7 @@ class SparseStructureFlow(nn.Module):
             streams = block(streams, mod, cond)
         out = {SHAPE_LEAF: streams[SHAPE_LEAF]}
         out.update(zip(LAYOUT_CHANNELS, streams[LAYOUT_STREAM].split(1, dim=1), strict=True))
-        return {name: latent.to_output(out[name]) for name, latent in self.latent_mapping.items()}
+        return {name: latent.to_output(out[name]) for name, latent in self._latents.items()}
 
     def _modulation(self, t: Tensor, d: Tensor | None) -> Tensor:
         mod = self.t_embedder(t)

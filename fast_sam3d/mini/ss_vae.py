@@ -47,8 +47,8 @@ class ResidualBlock3d(nn.Module):
         self.norm2 = nn.GroupNorm(8, channels)
         self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
         self.act = nn.SiLU()
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(self.act(self.norm1(x)))

@@ -37,6 +37,10 @@ def tree_randn(shapes: Shapes, device: torch.device | str, generator: torch.Gene
         float32 noise with the keys of `shapes` in their order.
     """
     if isinstance(shapes, Mapping):
-        noise = {name: tree_randn(shapes[name], device, generator) for name in sorted(shapes)}
+        noise = {name: _randn(shapes[name], device, generator) for name in sorted(shapes)}
         return {name: noise[name] for name in shapes}
-    return torch.randn(tuple(shapes), generator=generator, device=generator.device).to(device)
+    return _randn(shapes, device, generator)
+
+
+def _randn(shape: Sequence[int], device: torch.device | str, generator: torch.Generator) -> Tensor:
+    return torch.randn(tuple(shape), generator=generator, device=generator.device).to(device)

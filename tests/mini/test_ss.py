@@ -247,4 +247,4 @@ def test_autoencoder_learns_a_cube(refine: int) -> None:
         optimizer.step()
     logits = decoder(encoder(occupancy)[0])
     assert logits.shape == occupancy.shape
-    assert ((logits > 0) == occupancy.bool()).float().mean() > 0.97  # all empty: 0.86
+    assert ((logits > 0) == occupancy.bool()).float().mean() > 0.97  # all empty: 0.89

@@ -1,0 +1,102 @@
+"""Pictures and masks as callers hand them over, made uniform."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fast_sam3d.errors import InputError
+
+MAX_SIDE = 2048
+"""Pixels. Longer pictures are reduced by a whole factor first: the crop has 64 pixels, and memory stays bounded."""
+
+
+def merge_rgba(image: Any, mask: Any = None) -> NDArray[np.uint8]:
+    """One RGBA array from a picture and a mask.
+
+    Args:
+        image: PIL image or uint8 array, [H, W], [H, W, 3] or [H, W, 4].
+        mask: PIL image or array [H, W] or [H, W, 1], the object where it is above 0; None takes the alpha channel.
+
+    Returns:
+        [H, W, 4] uint8, alpha 255 on the object and 0 elsewhere.
+
+    Raises:
+        InputError: no mask, an empty or a full one, another size than the picture's, or not uint8.
+    """
+    if hasattr(image, "getbands"):  # a PIL image of any mode
+        clear = "A" in image.getbands() or "transparency" in image.info
+        image = image.convert("RGBA" if clear else "RGB")
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (3, 4):
+        raise InputError(
+            f"the picture is {pixels.dtype} {list(pixels.shape)}: give [height, width, 3 or 4] of uint8 (0 to 255)"
+        )
+    if mask is None:
+        if pixels.shape[-1] == 3:
+            raise InputError("there is no mask: give one, or a picture with the object in its alpha channel")
+        inside = pixels[..., 3] > 0
+    else:
+        inside = np.asarray(mask)
+        if inside.ndim == 3 and inside.shape[-1] == 1:
+            inside = inside[..., 0]
+        if inside.shape != pixels.shape[:2]:
+            raise InputError(
+                f"the mask is {list(inside.shape)} and the picture {list(pixels.shape[:2])} (height, width):"
+                " give the mask at the picture's size"
+            )
+        inside = inside > 0
+    if not inside.any():
+        raise InputError("the mask is empty: mark the object in it")
+    if inside.all():
+        raise InputError("the mask covers the whole picture: leave everything but the object out of it")
+    alpha = np.where(inside, np.uint8(255), np.uint8(0))
+    return np.concatenate([pixels[..., :3], alpha[..., None]], axis=-1)
+
+
+def limit_size(rgba: NDArray[np.uint8], max_side: int = MAX_SIDE) -> NDArray[np.uint8]:
+    """Reduce a picture [H, W, 4] by the least whole factor that brings its longer side to at most `max_side`.
+
+    Colours are averaged; a reduced pixel belongs to the object if any of its pixels does.
+    """
+    factor = -(-max(rgba.shape[:2]) // max_side)
+    if factor == 1:
+        return rgba
+    height, width = (max(n // factor, 1) for n in rgba.shape[:2])
+    blocks = rgba[: height * factor, : width * factor]
+    # Row by row of each block, so that no float copy of the whole picture is made.
+    total = np.zeros((height, width, 3), np.uint32)
+    alpha = np.zeros((height, width), np.uint8)
+    for row in range(factor):
+        for column in range(factor):
+            part = blocks[row::factor, column::factor]
+            total += part[..., :3]
+            np.maximum(alpha, part[..., 3], out=alpha)
+    mean = ((total + factor * factor // 2) // (factor * factor)).astype(np.uint8)
+    return np.concatenate([mean, alpha[..., None]], axis=-1)
+
+
+def match_size(pointmap: Any, height: int, width: int) -> torch.Tensor:
+    """A caller's pointmap as [height, width, 3] float32, nearest points where sizes differ; unknown is NaN.
+
+    Raises:
+        InputError: not [H, W, 3], or of another aspect ratio.
+    """
+    points = torch.as_tensor(pointmap, dtype=torch.float32)
+    if points.ndim != 3 or points.shape[-1] != 3 or not points.numel():
+        raise InputError(f"the pointmap is {list(points.shape)}: give [height, width, 3]")
+    rows, columns = points.shape[:2]
+    if abs(rows * width - columns * height) > max(rows, columns) + max(width, height):
+        raise InputError(
+            f"the pointmap is {rows}x{columns} and the picture {height}x{width}: make it from that picture"
+        )
+    if (rows, columns) != (height, width):
+        r = ((torch.arange(height) + 0.5) * rows / height).long()
+        c = ((torch.arange(width) + 0.5) * columns / width).long()
+        points = points[r[:, None], c]
+    return torch.where(points.isfinite().all(-1, keepdim=True), points, torch.nan)
