@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -89,8 +90,8 @@ def _dispatch(arguments: list[str]) -> int:
     args = parser.parse(rest, overrides)
     if isinstance(args, int):
         return args
-    _log_to_stderr(verbose=args.verbose)
-    return int(module.main(args) or 0)
+    with _log_to_stderr(verbose=args.verbose):
+        return int(module.main(args) or 0)
 
 
 def _overview() -> Parser:
@@ -105,14 +106,20 @@ def _overview() -> Parser:
     return parser
 
 
-def _log_to_stderr(verbose: bool) -> None:
+@contextlib.contextmanager
+def _log_to_stderr(verbose: bool) -> Iterator[None]:
+    """Shows the package's log lines while a command runs; a program that calls `main` keeps its own logging."""
     logger = logging.getLogger("fast_sam3d")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
+    level = logger.level
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class _Terminated(BaseException):
