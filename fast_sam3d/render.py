@@ -266,9 +266,10 @@ def _splat_conics(cloud: GaussianCloud, order: np.ndarray, camera: Camera) -> np
     axes = camera.rotation.T @ (turn * cloud.get_scaling[order].astype(np.float64)[:, None, :])  # columns, camera frame
     local = cloud.get_xyz[order].astype(np.float64) @ camera.rotation + camera.translation
     ratio = camera.focal / local[:, 2]
-    # Rows of the projection's Jacobian, u = cx - f x / z: -(f / z) (1, 0, -x / z), the same for v with y.
+    # Rows of the projection's Jacobian, u = cx - f x / z: -(f / z) (1, 0, -x / z), the same for v with y. The sign
+    # of both falls out of the covariance.
     slope = np.clip(local[:, :2] / local[:, 2:], -1e3, 1e3)
-    image = -ratio[:, None, None] * (axes[:, :2] - slope[:, :, None] * axes[:, 2:])
+    image = ratio[:, None, None] * (axes[:, :2] - slope[:, :, None] * axes[:, 2:])
     covariance = image @ image.transpose(0, 2, 1)
     xx, xy, yy = covariance[:, 0, 0] + BLUR_PX2, covariance[:, 0, 1], covariance[:, 1, 1] + BLUR_PX2
     return np.stack([yy, -xy, xx], axis=1) / (xx * yy - xy * xy)[:, None]

@@ -217,13 +217,15 @@ def test_mesh_to_trimesh_keeps_frame_and_colours():
     assert (mesh.visual.vertex_colors[:, 3] == 255).all()
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("flip", [False, True])
-def test_normals_point_outwards(flip):
+def test_normals_point_outwards(flip, half):
     ball = trimesh.creation.icosphere(subdivisions=2, radius=0.3)
-    ball.apply_translation((5.0, 0, 0))  # an open or moved mesh must not be judged from the origin
+    if half:  # an open mesh that turns its back on the origin must not be judged from there
+        ball.update_faces(ball.triangles_center[:, 0] < 0)
+    ball.apply_translation((5.0, 0, 0))
     faces = torch.tensor(np.asarray(ball.faces))
     mesh = mesh_to_trimesh(decoded(ball, faces=faces.flip(1) if flip else faces))
-    assert mesh.volume > 0
     assert (np.einsum("ij,ij->i", mesh.vertex_normals, mesh.vertices - [5, 0, 0]) > 0).all()
 
 

@@ -18,14 +18,14 @@ HEIGHT, WIDTH, FOCAL, SCALE = 90, 120, 110.0, 0.6
 
 
 def scene(translation=(0.15, 0.1, 2.0)):
-    """A two-coloured bar (red at +x, blue at -x) seen from its -y side, above: input picture, mask and result."""
+    """A two-coloured bar (red at +x, blue at -x) seen from its -y side, above and a little from +x: input picture, mask and result."""
     box = trimesh.creation.box((0.9, 0.3, 0.3))
     vertices, faces = trimesh.remesh.subdivide(*trimesh.remesh.subdivide(box.vertices, box.faces))
     colors = np.where(vertices[:, :1] > 0, [[0.9, 0.1, 0.1]], [[0.1, 0.1, 0.9]])
     mesh = SimpleNamespace(
         vertices=vertices, faces=faces, vertex_attrs=np.concatenate([colors, colors], axis=1), success=True
     )
-    rotation = Camera.orbit(0.0, 25.0).rotation  # row vectors: object to camera
+    rotation = Camera.orbit(20.0, 25.0).rotation  # row vectors: object to camera; not symmetric, so its transpose shows
     quaternion = trimesh.transformations.quaternion_from_matrix(rotation)
     result = {
         "mesh": [mesh],
