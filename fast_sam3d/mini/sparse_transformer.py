@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fast_sam3d.mini.layers import FeedForward, HeadRMSNorm, sinusoid
+from fast_sam3d.mini.layers import FeedForward, HeadRMSNorm, attend, sinusoid
 from fast_sam3d.mini.sparse import SparseTensor
 from fast_sam3d.mini.sparse_grid import Windows
 
@@ -52,7 +52,7 @@ class ObjectAttention(nn.Module):
         if self.qk_rms_norm:
             q, k = self.q_rms_norm(q[None])[0], self.k_rms_norm(k[None])[0]
         # One call per object: objects differ in size, and a mask would cost the square of their sum.
-        rows = [F.scaled_dot_product_attention(q[None, :, r], k[None, :, r], v[None, :, r])[0] for r in x.layout]
+        rows = [attend(q[None, :, r], k[None, :, r], v[None, :, r])[0] for r in x.layout]
         attended = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
         return x.replace(self.to_out(attended.transpose(0, 1).flatten(1)))
 
@@ -78,7 +78,7 @@ class ContextAttention(nn.Module):
         if self.qk_rms_norm:
             q, k = self.q_rms_norm(q[None])[0], self.k_rms_norm(k)
         rows = [
-            F.scaled_dot_product_attention(q[None, :, r], k[b : b + 1], v[b : b + 1])[0] for b, r in enumerate(x.layout)
+            attend(q[None, :, r], k[b : b + 1], v[b : b + 1])[0] for b, r in enumerate(x.layout)
         ]
         attended = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
         return x.replace(self.to_out(attended.transpose(0, 1).flatten(1)))
@@ -115,7 +115,7 @@ class WindowAttention(nn.Module):
         for (count, size), end in zip(windows.groups, ends, strict=True):
             group = qkv[end - count * size : end].view(count, size, 3, self.num_heads, -1)
             q, k, v = group.permute(2, 0, 3, 1, 4).unbind(0)
-            out = F.scaled_dot_product_attention(q, k, v)
+            out = attend(q, k, v)
             parts.append(out.transpose(1, 2).reshape(count * size, -1))
         return torch.cat(parts)
 

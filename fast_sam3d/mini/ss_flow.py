@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_sam3d.mini.config import LAYOUT_CHANNELS, LAYOUT_STREAM, SHAPE_LEAF, STREAMS, SSFlowConfig
@@ -16,6 +15,7 @@ from fast_sam3d.mini.layers import (
     FeedForward,
     HeadRMSNorm,
     TimestepEmbedder,
+    attend,
     init_linears,
     merge_heads,
     split_heads,
@@ -58,7 +58,7 @@ class JointSelfAttention(nn.Module):
                 keys, values = k[name], v[name]
             else:
                 keys, values = torch.cat([*k.values()], dim=2), torch.cat([*v.values()], dim=2)
-            attended = F.scaled_dot_product_attention(q[name], keys, values)
+            attended = attend(q[name], keys, values)
             out[name] = self.to_out[name](merge_heads(attended))
         return out
 

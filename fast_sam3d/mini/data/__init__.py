@@ -1,0 +1,1 @@
+"""Procedural objects that the embedded model is trained and judged on."""

@@ -1,0 +1,88 @@
+"""The two autoencoders: occupancy to a latent grid, and what is inside the active voxels to eight channels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fast_sam3d.mini.data.samples import RESOLUTION
+from fast_sam3d.mini.data.shards import Objects
+from fast_sam3d.mini.ss_vae import SSDecoder, SSEncoder, sample_latent
+
+SS_KL = 1e-4
+SS_DILATION_WEIGHT = 1.0
+
+
+def occupancy(objects: Objects, indices: list[int]) -> Tensor:
+    """Occupancy grids [B, 1, R, R, R] float32 of some objects."""
+    grids = torch.zeros(len(indices), 1, RESOLUTION, RESOLUTION, RESOLUTION)
+    for row, index in enumerate(indices):
+        x, y, z = torch.from_numpy(objects.voxels("coords", index).astype(np.int64)).T
+        grids[row, 0, x, y, z] = 1
+    return grids
+
+
+def turn_about_z(grid: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn and mirror a batch [B, C, x, y, z] at random: eight times the shapes for the autoencoder."""
+    grid = torch.rot90(grid, int(torch.randint(4, (), generator=generator)), (2, 3))
+    return grid.flip(2) if torch.rand((), generator=generator) < 0.5 else grid
+
+
+class SSAutoencoderLoss:
+    """Binary cross-entropy and soft Dice of the occupancy, and a light KL term."""
+
+    def __init__(self, objects: Objects, encoder: SSEncoder, decoder: SSDecoder, device: torch.device) -> None:
+        self.objects, self.encoder, self.decoder, self.device = objects, encoder, decoder, device
+
+    def __call__(self, generator: torch.Generator, batch: int) -> dict[str, Tensor]:
+        picked = torch.randint(len(self.objects), (batch,), generator=generator).tolist()
+        truth = turn_about_z(occupancy(self.objects, picked), generator).to(self.device)
+        mean, logvar = self.encoder(truth)
+        mean, logvar = mean.float(), logvar.float()
+        latent = sample_latent(mean.cpu(), logvar.cpu(), generator).to(self.device)
+        logits = self.decoder(latent).float()
+        share = torch.sigmoid(logits)
+        overlap = 2 * (share * truth).sum((1, 2, 3, 4)) + 1
+        dice = 1 - overlap / ((share + truth).sum((1, 2, 3, 4)) + 1)
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return {
+            "bce": 10 * F.binary_cross_entropy_with_logits(logits, truth),
+            "dice": dice.mean(),
+            "kl": SS_KL * kl * mean[0].numel() / 64,
+        }
+
+
+@torch.no_grad()
+def normalise_latents(objects: Objects, encoder: SSEncoder, decoder: SSDecoder, device: torch.device) -> None:
+    """Fold a gain per channel into both networks so that latents have unit mean square: the flow's data scale."""
+    means = [encoder(occupancy(objects, list(range(i, i + 64))).to(device))[0] for i in range(0, 1024, 64)]
+    gain = torch.cat(means).square().mean((0, 2, 3, 4)).sqrt()
+    last = encoder.out_layer[-1]
+    n = len(gain)
+    last.weight[:n] /= gain[:, None, None, None, None]
+    last.bias[:n] /= gain
+    last.bias[n:] -= 2 * gain.log()
+    decoder.input_layer.weight *= gain[None, :, None, None, None]
+
+
+@torch.no_grad()
+def occupancy_iou(objects: Objects, encoder: SSEncoder, decoder: SSDecoder, device: torch.device) -> float:
+    """Mean intersection over union of decoded and true voxels, from the latent's mean."""
+    scores = []
+    for first in range(0, len(objects), 50):
+        truth = occupancy(objects, list(range(first, min(first + 50, len(objects))))).to(device) > 0
+        got = decoder(encoder(truth.float())[0]) > 0
+        scores.append((got & truth).sum((1, 2, 3, 4)) / (got | truth).sum((1, 2, 3, 4)))
+    return float(torch.cat(scores).mean())
+
+
+@torch.no_grad()
+def encode_shapes(objects: Objects, encoder: SSEncoder, device: torch.device) -> Tensor:
+    """Latents [n, r^3, 8] float16 of all objects: mean of the encoder, as shape tokens."""
+    rows = []
+    for first in range(0, len(objects), 64):
+        grids = occupancy(objects, list(range(first, min(first + 64, len(objects))))).to(device)
+        rows.append(encoder(grids)[0].flatten(2).transpose(1, 2).cpu().half())
+    return torch.cat(rows)
