@@ -97,7 +97,8 @@ def crop_condition(
     crop_mask = mask[row_of, column_of] & inside
     if crop_mask.sum() < MIN_MASK_PIXELS:
         reach = side * longer / out / 2**0.5
-        crop_mask |= _snap_to_mask(mask, row_of, column_of, reach) & inside
+        snapped = _snap_to_mask(mask, row_of, column_of, reach)
+        crop_mask, inside = crop_mask | snapped, inside | snapped
     points = torch.as_tensor(pointmap)[torch.from_numpy(row_of), torch.from_numpy(column_of)].float().cpu()
     points[~torch.from_numpy(inside)] = torch.nan
     try:
