@@ -61,24 +61,29 @@ class SLatTrunk(nn.Module):
 
 
 class SubdivideBlock(nn.Module):
-    """Each voxel becomes eight, refined by two sparse convolutions next to a linear skip connection."""
+    """Each voxel becomes eight, refined by two sparse convolutions next to a linear skip connection.
+
+    Departures from the public design, neither of which changes the cost: norms are per voxel, not over the object,
+    so that what a voxel decodes to depends on its neighbourhood alone and patches train like whole objects; and each
+    of the eight children has its own skip weights, where shared ones would leave it to the neighbours to tell
+    children apart.
+    """
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        # Norms per voxel, not over the object as group norms are: what a voxel decodes to then depends on its
-        # neighbourhood alone, so that patches and batches train and decode alike.
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.conv1 = SparseConv3d(channels, out_channels)
         self.norm2 = nn.LayerNorm(out_channels, eps=1e-6)
         self.conv2 = SparseConv3d(out_channels, out_channels)
-        self.skip_connection = nn.Linear(channels, out_channels) if channels != out_channels else nn.Identity()
+        self.skip_connection = nn.Linear(channels, 8 * out_channels)
+        nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """N voxels -> 8 N voxels; rows 8 n .. 8 n + 7 are the children of voxel n."""
         grid = x.grid.subdivided()
         h = self.conv1(subdivide(x.replace(F.silu(self.norm1(x.feats))), grid))
         h = self.conv2(h.replace(F.silu(self.norm2(h.feats))))
-        return h + self.skip_connection(subdivide(x, grid).feats)
+        return h + self.skip_connection(x.feats).view(len(grid), -1)
 
 
 class MeshDecoder(SLatTrunk):
