@@ -1,0 +1,205 @@
+"""The project as a stranger meets it: what a wheel holds, what an import costs, what make would do."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import fast_sam3d
+from fast_sam3d import resources
+from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.resources import checkout, checkpoint_roots, resource
+
+ROOT = Path(fast_sam3d.__file__).parents[1]
+PYPROJECT = (ROOT / "pyproject.toml").read_text() if (ROOT / "pyproject.toml").is_file() else ""
+# What `import fast_sam3d` must not bring in: torch, and everything that only some commands need.
+HEAVY = ("torch", "numpy", "hydra", "omegaconf", "trimesh", "skimage", "scipy", "PIL", "rich", "tqdm", "yaml")
+OPTIONAL = ("pytorch3d", "kaolin", "moge", "sam3d_objects", "torchvision")
+# The name to import where it is not the name to install.
+INSTALLED_AS = {"PIL": "pillow", "skimage": "scikit-image", "hydra": "hydra-core", "yaml": "pyyaml"}
+
+pytestmark = pytest.mark.skipif(not PYPROJECT, reason="needs the repository, not only the installed package")
+
+
+def python(*arguments: str, cwd: Path | None = None, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {"PYTHONPATH": str(path or ROOT), "PATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def loaded_after(code: str) -> set[str]:
+    done = python("-c", f"import sys\n{code}\nprint('\\n'.join(m.split('.')[0] for m in sys.modules))")
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+# --------------------------------------------------------------------------------------------------------- imports
+
+
+def test_import_is_light():
+    loaded = loaded_after("import fast_sam3d")
+    assert "fast_sam3d" in loaded
+    assert not loaded & {*HEAVY, *OPTIONAL}
+
+
+def test_help_is_light():
+    loaded = loaded_after("from fast_sam3d.cli import main\nmain(['--help'])")
+    assert not loaded & {*HEAVY, *OPTIONAL}
+
+
+def test_help_of_infer_needs_no_torch():
+    assert "torch" not in loaded_after("from fast_sam3d.cli import main\nmain(['infer', '--help'])")
+
+
+def test_a_mistake_in_the_input_needs_no_torch():
+    assert "torch" not in loaded_after("from fast_sam3d.cli import main\nmain(['infer', '--image_path', 'nowhere'])")
+
+
+def test_the_whole_api_needs_no_optional_package():
+    names = ", ".join(fast_sam3d.__all__)
+    loaded = loaded_after(f"from fast_sam3d import {names}")
+    assert "torch" in loaded
+    assert not loaded & {*OPTIONAL, "hydra", "trimesh", "skimage", "scipy"}
+
+
+def top_level_imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_every_import_is_a_declared_dependency():
+    dependencies = re.search(r"^dependencies = \[(.*?)^\]", PYPROJECT, re.M | re.S).group(1)
+    declared = {name.lower().replace("_", "-") for name in re.findall(r'"([A-Za-z0-9_-]+)', dependencies)}
+    for path in (ROOT / "fast_sam3d").rglob("*.py"):
+        for name in top_level_imports(path) - set(sys.stdlib_module_names) - {"fast_sam3d", *OPTIONAL}:
+            assert INSTALLED_AS.get(name, name) in declared, f"{path} imports {name}"
+
+
+def test_one_version():
+    assert re.search(r'^version = "(.+)"', PYPROJECT, re.M).group(1) == fast_sam3d.__version__
+
+
+# ------------------------------------------------------------------------------------------------------- resources
+
+
+def test_a_checkout_uses_its_own_folders():
+    assert checkout() == ROOT
+    assert resource("configs") == ROOT / "configs"
+
+
+def test_an_installed_copy_uses_what_travelled_with_it(tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "fast_sam3d"
+    (package / "_data" / "configs").mkdir(parents=True)
+    (package / "_data" / "checkpoints" / "mini").mkdir(parents=True)
+    monkeypatch.setattr(resources, "_PACKAGE", package)
+    assert checkout() is None
+    assert resource("configs") == package / "_data" / "configs"
+    assert package / "_data" / "checkpoints" in checkpoint_roots()
+    with pytest.raises(FastSam3dError, match="examples is missing"):
+        resource("examples")
+
+
+def test_the_working_folder_comes_first(elsewhere):
+    (elsewhere / "checkpoints").mkdir()
+    assert checkpoint_roots()[0] == elsewhere / "checkpoints"
+
+
+# ----------------------------------------------------------------------------------------------------------- wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    builder = pytest.importorskip("hatchling.builders.wheel")
+    folder = tmp_path_factory.mktemp("wheel")
+    return Path(next(iter(builder.WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"]))))
+
+
+def test_wheel_holds_the_configuration_and_the_weights(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder in ("configs", "checkpoints/mini"):
+        here = {f"fast_sam3d/_data/{p.relative_to(ROOT)}" for p in (ROOT / folder).rglob("*") if p.is_file()}
+        assert here
+        assert here <= names
+    assert {f"fast_sam3d/{p.relative_to(ROOT / 'fast_sam3d')}" for p in (ROOT / "fast_sam3d").rglob("*.py")} <= names
+    tops = {name.split("/")[0] for name in names}
+    assert {t for t in tops if not t.endswith(".dist-info")} == {"fast_sam3d"}
+
+
+def test_wheel_works_in_an_empty_folder(wheel, tmp_path):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    zipfile.ZipFile(wheel).extractall(site)
+    done = python("-m", "fast_sam3d.cli", "config", "--enable_acceleration", "seed=3", cwd=empty, path=site)
+    assert done.returncode == 0, done.stderr
+    assert "seed: 3" in done.stdout
+    code = (
+        "from fast_sam3d.resources import checkout, resource; from fast_sam3d.loading import find_checkpoint;"
+        "assert checkout() is None; print(find_checkpoint().folder); print(resource('configs'))"
+    )
+    done = python("-c", code, cwd=empty, path=site)
+    data = site.resolve() / "fast_sam3d" / "_data"
+    assert done.stdout.split() == [str(data / "checkpoints" / "mini"), str(data / "configs")], done.stderr
+    assert list(empty.iterdir()) == []
+
+
+def test_the_embedded_weights_are_small():
+    sizes = [p.stat().st_size for p in (ROOT / "checkpoints" / "mini").rglob("*.safetensors")]
+    assert sizes
+    assert sum(sizes) <= 25e6
+
+
+# ------------------------------------------------------------------------------------------------------------ make
+
+
+def would_run(target: str, *variables: str, tmp_path: Path) -> list[str]:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    done = subprocess.run(
+        ["make", "-n", target, f"VENV={tmp_path / 'venv'}", *variables], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def index_of(lines: list[str], text: str) -> int:
+    return next(i for i, line in enumerate(lines) if text in line)
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint"])
+def test_make_installs_the_chosen_torch_before_anything_else(target, tmp_path):
+    lines = would_run(target, "TORCH=torch==9.9", "TORCH_ARGS=--index-url elsewhere", tmp_path=tmp_path)
+    torch = index_of(lines, 'install --index-url elsewhere "torch==9.9"')
+    assert index_of(lines, "-m venv") < torch < index_of(lines, 'install -e ".[test]"')
+
+
+def test_make_demo_runs_the_main_job_accelerated(tmp_path):
+    lines = would_run("demo", tmp_path=tmp_path)
+    line = lines[index_of(lines, "infer.py")]
+    assert "--enable_acceleration" in line
+    example = re.search(r"--image_path (\S+)", line).group(1)
+    assert (ROOT / example / "image.png").is_file()
+
+
+def test_the_check_runs_tests_and_linters():
+    text = (ROOT / ".ci" / "run").read_text()
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    assert text.index("make test") < text.index("make lint")
+
+
+@pytest.mark.parametrize("name", ["infer.py", "infer_scene.py"])
+def test_scripts_are_a_few_lines_and_explain_themselves(name, elsewhere):
+    assert len((ROOT / name).read_text().splitlines()) < 15
+    done = python(str(ROOT / name), "--help", cwd=elsewhere, path=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert "--output_dir" in done.stdout
