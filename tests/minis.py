@@ -1,0 +1,68 @@
+"""The embedded pipeline at a tenth of its size with random weights, and a picture for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from fast_sam3d.mini.config import EmbedderConfig, SSDecoderConfig, SSFlowConfig
+from fast_sam3d.mini.pipeline import MiniPipeline
+from fast_sam3d.mini.pipeline_config import PipelineConfig, SamplingConfig
+from fast_sam3d.mini.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
+
+STEPS = 8
+VOXELS = 150
+WIDTH, HEADS = 24, 2
+
+CONFIG = PipelineConfig(
+    ss_embedder=EmbedderConfig(model_channels=WIDTH, num_heads=HEADS, num_blocks=1),
+    ss_flow=SSFlowConfig(model_channels=WIDTH, num_heads=HEADS, num_blocks=2, cond_channels=WIDTH),
+    ss_decoder=SSDecoderConfig(model_channels=16, num_res_blocks=1, refine_channels=4),
+    slat_embedder=None,
+    slat_flow=SLatFlowConfig(model_channels=WIDTH, num_heads=HEADS, num_blocks=2, cond_channels=WIDTH, io_channels=8),
+    slat_decoder_mesh=MeshDecoderConfig(model_channels=16, num_heads=HEADS, upsample_channels=(8, 8)),
+    slat_decoder_gs=GaussianDecoderConfig(model_channels=16, num_heads=HEADS, num_gaussians=1),
+    slat_decoder_gs_4=None,
+    ss_sampling=SamplingConfig(inference_steps=STEPS),
+    slat_sampling=SamplingConfig(inference_steps=STEPS, cfg_strength=1.0, rescale_t=1.0),
+)
+
+
+def random_mini(seed: int = 0) -> MiniPipeline:
+    """A pipeline whose every branch is alive and whose objects have a few hundred voxels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipeline = MiniPipeline(CONFIG)
+        for network in (pipeline.models, *pipeline.condition_embedders.values()):
+            for parameter in network.parameters():
+                # Also those that start at zero (gates, output layers): they would switch whole branches off.
+                spread = 0.5 / parameter.shape[-1] ** 0.5 if parameter.dim() > 1 else 0.1
+                parameter.add_(torch.randn(parameter.shape) * spread)
+        # A calmer distance field: noise would give a mesh of half a million faces.
+        mesh_layer = pipeline.models["slat_decoder_mesh"].out_layer
+        mesh_layer.weight.mul_(0.1)
+        mesh_layer.bias[0] = -0.5
+        _aim_at_few_voxels(pipeline)
+    return pipeline
+
+
+def _aim_at_few_voxels(pipeline: MiniPipeline) -> None:
+    """Shift the decoder's last bias so that about `VOXELS` logits are positive."""
+    logits: list[torch.Tensor] = []
+    decoder = pipeline.models["ss_decoder"]
+    hook = decoder.register_forward_hook(lambda module, args, output: logits.append(output))
+    last = [module for module in decoder.modules() if isinstance(module, nn.Conv3d)][-1]
+    last.bias += 100.0  # so that no voxel missing stops this run
+    pipeline.run(*picture(), seed=0, stage1_only=True)
+    hook.remove()
+    last.bias -= logits[0].flatten().topk(VOXELS).values[-1]
+
+
+def picture() -> tuple[np.ndarray, np.ndarray]:
+    """[48, 64, 3] uint8 gradient with a disc, and the disc as a [48, 64] bool mask."""
+    y, x = np.mgrid[:48, :64]
+    mask = (x - 30) ** 2 + (y - 22) ** 2 < 200
+    image = np.stack([x * 4, y * 5, (x + y) * 2], axis=-1).astype(np.uint8)
+    image[mask] = (220, 60, 30)
+    return image, mask
