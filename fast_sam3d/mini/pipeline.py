@@ -181,9 +181,11 @@ class MiniPipeline:
             raise ValueError(f"inference steps must be at least 1, got {steps}")
         generator.inference_steps = steps or previous
         generator.guidance.strength = strength
-        enabled = self.dtype != torch.float32
+        # Not a disabled autocast: some devices have none at all.
+        half = self.dtype != torch.float32
+        precision = torch.autocast(self.device.type, self.dtype) if half else contextlib.nullcontext()
         try:
-            with torch.no_grad(), torch.autocast(self.device.type, self.dtype if enabled else None, enabled=enabled):
+            with torch.no_grad(), precision:
                 yield
         finally:
             generator.inference_steps = previous
