@@ -22,6 +22,7 @@ __all__ = [
     "InputConfig",
     "OutputConfig",
     "PipelineConfig",
+    "check_methods",
     "compose",
     "group_options",
     "load",
@@ -100,6 +101,19 @@ def load(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None)
     """
     tree, choices = compose(overrides, values)
     return _validate(tree, choices)
+
+
+def check_methods(config: Config) -> None:
+    """Refuses wrong methods before a pipeline is loaded; `accelerate` checks them again against the live one.
+
+    Raises:
+        ConfigError: an unknown method or setting, or a value out of range.
+    """
+    if config.ss:
+        from fast_sam3d.adapters.sam3d import LAYOUT, SHAPE
+        from fast_sam3d.solve import build
+
+        build(config.ss, {"shape": (SHAPE,), "layout": LAYOUT}, path="ss")
 
 
 def group_options() -> dict[str, list[str]]:

@@ -68,7 +68,16 @@ def load_object(
     Raises:
         InputError: with one sentence that says what to do.
     """
-    image_file = _image_file(Path(image_path))
+    try:
+        return _load(Path(image_path), mask_index, mask_path, pointmap)
+    except InputError:
+        raise
+    except OSError as error:  # a folder that may not be listed, a name too long for the file system
+        raise InputError(f"{image_path} cannot be read ({error.strerror or error}): check the path") from error
+
+
+def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None, pointmap: str) -> ObjectInput:
+    image_file = _image_file(image_path)
     folder = image_file.parent
     image, alpha = _read_rgb(image_file)
     if mask_path is not None:
@@ -84,6 +93,11 @@ def load_object(
             mask_file = _pick_mask(masks, mask_index, folder)
             mask = read_mask(mask_file)
             label = str(int(mask_file.stem))
+    if mask.shape == image.shape[1::-1] != image.shape[:2]:
+        turned, _ = _read_rgb(image_file, upright=True)
+        if turned.shape[:2] == mask.shape:
+            log.info("%s: turned as its EXIF data says, because the mask is", image_file)
+            image = turned
     if mask.shape != image.shape[:2]:
         raise InputError(
             f"{mask_file} is {mask.shape[1]}x{mask.shape[0]} pixels and {image_file} is {image.shape[1]}x"
@@ -179,9 +193,16 @@ def _pick_mask(masks: dict[int, Path], index: int | None, folder: Path) -> Path:
     return masks[index]
 
 
-def _read_rgb(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Returns [H, W, 3] uint8 and the alpha channel [H, W] uint8 where there is one that varies."""
+def _read_rgb(path: Path, upright: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Returns [H, W, 3] uint8 and the alpha channel [H, W] uint8 where there is one that varies.
+
+    `upright` turns the picture as its EXIF data says. The stock loader does not, so it is no default.
+    """
+    from PIL import ImageOps
+
     picture = _eight_bit(_open(path), path)
+    if upright:
+        picture = ImageOps.exif_transpose(picture)
     if min(picture.size) < MIN_SIDE:
         raise InputError(f"{path} is {picture.width}x{picture.height} pixels: at least {MIN_SIDE} a side are needed")
     alpha = None

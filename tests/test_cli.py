@@ -390,6 +390,19 @@ def test_config_prints_what_composes_again(capsys):
     assert out.startswith("# picked: ")
 
 
+def test_config_checks_methods(capsys):
+    code, _, err = run(capsys, "config", "ss=fast_sam3d", "ss.when=3")
+    assert code == 2
+    assert "ss.when is 3" in err
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m fast_sam3d.cli config | true", shell=True, capture_output=True, text=True, cwd=checkout()
+    )
+    assert done.stderr == ""
+
+
 def test_commands_without_overrides_refuse_them(capsys):
     parser = Parser(prog="x")
     parser.add_argument("--steps-per-run", type=int)

@@ -150,6 +150,18 @@ def test_colours_under_full_transparency_are_kept(tmp_path, picture):
     np.testing.assert_array_equal(read_image(path), picture)
 
 
+def test_a_turned_photo_follows_its_mask(tmp_path, picture, disc, caplog):
+    caplog.set_level(logging.INFO, "fast_sam3d")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, shown turned clockwise
+    Image.fromarray(np.rot90(picture)).save(tmp_path / "image.png", exif=exif)
+    save(disc.astype(np.uint8) * 255, tmp_path / "0.png")
+    np.testing.assert_array_equal(load_object(tmp_path).image, picture)
+    assert "EXIF" in caplog.text
+    save(np.rot90(disc).astype(np.uint8) * 255, tmp_path / "1.png")
+    np.testing.assert_array_equal(load_object(tmp_path, 1).image, np.rot90(picture))
+
+
 # ------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -253,6 +265,10 @@ def test_tiny_picture(tmp_path):
 def test_float_picture_has_no_known_range(tmp_path, object_folder):
     Image.fromarray(np.ones((40, 48), np.float32)).save(tmp_path / "float.tif")
     refused("8-bit", image_path=tmp_path / "float.tif", mask_path=object_folder / "0.png")
+
+
+def test_names_that_the_file_system_refuses():
+    refused("cannot be read", image_path="x" * 5000)
 
 
 def test_folder_where_a_mask_file_belongs(object_folder, tmp_path):

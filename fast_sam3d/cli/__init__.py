@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     previous = _raise_on_termination()
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
     except FastSam3dError as error:
         print(f"{PROGRAM}: {_sentence(error)}", file=sys.stderr)
         return USER_ERROR
@@ -50,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _Terminated:
         return TERMINATED
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`). Python would complain once more when it flushes at exit.
-        sys.stdout = None  # type: ignore[assignment]
+        # Whoever read our output has gone (`| head`). What is left in the buffer must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
         if not _out_of_memory(error):
@@ -82,8 +85,7 @@ def _dispatch(arguments: list[str]) -> int:
     module = importlib.import_module(module_name)
     parser = Parser(prog=f"{PROGRAM} {name}", description=text[0].upper() + text[1:] + ".")
     module.add_arguments(parser)
-    if not any("--verbose" in action.option_strings for action in parser._actions):
-        parser.add_argument("-v", "--verbose", action="store_true", help="say more")
+    parser.add_argument("--verbose", action="store_true", help="say more")
     overrides = bool(getattr(module, "OVERRIDES", False))
     if overrides:
         parser.epilog = "Hydra overrides go beside the flags: ss=fast_sam3d ss.when.stride=4 pipeline.ss_steps=10"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.cli.flags import add_config_flags, config_from
-from fast_sam3d.config import Config
+from fast_sam3d.config import Config, check_methods
 from fast_sam3d.errors import InputError
 from fast_sam3d.images import ObjectInput, load_object
 from fast_sam3d.loading import Checkpoint, find_checkpoint
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     target = config.output.dir / given.name
     check_target(target, RESULT_NAMES)
     checkpoint = find_checkpoint(config.pipeline.tag)
-    _check_methods(config)
+    check_methods(config)
     run = run_object(config, given, checkpoint)
     with result_folder(target) as folder:
         written = write_results(folder, config, given, run)
@@ -148,16 +148,6 @@ def _report(config: Config, given: ObjectInput, run: Run, facts: Mapping[str, An
         **measured,
         "methods": run.methods,
     }
-
-
-def _check_methods(config: Config) -> None:
-    """Refuses a wrong method before a pipeline is loaded; `accelerate` checks again against the live one."""
-    if not config.ss:
-        return
-    from fast_sam3d.adapters.sam3d import LAYOUT, SHAPE
-    from fast_sam3d.solve import build
-
-    build(config.ss, {"shape": (SHAPE,), "layout": LAYOUT}, path="ss")
 
 
 def _print_summary(run: Run, target: Path, written: list[str]) -> None:

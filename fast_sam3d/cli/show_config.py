@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.cli.flags import add_config_flags, config_from
+from fast_sam3d.config import check_methods
 
 __all__ = ["add_arguments", "main"]
 
@@ -22,6 +23,7 @@ def main(args: argparse.Namespace) -> int:
     import yaml
 
     config = config_from(args)
+    check_methods(config)
     print(f"# picked: {', '.join(f'{group}={option}' for group, option in config.choices.items())}")
     tree = {
         "seed": config.seed,
