@@ -6,11 +6,12 @@ Every error names the bad key or value and the nearest valid ones, and is raised
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fast_sam3d.config_reader import Reader, dotted_keys
 from fast_sam3d.errors import ConfigError, suggest
 from fast_sam3d.resources import resource
 
@@ -222,7 +223,7 @@ def _own_hydra() -> Iterator[None]:
 
 def _check_key(key: str, override: str, tree: Any, choices: Mapping[str, str], groups: Mapping[str, list[str]]) -> None:
     """Refuses a key that the composed configuration does not have."""
-    known = set(_keys(tree))
+    known = set(dotted_keys(tree))
     if key in known:
         return
     head = key.split(".", 1)[0]
@@ -240,17 +241,9 @@ def _check_key(key: str, override: str, tree: Any, choices: Mapping[str, str], g
     raise ConfigError(f"there is no configuration key '{key}': {suggest(key, known | set(groups))}")
 
 
-def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        yield name
-        if isinstance(value, Mapping) or hasattr(value, "items"):
-            yield from _keys(value, name + ".")
-
-
 def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
-    read = _Reader(tree)
-    modules = {name: read.mapping(name) for name in MODULES}
+    read = Reader(tree)
+    modules = {name: read.mapping(name, f"{name}={option}") for name, option in ACCELERATED.items()}
     config = Config(
         seed=read.integer("seed", 0, SEED_MAX),
         input=InputConfig(
@@ -275,79 +268,6 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
     if config.input.mask_index is not None and config.input.mask_path is not None:
         raise ConfigError("input.mask_index and input.mask_path both name a mask: give one of them")
     return config
-
-
-class _Reader:
-    """Takes values out of a composed tree, checks their type and range, and remembers which were taken."""
-
-    def __init__(self, tree: Mapping[str, Any]) -> None:
-        self._tree = tree
-        self._read: set[str] = set()
-
-    def raw(self, key: str) -> Any:
-        node: Any = self._tree
-        for part in key.split("."):
-            if not isinstance(node, Mapping) or part not in node:
-                raise ConfigError(f"the configuration lacks {key}: an override replaced the group that holds it")
-            node = node[part]
-        self._read.add(key)
-        return node
-
-    def optional(self, key: str, reader: Callable[[str], Any]) -> Any:
-        return None if self.raw(key) is None else reader(key)
-
-    def integer(self, key: str, low: int, high: int) -> int:
-        value = self.raw(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ConfigError(f"{key} is {value!r}: give a whole number from {low} to {high}")
-        return value
-
-    def boolean(self, key: str) -> bool:
-        value = self.raw(key)
-        if not isinstance(value, bool):
-            raise ConfigError(f"{key} is {value!r}: give true or false")
-        return value
-
-    def text(self, key: str) -> str:
-        value = self.raw(key)
-        if isinstance(value, bool) or not isinstance(value, (str, int, float, Path)) or not str(value):
-            raise ConfigError(f"{key} is {value!r}: give a text")
-        return str(value)
-
-    def path(self, key: str) -> Path | None:
-        text = self.optional(key, self.text)
-        return None if text is None else Path(text).expanduser()
-
-    def choice(self, key: str, valid: Sequence[str]) -> str:
-        value = self.raw(key)
-        if value not in valid:
-            raise ConfigError(f"{key} is {value!r}: {suggest(str(value), valid)}")
-        return value
-
-    def choices(self, key: str, valid: Sequence[str]) -> tuple[str, ...]:
-        value = self.raw(key)
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, list) or not items:
-            raise ConfigError(f"{key} is {value!r}: give one or more of {', '.join(valid)}, as [{valid[0]},{valid[1]}]")
-        for item in items:
-            if item not in valid:
-                raise ConfigError(f"{key} holds {item!r}: {suggest(str(item), valid)}")
-        return tuple(dict.fromkeys(items))
-
-    def mapping(self, key: str) -> Mapping[str, Any]:
-        value = self.raw(key)
-        if value is None:
-            return {}
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{key} is {value!r}: pick a file of configs/{key}, such as {key}={ACCELERATED[key]}")
-        return dict(value)
-
-    def refuse_unread(self) -> None:
-        """Refuses keys that nothing reads, such as those added with a plus sign."""
-        for key in _keys(self._tree):
-            covered = any(key == r or r.startswith(key + ".") or key.startswith(r + ".") for r in self._read)
-            if not covered:
-                raise ConfigError(f"there is no configuration key '{key}': {suggest(key, self._read)}")
 
 
 def _first_line(error: BaseException) -> str:

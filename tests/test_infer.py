@@ -1,0 +1,272 @@
+"""`fast-sam3d infer`: what is written and, above all, what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fast_sam3d import cli, export, loading
+from fast_sam3d.cli import infer
+from fast_sam3d.loading import Checkpoint
+from tests.fakes import same_vars, snapshot
+from tests.stand_in import StandIn, files, run
+
+RESULTS = {"gaussians.ply", "mesh.glb", "pose.json", "preview.png", "report.json"}
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
+    """What `infer` finds and loads, whatever it is asked for."""
+    made = StandIn()
+    found = Checkpoint("mini", tmp_path, "mini", "the test says so")
+    monkeypatch.setattr(infer, "find_checkpoint", lambda tag: found)
+    monkeypatch.setattr(loading, "load_checkpoint", lambda checkpoint, device, dtype: made)
+    return made
+
+
+# ----------------------------------------------------------------------------------------------------------- infer
+
+
+def test_infer_writes_every_result(pipeline, object_folder, elsewhere, capsys, picture, disc):
+    code, out, _ = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 0
+    folder = elsewhere / "outputs" / "cup_0"
+    assert files(elsewhere) == {"outputs", "outputs/cup_0", *(f"outputs/cup_0/{n}" for n in RESULTS)}
+    assert f"results in {Path('outputs/cup_0')}" in out
+    np.testing.assert_array_equal(pipeline.arguments["image"], picture)
+    np.testing.assert_array_equal(pipeline.arguments["mask"], disc)
+    assert pipeline.arguments["seed"] == 42
+    assert pipeline.arguments["pointmap"] is None
+    assert Image.open(folder / "preview.png").width > 256
+    assert len(export.load_gaussians_ply(folder / "gaussians.ply").get_xyz) == 4
+    assert json.loads((folder / "pose.json").read_text())["translation"] == [0, 0, 2]
+    assert (folder.stat().st_mode & 0o777) == (object_folder.stat().st_mode & 0o777)
+
+
+def test_the_glb_opens_with_colours(pipeline, object_folder, elsewhere, capsys):
+    import trimesh
+
+    run(capsys, "infer", "--image_path", object_folder)
+    mesh = trimesh.load(elsewhere / "outputs/cup_0/mesh.glb", force="mesh")
+    assert mesh.is_watertight
+    assert mesh.volume > 0
+    assert len(np.unique(mesh.visual.vertex_colors[:, :3])) > 4
+
+
+def test_report_tells_the_run(pipeline, object_folder, elsewhere, capsys):
+    code, out, _ = run(
+        capsys, "infer", "--image_path", object_folder, "--enable_acceleration", "--seed", 7, "pipeline.slat_steps=4"
+    )
+    assert code == 0
+    report = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())
+    assert report["seed"] == 7
+    assert report["steps"] == {"ss": 25, "slat": 4}
+    assert report["methods"]["ss"]["when"] == {"name": "stride", "stride": 3, "warmup": 2}
+    calls = report["network_calls"]
+    assert (calls["ss"]["steps_evaluated"], calls["ss"]["steps"]) == (10, 25)
+    assert calls["ss"]["saved"] > 0
+    assert calls["slat"]["saved"] == 0
+    assert report["peak_memory_bytes"]["host"] > 1e7
+    assert report["seconds"]["ss"] > 0
+    assert report["result"]["mesh"]["watertight"] is True
+    assert report["result"]["gaussians"] == 4
+    assert "sparse structure" in out
+    assert "10/25" in out
+
+
+def test_without_acceleration_nothing_is_installed(pipeline, object_folder, elsewhere, capsys):
+    before = snapshot(pipeline)
+    run(capsys, "infer", "--image_path", object_folder)
+    after = snapshot(pipeline)
+    after[""].pop("arguments")
+    for name in ("ss", "slat"):
+        for state in (before, after):
+            state[f"models.{name}_generator"].pop("inference_steps")
+    assert same_vars(before, after)
+    report = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())
+    assert report["methods"] == {}
+    assert report["network_calls"]["ss"]["saved"] == 0
+
+
+def test_flags_reach_the_run(pipeline, object_folder, elsewhere, capsys):
+    code, *_ = run(
+        capsys, "infer", f"--image-dir={object_folder}", "--mask_index", 11, "--output-dir", "my results",
+        "--enable_ss_cache", "--ss_cache_stride", 4, "--ss_warmup", 3, "--ss_order", 2, "--ss_momentum_beta", 0.7,
+        "pipeline.formats=[mesh]", "output.preview=false",
+    )  # fmt: skip
+    assert code == 0
+    folder = elsewhere / "my results" / "cup_11"
+    assert files(folder) == {"mesh.glb", "pose.json", "report.json"}
+    method = json.loads((folder / "report.json").read_text())["methods"]["ss"]
+    assert method["when"] == {"name": "stride", "stride": 4, "warmup": 3}
+    assert method["predict"]["shape"]["order"] == 2
+    assert method["predict"]["translation"]["beta"] == 0.7
+
+
+def test_pointmap_is_handed_on_as_a_tensor(pipeline, object_folder, elsewhere, capsys):
+    np.save(object_folder / "pointmap.npy", np.ones((40, 48, 3), np.float32))
+    run(capsys, "infer", "--image_path", object_folder)
+    assert pipeline.arguments["pointmap"].shape == (40, 48, 3)
+    run(capsys, "infer", "--image_path", object_folder, "--no-pointmap")
+    assert pipeline.arguments["pointmap"] is None
+
+
+def test_a_new_result_replaces_the_old_one_whole(pipeline, object_folder, elsewhere, capsys):
+    run(capsys, "infer", "--image_path", object_folder)
+    code, *_ = run(capsys, "infer", "--image_path", object_folder, "pipeline.formats=[gaussian]")
+    assert code == 0
+    assert files(elsewhere / "outputs") == {"cup_0", *(f"cup_0/{n}" for n in RESULTS - {"mesh.glb"})}
+
+
+def test_a_mesh_without_faces_leaves_the_rest(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+    plain_run = StandIn.run
+
+    def without_faces(self, *arguments, **options):
+        result = plain_run(self, *arguments, **options)
+        result["mesh"][0].faces = result["mesh"][0].faces[:0]
+        return result
+
+    monkeypatch.setattr(StandIn, "run", without_faces)
+    code, _, err = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 0
+    assert "no mesh.glb is written" in err
+    assert files(elsewhere / "outputs/cup_0") == RESULTS - {"mesh.glb"}
+
+
+# ------------------------------------------------------------------------------------- mistakes: exit code 2, no file
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--image_path"]),
+        (["--image_path", "nowhere"], ["no picture at nowhere"]),
+        (["--image_path", "{cup}", "--mask_index", "1"], ["0, 2, 11"]),
+        (["--image_path", "{cup}", "--mask_index", "x"], ["--mask_index", "x", "--help"]),
+        (["--image_path", "{cup}", "--mask_index", "1", "--mask_path", "a"], ["both name a mask"]),
+        (["--image_path"], ["--image_path", "expected one argument"]),
+        (["--image_path", "{cup}", "--see", "3"], ["no flag --see", "'--seed'"]),
+        (["--image_path", "{cup}", "--enable_aceleration"], ["'--enable_acceleration'"]),
+        (["--image_path", "{cup}", "--seed=-3"], ["seed is -3"]),
+        (["--image_path", "{cup}", "sed=3"], ["'seed'"]),
+        (["--image_path", "{cup}", "stray"], ["'stray'", "key=value"]),
+        (["--image_path", "{cup}", "ss=fast"], ["no option 'fast'"]),
+        (["--image_path", "{cup}", "--ss_cache_stride", "3"], ["--ss_cache_stride", "--enable_acceleration"]),
+        (["--image_path", "{cup}", "--enable_acceleration", "--ss_cache_stride", "0"], ["ss.when.stride", "0"]),
+        (["--image_path", "{cup}", "--enable_acceleration", "--ss_momentum_beta", "7"], ["beta", "7"]),
+        (["--image_path", "{cup}", "--enable_acceleration", "ss.when.name=strid"], ["'strid'", "stride"]),
+        (["--image_path", "{cup}", "--slat_thresh", "1.5"], ["--slat_thresh", "later version"]),
+        (["--image_path", "{cup}", "--enable_slat_carving"], ["later version"]),
+        (["--image_path", "{cup}", "--mesh_spectral_threshold_low", "0.5"], ["later version"]),
+        (["--image_path", "{cup}", "--pointmap", "a.npz", "--no_pointmap"], ["exclude"]),
+        (["--image_path", "{cup}", "--pointmap", "a.npz"], ["no pointmap at a.npz"]),
+        (["--image_path", "{cup}", "--output_dir", "{cup}/image.png"], ["is a file"]),
+        (["--image_path", "{cup}", "--output_dir", "{cup}/image.png/deeper"], ["is a file"]),
+        (["--image_path", "{cup}", "--output_dir", "/proc/none"], ["cannot be written"]),
+    ],
+)
+def test_mistakes_are_one_sentence(pipeline, object_folder, elsewhere, capsys, arguments, words):
+    if "/proc/none" in arguments and not Path("/proc").is_dir():
+        pytest.skip("there is no /proc here")
+    before = files(object_folder)
+    code, out, err = run(capsys, "infer", *[a.replace("{cup}", str(object_folder)) for a in arguments])
+    assert (code, out) == (2, "")
+    sentences = [line for line in err.splitlines() if line.startswith("fast-sam3d: ")]
+    assert len(sentences) == 1
+    assert "Traceback" not in err
+    for word in words:
+        assert word in sentences[0]
+    assert files(elsewhere) == set()
+    assert files(object_folder) == before
+    assert not hasattr(pipeline, "arguments"), "the pipeline ran"
+
+
+def test_results_never_replace_a_folder_with_other_files(pipeline, object_folder, elsewhere, capsys):
+    before = files(object_folder)
+    (object_folder.parent / "cup_0").mkdir()
+    (object_folder.parent / "cup_0" / "notes.txt").write_text("mine")
+    code, _, err = run(capsys, "infer", "--image_path", object_folder, "--output_dir", object_folder.parent)
+    assert code == 2
+    assert "notes.txt" in err
+    assert (object_folder.parent / "cup_0" / "notes.txt").read_text() == "mine"
+    assert files(object_folder) == before
+
+
+def test_weights_that_are_not_there(object_folder, elsewhere, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "checkpoint_roots", lambda: [])
+    code, _, err = run(capsys, "infer", "--image_path", object_folder, "--tag", "hf")
+    assert code == 2
+    assert "request access" in err
+    assert files(elsewhere) == set()
+
+
+# ------------------------------------------------------------------------------- interruptions leave nothing behind
+
+
+def interrupt(*arguments: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("place", "name"), [(StandIn, "run"), (export, "save_glb"), (export, "save_json")])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_ctrl_c_leaves_no_file_and_the_older_result(
+    pipeline, object_folder, elsewhere, capsys, monkeypatch, place, name, earlier
+):
+    if earlier:
+        run(capsys, "infer", "--image_path", object_folder)
+    content = {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()}
+    before = files(elsewhere)
+    monkeypatch.setattr(place, name, interrupt)
+    code, _, err = run(capsys, "infer", "--image_path", object_folder, "--seed", 5)
+    assert code == 130
+    assert "interrupted" in err
+    assert files(elsewhere) == before
+    assert {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()} == content
+
+
+def test_termination_too(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+    monkeypatch.setattr(export, "save_glb", lambda *a, **o: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
+    before = signal.getsignal(signal.SIGTERM)
+    code, *_ = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 143
+    assert files(elsewhere) == set()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_full_disk_is_one_sentence(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "save_glb", full)
+    code, _, err = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 2
+    assert "No space left on device): free some space" in err
+    assert files(elsewhere) == set()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried")])
+def test_out_of_memory_says_what_helps(pipeline, object_folder, elsewhere, capsys, monkeypatch, error):
+    def run_out(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(StandIn, "run", run_out)
+    code, _, err = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 1
+    assert "out of memory" in err
+
+
+def test_our_own_mistakes_are_not_hidden(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(export, "save_glb", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["infer", "--image_path", str(object_folder)])
+    assert files(elsewhere) == set()
