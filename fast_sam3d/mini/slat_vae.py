@@ -13,9 +13,6 @@ from fast_sam3d.mini.sparse import SparseConv3d, SparseTensor
 SAMPLE_CHANNELS = CELLS_PER_VOXEL + 3
 """Encoder input per voxel: signed distances of its fine cells, in voxels and within -1..1, then RGB in 0..1."""
 
-COLOUR_GAIN = 4.0
-"""Applied to colours moved to -1..1: three numbers then start with the same say in the latent as 64 distances."""
-
 FIRST_LOG_VARIANCE = -4.0
 """Of the posterior before training: unit noise would drown what the decoder should first learn to read."""
 
@@ -67,7 +64,8 @@ class SLatEncoder(nn.Module):
         if x.feats.shape[1] != SAMPLE_CHANNELS:
             raise ValueError(f"{SAMPLE_CHANNELS} features per voxel expected, got {x.feats.shape[1]}")
         distance, colour = x.feats.split([CELLS_PER_VOXEL, 3], dim=1)
-        h = self.input_layer(torch.cat([distance, COLOUR_GAIN * (2 * colour - 1)], dim=1))
+        centred = torch.cat([distance, 2 * colour - 1], dim=1)
+        h = self.input_layer(centred)
         for i, block in enumerate(self.blocks):
             h = block(h)
             if i == 0 and self.conv is not None:

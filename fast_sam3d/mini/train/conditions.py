@@ -12,7 +12,7 @@ from fast_sam3d.mini.pose import LAYOUT_LEAVES, encode_pose
 POINT_NOISE = 0.02  # scene scales, on half of the crops
 TINT = 0.1  # of each colour channel's gain
 
-LAYOUT_VIEWS = ("image", "mask", "pointmap", "descriptor", "pose")
+
 
 
 def poses(rows: np.ndarray) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from fast_sam3d.mini.surface_targets import gaussian_loss, surface_targets
 from fast_sam3d.mini.train.conditions import crops
 from fast_sam3d.mini.train.flows import keep_condition, sample_times
 
-SLAT_KL = 1e-4
+SLAT_KL = 5e-4
 NEAR = 0.5  # voxels; distances closer to the surface than this weigh `NEAR_WEIGHT` times as much
 NEAR_WEIGHT = 4.0
 
@@ -56,7 +56,7 @@ class SLatAutoencoderLoss:
         weight = torch.where(sdf.abs() < NEAR, NEAR_WEIGHT, 1.0)
         losses = {
             "sdf": 5 * (weight * F.smooth_l1_loss(got.float().clamp(-1.5, 1.5), sdf, reduction="none", beta=0.05)).mean(),
-            "rgb": (colour.float() - rgb[:, None]).square().mean() * 5,
+            "rgb": (colour.float() - rgb[:, None]).square().mean() * 10,
             "kl": SLAT_KL * 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean(),
         }
         flat = rgb[:, None].expand(-1, sdf.shape[1], -1)

@@ -1,0 +1,84 @@
+"""What `train-mini` does by default: amounts of data, lengths of the stages, sizes of the networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from fast_sam3d.mini.config import EmbedderConfig, SSDecoderConfig, SSEncoderConfig, SSFlowConfig
+from fast_sam3d.mini.pipeline_config import PipelineConfig, SamplingConfig
+from fast_sam3d.mini.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatEncoderConfig, SLatFlowConfig
+from fast_sam3d.mini.train.loop import Schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Objects are counted from seed 0 upwards; schedules are per stage.
+
+    Args:
+        objects, views: training objects and pictures of each.
+        ss_vae_objects, slat_vae_objects: how many of them the autoencoders use; they converge on fewer.
+        noise_draws: noises per crop and update of the SS flow.
+        ss_encoder, slat_encoder: sizes of what is trained but not shipped.
+        pipeline: sizes of what is shipped, and how it samples.
+    """
+
+    objects: int = 20_000
+    views: int = 3
+    ss_vae_objects: int = 10_000
+    slat_vae_objects: int = 4_000
+    noise_draws: int = 2
+    ss_vae: Schedule = Schedule(3000, 32, rate=2e-3, average=0.995)
+    slat_vae: Schedule = Schedule(600, 2, rate=2e-3, average=0.995, checkpoint=100)
+    ss_flow: Schedule = Schedule(6000, 128, rate=1.5e-3, warmup=100, checkpoint=100)
+    slat_flow: Schedule = Schedule(4000, 8, rate=1.5e-3, warmup=100, checkpoint=100)
+    ss_encoder: SSEncoderConfig = SSEncoderConfig()
+    slat_encoder: SLatEncoderConfig = SLatEncoderConfig()
+    pipeline: PipelineConfig = field(
+        default_factory=lambda: PipelineConfig(
+            ss_embedder=EmbedderConfig(num_blocks=3, mlp_ratio=3.0),
+            ss_flow=SSFlowConfig(share_mod=True, mlp_ratio=3.0),
+            ss_decoder=SSDecoderConfig(),
+            slat_embedder=EmbedderConfig(num_blocks=2, mlp_ratio=2.0),
+            slat_flow=SLatFlowConfig(),
+            slat_decoder_mesh=MeshDecoderConfig(),
+            slat_decoder_gs=GaussianDecoderConfig(num_gaussians=8),
+            slat_decoder_gs_4=GaussianDecoderConfig(num_gaussians=4),
+            ss_sampling=SamplingConfig(cfg_strength=7.0, rescale_t=3.0),
+            slat_sampling=SamplingConfig(cfg_strength=1.0, rescale_t=1.0),
+        )
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("objects", "views", "ss_vae_objects", "slat_vae_objects", "noise_draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Recipe.{name} must be at least 1, got {getattr(self, name)}")
+        if max(self.ss_vae_objects, self.slat_vae_objects) > self.objects:
+            raise ValueError("the autoencoders cannot use more objects than there are")
+        if self.ss_flow.batch % self.noise_draws:
+            raise ValueError(f"ss_flow.batch must be a multiple of noise_draws={self.noise_draws}")
+
+    def scaled(self, share: float) -> Recipe:
+        """The same run with a share of the updates and objects, for a trial; 0 < share <= 1."""
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be in (0, 1], got {share}")
+
+        def fewer(count: int, least: int) -> int:
+            return max(round(count * share), least)
+
+        def shorter(schedule: Schedule) -> Schedule:
+            steps = fewer(schedule.steps, 2)
+            return replace(
+                schedule, steps=steps, warmup=max(min(schedule.warmup, steps // 4), 1),
+                checkpoint=min(schedule.checkpoint, max(steps // 2, 1)),
+            )  # fmt: skip
+
+        return replace(
+            self,
+            objects=fewer(self.objects, 4),
+            ss_vae_objects=fewer(self.ss_vae_objects, 4),
+            slat_vae_objects=fewer(self.slat_vae_objects, 4),
+            ss_vae=shorter(self.ss_vae),
+            slat_vae=shorter(self.slat_vae),
+            ss_flow=shorter(self.ss_flow),
+            slat_flow=shorter(self.slat_flow),
+        )

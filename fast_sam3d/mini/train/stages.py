@@ -1,0 +1,217 @@
+"""The stages of a training run, each resumable and each leaving a file that the next one reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fast_sam3d.mini.data.shards import HELD_OUT_SEED, Objects, generate, read
+from fast_sam3d.mini.embedder import ConditionEmbedder
+from fast_sam3d.mini.pipeline_config import PipelineConfig
+from fast_sam3d.mini.slat_decoder import GaussianDecoder, MeshDecoder
+from fast_sam3d.mini.slat_flow import StructuredLatentFlow
+from fast_sam3d.mini.slat_vae import SLatEncoder
+from fast_sam3d.mini.ss_flow import SparseStructureFlow
+from fast_sam3d.mini.ss_vae import SSDecoder, SSEncoder
+from fast_sam3d.mini.train import autoencoders, structured
+from fast_sam3d.mini.train.conditions import layout_statistics
+from fast_sam3d.mini.train.flows import SSFlowLoss
+from fast_sam3d.mini.train.loop import Trainer
+from fast_sam3d.mini.train.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+VALIDATION_OBJECTS = 200
+VIEW_ARRAYS = ("image", "mask", "pointmap", "descriptor", "pose")
+
+Modules = dict[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run's folder and settings."""
+
+    folder: Path
+    recipe: Recipe
+    seed: int
+    device: torch.device
+    processes: int
+
+    @cached_property
+    def training_shards(self) -> list[Path]:
+        return generate(self.folder / "data", 0, self.recipe.objects, self.recipe.views, self.processes)
+
+    @cached_property
+    def validation_shards(self) -> list[Path]:
+        count = min(VALIDATION_OBJECTS, self.recipe.objects)
+        return generate(self.folder / "data", HELD_OUT_SEED, count, self.recipe.views, self.processes)
+
+    def objects(self, count: int, *arrays: str) -> Objects:
+        """The first `count` training objects, rounded up to whole shards."""
+        total = 0
+        for last, path in enumerate(self.training_shards, 1):
+            first, stop = path.stem.split("-")[1:3]
+            total += int(stop) - int(first)
+            if total >= count:
+                return read(self.training_shards[:last], arrays)
+        return read(self.training_shards, arrays)
+
+    def train(self, stage: str, build: Callable[[], Modules], loss: Callable[[Modules], Callable]) -> Modules:
+        """Train one stage's modules, or finish what a killed run left."""
+        torch.manual_seed(self.seed)
+        modules = {name: module.to(self.device) for name, module in build().items()}
+        trainer = Trainer(stage, modules, getattr(self.recipe, stage), self.folder, self.seed, self.device)
+        return trainer.run(loss(modules))
+
+    def store(self, name: str, value: object) -> None:
+        aside = self.folder / f"{name}.tmp"
+        torch.save(value, aside)
+        aside.replace(self.folder / f"{name}.pt")
+
+    def stored(self, name: str) -> dict:
+        return torch.load(self.folder / f"{name}.pt", weights_only=True)
+
+    def has(self, name: str) -> bool:
+        return (self.folder / f"{name}.pt").exists()
+
+    def note(self, **measured: float) -> None:
+        """Add numbers to `quality.json`."""
+        path = self.folder / "quality.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(known | measured, indent=2))
+
+
+def run_ss_vae(run: Run) -> None:
+    """Occupancy autoencoder; leaves `ss_latents.pt`: both networks and the latents of all objects."""
+    if run.has("ss_latents"):
+        return
+    recipe, config = run.recipe, run.recipe.pipeline
+    objects = run.objects(recipe.ss_vae_objects, "coords")
+    modules = run.train(
+        "ss_vae",
+        lambda: {"encoder": SSEncoder(recipe.ss_encoder), "decoder": SSDecoder(config.ss_decoder)},
+        lambda m: autoencoders.SSAutoencoderLoss(objects, m["encoder"], m["decoder"], run.device),
+    )
+    encoder, decoder = modules["encoder"], modules["decoder"]
+    everything = run.objects(recipe.objects, "coords")
+    autoencoders.normalise_latents(everything, encoder, decoder, run.device)
+    held_out = read(run.validation_shards, ("coords",))
+    iou = autoencoders.occupancy_iou(held_out, encoder, decoder, run.device)
+    log.info("occupancy autoencoder: held-out IoU %.3f", iou)
+    run.note(ss_vae_iou=iou)
+    latents = autoencoders.encode_shapes(everything, encoder, run.device)
+    run.store("ss_latents", {"latents": latents, "decoder": decoder.state_dict()})
+
+
+def run_slat_vae(run: Run) -> None:
+    """Autoencoder of the voxels' contents; leaves `slat_latents.pt`: decoders, latents, and their mean and deviation."""
+    if run.has("slat_latents"):
+        return
+    recipe, config = run.recipe, run.recipe.pipeline
+    arrays = ("coords", "sdf", "rgb")
+    objects = run.objects(recipe.slat_vae_objects, *arrays)
+    modules = run.train(
+        "slat_vae",
+        lambda: {
+            "encoder": SLatEncoder(recipe.slat_encoder),
+            "mesh": MeshDecoder(config.slat_decoder_mesh),
+            "slat_decoder_gs": GaussianDecoder(config.slat_decoder_gs),
+            "slat_decoder_gs_4": GaussianDecoder(config.slat_decoder_gs_4),
+        },
+        lambda m: structured.SLatAutoencoderLoss(
+            objects, m["encoder"], m["mesh"], {k: m[k] for k in m if k.startswith("slat_decoder")}, run.device
+        ),
+    )
+    held_out = read(run.validation_shards, arrays)
+    error = structured.field_error(held_out, modules["encoder"], modules["mesh"], run.device)
+    log.info("voxel autoencoder: held-out errors %s", error)
+    run.note(**error)
+    everything = run.objects(recipe.objects, *arrays)
+    latents = structured.encode_contents(everything, modules["encoder"], run.device)
+    run.store(
+        "slat_latents",
+        {
+            "latents": latents,
+            "mean": latents.float().mean(0),
+            "std": latents.float().std(0).clamp_min(1e-3),
+            **{k if k != "mesh" else "slat_decoder_mesh": m.state_dict() for k, m in modules.items() if k != "encoder"},
+        },
+    )
+
+
+def run_ss_flow(run: Run) -> None:
+    """Flow of shape and layout; leaves `ss_generator.pt`: backbone, embedder and layout statistics."""
+    if run.has("ss_generator"):
+        return
+    recipe, config = run.recipe, run.recipe.pipeline
+    objects = run.objects(recipe.objects, *VIEW_ARRAYS)
+    statistics = layout_statistics(objects.arrays["pose"])
+    latents: Tensor = run.stored("ss_latents")["latents"]
+    modules = run.train(
+        "ss_flow",
+        lambda: {"backbone": SparseStructureFlow(config.ss_flow), "embedder": ConditionEmbedder(config.ss_embedder)},
+        lambda m: SSFlowLoss(
+            objects, latents, statistics, m["backbone"], m["embedder"], run.device, recipe.noise_draws
+        ),
+    )
+    run.store("ss_generator", {"statistics": statistics, **{k: m.state_dict() for k, m in modules.items()}})
+
+
+def run_slat_flow(run: Run) -> None:
+    """Flow of the structured latent; leaves `slat_generator.pt`: backbone and embedder."""
+    if run.has("slat_generator"):
+        return
+    recipe, config = run.recipe, run.recipe.pipeline
+    objects = run.objects(recipe.objects, "coords", *VIEW_ARRAYS)
+    stored = run.stored("slat_latents")
+    modules = run.train(
+        "slat_flow",
+        lambda: {
+            "backbone": StructuredLatentFlow(config.slat_flow),
+            "embedder": ConditionEmbedder(config.slat_embedder),
+        },
+        lambda m: structured.SLatFlowLoss(
+            objects, stored["latents"], stored["mean"], stored["std"], m["backbone"], m["embedder"], run.device
+        ),
+    )
+    run.store("slat_generator", {k: m.state_dict() for k, m in modules.items()})
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "ss_vae": run_ss_vae,
+    "slat_vae": run_slat_vae,
+    "ss_flow": run_ss_flow,
+    "slat_flow": run_slat_flow,
+}
+
+
+def export(run: Run, checkpoint: Path) -> None:
+    """Write the embedded pipeline's weights and `pipeline.yaml`; needs all stages."""
+    from fast_sam3d.mini.pipeline import MiniPipeline
+
+    ss, slat = run.stored("ss_generator"), run.stored("slat_generator")
+    voxels, contents = run.stored("ss_latents"), run.stored("slat_latents")
+    config: PipelineConfig = replace(
+        run.recipe.pipeline,
+        layout_mean={name: tuple(leaf["mean"]) for name, leaf in ss["statistics"].items()},
+        layout_std={name: tuple(leaf["std"]) for name, leaf in ss["statistics"].items()},
+        slat_mean=tuple(contents["mean"].tolist()),
+        slat_std=tuple(contents["std"].tolist()),
+    )
+    pipeline = MiniPipeline(config)
+    pipeline.models["ss_generator"].reverse_fn.backbone.load_state_dict(ss["backbone"])
+    pipeline.models["slat_generator"].reverse_fn.backbone.load_state_dict(slat["backbone"])
+    pipeline.condition_embedders["ss_condition_embedder"].load_state_dict(ss["embedder"])
+    pipeline.condition_embedders["slat_condition_embedder"].load_state_dict(slat["embedder"])
+    pipeline.models["ss_decoder"].load_state_dict(voxels["decoder"])
+    for name in ("slat_decoder_mesh", "slat_decoder_gs", "slat_decoder_gs_4"):
+        pipeline.models[name].load_state_dict(contents[name])
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    pipeline.save_pretrained(checkpoint)
