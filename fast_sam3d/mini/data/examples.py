@@ -1,0 +1,151 @@
+"""`fast-sam3d examples`: writes the folders of examples/ again, in the form in which users bring their own."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.mini.data import views
+from fast_sam3d.mini.data.still_lifes import EXAMPLES, FIRST_SEED, Example, render
+
+if TYPE_CHECKING:  # imports torch, which --help need not wait for
+    from fast_sam3d.mini.data.pictures import Photo
+
+__all__ = ["add_arguments", "cup_mask", "cutout", "main", "photograph", "write"]
+
+log = logging.getLogger(__name__)
+
+PHOTO = "photo"
+
+# The cup and its handle in scikit-image's "coffee", traced by hand: (column, row). The saucer and the spoon, which
+# covers a part of the cup, are left out; the spoon's mirror image in the cup is not.
+CUP = (
+    (290, 18), (276, 18), (262, 19), (250, 21), (240, 24), (225, 31), (210, 41), (200, 49), (190, 60), (182, 72),
+    (177, 82), (174, 95), (173, 108), (173, 122), (173, 134), (175, 147), (178, 172), (182, 188), (186, 198),
+    (190, 207), (200, 220), (208, 228), (217, 235), (213, 245), (205, 258), (199, 268), (196, 280), (196, 289),
+    (199, 297), (208, 304), (220, 308), (228, 305), (236, 300), (245, 292), (252, 284), (257, 280), (272, 284),
+    (288, 285), (304, 281), (316, 276), (327, 269), (332, 263), (338, 256), (346, 250), (356, 246), (361, 243),
+    (367, 237), (372, 232), (373, 225), (377, 217), (380, 211), (385, 202), (390, 192), (395, 180), (400, 166),
+    (404, 152), (407, 140), (408, 128), (408, 116), (407, 106), (404, 94), (400, 84), (396, 76), (390, 66),
+    (380, 54), (370, 46), (360, 39), (350, 33), (340, 28), (330, 24), (320, 22), (310, 20), (300, 18),
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output_dir", metavar="DIR", type=Path, default=Path("examples"), help="default: %(default)s")
+    parser.add_argument("--only", metavar="NAME", nargs="+", help="of " + ", ".join(_names()))
+    parser.add_argument("--longest", metavar="PIXELS", type=int, help="longer side of the rendered pictures")
+
+
+def main(args: argparse.Namespace) -> int:
+    from fast_sam3d.result_folder import check_target, result_folder
+
+    wanted = args.only or _names()
+    for name in wanted:
+        if name not in _names():
+            raise ConfigError(f"there is no example '{name}': {suggest(name, _names())}")
+    if args.longest is not None and not 32 <= args.longest <= 4096:
+        raise ConfigError(f"--longest is {args.longest}: give 32 to 4096 pixels")
+    for name in wanted:
+        check_target(args.output_dir / name, file_names())
+    for example in EXAMPLES:
+        if example.name in wanted:
+            with result_folder(args.output_dir / example.name) as folder:
+                write(folder, example, render(example, args.longest))
+            log.info("%s", args.output_dir / example.name)
+    if PHOTO in wanted:
+        rgb = photograph()
+        if rgb is None:
+            log.warning("%s is left out: this scikit-image brings no picture 'coffee'", PHOTO)
+            return 0
+        with result_folder(args.output_dir / PHOTO) as folder:
+            _write_png(folder / "image.png", rgb)
+            _write_png(folder / "0.png", cutout(rgb, cup_mask(*rgb.shape[:2])))
+        log.info("%s", args.output_dir / PHOTO)
+    return 0
+
+
+def file_names() -> list[str]:
+    """Every name that a file of an example may have."""
+    most = max(len(example.masks) for example in EXAMPLES)
+    return ["image.png", "pointmap.npz", "truth.json", *(f"{index}.png" for index in range(most))]
+
+
+def write(folder: Path, example: Example, photo: Photo) -> None:
+    """Write image.png, its masks, pointmap.npz and truth.json into an existing folder."""
+    from fast_sam3d.export import save_json
+
+    _write_png(folder / "image.png", photo.rgb)
+    for number, index in enumerate(example.masks):
+        _write_png(folder / f"{number}.png", cutout(photo.rgb, photo.mask(index)))
+    # Half precision: 1 mm at 2 m, a third of the file.
+    np.savez_compressed(folder / "pointmap.npz", pointmap=photo.points.astype(np.float16))
+    height, width = photo.label.shape
+    focal = example.focal * max(height, width)
+    save_json(folder / "truth.json", {
+        "camera": {"focal_px": focal, "principal_px": [width / 2, height / 2], "size_px": [width, height]},
+        "objects": {f"{number}.png": _truth(example, photo, index) for number, index in enumerate(example.masks)},
+    })  # fmt: skip
+
+
+def _truth(example: Example, photo: Photo, index: int) -> dict[str, Any]:
+    import torch
+
+    from fast_sam3d.mini.data.pictures import image_grid
+    from fast_sam3d.mini.pose import quaternion_from_matrix
+
+    sampled, camera = photo.placed[index].sampled, photo.placed[index].camera
+    seen = int(photo.mask(index).sum())
+    alone, _ = views.trace(sampled.solid, camera, image_grid(*photo.label.shape))
+    return {
+        "family": sampled.family,
+        "seed": FIRST_SEED + example.objects[index].seed,
+        "symmetry_about_z": sampled.symmetry,
+        "visible_share": round(seen / max(int(alone.sum()), 1), 4),
+        "rotation": quaternion_from_matrix(torch.from_numpy(camera.R)[None].double())[0],
+        "translation": camera.t,
+        "scale": [camera.size] * 3,
+    }
+
+
+def cutout(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """[H, W, 4] uint8: the object, clear and black elsewhere; the form of the stock notebook's masks."""
+    return np.dstack([rgb * mask[..., None], mask * np.uint8(255)]).astype(np.uint8)
+
+
+def photograph() -> NDArray[np.uint8] | None:
+    """scikit-image's "coffee" [400, 600, 3] uint8, or None where the installed package does not bring it."""
+    import skimage
+    from PIL import Image
+
+    # Not skimage.data.coffee(), which would download a missing file.
+    path = Path(skimage.__file__).parent / "data" / "coffee.png"
+    if not path.is_file():
+        return None
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def cup_mask(height: int, width: int) -> NDArray[np.bool_]:
+    """[H, W] bool, the inside of `CUP`."""
+    from PIL import Image, ImageDraw
+
+    canvas = Image.new("L", (width, height))
+    ImageDraw.Draw(canvas).polygon(CUP, fill=1)
+    return np.asarray(canvas).astype(bool)
+
+
+def _names() -> list[str]:
+    return [*(example.name for example in EXAMPLES), PHOTO]
+
+
+def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
+    Image.fromarray(pixels).save(path, optimize=True)
