@@ -94,7 +94,10 @@ def restore(pipeline: Any) -> None:
 def accelerated(
     pipeline: Any, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
 ) -> Iterator[Handle]:
-    """`accelerate` for the length of a `with` block. Arguments and errors as there."""
+    """`accelerate` for the length of a `with` block. Arguments and errors as there.
+
+    An acceleration that was on before is replaced, and does not come back at the end of the block.
+    """
     handle = accelerate(pipeline, config, preset=preset, overrides=overrides)
     try:
         yield handle
@@ -200,7 +203,7 @@ def _read(path: Path) -> Any:
         return OmegaConf.load(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror or error}): give the path of a YAML file") from error
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
 
 

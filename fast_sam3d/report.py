@@ -89,6 +89,8 @@ class Report:
         progress: told of every step and stage, for a progress bar. Never copied with the report.
     """
 
+    HEADER = ("stage", "seconds", "share", "steps run", "network calls", "saved")
+
     def __init__(self, methods: Mapping[str, Any] | None = None, progress: Progress | None = None) -> None:
         self.methods = dict(methods or {})
         self.progress = progress
@@ -189,8 +191,6 @@ class Report:
         made, saved = self.network_calls, self.network_calls_saved
         rows.append(("total", f"{total:.2f}", "", "", str(made), str(saved)))
         return rows
-
-    HEADER = ("stage", "seconds", "share", "steps run", "network calls", "saved")
 
     def table(self) -> str:
         """Plain text: one line per stage, the totals, peak memory."""

@@ -370,9 +370,15 @@ def test_bad_requests_are_named_before_anything_is_touched(
 
 def test_a_file_that_is_not_yaml(pipeline: FakePipeline, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
-    file.write_text("ss: [")
-    with pytest.raises(ConfigError, match=r"bad\.yaml is not YAML"):
+    for content in (b"ss: [", b"\xff\xfe\x00"):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"bad\.yaml is not YAML"):
+            fast_sam3d.accelerate(pipeline, file)
+    file.write_text("[1, 2]")
+    with pytest.raises(ConfigError, match="config is a ListConfig: give a mapping"):
         fast_sam3d.accelerate(pipeline, file)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        fast_sam3d.accelerate(pipeline, tmp_path)
 
 
 @pytest.mark.parametrize("thing", [None, 3, object(), torch.nn.Linear(1, 1), FakeInference(None)])  # type: ignore[arg-type]

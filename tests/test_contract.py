@@ -305,3 +305,23 @@ def test_half_precision() -> None:
     assert got["shape"].dtype == want["shape"].dtype
     assert evaluated(handle.report) == {"ss": 4, "slat": 5}
     assert differing(run(half), want) == set()
+
+
+def test_a_compiled_stage_is_not_compiled_again(plain: dict[str, Tensor]) -> None:
+    """The stock pipeline's compile_model=True replaces `reverse_fn.inner_forward` in this way."""
+    pipeline, compiled = random_mini(), []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    guidance = pipeline.models["ss_generator"].reverse_fn
+    guidance.inner_forward = torch.compile(guidance.inner_forward, backend=count)
+    assert differing(run(pipeline), plain) == set()
+    graphs = len(compiled)
+    with fast_sam3d.accelerated(pipeline, METHODS["paper"]) as handle:
+        run(pipeline)
+        run(pipeline, seed=1)
+    assert handle.report.network_calls_saved > 0
+    assert differing(run(pipeline), plain) == set()
+    assert len(compiled) == graphs > 0

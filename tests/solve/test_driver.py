@@ -145,7 +145,8 @@ def test_grids_of_tensors_and_of_floats(times: Any) -> None:
     assert [s.t for s in report.solves[0].steps] == pytest.approx(TIMES[:-1])
 
 
-def test_velocity_keeps_its_container_and_dtype() -> None:
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+def test_velocity_keeps_its_container_and_dtype(kind: type) -> None:
     kinds: list[tuple[type, torch.dtype]] = []
 
     class Spy(Euler):
@@ -156,12 +157,12 @@ def test_velocity_keeps_its_container_and_dtype() -> None:
             return {name: x_t[name] + v[name] * dt for name in x_t}
 
     def dynamics(x: dict[str, Tensor], t: float) -> dict[str, Tensor]:
-        return OrderedDict((name, x[name].to(torch.bfloat16)) for name in reversed(list(x)))
+        return kind((name, x[name].to(torch.bfloat16)) for name in reversed(list(x)))
 
     solver = Spy()
     _, report = put_on(solver, stride(3, {"name": "taylor"}))
     final(solver, dynamics)
-    assert set(kinds) == {(OrderedDict, torch.bfloat16)}
+    assert set(kinds) == {(kind, torch.bfloat16)}
     assert len(report.solves[0].evaluated) == 10
 
 
@@ -249,6 +250,15 @@ def test_an_unknown_state_is_left_alone() -> None:
     assert len(ran) == 25
     assert result["log_p"] == pytest.approx(1.0)
     assert report.solves[0].saved == 0
+
+
+def test_an_unknown_leaf_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    solver = Euler()
+    _, report = put_on(solver, stride(3))
+    x = {**state(), "colour": torch.zeros(1, 1, 3)}
+    assert same(final(solver, bent, TIMES, x), final(Euler(), bent, TIMES, x))
+    assert report.solves[0].saved == 0
+    assert "unknown state is left unaccelerated" in caplog.text
 
 
 def test_nothing_is_known_of_the_dynamics_but_calls_are_counted() -> None:
