@@ -17,6 +17,7 @@ class StandIn(FakePipeline):
     """Solvers of a few numbers, and a box with four gaussians as the result of every run."""
 
     device = torch.device("cpu")
+    loaded = False
 
     def run(self, image: Any = None, mask: Any = None, seed: int | None = None, **options: Any) -> dict[str, Any]:  # type: ignore[override]
         self.arguments = {"image": image, "mask": mask, "seed": seed, **options}

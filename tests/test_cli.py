@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -60,10 +61,11 @@ def test_config_checks_methods(capsys):
     assert "ss.when is 3" in err
 
 
-def test_a_reader_that_goes_away_is_no_error():
-    done = subprocess.run(
-        f"{sys.executable} -m fast_sam3d.cli config | true", shell=True, capture_output=True, text=True, cwd=checkout()
-    )
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_goes_away_is_no_error(buffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    command = f"{sys.executable} -m fast_sam3d.cli config | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=checkout(), env=environment)
     assert done.stderr == ""
 
 

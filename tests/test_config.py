@@ -98,6 +98,7 @@ def test_plus_adds_a_setting_inside_a_module_only():
         (["input.mask_index=1", "input.mask_path=a.png"], ["both name a mask"]),
         (["pipeline={tag: mini}", "pipeline.tag=null", "+pipeline.extra=1"], ["'pipeline.extra'"]),
         (["input=null"], ["input"]),
+        (["+input={extra: 1}"], ["'input.extra'"]),
     ],
 )
 def test_mistakes(overrides, words):

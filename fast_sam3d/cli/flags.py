@@ -86,12 +86,9 @@ def config_from(args: argparse.Namespace) -> Config:
         for name in names:
             if getattr(args, name) is not None:
                 raise ConfigError(f"--{name} belongs to {module}, which comes with a later version: leave it out")
-    overrides = list(args.overrides)
-    chosen = {o.lstrip("+").split("=", 1)[0] for o in overrides}
-    for module, option in ACCELERATED.items():
-        wanted = args.enable_acceleration or (module == "ss" and args.enable_ss_cache)
-        if wanted and module not in chosen:
-            overrides.insert(0, f"{module}={option}")
+    wanted = [m for m in ACCELERATED if args.enable_acceleration or (m == "ss" and args.enable_ss_cache)]
+    # First, so that what the user picks for a module counts more.
+    overrides = [*(f"{module}={ACCELERATED[module]}" for module in wanted), *args.overrides]
     values: dict[str, Any] = {f.key: v for f in (*INPUT, *RUN) if (v := getattr(args, f.name)) is not None}
     if args.no_pointmap:
         if args.pointmap is not None:
