@@ -49,10 +49,10 @@ def test_masks_are_sorted_by_number_and_gaps_are_fine(object_folder):
 
 
 def test_padded_numbers_are_numbers_and_the_plain_name_wins(tmp_path, disc):
-    for name in ("010.png", "5.png", "05.png", "7.PNG"):
+    for name in ("010.png", "5.png", "05.png", "0003.png", "7.PNG"):
         save(disc, tmp_path / name)
     masks = list_masks(tmp_path)
-    assert list(masks) == [5, 7, 10]
+    assert list(masks) == [3, 5, 7, 10]
     assert masks[5].name == "5.png"
 
 
