@@ -24,9 +24,9 @@ class Part:
     """One placed primitive. `kind` picks the formula, `size` its parameters.
 
     box: half extents (a, b, c) and rounding; cylinder: radius, half height, rounding; cone: bottom radius, top radius,
-    half height; capsule: radius, half length along z; ellipsoid: radii; torus: ring radius, tube radius, in the xy plane;
-    arc: the same torus, only its y > cut part. `hollow` > 0 (cylinder, cone) leaves a wall of that
-    thickness, open at the top.
+    half height; capsule: radius, half length along z; ellipsoid: radii; torus: ring radius, tube radius, in the xy
+    plane; arc: the same torus, only its y > cut part. `hollow` > 0 (cylinder, cone) leaves a wall of that thickness,
+    open at the top.
     """
 
     kind: str
@@ -72,7 +72,7 @@ class Part:
                 half = np.abs(self.turn) @ half
         low, high = centre - half, centre + half
         if self.kind == "arc" and self.turn is None:
-            low[1] = centre[1] + self.size[2] - self.size[1]
+            low[1] = centre[1] + self.size[2]
         return low, high
 
 
@@ -93,10 +93,16 @@ def _cylinder(q: np.ndarray, s: tuple[float, ...]) -> np.ndarray:
 
 
 def _cone(q: np.ndarray, s: tuple[float, ...]) -> np.ndarray:
+    """Exact: an estimate that is too long beside a narrow top lets rays pass through thin walls."""
     bottom, top, half = s[:3]
-    slope = (top - bottom) / (2 * half)
-    radius = bottom + (q[:, 2] + half) * slope
-    return _round_2d((np.hypot(q[:, 0], q[:, 1]) - radius) / np.sqrt(1 + slope * slope), np.abs(q[:, 2]) - half)
+    r, z = np.hypot(q[:, 0], q[:, 1]), q[:, 2]
+    # In the (r, z) half plane: away from the nearer flat end, and from the slanted side (bottom, -half) to (top, half).
+    end_r, end_z = np.maximum(r - np.where(z < 0, bottom, top), 0), np.abs(z) - half
+    out, up = top - bottom, 2 * half
+    along = np.clip(((r - bottom) * out + (z + half) * up) / (out * out + up * up), 0, 1)
+    side_r, side_z = r - bottom - along * out, z + half - along * up
+    d = np.sqrt(np.minimum(end_r * end_r + end_z * end_z, side_r * side_r + side_z * side_z))
+    return np.where((side_r < 0) & (end_z < 0), -d, d).astype(q.dtype)
 
 
 def _capsule(q: np.ndarray, s: tuple[float, ...]) -> np.ndarray:
