@@ -73,7 +73,8 @@ def table(rng: Rng) -> Design:
     w, h = rng.uniform(0.6, 1.2), rng.uniform(0.35, 0.7)
     t, r = rng.uniform(0.02, 0.05), rng.uniform(0.025, 0.06)
     if rng.random() < 0.35:  # pedestal
-        parts = [Part("cylinder", (w / 2, t, 0.01), (0, 0, h)), Part("cylinder", (r * 1.3, h / 2), (0, 0, h / 2), colour=1)]
+        parts = [Part("cylinder", (w / 2, t, 0.01), (0, 0, h))]
+        parts.append(Part("cylinder", (r * 1.3, h / 2), (0, 0, h / 2), colour=1))
         parts.append(Part("cone", (w * rng.uniform(0.2, 0.35), r * 1.3, t), (0, 0, t), colour=1))
         return parts, 0
     d = w * rng.uniform(0.5, 0.85)
@@ -242,8 +243,8 @@ def car(rng: Rng) -> Design:
             parts.append(Part("cylinder", (wheel, 0.05, 0.01), at, rotation("y", 90), colour=1))
     if rng.random() < 0.3:
         parts.append(Part("box", (w * 0.5, 0.03, 0.02), (0, length * 0.47, wheel + h * 2.4), colour=1))
-        parts += [segment((s * w * 0.35, length * 0.45, wheel + h), (s * w * 0.35, length * 0.47, wheel + h * 2.4), 0.03, 1)
-                  for s in (-1, 1)]
+        foot, head = (length * 0.45, wheel + h), (length * 0.47, wheel + h * 2.4)
+        parts += [segment((s * w * 0.35, *foot), (s * w * 0.35, *head), 0.03, 1) for s in (-1, 1)]
     return parts, 1
 
 
@@ -307,9 +308,11 @@ def crate(rng: Rng) -> Design:
 
 FAMILIES: dict[str, Callable[[Rng], Design]] = {
     f.__name__: f
-    for f in (chair, stool, table, lamp, mug, vase, bottle, shelf, bench, ladder)
-    + (dumbbell, rings, tower, car, figure, frame, teapot, crate)
-}
+    for f in (
+        chair, stool, table, lamp, mug, vase, bottle, shelf, bench, ladder,
+        dumbbell, rings, tower, car, figure, frame, teapot, crate,
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

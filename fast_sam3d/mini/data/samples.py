@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,7 +128,7 @@ def write_shard(folder: Path, seeds: range, n_views: int) -> Path:
         return path
     rows = [make_sample(seed, n_views) for seed in seeds]
     shots = [view for *_, pictures in rows for view in pictures]
-    arrays = {
+    arrays: dict[str, Any] = {
         "family": np.array([r[0] for r in rows], np.uint8),
         "symmetry": np.array([r[1] for r in rows], np.uint8),
         "voxels": np.array([len(r[2].coords) for r in rows], np.int64),

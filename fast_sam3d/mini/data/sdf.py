@@ -162,8 +162,9 @@ class Solid:
     LONGEST = 0.94
 
     @classmethod
-    def fit(cls, parts: list[Part], colours: np.ndarray, stripes: tuple[int, float, np.ndarray] | None, *,
-            on_axis: bool) -> Solid:
+    def fit(
+        cls, parts: list[Part], colours: np.ndarray, stripes: tuple[int, float, np.ndarray] | None, *, on_axis: bool
+    ) -> Solid:
         """Place parts in the canonical cube; `on_axis` keeps their z axis in the middle, as symmetric ones need."""
         lows, highs = zip(*(p.bounds() for p in parts), strict=True)
         low, high = np.min(lows, 0), np.max(highs, 0)

@@ -122,8 +122,9 @@ def sample_occluder(rng: np.random.Generator, silhouette: np.ndarray, least_visi
         edge = silhouette[int(rng.integers(len(silhouette)))]
         half = span * rng.uniform(0.08, 0.4, 2)
         occluder = Occluder(
-            (edge + rng.normal(0, 0.2 * span, 2)).astype(np.float32), half.astype(np.float32), float(rng.uniform(0, 3.14)),
-            bool(rng.random() < 0.5), rng.uniform(0.05, 0.95, 3).astype(np.float32), float(rng.uniform(0.6, 0.9)),
+            (edge + rng.normal(0, 0.2 * span, 2)).astype(np.float32), half.astype(np.float32),
+            float(rng.uniform(0, 3.14)), bool(rng.random() < 0.5),
+            rng.uniform(0.05, 0.95, 3).astype(np.float32), float(rng.uniform(0.6, 0.9)),
         )  # fmt: skip
         hidden = occluder.covers(silhouette).mean()
         if 0.05 < hidden < 1 - least_visible:
@@ -146,7 +147,7 @@ class Backdrop:
 
 @dataclass(frozen=True)
 class Picture:
-    """Rendered pixels. rgb [P, 3] in 0..1, mask [P] bool (visible object), points [P, 3] metres, NaN where nothing is."""
+    """Rendered pixels: rgb [P, 3] in 0..1, mask [P] bool (visible object), points [P, 3] metres, NaN off everything."""
 
     rgb: np.ndarray
     mask: np.ndarray
