@@ -45,8 +45,8 @@ def test_infer_writes_every_result(pipeline, object_folder, elsewhere, capsys, p
     folder = elsewhere / "outputs" / "cup_0"
     assert files(elsewhere) == {"outputs", "outputs/cup_0", *(f"outputs/cup_0/{n}" for n in RESULTS)}
     assert f"results in {Path('outputs/cup_0')}" in out
-    np.testing.assert_array_equal(pipeline.arguments["image"], picture)
-    np.testing.assert_array_equal(pipeline.arguments["mask"], disc)
+    np.testing.assert_array_equal(pipeline.arguments["image"], np.dstack([picture, disc * np.uint8(255)]))
+    assert pipeline.arguments["mask"] is None
     assert pipeline.arguments["seed"] == 42
     assert pipeline.arguments["pointmap"] is None
     assert Image.open(folder / "preview.png").width > 256

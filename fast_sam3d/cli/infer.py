@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fast_sam3d.cli.flags import add_config_flags, config_from
 from fast_sam3d.config import Config, check_methods
 from fast_sam3d.errors import InputError
@@ -73,6 +75,9 @@ def run_object(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> Ru
     pipeline = load_checkpoint(checkpoint, config.pipeline.device, config.pipeline.dtype)
     load_seconds = time.perf_counter() - begin
     log.info("loaded on %s in %.1f s", pipeline.device, load_seconds)
+    # The mask as alpha in 0 or 255: a separate mask of booleans would become an alpha of 1 in 255 in the stock pipeline
+    # (inference_pipeline.py, merge_image_and_mask).
+    rgba = np.dstack([given.image, given.mask.astype(np.uint8) * 255])
     points = None if given.pointmap is None else torch.from_numpy(given.pointmap)
     with (
         accelerated(pipeline, config) as handle,
@@ -81,8 +86,8 @@ def run_object(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> Ru
     ):
         # The arguments of the stock notebook (notebook/inference.py, Inference.__call__).
         result = pipeline.run(
-            given.image,
-            given.mask,
+            rgba,
+            None,
             seed=config.seed,
             stage1_only=False,
             with_mesh_postprocess=False,
