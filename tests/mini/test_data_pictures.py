@@ -111,6 +111,15 @@ def test_an_occluder_takes_its_pixels_from_the_mask_and_stands_in_front() -> Non
     assert np.allclose(picture.points[over, 2], camera.t[2] * occluder.depth_share, rtol=1e-5)
 
 
+def test_an_occluder_hides_something_and_leaves_enough() -> None:
+    silhouette = pictures.image_grid(24, 24)
+    rng = np.random.default_rng(9)
+    drawn = [views.sample_occluder(rng, silhouette) for _ in range(200)]
+    hidden = [occluder.covers(silhouette).mean() for occluder in drawn if occluder is not None]
+    assert len(hidden) > 150
+    assert 0.05 < min(hidden) < 0.15 and 0.4 < max(hidden) < 0.6
+
+
 @pytest.mark.parametrize("symmetry", [0, 1, 2, 5])
 def test_cameras_cover_what_the_symmetry_leaves_and_keep_the_object_in_the_picture(symmetry: int) -> None:
     rng = np.random.default_rng(6)

@@ -72,7 +72,7 @@ def test_bundled_folder_is_what_the_command_line_reads(example: Example) -> None
         assert given.mask.sum() >= 1000
 
 
-def surface_error(folder: Path, example: Example, number: int) -> np.ndarray:
+def surface_error(folder: Path, number: int) -> np.ndarray:
     """Distance from the true surface of the visible points, in canonical units, by the pose in truth.json."""
     truth = json.loads((folder / "truth.json").read_text())["objects"][f"{number}.png"]
     given = load_object(folder, number)
@@ -88,9 +88,15 @@ def surface_error(folder: Path, example: Example, number: int) -> np.ndarray:
 @each
 def test_bundled_pointmap_mask_and_pose_agree(example: Example) -> None:
     for number in range(len(example.masks)):
-        error = surface_error(BUNDLED / example.name, example, number)
+        error = surface_error(BUNDLED / example.name, number)
         # What the tracer calls a hit, plus half precision: 2 mm in z at 2 to 4 m.
         assert np.quantile(error, 0.999) < 5e-3
+
+
+def test_written_pose_belongs_to_the_written_points(tmp_path: Path) -> None:
+    example = BY_NAME["occluded_car"]
+    examples.write(tmp_path, example, render(example, 128))
+    assert np.quantile(surface_error(tmp_path, 0), 0.99) < 5e-3
 
 
 def test_occluded_car_is_occluded_and_objects_of_the_scene_partly() -> None:
