@@ -44,7 +44,8 @@ class ConditionEmbedder(nn.Module):
             [B, num_tokens, model_channels]: patches row by row, then the descriptor's token.
         """
         size, p = self.config.image_size, self.config.patch_size
-        crop = torch.cat([image, mask, pointmap], dim=1)
+        # Soft bounds: the floor behind an object reaches far, the object itself lies within two scene scales.
+        crop = torch.cat([2 * image - 1, 2 * mask - 1, torch.tanh(pointmap / 2)], dim=1)
         if crop.shape[1:] != (self.config.in_channels, size, size):
             raise ValueError(f"crops must be [B, {self.config.in_channels}, {size}, {size}], got {list(crop.shape)}")
         batch, cells = crop.shape[0], size // p

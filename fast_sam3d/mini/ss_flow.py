@@ -131,9 +131,13 @@ class SparseStructureFlow(nn.Module):
         init_linears(self)
         for module in self.modules():
             if isinstance(module, JointBlock | SparseStructureFlow) and hasattr(module, "adaLN_modulation"):
-                # Every block starts as the identity plus its cross-attention.
+                # Every block starts as the identity.
                 for parameter in module.adaLN_modulation.parameters():
                     nn.init.zeros_(parameter)
+        for block in self.blocks:
+            for attention in block.cross_attn.values():
+                # Ungated, so it starts silent: an untrained reading of the picture only disturbs.
+                nn.init.zeros_(attention.to_out.weight)
         self.t_embedder = TimestepEmbedder(c)
         if config.is_shortcut_model:
             self.d_embedder = TimestepEmbedder(c, zero_init=True)

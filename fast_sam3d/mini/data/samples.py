@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from fast_sam3d.mini.data import views
 from fast_sam3d.mini.data.families import FAMILIES, Sampled, sample_object
-from fast_sam3d.mini.depth import ASSUMED_FOCAL, silhouette_points
+from fast_sam3d.mini.depth import ASSUMED_FOCAL, ASSUMED_SIZE_M, silhouette_points
 from fast_sam3d.mini.pose import normalise_pointmap
 
 RESOLUTION = 32  # occupancy grid
@@ -103,11 +103,26 @@ def make_view(rng: np.random.Generator, sampled: Sampled, surface: np.ndarray, *
         x, y = (-uv / ASSUMED_FOCAL).reshape(CROP, CROP, 2).transpose(2, 0, 1)
         points = silhouette_points(mask, x, y)
     pointmap, scale, shift = normalise_pointmap(torch.from_numpy(points), torch.from_numpy(mask))
+    if not known:
+        camera = seen_at_assumed_size(camera)
     focal = camera.focal if known else 0.0
     descriptor = describe(centre * 2, side, float(mask.mean()), focal, known, float(scale), float(shift[2]))
     pose = np.concatenate([camera.R.ravel(), camera.t, [camera.size, float(scale)], shift.numpy()]).astype(np.float32)
     image = np.round(picture.rgb * 255).astype(np.uint8).reshape(CROP, CROP, 3)
     return View(image, mask, pointmap.numpy().astype(np.float16), descriptor, pose)
+
+
+def seen_at_assumed_size(camera: views.Camera) -> views.Camera:
+    """The camera and pose that show the same picture, up to perspective, in the world that `SilhouetteDepth` assumes.
+
+    Neither size nor focal length can be seen in a picture without depth. Asking for the true ones would ask for noise,
+    and noise of many standard deviations: it drowns all that can be learnt.
+    """
+    focal, size = ASSUMED_FOCAL, ASSUMED_SIZE_M
+    depth = camera.t[2] * (focal / camera.focal) * (size / camera.size)
+    slope = camera.t[:2] / camera.t[2] * (camera.focal / focal)
+    t = np.array([*(slope * depth), depth], np.float32)
+    return replace(camera, t=t, size=size, focal=focal)
 
 
 def make_sample(seed: int, n_views: int) -> tuple[int, int, Shape, list[View]]:

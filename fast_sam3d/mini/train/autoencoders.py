@@ -78,6 +78,16 @@ def occupancy_iou(objects: Objects, encoder: SSEncoder, decoder: SSDecoder, devi
     return float(torch.cat(scores).mean())
 
 
+def coarse_occupancy(objects: Objects, cells: int) -> Tensor:
+    """Whether anything is in each of cells^3 blocks of voxels, [n, cells^3] bool, of all objects."""
+    side = RESOLUTION // cells
+    rows = np.zeros((len(objects), cells, cells, cells), bool)
+    for index in range(len(objects)):
+        x, y, z = (objects.voxels("coords", index) // side).T
+        rows[index, x, y, z] = True
+    return torch.from_numpy(rows.reshape(len(objects), -1))
+
+
 @torch.no_grad()
 def encode_shapes(objects: Objects, encoder: SSEncoder, device: torch.device) -> Tensor:
     """Latents [n, r^3, 8] float16 of all objects: mean of the encoder, as shape tokens."""

@@ -40,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure and print; 0 even where a bar is missed, which the table shows."""
-    from fast_sam3d.resources import mini_checkpoint
+    from fast_sam3d.resources import resource
 
     if args.objects < 1 or args.processes < 1:
         raise ConfigError("--objects and --processes must be at least 1")
     sampling = {
         name: getattr(args, name) for name in ("ss_cfg_strength", "slat_cfg_strength") if getattr(args, name) is not None
     }
-    checkpoint = args.checkpoint_dir or mini_checkpoint()
+    checkpoint = args.checkpoint_dir or resource("checkpoints/mini")
     measure(checkpoint, args.objects, args.processes, args.output_dir, args.stiffness, sampling)
     return 0
 

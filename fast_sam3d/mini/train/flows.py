@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_sam3d.mini.data.shards import Objects
@@ -11,13 +12,18 @@ from fast_sam3d.mini.train.conditions import crops, layout_targets, standardise
 
 DROP = 0.1  # share of samples trained without condition
 LAYOUT_WEIGHT = 0.4  # of each layout leaf against the shape
+READOUT_WEIGHT = 0.5
 
 
 def sample_times(count: int, generator: torch.Generator) -> Tensor:
-    """Times [count] in (0, 1): logit-normal around 0.73, a quarter uniform so that the noisy end is learnt too."""
-    logit = torch.sigmoid(1 + torch.randn(count, generator=generator))
+    """Times [count] in (0, 1): half uniform, half logit-normal around 0.5.
+
+    Close to the data a network needs no condition, close to the noise it has nothing else: trained mostly near the
+    data, as is common for latents of images, this one never learnt to look at the picture.
+    """
+    logit = torch.sigmoid(torch.randn(count, generator=generator))
     uniform = torch.rand(count, generator=generator)
-    return torch.where(torch.rand(count, generator=generator) < 0.25, uniform, logit).clamp(1e-4, 1 - 1e-4)
+    return torch.where(torch.rand(count, generator=generator) < 0.5, uniform, logit).clamp(1e-4, 1 - 1e-4)
 
 
 def keep_condition(count: int, generator: torch.Generator) -> Tensor:
@@ -25,32 +31,57 @@ def keep_condition(count: int, generator: torch.Generator) -> Tensor:
     return (torch.rand(count, 1, 1, generator=generator) >= DROP).float()
 
 
+class Readout(nn.Module):
+    """Layout and coarse occupancy straight from the context tokens, in training only.
+
+    Left to the flow's own loss, the embedder first learns to be a constant: its tokens disturb more than they tell
+    until attention has learnt to read them. Having to answer for the object at once keeps it informative.
+
+    Args:
+        channels: width of the tokens. cells: edge of the coarse occupancy grid.
+    """
+
+    def __init__(self, channels: int, cells: int) -> None:
+        super().__init__()
+        self.layout = sum(LAYOUT_LEAVES.values())
+        self.net = nn.Sequential(
+            nn.Linear(2 * channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, self.layout + cells**3)
+        )
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens [B, L, channels] -> standardised layout [B, 13], logits of the coarse cells [B, cells^3]."""
+        out = self.net(torch.cat([tokens.mean(1), tokens[:, -1]], 1)).float()
+        return out[:, : self.layout], out[:, self.layout :]
+
+
 class SSFlowLoss:
-    """Mean squared velocity error of shape and layout leaves.
+    """Mean squared velocity error of shape and layout leaves, and what `Readout` makes of the tokens.
 
     Args:
         objects: with the views' arrays.
         latents: [n, tokens, 8] float16, of the objects.
+        coarse: [n, cells^3] bool, whether anything is in each cell of the latent grid.
         statistics: of the layout leaves.
         backbone, embedder: what is trained.
         draws: noises per crop; the embedder runs once for all of them.
     """
 
-    def __init__(self, objects: Objects, latents: Tensor, statistics: dict, backbone: nn.Module, embedder: nn.Module,
-                 device: torch.device, draws: int = 2) -> None:  # fmt: skip
-        self.objects, self.latents, self.statistics = objects, latents, statistics
-        self.backbone, self.embedder, self.device, self.draws = backbone, embedder, device, draws
+    def __init__(self, objects: Objects, latents: Tensor, coarse: Tensor, statistics: dict, backbone: nn.Module,
+                 embedder: nn.Module, readout: Readout, device: torch.device, draws: int = 2) -> None:  # fmt: skip
+        self.objects, self.latents, self.coarse, self.statistics = objects, latents, coarse, statistics
+        self.backbone, self.embedder, self.readout, self.device, self.draws = backbone, embedder, readout, device, draws
 
-    def batch(self, generator: torch.Generator, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Crops and clean leaves of `count` random views."""
+    def batch(self, generator: torch.Generator, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Crops, clean leaves and coarse occupancy of `count` random views."""
         rows = torch.randint(len(self.objects) * self.objects.n_views, (count,), generator=generator)
         pose = self.objects.arrays["pose"][rows.numpy()]
         leaves = standardise(layout_targets(pose), self.statistics)
         leaves["shape"] = self.latents[rows // self.objects.n_views].float()
-        return crops(self.objects, rows, generator), leaves
+        return crops(self.objects, rows, generator), leaves, self.coarse[rows // self.objects.n_views].float()
 
     def __call__(self, generator: torch.Generator, batch: int) -> dict[str, Tensor]:
-        inputs, clean = self.batch(generator, batch // self.draws)
+        inputs, clean, coarse = self.batch(generator, batch // self.draws)
+        layout = torch.cat([clean[name][:, 0] for name in LAYOUT_LEAVES], 1).to(self.device)
         clean = {name: leaf.repeat(self.draws, 1, 1).to(self.device) for name, leaf in clean.items()}
         count = len(clean["shape"])
         t = sample_times(count, generator)
@@ -63,7 +94,13 @@ class SSFlowLoss:
         at = t.to(self.device)[:, None, None]
         mixed = {name: torch.lerp(noise[name], clean[name], at) for name in clean}
         velocity = self.backbone(mixed, t.to(self.device) * 1000, context)
-        return {
+        told_layout, told_cells = self.readout(tokens)
+        losses = {
+            "readout_layout": READOUT_WEIGHT * (told_layout - layout).square().mean(),
+            "readout_cells": READOUT_WEIGHT
+            * F.binary_cross_entropy_with_logits(told_cells, coarse.to(self.device)),
+        }
+        return losses | {
             name: (1.0 if name == "shape" else LAYOUT_WEIGHT)
             * (velocity[name].float() - (clean[name] - noise[name])).square().mean()
             for name in ("shape", *LAYOUT_LEAVES)

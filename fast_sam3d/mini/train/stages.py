@@ -22,7 +22,7 @@ from fast_sam3d.mini.ss_flow import SparseStructureFlow
 from fast_sam3d.mini.ss_vae import SSDecoder, SSEncoder
 from fast_sam3d.mini.train import autoencoders, structured
 from fast_sam3d.mini.train.conditions import layout_statistics
-from fast_sam3d.mini.train.flows import SSFlowLoss
+from fast_sam3d.mini.train.flows import Readout, SSFlowLoss
 from fast_sam3d.mini.train.loop import Trainer
 from fast_sam3d.mini.train.recipe import Recipe
 
@@ -151,17 +151,24 @@ def run_ss_flow(run: Run) -> None:
     if run.has("ss_generator"):
         return
     recipe, config = run.recipe, run.recipe.pipeline
-    objects = run.objects(recipe.objects, *VIEW_ARRAYS)
+    objects = run.objects(recipe.objects, "coords", *VIEW_ARRAYS)
+    coarse = autoencoders.coarse_occupancy(objects, config.ss_flow.resolution)
     statistics = layout_statistics(objects.arrays["pose"])
     latents: Tensor = run.stored("ss_latents")["latents"]
     modules = run.train(
         "ss_flow",
-        lambda: {"backbone": SparseStructureFlow(config.ss_flow), "embedder": ConditionEmbedder(config.ss_embedder)},
+        lambda: {
+            "backbone": SparseStructureFlow(config.ss_flow),
+            "embedder": ConditionEmbedder(config.ss_embedder),
+            "readout": Readout(config.ss_embedder.model_channels, config.ss_flow.resolution),
+        },
         lambda m: SSFlowLoss(
-            objects, latents, statistics, m["backbone"], m["embedder"], run.device, recipe.noise_draws
-        ),
+            objects, latents, coarse, statistics, m["backbone"], m["embedder"], m["readout"], run.device,
+            recipe.noise_draws,
+        ),  # fmt: skip
     )
-    run.store("ss_generator", {"statistics": statistics, **{k: m.state_dict() for k, m in modules.items()}})
+    kept = {name: modules[name].state_dict() for name in ("backbone", "embedder")}
+    run.store("ss_generator", {"statistics": statistics, **kept})
 
 
 def run_slat_flow(run: Run) -> None:

@@ -111,7 +111,7 @@ class SLatFlowLoss:
         rows = torch.randint(len(self.objects) * self.objects.n_views, (batch,), generator=generator)
         picked = (rows // self.objects.n_views).tolist()
         starts = self.objects.starts
-        clean = torch.cat([self.latents[starts[i] : starts[i + 1]] for i in picked]).float()
+        clean = torch.cat([self.latents[starts[i] : starts[i + 1]].float() for i in picked])
         clean = ((clean - self.mean) / self.std).to(self.device)
         coords = coords_of(self.objects, picked).to(self.device)
         t = sample_times(batch, generator)

@@ -1,0 +1,150 @@
+"""The model card: what the embedded weights are, from the run that made them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fast_sam3d.mini.data.families import FAMILIES
+from fast_sam3d.mini.networks import build_networks, weight_parts
+from fast_sam3d.mini.train.evaluate_cli import BARS
+from fast_sam3d.mini.train.stages import STAGES, Run
+
+NAME = "MODEL_CARD.md"
+CURVES = "curves.png"
+
+
+def write(run: Run, checkpoint: Path, evaluation: Path) -> Path:
+    """Write the card, the curves and `evaluation.json` beside the weights."""
+    summary = json.loads((evaluation / "summary.json").read_text())
+    (checkpoint / "evaluation.json").write_text(json.dumps(summary, indent=1))
+    plot_curves(run, checkpoint / CURVES)
+    path = checkpoint / NAME
+    path.write_text("\n".join(_lines(run, summary)) + "\n")
+    return path
+
+
+def _lines(run: Run, summary: Mapping[str, Any]) -> list[str]:
+    recipe = run.recipe
+    models, embedders = build_networks(recipe.pipeline)
+    parts = {
+        name: sum(p.numel() for p in module.parameters()) for name, module in weight_parts(models, embedders).items()
+    }
+    quality = json.loads((run.folder / "quality.json").read_text())
+    return [
+        "# The embedded model",
+        "",
+        "A miniature with the structure of SAM 3D Objects, trained from scratch on procedural objects by",
+        "`fast-sam3d train-mini`. It exists so that the library runs, and can be tested and measured, on any machine.",
+        "It is not SAM 3D Objects and holds nothing of its code or weights.",
+        "",
+        "## Data",
+        "",
+        f"{recipe.objects:,} objects of {len(FAMILIES)} families ({', '.join(FAMILIES)}), {recipe.views} crops of 64",
+        "pixels each: random camera from 12° below to 55° above, light, colours, stripes on a quarter, a floor on 70 %,",
+        "something in front on up to 40 %, and on 20 % no depth but a guess from the silhouette. Seeds from 10,000,000 on",
+        "are held out.",
+        "",
+        "## Sizes",
+        "",
+        *_table(["part", "parameters"], [[name, f"{count:,}"] for name, count in parts.items()]),
+        *["", f"Together {sum(parts.values()):,} parameters, stored as float16.", ""],
+        "## Training",
+        "",
+        *_table(["stage", "updates", "batch", "peak rate", "hours"], [_stage(run, name) for name in STAGES]),
+        "",
+        f"Seed {run.seed}; AdamW, bfloat16 autocast, averaged weights. Hardware: {_hardware(run)}.",
+        "",
+        f"![loss curves]({CURVES})",
+        "",
+        f"Autoencoders on held-out objects: occupancy IoU {quality['ss_vae_iou']:.3f}; distance error near the surface",
+        f"{quality['distance_mae_voxels']:.3f} voxels, colour error {quality['colour_mae']:.3f} of the range 0..1.",
+        "",
+        "## Quality",
+        "",
+        f"{summary['objects']} held-out objects, end to end through `run`, 25 + 25 steps, not accelerated",
+        "(`fast-sam3d evaluate-mini`). Lengths in the unit cube of the truth's box, 10,000 surface points each; the",
+        "rotation error is the median, modulo the object's symmetry.",
+        "",
+        *_table(["metric", "mean ± standard error", "bar"], _overall(summary["overall"])),
+        "",
+        *_table(["family", *BARS], _families(summary["families"])),
+        "",
+        "## What it cannot do",
+        "",
+        "- Photographs, people, plants, cloth, text: anything that is not one of the families above.",
+        "- Detail below 1/32 of the object's size is guessed; parts thinner than that come and go.",
+        "- Without a pointmap the object's size and distance are guesses.",
+        "- Colours are albedo per voxel: no texture, no gloss, no transparency.",
+        "- The step-distillation flags of the stock pipeline are accepted, but the weights were not distilled.",
+        "- Its speed and quality say how methods compare on its own dynamics, not what the real model does.",
+    ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
+
+
+def _stage(run: Run, name: str) -> list[str]:
+    schedule = getattr(run.recipe, name)
+    rows = read_curve(run.folder / f"{name}.csv")
+    hours = 0.0
+    previous = 0
+    for row in rows:
+        hours += row["seconds_per_step"] * (row["step"] - previous) / 3600
+        previous = row["step"]
+    return [name, f"{schedule.steps:,}", str(schedule.batch), f"{schedule.rate:g}", f"{hours:.2f}"]
+
+
+def _hardware(run: Run) -> str:
+    if run.device.type == "cuda":
+        return torch.cuda.get_device_name(run.device)
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{torch.get_num_threads()} threads of a CPU ({model})"
+
+
+def _overall(overall: Mapping[str, Sequence[float]]) -> list[list[str]]:
+    rows = []
+    for name, (middle, error) in overall.items():
+        bar = f"{'≥' if BARS[name][1] else '≤'} {BARS[name][0]}" if name in BARS else ""
+        rows.append([name, f"{middle:.3f} ± {error:.3f}", bar])
+    return rows
+
+
+def _families(families: Mapping[str, Mapping[str, Sequence[float]]]) -> list[list[str]]:
+    return [[family, *(f"{scores[name][0]:.3f}" for name in BARS)] for family, scores in families.items()]
+
+
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """Rows of a stage's CSV file."""
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def plot_curves(run: Run, path: Path) -> None:
+    """Losses of every stage over its updates, logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(STAGES), figsize=(4 * len(STAGES), 3.2), constrained_layout=True)
+    for axis, stage in zip(axes, STAGES, strict=True):
+        rows = read_curve(run.folder / f"{stage}.csv")
+        for name in rows[0]:
+            if name not in ("step", "seconds_per_step"):
+                axis.plot([row["step"] for row in rows], [row[name] for row in rows], label=name)
+        axis.set(title=stage, xlabel="update", yscale="log")
+        axis.legend(fontsize=7)
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
