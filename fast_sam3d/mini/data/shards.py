@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import zipfile
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from fast_sam3d.errors import InputError
 from fast_sam3d.mini.data.samples import write_shard
+from fast_sam3d.mini.workers import worker_pool
 
 SHARD = 100  # objects
 HELD_OUT_SEED = 10_000_000  # seeds from here on are never trained on
@@ -31,9 +33,8 @@ def generate(folder: Path, first: int, count: int, n_views: int, processes: int)
     """
     folder.mkdir(parents=True, exist_ok=True)
     ranges = [range(a, min(a + SHARD, first + count)) for a in range(first, first + count, SHARD)]
-    context = multiprocessing.get_context("spawn")
     paths: dict[int, Path] = {}
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_single_thread) as pool:
+    with worker_pool(processes, _single_thread) as pool:
         jobs = {pool.submit(write_shard, folder, seeds, n_views): seeds.start for seeds in ranges}
         with tqdm(total=count, unit="object", desc="objects") as bar:
             for job in as_completed(jobs):
@@ -64,12 +65,22 @@ class Objects:
 
 
 def read(paths: list[Path], names: tuple[str, ...]) -> Objects:
-    """Read some arrays of some shards."""
+    """Read some arrays of some shards.
+
+    Raises:
+        InputError: a shard is damaged; names it.
+    """
     kept: dict[str, list[np.ndarray]] = {name: [] for name in ("family", "symmetry", "voxels", *names)}
-    for path in paths:
-        with np.load(path) as shard:
-            for name, rows in kept.items():
-                rows.append(shard[name])
+    for path in tqdm(paths, desc="reading", unit="shard"):
+        try:
+            with np.load(path) as shard:
+                for name, rows in kept.items():
+                    rows.append(shard[name])
+        except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
+            raise InputError(
+                f"the training data in {path} are damaged: delete that file and run the same command again, which"
+                " makes it anew"
+            ) from error
     merged = {name: np.concatenate(rows) for name, rows in kept.items()}
     starts = np.concatenate([[0], np.cumsum(merged.pop("voxels"))])
     return Objects(merged.pop("family"), merged.pop("symmetry"), starts, merged)

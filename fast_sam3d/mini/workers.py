@@ -1,0 +1,51 @@
+"""Worker processes of the training commands: quiet on Ctrl-C, and gone when the process that started them is."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+
+@contextlib.contextmanager
+def worker_pool(
+    processes: int, initializer: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """A pool of fresh processes. On an exception what has not begun is dropped and the processes are ended.
+
+    Args:
+        processes: their number.
+        initializer: called once in each with `arguments`.
+    """
+    context = multiprocessing.get_context("spawn")
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(processes, context, _begin, (initializer, arguments))
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _begin(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    if initializer is not None:
+        initializer(*arguments)
+
+
+def _follow_parent() -> None:
+    """End this process when its parent is gone: a parent that was killed cannot tell its workers to stop."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
