@@ -1,7 +1,7 @@
 """Poses as the layout leaves of the SS generator, and back.
 
-Row vectors as in PyTorch3D: p_cam = (p_obj * size) @ R + t, camera +x left, +y up, +z forward. The leaves are relative to
-the pointmap: `scene_shift` is the coordinate-wise median of the object's visible points, `scene_scale` the median
+Row vectors as in PyTorch3D: p_cam = (p_obj * size) @ R + t, camera +x left, +y up, +z forward. The leaves are relative
+to the pointmap: `scene_shift` is the coordinate-wise median of the object's visible points, `scene_scale` the median
 distance of those points to it. The translation is kept in units of the object's size, where it is bounded by the cube.
 """
 

@@ -135,7 +135,7 @@ class SparseStructureFlow(nn.Module):
                 for parameter in module.adaLN_modulation.parameters():
                     nn.init.zeros_(parameter)
         for block in self.blocks:
-            for attention in block.cross_attn.values():
+            for attention in block.cross_attn.values():  # type: ignore[operator]
                 # Ungated, so it starts silent: an untrained reading of the picture only disturbs.
                 nn.init.zeros_(attention.to_out.weight)
         self.t_embedder = TimestepEmbedder(c)

@@ -13,17 +13,15 @@ POINT_NOISE = 0.02  # scene scales, on half of the crops
 TINT = 0.1  # of each colour channel's gain
 
 
-
-
 def poses(rows: np.ndarray) -> dict[str, Tensor]:
     """The stored pose rows [B, 17] by name: R [B, 3, 3], t [B, 3], size [B], scene_scale [B], scene_shift [B, 3]."""
-    rows = torch.from_numpy(rows)
+    stored = torch.from_numpy(rows)
     return {
-        "R": rows[:, :9].reshape(-1, 3, 3),
-        "t": rows[:, 9:12],
-        "size": rows[:, 12],
-        "scene_scale": rows[:, 13],
-        "scene_shift": rows[:, 14:17],
+        "R": stored[:, :9].reshape(-1, 3, 3),
+        "t": stored[:, 9:12],
+        "size": stored[:, 12],
+        "scene_scale": stored[:, 13],
+        "scene_shift": stored[:, 14:17],
     }
 
 

@@ -86,9 +86,7 @@ class SSFlowLoss:
         count = len(clean["shape"])
         t = sample_times(count, generator)
         keep = keep_condition(count, generator).to(self.device)
-        noise = {
-            name: torch.randn(clean[name].shape, generator=generator).to(self.device) for name in sorted(clean)
-        }
+        noise = {name: torch.randn(clean[name].shape, generator=generator).to(self.device) for name in sorted(clean)}
         tokens = self.embedder(**{name: value.to(self.device) for name, value in inputs.items()})
         context = tokens.repeat(self.draws, 1, 1) * keep
         at = t.to(self.device)[:, None, None]
@@ -97,8 +95,7 @@ class SSFlowLoss:
         told_layout, told_cells = self.readout(tokens)
         losses = {
             "readout_layout": READOUT_WEIGHT * (told_layout - layout).square().mean(),
-            "readout_cells": READOUT_WEIGHT
-            * F.binary_cross_entropy_with_logits(told_cells, coarse.to(self.device)),
+            "readout_cells": READOUT_WEIGHT * F.binary_cross_entropy_with_logits(told_cells, coarse.to(self.device)),
         }
         return losses | {
             name: (1.0 if name == "shape" else LAYOUT_WEIGHT)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from fast_sam3d.mini.data.samples import RESOLUTION
 from fast_sam3d.mini.data.shards import Objects
@@ -54,8 +55,9 @@ class SLatAutoencoderLoss:
         latent = voxels.replace(sample_latent(mean.cpu(), logvar.cpu(), generator).to(self.device))
         got, colour = self.mesh.fields_per_voxel(latent)
         weight = torch.where(sdf.abs() < NEAR, NEAR_WEIGHT, 1.0)
+        distance = F.smooth_l1_loss(got.float().clamp(-1.5, 1.5), sdf, reduction="none", beta=0.05)
         losses = {
-            "sdf": 5 * (weight * F.smooth_l1_loss(got.float().clamp(-1.5, 1.5), sdf, reduction="none", beta=0.05)).mean(),
+            "sdf": 5 * (weight * distance).mean(),
             "rgb": (colour.float() - rgb[:, None]).square().mean() * 10,
             "kl": SLAT_KL * 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean(),
         }
@@ -71,7 +73,7 @@ class SLatAutoencoderLoss:
 def encode_contents(objects: Objects, encoder: SLatEncoder, device: torch.device) -> Tensor:
     """Latents [all voxels, 8] float16: the encoder's mean."""
     rows = []
-    for first in range(0, len(objects), 16):
+    for first in tqdm(range(0, len(objects), 16), desc="voxel latents", unit="batch"):
         picked = list(range(first, min(first + 16, len(objects))))
         sdf, rgb = (x.to(device) for x in contents_of(objects, picked))
         mean, _ = encoder(SparseTensor(torch.cat([sdf, rgb], 1), coords_of(objects, picked).to(device)))
