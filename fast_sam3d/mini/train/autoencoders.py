@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from fast_sam3d.mini.data.samples import RESOLUTION
 from fast_sam3d.mini.data.shards import Objects
@@ -57,7 +58,8 @@ class SSAutoencoderLoss:
 @torch.no_grad()
 def normalise_latents(objects: Objects, encoder: SSEncoder, decoder: SSDecoder, device: torch.device) -> None:
     """Fold a gain per channel into both networks so that latents have unit mean square: the flow's data scale."""
-    means = [encoder(occupancy(objects, list(range(i, i + 64))).to(device))[0] for i in range(0, 1024, 64)]
+    count = min(len(objects), 1024)
+    means = [encoder(occupancy(objects, list(range(i, min(i + 64, count)))).to(device))[0] for i in range(0, count, 64)]
     gain = torch.cat(means).square().mean((0, 2, 3, 4)).sqrt()
     last = encoder.out_layer[-1]
     n = len(gain)
@@ -92,7 +94,7 @@ def coarse_occupancy(objects: Objects, cells: int) -> Tensor:
 def encode_shapes(objects: Objects, encoder: SSEncoder, device: torch.device) -> Tensor:
     """Latents [n, r^3, 8] float16 of all objects: mean of the encoder, as shape tokens."""
     rows = []
-    for first in range(0, len(objects), 64):
+    for first in tqdm(range(0, len(objects), 64), desc="shape latents", unit="batch"):
         grids = occupancy(objects, list(range(first, min(first + 64, len(objects))))).to(device)
         rows.append(encoder(grids)[0].flatten(2).transpose(1, 2).cpu().half())
     return torch.cat(rows)

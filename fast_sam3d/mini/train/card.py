@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fast_sam3d.mini.data.families import FAMILIES
+from fast_sam3d.mini.data.shards import HELD_OUT_SEED
 from fast_sam3d.mini.networks import build_networks, weight_parts
 from fast_sam3d.mini.train.evaluate_cli import BARS
 from fast_sam3d.mini.train.stages import STAGES, Run
@@ -21,7 +22,15 @@ CURVES = "curves.png"
 
 
 def write(run: Run, checkpoint: Path, evaluation: Path) -> Path:
-    """Write the card, the curves and `evaluation.json` beside the weights."""
+    """Write the card, the curves and `evaluation.json` beside the weights.
+
+    Args:
+        run: with its folder's curves and `quality.json`.
+        checkpoint: folder of the weights. evaluation: folder with `summary.json`.
+
+    Returns:
+        the card's path.
+    """
     summary = json.loads((evaluation / "summary.json").read_text())
     (checkpoint / "evaluation.json").write_text(json.dumps(summary, indent=1))
     plot_curves(run, checkpoint / CURVES)
@@ -47,9 +56,9 @@ def _lines(run: Run, summary: Mapping[str, Any]) -> list[str]:
         "## Data",
         "",
         f"{recipe.objects:,} objects of {len(FAMILIES)} families ({', '.join(FAMILIES)}), {recipe.views} crops of 64",
-        "pixels each: random camera from 12° below to 55° above, light, colours, stripes on a quarter, a floor on 70 %,",
-        "something in front on up to 40 %, and on 20 % no depth but a guess from the silhouette. Seeds from 10,000,000 on",
-        "are held out.",
+        "pixels each: random camera from 12° below to 55° above, light, colours, stripes on a quarter, a floor on",
+        "70 %, something in front on up to 40 %, and on 20 % no depth but a guess from the silhouette. Seeds from",
+        f"{HELD_OUT_SEED:,} on are held out.",
         "",
         "## Sizes",
         "",
@@ -94,8 +103,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _stage(run: Run, name: str) -> list[str]:
     schedule = getattr(run.recipe, name)
     rows = read_curve(run.folder / f"{name}.csv")
-    hours = 0.0
-    previous = 0
+    hours = previous = 0.0
     for row in rows:
         hours += row["seconds_per_step"] * (row["step"] - previous) / 3600
         previous = row["step"]
@@ -122,7 +130,10 @@ def _overall(overall: Mapping[str, Sequence[float]]) -> list[list[str]]:
 
 
 def _families(families: Mapping[str, Mapping[str, Sequence[float]]]) -> list[list[str]]:
-    return [[family, *(f"{scores[name][0]:.3f}" for name in BARS)] for family, scores in families.items()]
+    return [
+        [family, *(f"{scores[name][0]:.3f}" if name in scores else "" for name in BARS)]
+        for family, scores in families.items()
+    ]
 
 
 def read_curve(path: Path) -> list[dict[str, float]]:

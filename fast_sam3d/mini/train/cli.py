@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fast_sam3d.errors import ConfigError
+from fast_sam3d.errors import ConfigError, OutputError, suggest
+
+if TYPE_CHECKING:
+    import torch
+
+    from fast_sam3d.mini.train.recipe import Recipe
+    from fast_sam3d.mini.train.stages import Run
 
 log = logging.getLogger(__name__)
 
-STAGE_NAMES = ("data", "ss_vae", "slat_vae", "ss_flow", "slat_flow", "export", "evaluate")
+TRAINED = ("ss_vae", "slat_vae", "ss_flow", "slat_flow")
+STAGE_NAMES = ("data", *TRAINED, "export", "evaluate")
+INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,40 +46,115 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the recipe's objects and updates, for a trial: 0.001 runs in minutes and learns nothing",
     )  # fmt: skip
     parser.add_argument(
-        "--stages", nargs="+", choices=STAGE_NAMES, default=list(STAGE_NAMES), metavar="STAGE",
+        "--steps", nargs="+", default=[], metavar="STAGE=N",
+        help="updates of some stages instead of the recipe's: ss_flow=6000; may change from one start to the next",
+    )  # fmt: skip
+    parser.add_argument(
+        "--stages", nargs="+", default=list(STAGE_NAMES), metavar="STAGE",
         help=f"only these, of {', '.join(STAGE_NAMES)}; each reads what the ones before it left",
     )  # fmt: skip
     parser.add_argument("--objects", type=int, default=160, help="held-out objects of the evaluation")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the stages that are asked for, in their order."""
+    """Run the stages that are asked for, in their order; 130 where Ctrl-C stopped them."""
+    asked = _stages(args)
     import torch
 
-    from fast_sam3d.mini.train import card, stages
-    from fast_sam3d.mini.train.recipe import Recipe
+    from fast_sam3d.mini.train import recipe_file, stages
 
-    if args.threads < 1 or args.processes < 1:
-        raise ConfigError("--threads and --processes must be at least 1")
-    try:
-        recipe = Recipe().scaled(args.share)
-        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(str(error)) from error
+    recipe, device = _recipe(args), _device(args.device)
+    stages.check_inputs(args.run_dir, asked)
+    _check_weights(args.checkpoint_dir, asked)
+    _make_folder(args.run_dir, "--run_dir")
+    recipe_file.settle(args.run_dir, recipe, args.seed)
+    if "export" in asked or "evaluate" in asked:
+        _make_folder(args.checkpoint_dir, "--checkpoint_dir")
     torch.set_num_threads(args.threads)
-    args.run_dir.mkdir(parents=True, exist_ok=True)
     run = stages.Run(args.run_dir, recipe, args.seed, device, args.processes)
-    if "data" in args.stages:
+    try:
+        _work(run, asked, args)
+    except KeyboardInterrupt:
+        log.warning(
+            "\nstopped: run the same command again to go on; at most the updates since the last checkpoint are lost"
+        )
+        return INTERRUPTED
+    return 0
+
+
+def _work(run: Run, asked: list[str], args: argparse.Namespace) -> None:
+    from fast_sam3d.mini.train import card, evaluate_cli, stages
+
+    if "data" in asked:
         log.info("%d training shards, %d held-out", len(run.training_shards), len(run.validation_shards))
     for name, stage in stages.STAGES.items():
-        if name in args.stages:
+        if name in asked:
             stage(run)
-    if "export" in args.stages:
+    if "export" in asked:
         stages.export(run, args.checkpoint_dir)
         log.info("weights are in %s", args.checkpoint_dir)
-    if "evaluate" in args.stages:
-        from fast_sam3d.mini.train import evaluate_cli
-
+    if "evaluate" in asked:
         evaluate_cli.measure(args.checkpoint_dir, args.objects, args.processes, args.run_dir / "evaluation")
-        card.write(run, args.checkpoint_dir, args.run_dir / "evaluation")
-    return 0
+        log.info("model card: %s", card.write(run, args.checkpoint_dir, args.run_dir / "evaluation"))
+
+
+def _stages(args: argparse.Namespace) -> list[str]:
+    """The stages that are asked for, in their order, after a look at the plain flags."""
+    for name in args.stages:
+        if name not in STAGE_NAMES:
+            raise ConfigError(f"there is no stage '{name}': {suggest(name, STAGE_NAMES)}")
+    for flag in ("threads", "processes", "objects"):
+        if getattr(args, flag) < 1:
+            raise ConfigError(f"--{flag} must be at least 1, got {getattr(args, flag)}")
+    # Said now rather than after hours of training.
+    if "evaluate" in args.stages and importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError(
+            "evaluate draws the training curves with matplotlib, which is not installed: pip install"
+            " 'fast-sam3d[train]', or leave evaluate out of --stages"
+        )
+    return [name for name in STAGE_NAMES if name in args.stages]
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    from fast_sam3d.mini.train.recipe import Recipe
+
+    try:
+        recipe = Recipe().scaled(args.share)
+    except ValueError as error:
+        raise ConfigError(f"--share: {error}") from error
+    for text in args.steps:
+        stage, _, count = text.partition("=")
+        if stage not in TRAINED:
+            raise ConfigError(f"--steps: there is no training stage '{stage}': {suggest(stage, TRAINED)}")
+        if not count.isdecimal() or int(count) < 1:
+            raise ConfigError(f"--steps: write {stage}=N with N at least 1, not '{text}'")
+        recipe = replace(recipe, **{stage: replace(getattr(recipe, stage), steps=int(count))})
+    return recipe
+
+
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    # A build without CUDA raises AssertionError.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _check_weights(checkpoint: Path, asked: list[str]) -> None:
+    from fast_sam3d.mini.pipeline_config import CONFIG_NAME
+
+    if "evaluate" in asked and "export" not in asked and not (checkpoint / CONFIG_NAME).exists():
+        raise ConfigError(f"evaluate needs the weights that export leaves in {checkpoint}: name export too")
+
+
+def _make_folder(folder: Path, flag: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Only trying tells: read-only mounts and quotas are not in the permission bits.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({error.strerror}): choose another {flag}") from error

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,14 @@ import torch
 from tqdm import tqdm
 
 from fast_sam3d import metrics
+from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.export import pose_matrix, quaternion_matrix
 from fast_sam3d.mini.data.families import FAMILIES, Sampled
 from fast_sam3d.mini.data.pictures import Photo, photograph
 from fast_sam3d.mini.data.samples import FINE, RESOLUTION, Shape, grid_centres
+from fast_sam3d.mini.workers import worker_pool
+
+log = logging.getLogger(__name__)
 
 SURFACE_POINTS = 10_000
 NOISE_SEED = 42
@@ -99,11 +102,15 @@ def _start(job: Job, threads: int) -> None:
 def _work(seed: int) -> list[dict[str, Any]]:
     subject = Subject.of(seed)
     rows, base = [], None
-    for variant in _job.variants:
-        result = run(_pipeline, subject, variant)
+    for place, variant in enumerate(_job.variants):
         row = {"seed": seed, "family": subject.photo.placed[0].sampled.family, "variant": variant.name}
-        row |= score(result, subject)
-        if base is not None:
+        try:
+            result = run(_pipeline, subject, variant)
+        except FastSam3dError as error:  # the model made nothing of the picture
+            log.warning("object %d, %s: %s", seed, variant.name, error)
+            result = None
+        row |= score(result, subject) if result is not None else NOTHING
+        if place:
             row |= fidelity(result, base)
         else:
             base = result
@@ -125,6 +132,19 @@ def run(pipeline: Any, subject: Subject, variant: Variant) -> dict[str, Any]:
         )  # fmt: skip
 
 
+NOTHING: Mapping[str, float] = {
+    "voxel_iou": 0.0,
+    "voxels": 0.0,
+    "rotation_deg": 180.0,
+    "box_iou": 0.0,
+    "chamfer": metrics.WORST_CHAMFER,
+    "chamfer_squared": metrics.WORST_CHAMFER**2 / 2,
+    "f1@0.05": 0.0,
+    "f1@0.01": 0.0,
+}
+"""Scores of no result at all. Errors without a worst value are left out of the means."""
+
+
 def score(result: Mapping[str, Any], subject: Subject) -> dict[str, float]:
     """Everything that is judged against the truth. Lengths in the unit cube of the truth's box unless named."""
     placed = subject.photo.placed[0]
@@ -141,9 +161,7 @@ def score(result: Mapping[str, Any], subject: Subject) -> dict[str, float]:
         "voxel_iou": metrics.voxel_iou(voxels, subject.shape.coords),
         "voxels": len(voxels),
         "rotation_deg": metrics.rotation_error_deg(rotation, camera.R, placed.sampled.symmetry),
-        "translation_error": metrics.translation_error(
-            result["translation"], camera.t, float(np.linalg.norm(extent))
-        ),
+        "translation_error": metrics.translation_error(result["translation"], camera.t, float(np.linalg.norm(extent))),
         "scale_error": metrics.scale_error(result["scale"], np.full(3, camera.size)),
         "box_iou": 0.0,
     }
@@ -174,8 +192,12 @@ def _colours_at(mesh: Any, subject: Subject) -> float:
     return float(np.abs(mesh.vertex_attrs[::step, :3].numpy() - true).mean())
 
 
-def fidelity(result: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, float]:
-    """Closeness of a result to the unaccelerated one."""
+def fidelity(result: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> dict[str, float]:
+    """Closeness of a result to the unaccelerated one; None stands for a run that made nothing."""
+    if base is None:
+        return dict.fromkeys(("base_voxel_iou", "base_rotation_deg", "base_f1@0.01"), float("nan"))
+    if result is None:
+        return {"base_voxel_iou": 0.0, "base_rotation_deg": 180.0, "base_f1@0.01": 0.0}
     rotations = [quaternion_matrix(r["rotation"][0]) for r in (result, base)]
     mesh, other = result["mesh"][0], base["mesh"][0]
     close = metrics.compare_meshes(mesh if mesh.success else None, other, SURFACE_POINTS) if other.success else {}
@@ -209,8 +231,7 @@ def _results(job: Job, seeds: Sequence[int], processes: int, threads: int) -> It
         finally:
             torch.set_num_threads(before)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start, (job, threads)) as pool:
+    with worker_pool(processes, _start, (job, threads)) as pool:
         yield from pool.map(_work, seeds)
 
 
@@ -219,7 +240,7 @@ MEDIANS = {"rotation_deg", "base_rotation_deg"}
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
     """Mean and standard error of every number; the median instead of the mean where errors have a long tail."""
-    names = [name for name, value in rows[0].items() if isinstance(value, float)]
+    names = list(dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, float)))
     summary = {}
     for name in names:
         values = np.array([row[name] for row in rows if name in row], float)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.errors import ConfigError
+from fast_sam3d.errors import ConfigError, OutputError
 
 # Metric: (bar, whether more is better). From the project's acceptance of the embedded model.
 BARS: dict[str, tuple[float, bool]] = {
@@ -45,7 +45,9 @@ def main(args: argparse.Namespace) -> int:
     if args.objects < 1 or args.processes < 1:
         raise ConfigError("--objects and --processes must be at least 1")
     sampling = {
-        name: getattr(args, name) for name in ("ss_cfg_strength", "slat_cfg_strength") if getattr(args, name) is not None
+        name: getattr(args, name)
+        for name in ("ss_cfg_strength", "slat_cfg_strength")
+        if getattr(args, name) is not None
     }
     checkpoint = args.checkpoint_dir or resource("checkpoints/mini")
     measure(checkpoint, args.objects, args.processes, args.output_dir, args.stiffness, sampling)
@@ -82,11 +84,19 @@ def measure(checkpoint: Path, objects: int, processes: int, output: Path, stiffn
 
     Returns:
         the summary.
+
+    Raises:
+        CheckpointError: the weights cannot be used. OutputError: the folder cannot be written.
     """
     from fast_sam3d.mini.data.shards import HELD_OUT_SEED
+    from fast_sam3d.mini.pipeline import MiniPipeline
     from fast_sam3d.mini.train import evaluate
 
-    output.mkdir(parents=True, exist_ok=True)
+    MiniPipeline.from_pretrained(checkpoint)  # damaged weights are told here, not by every worker
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written ({error.strerror}): choose another folder") from error
     variants = (evaluate.Variant("25 steps"), *(stiffness_variants() if stiffness else ()))
     # Seeds that not even the autoencoders' validation uses.
     seeds = range(HELD_OUT_SEED + 100_000, HELD_OUT_SEED + 100_000 + objects)
@@ -113,7 +123,10 @@ def _paired(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]
 
     result = {}
     for name in ("f1@0.01", "f1@0.05", "chamfer", "voxel_iou", "box_iou", "rotation_deg", "translation_error"):
-        difference = np.array([row[name] - other[name] for row, other in zip(rows, base, strict=True)])
+        both = [(row, other) for row, other in zip(rows, base, strict=True) if name in row and name in other]
+        if not both:
+            continue
+        difference = np.array([row[name] - other[name] for row, other in both])
         spread = difference.std(ddof=min(1, len(difference) - 1))
         result[name] = (float(difference.mean()), float(spread / np.sqrt(len(difference))))
     return result
@@ -152,7 +165,8 @@ def show(summary: Mapping[str, Any]) -> None:
         differs = ("f1@0.01", "voxel_iou", "box_iou", "rotation_deg")
         table = Table("variant", *fidelity, *(f"Δ {name}" for name in differs), title="against 25 steps, paired")
         for name, scores in summary["variants"].items():
-            cells = [f"{scores[key][0]:.3f} ± {scores[key][1]:.3f}" for key in fidelity]
-            cells += ["{:+.4f} ± {:.4f}".format(*scores["against_base"][key]) for key in differs]
+            cells = [f"{scores[key][0]:.3f} ± {scores[key][1]:.3f}" if key in scores else "" for key in fidelity]
+            paired = scores["against_base"]
+            cells += ["{:+.4f} ± {:.4f}".format(*paired[key]) if key in paired else "" for key in differs]
             table.add_row(name, *cells)
         console.print(table)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from fast_sam3d.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +52,9 @@ class Schedule:
         for name in ("steps", "batch", "rate", "checkpoint"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"Schedule.{name} must be positive, got {getattr(self, name)!r}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"Schedule.average must be in [0, 1), got {self.average!r}")
+        for name in ("average", "flat"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"Schedule.{name} must be in [0, 1), got {getattr(self, name)!r}")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of an update."""
@@ -60,14 +65,15 @@ class Schedule:
 
 
 def step_generator(seed: int, stage: str, step: int) -> torch.Generator:
-    """The random numbers of one update: a function of seed, stage and step, so a resumed run repeats an unbroken one."""
+    """The random numbers of one update.
+
+    A function of seed, stage and step alone, so that a resumed run repeats an unbroken one.
+    """
     return torch.Generator().manual_seed(hash_seed(seed, stage, step))
 
 
 def hash_seed(*parts: int | str) -> int:
     """A 63-bit seed from names and numbers, the same on every machine."""
-    import hashlib
-
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -82,6 +88,9 @@ class Trainer:
         folder: where `<stage>.pt` and `<stage>.csv` go.
         seed: of all random choices.
         device: where the modules are.
+
+    Raises:
+        CheckpointError: `<stage>.pt` is there but damaged, or of networks of other sizes.
     """
 
     def __init__(self, stage: str, modules: dict[str, nn.Module], schedule: Schedule, folder: Path, seed: int,
@@ -93,6 +102,7 @@ class Trainer:
         )
         self.average = {k: v.detach().clone().float() for k, v in self.modules.state_dict().items()}
         self.step = 0
+        self._unplotted: tuple[dict[str, Tensor], int] = ({}, 0)
         self._resume()
 
     @property
@@ -108,7 +118,7 @@ class Trainer:
         Returns:
             The modules with averaged weights, in eval mode.
         """
-        curve = _Curve(self.folder / f"{self.stage}.csv", self.step)
+        curve = _Curve(self.folder / f"{self.stage}.csv", self.step, *self._unplotted)
         parameters = list(self.modules.parameters())
         with tqdm(total=self.schedule.steps, initial=self.step, desc=self.stage, unit="step") as bar:
             while self.step < self.schedule.steps:
@@ -124,10 +134,11 @@ class Trainer:
                 self._update_average()
                 self.step += 1
                 bar.update()
-                if mean := curve.add(self.step, parts):
+                last = self.step == self.schedule.steps
+                if mean := curve.add(self.step, parts, last):
                     bar.set_postfix(mean)
-                if self.step % self.schedule.checkpoint == 0 or self.step == self.schedule.steps:
-                    self._save()
+                if last or self.step % self.schedule.checkpoint == 0:
+                    self._save(curve)
         return self.averaged()
 
     def averaged(self) -> dict[str, nn.Module]:
@@ -143,55 +154,103 @@ class Trainer:
         new = [state[k].float() for k in self.average if state[k].is_floating_point()]
         torch._foreach_lerp_(kept, new, 1 - keep)
 
-    def _save(self) -> None:
-        aside = self.checkpoint_path.with_suffix(".tmp")
-        torch.save(
-            {"step": self.step, "modules": self.modules.state_dict(), "average": self.average,
-             "optimizer": self.optimizer.state_dict()}, aside,
-        )  # fmt: skip
-        aside.replace(self.checkpoint_path)
+    def _save(self, curve: _Curve) -> None:
+        state = {
+            "step": self.step,
+            "modules": self.modules.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "unplotted": (curve.sums, curve.count),
+        }
+        save_whole(state, self.checkpoint_path)
 
     def _resume(self) -> None:
         if not self.checkpoint_path.exists():
             return
-        state = torch.load(self.checkpoint_path, map_location=self.device, weights_only=True)
-        self.modules.load_state_dict(state["modules"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average = state["average"]
-        self.step = state["step"]
-        log.info("%s: resumed at step %d", self.stage, self.step)
+        state = load_whole(self.checkpoint_path, self.device)
+        try:
+            self.modules.load_state_dict(state["modules"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average = state["average"]
+            self.step = state["step"]
+            # Checkpoints of before the curve was part of them begin a new mean.
+            self._unplotted = state.get("unplotted", ({}, 0))
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.checkpoint_path} is of networks with other sizes than this recipe's: use another --run_dir, or"
+                f" delete it to train {self.stage} from its start"
+            ) from error
+        log.info("%s: goes on at step %d of %d", self.stage, self.step, self.schedule.steps)
+
+
+def save_whole(value: object, path: Path) -> None:
+    """torch.save so that a kill leaves the old file or the new one, never a part."""
+    aside = path.with_suffix(".tmp")
+    torch.save(value, aside)
+    aside.replace(path)
+
+
+def load_whole(path: Path, device: torch.device | str = "cpu") -> dict:
+    """What `save_whole` wrote, on a device.
+
+    Raises:
+        CheckpointError: it is damaged, or not such a file.
+    """
+    damaged = f"{path} is damaged: delete it and run the same command again, which makes it anew"
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        raise CheckpointError(damaged) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(damaged)
+    return state
 
 
 class _Curve:
-    """Mean losses every `EVERY` steps, as rows of a CSV file; rows past the resumed step are dropped."""
+    """Mean losses every `EVERY` steps, as rows of a CSV file; rows past the resumed step are dropped.
+
+    Args:
+        path: of the file.
+        step: that training goes on from.
+        sums, count: of the losses since the last row, as they were at that step.
+    """
 
     EVERY = 50
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path, self.sums, self.count, self.began = path, {}, 0, time.perf_counter()
-        rows = []
+    def __init__(self, path: Path, step: int, sums: dict[str, Tensor], count: int) -> None:
+        self.path, self.sums, self.count = path, dict(sums), count
+        self.timed, self.began = 0, time.perf_counter()
         if path.exists():
             with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-            path.unlink()
-        for row in rows:
-            self._write(row)
+                # A kill may have cut the last row short; it lies past every checkpoint.
+                rows = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
+            aside = path.with_suffix(".csv.tmp")
+            aside.unlink(missing_ok=True)
+            for row in rows:
+                self._write(row, aside)
+            if rows:
+                aside.replace(path)
+            else:
+                path.unlink()
 
-    def add(self, step: int, losses: Losses) -> dict[str, float] | None:
+    def add(self, step: int, losses: Losses, last: bool) -> dict[str, float] | None:
+        """Count one update; the means of a row that is due, else None. The last update closes a row early."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
         self.count += 1
-        if step % self.EVERY:
+        self.timed += 1
+        if step % self.EVERY and not last:
             return None
         mean = {name: round(float(value) / self.count, 5) for name, value in self.sums.items()}
-        seconds = round((time.perf_counter() - self.began) / self.count, 4)
-        self._write({"step": step, **mean, "seconds_per_step": seconds})
-        self.sums, self.count, self.began = {}, 0, time.perf_counter()
+        seconds = round((time.perf_counter() - self.began) / self.timed, 4)
+        self._write({"step": step, **mean, "seconds_per_step": seconds}, self.path)
+        self.sums, self.count, self.timed, self.began = {}, 0, 0, time.perf_counter()
         return mean
 
-    def _write(self, row: dict) -> None:
-        fresh = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+    @staticmethod
+    def _write(row: dict, path: Path) -> None:
+        fresh = not path.exists()
+        with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)
             if fresh:
                 writer.writeheader()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from fast_sam3d.mini.config import EmbedderConfig, SSDecoderConfig, SSEncoderConfig, SSFlowConfig
+from fast_sam3d.mini.data.shards import HELD_OUT_SEED
 from fast_sam3d.mini.pipeline_config import PipelineConfig, SamplingConfig
 from fast_sam3d.mini.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatEncoderConfig, SLatFlowConfig
 from fast_sam3d.mini.train.loop import Schedule
@@ -52,6 +53,10 @@ class Recipe:
         for name in ("objects", "views", "ss_vae_objects", "slat_vae_objects", "noise_draws"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Recipe.{name} must be at least 1, got {getattr(self, name)}")
+        if self.objects >= HELD_OUT_SEED:
+            raise ValueError(
+                f"Recipe.objects must stay below {HELD_OUT_SEED}, where the held-out seeds begin, got {self.objects}"
+            )
         if max(self.ss_vae_objects, self.slat_vae_objects) > self.objects:
             raise ValueError("the autoencoders cannot use more objects than there are")
         if self.ss_flow.batch % self.noise_draws:
@@ -61,6 +66,8 @@ class Recipe:
         """The same run with a share of the updates and objects, for a trial; 0 < share <= 1."""
         if not 0 < share <= 1:
             raise ValueError(f"share must be in (0, 1], got {share}")
+        if share == 1:
+            return self
 
         def fewer(count: int, least: int) -> int:
             return max(round(count * share), least)

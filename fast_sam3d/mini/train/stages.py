@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fast_sam3d.errors import ConfigError
 from fast_sam3d.mini.data.shards import HELD_OUT_SEED, Objects, generate, read
 from fast_sam3d.mini.embedder import ConditionEmbedder
 from fast_sam3d.mini.pipeline_config import PipelineConfig
@@ -23,12 +24,23 @@ from fast_sam3d.mini.ss_vae import SSDecoder, SSEncoder
 from fast_sam3d.mini.train import autoencoders, structured
 from fast_sam3d.mini.train.conditions import layout_statistics
 from fast_sam3d.mini.train.flows import Readout, SSFlowLoss
-from fast_sam3d.mini.train.loop import Trainer
+from fast_sam3d.mini.train.loop import Trainer, load_whole, save_whole
 from fast_sam3d.mini.train.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
 VALIDATION_OBJECTS = 200
+LEAVES = {"ss_vae": "ss_latents", "slat_vae": "slat_latents", "ss_flow": "ss_generator", "slat_flow": "slat_generator"}
+"""What each stage keeps in the run's folder when it is done, as `<name>.pt`."""
+
+NEEDS = {
+    "ss_flow": ("ss_vae",),
+    "slat_flow": ("slat_vae",),
+    "export": ("ss_vae", "slat_vae", "ss_flow", "slat_flow"),
+    "evaluate": ("ss_vae", "slat_vae", "ss_flow", "slat_flow"),
+}
+"""Stages whose results a stage reads. All make the data that they lack."""
+
 VIEW_ARRAYS = ("image", "mask", "pointmap", "descriptor", "pose")
 
 Modules = dict[str, nn.Module]
@@ -71,26 +83,44 @@ class Run:
         return trainer.run(loss(modules))
 
     def store(self, name: str, value: object) -> None:
-        aside = self.folder / f"{name}.tmp"
-        torch.save(value, aside)
-        aside.replace(self.folder / f"{name}.pt")
+        """Keep what a stage leaves, whole or not at all."""
+        save_whole(value, self.folder / f"{name}.pt")
 
     def stored(self, name: str) -> dict:
-        return torch.load(self.folder / f"{name}.pt", weights_only=True)
+        """What `store` kept, on the CPU.
+
+        Raises:
+            CheckpointError: the file is damaged.
+            ConfigError: the stage that makes it has not run.
+        """
+        if not self.has(name):
+            stage = next(stage for stage, left in LEAVES.items() if left == name)
+            raise ConfigError(f"{self.folder / name}.pt is missing: run the stage {stage} first, which makes it")
+        return load_whole(self.folder / f"{name}.pt")
 
     def has(self, name: str) -> bool:
+        """Whether `store` has kept something of this name."""
         return (self.folder / f"{name}.pt").exists()
+
+    def finished(self, stage: str) -> bool:
+        """Whether a stage has left its result, said in the log if so."""
+        path = self.folder / f"{LEAVES[stage]}.pt"
+        if path.exists():
+            log.info("%s: finished before; delete %s to let it train on", stage, path)
+        return path.exists()
 
     def note(self, **measured: float) -> None:
         """Add numbers to `quality.json`."""
         path = self.folder / "quality.json"
         known = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(known | measured, indent=2))
+        aside = path.with_suffix(".tmp")
+        aside.write_text(json.dumps(known | measured, indent=2))
+        aside.replace(path)
 
 
 def run_ss_vae(run: Run) -> None:
     """Occupancy autoencoder; leaves `ss_latents.pt`: both networks and the latents of all objects."""
-    if run.has("ss_latents"):
+    if run.finished("ss_vae"):
         return
     recipe, config = run.recipe, run.recipe.pipeline
     objects = run.objects(recipe.ss_vae_objects, "coords")
@@ -111,8 +141,11 @@ def run_ss_vae(run: Run) -> None:
 
 
 def run_slat_vae(run: Run) -> None:
-    """Autoencoder of the voxels' contents; leaves `slat_latents.pt`: decoders, latents, and their mean and deviation."""
-    if run.has("slat_latents"):
+    """Autoencoder of the voxels' contents.
+
+    Leaves `slat_latents.pt`: decoders, latents, and their mean and deviation.
+    """
+    if run.finished("slat_vae"):
         return
     recipe, config = run.recipe, run.recipe.pipeline
     arrays = ("coords", "sdf", "rgb")
@@ -148,7 +181,7 @@ def run_slat_vae(run: Run) -> None:
 
 def run_ss_flow(run: Run) -> None:
     """Flow of shape and layout; leaves `ss_generator.pt`: backbone, embedder and layout statistics."""
-    if run.has("ss_generator"):
+    if run.finished("ss_flow"):
         return
     recipe, config = run.recipe, run.recipe.pipeline
     objects = run.objects(recipe.objects, "coords", *VIEW_ARRAYS)
@@ -162,10 +195,7 @@ def run_ss_flow(run: Run) -> None:
             "embedder": ConditionEmbedder(config.ss_embedder),
             "readout": Readout(config.ss_embedder.model_channels, config.ss_flow.resolution),
         },
-        lambda m: SSFlowLoss(
-            objects, latents, coarse, statistics, m["backbone"], m["embedder"], m["readout"], run.device,
-            recipe.noise_draws,
-        ),  # fmt: skip
+        lambda m: SSFlowLoss(objects, latents, coarse, statistics, **m, device=run.device, draws=recipe.noise_draws),
     )
     kept = {name: modules[name].state_dict() for name in ("backbone", "embedder")}
     run.store("ss_generator", {"statistics": statistics, **kept})
@@ -173,7 +203,7 @@ def run_ss_flow(run: Run) -> None:
 
 def run_slat_flow(run: Run) -> None:
     """Flow of the structured latent; leaves `slat_generator.pt`: backbone and embedder."""
-    if run.has("slat_generator"):
+    if run.finished("slat_flow"):
         return
     recipe, config = run.recipe, run.recipe.pipeline
     objects = run.objects(recipe.objects, "coords", *VIEW_ARRAYS)
@@ -197,6 +227,24 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "ss_flow": run_ss_flow,
     "slat_flow": run_slat_flow,
 }
+
+
+def check_inputs(folder: Path, stages: Sequence[str]) -> None:
+    """See that every stage will find what it reads.
+
+    Args:
+        folder: of the run.
+        stages: names of what is to be run, in order.
+
+    Raises:
+        ConfigError: what a stage reads is neither there nor made by a stage before it.
+    """
+    for place, name in enumerate(stages):
+        for need in NEEDS.get(name, ()):
+            if need not in stages[:place] and not (folder / f"{LEAVES[need]}.pt").exists():
+                raise ConfigError(
+                    f"{name} needs what the stage {need} leaves in {folder}: name {need} too, or leave out --stages"
+                )
 
 
 def export(run: Run, checkpoint: Path) -> None:

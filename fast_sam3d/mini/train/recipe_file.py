@@ -1,0 +1,69 @@
+"""`recipe.json` of a run folder: what the folder was made with, so that no other run goes on in it by mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.errors import ConfigError
+from fast_sam3d.mini.pipeline_config import to_mapping
+from fast_sam3d.mini.train.recipe import Recipe
+
+NAME = "recipe.json"
+
+FREE = re.compile(r"recipe\.(\w+\.(steps|checkpoint)|pipeline\.(ss_sampling|slat_sampling|decode_formats)\b.*)")
+"""Settings that may change from one start to the next: how long a stage is, and how the finished model samples."""
+
+
+def settle(folder: Path, recipe: Recipe, seed: int) -> None:
+    """Write the file, after a check that the folder's older one, if any, agrees.
+
+    Raises:
+        ConfigError: the folder belongs to another seed or recipe; names the first difference.
+    """
+    path = folder / NAME
+    now = json.loads(json.dumps({"seed": seed, "recipe": to_mapping(recipe)}))
+    if path.exists():
+        old = _flat(_read(path))
+        new = _flat(now)
+        for name in [*new, *(name for name in old if name not in new)]:
+            if not FREE.fullmatch(name) and old.get(name) != new.get(name):
+                raise ConfigError(
+                    f"{folder} was made with {name} {_shown(old, name)}, not {_shown(new, name)}: give the settings it"
+                    " was made with, or choose another --run_dir"
+                )
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(now, indent=1) + "\n")
+    aside.replace(path)
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    return repr(settings[name]) if name in settings else "left out"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: delete it, if the folder is of this run, or choose another"
+        ) from error
+    return content
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves by their dotted path."""
+
+    def walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+        if not isinstance(value, Mapping):
+            yield path, value
+            return
+        for key, item in value.items():
+            yield from walk(item, f"{path}.{key}" if path else key)
+
+    return dict(walk(tree, ""))
