@@ -19,6 +19,9 @@ MARGIN = 3
 EXTRAPOLATED_CELLS = 2.0
 """Up to this far from an active cell, in cells, the distance counts as known by extrapolation."""
 
+DECISIVE = 0.8
+"""Share of a region's border that must agree for the whole region to take its sign."""
+
 SMALLEST = np.float32(0.01)
 """Smallest magnitude of a distance, in voxels, that is handed to marching cubes."""
 
@@ -40,8 +43,9 @@ class MeshResult:
 class MeshExtractor:
     """Marching cubes over the cells of the active voxels.
 
-    Cells near the active ones continue their field; all others take the sign of the nearest active cell, and the
-    border counts as outside. A voxel missing from the shell then shows as a dent, not as a hole into the inside.
+    Cells near the active ones continue their field; each region of all others is inside or outside as its border
+    says, or cell by cell as the nearest field says where that is not clear. A voxel missing from the shell then shows
+    as a dent, not as a hole into the inside.
 
     Args:
         resolution: cells along each axis.
@@ -66,7 +70,7 @@ class MeshExtractor:
         cells = fields.coords[:, 1:].cpu().numpy().astype(np.int64)
         known = np.isfinite(feats[:, :4]).all(axis=1)
         feats, cells = feats[known], cells[known]
-        if not len(feats) or feats[:, 0].min() >= 0:
+        if not len(feats):
             return _empty(device)
         if cells.max() >= self.resolution:
             raise ValueError(f"cell {cells.max()} outside the grid of {self.resolution}")
@@ -118,20 +122,45 @@ def _fill(index: np.ndarray, cells: np.ndarray, sdf: np.ndarray) -> tuple[np.nda
 
     away, where = ndimage.distance_transform_edt(index < 0, return_indices=True)
     nearest = index[tuple(where)]
-    volume = sdf[nearest]
-    volume = np.where(index < 0, np.where(volume < 0, -TRUNCATION, TRUNCATION), volume).astype(np.float32)
-    # The surface also cuts corners off voxels that are not active. Within two cells the field is continued along its
-    # gradient; the jump of a bare sign would leave steps there.
+    volume = sdf[nearest].astype(np.float32)
+    # The surface also cuts corners off voxels that are not active, and may run just outside of a layer of them. Within
+    # two cells the field is continued along its gradient; the jump of a bare sign would leave steps there.
     close = np.nonzero((away > 0) & (away <= EXTRAPOLATED_CELLS))
     rows = nearest[close]
     offset = np.stack(close, axis=1) - cells[rows]
     volume[close] = np.clip(sdf[rows] + (_gradient(index, cells, sdf)[rows] * offset).sum(1), -TRUNCATION, TRUNCATION)
+    _sign_of_the_rest(volume, away > EXTRAPOLATED_CELLS)
     for axis in range(3):
         np.moveaxis(volume, axis, 0)[[0, -1]] = TRUNCATION
     # Exact zeros would put several vertices onto one lattice point and pinch the surface there.
     small = np.abs(volume) < SMALLEST
     volume[small] = np.where(volume[small] < 0, -SMALLEST, SMALLEST)
     return volume, nearest
+
+
+def _sign_of_the_rest(volume: np.ndarray, rest: np.ndarray) -> None:
+    """Give the cells of `rest` [X, Y, Z] bool a sign from the field around them, in place.
+
+    Each connected region takes the sign that nearly all of its border has: the inside and the outside of a closed
+    shell. Where a hole in the shell joins the two, the border is of both signs, and the nearest cell decides.
+    """
+    from scipy import ndimage
+
+    where = ndimage.distance_transform_edt(rest, return_distances=False, return_indices=True)
+    sign = np.where(volume[tuple(where)] < 0, -1, 1)
+    region, count = ndimage.label(rest)
+    inside, border = np.zeros(count + 1), np.zeros(count + 1)
+    for axis in range(3):
+        for here, there in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
+            pair = [(slice(None),) * axis + (side,) for side in (here, there)]
+            touches = rest[pair[0]] & ~rest[pair[1]]
+            labels = region[pair[0]][touches]
+            border += np.bincount(labels, minlength=count + 1)
+            inside += np.bincount(labels, weights=volume[pair[1]][touches] < 0, minlength=count + 1)
+    share = inside / np.maximum(border, 1)
+    decided = np.where(share > DECISIVE, -1, np.where(share < 1 - DECISIVE, 1, 0))
+    vote = decided[region]
+    volume[rest] = (np.where(vote == 0, sign, vote) * TRUNCATION)[rest]
 
 
 def _gradient(index: np.ndarray, cells: np.ndarray, sdf: np.ndarray) -> np.ndarray:

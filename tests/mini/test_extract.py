@@ -53,6 +53,21 @@ def test_sphere(band):
     assert (mesh.vertex_attrs[:, :3] - (mesh.vertices + 0.5)).abs().max() < (1.5 if band < 0.6 else 0.5) / RESOLUTION
 
 
+def test_faces_just_outside_of_the_active_layer():
+    """A box whose active voxels all lie outside: its faces run 0.56 voxels from the centres next to them: no sheet may appear there."""
+    half = (VOXELS // 2 - 4 + 0.06) / VOXELS
+
+    def box(p):
+        d = p.abs() - half
+        return d.clamp_min(0).norm(dim=-1) + d.max(dim=-1).values.clamp_max(0)
+
+    solid = as_trimesh(MeshExtractor(RESOLUTION, min_component=0)(field(box, band=0.55)))
+    assert solid.is_watertight
+    assert solid.body_count == 1
+    assert solid.volume == pytest.approx((2 * half) ** 3, rel=0.03)
+    assert box(torch.from_numpy(solid.vertices).float()).abs().max() < 1.5 / RESOLUTION
+
+
 def test_pinhole_does_not_open_the_inside():
     sdf = sphere(0.3)
     whole = field(sdf)
