@@ -54,7 +54,7 @@ def test_sphere(band):
 
 
 def test_faces_just_outside_of_the_active_layer():
-    """A box whose active voxels all lie outside: its faces run 0.56 voxels from the centres next to them: no sheet may appear there."""
+    """A box whose active voxels all lie outside, as its faces run 0.56 voxels from the centres on the inner side."""
     half = (VOXELS // 2 - 4 + 0.06) / VOXELS
 
     def box(p):

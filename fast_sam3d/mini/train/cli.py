@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="data, checkpoints and curves; run the command again with the same folder to go on after a stop",
     )  # fmt: skip
     parser.add_argument(
-        "--checkpoint_dir", type=Path, default=Path("runs/mini/checkpoint"),
-        help="where the finished weights, pipeline.yaml and the model card go",
+        "--checkpoint_dir", type=Path, default=None,
+        help="where the finished weights, pipeline.yaml and the model card go (default: checkpoint in --run_dir)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and noise")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the stages that are asked for, in their order; 130 where Ctrl-C stopped them."""
     asked = _stages(args)
+    args.checkpoint_dir = args.checkpoint_dir or args.run_dir / "checkpoint"
     import torch
 
     from fast_sam3d.mini.train import recipe_file, stages

@@ -39,7 +39,7 @@ class Recipe:
             ss_embedder=EmbedderConfig(num_blocks=3, mlp_ratio=3.0),
             ss_flow=SSFlowConfig(share_mod=True, mlp_ratio=3.0),
             ss_decoder=SSDecoderConfig(),
-            slat_embedder=EmbedderConfig(num_blocks=2, mlp_ratio=2.0),
+            slat_embedder=None,  # shared with the SS stage
             slat_flow=SLatFlowConfig(),
             slat_decoder_mesh=MeshDecoderConfig(),
             slat_decoder_gs=GaussianDecoderConfig(num_gaussians=8),
@@ -59,6 +59,10 @@ class Recipe:
             )
         if max(self.ss_vae_objects, self.slat_vae_objects) > self.objects:
             raise ValueError("the autoencoders cannot use more objects than there are")
+        if self.pipeline.slat_embedder is not None or self.pipeline.slat_decoder_gs_4 is None:
+            raise ValueError(
+                "Recipe.pipeline needs one embedder for both stages (slat_embedder null) and both gaussian decoders"
+            )
         if self.ss_flow.batch % self.noise_draws:
             raise ValueError(f"ss_flow.batch must be a multiple of noise_draws={self.noise_draws}")
 

@@ -35,7 +35,7 @@ LEAVES = {"ss_vae": "ss_latents", "slat_vae": "slat_latents", "ss_flow": "ss_gen
 
 NEEDS = {
     "ss_flow": ("ss_vae",),
-    "slat_flow": ("slat_vae",),
+    "slat_flow": ("slat_vae", "ss_flow"),
     "export": ("ss_vae", "slat_vae", "ss_flow", "slat_flow"),
     "evaluate": ("ss_vae", "slat_vae", "ss_flow", "slat_flow"),
 }
@@ -202,20 +202,24 @@ def run_ss_flow(run: Run) -> None:
 
 
 def run_slat_flow(run: Run) -> None:
-    """Flow of the structured latent; leaves `slat_generator.pt`: backbone and embedder."""
+    """Flow of the structured latent, over the tokens of the SS embedder; leaves `slat_generator.pt`: the backbone.
+
+    The embedder is shared and frozen. One of its own, trained along, became a constant: what is in a voxel follows
+    from its neighbours so nearly that the picture, which alone has the colours, was not worth a look.
+    """
     if run.finished("slat_flow"):
         return
     recipe, config = run.recipe, run.recipe.pipeline
     objects = run.objects(recipe.objects, "coords", *VIEW_ARRAYS)
     stored = run.stored("slat_latents")
+    embedder = ConditionEmbedder(config.ss_embedder).to(run.device)
+    embedder.load_state_dict(run.stored("ss_generator")["embedder"])
+    embedder.eval().requires_grad_(False)
     modules = run.train(
         "slat_flow",
-        lambda: {
-            "backbone": StructuredLatentFlow(config.slat_flow),
-            "embedder": ConditionEmbedder(config.slat_embedder),
-        },
+        lambda: {"backbone": StructuredLatentFlow(config.slat_flow)},
         lambda m: structured.SLatFlowLoss(
-            objects, stored["latents"], stored["mean"], stored["std"], m["backbone"], m["embedder"], run.device
+            objects, stored["latents"], stored["mean"], stored["std"], m["backbone"], embedder, run.device
         ),
     )
     run.store("slat_generator", {k: m.state_dict() for k, m in modules.items()})
@@ -264,7 +268,6 @@ def export(run: Run, checkpoint: Path) -> None:
     pipeline.models["ss_generator"].reverse_fn.backbone.load_state_dict(ss["backbone"])
     pipeline.models["slat_generator"].reverse_fn.backbone.load_state_dict(slat["backbone"])
     pipeline.condition_embedders["ss_condition_embedder"].load_state_dict(ss["embedder"])
-    pipeline.condition_embedders["slat_condition_embedder"].load_state_dict(slat["embedder"])
     pipeline.models["ss_decoder"].load_state_dict(voxels["decoder"])
     for name in ("slat_decoder_mesh", "slat_decoder_gs", "slat_decoder_gs_4"):
         pipeline.models[name].load_state_dict(contents[name])

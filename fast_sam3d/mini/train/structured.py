@@ -19,6 +19,7 @@ from fast_sam3d.mini.train.conditions import crops
 from fast_sam3d.mini.train.flows import keep_condition, sample_times
 
 SLAT_KL = 5e-4
+COLOUR_WEIGHT = 2.0  # of the three channels that colour starts in
 NEAR = 0.5  # voxels; distances closer to the surface than this weigh `NEAR_WEIGHT` times as much
 NEAR_WEIGHT = 4.0
 
@@ -122,4 +123,5 @@ class SLatFlowLoss:
         inputs = {name: value.to(self.device) for name, value in crops(self.objects, rows, generator).items()}
         context = self.embedder(**inputs) * keep_condition(batch, generator).to(self.device)
         velocity = self.backbone(torch.lerp(noise, clean, at)[None], t.to(self.device) * 1000, context, coords)
-        return {"slat": (velocity[0].float() - (clean - noise)).square().mean()}
+        error = (velocity[0].float() - (clean - noise)).square().mean(0)
+        return {"slat": error[:-3].mean(), "slat_colour": COLOUR_WEIGHT * error[-3:].mean()}
