@@ -107,7 +107,7 @@ def _stage(run: Run, name: str) -> list[str]:
     for row in rows:
         hours += row["seconds_per_step"] * (row["step"] - previous) / 3600
         previous = row["step"]
-    return [name, f"{schedule.steps:,}", str(schedule.batch), f"{schedule.rate:g}", f"{hours:.2f}"]
+    return [name, f"{int(previous):,}", str(schedule.batch), f"{schedule.rate:g}", f"{hours:.2f}"]
 
 
 def _hardware(run: Run) -> str:

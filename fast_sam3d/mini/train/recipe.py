@@ -30,7 +30,7 @@ class Recipe:
     noise_draws: int = 2
     ss_vae: Schedule = Schedule(3000, 32, rate=2e-3, average=0.995)
     slat_vae: Schedule = Schedule(600, 2, rate=2e-3, average=0.995, checkpoint=100)
-    ss_flow: Schedule = Schedule(4000, 128, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
+    ss_flow: Schedule = Schedule(6200, 128, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
     slat_flow: Schedule = Schedule(4000, 8, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
     ss_encoder: SSEncoderConfig = SSEncoderConfig()
     slat_encoder: SLatEncoderConfig = SLatEncoderConfig()
