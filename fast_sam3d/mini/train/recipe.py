@@ -44,7 +44,7 @@ class Recipe:
             slat_decoder_mesh=MeshDecoderConfig(),
             slat_decoder_gs=GaussianDecoderConfig(num_gaussians=8),
             slat_decoder_gs_4=GaussianDecoderConfig(num_gaussians=4),
-            ss_sampling=SamplingConfig(cfg_strength=7.0, rescale_t=3.0),
+            ss_sampling=SamplingConfig(cfg_strength=3.0, rescale_t=3.0),
             slat_sampling=SamplingConfig(cfg_strength=1.0, rescale_t=1.0),
         )
     )
