@@ -170,7 +170,7 @@ def test_the_declared_symmetry_holds_in_shape_and_colour(family: str) -> None:
                 assert off.mean() < 0.01  # rounding decides between two parts that meet
 
 
-@pytest.mark.parametrize("family", ["chair", "mug", "teapot", "figure", "tower"])
+@pytest.mark.parametrize("family", ["chair", "mug", "teapot", "figure", "tower", "car"])
 def test_what_declares_no_symmetry_looks_different_from_behind(family: str) -> None:
     p = cloud(3000)
     behind = (p * [-1, -1, 1]).astype(np.float32)
@@ -178,6 +178,17 @@ def test_what_declares_no_symmetry_looks_different_from_behind(family: str) -> N
         sampled = sample_object(seed, family)
         assert sampled.symmetry == 1
         assert np.abs(sampled.solid.distance(behind) - sampled.solid.distance(p)).max() > 1 / 32
+
+
+@pytest.mark.parametrize("family", ["crate", "table", "bench", "dumbbell", "shelf", "frame"])
+def test_what_a_quarter_turn_could_confuse_is_never_deeper_than_wide(family: str) -> None:
+    grid = samples.grid_centres(16)
+    for seed in range(SEED, SEED + 20):
+        sampled = sample_object(seed, family)
+        if sampled.symmetry == 0:
+            continue
+        inside = grid[sampled.solid.distance(grid) < 0.03]
+        assert np.ptp(inside[:, 0]) >= np.ptp(inside[:, 1]) - 1e-6
 
 
 @each_family

@@ -214,14 +214,18 @@ def rings(rng: Rng) -> Design:
 
 
 def tower(rng: Rng) -> Design:
+    # The lowest block lies along x, and what is above it leans towards +y: a picture can tell the yaw.
     parts, z = [], 0.0
     for k in range(int(rng.integers(3, 6))):
         h = rng.uniform(0.08, 0.2)
-        x, y = rng.uniform(0.1, 0.3, 2)
-        at = (float(rng.uniform(-0.06, 0.06)), float(rng.uniform(-0.06, 0.06)), z + h)
-        kind = rng.random()
+        x = rng.uniform(0.1, 0.3) if k else rng.uniform(0.2, 0.3)
+        y = rng.uniform(0.1, 0.3) if k else x * rng.uniform(0.4, 0.8)
+        shift = (float(rng.uniform(-0.06, 0.06)), float(rng.uniform(0, 0.08))) if k else (0.0, 0.0)
+        at = (*shift, z + h)
+        kind = rng.random() if k else 0.0
         if kind < 0.6:
-            parts.append(Part("box", (x, y, h, 0.015), at, rotation("z", float(rng.uniform(-30, 30))), k % 3))
+            turn = float(rng.uniform(-30, 30)) if k else 0.0
+            parts.append(Part("box", (x, y, h, 0.015), at, rotation("z", turn), k % 3))
         elif kind < 0.85:
             parts.append(Part("cylinder", (x, h, 0.01), at, colour=k % 3))
         else:
@@ -234,7 +238,7 @@ def car(rng: Rng) -> Design:
     length, w, h = rng.uniform(0.8, 1.2), rng.uniform(0.35, 0.5), rng.uniform(0.12, 0.2)
     wheel = rng.uniform(0.1, 0.16)
     cabin = length * rng.uniform(0.2, 0.32)
-    shift = rng.uniform(-0.12, 0.05) * length
+    shift = rng.uniform(-0.14, -0.04) * length  # never in the middle, or front and back are alike
     parts = [Part("box", (w / 2, length / 2, h, 0.05), (0, 0, wheel + h * 0.8))]
     parts.append(Part("box", (w * 0.43, cabin, h * 0.9, 0.05), (0, -shift, wheel + h * 2.2), colour=2))
     for sx in (-1, 1):
@@ -291,6 +295,7 @@ def teapot(rng: Rng) -> Design:
 
 def crate(rng: Rng) -> Design:
     x, y, z = rng.uniform(0.25, 0.5, 3)
+    x, y = max(x, y), min(x, y)  # the longer side along x: a picture can tell the yaw
     r = rng.uniform(0.03, 0.05)
     parts = []
     for a in (-1, 1):

@@ -13,6 +13,7 @@ from fast_sam3d.mini.train.conditions import crops, layout_targets, standardise
 DROP = 0.1  # share of samples trained without condition
 LAYOUT_WEIGHT = 0.4  # of each layout leaf against the shape
 READOUT_WEIGHT = 0.5
+COLOUR_READOUT_WEIGHT = 3.0
 
 
 def sample_times(count: int, generator: torch.Generator) -> Tensor:
@@ -32,14 +33,18 @@ def keep_condition(count: int, generator: torch.Generator) -> Tensor:
 
 
 class Readout(nn.Module):
-    """Layout and coarse occupancy straight from the context tokens, in training only.
+    """Layout, coarse occupancy and colours straight from the context tokens, in training only.
 
     Left to the flow's own loss, the embedder first learns to be a constant: its tokens disturb more than they tell
-    until attention has learnt to read them. Having to answer for the object at once keeps it informative.
+    until attention has learnt to read them. Having to answer for the object at once keeps it informative. Shape and
+    layout need no colour, but the structured latent reads the same tokens and does.
 
     Args:
         channels: width of the tokens. cells: edge of the coarse occupancy grid.
     """
+
+    PARTS = 2
+    """Colours are asked for in PARTS x PARTS parts of each patch."""
 
     def __init__(self, channels: int, cells: int) -> None:
         super().__init__()
@@ -47,11 +52,36 @@ class Readout(nn.Module):
         self.net = nn.Sequential(
             nn.Linear(2 * channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, self.layout + cells**3)
         )
+        self.colour = nn.Linear(channels, 3 * self.PARTS**2)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [B, L, channels] -> standardised layout [B, 13], logits of the coarse cells [B, cells^3]."""
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the tokens tell.
+
+        Args:
+            tokens: [B, L, channels], the descriptor's last.
+
+        Returns:
+            Standardised layout [B, 13], logits of the coarse cells [B, cells^3], and colours in 0..1
+            [B, 3, S, S] of the S = PARTS * (L - 1)**0.5 parts along each side of the crop.
+        """
         out = self.net(torch.cat([tokens.mean(1), tokens[:, -1]], 1)).float()
-        return out[:, : self.layout], out[:, self.layout :]
+        patches = self.colour(tokens[:, :-1]).float()
+        side = round(patches.shape[1] ** 0.5)
+        colours = F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, (side, side)), self.PARTS)
+        return out[:, : self.layout], out[:, self.layout :], colours
+
+    @staticmethod
+    def colour_error(told: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error of told colours against the object's pixels in each part; parts without any are left out.
+
+        Args:
+            told: [B, 3, S, S]. image: [B, 3, H, H] in 0..1. mask: [B, 1, H, H] in 0..1; H a multiple of S.
+        """
+        pool = image.shape[-1] // told.shape[-1]
+        cover = F.avg_pool2d(mask, pool)
+        mean = F.avg_pool2d(image * mask, pool) / cover.clamp_min(1e-6)
+        seen = (cover > 0).float()
+        return ((told - mean).square() * seen).sum() / (3 * seen.sum()).clamp_min(1)
 
 
 class SSFlowLoss:
@@ -92,10 +122,12 @@ class SSFlowLoss:
         at = t.to(self.device)[:, None, None]
         mixed = {name: torch.lerp(noise[name], clean[name], at) for name in clean}
         velocity = self.backbone(mixed, t.to(self.device) * 1000, context)
-        told_layout, told_cells = self.readout(tokens)
+        told_layout, told_cells, told_colours = self.readout(tokens)
+        colour = self.readout.colour_error(told_colours, *(inputs[n].to(self.device) for n in ("image", "mask")))
         losses = {
             "readout_layout": READOUT_WEIGHT * (told_layout - layout).square().mean(),
             "readout_cells": READOUT_WEIGHT * F.binary_cross_entropy_with_logits(told_cells, coarse.to(self.device)),
+            "readout_colours": COLOUR_READOUT_WEIGHT * colour,
         }
         return losses | {
             name: (1.0 if name == "shape" else LAYOUT_WEIGHT)

@@ -53,16 +53,35 @@ def test_a_tenth_is_trained_without_condition():
 def test_readout_sees_the_mean_and_the_last_token():
     readout = Readout(6, 2)
     tokens = torch.randn(3, 5, 6)
-    layout, cells = readout(tokens)
+    layout, cells, colours = readout(tokens)
     assert layout.shape == (3, sum(LAYOUT_LEAVES.values())) and cells.shape == (3, 8)
+    assert colours.shape == (3, 3, 4, 4)
     swapped = tokens[:, [1, 0, 2, 3, 4]]
     torch.testing.assert_close(readout(swapped)[0], layout)
     assert not torch.allclose(readout(tokens.flip(1))[0], layout)
 
 
+def test_colours_of_a_patch_are_read_from_its_own_token():
+    readout = Readout(6, 2)
+    tokens = torch.randn(1, 5, 6, requires_grad=True)
+    readout(tokens)[2][0, :, :2, 2:].sum().backward()  # upper right patch, the second token
+    assert tokens.grad is not None and tokens.grad.abs().sum((0, 2)).nonzero().flatten().tolist() == [1]
+
+
+def test_colours_are_asked_for_where_the_object_is():
+    image, mask = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
+    image[..., 0, 0], image[..., 0, 1] = 0.8, 0.1
+    mask[..., 0, 0] = 1  # of the upper left part only one pixel is the object's
+    told = torch.full((1, 3, 2, 2), 0.3)
+    assert Readout.colour_error(told, image, mask).item() == pytest.approx(0.5**2)
+    told[..., 0, 0] = 0.8
+    assert Readout.colour_error(told, image, mask).item() == pytest.approx(0, abs=1e-12)
+    assert Readout.colour_error(told, image, mask * 0).item() == 0
+
+
 def test_every_part_learns(loss):
     losses = loss(torch.Generator().manual_seed(1), 4)
-    assert set(losses) == {"shape", *LAYOUT_LEAVES, "readout_layout", "readout_cells"}
+    assert set(losses) == {"shape", *LAYOUT_LEAVES, "readout_layout", "readout_cells", "readout_colours"}
     assert all(value.isfinite() and value > 0 for value in losses.values())
     sum(losses.values()).backward()
     for part in (loss.backbone, loss.embedder, loss.readout):
