@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from fast_sam3d.checkpoint_targets import check_homes, check_names
 from fast_sam3d.errors import CheckpointError
 
-__all__ = ["check_safetensors", "check_stock_files", "check_target_homes", "read_yaml"]
+__all__ = ["check_safetensors", "check_stock_files", "check_stock_homes", "read_yaml"]
 
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -21,7 +21,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # A file that refers to itself (`a: &a [*a]`) has no end.
+    except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} cannot be read as yaml: download it again") from error
     if not isinstance(tree, dict) or not tree:
         raise CheckpointError(f"{path} holds no settings: download it again")
@@ -42,19 +43,18 @@ def check_safetensors(path: Path, restore: str) -> None:
         raise CheckpointError(f"the weights {path} hold no tensors: {restore}")
 
 
-def check_stock_files(folder: Path, target_roots: Collection[str], help_text: str) -> None:
+def check_stock_files(folder: Path, help_text: str) -> None:
     """Checks everything that the pipeline.yaml of a stock checkpoint names.
 
     Args:
         folder: where pipeline.yaml lies; the paths in it are relative to it.
-        target_roots: the packages whose classes its yaml files may name.
         help_text: how to get the files, appended to what is wrong.
 
     Raises:
-        CheckpointError: files missing, cut short, or naming a class of another package.
+        CheckpointError: files missing, cut short, or naming what `checkpoint_targets` does not allow.
     """
     settings = read_yaml(folder / "pipeline.yaml")
-    _check_targets(folder / "pipeline.yaml", settings, target_roots)
+    check_names(folder / "pipeline.yaml", settings)
     named = {
         key: folder / str(value)
         for key, value in settings.items()
@@ -65,35 +65,17 @@ def check_stock_files(folder: Path, target_roots: Collection[str], help_text: st
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}; {help_text}")
     for key, path in named.items():
         if key.endswith("_config_path"):
-            _check_targets(path, read_yaml(path), target_roots)
+            check_names(path, read_yaml(path))
         elif path.suffix == ".safetensors":
             check_safetensors(path, "download it again; " + help_text)
         else:
             _check_torch_file(path, "download it again; " + help_text)
 
 
-def check_target_homes(folder: Path, target_roots: Collection[str]) -> None:
-    """Checks where the named classes really come from, once their packages may be imported.
-
-    A root alone is no safeguard: `torch.os.system` starts with torch. The stock loader keeps a list of refused
-    functions for that (notebook/inference.py); here an object's own module must be inside an allowed package.
-
-    Raises:
-        CheckpointError: a target that does not exist, or that an allowed package only passes on.
-    """
-    from hydra.errors import HydraException
-    from hydra.utils import get_object
-
+def check_stock_homes(folder: Path) -> None:
+    """Checks where the classes come from that the yaml files name (`checkpoint_targets.check_homes`). Imports them."""
     for path in _yaml_files(folder):
-        for target in sorted(set(_targets(read_yaml(path)))):
-            try:
-                found = get_object(target)
-            except (HydraException, ImportError, ValueError) as error:
-                raise CheckpointError(f"{path} names '{target}', which is not installed here: install it") from error
-            # torch's own C functions have no module name.
-            home = getattr(found, "__module__", None) or target
-            if home.split(".", 1)[0] not in target_roots:
-                raise _foreign(path, f"{target} ({home})", target_roots)
+        check_homes(path, read_yaml(path))
 
 
 def _yaml_files(folder: Path) -> list[Path]:
@@ -115,28 +97,3 @@ def _refuse_pointer(path: Path, restore: str) -> None:
             raise CheckpointError(
                 f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` there, or {restore}"
             )
-
-
-def _check_targets(path: Path, settings: dict[str, Any], roots: Collection[str]) -> None:
-    for target in _targets(settings):
-        if target.split(".", 1)[0] not in roots:
-            raise _foreign(path, target, roots)
-
-
-def _foreign(path: Path, target: str, roots: Collection[str]) -> CheckpointError:
-    return CheckpointError(
-        f"{path} would build '{target}', and only what is defined in {', '.join(sorted(roots))} is allowed: "
-        "use no checkpoint from a source that you do not trust"
-    )
-
-
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == "_target_":
-                yield str(value)
-            else:
-                yield from _targets(value)
-    elif isinstance(node, list):
-        for item in node:
-            yield from _targets(item)

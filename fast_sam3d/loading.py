@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
+import re
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fast_sam3d.checkpoint_files import check_stock_files, check_target_homes, read_yaml
+from fast_sam3d.checkpoint_files import check_stock_files, check_stock_homes, read_yaml
 from fast_sam3d.errors import CheckpointError, suggest
 from fast_sam3d.resources import checkpoint_roots, resource
 
-__all__ = ["GATED_HELP", "Checkpoint", "find_checkpoint", "load_checkpoint", "load_pipeline"]
+__all__ = [
+    "DEFAULT_STOCK_TAG",
+    "GATED_HELP",
+    "Checkpoint",
+    "check_depth_model",
+    "find_checkpoint",
+    "load_checkpoint",
+    "load_pipeline",
+    "stock_folders",
+]
 
 log = logging.getLogger(__name__)
 
-# The roots that a pipeline.yaml may name as _target_, as in the stock loader (notebook/inference.py).
-TARGET_ROOTS = frozenset({"sam3d_objects", "torch", "torchvision", "moge"})
 DEFAULT_STOCK_TAG = "hf"
 GATED_HELP = (
-    "the SAM 3D Objects weights are gated: request access on the hub page facebook/sam-3d-objects, run `hf auth login` "
-    "(or `huggingface-cli login`), then download them into checkpoints/hf as checkpoints/README.md says"
+    "the SAM 3D Objects weights are gated: request access on https://huggingface.co/facebook/sam-3d-objects, "
+    "run `hf auth login` (or set HF_TOKEN), then `fast-sam3d download` puts them into checkpoints/hf"
 )
+# Where pipeline.yaml says what the depth model's from_pretrained takes: a file, or a name on the hub.
+_DEPTH_KEY = "depth_model.model.pretrained_model_name_or_path"
+_DEPTH_CLASSES = "sam3d_objects.pipeline.depth_models."
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +50,12 @@ class Checkpoint:
     reason: str
 
 
-def load_pipeline(tag_or_path: str | Path | None = None, device: Any = None, dtype: Any = None) -> Any:
+def load_pipeline(
+    tag_or_path: str | Path | None = None,
+    device: Any = None,
+    dtype: Any = None,
+    depth_model: str | Path | None = None,
+) -> Any:
     """Builds a pipeline that `accelerate` and `run` work on.
 
     Args:
@@ -44,21 +63,30 @@ def load_pipeline(tag_or_path: str | Path | None = None, device: Any = None, dty
             weights if they are there and usable, else the embedded model, and logs which and why.
         device: torch device or its name; None takes cuda if there is one, else cpu.
         dtype: torch dtype or its name; None leaves it to the checkpoint.
+        depth_model: MoGe weights instead of those that the SAM 3D Objects checkpoint names: a model.pt, a folder that
+            holds one, or a name on the hub. None leaves it to the checkpoint.
 
     Raises:
-        CheckpointError: no such folder; files missing or corrupt; the package or the GPU that they need is not there.
+        CheckpointError: no such folder; files missing, corrupt or not to be trusted; the package or the GPU that they
+            need is not there.
     """
+    chosen_depth = None if depth_model is None else check_depth_model(depth_model)
     checkpoint = find_checkpoint(tag_or_path)
     log.info("pipeline: %s (%s), because %s", checkpoint.tag, checkpoint.folder, checkpoint.reason)
-    return load_checkpoint(checkpoint, device, dtype)
+    return load_checkpoint(checkpoint, device, dtype, chosen_depth)
 
 
-def load_checkpoint(checkpoint: Checkpoint, device: Any = None, dtype: Any = None) -> Any:
+def load_checkpoint(
+    checkpoint: Checkpoint, device: Any = None, dtype: Any = None, depth_model: str | Path | None = None
+) -> Any:
     """Builds the pipeline of a checkpoint that was found. Arguments and errors as `load_pipeline`."""
     chosen = _device(device)
     if checkpoint.kind == "mini":
+        if depth_model is not None:
+            raise CheckpointError("the embedded model has no depth model to replace: give a pointmap, or leave it out")
         return _load_mini(checkpoint, chosen, _dtype(dtype))
-    return _load_stock(checkpoint, chosen, None if dtype is None else str(_dtype(dtype)).removeprefix("torch."))
+    name = None if dtype is None else str(_dtype(dtype)).removeprefix("torch.")
+    return _load_stock(checkpoint, chosen, name, None if depth_model is None else check_depth_model(depth_model))
 
 
 def find_checkpoint(tag_or_path: str | Path | None = None) -> Checkpoint:
@@ -73,14 +101,14 @@ def find_checkpoint(tag_or_path: str | Path | None = None) -> Checkpoint:
             return Checkpoint(name, folder.resolve(), _kind(folder), "it was asked for")
     if name == "mini":
         return Checkpoint("mini", resource("checkpoints/mini"), "mini", "it was asked for")
-    tags = {p.name for root in roots for p in root.iterdir() if p.is_dir()} | {"mini"}
+    tags = {p.name for root in roots for p in _folders(root)} | {"mini"}
     help_text = f"; {GATED_HELP}" if name == DEFAULT_STOCK_TAG else ""
     raise CheckpointError(f"there is no checkpoint '{name}' under checkpoints/: {suggest(name, tags)}{help_text}")
 
 
 def _default() -> Checkpoint:
     problem = f"there are no SAM 3D Objects weights in checkpoints/{DEFAULT_STOCK_TAG}"
-    for folder in _stock_folders():
+    for folder in stock_folders():
         try:
             _check_stock(folder)
         except CheckpointError as error:
@@ -90,11 +118,16 @@ def _default() -> Checkpoint:
     return Checkpoint("mini", resource("checkpoints/mini"), "mini", problem)
 
 
-def _stock_folders() -> list[Path]:
+def stock_folders() -> list[Path]:
     """Folders under checkpoints/ that are meant for the stock weights, checkpoints/hf first."""
-    found = [p for root in checkpoint_roots() for p in sorted(root.iterdir()) if p.is_dir() and p.name != "mini"]
+    found = [p for root in checkpoint_roots() for p in _folders(root) if p.name != "mini"]
     stock = [p for p in found if p.name == DEFAULT_STOCK_TAG or ((p / "pipeline.yaml").is_file() and _is_stock(p))]
     return sorted(stock, key=lambda p: p.name != DEFAULT_STOCK_TAG)
+
+
+def _folders(root: Path) -> list[Path]:
+    """The folders in `root`, by name. A hidden one is an unfinished download."""
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _is_stock(folder: Path) -> bool:
@@ -157,7 +190,7 @@ def _check_stock(folder: Path) -> None:
 
     if not (folder / "pipeline.yaml").is_file():
         _kind(folder)
-    check_stock_files(folder, TARGET_ROOTS, GATED_HELP)
+    check_stock_files(folder, GATED_HELP)
     if importlib.util.find_spec("sam3d_objects") is None:
         raise CheckpointError(
             "the package sam3d_objects is not importable: install SAM 3D Objects from its repository "
@@ -167,33 +200,104 @@ def _check_stock(folder: Path) -> None:
         raise CheckpointError("SAM 3D Objects needs an NVIDIA GPU and torch sees none: use --tag mini")
 
 
-def _load_stock(checkpoint: Checkpoint, device: Any, dtype: str | None) -> Any:
+def check_depth_model(name: str | Path) -> str:
+    """Returns what the depth model's `from_pretrained` takes: an existing file, or a name on the hub ("owner/name").
+
+    Raises:
+        CheckpointError: a path where nothing is.
+    """
+    path = Path(name).expanduser()
+    file = path / "model.pt" if path.is_dir() else path
+    if file.is_file():
+        return str(file.resolve())
+    # A second slash, a leading dot or an ending of weights: meant as a path.
+    hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)) and file.suffix not in (
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".safetensors",
+    )
+    if path.is_dir() or not hub:
+        raise CheckpointError(
+            f"there is no depth model {file}: give a MoGe model.pt, a folder that holds one, or a name on the hub "
+            "such as Ruicheng/moge-vitl"
+        )
+    return str(name)
+
+
+def _load_stock(checkpoint: Checkpoint, device: Any, dtype: str | None, depth_model: str | None) -> Any:
     _check_stock(checkpoint.folder)
-    # Without it the package's import runs an initialisation that is not part of the release. A user's value stands.
-    os.environ.setdefault("LIDRA_SKIP_INIT", "true")
     from hydra.utils import instantiate
+
+    with _stock_environment(), _current_device(device):
+        check_stock_homes(checkpoint.folder)
+        config = _stock_config(checkpoint.folder, device, dtype, depth_model)
+        try:
+            return instantiate(config)
+        except Exception as error:  # whatever the package raises while it is built; the cause stays attached
+            if _out_of_memory(error):
+                raise
+            cause = error.__cause__ or error
+            detail = (str(cause).strip().split("\n", 1)[0] or type(cause).__name__)[:300]
+            raise CheckpointError(
+                f"SAM 3D Objects cannot be built from {checkpoint.folder} ({type(cause).__name__}: {detail}): "
+                "check its installation and that the download is complete"
+            ) from error
+
+
+def _stock_config(folder: Path, device: Any, dtype: str | None, depth_model: str | None) -> Any:
+    """pipeline.yaml with the settings of the stock loader, and with what was asked for."""
     from omegaconf import OmegaConf
 
-    check_target_homes(checkpoint.folder, TARGET_ROOTS)
-    config = OmegaConf.load(checkpoint.folder / "pipeline.yaml")
+    config: Any = OmegaConf.load(folder / "pipeline.yaml")
     # The three values that the stock loader sets too (notebook/inference.py, Inference.__init__).
     config.rendering_engine = "pytorch3d"
     config.compile_model = False
-    config.workspace_dir = str(checkpoint.folder)
+    config.workspace_dir = str(folder)
     config.device = str(device)
     if dtype is not None:
         config.dtype = dtype
+    if depth_model is not None:
+        if OmegaConf.select(config, _DEPTH_KEY) is None:
+            raise CheckpointError(
+                f"{folder / 'pipeline.yaml'} names no depth model under {_DEPTH_KEY}, so that none can be replaced"
+            )
+        OmegaConf.update(config, _DEPTH_KEY, depth_model)
+    # Left alone, the depth model goes to "cuda", whatever the pipeline's device is (depth_models/base.py).
+    if str(OmegaConf.select(config, "depth_model._target_")).startswith(_DEPTH_CLASSES):
+        config.depth_model.setdefault("device", str(device))
+    return config
+
+
+@contextlib.contextmanager
+def _stock_environment() -> Iterator[None]:
+    """Environment variables that the stock code wants while it is imported and built. A user's values stand."""
+    wanted = {
+        # Without it the package's import runs an initialisation that is not part of the release.
+        "LIDRA_SKIP_INIT": "true",
+        # Read without a default where the code expects conda (notebook/inference.py); any folder will do.
+        "CONDA_PREFIX": sys.prefix,
+    }
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
-        return instantiate(config)
-    except Exception as error:  # whatever the package raises while it is built; the cause stays attached
-        if _out_of_memory(error):
-            raise
-        cause = error.__cause__ or error
-        detail = (str(cause).strip().split("\n", 1)[0] or type(cause).__name__)[:300]
-        raise CheckpointError(
-            f"SAM 3D Objects cannot be built from {checkpoint.folder} ({type(cause).__name__}: {detail}): "
-            "check its installation and that the download is complete"
-        ) from error
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _current_device(device: Any) -> Iterator[None]:
+    """Makes a numbered GPU the current one while the pipeline is built: the stock code loads to plain "cuda"."""
+    import torch
+
+    if device.type != "cuda" or device.index is None or device.index == torch.cuda.current_device():
+        yield
+        return
+    log.warning("SAM 3D Objects uses the current GPU in places: call torch.cuda.set_device(%d) too", device.index)
+    with torch.cuda.device(device):
+        yield
 
 
 def _out_of_memory(error: BaseException | None) -> bool:
