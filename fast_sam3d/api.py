@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from fast_sam3d.patch import Layer, Patch
 from fast_sam3d.report import Report, StageSeam
 from fast_sam3d.solve.driver import SolveSeam, require_euler
 from fast_sam3d.solve.method import StageMethod, build
+from fast_sam3d.solve.scene import Begin, KeepOccupancy, KeepScale, Scene
 
 
 class Handle:
@@ -116,7 +117,9 @@ def plan(
     settings = _settings(config, preset, overrides)
     _refuse_unknown(settings, stages)
     return {
-        name: build(settings[name], stage.groups, path=name) for name, stage in stages.items() if settings.get(name)
+        name: build(settings[name], stage.groups, path=name, voxels=stage.coords is not None)
+        for name, stage in stages.items()
+        if settings.get(name)
     }
 
 
@@ -134,14 +137,17 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, StageMethod] |
     """
     patch = Patch()
     accelerates = methods is not None
+    scene = Scene()
+    around = _around(methods or {})
     try:
         # With nothing to accelerate the pipeline stays as its author made it, without a report, too.
         if methods or not accelerates:
             for owner, name, stage in adapter.timed():
-                patch.add(owner, name, Layer(report, accelerates), partial(StageSeam, owner, name, stage))
+                layer = Layer(report, accelerates, around.get(stage), scene)
+                patch.add(owner, name, layer, partial(StageSeam, owner, name, stage))
             for name, solve_stage in adapter.stages.items():
                 solver = adapter.solver(name)
-                layer = Layer(report, accelerates, (methods or {}).get(name))
+                layer = Layer(report, accelerates, (methods or {}).get(name), scene)
                 patch.add(solver, "solve_iter", layer, partial(SolveSeam, solver, solve_stage))
         # The last acceleration goes when the new one is in place, so that the seams they share stay where they are.
         if accelerates:
@@ -150,6 +156,13 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, StageMethod] |
         patch.rollback()
         raise
     return patch
+
+
+def _around(methods: Mapping[str, StageMethod]) -> dict[str, Callable[..., Any]]:
+    """What goes around the parts of the pipeline, by their rows of the report."""
+    if any(method.where.needs_tokens for method in methods.values()):
+        return {"other": Begin(), "ss": KeepScale(), "ss_decoder": KeepOccupancy()}
+    return {}
 
 
 def _places(adapter: Sam3d) -> list[tuple[object, str]]:
@@ -177,18 +190,13 @@ def _settings(config: Any, preset: str | None, overrides: Sequence[str]) -> Mapp
 
 
 def _from_preset(preset: str | None, overrides: Sequence[str]) -> Mapping[str, Any]:
-    from fast_sam3d.config import ACCELERATED, compose, group_options
+    from fast_sam3d.config import MODULES, PRESET, compose, group_options
 
-    options = group_options()
-    if preset is None:
-        picks = [f"{module}={option}" for module, option in ACCELERATED.items()]
-    else:
-        picks = [f"{module}={preset}" for module in ACCELERATED if preset in options[module]]
-        if not picks:
-            names = {name for module in ACCELERATED for name in options[module]}
-            raise ConfigError(f"there is no preset '{preset}', nor a file of that name: {suggest(preset, names)}")
-    tree, _ = compose([*picks, *overrides])
-    return {module: tree[module] for module in ACCELERATED}
+    names = group_options()["preset"]
+    if preset is not None and preset not in names:
+        raise ConfigError(f"there is no preset '{preset}', nor a file of that name: {suggest(preset, names)}")
+    tree, _ = compose([f"preset={preset or PRESET}", *overrides])
+    return {module: tree[module] for module in MODULES}
 
 
 def _is_file(text: str) -> bool:

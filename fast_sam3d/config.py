@@ -19,6 +19,7 @@ __all__ = [
     "ACCELERATED",
     "FORMATS",
     "MODULES",
+    "PRESET",
     "Config",
     "InputConfig",
     "OutputConfig",
@@ -27,13 +28,16 @@ __all__ = [
     "compose",
     "group_options",
     "load",
+    "methods_of",
 ]
 
 FORMATS = ("mesh", "gaussian", "gaussian_4")
 DTYPES = ("float32", "float16", "bfloat16")
-# The groups that hold an acceleration module each, and the option that "accelerate" means for it.
-ACCELERATED: Mapping[str, str] = {"ss": "fast_sam3d"}
+# The groups that hold an acceleration module each, and the option that switching it on alone means.
+ACCELERATED: Mapping[str, str] = {"ss": "fast_sam3d", "slat": "fast_sam3d"}
 MODULES = tuple(ACCELERATED)
+PRESET = "default"
+"""The preset that "accelerate" means."""
 _HYDRA_VERSION = "1.3"
 SEED_MAX = 2**32 - 1  # what numpy's and torch's generators both take
 
@@ -73,7 +77,7 @@ class Config:
     """Everything that one run needs to know.
 
     Args:
-        modules: one mapping per acceleration module ("ss"), as in its YAML file; empty: that module is off.
+        modules: one mapping per acceleration module ("ss", "slat"), as in its YAML file; empty: that module is off.
         choices: the option picked in each group, such as {"pipeline": "auto", "ss": "fast_sam3d"}.
     """
 
@@ -83,11 +87,6 @@ class Config:
     pipeline: PipelineConfig
     modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     choices: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def ss(self) -> Mapping[str, Any]:
-        """The settings of the sparse-structure sampler's step caching; empty when it is off."""
-        return self.modules["ss"]
 
 
 def load(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
@@ -110,11 +109,24 @@ def check_methods(config: Config) -> None:
     Raises:
         ConfigError: an unknown method or setting, or a value out of range.
     """
-    if config.ss:
-        from fast_sam3d.adapters.sam3d import LAYOUT, SHAPE
-        from fast_sam3d.solve import build
+    methods_of(config)
 
-        build(config.ss, {"shape": (SHAPE,), "layout": LAYOUT}, path="ss")
+
+def methods_of(config: Config) -> dict[str, Any]:
+    """The methods of the modules that are on, by module, for the leaves of the stock pipeline.
+
+    Raises:
+        ConfigError: as `check_methods`.
+    """
+    from fast_sam3d.adapters.sam3d import LAYOUT, SHAPE
+    from fast_sam3d.solve import build
+
+    methods: dict[str, Any] = {}
+    if config.modules["ss"]:
+        methods["ss"] = build(config.modules["ss"], {"shape": (SHAPE,), "layout": LAYOUT}, path="ss", voxels=False)
+    if config.modules["slat"]:
+        methods["slat"] = build(config.modules["slat"], {"feats": ("feats",)}, path="slat")
+    return methods
 
 
 def group_options() -> dict[str, list[str]]:

@@ -24,12 +24,14 @@ class Layer:
     Args:
         report: the report of the installation, compared by identity.
         accelerates: False for a layer that only watches.
-        method: the stage method, at a seam that can apply one.
+        method: what is done there, at a seam that can do something.
+        scene: what the stages of one run tell each other; one per installation.
     """
 
     report: Any
     accelerates: bool = False
     method: Any = None
+    scene: Any = None
 
 
 class Seam:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fast_sam3d.patch import Seam
@@ -252,7 +253,11 @@ class _SolveLog:
 
 
 class StageSeam(Seam):
-    """Stands in for a method whose time is taken."""
+    """Stands in for a method whose time is taken, and which an acceleration may go around.
+
+    A layer's method is called as `method(scene, call, *args, **kwargs)` and its result is returned; `call` is what it
+    goes around.
+    """
 
     def __init__(self, owner: object, name: str, stage: str) -> None:
         super().__init__(owner, name)
@@ -261,6 +266,8 @@ class StageSeam(Seam):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = self.original()
         for layer in self.layers:
+            if layer.method is not None:
+                call = partial(layer.method, layer.scene, call)
             call = _timed(layer.report, self.stage, call)
         return call(*args, **kwargs)
 

@@ -9,7 +9,17 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from fast_sam3d.config import ACCELERATED, MODULES, Config, compose, group_options, load
+from fast_sam3d.config import (
+    ACCELERATED,
+    MODULES,
+    PRESET,
+    Config,
+    check_methods,
+    compose,
+    group_options,
+    load,
+    methods_of,
+)
 from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
 
 
@@ -20,8 +30,8 @@ def test_defaults():
     assert config.pipeline.formats == ("mesh", "gaussian")
     assert config.pipeline.tag is None
     assert config.output.dir == Path("outputs")
-    assert config.ss == {}
-    assert config.choices == {"pipeline": "auto", "ss": "off"}
+    assert config.modules == {key: {} for key in MODULES}
+    assert config.choices == {"pipeline": "auto", "preset": "off", **dict.fromkeys(MODULES, "off")}
 
 
 def test_settings_are_frozen():
@@ -31,8 +41,8 @@ def test_settings_are_frozen():
 
 def test_group_choice_and_edits_inside_it_in_any_order():
     config = load(["ss.when.stride=4", "ss=fast_sam3d", "pipeline=mini", "pipeline.formats=[gaussian]"])
-    assert config.ss["when"] == {"name": "stride", "stride": 4, "warmup": 2}
-    assert config.ss["predict"]["layout"] == {"name": "anchored", "beta": 0.5}
+    assert config.modules["ss"]["when"] == {"name": "stride", "stride": 4, "warmup": 2}
+    assert config.modules["ss"]["predict"]["layout"] == {"name": "anchored", "beta": 0.5}
     assert (config.pipeline.tag, config.pipeline.formats) == ("mini", ("gaussian",))
     assert config.choices["ss"] == "fast_sam3d"
 
@@ -59,10 +69,39 @@ def test_every_option_of_every_group_composes():
 def test_what_acceleration_means_exists():
     for module, option in ACCELERATED.items():
         assert load([f"{module}={option}"]).modules[module]
+    assert all(load([f"preset={PRESET}"]).modules.values())
+
+
+@pytest.mark.parametrize("preset", group_options()["preset"])
+def test_every_option_of_every_module_holds_against_its_class(preset):
+    config = load([f"preset={preset}"])
+    check_methods(config)
+    assert any(config.modules.values()) == (preset != "off")
+
+
+@pytest.mark.parametrize(("module", "option"), [(m, o) for m in MODULES for o in group_options()[m] if o != "off"])
+def test_yaml_files_write_out_every_default(module, option):
+    """Defaults live once: a file that leaves a setting out would hide one."""
+    method = methods_of(load([f"{module}={option}"]))[module]
+    written = load([f"{module}={option}"]).modules[module]
+    groups = {"shape": "shape", "6drotation_normalized": "layout", "feats": "feats"}
+    settings = method.settings()
+    for part in ("when", "where"):
+        assert written[part] == settings[part]
+    for leaf, group in groups.items():
+        if leaf in settings["predict"]:
+            assert written["predict"].get(group, written["predict"]) == settings["predict"][leaf]
+
+
+def test_a_preset_gives_way_to_a_group_named_beside_it():
+    for order in (["preset=fast_sam3d", "ss=off"], ["ss=off", "preset=fast_sam3d"]):
+        config = load(order)
+        assert not config.modules["ss"] and config.modules["slat"]
+    assert load(["preset=fast_sam3d", "slat.when.warmup=5"]).modules["slat"]["where"]["warmup"] == 5
 
 
 def test_plus_adds_a_setting_inside_a_module_only():
-    assert load(["ss=fast_sam3d", "+ss.when.extra=1"]).ss["when"]["extra"] == 1
+    assert load(["ss=fast_sam3d", "+ss.when.extra=1"]).modules["ss"]["when"]["extra"] == 1
     with pytest.raises(ConfigError, match="no configuration key 'extra'"):
         load(["+extra=1"])
 

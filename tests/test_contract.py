@@ -33,11 +33,20 @@ METHODS: dict[str, dict[str, Any]] = {
     "quadratic": method("ss", 3, all={"name": "taylor", "order": 2}),
     "slat": method("slat", 3, name="taylor"),
     "both": {**paper(), **method("slat", 2, name="hold")},
+    "carved": {"slat": {"when": {"name": "stride"}, "where": {"name": "saliency", "keep": 0.25, "warmup": 1}}},
+    "budget": {
+        "slat": {
+            "when": {"name": "budget", "threshold": 0.5},
+            "where": {"name": "random", "keep": 0.5, "warmup": 1},
+            "predict": {"name": "offset"},
+        }
+    },
 }
 LIMITS: dict[str, dict[str, Any]] = {
     "ss stride 1": paper(stride=1),
     "slat stride 1": method("slat", 1, name="taylor"),
     "always": {"ss": {"when": {"name": "always"}}, "slat": {"when": {"name": "always"}}},
+    "keep 1": {"slat": {"where": {"name": "saliency", "keep": 1.0}}},
 }
 LAYOUT = {"6drotation_normalized", "scale", "translation", "translation_scale", "rotation"}
 

@@ -6,10 +6,11 @@ sam3d_objects/model/backbone/generator (`FlowMatching`, `ShortCut`, `ClassifierF
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.solve.driver import SolveStage
@@ -70,6 +71,23 @@ def count_calls(dynamics: Callable[..., Any], t: float) -> int:
     return 3 if any(kind.__name__ == "PointmapCFG" for kind in type(guidance).__mro__) else 2
 
 
+def voxels_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The voxels [N, 4] that the structured latent's dynamics are given: the last positional argument, or `coords`."""
+    coords = kwargs.get("coords", args[-1] if args else None)
+    return coords if getattr(coords, "ndim", 0) == 2 and coords.shape[1] == 4 else None
+
+
+def only_voxels(
+    args: Sequence[Any], kwargs: Mapping[str, Any], index: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of the structured latent's dynamics for some voxels alone."""
+    coords = voxels_of(args, kwargs)
+    few = coords[index.to(coords.device)] if isinstance(coords, Tensor) else coords[index.cpu().numpy()]
+    if "coords" in kwargs:
+        return tuple(args), {**kwargs, "coords": few}
+    return (*args[:-1], few), dict(kwargs)
+
+
 class Sam3d:
     """A live pipeline by its parts.
 
@@ -86,7 +104,7 @@ class Sam3d:
         layout = tuple(self._layout_leaves())
         return {
             "ss": SolveStage("ss", SHAPE, {"shape": (SHAPE,), **({"layout": layout} if layout else {})}, count_calls),
-            "slat": SolveStage("slat", "feats", {"feats": ("feats",)}, count_calls),
+            "slat": SolveStage("slat", "feats", {"feats": ("feats",)}, count_calls, voxels_of, only_voxels),
         }
 
     def solver(self, stage: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NamedTuple
 
-from fast_sam3d.config import ACCELERATED, Config, load
+from fast_sam3d.config import ACCELERATED, PRESET, Config, load
 from fast_sam3d.errors import ConfigError
 
 __all__ = ["add_config_flags", "config_from"]
@@ -45,9 +45,16 @@ STEP_CACHE = (
     Flag("ss_order", "ss.predict.shape.order", int, "N", "order of the shape's extrapolation"),
     Flag("ss_momentum_beta", "ss.predict.layout.beta", float, "B", "0: the layout holds, 1: it is extrapolated"),
 )
+CARVING = (
+    Flag("slat_thresh", "slat.when.threshold", float, "E", "the network runs when the expected change reaches E"),
+    Flag("slat_warmup", "slat.when.warmup", int, "N", "it runs at the first N steps, on all voxels"),
+    Flag(
+        "slat_carving_ratio", "slat.where.keep", float, "SHARE",
+        "share of the voxels that it runs on after that (the first public release left out this share instead)",
+    ),
+)  # fmt: skip
 # Known from elsewhere, and not there yet: refused by name rather than ignored.
 LATER = {
-    "SLaT token carving": ("enable_slat_carving", "slat_thresh", "slat_warmup", "slat_carving_ratio"),
     "mesh token aggregation": (
         "enable_mesh_aggregation",
         "mesh_spectral_threshold_low",
@@ -67,9 +74,12 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     for flag in RUN:
         _add(group, flag)
     group = parser.add_argument_group("acceleration")
-    group.add_argument("--enable_acceleration", action="store_true", help="every module that there is, at its best")
+    group.add_argument("--enable_acceleration", action="store_true", help="all modules, as preset=default says")
     group.add_argument("--enable_ss_cache", action="store_true", help="step caching of the sparse structure only")
     for flag in STEP_CACHE:
+        _add(group, flag)
+    group.add_argument("--enable_slat_carving", action="store_true", help="token carving of the structured latent only")
+    for flag in CARVING:
         _add(group, flag)
     for names in LATER.values():
         for name in names:
@@ -86,15 +96,17 @@ def config_from(args: argparse.Namespace) -> Config:
         for name in names:
             if getattr(args, name) is not None:
                 raise ConfigError(f"--{name} belongs to {module}, which comes with a later version: leave it out")
-    wanted = [m for m in ACCELERATED if args.enable_acceleration or (m == "ss" and args.enable_ss_cache)]
+    alone = {"ss": args.enable_ss_cache, "slat": args.enable_slat_carving}
     # First, so that what the user picks for a module counts more.
-    overrides = [*(f"{module}={ACCELERATED[module]}" for module in wanted), *args.overrides]
+    picks = [f"preset={PRESET}"] if args.enable_acceleration else []
+    picks += [f"{module}={ACCELERATED[module]}" for module in ACCELERATED if alone[module]]
+    overrides = [*picks, *args.overrides]
     values: dict[str, Any] = {f.key: v for f in (*INPUT, *RUN) if (v := getattr(args, f.name)) is not None}
     if args.no_pointmap:
         if args.pointmap is not None:
             raise ConfigError("--pointmap and --no_pointmap exclude each other: give one of them")
         values["input.pointmap"] = "none"
-    cache = {f: v for f in STEP_CACHE if (v := getattr(args, f.name)) is not None}
+    cache = {f: v for f in (*STEP_CACHE, *CARVING) if (v := getattr(args, f.name)) is not None}
     for flag, value in cache.items():
         try:
             load(overrides, {flag.key: value})

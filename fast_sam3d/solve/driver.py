@@ -16,10 +16,11 @@ from typing import Any, Protocol
 import torch
 
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.patch import Seam, seam_at
+from fast_sam3d.patch import Layer, Seam, seam_at
 from fast_sam3d.solve.history import History, leaf_history
 from fast_sam3d.solve.method import StageMethod
 from fast_sam3d.solve.step import Evaluation, Leaves, StepRecord, Tree, like, to_leaves, token_count
+from fast_sam3d.solve.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +42,20 @@ class SolveStage:
         name: "ss" or "slat".
         bare: the leaf name of a state that is a plain tensor.
         groups: the leaves that a configuration's predict key stands for.
-        count_calls: (dynamics, t in 0..1) -> network calls that one run of these dynamics makes. A module-level
-            function, so that seams can be copied and pickled.
+        count_calls: (dynamics, t in 0..1) -> network calls that one run of these dynamics makes.
+        coords: (args, kwargs) of the dynamics -> [N, 4] voxels of the state's tokens, or None if they are not there.
+            None: the tokens are not voxels, and all of them always run.
+        subset: (args, kwargs, [K] indices) -> args and kwargs for those tokens alone; needed with `coords`.
+
+    All functions are module-level ones, so that seams can be copied and pickled.
     """
 
     name: str
     bare: str
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     count_calls: Callable[[Callable[..., Any], float], int] = one_call
+    coords: Callable[[Any, Any], Any] | None = None
+    subset: Callable[[Any, Any, torch.Tensor], tuple[Any, Any]] | None = None
 
 
 class SolveLog(Protocol):
@@ -73,7 +80,11 @@ class SolveSeam(Seam):
     @property
     def method(self) -> StageMethod | None:
         """The method of the acceleration on this solver, if there is one."""
-        return next((layer.method for layer in reversed(self.layers) if layer.method is not None), None)
+        return None if (layer := self._accelerating) is None else layer.method
+
+    @property
+    def _accelerating(self) -> Layer | None:
+        return next((layer for layer in reversed(self.layers) if layer.method is not None), None)
 
     def __call__(
         self, dynamics_fn: Callable[..., Tree], x_init: Tree, times: Sequence[float], *args: Any, **kwargs: Any
@@ -85,7 +96,9 @@ class SolveSeam(Seam):
             return
         grid = _floats(times)
         logs = [layer.report.begin_solve(self.stage.name, grid) for layer in self.layers]
-        run = _Run(self.stage, self._method_for(x_init), dynamics_fn, grid, logs)
+        method = self._method_for(x_init)
+        tokens = None if method is None else self._tokens(method, x_init, args, kwargs)
+        run = _Run(self.stage, method, dynamics_fn, grid, logs, tokens)
         steps = original(run, x_init, times, *args, **kwargs)
         try:
             for state in steps:
@@ -107,6 +120,19 @@ class SolveSeam(Seam):
         logger.warning("%s: a solve with an unknown state is left unaccelerated", self.stage.name)
         return None
 
+    def _tokens(self, method: StageMethod, x_init: Tree, args: Any, kwargs: Any) -> Tokens | None:
+        """What the method may know of the state's tokens."""
+        if not method.where.needs_tokens or self.stage.coords is None or not isinstance(x_init, torch.Tensor):
+            return None
+        coords = self.stage.coords(args, kwargs)
+        if coords is None or x_init.dim() != 3 or tuple(coords.shape) != (x_init.shape[1], 4):
+            logger.warning("%s: a solve without known voxels runs on all its tokens", self.stage.name)
+            return None
+        coords = torch.as_tensor(coords).to(x_init.device)
+        layer = self._accelerating
+        scene = None if layer is None else layer.scene
+        return Tokens(coords) if scene is None else scene.tokens(coords)
+
 
 class _Run:
     """The dynamics function of one solve, given to the solver in place of the generator's."""
@@ -118,6 +144,7 @@ class _Run:
         dynamics: Callable[..., Tree],
         grid: Sequence[float],
         logs: Sequence[SolveLog],
+        tokens: Tokens | None = None,
     ) -> None:
         self._stage = stage
         self._method = method
@@ -128,6 +155,7 @@ class _Run:
         self._asked = 0
         self._made = self._saved = self._tokens = 0
         self._fallback = False
+        self._choose = None if method is None or tokens is None else method.where.start(tokens)
         self._history: History[Evaluation] = History(1 if method is None else method.depth)
         self._decide = None if method is None else method.when.start(grid)
         self._velocity: Tree | None = None
@@ -150,7 +178,8 @@ class _Run:
                 self._saved += self._calls(t)
                 return predicted
             self._fallback = True
-        velocity = self._evaluate(x, t, args, kwargs)
+        index = self._index()
+        velocity = self._evaluate(x, t, args, kwargs) if index is None else self._carve(x, t, args, kwargs, index)
         leaves = to_leaves(velocity, self._stage.bare)
         if leaves is None or leaves.keys() != state.keys():
             raise SolverError(f"{self._stage.name}: the velocity does not have the leaves of the state")
@@ -180,6 +209,25 @@ class _Run:
         if self._step in (0, len(self._grid) - 2):
             return True
         return self._decide is None or self._decide(self._step, self._history, state)
+
+    def _index(self) -> torch.Tensor | None:
+        """The tokens that the network runs on at this step; None: all."""
+        if self._choose is None or self._fallback or self._step in (0, len(self._grid) - 2):
+            return None
+        return self._choose(self._step, self._history)
+
+    def _carve(self, x: Tree, t: Any, args: Any, kwargs: Any, index: torch.Tensor) -> Tree:
+        """The velocity with the tokens of `index` evaluated; the others keep their last."""
+        assert isinstance(x, torch.Tensor)
+        assert isinstance(self._velocity, torch.Tensor)
+        assert self._stage.subset
+        if len(index) == x.shape[1]:
+            return self._evaluate(x, t, args, kwargs)
+        few_args, few_kwargs = self._stage.subset(args, kwargs, index)
+        fresh = self._evaluate(x[:, index], t, few_args, few_kwargs)
+        if not isinstance(fresh, torch.Tensor):
+            raise SolverError(f"{self._stage.name}: the velocity of a part of the tokens is a {type(fresh).__name__}")
+        return self._velocity.index_copy(1, index, fresh.to(self._velocity.dtype))
 
     def _evaluate(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
         velocity = self._dynamics(x, t, *args, **kwargs)

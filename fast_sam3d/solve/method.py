@@ -33,7 +33,7 @@ class StageMethod:
     @property
     def depth(self) -> int:
         """Evaluations that must be kept."""
-        return max(1, self.when.depth, *(predictor.depth for predictor in self.predict.values()))
+        return max(1, self.when.depth, self.where.depth, *(predictor.depth for predictor in self.predict.values()))
 
     def covers(self, leaves: Sequence[str]) -> bool:
         """Whether each of the leaves has a predictor."""
@@ -48,7 +48,12 @@ class StageMethod:
         }
 
 
-def build(mapping: Mapping[str, Any], groups: Mapping[str, Sequence[str]] | None = None, path: str = "") -> StageMethod:
+def build(
+    mapping: Mapping[str, Any],
+    groups: Mapping[str, Sequence[str]] | None = None,
+    path: str = "",
+    voxels: bool = True,
+) -> StageMethod:
     """Make the method that a mapping describes.
 
     Args:
@@ -57,15 +62,21 @@ def build(mapping: Mapping[str, Any], groups: Mapping[str, Sequence[str]] | None
         groups: the leaves that a predict key stands for, such as {"shape": ["shape"], "layout": ["scale", ...]}. None:
             each predict key is a leaf of its own.
         path: where the mapping stands in the configuration ("ss"), for messages.
+        voxels: whether the stage's tokens are voxels, which may be chosen from.
 
     Raises:
-        ConfigError: an unknown key, name or leaf, a value out of range, or a leaf without a predictor.
+        ConfigError: an unknown key, name or leaf, a value out of range, a leaf without a predictor, or a choice of
+            voxels where there are none.
     """
     mapping = _mapping(mapping, path or "the method")
     _known(mapping, ("when", "where", "predict"), path)
+    where = _part(mapping.get("where"), WHERE, All(), _join(path, "where"))
+    if where.needs_tokens and not voxels:
+        at = _join(path, "where")
+        raise ConfigError(f"{at}.name is {_settings(where, WHERE)['name']!r}, which chooses voxels: {path} has none")
     return StageMethod(
         when=_part(mapping.get("when"), WHEN, Always(), _join(path, "when")),
-        where=_part(mapping.get("where"), WHERE, All(), _join(path, "where")),
+        where=where,
         predict=_predictors(mapping.get("predict"), groups, _join(path, "predict")),
     )
 

@@ -131,5 +131,21 @@ class Anchored:
         return (anchor.to(dtype) + self.beta * (t - history[0].t) * slope).to(anchor.dtype)
 
 
-PREDICT: dict[str, type[Predict]] = {"anchored": Anchored, "hold": Hold, "taylor": Taylor}
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """The state plus what the network added to it at the last evaluation: x + (v - x) of then.
+
+    Source: Fast-SAM3D (arXiv 2602.05293) section 3.3 for the structured latent; EasyCache (arXiv 2507.02860).
+    """
+
+    depth: ClassVar[int] = 1
+
+    def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
+        """See `Predict`."""
+        last = history[0]
+        dtype = torch.promote_types(last.v.dtype, torch.float32)
+        return (x.to(dtype) + (last.v.to(dtype) - last.x.to(dtype))).to(last.v.dtype)
+
+
+PREDICT: dict[str, type[Predict]] = {"anchored": Anchored, "hold": Hold, "offset": Offset, "taylor": Taylor}
 """Predictors by their name in a configuration."""

@@ -1,21 +1,49 @@
-"""Where does the network run, on which tokens?"""
+"""Where does the network run, on which tokens? The others keep their last velocity at that step.
+
+The driver runs the first and the last step of a solve on all tokens, whatever is answered here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from math import ceil
+from typing import ClassVar, Protocol, TypeAlias
 
+import torch
 from torch import Tensor
 
+from fast_sam3d.solve.check import number, whole
 from fast_sam3d.solve.history import History
 from fast_sam3d.solve.step import Evaluation
+from fast_sam3d.solve.tokens import Tokens, cells, high_frequency
+
+Choose: TypeAlias = Callable[[int, History[Evaluation]], Tensor | None]
 
 
 class Where(Protocol):
-    """A choice of tokens at an evaluated step."""
+    """Settings of a choice of tokens; what it must remember during a solve lives in the function that `start` returns.
 
-    def __call__(self, history: History[Evaluation]) -> Tensor | None:
-        """[K] int64 indices of the tokens that enter the network; None: all of them."""
+    `needs_tokens`: it only serves a stage whose tokens are voxels.
+    """
+
+    needs_tokens: ClassVar[bool]
+
+    @property
+    def depth(self) -> int:
+        """Evaluations that the choice looks back on."""
+        ...
+
+    def start(self, tokens: Tokens | None) -> Choose:
+        """Begin a solve.
+
+        Args:
+            tokens: what is known of the solve's tokens; None where they are not voxels.
+
+        Returns:
+            (step, history) -> [K] int64 ascending indices of the tokens that enter the network; None: all of them.
+            Called at every evaluated step between the first and the last.
+        """
         ...
 
 
@@ -23,10 +51,136 @@ class Where(Protocol):
 class All:
     """Every token."""
 
-    def __call__(self, history: History[Evaluation]) -> Tensor | None:
+    needs_tokens: ClassVar[bool] = False
+    depth: ClassVar[int] = 1
+
+    def start(self, tokens: Tokens | None) -> Choose:
         """See `Where`."""
-        return None
+        return lambda step, history: None
 
 
-WHERE: dict[str, type[Where]] = {"all": All}
+@dataclass(frozen=True, slots=True)
+class Saliency:
+    """The 2x2x2 cells that move most and have most detail: J = (M + gamma A) / 2 + S / 2, averaged over a cell.
+
+    M is the norm of a token's velocity, A that of its last change, S the high-frequency part of the occupancy logits
+    at its voxel; each is scaled to 0..1 over the object's tokens. Whole cells are chosen, because the backbone packs
+    2x2x2 voxels into one token: a part of a cell costs as much as all of it.
+
+    Source: Fast-SAM3D (arXiv 2602.05293) section 3.3. The public release scores single voxels, and its
+    `carving_ratio` is the share that is left out.
+
+    Args:
+        keep: share of the cells that enter the network, above 0; 1 is all of them, bit for bit.
+        gamma: weight of A against M.
+        cutoff: cycles per voxel below which S ignores the logits; the paper's radius of 8 on a grid of 64 is 0.125.
+        warmup: steps that run on all tokens first, at least 1.
+    """
+
+    keep: float = 0.1
+    gamma: float = 0.7
+    cutoff: float = 0.125
+    warmup: int = 3
+    needs_tokens: ClassVar[bool] = True
+    depth: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        number("keep", self.keep, 1e-3, 1.0)
+        number("gamma", self.gamma, 0.0, 100.0)
+        number("cutoff", self.cutoff, 0.0, 0.5)
+        whole("warmup", self.warmup, 1)
+
+    def start(self, tokens: Tokens | None) -> Choose:
+        """See `Where`."""
+        if tokens is None or self.keep >= 1:
+            return lambda step, history: None
+        cell, count = cells(tokens.coords)
+        kept = max(1, ceil(self.keep * count))
+        if kept >= count:
+            return lambda step, history: None
+        detail = 0.0 if tokens.occupancy is None else unit(high_frequency(tokens.occupancy, tokens.places, self.cutoff))
+
+        def choose(step: int, history: History[Evaluation]) -> Tensor | None:
+            if step < self.warmup:
+                return None
+            (newest,) = history[0].v.values()
+            score = _norm(newest)
+            motion = unit(score)
+            if len(history) > 1:
+                (before,) = history[1].v.values()
+                motion = motion + self.gamma * unit(_norm(newest.float() - before.float()))
+            saliency = 0.5 * motion + 0.5 * detail
+            return torch.nonzero(top_cells(saliency, cell, count, kept)[cell]).flatten()
+
+        return choose
+
+
+@dataclass(frozen=True, slots=True)
+class RandomCells:
+    """A random share of the 2x2x2 cells, new at every evaluated step: what any clever choice has to beat.
+
+    Args:
+        keep: share of the cells that enter the network.
+        seed: of a generator of its own; the global random state is left alone.
+        warmup: steps that run on all tokens first, at least 1.
+    """
+
+    keep: float = 0.5
+    seed: int = 0
+    warmup: int = 3
+    needs_tokens: ClassVar[bool] = True
+    depth: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        number("keep", self.keep, 1e-3, 1.0)
+        whole("seed", self.seed, 0)
+        whole("warmup", self.warmup, 1)
+
+    def start(self, tokens: Tokens | None) -> Choose:
+        """See `Where`."""
+        if tokens is None or self.keep >= 1:
+            return lambda step, history: None
+        cell, count = cells(tokens.coords)
+        kept = max(1, ceil(self.keep * count))
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def choose(step: int, history: History[Evaluation]) -> Tensor | None:
+            if step < self.warmup:
+                return None
+            chosen = torch.zeros(count, dtype=torch.bool)
+            chosen[torch.randperm(count, generator=generator)[:kept]] = True
+            return torch.nonzero(chosen.to(cell.device)[cell]).flatten()
+
+        return choose
+
+
+WHERE: dict[str, type[Where]] = {"all": All, "random": RandomCells, "saliency": Saliency}
 """Choices by their name in a configuration."""
+
+
+def unit(values: Tensor) -> Tensor:
+    """Scaled to 0..1 by the least and the greatest; zeros where all are equal."""
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low).clamp_min(torch.finfo(values.dtype).tiny)
+
+
+def top_cells(score: Tensor, cell: Tensor, count: int, kept: int) -> Tensor:
+    """The `kept` cells with the greatest mean score; of equal ones the first.
+
+    Args:
+        score: [N] of the tokens. cell: [N] int64, the cell of each. count: of cells.
+
+    Returns:
+        [count] bool.
+    """
+    total = score.new_zeros(count).index_add_(0, cell, score)
+    size = score.new_zeros(count).index_add_(0, cell, torch.ones_like(score))
+    order = torch.sort(total / size, descending=True, stable=True).indices
+    chosen = torch.zeros(count, dtype=torch.bool, device=score.device)
+    chosen[order[:kept]] = True
+    return chosen
+
+
+def _norm(velocity: Tensor) -> Tensor:
+    """[1, N, C] -> [N] float32."""
+    return velocity[0].float().norm(dim=-1)

@@ -71,20 +71,30 @@ def changed(**parts: Any) -> dict[str, Any]:
     [
         (changed(wen={}), r"ss\.wen is unknown: did you mean 'when'"),
         (changed(when={"name": "strid"}), r"ss\.when\.name is 'strid': did you mean 'stride'"),
-        (changed(when={"stride": 3}), r"ss\.when has no name: give one of always, stride"),
+        (changed(when={"stride": 3}), r"ss\.when has no name: give one of always, budget, stride"),
         (changed(when="stride"), r"ss\.when is 'stride': give a mapping"),
         (changed(when={"name": "stride", "strid": 3}), r"ss\.when\.strid is unknown: did you mean 'stride'"),
         (changed(when={"name": "stride", "stride": 0}), r"ss\.when\.stride is 0: give a whole number"),
         (changed(when={"name": ["stride"]}), r"ss\.when\.name is \['stride'\]"),
-        (changed(where={"name": "some"}), r"ss\.where\.name is 'some': valid are: all"),
+        (changed(where={"name": "some"}), r"ss\.where\.name is 'some': valid are: all, random, saliency"),
         (changed(predict={"shap": {"name": "hold"}}), r"ss\.predict\.shap is unknown: did you mean 'shape'"),
         (changed(predict={"shape": {"name": "hold"}}), r"ss\.predict says nothing for 'scale': add layout"),
         (changed(predict={}), r"ss\.predict says nothing for 'shape'"),
         (changed(predict={"name": "taylor", "order": 7}), r"ss\.predict\.all\.order is 7"),
         (changed(predict=[1]), r"ss\.predict is \[1\]: give a mapping"),
+        (changed(when={"name": "budget", "warmup": 1}), r"ss\.when\.warmup is 1: give a whole number of at least 2"),
+        (changed(where={"name": "saliency", "keep": 0}), r"ss\.where\.keep is 0: give a number from 0\.001 to 1"),
+        (changed(where={"name": "random", "seed": -1}), r"ss\.where\.seed is -1"),
         ("stride", r"ss is 'stride': give a mapping"),
     ],
 )
 def test_errors_name_the_key_and_the_valid_ones(mapping: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(mapping, GROUPS, path="ss")
+
+
+def test_voxels_are_chosen_only_where_there_are_some() -> None:
+    carved = changed(where={"name": "saliency"})
+    assert build(carved, GROUPS, path="ss").depth == 2
+    with pytest.raises(ConfigError, match=r"ss\.where\.name is 'saliency', which chooses voxels: ss has none"):
+        build(carved, GROUPS, path="ss", voxels=False)

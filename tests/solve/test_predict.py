@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.solve.history import History
-from fast_sam3d.solve.predict import PREDICT, Anchored, Hold, Taylor, extrapolate
+from fast_sam3d.solve.predict import PREDICT, Anchored, Hold, Offset, Taylor, extrapolate
 from fast_sam3d.solve.step import LeafEvaluation
 
 
@@ -119,7 +119,12 @@ def test_settings_check_themselves(kind: type, settings: dict[str, object], mess
 
 
 def test_every_predictor_is_registered_with_its_depth() -> None:
-    assert {name: kind().depth for name, kind in PREDICT.items()} == {"anchored": 2, "hold": 1, "taylor": 2}
+    assert {name: kind().depth for name, kind in PREDICT.items()} == {
+        "anchored": 2,
+        "hold": 1,
+        "offset": 1,
+        "taylor": 2,
+    }
 
 
 def test_history_keeps_the_newest_and_replaces_at_the_same_time() -> None:
@@ -129,3 +134,12 @@ def test_history_keeps_the_newest_and_replaces_at_the_same_time() -> None:
     assert [(e.t, e.v.item()) for e in past] == [(0.2, 3.0), (0.1, 1.0)]
     with pytest.raises(ValueError, match="depth is 0"):
         History(0)
+
+
+def test_offset_adds_to_the_state_what_the_network_added_last() -> None:
+    past: History[LeafEvaluation] = History(2)
+    past.push(LeafEvaluation(0.1, torch.tensor([9.0]), torch.tensor([9.0])))
+    past.push(LeafEvaluation(0.2, torch.tensor([1.0]), torch.tensor([4.0])))
+    assert Offset()(past, 0.5, torch.tensor([10.0])).item() == 13.0
+    past.push(LeafEvaluation(0.3, torch.tensor([1.0]), torch.tensor([4.0]).half()))
+    assert Offset()(past, 0.5, torch.tensor([10.0])).dtype == torch.float16

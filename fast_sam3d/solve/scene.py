@@ -1,0 +1,72 @@
+"""What the stages of one run tell each other, and the steps at which they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fast_sam3d.solve.tokens import Tokens
+
+
+@dataclass
+class Scene:
+    """The object that a pipeline works on. One per installation; every run begins with an empty one.
+
+    Args:
+        occupancy: [B, R, R, R] logits of the sparse structure.
+        scale: cells of that grid along each side of a voxel of the structured latent.
+    """
+
+    occupancy: Tensor | None = None
+    scale: float = 1.0
+
+    def clear(self) -> None:
+        """Forget the last object."""
+        self.occupancy, self.scale = None, 1.0
+
+    def tokens(self, coords: Tensor) -> Tokens:
+        """What is known of voxels [N, 4]; without the logits where these are of another object."""
+        known = Tokens(coords, self.occupancy, self.scale)
+        if self.occupancy is None or not len(coords):
+            return Tokens(coords)
+        inside = known.places.amax(0).cpu() < Tensor(list(self.occupancy.shape))
+        return known if bool(inside.all()) else Tokens(coords)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"occupancy": None, "scale": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Goes around a pipeline's `run`: a new object."""
+
+    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        scene.clear()
+        return call(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepOccupancy:
+    """Goes around the sparse-structure decoder, which answers with logits [B, 1, R, R, R]."""
+
+    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        logits = call(*args, **kwargs)
+        if isinstance(logits, Tensor) and logits.dim() == 5:
+            scene.occupancy = logits[:, 0].detach()
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class KeepScale:
+    """Goes around `sample_sparse_structure`, which says by how much it merged voxels."""
+
+    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        result = call(*args, **kwargs)
+        scene.scale = float(result.get("downsample_factor", 1.0))
+        return result

@@ -1,0 +1,71 @@
+"""What a choice of tokens may know of them: their voxels, and how busy the shape is there. Pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """The tokens of one solve.
+
+    Args:
+        coords: [N, 4] int (object, x, y, z), the voxel of each token.
+        occupancy: [B, R, R, R] logits of the sparse structure that the voxels come from; None if nobody has seen it.
+        scale: cells of that grid along each side of a voxel; above 1 where voxels were merged.
+    """
+
+    coords: Tensor
+    occupancy: Tensor | None = None
+    scale: float = 1.0
+
+    @property
+    def places(self) -> Tensor:
+        """[N, 4] int64 (object, x, y, z): the cell of `occupancy` in which each voxel begins."""
+        if self.scale == 1:
+            return self.coords.long()
+        return torch.cat([self.coords[:, :1].long(), (self.coords[:, 1:] * self.scale).floor().long()], dim=1)
+
+
+def cells(coords: Tensor, edge: int = 2) -> tuple[Tensor, int]:
+    """The cell of each voxel.
+
+    Args:
+        coords: [N, 4] int (object, x, y, z), none negative.
+        edge: of a cell, in voxels.
+
+    Returns:
+        [N] int64 numbers of cells, counted up in the order of (object, x, y, z), and how many cells there are.
+    """
+    places = torch.cat([coords[:, :1], coords[:, 1:] // edge], dim=1).long()
+    size = places.max(dim=0).values + 1
+    flat = ((places[:, 0] * size[1] + places[:, 1]) * size[2] + places[:, 2]) * size[3] + places[:, 3]
+    numbers, cell = torch.unique(flat, return_inverse=True)
+    return cell, len(numbers)
+
+
+def high_frequency(occupancy: Tensor, coords: Tensor, cutoff: float) -> Tensor:
+    """Magnitude of what is left of the positive logits without their low frequencies, at each voxel.
+
+    Source: Fast-SAM3D (arXiv 2602.05293) section 3.3.
+
+    Args:
+        occupancy: [B, R, R, R] logits.
+        coords: [N, 4] int (object, x, y, z) inside that grid.
+        cutoff: cycles per voxel; frequencies whose vector is shorter are dropped.
+
+    Returns:
+        [N] float32 on the device of `occupancy`.
+    """
+    positive = occupancy.float().clamp_min(0)
+    axes = [torch.fft.fftfreq(n, device=positive.device) for n in positive.shape[1:3]]
+    axes.append(torch.fft.rfftfreq(positive.shape[3], device=positive.device))
+    squares = [a.square() for a in axes]
+    radius = (squares[0][:, None, None] + squares[1][:, None] + squares[2]).sqrt()
+    spectrum = torch.fft.rfftn(positive, dim=(1, 2, 3)) * (radius >= cutoff)
+    detail = torch.fft.irfftn(spectrum, s=positive.shape[1:], dim=(1, 2, 3)).abs()
+    b, x, y, z = coords.to(positive.device).long().unbind(1)
+    return detail[b, x, y, z]
