@@ -1,0 +1,42 @@
+"""`fast-sam3d download`: the gated SAM 3D Objects weights, with the user's own login, into checkpoints/hf."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from fast_sam3d.download import REPOSITORY, download_weights, unfinished_folder
+
+__all__ = ["add_arguments", "main"]
+
+log = logging.getLogger(__name__)
+
+DEFAULT_FOLDER = "checkpoints/hf"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repo", default=REPOSITORY, metavar="OWNER/NAME", help=f"default: {REPOSITORY}")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: the main branch)")
+    parser.add_argument(
+        "--output_dir", default=DEFAULT_FOLDER, metavar="DIR", help=f"the folder to make (default: {DEFAULT_FOLDER})"
+    )
+    parser.epilog = (
+        "The weights are gated: accept their licence on the hub page first, then log in with `hf auth login` or set "
+        "HF_TOKEN. After a stop the same command goes on."
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    from fast_sam3d.cli import INTERRUPTED
+
+    target = Path(args.output_dir)
+    try:
+        folder = download_weights(target, args.repo, args.revision)
+    except KeyboardInterrupt:
+        log.warning(
+            "interrupted; what has arrived is kept in %s, and the same command goes on", unfinished_folder(target)
+        )
+        return INTERRUPTED
+    print(f"weights in {folder}; `fast-sam3d doctor` says whether they can run here")
+    return 0

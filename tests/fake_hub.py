@@ -1,0 +1,117 @@
+"""The answers of the hub that a download needs, on loopback: the repository's listing, and its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class FakeHub:
+    """One repository.
+
+    Args:
+        files: name to content.
+        refusal: (status, X-Error-Code, message) of every answer for a file; None: they are served.
+        missing: whether the repository does not exist.
+        tokens: the tokens that are let in; empty: nobody is asked for one.
+        drop_after: name to the number of bytes after which the connection is cut, once.
+        damage: the names of files that arrive with another content of the same length.
+    """
+
+    files: dict[str, bytes]
+    repository: str = "facebook/sam-3d-objects"
+    refusal: tuple[int, str, str] | None = None
+    missing: bool = False
+    tokens: set[str] = field(default_factory=set)
+    drop_after: dict[str, int] = field(default_factory=dict)
+    damage: set[str] = field(default_factory=set)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
+
+    def __enter__(self) -> FakeHub:
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                hub.answer(self)
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def fetched(self, name: str) -> list[str | None]:
+        """The Range of every GET of one file."""
+        return [span for path, span in self.requests if path.endswith("/" + name)]
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        path = unquote(urlsplit(request.path).path)
+        self.requests.append((path, request.headers.get("Range")))
+        token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if self.missing:
+            return self._send(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
+        if path.startswith(f"/api/models/{self.repository}"):
+            revision = path.partition("/revision/")[2]
+            if revision not in ("", "main", COMMIT):
+                return self._send(request, 404, b"", {"X-Error-Code": "RevisionNotFound"})
+            listing = [self._describe(name) for name in self.files]
+            answer = {"id": self.repository, "sha": COMMIT, "siblings": listing}
+            return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+        name = path.removeprefix(f"/{self.repository}/resolve/{COMMIT}/")
+        if self.refusal is not None:
+            status, code, said = self.refusal
+            return self._send(request, status, b"", {"X-Error-Code": code, "X-Error-Message": said} if code else {})
+        if self.tokens and token not in self.tokens:
+            return self._send(request, 401, b"", {"X-Error-Code": "GatedRepo"})
+        if name not in self.files:
+            return self._send(request, 404, b"", {"X-Error-Code": "EntryNotFound"})
+        return self._send_file(request, name)
+
+    def _describe(self, name: str) -> dict[str, Any]:
+        content = self.files[name]
+        described: dict[str, Any] = {"rfilename": name, "size": len(content)}
+        if not name.endswith((".yaml", ".md", ".gitattributes")):
+            checksum = hashlib.sha256(content).hexdigest()
+            described["lfs"] = {"size": len(content), "sha256": checksum, "pointerSize": 130}
+        return described
+
+    def _send_file(self, request: BaseHTTPRequestHandler, name: str) -> None:
+        content = bytes(len(self.files[name])) if name in self.damage else self.files[name]
+        headers = {"X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        span = request.headers.get("Range")
+        start = int(span.removeprefix("bytes=").split("-")[0]) if span else 0
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        cut = self.drop_after.pop(name, None)
+        self._send(request, 206 if start else 200, content[start:], headers, cut)
+
+    def _send(
+        self, request: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], cut: int | None = None
+    ) -> None:
+        request.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(body))}.items():
+            request.send_header(key, value)
+        request.end_headers()
+        request.wfile.write(body if cut is None else body[:cut])
+        if cut is not None:
+            request.close_connection = True
