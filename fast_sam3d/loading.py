@@ -18,10 +18,10 @@ from fast_sam3d.errors import CheckpointError, suggest
 from fast_sam3d.resources import checkpoint_roots, resource
 
 __all__ = [
-    "DEFAULT_STOCK_TAG",
     "GATED_HELP",
     "Checkpoint",
     "check_depth_model",
+    "check_stock_folder",
     "find_checkpoint",
     "load_checkpoint",
     "load_pipeline",
@@ -123,6 +123,16 @@ def stock_folders() -> list[Path]:
     found = [p for root in checkpoint_roots() for p in _folders(root) if p.name != "mini"]
     stock = [p for p in found if p.name == DEFAULT_STOCK_TAG or ((p / "pipeline.yaml").is_file() and _is_stock(p))]
     return sorted(stock, key=lambda p: p.name != DEFAULT_STOCK_TAG)
+
+
+def check_stock_folder(folder: Path) -> str | None:
+    """Says what is wrong with the files of a stock checkpoint; None where they are whole. Imports no class of it."""
+    try:
+        _kind(folder)
+        check_stock_files(folder, GATED_HELP)
+    except CheckpointError as error:
+        return str(error)
+    return None
 
 
 def _folders(root: Path) -> list[Path]:

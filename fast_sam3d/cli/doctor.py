@@ -1,0 +1,79 @@
+"""`fast-sam3d doctor`: what is there to run SAM 3D Objects, and "ready" or the one next thing to do."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from fast_sam3d.doctor import Examination, PackageState, WeightsState, examine
+
+__all__ = ["add_arguments", "main"]
+
+NOT_READY = 1
+STOCK_ASKS_FOR = 32e9  # bytes of GPU memory, doc/setup.md of the stock repository
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.epilog = "The exit status is 0 when SAM 3D Objects can run here with your weights, and 1 otherwise."
+
+
+def main(args: argparse.Namespace) -> int:
+    found = examine()
+    if args.json:
+        import json
+
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        print("\n".join(_lines(found)))
+    return 0 if found.ready else NOT_READY
+
+
+def _lines(found: Examination) -> Iterator[str]:
+    yield _line(True, "fast_sam3d", found.fast_sam3d)
+    yield _line(True, "Python", f"{found.python}, {found.system}")
+    yield _package(found.torch, "built for " + (f"CUDA {found.cuda}" if found.cuda else "the CPU"))
+    for gpu in found.gpus:
+        free = "" if gpu.free is None else f", {_gib(gpu.free)} free"
+        note = "; the stock code asks for 32 GB" if gpu.total < STOCK_ASKS_FOR else ""
+        yield _line(True, "GPU", f"{gpu.name}, {_gib(gpu.total)}{free}, compute capability {gpu.capability}{note}")
+    if not found.gpus:
+        yield _line(False, "GPU", "none")
+    yield from ("", "weights")
+    for weights in (found.embedded, *found.weights):
+        yield _weights(weights)
+    if not found.weights:
+        yield _line(False, "hf", "no SAM 3D Objects weights in checkpoints/hf")
+    yield from ("", "attention of SAM 3D Objects")
+    yield _line(True, "available", ", ".join(found.attention.available) or "none")
+    yield _line(True, "chosen", f"{found.attention.dense}, for sparse tensors {found.attention.sparse}")
+    for name, value in found.attention.environment.items():
+        yield _line(True, name, value)
+    yield from ("", "packages of SAM 3D Objects")
+    for package in found.packages:
+        yield _package(package)
+    yield ""
+    yield "ready" if found.next_step is None else f"next: {found.next_step}"
+
+
+def _package(state: PackageState, more: str = "") -> str:
+    if state.problem is not None:
+        return _line(None if state.optional else False, state.module, f"{state.problem}: {state.how}")
+    return _line(True, state.module, ", ".join(part for part in (state.version or "version unknown", more) if part))
+
+
+def _weights(state: WeightsState) -> str:
+    if state.problem is not None:
+        return _line(False, state.tag, state.problem)
+    kind = "the embedded model" if state.kind == "mini" else "SAM 3D Objects"
+    return _line(True, state.tag, f"{kind}, {state.folder}")
+
+
+def _line(good: bool | None, name: str, text: str) -> str:
+    """One line; `good`: there, missing, or (None) missing and not needed."""
+    mark = {True: "ok", False: "--", None: "  "}[good]
+    return f"  {mark}  {name:<20} {text}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
