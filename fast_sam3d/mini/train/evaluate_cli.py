@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,10 @@ def stiffness_variants() -> tuple[Any, ...]:
         }
 
     return (
-        Variant("5 steps", steps=5),
+        Variant(FEW, steps=5),
         Variant("10 steps", steps=10),
-        Variant("linear, stride 3", config=cached(1)),
-        Variant("hold, stride 3", config=cached(0)),
+        Variant(LINEAR, config=cached(1)),
+        Variant(HOLD, config=cached(0)),
         Variant("other seed", seed=43),
         Variant("no pointmap", given_depth=False),
     )
@@ -112,17 +113,57 @@ def measure(checkpoint: Path, objects: int, processes: int, output: Path, stiffn
     for variant in variants[1:]:
         own = [row for row in rows if row["variant"] == variant.name]
         summary["variants"][variant.name] = {**evaluate.summarise(own), "against_base": _paired(own, base)}
+    if stiffness:
+        by_name = {variant.name: [row for row in rows if row["variant"] == variant.name] for variant in variants}
+        summary["stiffness"] = stiffness_checks(by_name, variants[0].name)
     (output / "summary.json").write_text(json.dumps(summary, indent=1))
     show(summary)
     return summary
 
 
-def _paired(rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+COMPARED = ("f1@0.01", "f1@0.05", "chamfer", "voxel_iou", "box_iou", "rotation_deg", "translation_error")
+LINEAR, HOLD, FEW = "linear, stride 3", "hold, stride 3", "5 steps"
+CLEAR = 2.0  # standard errors
+CHECKS = {
+    "few_steps_hurt": f"{FEW} are worse than 25 against the truth",
+    "predictors_differ": "linear and held velocities differ in fidelity, linear minus hold",
+}
+WIDTH = 140
+
+
+def stiffness_checks(rows: Mapping[str, Sequence[Mapping[str, Any]]], base: str) -> dict[str, Any]:
+    """Whether methods can be told apart on this model, by paired differences.
+
+    Args:
+        rows: by variant, the same objects in the same order. base: the variant that fidelity is measured against.
+
+    Returns:
+        "few_steps_hurt" and "predictors_differ": {"differences": {metric: (mean, standard error)}, "clear": bool};
+        clear are differences of more than two standard errors, of few steps only those for the worse.
+    """
+    few = _paired(rows[FEW], rows[base], ("f1@0.01", "box_iou", "translation_error", "rotation_deg"))
+    worse = {"f1@0.01": -1, "box_iou": -1, "translation_error": 1, "rotation_deg": 1}
+    apart = _paired(rows[LINEAR], rows[HOLD], ("base_voxel_iou", "base_f1@0.01", "base_rotation_deg"))
+    return {
+        "few_steps_hurt": {
+            "differences": few,
+            "clear": any(worse[name] * mean > CLEAR * error for name, (mean, error) in few.items()),
+        },
+        "predictors_differ": {
+            "differences": apart,
+            "clear": any(abs(mean) > CLEAR * error for mean, error in apart.values()),
+        },
+    }
+
+
+def _paired(
+    rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], names: Sequence[str] = COMPARED
+) -> dict[str, tuple[float, float]]:
     """Mean and standard error of the difference to the base, object by object."""
     import numpy as np
 
     result = {}
-    for name in ("f1@0.01", "f1@0.05", "chamfer", "voxel_iou", "box_iou", "rotation_deg", "translation_error"):
+    for name in names:
         both = [(row, other) for row, other in zip(rows, base, strict=True) if name in row and name in other]
         if not both:
             continue
@@ -145,7 +186,8 @@ def show(summary: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    # A file or a pipe has no width of its own, and the usual 80 columns would cut the tables' cells.
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     table = Table("metric", "mean ± s.e.", "bar", title=f"{summary['objects']} held-out objects, 25 + 25 steps")
     for name, (middle, error) in summary["overall"].items():
         if name in BARS:
@@ -170,3 +212,7 @@ def show(summary: Mapping[str, Any]) -> None:
             cells += ["{:+.4f} ± {:.4f}".format(*paired[key]) if key in paired else "" for key in differs]
             table.add_row(name, *cells)
         console.print(table)
+    for name, check in summary.get("stiffness", {}).items():
+        verdict = "clear" if check["clear"] else "not clear"
+        differences = (f"{key} {mean:+.4f} ± {error:.4f}" for key, (mean, error) in check["differences"].items())
+        console.print(f"{CHECKS[name]}: {verdict} ({', '.join(differences)})")
