@@ -67,6 +67,7 @@ class PipelineConfig:
     tag: str | None
     device: str | None
     dtype: str | None
+    depth_model: str | None
     ss_steps: int
     slat_steps: int
     formats: tuple[str, ...]
@@ -269,6 +270,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             tag=read.optional("pipeline.tag", read.text),
             device=read.optional("pipeline.device", read.text),
             dtype=read.optional("pipeline.dtype", lambda key: read.choice(key, DTYPES)),
+            depth_model=read.optional("pipeline.depth_model", read.text),
             ss_steps=read.integer("pipeline.ss_steps", 1, 1000),
             slat_steps=read.integer("pipeline.slat_steps", 1, 1000),
             formats=read.choices("pipeline.formats", FORMATS),

@@ -28,8 +28,9 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     found = Checkpoint("mini", tmp_path, "mini", "the test says so")
     monkeypatch.setattr(infer, "find_checkpoint", lambda tag: found)
 
-    def load(checkpoint: Checkpoint, device: str | None, dtype: str | None) -> StandIn:
+    def load(checkpoint: Checkpoint, device: str | None, dtype: str | None, depth_model: str | None) -> StandIn:
         made.loaded = True
+        made.asked_for = (device, dtype, depth_model)
         return made
 
     monkeypatch.setattr(loading, "load_checkpoint", load)
@@ -53,6 +54,12 @@ def test_infer_writes_every_result(pipeline, object_folder, elsewhere, capsys, p
     assert len(export.load_gaussians_ply(folder / "gaussians.ply").get_xyz) == 4
     assert json.loads((folder / "pose.json").read_text())["translation"] == [0, 0, 2]
     assert (folder.stat().st_mode & 0o777) == (object_folder.stat().st_mode & 0o777)
+
+
+def test_the_pipeline_is_loaded_as_configured(pipeline, object_folder, elsewhere, capsys):
+    wanted = ("pipeline.dtype=float16", "pipeline.depth_model=weights/model.pt")
+    assert run(capsys, "infer", "--image_path", object_folder, "--device", "cpu", *wanted)[0] == 0
+    assert pipeline.asked_for == ("cpu", "float16", "weights/model.pt")
 
 
 def test_the_glb_opens_with_colours(pipeline, object_folder, elsewhere, capsys):
@@ -118,7 +125,19 @@ def test_flags_reach_the_run(pipeline, object_folder, elsewhere, capsys):
 def test_an_override_of_a_module_counts_more_than_enabling_all(pipeline, object_folder, elsewhere, capsys):
     code, *_ = run(capsys, "infer", "--image_path", object_folder, "ss=off", "--enable_acceleration")
     assert code == 0
-    assert json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"] == {}
+    assert "ss" not in json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"]
+
+
+def test_carving_flags_reach_the_run(pipeline, object_folder, elsewhere, capsys):
+    code, *_ = run(
+        capsys, "infer", "--image_path", object_folder, "--enable_slat_carving",
+        "--slat_thresh", 0.5, "--slat_warmup", 4, "--slat_carving_ratio", 0.2,
+    )  # fmt: skip
+    assert code == 0
+    methods = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"]
+    assert set(methods) == {"slat"}
+    assert methods["slat"]["when"] == {"name": "budget", "threshold": 0.5, "warmup": 4, "momentum": 0.7}
+    assert (methods["slat"]["where"]["keep"], methods["slat"]["where"]["warmup"]) == (0.2, 4)
 
 
 def test_pointmap_is_handed_on_as_a_tensor(pipeline, object_folder, elsewhere, capsys):
@@ -173,8 +192,8 @@ def test_a_mesh_without_faces_leaves_the_rest(pipeline, object_folder, elsewhere
         (["--image_path", "{cup}", "--enable_acceleration", "--ss_cache_stride", "0"], ["ss.when.stride", "0"]),
         (["--image_path", "{cup}", "--enable_acceleration", "--ss_momentum_beta", "7"], ["beta", "7"]),
         (["--image_path", "{cup}", "--enable_acceleration", "ss.when.name=strid"], ["'strid'", "stride"]),
-        (["--image_path", "{cup}", "--slat_thresh", "1.5"], ["--slat_thresh", "later version"]),
-        (["--image_path", "{cup}", "--enable_slat_carving"], ["later version"]),
+        (["--image_path", "{cup}", "--slat_thresh", "1.5"], ["--slat_thresh", "--enable_acceleration"]),
+        (["--image_path", "{cup}", "--enable_slat_carving", "--slat_carving_ratio", "0"], ["slat.where.keep", "0"]),
         (["--image_path", "{cup}", "--mesh_spectral_threshold_low", "0.5"], ["later version"]),
         (["--image_path", "{cup}", "--pointmap", "a.npz", "--no_pointmap"], ["exclude"]),
         (["--image_path", "{cup}", "--pointmap", "a.npz"], ["no pointmap at a.npz"]),

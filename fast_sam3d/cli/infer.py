@@ -72,7 +72,8 @@ def run_object(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> Ru
 
     log.info("pipeline: %s, because %s", checkpoint.tag, checkpoint.reason)
     begin = time.perf_counter()
-    pipeline = load_checkpoint(checkpoint, config.pipeline.device, config.pipeline.dtype)
+    asked = config.pipeline
+    pipeline = load_checkpoint(checkpoint, asked.device, asked.dtype, asked.depth_model)
     load_seconds = time.perf_counter() - begin
     log.info("loaded on %s in %.1f s", pipeline.device, load_seconds)
     # The mask as alpha in 0 or 255: a separate mask of booleans would become an alpha of 1 in 255 in the stock pipeline
