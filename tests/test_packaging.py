@@ -23,7 +23,13 @@ PYPROJECT = (ROOT / "pyproject.toml").read_text() if (ROOT / "pyproject.toml").i
 HEAVY = ("torch", "numpy", "hydra", "omegaconf", "trimesh", "skimage", "scipy", "PIL", "rich", "tqdm", "yaml")
 OPTIONAL = ("pytorch3d", "kaolin", "moge", "sam3d_objects", "torchvision", "matplotlib")
 # The name to import where it is not the name to install.
-INSTALLED_AS = {"PIL": "pillow", "skimage": "scikit-image", "hydra": "hydra-core", "yaml": "pyyaml"}
+INSTALLED_AS = {
+    "PIL": "pillow",
+    "huggingface_hub": "huggingface-hub",
+    "skimage": "scikit-image",
+    "hydra": "hydra-core",
+    "yaml": "pyyaml",
+}
 
 pytestmark = pytest.mark.skipif(not PYPROJECT, reason="needs the repository, not only the installed package")
 
