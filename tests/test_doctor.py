@@ -129,11 +129,13 @@ def test_whole_weights_beside_unusable_ones_are_enough(complete):
 
 def test_no_gpu(complete, monkeypatch):
     complete.gpu = None
-    monkeypatch.setattr(torch.version, "cuda", "12.1")
+    monkeypatch.setattr(doctor, "_driver_sees_gpu", lambda: False)
     assert "needs an NVIDIA GPU" in examine().next_step
-    monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(doctor, "_driver_sees_gpu", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", None)
     assert "built for the CPU" in examine().next_step
+    monkeypatch.setattr(torch.version, "cuda", "12.1")
+    assert "built for CUDA 12.1, does not see it" in examine().next_step
 
 
 def test_a_gpu_that_does_not_say_how_much_is_free(complete, monkeypatch, capsys):
@@ -233,3 +235,16 @@ def test_the_real_thing_is_quick_to_say_what_is_there(tmp_path):
     seconds, *modules = done.stdout.splitlines()[-1].split()
     assert float(seconds) < 30
     assert not set(modules) & {"cv2", "gsplat", "hydra", "kaolin", "moge", "open3d", "pytorch3d", "timm", "torchvision"}
+
+
+@pytest.mark.parametrize(
+    ("script", "sees"),
+    [("echo 'GPU 0: NVIDIA L40S'", True), ("echo 'No devices were found'", False), ("exit 9", False)],
+)
+def test_the_driver_is_asked_without_torch(tmp_path, monkeypatch, script, sees):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor._driver_sees_gpu() is False
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    assert doctor._driver_sees_gpu() is sees

@@ -264,7 +264,9 @@ def test_a_token_that_is_not_accepted(hub):
 
 def test_forbidden_for_another_reason(hub):
     hub.refusal = (403, "Other", "Please enable access to public gated repositories")
-    assert "enable access to public gated repositories" in refused(CheckpointError)
+    text = refused(CheckpointError)
+    assert "forbids the download" in text
+    assert "enable access to public gated repositories" in text
 
 
 def test_a_repository_that_does_not_exist(hub, capsys):
