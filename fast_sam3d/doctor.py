@@ -202,12 +202,9 @@ def _next_step(
         return f"the embedded model cannot be loaded: {embedded.problem}"
     if not gpus:
         if _driver_sees_gpu():
-            return (
-                "there is a GPU and torch was built for the CPU: install the torch build for your CUDA version"
-                if cuda is None
-                else f"there is a GPU and torch, built for CUDA {cuda}, does not see it: unset CUDA_VISIBLE_DEVICES, or "
-                "update the driver"
-            )
+            if cuda is None:
+                return "there is a GPU and torch was built for the CPU: install the torch build for your CUDA version"
+            return f"torch for CUDA {cuda} does not see the GPU: unset CUDA_VISIBLE_DEVICES, or update the driver"
         return "SAM 3D Objects needs an NVIDIA GPU and torch sees none; the embedded model runs here: --tag mini"
     wanted = {_DENSE[attention.dense], _SPARSE[attention.sparse]}
     for package in packages:

@@ -135,7 +135,7 @@ def test_no_gpu(complete, monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "built for the CPU" in examine().next_step
     monkeypatch.setattr(torch.version, "cuda", "12.1")
-    assert "built for CUDA 12.1, does not see it" in examine().next_step
+    assert "torch for CUDA 12.1 does not see the GPU" in examine().next_step
 
 
 def test_a_gpu_that_does_not_say_how_much_is_free(complete, monkeypatch, capsys):
