@@ -7,15 +7,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from fast_sam3d.adapters import Sam3d, find
+from fast_sam3d.decode.aggregate import MeshMethod
+from fast_sam3d.decode.aggregate import build as build_mesh
+from fast_sam3d.decode.around import AggregateInDecoder, AggregateVoxels, KeepPicture
 from fast_sam3d.errors import ConfigError, suggest
 from fast_sam3d.patch import Layer, Patch
 from fast_sam3d.report import Report, StageSeam
 from fast_sam3d.solve.driver import SolveSeam, require_euler
 from fast_sam3d.solve.method import StageMethod, build
-from fast_sam3d.solve.scene import Begin, KeepOccupancy, KeepScale, Scene
+from fast_sam3d.solve.scene import Begin, Chain, KeepOccupancy, KeepScale, Scene
+
+Method: TypeAlias = StageMethod | MeshMethod
 
 
 class Handle:
@@ -60,9 +65,10 @@ def accelerate(
 
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
-        config: a mapping {stage: {when, where, predict}} (a stage that is missing, null or empty is left alone), the
-            whole project configuration, the path of a YAML file with either, or the name of a preset. None: the
-            default preset. Where no stage is accelerated the pipeline stays untouched; `report.observe` watches it.
+        config: a mapping {"ss": {when, where, predict}, "slat": {when, where, predict}, "mesh": {...}} (what is
+            missing, null or empty is left alone), the whole project configuration, the path of a YAML file with
+            either, or the name of a preset. None: the default preset. Where nothing is accelerated the pipeline stays
+            untouched; `report.observe` watches it.
         preset: the name of a preset, in place of `config`.
         overrides: Hydra overrides on top, such as "ss.when.stride=4".
 
@@ -70,13 +76,13 @@ def accelerate(
         a handle that reports and removes.
 
     Raises:
-        ConfigError: an unknown preset, stage, method, key or leaf, or a value out of range.
+        ConfigError: an unknown preset, module, method, key or leaf, or a value out of range.
         NotAPipelineError: `pipeline` is not one.
         SolverError: a stage to be accelerated does not use the Euler solver.
     """
     adapter = find(pipeline)
     methods = plan(adapter, config, preset=preset, overrides=overrides)
-    for stage in methods:
+    for stage in adapter.stages.keys() & methods.keys():
         require_euler(adapter.solver(stage), stage)
     report = Report({stage: method.settings() for stage, method in methods.items()})
     return Handle(install(adapter, report, methods), report)
@@ -108,22 +114,25 @@ def accelerated(
 
 def plan(
     adapter: Sam3d, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
-) -> dict[str, StageMethod]:
-    """The methods that a configuration asks for, by stage, checked against the pipeline; installs nothing.
+) -> dict[str, Method]:
+    """The methods that a configuration asks for, by module, checked against the pipeline; installs nothing.
 
     Args, Raises: as `accelerate`.
     """
     stages = adapter.stages
     settings = _settings(config, preset, overrides)
-    _refuse_unknown(settings, stages)
-    return {
+    _refuse_unknown(settings, [*stages, "mesh"])
+    methods: dict[str, Method] = {
         name: build(settings[name], stage.groups, path=name, voxels=stage.coords is not None)
         for name, stage in stages.items()
         if settings.get(name)
     }
+    if settings.get("mesh"):
+        methods["mesh"] = build_mesh(settings["mesh"])
+    return methods
 
 
-def install(adapter: Sam3d, report: Report, methods: Mapping[str, StageMethod] | None = None) -> Patch:
+def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None = None) -> Patch:
     """Put a report on a pipeline, and methods where there are any; all or nothing.
 
     Args:
@@ -147,7 +156,8 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, StageMethod] |
                 patch.add(owner, name, layer, partial(StageSeam, owner, name, stage))
             for name, solve_stage in adapter.stages.items():
                 solver = adapter.solver(name)
-                layer = Layer(report, accelerates, (methods or {}).get(name), scene)
+                method = (methods or {}).get(name)
+                layer = Layer(report, accelerates, method, scene)
                 patch.add(solver, "solve_iter", layer, partial(SolveSeam, solver, solve_stage))
         # The last acceleration goes when the new one is in place, so that the seams they share stay where they are.
         if accelerates:
@@ -158,11 +168,21 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, StageMethod] |
     return patch
 
 
-def _around(methods: Mapping[str, StageMethod]) -> dict[str, Callable[..., Any]]:
+def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
     """What goes around the parts of the pipeline, by their rows of the report."""
-    if any(method.where.needs_tokens for method in methods.values()):
-        return {"other": Begin(), "ss": KeepScale(), "ss_decoder": KeepOccupancy()}
-    return {}
+    rows: dict[str, list[Callable[..., Any]]] = {}
+    mesh = methods.get("mesh")
+    if isinstance(mesh, MeshMethod):
+        rows["preprocess"] = [KeepPicture()]
+        if mesh.where == "voxels":
+            rows["ss"] = [AggregateVoxels(mesh)]
+        else:
+            rows["mesh"] = [AggregateInDecoder(mesh)]
+    if mesh or any(isinstance(m, StageMethod) and m.where.needs_tokens for m in methods.values()):
+        rows["other"] = [Begin()]
+        rows["ss_decoder"] = [KeepOccupancy()]
+        rows.setdefault("ss", []).append(KeepScale())
+    return {row: Chain(tuple(around)) for row, around in rows.items()}
 
 
 def _places(adapter: Sam3d) -> list[tuple[object, str]]:
@@ -238,4 +258,4 @@ def _refuse_unknown(settings: Mapping[str, Any], stages: Collection[str]) -> Non
         known = compose()[0].keys() - set(MODULES)
         for key in others:
             if key not in known:
-                raise ConfigError(f"there is no stage '{key}' to accelerate: {suggest(str(key), stages)}")
+                raise ConfigError(f"there is no module '{key}' to accelerate: {suggest(str(key), stages)}")

@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
+from fast_sam3d.decode.aggregate import AggregationRecord
 from fast_sam3d.patch import Seam
 from fast_sam3d.solve.step import StepRecord
 
@@ -100,6 +101,7 @@ class Report:
     def clear(self) -> None:
         """Forget all records; a long batch clears once per object to keep the report small."""
         self.solves: list[SolveRecord] = []
+        self.aggregations: list[AggregationRecord] = []
         self.seconds: dict[str, float] = {}
         self.peak_host_bytes: int | None = None
         self.peak_device_bytes: int | None = None
@@ -168,6 +170,7 @@ class Report:
             "seconds": {name: self.seconds[name] for name in self._stage_names()},
             "network_calls": by_stage,
             "peak_memory_bytes": {"host": self.peak_host_bytes, "device": self.peak_device_bytes},
+            "aggregations": [asdict(record) for record in self.aggregations],
             "solves": [solve.to_dict() for solve in self.solves],
         }
 
@@ -209,6 +212,13 @@ class Report:
         known = [f"{place} {peak / 2**20:,.0f} MiB" for place, peak in peaks if peak]
         if known:
             lines.append(f"peak memory of the process: {', '.join(known)}")
+        for record in self.aggregations:
+            ratios = (("picture", record.picture), ("shape", record.shape))
+            said = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios if ratio is not None)
+            lines.append(
+                f"voxels merged by {record.factor:g}: {record.voxels:,} -> {record.kept:,}"
+                f" (high-frequency ratio: {said or 'none'})"
+            )
         fallbacks = sum(solve.fallbacks for solve in self.solves)
         if fallbacks:
             lines.append(f"{fallbacks} predictions were not finite and were evaluated instead")
@@ -265,11 +275,17 @@ class StageSeam(Seam):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = self.original()
-        for layer in self.layers:
+        layers = self.layers
+        for layer in layers:
             if layer.method is not None:
                 call = partial(layer.method, layer.scene, call)
             call = _timed(layer.report, self.stage, call)
-        return call(*args, **kwargs)
+        result = call(*args, **kwargs)
+        for layer in layers:
+            if layer.scene is not None and layer.scene.told:
+                layer.report.aggregations += layer.scene.told
+                layer.scene.told.clear()
+        return result
 
 
 def _timed(report: Report, stage: str, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -86,6 +86,9 @@ def test_yaml_files_write_out_every_default(module, option):
     written = load([f"{module}={option}"]).modules[module]
     groups = {"shape": "shape", "6drotation_normalized": "layout", "feats": "feats"}
     settings = method.settings()
+    if module == "mesh":
+        assert written == settings
+        return
     for part in ("when", "where"):
         assert written[part] == settings[part]
     for leaf, group in groups.items():

@@ -97,7 +97,9 @@ def test_without_acceleration_nothing_is_installed(pipeline, object_folder, else
     before = snapshot(pipeline)
     run(capsys, "infer", "--image_path", object_folder)
     after = snapshot(pipeline)
-    after[""] = {k: v for k, v in after[""].items() if k not in ("arguments", "loaded")}  # the stand-in's own
+    after[""] = {
+        k: v for k, v in after[""].items() if k not in ("arguments", "loaded", "asked_for")
+    }  # the stand-in's own
     for name in ("ss", "slat"):
         for state in (before, after):
             state[f"models.{name}_generator"].pop("inference_steps")
@@ -194,7 +196,7 @@ def test_a_mesh_without_faces_leaves_the_rest(pipeline, object_folder, elsewhere
         (["--image_path", "{cup}", "--enable_acceleration", "ss.when.name=strid"], ["'strid'", "stride"]),
         (["--image_path", "{cup}", "--slat_thresh", "1.5"], ["--slat_thresh", "--enable_acceleration"]),
         (["--image_path", "{cup}", "--enable_slat_carving", "--slat_carving_ratio", "0"], ["slat.where.keep", "0"]),
-        (["--image_path", "{cup}", "--mesh_spectral_threshold_low", "0.5"], ["later version"]),
+        (["--image_path", "{cup}", "--enable_mesh_aggregation", "--mesh_spectral_threshold_low", "0.9"], ["swap them"]),
         (["--image_path", "{cup}", "--pointmap", "a.npz", "--no_pointmap"], ["exclude"]),
         (["--image_path", "{cup}", "--pointmap", "a.npz"], ["no pointmap at a.npz"]),
         (["--image_path", "{cup}", "--output_dir", "{cup}/image.png"], ["is a file"]),

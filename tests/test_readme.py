@@ -60,10 +60,17 @@ def test_named_commands_and_files_exist():
 
 
 def test_every_table_flag_exists():
-    from fast_sam3d.cli.flags import INPUT, RUN, STEP_CACHE
+    from fast_sam3d.cli.flags import AGGREGATION, CARVING, INPUT, RUN, STEP_CACHE
 
-    known = {flag.name for flag in (*INPUT, *RUN, *STEP_CACHE)}
-    known |= {"enable_acceleration", "enable_ss_cache", "no_pointmap", "help"}
+    known = {flag.name for flag in (*INPUT, *RUN, *STEP_CACHE, *CARVING, *AGGREGATION)}
+    known |= {
+        "enable_acceleration",
+        "enable_ss_cache",
+        "enable_slat_carving",
+        "enable_mesh_aggregation",
+        "no_pointmap",
+        "help",
+    }
     table = TEXT[TEXT.index("| flag | meaning |") : TEXT.index("Every flag is a key")]
     assert set(re.findall(r"--([a-z_]+)", table)) <= known
 

@@ -53,14 +53,10 @@ CARVING = (
         "share of the voxels that it runs on after that (the first public release left out this share instead)",
     ),
 )  # fmt: skip
-# Known from elsewhere, and not there yet: refused by name rather than ignored.
-LATER = {
-    "mesh token aggregation": (
-        "enable_mesh_aggregation",
-        "mesh_spectral_threshold_low",
-        "mesh_spectral_threshold_high",
-    ),
-}
+AGGREGATION = (
+    Flag("mesh_spectral_threshold_low", "mesh.threshold_low", float, "H", "calmer objects are merged most"),
+    Flag("mesh_spectral_threshold_high", "mesh.threshold_high", float, "H", "busier ones least"),
+)
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
@@ -81,22 +77,20 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--enable_slat_carving", action="store_true", help="token carving of the structured latent only")
     for flag in CARVING:
         _add(group, flag)
-    for names in LATER.values():
-        for name in names:
-            parser.add_argument(f"--{name}", nargs="?", const=True, help=argparse.SUPPRESS)
+    group.add_argument(
+        "--enable_mesh_aggregation", action="store_true", help="merging of voxels in the mesh decoder only"
+    )
+    for flag in AGGREGATION:
+        _add(group, flag)
 
 
 def config_from(args: argparse.Namespace) -> Config:
     """Composes the configuration from parsed flags and overrides. Where both set one key, the flag counts.
 
     Raises:
-        ConfigError: as `fast_sam3d.config.load`; a flag of a module that is off, or not there yet.
+        ConfigError: as `fast_sam3d.config.load`; a flag of a module that is off.
     """
-    for module, names in LATER.items():
-        for name in names:
-            if getattr(args, name) is not None:
-                raise ConfigError(f"--{name} belongs to {module}, which comes with a later version: leave it out")
-    alone = {"ss": args.enable_ss_cache, "slat": args.enable_slat_carving}
+    alone = {"ss": args.enable_ss_cache, "slat": args.enable_slat_carving, "mesh": args.enable_mesh_aggregation}
     # First, so that what the user picks for a module counts more.
     picks = [f"preset={PRESET}"] if args.enable_acceleration else []
     picks += [f"{module}={ACCELERATED[module]}" for module in ACCELERATED if alone[module]]
@@ -106,13 +100,15 @@ def config_from(args: argparse.Namespace) -> Config:
         if args.pointmap is not None:
             raise ConfigError("--pointmap and --no_pointmap exclude each other: give one of them")
         values["input.pointmap"] = "none"
-    cache = {f: v for f in (*STEP_CACHE, *CARVING) if (v := getattr(args, f.name)) is not None}
-    for flag, value in cache.items():
-        try:
-            load(overrides, {flag.key: value})
-        except ConfigError as error:
-            raise ConfigError(f"--{flag.name}: {error}") from error
-        values[flag.key] = value
+    for flag in (*STEP_CACHE, *CARVING, *AGGREGATION):
+        if (value := getattr(args, flag.name)) is not None:
+            # As overrides, so that a value that follows another one follows; last, so that the flag counts.
+            edit = f"{flag.key}={value}"
+            try:
+                load([*overrides, edit])
+            except ConfigError as error:
+                raise ConfigError(f"--{flag.name}: {error}") from error
+            overrides.append(edit)
     return load(overrides, values)
 
 

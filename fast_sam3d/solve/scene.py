@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -18,14 +19,25 @@ class Scene:
     Args:
         occupancy: [B, R, R, R] logits of the sparse structure.
         scale: cells of that grid along each side of a voxel of the structured latent.
+        picture: [H, W, 4] uint8, the mask in the last channel.
+        told: what stages want in the report, since it was last asked.
     """
 
     occupancy: Tensor | None = None
     scale: float = 1.0
+    picture: Any = None
+    told: list[Any] = field(default_factory=list)
 
     def clear(self) -> None:
         """Forget the last object."""
-        self.occupancy, self.scale = None, 1.0
+        self.occupancy, self.scale, self.picture = None, 1.0, None
+        self.told.clear()
+
+    def resolution(self, coords: Tensor) -> int:
+        """Of the grid of voxels [N, 4]: the logits', or where nobody has seen them the least power of two."""
+        if self.occupancy is not None:
+            return int(self.occupancy.shape[-1])
+        return 1 << int(coords[:, 1:].max()).bit_length()
 
     def tokens(self, coords: Tensor) -> Tokens:
         """What is known of voxels [N, 4]; without the logits where these are of another object."""
@@ -36,7 +48,20 @@ class Scene:
         return known if bool(inside.all()) else Tokens(coords)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"occupancy": None, "scale": 1.0}
+        return {"occupancy": None, "scale": 1.0, "picture": None, "told": []}
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Several methods around the same part, the first one innermost."""
+
+    methods: tuple[Callable[..., Any], ...]
+
+    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        for method in self.methods:
+            call = partial(method, scene, call)
+        return call(*args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)

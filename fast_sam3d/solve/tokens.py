@@ -24,10 +24,15 @@ class Tokens:
 
     @property
     def places(self) -> Tensor:
-        """[N, 4] int64 (object, x, y, z): the cell of `occupancy` in which each voxel begins."""
-        if self.scale == 1:
+        """[N, 4] int64 (object, x, y, z): the cell of `occupancy` in the middle of each voxel.
+
+        Merged voxels lie around the grid's middle, as the pose demands.
+        """
+        if self.scale == 1 or self.occupancy is None:
             return self.coords.long()
-        return torch.cat([self.coords[:, :1].long(), (self.coords[:, 1:] * self.scale).floor().long()], dim=1)
+        size = self.occupancy.shape[-1]
+        middle = (self.coords[:, 1:] + 0.5 - size / 2) * self.scale + size / 2
+        return torch.cat([self.coords[:, :1].long(), middle.floor().long().clamp(0, size - 1)], dim=1)
 
 
 def cells(coords: Tensor, edge: int = 2) -> tuple[Tensor, int]:

@@ -67,9 +67,10 @@ def test_negative_logits_do_not_count() -> None:
 
 
 def test_places_of_merged_voxels() -> None:
-    tokens = Tokens(coords([(1, 3, 0, 5)]), scale=1.5)
-    assert tokens.places.tolist() == [[1, 4, 0, 7]]
-    assert Tokens(tokens.coords).places.tolist() == [[1, 3, 0, 5]]
+    merged, logits = coords([(1, 3, 2, 5)]), torch.zeros(2, 8, 8, 8)
+    # Voxel 5 is 1.5 from the middle, 4: twice that is 7, in cell 7.
+    assert Tokens(merged, logits, scale=2.0).places.tolist() == [[1, 3, 1, 7]]
+    assert Tokens(merged, logits).places.tolist() == [[1, 3, 2, 5]]
 
 
 def test_a_scene_knows_the_object_of_the_run_only() -> None:
@@ -78,8 +79,10 @@ def test_a_scene_knows_the_object_of_the_run_only() -> None:
     assert KeepOccupancy()(scene, lambda: logits) is logits
     assert KeepScale()(scene, lambda: {"downsample_factor": 2}) == {"downsample_factor": 2}
     assert scene.scale == 2.0
-    assert scene.tokens(coords([(0, 1, 1, 1)])).occupancy is not None
-    assert scene.tokens(rows).occupancy is None  # (2, 4, 6) lies outside of a grid of 4: another object's voxels
+    scene.scale = 1.0
+    assert scene.tokens(rows).occupancy is not None
+    assert scene.tokens(coords([(0, 1, 4, 1)])).occupancy is None  # outside of a grid of 4: another object's voxels
+    assert scene.tokens(coords([(1, 1, 1, 1)])).occupancy is None
     assert Begin()(scene, lambda: "result") == "result"
     assert scene == Scene()
 

@@ -1,0 +1,8 @@
+"""What a shape's spectrum says about the resolution that it needs, and decoding at that resolution.
+
+`spectrum` and `aggregate` are pure; `around` goes around the parts of a pipeline.
+"""
+
+from fast_sam3d.decode.aggregate import AggregationRecord, MeshMethod, build
+
+__all__ = ["AggregationRecord", "MeshMethod", "build"]
