@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,11 +105,13 @@ def _work(seed: int) -> list[dict[str, Any]]:
     rows, base = [], None
     for place, variant in enumerate(_job.variants):
         row = {"seed": seed, "family": subject.photo.placed[0].sampled.family, "variant": variant.name}
+        began = time.perf_counter()
         try:
             result = run(_pipeline, subject, variant)
         except FastSam3dError as error:  # the model made nothing of the picture
             log.warning("object %d, %s: %s", seed, variant.name, error)
             result = None
+        row["seconds"] = time.perf_counter() - began
         row |= score(result, subject) if result is not None else NOTHING
         if place:
             row |= fidelity(result, base)

@@ -35,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stiffness", action="store_true",
         help="also 5 Euler steps, linear and hold caching at stride 3, and another noise seed, paired",
     )  # fmt: skip
+    parser.add_argument(
+        "--accelerate", action="append", default=[], metavar="OVERRIDES",
+        help='also with these overrides, such as "preset=fast_sam3d" or "ss=fast_sam3d mesh=fast_sam3d"; repeatable',
+    )  # fmt: skip
     parser.add_argument("--ss_cfg_strength", type=float, default=None, help="instead of the checkpoint's own")
     parser.add_argument("--slat_cfg_strength", type=float, default=None, help="instead of the checkpoint's own")
 
@@ -51,8 +55,27 @@ def main(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None
     }
     checkpoint = args.checkpoint_dir or resource("checkpoints/mini")
-    measure(checkpoint, args.objects, args.processes, args.output_dir, args.stiffness, sampling)
+    others = [*(stiffness_variants() if args.stiffness else ()), *map(accelerated_variant, args.accelerate)]
+    measure(checkpoint, args.objects, args.processes, args.output_dir, others, sampling)
     return 0
+
+
+def accelerated_variant(overrides: str) -> Any:
+    """The variant with the modules that some overrides, separated by blanks, switch on.
+
+    Raises:
+        ConfigError: they do not compose, or switch nothing on.
+    """
+    from fast_sam3d.config import check_methods, load
+    from fast_sam3d.mini.train.evaluate import Variant
+
+    config = load(overrides.split())
+    check_methods(config)
+    if not any(config.modules.values()):
+        raise ConfigError(
+            f"--accelerate {overrides!r} switches nothing on: give a preset or a module, preset=fast_sam3d"
+        )
+    return Variant(overrides, config=dict(config.modules))
 
 
 def stiffness_variants() -> tuple[Any, ...]:
@@ -79,9 +102,12 @@ def stiffness_variants() -> tuple[Any, ...]:
     )
 
 
-def measure(checkpoint: Path, objects: int, processes: int, output: Path, stiffness: bool = False,
+def measure(checkpoint: Path, objects: int, processes: int, output: Path, others: Sequence[Any] = (),
             sampling: Mapping[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
     """Evaluate a checkpoint, write `rows.csv` and `summary.json`, print the tables.
+
+    Args:
+        others: variants that are compared with the plain run.
 
     Returns:
         the summary.
@@ -98,7 +124,7 @@ def measure(checkpoint: Path, objects: int, processes: int, output: Path, stiffn
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{output} cannot be written ({error.strerror}): choose another folder") from error
-    variants = (evaluate.Variant("25 steps"), *(stiffness_variants() if stiffness else ()))
+    variants = (evaluate.Variant("25 steps"), *others)
     # Seeds that not even the autoencoders' validation uses.
     seeds = range(HELD_OUT_SEED + 100_000, HELD_OUT_SEED + 100_000 + objects)
     rows = evaluate.evaluate(evaluate.Job(checkpoint, variants, sampling or {}), seeds, processes)
@@ -113,7 +139,7 @@ def measure(checkpoint: Path, objects: int, processes: int, output: Path, stiffn
     for variant in variants[1:]:
         own = [row for row in rows if row["variant"] == variant.name]
         summary["variants"][variant.name] = {**evaluate.summarise(own), "against_base": _paired(own, base)}
-    if stiffness:
+    if {FEW, LINEAR, HOLD} <= {variant.name for variant in others}:
         by_name = {variant.name: [row for row in rows if row["variant"] == variant.name] for variant in variants}
         summary["stiffness"] = stiffness_checks(by_name, variants[0].name)
     (output / "summary.json").write_text(json.dumps(summary, indent=1))
@@ -121,7 +147,7 @@ def measure(checkpoint: Path, objects: int, processes: int, output: Path, stiffn
     return summary
 
 
-COMPARED = ("f1@0.01", "f1@0.05", "chamfer", "voxel_iou", "box_iou", "rotation_deg", "translation_error")
+COMPARED = ("seconds", "f1@0.01", "f1@0.05", "chamfer", "voxel_iou", "box_iou", "rotation_deg", "translation_error")
 LINEAR, HOLD, FEW = "linear, stride 3", "hold, stride 3", "5 steps"
 CLEAR = 2.0  # standard errors
 CHECKS = {
@@ -159,11 +185,14 @@ def stiffness_checks(rows: Mapping[str, Sequence[Mapping[str, Any]]], base: str)
 def _paired(
     rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], names: Sequence[str] = COMPARED
 ) -> dict[str, tuple[float, float]]:
-    """Mean and standard error of the difference to the base, object by object."""
+    """Mean and standard error of the difference to the base, object by object; of seconds the median ratio."""
     import numpy as np
 
     result = {}
-    for name in names:
+    if "seconds" in names:
+        speedup = np.array([other["seconds"] / row["seconds"] for row, other in zip(rows, base, strict=True)])
+        result["speedup"] = (float(np.median(speedup)), float(speedup.std() / np.sqrt(len(speedup))))
+    for name in (name for name in names if name != "seconds"):
         both = [(row, other) for row, other in zip(rows, base, strict=True) if name in row and name in other]
         if not both:
             continue
@@ -205,12 +234,14 @@ def show(summary: Mapping[str, Any]) -> None:
     if summary["variants"]:
         fidelity = ("base_voxel_iou", "base_f1@0.01", "base_rotation_deg")
         differs = ("f1@0.01", "voxel_iou", "box_iou", "rotation_deg")
-        table = Table("variant", *fidelity, *(f"Δ {name}" for name in differs), title="against 25 steps, paired")
+        table = Table(
+            "variant", "faster", *fidelity, *(f"Δ {name}" for name in differs), title="against 25 steps, paired"
+        )
         for name, scores in summary["variants"].items():
             cells = [f"{scores[key][0]:.3f} ± {scores[key][1]:.3f}" if key in scores else "" for key in fidelity]
             paired = scores["against_base"]
             cells += ["{:+.4f} ± {:.4f}".format(*paired[key]) if key in paired else "" for key in differs]
-            table.add_row(name, *cells)
+            table.add_row(name, "{:.2f}x".format(paired["speedup"][0]) if "speedup" in paired else "", *cells)
         console.print(table)
     for name, check in summary.get("stiffness", {}).items():
         verdict = "clear" if check["clear"] else "not clear"

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from fast_sam3d.mini.train.evaluate_cli import BARS, FEW, HOLD, LINEAR, show, stiffness_checks
+from fast_sam3d.errors import ConfigError
+from fast_sam3d.mini.train.evaluate_cli import (
+    BARS,
+    FEW,
+    HOLD,
+    LINEAR,
+    _paired,
+    accelerated_variant,
+    show,
+    stiffness_checks,
+)
 
 Rows = list[dict[str, Any]]
 
@@ -61,3 +71,27 @@ def test_the_tables_say_what_is_reached(capsys: pytest.CaptureFixture[str]) -> N
     assert out.count("reached") == len(BARS) - 1 and out.count("missed") == 1
     assert f"{FEW} are worse than 25 against the truth: clear" in out
     assert "+0.1000 ± 0.0000" in out
+
+
+def test_overrides_make_a_variant() -> None:
+    variant = accelerated_variant("preset=fast_sam3d ss=off slat.where.keep=0.5")
+    assert variant.name == "preset=fast_sam3d ss=off slat.where.keep=0.5"
+    assert not variant.config["ss"] and variant.config["slat"]["where"]["keep"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("seed=3", "switches nothing on"),
+        ("preset=fast", "no option 'fast'"),
+        ("ss=fast_sam3d ss.when=3", "ss.when is 3"),
+    ],
+)
+def test_what_accelerates_nothing_is_refused_before_any_run(overrides: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        accelerated_variant(overrides)
+
+
+def test_speed_is_the_median_of_the_ratios() -> None:
+    base = rows(seconds=[1.0, 2.0, 9.0])
+    assert _paired(rows(seconds=[0.5, 0.5, 9.0]), base)["speedup"][0] == 2.0
