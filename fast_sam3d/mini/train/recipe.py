@@ -18,20 +18,22 @@ class Recipe:
     Args:
         objects, views: training objects and pictures of each.
         ss_vae_objects, slat_vae_objects: how many of them the autoencoders use; they converge on fewer.
+        slat_objects: how many of them the structured latent's flow uses.
         noise_draws: noises per crop and update of the SS flow.
         ss_encoder, slat_encoder: sizes of what is trained but not shipped.
         pipeline: sizes of what is shipped, and how it samples.
     """
 
-    objects: int = 20_000
+    objects: int = 40_000
     views: int = 3
     ss_vae_objects: int = 10_000
     slat_vae_objects: int = 4_000
+    slat_objects: int = 20_000
     noise_draws: int = 2
     ss_vae: Schedule = Schedule(3000, 32, rate=2e-3, average=0.995)
     slat_vae: Schedule = Schedule(600, 2, rate=2e-3, average=0.995, checkpoint=100)
-    ss_flow: Schedule = Schedule(6200, 128, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
-    slat_flow: Schedule = Schedule(4000, 8, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
+    ss_flow: Schedule = Schedule(19_500, 128, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
+    slat_flow: Schedule = Schedule(6000, 8, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
     ss_encoder: SSEncoderConfig = SSEncoderConfig()
     slat_encoder: SLatEncoderConfig = SLatEncoderConfig()
     pipeline: PipelineConfig = field(
@@ -50,15 +52,17 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        for name in ("objects", "views", "ss_vae_objects", "slat_vae_objects", "noise_draws"):
+        for name in ("objects", "views", "ss_vae_objects", "slat_vae_objects", "slat_objects", "noise_draws"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Recipe.{name} must be at least 1, got {getattr(self, name)}")
         if self.objects >= HELD_OUT_SEED:
             raise ValueError(
                 f"Recipe.objects must stay below {HELD_OUT_SEED}, where the held-out seeds begin, got {self.objects}"
             )
-        if max(self.ss_vae_objects, self.slat_vae_objects) > self.objects:
-            raise ValueError("the autoencoders cannot use more objects than there are")
+        if max(self.ss_vae_objects, self.slat_vae_objects, self.slat_objects) > self.objects:
+            raise ValueError("no stage can use more objects than there are")
+        if self.slat_vae_objects > self.slat_objects:
+            raise ValueError("slat_vae_objects cannot be more than slat_objects, which are encoded")
         if self.pipeline.slat_embedder is not None or self.pipeline.slat_decoder_gs_4 is None:
             raise ValueError(
                 "Recipe.pipeline needs one embedder for both stages (slat_embedder null) and both gaussian decoders"
@@ -88,6 +92,7 @@ class Recipe:
             objects=fewer(self.objects, 4),
             ss_vae_objects=fewer(self.ss_vae_objects, 4),
             slat_vae_objects=fewer(self.slat_vae_objects, 4),
+            slat_objects=fewer(self.slat_objects, 4),
             ss_vae=shorter(self.ss_vae),
             slat_vae=shorter(self.slat_vae),
             ss_flow=shorter(self.ss_flow),

@@ -166,7 +166,7 @@ def run_slat_vae(run: Run) -> None:
     error = structured.field_error(held_out, modules["encoder"], modules["mesh"], run.device)
     log.info("voxel autoencoder: held-out errors %s", error)
     run.note(**error)
-    everything = run.objects(recipe.objects, *arrays)
+    everything = run.objects(recipe.slat_objects, *arrays)
     latents = structured.encode_contents(everything, modules["encoder"], run.device)
     run.store(
         "slat_latents",
@@ -210,7 +210,7 @@ def run_slat_flow(run: Run) -> None:
     if run.finished("slat_flow"):
         return
     recipe, config = run.recipe, run.recipe.pipeline
-    objects = run.objects(recipe.objects, "coords", *VIEW_ARRAYS)
+    objects = run.objects(recipe.slat_objects, "coords", *VIEW_ARRAYS)
     stored = run.stored("slat_latents")
     embedder = ConditionEmbedder(config.ss_embedder).to(run.device)
     embedder.load_state_dict(run.stored("ss_generator")["embedder"])

@@ -41,6 +41,7 @@ def tiny() -> Recipe:
         views=VIEWS,
         ss_vae_objects=OBJECTS,
         slat_vae_objects=OBJECTS,
+        slat_objects=OBJECTS,
         ss_vae=schedule,
         slat_vae=schedule,
         ss_flow=schedule,
