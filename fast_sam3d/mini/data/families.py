@@ -176,16 +176,16 @@ def bench(rng: Rng) -> Design:
 
 def ladder(rng: Rng) -> Design:
     w, h, r = rng.uniform(0.3, 0.5), rng.uniform(0.9, 1.4), rng.uniform(0.025, 0.045)
-    lean = rng.uniform(0.0, 0.35)
+    lean = rng.uniform(0.12, 0.4)  # far enough to see which way
     n = int(rng.integers(3, 7))
     parts = [segment((s * w / 2, 0, 0), (s * w * 0.45, lean, h), r) for s in (-1, 1)]
     for k in range(n):
         f = (k + 0.6) / n
         x = w * (0.5 - 0.05 * f)
         parts.append(segment((-x, lean * f, h * f), (x, lean * f, h * f), r * 0.85, 1))
-    if lean > 0.12 and rng.random() < 0.5:
+    if rng.random() < 0.5:
         parts += [segment((s * w / 2, 2 * lean, 0), (s * w * 0.45, lean, h), r, 2) for s in (-1, 1)]
-    return parts, 1 if lean > 0.01 else 2
+    return parts, 1
 
 
 def dumbbell(rng: Rng) -> Design:
@@ -214,22 +214,22 @@ def rings(rng: Rng) -> Design:
 
 
 def tower(rng: Rng) -> Design:
-    # The lowest block lies along x, and what is above it leans towards +y: a picture can tell the yaw.
+    # All blocks are longer along x, and the stack leans towards +y: a picture can tell the yaw.
+    count, lean = int(rng.integers(3, 6)), rng.uniform(0.1, 0.22)
     parts, z = [], 0.0
-    for k in range(int(rng.integers(3, 6))):
+    for k in range(count):
         h = rng.uniform(0.08, 0.2)
-        x = rng.uniform(0.1, 0.3) if k else rng.uniform(0.2, 0.3)
-        y = rng.uniform(0.1, 0.3) if k else x * rng.uniform(0.4, 0.8)
-        shift = (float(rng.uniform(-0.06, 0.06)), float(rng.uniform(0, 0.08))) if k else (0.0, 0.0)
-        at = (*shift, z + h)
+        x = rng.uniform(0.12, 0.28) if k else rng.uniform(0.22, 0.3)
+        y = x * rng.uniform(0.4, 0.75)
+        at = (float(rng.uniform(-0.05, 0.05)) if k else 0.0, lean * k / (count - 1), z + h)
         kind = rng.random() if k else 0.0
         if kind < 0.6:
-            turn = float(rng.uniform(-30, 30)) if k else 0.0
+            turn = float(rng.uniform(-15, 15)) if k else 0.0
             parts.append(Part("box", (x, y, h, 0.015), at, rotation("z", turn), k % 3))
         elif kind < 0.85:
-            parts.append(Part("cylinder", (x, h, 0.01), at, colour=k % 3))
+            parts.append(Part("cylinder", (x * 0.8, h, 0.01), at, colour=k % 3))
         else:
-            parts.append(Part("ellipsoid", (x, x, h), at, colour=k % 3))
+            parts.append(Part("ellipsoid", (x, y, h), at, colour=k % 3))
         z += 2 * h - 0.005
     return parts, 1
 
@@ -294,8 +294,8 @@ def teapot(rng: Rng) -> Design:
 
 
 def crate(rng: Rng) -> Design:
-    x, y, z = rng.uniform(0.25, 0.5, 3)
-    x, y = max(x, y), min(x, y)  # the longer side along x: a picture can tell the yaw
+    x, z = rng.uniform(0.35, 0.5), rng.uniform(0.25, 0.5)
+    y = x * rng.uniform(0.5, 0.78)  # the longer side along x: a picture can tell the yaw
     r = rng.uniform(0.03, 0.05)
     parts = []
     for a in (-1, 1):
