@@ -212,6 +212,11 @@ class Report:
         known = [f"{place} {peak / 2**20:,.0f} MiB" for place, peak in peaks if peak]
         if known:
             lines.append(f"peak memory of the process: {', '.join(known)}")
+        return "\n".join(line.rstrip() for line in [*lines, *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """What the table has no column for: merged voxels, and predictions that gave way to the network."""
+        lines = []
         for record in self.aggregations:
             ratios = (("picture", record.picture), ("shape", record.shape))
             said = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios if ratio is not None)
@@ -222,7 +227,7 @@ class Report:
         fallbacks = sum(solve.fallbacks for solve in self.solves)
         if fallbacks:
             lines.append(f"{fallbacks} predictions were not finite and were evaluated instead")
-        return "\n".join(line.rstrip() for line in lines)
+        return lines
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "progress": None}
@@ -281,10 +286,9 @@ class StageSeam(Seam):
                 call = partial(layer.method, layer.scene, call)
             call = _timed(layer.report, self.stage, call)
         result = call(*args, **kwargs)
-        for layer in layers:
-            if layer.scene is not None and layer.scene.told:
-                layer.report.aggregations += layer.scene.told
-                layer.scene.told.clear()
+        told = [record for layer in layers if layer.scene is not None for record in layer.scene.take()]
+        for layer in layers:  # who only watches wants to know, too
+            layer.report.aggregations += told
         return result
 
 

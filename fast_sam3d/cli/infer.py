@@ -173,6 +173,8 @@ def _print_summary(run: Run, target: Path, written: list[str]) -> None:
     memory = ", ".join(f"{place} {peak / 2**20:,.0f} MiB" for place, peak in peaks if peak)
     if memory:
         console.print(f"peak memory of the process: {memory}")
+    for remark in run.report.remarks():
+        console.print(remark)
     # Not wrapped or marked up: paths are for copying, and brackets in them are no markup.
     print(f"results in {target}: {', '.join(written)}")
 

@@ -20,7 +20,7 @@ class Scene:
         occupancy: [B, R, R, R] logits of the sparse structure.
         scale: cells of that grid along each side of a voxel of the structured latent.
         picture: [H, W, 4] uint8, the mask in the last channel.
-        told: what stages want in the report, since it was last asked.
+        told: what stages want in the reports, since it was last taken.
     """
 
     occupancy: Tensor | None = None
@@ -32,6 +32,11 @@ class Scene:
         """Forget the last object."""
         self.occupancy, self.scale, self.picture = None, 1.0, None
         self.told.clear()
+
+    def take(self) -> list[Any]:
+        """What was told, once."""
+        told, self.told = self.told, []
+        return told
 
     def resolution(self, coords: Tensor) -> int:
         """Of the grid of voxels [N, 4]: the logits', or where nobody has seen them the least power of two."""
@@ -71,7 +76,10 @@ class Begin:
     def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         scene.clear()
-        return call(*args, **kwargs)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            scene.clear()  # nothing of an object outlives its run
 
 
 @dataclass(frozen=True, slots=True)

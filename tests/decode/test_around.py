@@ -14,6 +14,8 @@ import fast_sam3d
 from fast_sam3d.decode.aggregate import MeshMethod
 from fast_sam3d.decode.around import AggregateInDecoder
 from fast_sam3d.mini.pipeline import MiniPipeline
+from fast_sam3d.patch import seam_at
+from fast_sam3d.report import observe
 from fast_sam3d.solve.scene import Scene
 from tests.fakes import same_vars, snapshot
 from tests.minis import picture, random_mini
@@ -63,6 +65,20 @@ def test_the_mesh_comes_back_at_its_size_and_nothing_else_changes(pipeline: Mini
     assert torch.equal(result["gaussian"][0].get_xyz, plain["gaussian"][0].get_xyz)
     assert "voxels merged by 2" in handle.report.table()
     assert handle.report.to_dict()["aggregations"][0]["kept"] == record.kept
+
+
+def test_a_report_that_only_watches_is_told_too_whichever_came_first(pipeline: MiniPipeline) -> None:
+    with observe(pipeline) as outer, fast_sam3d.accelerated(pipeline, ALWAYS_2) as handle, observe(pipeline) as inner:
+        run(pipeline)
+    (record,) = handle.report.aggregations
+    assert outer.aggregations == inner.aggregations == [record]
+
+
+def test_nothing_of_an_object_outlives_its_run(pipeline: MiniPipeline) -> None:
+    with fast_sam3d.accelerated(pipeline, ALWAYS_2):
+        run(pipeline)
+        (scene,) = {id(layer.scene): layer.scene for layer in seam_at(pipeline, "run").layers}.values()
+        assert scene.picture is None and scene.occupancy is None
 
 
 @pytest.mark.parametrize("where", ["decoder", "voxels"])
