@@ -227,3 +227,45 @@ def scale_error(scale: Any, truth: Any) -> float:
     """Mean over the axes of |scale / truth - 1|; scale and truth are [3] or one number, truth > 0."""
     ratio = as_numpy(scale, np.float64).reshape(-1) / as_numpy(truth, np.float64).reshape(-1)
     return float(np.abs(ratio - 1.0).mean())
+
+
+# ------------------------------------------------------------------------------------------------------- means
+
+
+RESAMPLES = 2000
+
+
+def mean_and_error(values: Any) -> tuple[float, float]:
+    """Mean of values [N] and its standard error; entries that are not finite are left out.
+
+    Returns:
+        (mean, error); both NaN without a finite value, the error NaN with only one.
+    """
+    known = _finite(values)
+    if len(known) < 2:
+        return (float(known[0]) if len(known) else float("nan")), float("nan")
+    return float(known.mean()), float(known.std(ddof=1) / np.sqrt(len(known)))
+
+
+def median_and_error(values: Any, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
+    """Median of values [N] and its standard error by the bootstrap (Efron, 1979), as no formula fits every spread.
+
+    Args:
+        values: entries that are not finite are left out.
+        resamples: draws of N values with replacement; the error is the deviation of their medians.
+        seed: of a generator of its own.
+
+    Returns:
+        as `mean_and_error`.
+    """
+    known = _finite(values)
+    if len(known) < 2:
+        return (float(known[0]) if len(known) else float("nan")), float("nan")
+    random = np.random.default_rng(seed)
+    medians = [np.median(known[random.integers(len(known), size=len(known))]) for _ in range(resamples)]
+    return float(np.median(known)), float(np.std(medians, ddof=1))
+
+
+def _finite(values: Any) -> np.ndarray:
+    known = as_numpy(values, np.float64).reshape(-1)
+    return known[np.isfinite(known)]

@@ -155,3 +155,22 @@ def test_translation_and_scale_errors():
     assert metrics.scale_error([2.0, 2.0, 2.0], 1.0) == 1.0
     with pytest.raises(ValueError, match="diameter"):
         metrics.translation_error([0, 0, 0], [0, 0, 0], 0.0)
+
+
+def test_the_error_of_a_mean_leaves_out_what_is_not_finite():
+    mean, error = metrics.mean_and_error([1.0, 2.0, 3.0, np.nan, np.inf])
+    assert (mean, error) == (2.0, pytest.approx(1 / 3**0.5))
+    for centre in (metrics.mean_and_error, metrics.median_and_error):
+        assert centre([4.0, np.nan])[0] == 4.0 and np.isnan(centre([4.0, np.nan])[1])
+        assert np.isnan(centre([])).all()
+
+
+def test_the_error_of_a_median_is_not_that_of_a_mean():
+    # Of a normal sample sqrt(pi / 2) as large; with a few values far away it hardly moves.
+    values = np.random.default_rng(0).normal(size=2000)
+    expected = (np.pi / 2) ** 0.5 / 2000**0.5
+    assert metrics.median_and_error(values)[1] == pytest.approx(expected, rel=0.15)
+    far = np.concatenate([values, np.full(20, 180.0)])
+    assert metrics.median_and_error(far)[1] < 1.3 * expected < metrics.mean_and_error(far)[1] / 5
+    assert metrics.median_and_error(far) == metrics.median_and_error(far)
+    assert metrics.median_and_error(far)[0] == np.median(far)

@@ -14,7 +14,7 @@ import torch
 from fast_sam3d.mini.data.families import FAMILIES
 from fast_sam3d.mini.data.shards import HELD_OUT_SEED
 from fast_sam3d.mini.networks import build_networks, weight_parts
-from fast_sam3d.mini.train.evaluate_cli import BARS
+from fast_sam3d.mini.train.evaluate_cli import BARS, with_error
 from fast_sam3d.mini.train.stages import STAGES, Run
 
 NAME = "MODEL_CARD.md"
@@ -79,7 +79,7 @@ def _lines(run: Run, summary: Mapping[str, Any]) -> list[str]:
         "",
         f"{summary['objects']} held-out objects, end to end through `run`, 25 + 25 steps, not accelerated",
         "(`fast-sam3d evaluate-mini`). Lengths in the unit cube of the truth's box, 10,000 surface points each; the",
-        "rotation error is the median, modulo the object's symmetry.",
+        "rotation error is the median, modulo the object's symmetry, with its standard error from a bootstrap.",
         "",
         *_table(["metric", "mean ± standard error", "bar"], _overall(summary["overall"])),
         "",
@@ -125,7 +125,7 @@ def _overall(overall: Mapping[str, Sequence[float]]) -> list[list[str]]:
     rows = []
     for name, (middle, error) in overall.items():
         bar = f"{'≥' if BARS[name][1] else '≤'} {BARS[name][0]}" if name in BARS else ""
-        rows.append([name, f"{middle:.3f} ± {error:.3f}", bar])
+        rows.append([name, with_error(middle, error), bar])
     return rows
 
 

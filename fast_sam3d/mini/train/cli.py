@@ -6,12 +6,11 @@ import argparse
 import importlib.util
 import logging
 import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fast_sam3d.errors import ConfigError, OutputError, suggest
+from fast_sam3d.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
     import torch
@@ -63,14 +62,15 @@ def main(args: argparse.Namespace) -> int:
     import torch
 
     from fast_sam3d.mini.train import recipe_file, stages
+    from fast_sam3d.mini.train.folders import writable_folder
 
     recipe, device = _recipe(args), _device(args.device)
     stages.check_inputs(args.run_dir, asked)
     _check_weights(args.checkpoint_dir, asked)
-    _make_folder(args.run_dir, "--run_dir")
+    writable_folder(args.run_dir, "--run_dir")
     recipe_file.settle(args.run_dir, recipe, args.seed)
     if "export" in asked or "evaluate" in asked:
-        _make_folder(args.checkpoint_dir, "--checkpoint_dir")
+        writable_folder(args.checkpoint_dir, "--checkpoint_dir")
     torch.set_num_threads(args.threads)
     run = stages.Run(args.run_dir, recipe, args.seed, device, args.processes)
     try:
@@ -111,7 +111,7 @@ def _stages(args: argparse.Namespace) -> list[str]:
     if "evaluate" in args.stages and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
             "evaluate draws the training curves with matplotlib, which is not installed: pip install"
-            " 'fast-sam3d[train]', or leave evaluate out of --stages"
+            " matplotlib, or leave evaluate out of --stages"
         )
     return [name for name in STAGE_NAMES if name in args.stages]
 
@@ -150,12 +150,3 @@ def _check_weights(checkpoint: Path, asked: list[str]) -> None:
 
     if "evaluate" in asked and "export" not in asked and not (checkpoint / CONFIG_NAME).exists():
         raise ConfigError(f"evaluate needs the weights that export leaves in {checkpoint}: name export too")
-
-
-def _make_folder(folder: Path, flag: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Only trying tells: read-only mounts and quotas are not in the permission bits.
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written ({error.strerror}): choose another {flag}") from error

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fast_sam3d.export import pose_matrix, quaternion_matrix
 from fast_sam3d.mini.data.families import FAMILIES, Sampled
 from fast_sam3d.mini.data.pictures import Photo, photograph
 from fast_sam3d.mini.data.samples import FINE, RESOLUTION, Shape, grid_centres
+from fast_sam3d.mini.train.record import Record
 from fast_sam3d.mini.workers import worker_pool
 
 log = logging.getLogger(__name__)
@@ -211,31 +213,50 @@ def fidelity(result: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -
     }
 
 
-def evaluate(job: Job, seeds: Sequence[int], processes: int = 1, threads: int = 1) -> list[dict[str, Any]]:
+def evaluate(
+    job: Job, seeds: Sequence[int], processes: int = 1, threads: int = 1, kept: Record | None = None
+) -> list[dict[str, Any]]:
     """Run every variant on every held-out object.
 
     The first variant is the base that the others' fidelity is measured against.
 
+    Args:
+        kept: what an earlier start has finished, which is not run again; every object is added when it is done.
+
     Returns:
         One row per object and variant, in the order of the seeds.
     """
-    rows = []
-    for result in tqdm(_results(job, seeds, processes, threads), total=len(seeds), unit="object", desc="evaluate"):
-        rows += result
-    return rows
+    done = {} if kept is None else {seed: kept.rows[seed] for seed in seeds if seed in kept.rows}
+    if done:
+        log.info("%d of %d objects were measured before: %s", len(done), len(seeds), kept.path if kept else "")
+    left = [seed for seed in seeds if seed not in done]
+    with tqdm(total=len(seeds), initial=len(done), unit="object", desc="evaluate") as bar:
+        for seed, rows in _results(job, left, processes, threads):
+            if kept is not None:
+                kept.add(seed, rows)
+            done[seed] = rows
+            bar.update()
+    return [row for seed in seeds for row in done[seed]]
 
 
-def _results(job: Job, seeds: Sequence[int], processes: int, threads: int) -> Iterator[list[dict[str, Any]]]:
+def _results(
+    job: Job, seeds: Sequence[int], processes: int, threads: int
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Seeds with their rows, as they are done."""
+    if not seeds:
+        return
     if processes == 1:
         before = torch.get_num_threads()
         _start(job, threads)
         try:
-            yield from map(_work, seeds)
+            yield from ((seed, _work(seed)) for seed in seeds)
         finally:
             torch.set_num_threads(before)
         return
     with worker_pool(processes, _start, (job, threads)) as pool:
-        yield from pool.map(_work, seeds)
+        jobs = {pool.submit(_work, seed): seed for seed in seeds}
+        for done in as_completed(jobs):
+            yield jobs[done], done.result()
 
 
 MEDIANS = {"rotation_deg", "base_rotation_deg"}
@@ -246,12 +267,10 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, float)))
     summary = {}
     for name in names:
-        values = np.array([row[name] for row in rows if name in row], float)
-        values = values[np.isfinite(values)]
-        if len(values) == 0:
-            continue
-        middle = np.median(values) if name in MEDIANS else values.mean()
-        summary[name] = (float(middle), float(values.std(ddof=min(1, len(values) - 1)) / np.sqrt(len(values))))
+        centre = metrics.median_and_error if name in MEDIANS else metrics.mean_and_error
+        middle, error = centre([row[name] for row in rows if name in row])
+        if np.isfinite(middle):
+            summary[name] = (middle, error)
     return summary
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.errors import ConfigError, OutputError
+from fast_sam3d.errors import ConfigError
 
 # Metric: (bar, whether more is better). From the project's acceptance of the embedded model.
 BARS: dict[str, tuple[float, bool]] = {
@@ -29,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--checkpoint_dir", type=Path, default=None, help="default: the embedded weights")
     parser.add_argument("--objects", type=int, default=160, help="held-out objects")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/evaluate-mini"), help="rows and summary")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("outputs/evaluate-mini"),
+        help="rows and summary; the same command goes on after a stop",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="measure again what an earlier start has finished")
     parser.add_argument("--processes", type=int, default=cores, help="one object each at a time, one thread each")
     parser.add_argument(
         "--stiffness", action="store_true",
@@ -45,18 +52,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure and print; 0 even where a bar is missed, which the table shows."""
+    from fast_sam3d.mini.pipeline_config import CONFIG_NAME
     from fast_sam3d.resources import resource
 
     if args.objects < 1 or args.processes < 1:
         raise ConfigError("--objects and --processes must be at least 1")
-    sampling = {
-        name: getattr(args, name)
-        for name in ("ss_cfg_strength", "slat_cfg_strength")
-        if getattr(args, name) is not None
-    }
+    sampling = {}
+    for name in ("ss_cfg_strength", "slat_cfg_strength"):
+        strength = getattr(args, name)
+        if strength is None:
+            continue
+        if not 0 <= strength < math.inf:
+            raise ConfigError(f"--{name} must be a finite number from 0 up, got {strength}")
+        sampling[name] = strength
+    if args.checkpoint_dir is not None and not (args.checkpoint_dir / CONFIG_NAME).is_file():
+        raise ConfigError(
+            f"--checkpoint_dir {args.checkpoint_dir} holds no {CONFIG_NAME}: give the folder that train-mini left the"
+            " weights in (RUN_DIR/checkpoint), or leave the flag out for the embedded weights"
+        )
     checkpoint = args.checkpoint_dir or resource("checkpoints/mini")
     others = [*(stiffness_variants() if args.stiffness else ()), *map(accelerated_variant, args.accelerate)]
-    measure(checkpoint, args.objects, args.processes, args.output_dir, others, sampling)
+    measure(checkpoint, args.objects, args.processes, args.output_dir, others, sampling, args.overwrite)
     return 0
 
 
@@ -103,14 +119,16 @@ def stiffness_variants() -> tuple[Any, ...]:
 
 
 def measure(checkpoint: Path, objects: int, processes: int, output: Path, others: Sequence[Any] = (),
-            sampling: Mapping[str, Any] | None = None) -> dict[str, Any]:  # fmt: skip
+            sampling: Mapping[str, Any] | None = None, overwrite: bool = False) -> dict[str, Any]:  # fmt: skip
     """Evaluate a checkpoint, write `rows.csv` and `summary.json`, print the tables.
 
+    Objects are kept as they are finished; a later start with the same weights, code, variants and sampling goes on.
+
     Args:
-        others: variants that are compared with the plain run.
+        others: variants that are compared with the plain run. overwrite: begin anew.
 
     Returns:
-        the summary.
+        the summary; None stands for a number that is not known.
 
     Raises:
         CheckpointError: the weights cannot be used. OutputError: the folder cannot be written.
@@ -118,33 +136,49 @@ def measure(checkpoint: Path, objects: int, processes: int, output: Path, others
     from fast_sam3d.mini.data.shards import HELD_OUT_SEED
     from fast_sam3d.mini.pipeline import MiniPipeline
     from fast_sam3d.mini.train import evaluate
+    from fast_sam3d.mini.train.folders import writable_folder
+    from fast_sam3d.mini.train.record import Record, without_nan
 
+    writable_folder(output, "--output_dir")  # told now rather than when everything is measured
     MiniPipeline.from_pretrained(checkpoint)  # damaged weights are told here, not by every worker
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written ({error.strerror}): choose another folder") from error
-    variants = (evaluate.Variant("25 steps"), *others)
+    job = evaluate.Job(checkpoint, (evaluate.Variant("25 steps"), *others), sampling or {})
     # Seeds that not even the autoencoders' validation uses.
     seeds = range(HELD_OUT_SEED + 100_000, HELD_OUT_SEED + 100_000 + objects)
-    rows = evaluate.evaluate(evaluate.Job(checkpoint, variants, sampling or {}), seeds, processes)
+    rows = evaluate.evaluate(job, seeds, processes, kept=Record(output, _settings(job), overwrite))
     _write_rows(output / "rows.csv", rows)
-    base = [row for row in rows if row["variant"] == variants[0].name]
+    base = [row for row in rows if row["variant"] == job.variants[0].name]
     summary: dict[str, Any] = {
         "objects": objects,
         "overall": evaluate.summarise(base),
         "families": evaluate.by_family(base),
         "variants": {},
     }
-    for variant in variants[1:]:
+    for variant in job.variants[1:]:
         own = [row for row in rows if row["variant"] == variant.name]
         summary["variants"][variant.name] = {**evaluate.summarise(own), "against_base": _paired(own, base)}
     if {FEW, LINEAR, HOLD} <= {variant.name for variant in others}:
-        by_name = {variant.name: [row for row in rows if row["variant"] == variant.name] for variant in variants}
-        summary["stiffness"] = stiffness_checks(by_name, variants[0].name)
-    (output / "summary.json").write_text(json.dumps(summary, indent=1))
+        by_name = {variant.name: [row for row in rows if row["variant"] == variant.name] for variant in job.variants}
+        summary["stiffness"] = stiffness_checks(by_name, job.variants[0].name)
+    summary = without_nan(summary)
+    _write(output / "summary.json", json.dumps(summary, indent=1, allow_nan=False))
     show(summary)
     return summary
+
+
+def _settings(job: Any) -> dict[str, Any]:
+    """What an evaluation's rows depend on, besides the seeds."""
+    import fast_sam3d
+    from fast_sam3d.mini.pipeline_config import CONFIG_NAME
+    from fast_sam3d.mini.train.record import file_digest
+
+    package = Path(fast_sam3d.__file__).parent
+    weights = [job.checkpoint / CONFIG_NAME, *job.checkpoint.glob("*.safetensors")]
+    return {
+        "checkpoint": file_digest(weights, job.checkpoint),
+        "code": file_digest(package.rglob("*.py"), package),
+        "variants": [asdict(variant) for variant in job.variants],
+        "sampling": dict(job.sampling),
+    }
 
 
 COMPARED = ("seconds", "f1@0.01", "f1@0.05", "chamfer", "voxel_iou", "box_iou", "rotation_deg", "translation_error")
@@ -185,29 +219,43 @@ def stiffness_checks(rows: Mapping[str, Sequence[Mapping[str, Any]]], base: str)
 def _paired(
     rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], names: Sequence[str] = COMPARED
 ) -> dict[str, tuple[float, float]]:
-    """Mean and standard error of the difference to the base, object by object; of seconds the median ratio."""
-    import numpy as np
+    """Mean and standard error of the difference to the base, object by object; of seconds the median ratio.
+
+    Objects for which either value is not finite are left out.
+    """
+    from fast_sam3d.metrics import mean_and_error, median_and_error
 
     result = {}
     if "seconds" in names:
-        speedup = np.array([other["seconds"] / row["seconds"] for row, other in zip(rows, base, strict=True)])
-        result["speedup"] = (float(np.median(speedup)), float(speedup.std() / np.sqrt(len(speedup))))
+        ratios = [other["seconds"] / row["seconds"] for row, other in zip(rows, base, strict=True)]
+        result["speedup"] = median_and_error(ratios)
     for name in (name for name in names if name != "seconds"):
         both = [(row, other) for row, other in zip(rows, base, strict=True) if name in row and name in other]
-        if not both:
-            continue
-        difference = np.array([row[name] - other[name] for row, other in both])
-        spread = difference.std(ddof=min(1, len(difference) - 1))
-        result[name] = (float(difference.mean()), float(spread / np.sqrt(len(difference))))
+        mean, error = mean_and_error([row[name] - other[name] for row, other in both])
+        if math.isfinite(mean):
+            result[name] = (mean, error)
     return result
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(path, text.getvalue())
+
+
+def _write(path: Path, text: str) -> None:
+    """The old file or the new one, never a part."""
+    aside = path.with_suffix(".tmp")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def with_error(middle: float, error: float | None, form: str = ".3f") -> str:
+    """A number with its standard error, if that is known."""
+    return f"{middle:{form}}" if error is None else f"{middle:{form}} ± {error:{form.removeprefix('+')}}"
 
 
 def show(summary: Mapping[str, Any]) -> None:
@@ -222,9 +270,9 @@ def show(summary: Mapping[str, Any]) -> None:
         if name in BARS:
             bar, more = BARS[name]
             verdict = "reached" if (middle >= bar) == more or middle == bar else "missed"
-            table.add_row(name, f"{middle:.3f} ± {error:.3f}", f"{'≥' if more else '≤'} {bar} {verdict}")
+            table.add_row(name, with_error(middle, error), f"{'≥' if more else '≤'} {bar} {verdict}")
         else:
-            table.add_row(name, f"{middle:.3f} ± {error:.3f}", "")
+            table.add_row(name, with_error(middle, error), "")
     console.print(table)
     shown = ("f1@0.05", "f1@0.01", "chamfer", "voxel_iou", "box_iou", "rotation_deg")
     families = Table("family", *shown, title="by family")
@@ -238,12 +286,12 @@ def show(summary: Mapping[str, Any]) -> None:
             "variant", "faster", *fidelity, *(f"Δ {name}" for name in differs), title="against 25 steps, paired"
         )
         for name, scores in summary["variants"].items():
-            cells = [f"{scores[key][0]:.3f} ± {scores[key][1]:.3f}" if key in scores else "" for key in fidelity]
+            cells = [with_error(*scores[key]) if key in scores else "" for key in fidelity]
             paired = scores["against_base"]
-            cells += ["{:+.4f} ± {:.4f}".format(*paired[key]) if key in paired else "" for key in differs]
+            cells += [with_error(*paired[key], "+.4f") if key in paired else "" for key in differs]
             table.add_row(name, "{:.2f}x".format(paired["speedup"][0]) if "speedup" in paired else "", *cells)
         console.print(table)
     for name, check in summary.get("stiffness", {}).items():
         verdict = "clear" if check["clear"] else "not clear"
-        differences = (f"{key} {mean:+.4f} ± {error:.4f}" for key, (mean, error) in check["differences"].items())
+        differences = (f"{key} {with_error(*found, '+.4f')}" for key, found in check["differences"].items())
         console.print(f"{CHECKS[name]}: {verdict} ({', '.join(differences)})")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import csv
+import json
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fast_sam3d.errors import ConfigError
+from fast_sam3d.errors import CheckpointError, ConfigError, OutputError
+from fast_sam3d.mini.pipeline import MiniPipeline
+from fast_sam3d.mini.train import evaluate, evaluate_cli
 from fast_sam3d.mini.train.evaluate_cli import (
     BARS,
     FEW,
@@ -95,3 +102,152 @@ def test_what_accelerates_nothing_is_refused_before_any_run(overrides: str, mess
 def test_speed_is_the_median_of_the_ratios() -> None:
     base = rows(seconds=[1.0, 2.0, 9.0])
     assert _paired(rows(seconds=[0.5, 0.5, 9.0]), base)["speedup"][0] == 2.0
+
+
+def test_pairs_with_an_unknown_value_are_left_out() -> None:
+    base = rows(chamfer=[0.1, 0.2, 0.3, math.nan], box_iou=[math.nan] * 4)
+    other = rows(chamfer=[0.2, math.nan, 0.4, 0.5], box_iou=[0.5] * 4)
+    assert _paired(other, base, ("chamfer", "box_iou")) == {"chamfer": (pytest.approx(0.1), pytest.approx(0.0))}
+
+
+def test_one_object_has_no_error_and_shows_nothing_clearly() -> None:
+    one = {name: found[:1] for name, found in variants([0.1], SAME_BOX[:1], [0.5], [0.9]).items()}
+    checks = stiffness_checks(one, "25 steps")
+    assert not any(check["clear"] for check in checks.values())
+    assert evaluate.summarise(rows(chamfer=[0.5]))["chamfer"][0] == 0.5
+
+
+def test_a_median_has_an_error_of_its_own() -> None:
+    many = rows(rotation_deg=[1.0] * 50 + [2.0] * 49 + [180.0] * 2)
+    middle, error = evaluate.summarise(many)["rotation_deg"]
+    assert middle == 2.0 and error < 0.6, "the few far ones weigh in a mean's error alone"
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+def arguments(**given: Any) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    evaluate_cli.add_arguments(parser)
+    args = parser.parse_args([])
+    for name, value in given.items():
+        setattr(args, name, value)
+    return args
+
+
+class Measured:
+    """Stands in for the workers: notes what was measured, and stops before an object."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+        self.stop_after: int | None = None
+
+    def __call__(self, seed: int) -> list[dict[str, Any]]:
+        if len(self.seeds) == self.stop_after:
+            raise KeyboardInterrupt
+        self.seeds.append(seed)
+        found = {"seed": seed, "family": "mug", "seconds": 1.0, "chamfer": 0.25, "rotation_deg": math.nan}
+        return [{**found, "variant": variant.name} for variant in self.job.variants]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
+    worker = Measured()
+    monkeypatch.setattr(evaluate, "_start", lambda job, threads: setattr(worker, "job", job))
+    monkeypatch.setattr(evaluate, "_work", worker)
+    monkeypatch.setattr(MiniPipeline, "from_pretrained", lambda checkpoint: None)
+    return worker
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "pipeline.yaml").write_text("{}")
+    (folder / "ss_decoder.safetensors").write_bytes(b"1")
+    return folder
+
+
+def test_a_stopped_evaluation_goes_on_and_overwriting_begins_anew(
+    tmp_path: Path, weights: Path, measured: Measured, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = arguments(checkpoint_dir=weights, objects=5, processes=1, output_dir=tmp_path / "a" / "b")
+    measured.stop_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_cli.main(args)
+    measured.stop_after = None
+    assert evaluate_cli.main(args) == 0
+    assert measured.seeds == [10_100_000 + i for i in range(5)], "each once"
+    with (args.output_dir / "rows.csv").open(newline="") as file:
+        assert [int(row["seed"]) for row in csv.DictReader(file)] == measured.seeds
+    evaluate_cli.main(args)
+    assert len(measured.seeds) == 5
+    args.overwrite = True
+    evaluate_cli.main(args)
+    assert len(measured.seeds) == 10
+
+
+@pytest.mark.parametrize("change", ["weights", "sampling", "variants"])
+def test_what_was_measured_otherwise_is_not_taken(
+    tmp_path: Path, weights: Path, measured: Measured, change: str
+) -> None:
+    args = arguments(checkpoint_dir=weights, objects=2, processes=1, output_dir=tmp_path / "out")
+    evaluate_cli.main(args)
+    if change == "weights":
+        (weights / "ss_decoder.safetensors").write_bytes(b"2")
+    elif change == "sampling":
+        args.ss_cfg_strength = 5.0
+    else:
+        args.accelerate = ["preset=fast_sam3d"]
+    evaluate_cli.main(args)
+    assert len(measured.seeds) == 4
+
+
+def test_the_summary_is_strict_json(tmp_path: Path, weights: Path, measured: Measured) -> None:
+    args = arguments(checkpoint_dir=weights, objects=1, processes=1, output_dir=tmp_path, accelerate=["ss=fast_sam3d"])
+    evaluate_cli.main(args)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse)
+    assert summary["overall"]["chamfer"] == [0.25, None]
+    assert "rotation_deg" not in summary["overall"]
+    assert summary["variants"]["ss=fast_sam3d"]["against_base"]["speedup"] == [1.0, None]
+
+
+@pytest.mark.parametrize("flag", ["ss_cfg_strength", "slat_cfg_strength"])
+@pytest.mark.parametrize("strength", [math.nan, math.inf, -1.0])
+def test_a_strength_that_is_none_is_refused(flag: str, strength: float, measured: Measured) -> None:
+    with pytest.raises(ConfigError, match=f"--{flag} must be a finite number from 0 up"):
+        evaluate_cli.main(arguments(**{flag: strength}))
+    assert not measured.seeds
+
+
+def test_an_output_folder_that_cannot_be_made_is_told_first(tmp_path: Path, weights: Path, measured: Measured) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="choose another --output_dir"):
+        evaluate_cli.main(arguments(checkpoint_dir=weights, output_dir=tmp_path / "file" / "out"))
+    assert not measured.seeds
+
+
+def test_an_output_folder_that_cannot_be_written_is_told_first(
+    tmp_path: Path, weights: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(OutputError, match="cannot be written .Permission denied.: choose another --output_dir"):
+        evaluate_cli.main(arguments(checkpoint_dir=weights, output_dir=tmp_path / "out"))
+    assert not measured.seeds
+
+
+def test_a_folder_without_weights_is_named_with_its_flag(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--checkpoint_dir .*nowhere holds no pipeline.yaml: give the folder"):
+        evaluate_cli.main(arguments(checkpoint_dir=tmp_path / "nowhere"))
+
+
+def test_damaged_weights_are_told_before_any_worker_starts(tmp_path: Path, weights: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"pipeline\.yaml"):
+        evaluate_cli.main(arguments(checkpoint_dir=weights, output_dir=tmp_path / "out"))

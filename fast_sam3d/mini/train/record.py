@@ -1,0 +1,85 @@
+"""Rows of an evaluation, kept object by object, so that a stop loses only the objects that were being measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.errors import OutputError
+
+Rows = list[dict[str, Any]]
+
+
+class Record:
+    """A file with one line of JSON per object, in a folder that may hold those of other settings too.
+
+    Args:
+        folder: of the evaluation.
+        settings: what the rows depend on; the file's name follows from it, so that other settings have another file.
+        fresh: begin anew, whatever is there.
+
+    Attributes:
+        path: of the file.
+        rows: one list per object, by seed: those that were there and those that were added.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], fresh: bool = False) -> None:
+        text = json.dumps(settings, sort_keys=True, allow_nan=False)
+        self.path = folder / f"rows-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
+        self.rows: dict[int, Rows] = {}
+        if not fresh and self.path.exists():
+            self.rows = dict(_read(self.path))
+        # Written again, as a kill may have cut the last line short.
+        aside = self.path.with_suffix(".tmp")
+        try:
+            aside.write_text("".join(_line(seed, rows) for seed, rows in self.rows.items()))
+            aside.replace(self.path)
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written ({error.strerror}): choose another folder") from error
+
+    def add(self, seed: int, rows: Rows) -> None:
+        """Keep an object's rows, at once on disk."""
+        with self.path.open("a") as file:
+            file.write(_line(seed, rows))
+        self.rows[seed] = rows
+
+
+def without_nan(tree: Any) -> Any:
+    """A tree for strict JSON: None for numbers that are not finite, tuples as lists."""
+    if isinstance(tree, Mapping):
+        return {key: without_nan(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [without_nan(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def file_digest(paths: Iterable[Path], relative_to: Path) -> str:
+    """SHA-256 of some files' names and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{path.relative_to(relative_to).as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _line(seed: int, rows: Rows) -> str:
+    return json.dumps([seed, without_nan(rows)], allow_nan=False) + "\n"
+
+
+def _read(path: Path) -> Iterable[tuple[int, Rows]]:
+    for line in path.read_text().splitlines():
+        try:
+            seed, rows = json.loads(line)
+        except ValueError:  # cut short
+            continue
+        # Only numbers can be null here: see `without_nan`.
+        yield int(seed), [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]

@@ -1,0 +1,74 @@
+"""Rows that outlive a stop."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from fast_sam3d.errors import OutputError
+from fast_sam3d.mini.train.record import Record, file_digest, without_nan
+
+SETTINGS = {"checkpoint": "a", "variants": [{"steps": 25}]}
+
+
+def test_what_was_added_is_there_at_the_next_start(tmp_path: Path) -> None:
+    first = Record(tmp_path, SETTINGS)
+    first.add(7, [{"seed": 7, "f1": 0.5}, {"seed": 7, "f1": math.nan}])
+    first.add(9, [{"seed": 9, "f1": 0.25}])
+    again = Record(tmp_path, SETTINGS)
+    assert list(again.rows) == [7, 9]
+    assert again.rows[7][0] == {"seed": 7, "f1": 0.5}
+    assert math.isnan(again.rows[7][1]["f1"])
+    assert again.rows[9] == [{"seed": 9, "f1": 0.25}]
+    assert "NaN" not in first.path.read_text()
+
+
+def test_other_settings_have_another_file(tmp_path: Path) -> None:
+    Record(tmp_path, SETTINGS).add(7, [{"seed": 7}])
+    assert not Record(tmp_path, {**SETTINGS, "checkpoint": "b"}).rows
+    assert list(Record(tmp_path, SETTINGS).rows) == [7]
+
+
+def test_a_line_that_a_kill_cut_short_is_measured_again(tmp_path: Path) -> None:
+    first = Record(tmp_path, SETTINGS)
+    first.add(7, [{"seed": 7}])
+    first.add(9, [{"seed": 9}])
+    first.path.write_text(first.path.read_text()[:-6])
+    again = Record(tmp_path, SETTINGS)
+    assert list(again.rows) == [7]
+    again.add(9, [{"seed": 9}])
+    assert [json.loads(line)[0] for line in again.path.read_text().splitlines()] == [7, 9]
+
+
+def test_overwriting_begins_anew(tmp_path: Path) -> None:
+    Record(tmp_path, SETTINGS).add(7, [{"seed": 7}])
+    assert not Record(tmp_path, SETTINGS, fresh=True).rows
+    assert not Record(tmp_path, SETTINGS).rows
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        Record(tmp_path / "absent", SETTINGS)
+
+
+def test_strict_json() -> None:
+    tree = {"a": (1.0, math.nan), "b": [{"c": math.inf, "d": "nan", "e": 3}]}
+    assert without_nan(tree) == {"a": [1.0, None], "b": [{"c": None, "d": "nan", "e": 3}]}
+
+
+def test_a_digest_follows_names_and_contents(tmp_path: Path) -> None:
+    def digest() -> str:
+        return file_digest(tmp_path.iterdir(), tmp_path)
+
+    (tmp_path / "a").write_bytes(b"12")
+    (tmp_path / "b").write_bytes(b"3")
+    first = digest()
+    assert first == digest()
+    (tmp_path / "b").rename(tmp_path / "c")
+    renamed = digest()
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "c").write_bytes(b"23")
+    assert len({first, renamed, digest()}) == 3
