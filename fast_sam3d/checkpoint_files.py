@@ -18,11 +18,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a yaml file that must hold a mapping, without resolving interpolations. Raises CheckpointError."""
     import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
         tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    # A file that refers to itself (`a: &a [*a]`) has no end.
-    except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # A file that refers to itself (`a: &a [*a]`) has no end. yaml lets through what its converters raise over a tag
+    # whose content is of another kind (`!!int x`).
+    except (
+        OSError, RecursionError, ValueError, TypeError, AttributeError, OmegaConfBaseException, yaml.YAMLError
+    ) as error:  # fmt: skip
         raise CheckpointError(f"{path} cannot be read as yaml: download it again") from error
     if not isinstance(tree, dict) or not tree:
         raise CheckpointError(f"{path} holds no settings: download it again")

@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.errors import CheckpointError, FastSam3dError
 from fast_sam3d.mini.depth import SilhouetteDepth
 from fast_sam3d.mini.flow import FlowMatching
 from fast_sam3d.mini.inputs import limit_size, match_size, merge_rgba
 from fast_sam3d.mini.networks import build_networks, weight_parts
 from fast_sam3d.mini.outputs import add_outputs
-from fast_sam3d.mini.pipeline_config import PipelineConfig, check_formats
+from fast_sam3d.mini.pipeline_config import CONFIG_NAME, REPAIR, PipelineConfig, check_formats
 from fast_sam3d.mini.pose_decoder import PoseDecoder
 from fast_sam3d.mini.preprocess import CropPreprocessor, infer_focal
 from fast_sam3d.mini.sparse import SparseTensor
 from fast_sam3d.mini.ss_vae import tokens_to_grid
 from fast_sam3d.mini.voxels import surface_voxels
-from fast_sam3d.mini.weights import load_weights, save_weights
+from fast_sam3d.mini.weights import HASHES_NAME, load_hashes, load_weights, save_hashes, save_weights
 
 CONDITION_INPUTS = ("image", "mask", "pointmap", "descriptor")
 """What the condition embedders take from the preprocessed inputs, in order."""
@@ -88,19 +88,33 @@ class MiniPipeline:
     ) -> MiniPipeline:
         """Pipeline from a folder with `pipeline.yaml` and one `.safetensors` file per network.
 
+        If `sha256.json` is there too, the weights must have the checksums that it lists.
+
         Raises:
             CheckpointError: a file is missing, damaged or of another network; it names the file and what to do.
         """
-        pipeline = cls(PipelineConfig.load(folder), device, dtype)
+        config, hashes = PipelineConfig.load(folder), load_hashes(Path(folder))
+        try:
+            pipeline = cls(config, device, dtype)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{Path(folder) / CONFIG_NAME} is not usable ({reason}): {REPAIR}") from error
         for name, module in weight_parts(pipeline.models, pipeline.condition_embedders).items():
-            load_weights(module, Path(folder) / f"{name}.safetensors")
+            file = f"{name}.safetensors"
+            if hashes and file not in hashes:
+                raise CheckpointError(f"{Path(folder) / HASHES_NAME} does not list {file}: {REPAIR}")
+            load_weights(module, Path(folder) / file, hashes.get(file))
         return pipeline
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write what `from_pretrained` reads; weights as float16."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        hashes = {}
         for name, module in weight_parts(self.models, self.condition_embedders).items():
-            save_weights(module, Path(folder) / f"{name}.safetensors")
+            file = f"{name}.safetensors"
+            hashes[file] = save_weights(module, folder / file)
+        save_hashes(folder, hashes)
         self.config.save(folder)
 
     def merge_image_and_mask(self, image: Any, mask: Any = None) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from fast_sam3d.errors import CheckpointError, suggest
+from fast_sam3d.export import atomic_write
 from fast_sam3d.mini.config import LAYOUT_CHANNELS, EmbedderConfig, SSDecoderConfig, SSFlowConfig
 from fast_sam3d.mini.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
 
@@ -18,6 +21,9 @@ FORMATS: Final = ("mesh", "gaussian", "gaussian_4")
 """What the structured latent can be decoded to."""
 
 CONFIG_NAME: Final = "pipeline.yaml"
+
+LARGEST: Final = 4096
+"""No whole number among the settings is larger; four times the widest published network."""
 
 Settings = TypeVar("Settings")
 
@@ -41,7 +47,7 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.inference_steps < 1:
             raise ValueError(f"inference_steps must be at least 1, got {self.inference_steps}")
-        if self.cfg_strength < 0:
+        if not self.cfg_strength >= 0:  # so that not-a-number is refused too
             raise ValueError(f"cfg_strength must be 0 or more, got {self.cfg_strength}")
         if not 0 <= self.cfg_interval[0] <= self.cfg_interval[1] <= 1000:
             raise ValueError(f"cfg_interval must lie in 0..1000, got {self.cfg_interval}")
@@ -87,6 +93,10 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         check_formats(self.decode_formats)
+        if "gaussian_4" in self.decode_formats and self.slat_decoder_gs_4 is None:
+            raise ValueError("decode_formats asks for gaussian_4, and slat_decoder_gs_4 is left out")
+        if self.downsample_ss_dist < 0:
+            raise ValueError(f"downsample_ss_dist must be 0 or more, got {self.downsample_ss_dist}")
         for stage in ("ss", "slat"):
             embedder = getattr(self, f"{stage}_embedder") or self.ss_embedder
             if getattr(self, f"{stage}_flow").cond_channels != embedder.model_channels:
@@ -119,27 +129,28 @@ class PipelineConfig:
         import yaml
 
         path = Path(folder) / CONFIG_NAME
-        aside = path.with_suffix(".tmp")
-        aside.write_text(yaml.safe_dump(to_mapping(self), sort_keys=False, default_flow_style=None, width=120))
-        aside.replace(path)
+        text = yaml.safe_dump(to_mapping(self), sort_keys=False, default_flow_style=None, width=120)
+        with atomic_write(path) as file:
+            file.write(text.encode("utf-8"))
         return path
 
     @classmethod
     def load(cls, folder: Path | str) -> PipelineConfig:
-        """Read `pipeline.yaml` from a folder.
+        """Read `pipeline.yaml` from a folder. Every setting must be there: a default may not be what was trained with.
 
         Raises:
-            CheckpointError: missing, unreadable, or with values that no pipeline can have.
+            CheckpointError: missing, unreadable, incomplete, or with values that no pipeline can have.
         """
         import yaml
 
         path = Path(folder) / CONFIG_NAME
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            return from_mapping(cls, content)
+            return from_mapping(cls, content, complete=True)
         except FileNotFoundError as error:
             raise CheckpointError(f"there is no {path}: {REPAIR}") from error
-        except (OSError, yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as error:
+        # yaml: nested too deeply, or a tag whose content is not of its kind.
+        except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} is not usable ({' '.join(str(error).split())}): {REPAIR}") from error
 
 
@@ -148,7 +159,9 @@ REPAIR: Final = "reinstall fast-sam3d for the embedded weights, or make new ones
 
 
 def check_formats(formats: typing.Iterable[str]) -> None:
-    """Raise ValueError unless every name is one of `FORMATS`."""
+    """Raise ValueError unless `formats` is a sequence of names that are all in `FORMATS`."""
+    if isinstance(formats, str):
+        raise ValueError(f"decode formats are the text {formats!r}: give a list of them, such as ['mesh']")
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"unknown decode format {name!r}, {suggest(str(name), FORMATS)}")
@@ -165,30 +178,69 @@ def to_mapping(value: Any) -> Any:
     return value
 
 
-def from_mapping(cls: type[Settings], mapping: Any) -> Settings:
-    """Settings dataclass from what `to_mapping` made of it; absent keys keep their defaults.
+def from_mapping(cls: type[Settings], mapping: Any, complete: bool = False, path: str = "") -> Settings:
+    """Settings dataclass from what `to_mapping` made of it.
+
+    Args:
+        cls: the dataclass.
+        mapping: setting to value.
+        complete: refuse absent keys; otherwise they keep their defaults.
+        path: dotted name of these settings within larger ones, for messages.
 
     Raises:
-        ValueError: not a mapping, or a key that the settings do not have.
+        ValueError: not a mapping, a key that the settings do not have, a key that is missing, or a value of another
+            type than the setting's.
     """
     if not isinstance(mapping, Mapping):
-        raise ValueError(f"{cls.__name__} needs a mapping, got {mapping!r}")
+        raise ValueError(f"{path or cls.__name__} is {_shown(mapping)}: it needs a mapping of settings")
+    prefix = f"{path}." if path else ""
     hints = typing.get_type_hints(cls)
     for key in mapping:
         if key not in hints:
-            raise ValueError(f"{cls.__name__} has no setting {key!r}, {suggest(str(key), hints)}")
-    return cls(**{key: _convert(hints[key], value) for key, value in mapping.items()})
+            raise ValueError(f"{cls.__name__} has no setting {prefix + str(key)!r}, {suggest(str(key), hints)}")
+    missing = [name for name in hints if complete and name not in mapping]
+    if missing:
+        raise ValueError(f"{prefix}{missing[0]} is missing")
+    return cls(**{key: _convert(hints[key], value, prefix + key, complete) for key, value in mapping.items()})
 
 
-def _convert(hint: Any, value: Any) -> Any:
+def _convert(hint: Any, value: Any, path: str, complete: bool) -> Any:
+    """`value` as the type that `hint` names. Raises ValueError where it is of another kind."""
     if isinstance(hint, types.UnionType):
         if value is None:
             return None
         hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
     if dataclasses.is_dataclass(hint):
-        return from_mapping(typing.cast(type, hint), value)
-    if typing.get_origin(hint) is tuple:
-        return tuple(value)
+        return from_mapping(typing.cast(type, hint), value, complete, path)
+    kinds = typing.get_args(hint)
     if typing.get_origin(hint) is dict:
-        return {key: _convert(typing.get_args(hint)[1], item) for key, item in value.items()}
-    return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{path} is {_shown(value)}: it needs a mapping")
+        return {key: _convert(kinds[1], item, f"{path}.{key}", complete) for key, item in value.items()}
+    if typing.get_origin(hint) is tuple:
+        length = None if kinds[-1] is Ellipsis else len(kinds)
+        if not isinstance(value, (list, tuple)) or (length is not None and len(value) != length):
+            raise ValueError(f"{path} is {_shown(value)}: it needs a list" + (f" of {length}" if length else ""))
+        return tuple(_convert(kinds[0], item, f"{path}[{i}]", complete) for i, item in enumerate(value))
+    return _scalar(hint, value, path)
+
+
+def _scalar(kind: type, value: Any, path: str) -> Any:
+    truth = isinstance(value, bool)
+    if kind is int and isinstance(value, int) and not truth:
+        if abs(value) > LARGEST:
+            raise ValueError(f"{path} is {_shown(value)}: no setting is larger than {LARGEST}")
+        return value
+    # Compared before it is converted: a whole number may be too long for a float.
+    if kind is float and isinstance(value, (int, float)) and not truth and abs(value) < math.inf:
+        with contextlib.suppress(OverflowError):
+            return float(value)
+    if (kind is bool and truth) or (kind is str and isinstance(value, str)):
+        return value
+    wanted = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}[kind]
+    raise ValueError(f"{path} is {_shown(value)}: it needs {wanted}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:40] + "…"

@@ -234,6 +234,33 @@ def test_save_and_load(tmp_path: Path, pipeline: MiniPipeline, picture) -> None:
         MiniPipeline.from_pretrained(tmp_path)
 
 
+def test_weights_that_changed_on_disk_are_refused(tmp_path: Path, pipeline: MiniPipeline) -> None:
+    pipeline.save_pretrained(tmp_path)
+    path = tmp_path / "slat_decoder_gs.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    with pytest.raises(CheckpointError, match=r"slat_decoder_gs\.safetensors are damaged"):
+        MiniPipeline.from_pretrained(tmp_path)
+    (tmp_path / "sha256.json").write_text('{"other.safetensors": "' + "0" * 64 + '"}')
+    with pytest.raises(CheckpointError, match="does not list"):
+        MiniPipeline.from_pretrained(tmp_path)
+    (tmp_path / "sha256.json").unlink()
+    MiniPipeline.from_pretrained(tmp_path)  # a folder from before there were checksums
+
+
+def test_sizes_that_no_network_can_have_are_refused(tmp_path: Path, pipeline: MiniPipeline) -> None:
+    pipeline.save_pretrained(tmp_path)
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(path.read_text().replace("window_size: 8", "window_size: 8.5"))
+    with pytest.raises(CheckpointError, match=r"pipeline\.yaml.*window_size"):
+        MiniPipeline.from_pretrained(tmp_path)
+
+
+def test_one_format_as_a_text_is_refused(pipeline: MiniPipeline, picture) -> None:
+    with pytest.raises(ValueError, match=r"'mesh'.*give a list"):
+        pipeline.run(*picture, decode_formats="mesh")
+
+
 def test_shared_embedder_is_stored_once(tmp_path: Path) -> None:
     config = PipelineConfig(**{**vars(CONFIG), "slat_embedder": None, "slat_decoder_gs_4": None})
     pipeline = build(config)

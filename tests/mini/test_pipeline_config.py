@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.mini.config import EmbedderConfig
@@ -50,6 +54,18 @@ def test_absent_keys_keep_their_defaults() -> None:
         ({"ss_sampling": {"cfg_interval": [500, 0]}}, "cfg_interval"),
         ({"ss_sampling": {"rescale_t": 0}}, "rescale_t"),
         ({"ss_sampling": {"cfg_strength": -1}}, "cfg_strength"),
+        ({"ss_sampling": {"cfg_strength": float("nan")}}, "ss_sampling.cfg_strength.*finite"),
+        ({"ss_sampling": {"cfg_strength": 10**400}}, "ss_sampling.cfg_strength.*finite"),
+        ({"ss_sampling": {"cfg_interval": [0]}}, "cfg_interval.*list of 2"),
+        ({"ss_sampling": {"inference_steps": 2.5}}, "inference_steps.*whole"),
+        ({"ss_flow": {"share_mod": 1}}, "ss_flow.share_mod.*true or false"),
+        ({"ss_flow": {"num_blocks": True}}, "ss_flow.num_blocks.*whole"),
+        ({"ss_flow": {"model_channels": 192000}}, "ss_flow.model_channels.*4096"),
+        ({"layout_mean": 3}, "layout_mean.*mapping"),
+        ({"slat_mean": [None] * 8}, "slat_mean.0..*number"),
+        ({"decode_formats": "mesh"}, "decode_formats.*list"),
+        ({"decode_formats": ["gaussian_4"], "slat_decoder_gs_4": None}, "gaussian_4"),
+        ({"downsample_ss_dist": -1}, "downsample_ss_dist"),
     ],
 )
 def test_bad_settings_are_refused(change: dict, message: str) -> None:
@@ -57,7 +73,53 @@ def test_bad_settings_are_refused(change: dict, message: str) -> None:
         from_mapping(PipelineConfig, change)
 
 
-@pytest.mark.parametrize("content", [None, "ss_flow: [", "- 1", "ss_flow: {num_blocks: x}", "\x00"])
+def test_not_a_number_is_no_guidance_strength() -> None:
+    with pytest.raises(ValueError, match="cfg_strength"):
+        SamplingConfig(cfg_strength=float("nan"))
+
+
+def names(tree: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in tree.items():
+        yield (*prefix, key)
+        if isinstance(value, dict):
+            yield from names(value, (*prefix, key))
+
+
+@pytest.mark.parametrize("name", list(names(to_mapping(PipelineConfig()))), ids=".".join)
+def test_a_file_without_one_of_its_settings_names_it(tmp_path: Path, name: tuple[str, ...]) -> None:
+    tree = copy.deepcopy(to_mapping(PipelineConfig()))
+    *parents, last = name
+    node = tree
+    for parent in parents:
+        node = node[parent]
+    del node[last]
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(CheckpointError, match=rf"pipeline\.yaml.*{last}"):
+        PipelineConfig.load(tmp_path)
+
+
+def test_a_file_that_is_cut_short_never_loads(tmp_path: Path) -> None:
+    content = PipelineConfig().save(tmp_path).read_bytes()
+    for end in range(0, len(content) - 2, 37):
+        (tmp_path / "pipeline.yaml").write_bytes(content[:end])
+        with pytest.raises(CheckpointError):
+            PipelineConfig.load(tmp_path)
+
+
+def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        PipelineConfig().save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, "ss_flow: [", "- 1", "ss_flow: {num_blocks: x}", "\x00", "a: !!timestamp x", "[" * 5000, "a: &a [*a]"],
+)
 def test_an_unusable_file_is_one_clear_error(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "pipeline.yaml").write_text(content)
