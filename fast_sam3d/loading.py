@@ -84,7 +84,10 @@ def load_checkpoint(
     if checkpoint.kind == "mini":
         if depth_model is not None:
             raise CheckpointError("the embedded model has no depth model to replace: give a pointmap, or leave it out")
-        return _load_mini(checkpoint, chosen, _dtype(dtype))
+        precision = _dtype(dtype)
+        if chosen.type == "cpu" and str(precision) == "torch.float16":
+            log.warning("float16 is much slower than float32 on a CPU: leave pipeline.dtype out")
+        return _load_mini(checkpoint, chosen, precision)
     name = None if dtype is None else str(_dtype(dtype)).removeprefix("torch.")
     return _load_stock(checkpoint, chosen, name, None if depth_model is None else check_depth_model(depth_model))
 
@@ -94,11 +97,14 @@ def find_checkpoint(tag_or_path: str | Path | None = None) -> Checkpoint:
     if tag_or_path is None:
         return _default()
     name = str(tag_or_path)
+    if not name:
+        raise CheckpointError("the tag is empty: give mini, the name of a folder under checkpoints/, or a path")
     roots = checkpoint_roots()
-    # A tag wins over a folder of that name in the working folder; a path has a separator.
-    for folder in [root / name for root in roots] + [Path(name).expanduser()]:
-        if folder.is_dir():
-            return Checkpoint(name, folder.resolve(), _kind(folder), "it was asked for")
+    # A tag wins over a folder of that name in the working folder; a path has a separator, or is only dots.
+    tagged = [root / name for root in roots] if name.strip(".") else []
+    for folder in [*tagged, Path(name)]:
+        if _is_folder(folder):
+            return Checkpoint(name, folder.resolve(), _kind(folder.resolve()), "it was asked for")
     if name == "mini":
         return Checkpoint("mini", resource("checkpoints/mini"), "mini", "it was asked for")
     tags = {p.name for root in roots for p in _folders(root)} | {"mini"}
@@ -135,6 +141,13 @@ def check_stock_folder(folder: Path) -> str | None:
     return None
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name too long for the file system, or the home of an unknown user
+        return False
+
+
 def _folders(root: Path) -> list[Path]:
     """The folders in `root`, by name. A hidden one is an unfinished download."""
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -154,9 +167,21 @@ def _kind(folder: Path) -> Literal["mini", "sam3d"]:
         inner = folder / "checkpoints" / "pipeline.yaml"
         if inner.is_file():
             raise CheckpointError(f"{folder} is the whole download: use its inner folder, {inner.parent}")
-        raise CheckpointError(f"{folder} holds no pipeline.yaml; {GATED_HELP}")
-    target = str(read_yaml(path).get("_target_", ""))
-    return "sam3d" if target.split(".", 1)[0] == "sam3d_objects" else "mini"
+        if folder.name == DEFAULT_STOCK_TAG:
+            raise CheckpointError(f"{folder} holds no pipeline.yaml; {GATED_HELP}")
+        within = [p.name for p in _folders(folder) if (p / "pipeline.yaml").is_file()]
+        hint = f"use a folder in it, such as {within[0]}" if within else "give the folder where the weights lie"
+        raise CheckpointError(f"{folder} holds no pipeline.yaml, so it is no checkpoint: {hint}")
+    settings = read_yaml(path)
+    if "_target_" not in settings:
+        return "mini"
+    target = str(settings["_target_"])
+    if target.split(".", 1)[0] != "sam3d_objects":
+        raise CheckpointError(
+            f"{path} would build '{target}', which is neither SAM 3D Objects nor the embedded model: "
+            "use no checkpoint from a source that you do not trust"
+        )
+    return "sam3d"
 
 
 def _device(device: Any) -> Any:
@@ -169,11 +194,21 @@ def _device(device: Any) -> Any:
     except (RuntimeError, TypeError) as error:
         raise CheckpointError(f"'{device}' is not a device: give cpu, cuda, cuda:1 or mps") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(f"device {device} was asked for and torch sees no CUDA GPU: use pipeline.device=cpu")
+        raise CheckpointError(f"device {device} was asked for and torch sees no CUDA GPU: use --device cpu")
     if chosen.type == "cuda" and chosen.index is not None and chosen.index >= torch.cuda.device_count():
         raise CheckpointError(f"there is no device {device}: torch sees {torch.cuda.device_count()} GPU(s)")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise CheckpointError("device mps was asked for and torch cannot use it here: use pipeline.device=cpu")
+        raise CheckpointError("device mps was asked for and torch cannot use it here: use --device cpu")
+    if chosen.type == "meta":
+        raise CheckpointError("the device meta holds no numbers, so nothing can run on it: use --device cpu")
+    if chosen.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=chosen).cpu()
+        # Every backend that torch was built without has its own way to say so, AssertionError among them.
+        except Exception as error:
+            raise CheckpointError(
+                f"device {device} was asked for and this torch cannot use it ({type(error).__name__}): use --device cpu"
+            ) from error
     return chosen
 
 

@@ -17,7 +17,10 @@ import torch
 
 from fast_sam3d import loading
 from fast_sam3d.errors import CheckpointError
-from fast_sam3d.loading import find_checkpoint, load_pipeline
+from fast_sam3d.loading import Checkpoint, find_checkpoint, load_checkpoint, load_pipeline
+from fast_sam3d.mini.pipeline_config import PipelineConfig
+from fast_sam3d.resources import resource
+from tests.minis import random_mini
 
 PARTS = ("ss_generator", "ss_decoder", "slat_generator", "slat_decoder_gs", "slat_decoder_mesh")
 STAND_IN = """
@@ -99,8 +102,9 @@ def write_stock(folder: Path, extra: str = "") -> Path:
 
 
 def write_mini(folder: Path) -> Path:
+    """A folder of the embedded kind, without weights."""
     folder.mkdir(parents=True)
-    (folder / "pipeline.yaml").write_text("decode_formats: [mesh]\n")
+    PipelineConfig().save(folder)
     return folder
 
 
@@ -139,9 +143,36 @@ def test_unknown_tag_names_those_that_exist(checkpoints):
 
 
 def test_gated_weights_that_are_not_there_say_how_to_get_them(checkpoints):
-    for text in (message(find_checkpoint, "hf"), message(find_checkpoint, checkpoints)):
+    missing = message(find_checkpoint, "hf")
+    (checkpoints / "hf").mkdir()
+    for text in (missing, message(find_checkpoint, "hf"), message(find_checkpoint, checkpoints / "hf")):
         for word in ("request access", "facebook/sam-3d-objects", "hf auth login", "fast-sam3d download"):
             assert word in text
+
+
+@pytest.mark.parametrize("name", [".", "..", "checkpoints", "./checkpoints"])
+def test_a_folder_without_a_checkpoint_is_not_taken_for_the_gated_one(checkpoints, name):
+    assert "the folder where the weights lie" in message(find_checkpoint, name)
+    write_mini(checkpoints / "mine")
+    text = message(find_checkpoint, name)
+    assert "gated" not in text
+    assert f"{Path(name).resolve()} holds no pipeline.yaml" in text
+    assert ("such as mine" in text) == (Path(name).resolve() == checkpoints)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 5000, "~nobody-of-that-name", "a\0b"])
+def test_tags_that_can_be_no_folder(checkpoints, name):
+    assert "tag is empty" in message(find_checkpoint, name) if not name else "no checkpoint" in message(
+        find_checkpoint, name
+    )
+
+
+def test_a_foreign_class_is_no_embedded_model(checkpoints):
+    folder = write_mini(checkpoints / "mine")
+    (folder / "pipeline.yaml").write_text("_target_: os.system\ncommand: 'true'\n")
+    text = message(find_checkpoint, "mine")
+    assert "'os.system'" in text
+    assert "trust" in text
 
 
 def test_the_unmoved_download_is_recognised(checkpoints):
@@ -334,7 +365,7 @@ def test_damaged_weights_are_named(checkpoints, stock_package, name, damage):
     assert ("LFS pointer" if damage == "pointer" else "corrupt or cut short") in text
 
 
-@pytest.mark.parametrize("content", ["", "a: [", "- 1\n", "\x00\x01", "a: &a [*a]"])
+@pytest.mark.parametrize("content", ["", "a: [", "- 1\n", "\x00\x01", "a: &a [*a]", "!!int x", "a: !!timestamp x"])
 def test_unreadable_settings(checkpoints, stock_package, content):
     folder = write_stock(checkpoints / "hf")
     (folder / "pipeline.yaml").write_text(content)
@@ -389,11 +420,22 @@ def test_torch_files_are_recognised_by_their_zip_directory(tmp_path):
 
 @pytest.mark.parametrize(
     ("device", "word"),
-    [("gpu", "is not a device"), ("cuda", "no CUDA GPU"), ("cuda:7", "no CUDA GPU")],
+    [
+        ("gpu", "is not a device"),
+        ("cuda", "no CUDA GPU"),
+        ("cuda:7", "no CUDA GPU"),
+        ("meta", "holds no numbers"),
+        ("xpu", "cannot use it"),
+        ("ipu", "cannot use it"),
+    ],
 )
 def test_devices_that_are_not_there(checkpoints, embedded, monkeypatch, device, word):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert word in message(load_pipeline, device=device)
+    if device == "xpu" and torch.xpu.is_available():
+        pytest.skip("there is one here")
+    text = message(load_pipeline, device=device)
+    assert word in text
+    assert "--device cpu" in text or device == "gpu"
 
 
 def test_gpu_number_that_is_not_there(checkpoints, embedded, monkeypatch):
@@ -407,6 +449,18 @@ def test_unknown_dtype(checkpoints, embedded):
 
 
 # ---------------------------------------------------------------------------------------------- the embedded model
+
+
+def test_the_shipped_weights_load():
+    load_checkpoint(Checkpoint("mini", resource("checkpoints/mini"), "mini", "the test says so"), "cpu")
+
+
+def test_half_precision_on_a_cpu_is_pointed_out(checkpoints, caplog):
+    random_mini().save_pretrained(checkpoints / "small")
+    load_pipeline("small", device="cpu", dtype="float32")
+    assert caplog.text == ""
+    load_pipeline("small", device="cpu", dtype="float16")
+    assert "float16 is much slower" in caplog.text
 
 
 def test_embedded_checkpoint_without_weights(checkpoints, embedded):
