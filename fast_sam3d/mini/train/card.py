@@ -123,9 +123,9 @@ def _hardware(run: Run) -> str:
 
 def _overall(overall: Mapping[str, Sequence[float]]) -> list[list[str]]:
     rows = []
-    for name, (middle, error) in overall.items():
+    for name, found in overall.items():
         bar = f"{'≥' if BARS[name][1] else '≤'} {BARS[name][0]}" if name in BARS else ""
-        rows.append([name, with_error(middle, error), bar])
+        rows.append([name, with_error(found), bar])
     return rows
 
 

@@ -73,6 +73,11 @@ def main(args: argparse.Namespace) -> int:
         writable_folder(args.checkpoint_dir, "--checkpoint_dir")
     torch.set_num_threads(args.threads)
     run = stages.Run(args.run_dir, recipe, args.seed, device, args.processes)
+    for name in TRAINED:
+        if name in asked or "export" in asked:
+            run.check(name)
+    if "evaluate" in asked and "export" not in asked:
+        stages.check_exported(run, args.checkpoint_dir)
     try:
         _work(run, asked, args)
     except KeyboardInterrupt:

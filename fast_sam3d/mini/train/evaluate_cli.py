@@ -168,13 +168,11 @@ def measure(checkpoint: Path, objects: int, processes: int, output: Path, others
 def _settings(job: Any) -> dict[str, Any]:
     """What an evaluation's rows depend on, besides the seeds."""
     import fast_sam3d
-    from fast_sam3d.mini.pipeline_config import CONFIG_NAME
-    from fast_sam3d.mini.train.record import file_digest
+    from fast_sam3d.mini.train.record import file_digest, weights_digest
 
     package = Path(fast_sam3d.__file__).parent
-    weights = [job.checkpoint / CONFIG_NAME, *job.checkpoint.glob("*.safetensors")]
     return {
-        "checkpoint": file_digest(weights, job.checkpoint),
+        "checkpoint": weights_digest(job.checkpoint),
         "code": file_digest(package.rglob("*.py"), package),
         "variants": [asdict(variant) for variant in job.variants],
         "sampling": dict(job.sampling),
@@ -253,8 +251,9 @@ def _write(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def with_error(middle: float, error: float | None, form: str = ".3f") -> str:
-    """A number with its standard error, if that is known."""
+def with_error(found: Sequence[float | None], form: str = ".3f") -> str:
+    """A number with its standard error (middle, error), if that is known."""
+    middle, error = found
     return f"{middle:{form}}" if error is None else f"{middle:{form}} ± {error:{form.removeprefix('+')}}"
 
 
@@ -270,9 +269,9 @@ def show(summary: Mapping[str, Any]) -> None:
         if name in BARS:
             bar, more = BARS[name]
             verdict = "reached" if (middle >= bar) == more or middle == bar else "missed"
-            table.add_row(name, with_error(middle, error), f"{'≥' if more else '≤'} {bar} {verdict}")
+            table.add_row(name, with_error((middle, error)), f"{'≥' if more else '≤'} {bar} {verdict}")
         else:
-            table.add_row(name, with_error(middle, error), "")
+            table.add_row(name, with_error((middle, error)), "")
     console.print(table)
     shown = ("f1@0.05", "f1@0.01", "chamfer", "voxel_iou", "box_iou", "rotation_deg")
     families = Table("family", *shown, title="by family")
@@ -286,12 +285,12 @@ def show(summary: Mapping[str, Any]) -> None:
             "variant", "faster", *fidelity, *(f"Δ {name}" for name in differs), title="against 25 steps, paired"
         )
         for name, scores in summary["variants"].items():
-            cells = [with_error(*scores[key]) if key in scores else "" for key in fidelity]
+            cells = [with_error(scores[key]) if key in scores else "" for key in fidelity]
             paired = scores["against_base"]
-            cells += [with_error(*paired[key], "+.4f") if key in paired else "" for key in differs]
+            cells += [with_error(paired[key], "+.4f") if key in paired else "" for key in differs]
             table.add_row(name, "{:.2f}x".format(paired["speedup"][0]) if "speedup" in paired else "", *cells)
         console.print(table)
     for name, check in summary.get("stiffness", {}).items():
         verdict = "clear" if check["clear"] else "not clear"
-        differences = (f"{key} {with_error(*found, '+.4f')}" for key, found in check["differences"].items())
+        differences = (f"{key} {with_error(found, '+.4f')}" for key, found in check["differences"].items())
         console.print(f"{CHECKS[name]}: {verdict} ({', '.join(differences)})")

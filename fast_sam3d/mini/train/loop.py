@@ -7,7 +7,7 @@ import hashlib
 import logging
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,14 +88,16 @@ class Trainer:
         folder: where `<stage>.pt` and `<stage>.csv` go.
         seed: of all random choices.
         device: where the modules are.
+        origin: what the training is made from, kept in `<stage>.pt`; see `origin.py`.
 
     Raises:
         CheckpointError: `<stage>.pt` is there but damaged, or of networks of other sizes.
     """
 
     def __init__(self, stage: str, modules: dict[str, nn.Module], schedule: Schedule, folder: Path, seed: int,
-                 device: torch.device) -> None:  # fmt: skip
+                 device: torch.device, origin: Mapping[str, str] | None = None) -> None:  # fmt: skip
         self.stage, self.schedule, self.folder, self.seed, self.device = stage, schedule, folder, seed, device
+        self.origin = None if origin is None else dict(origin)
         self.modules = nn.ModuleDict(modules)
         self.optimizer = torch.optim.AdamW(
             self.modules.parameters(), lr=schedule.rate, betas=(0.9, 0.98), weight_decay=schedule.decay, fused=True
@@ -161,6 +163,7 @@ class Trainer:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "unplotted": (curve.sums, curve.count),
+            "origin": self.origin,
         }
         save_whole(state, self.checkpoint_path)
 
@@ -190,15 +193,15 @@ def save_whole(value: object, path: Path) -> None:
     aside.replace(path)
 
 
-def load_whole(path: Path, device: torch.device | str = "cpu") -> dict:
-    """What `save_whole` wrote, on a device.
+def load_whole(path: Path, device: torch.device | str = "cpu", mmap: bool = False) -> dict:
+    """What `save_whole` wrote, on a device; with `mmap` tensors are read when they are used.
 
     Raises:
         CheckpointError: it is damaged, or not such a file.
     """
     damaged = f"{path} is damaged: delete it and run the same command again, which makes it anew"
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
         raise CheckpointError(damaged) from error
     if not isinstance(state, dict):

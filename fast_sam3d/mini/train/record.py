@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.errors import OutputError
+from fast_sam3d.mini.pipeline_config import CONFIG_NAME
 
 Rows = list[dict[str, Any]]
 
@@ -69,6 +70,11 @@ def file_digest(paths: Iterable[Path], relative_to: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def weights_digest(checkpoint: Path) -> str:
+    """SHA-256 of a checkpoint folder's weights and settings."""
+    return file_digest([checkpoint / CONFIG_NAME, *checkpoint.glob("*.safetensors")], checkpoint)
 
 
 def _line(seed: int, rows: Rows) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,9 @@ from fast_sam3d.mini.train import autoencoders, structured
 from fast_sam3d.mini.train.conditions import layout_statistics
 from fast_sam3d.mini.train.flows import Readout, SSFlowLoss
 from fast_sam3d.mini.train.loop import Trainer, load_whole, save_whole
+from fast_sam3d.mini.train.origin import check_origin, origin, result_digest
 from fast_sam3d.mini.train.recipe import Recipe
+from fast_sam3d.mini.train.record import weights_digest
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,9 @@ NEEDS = {
     "evaluate": ("ss_vae", "slat_vae", "ss_flow", "slat_flow"),
 }
 """Stages whose results a stage reads. All make the data that they lack."""
+
+EXPORTED = "exported.json"
+"""In the run's folder: digests of the last export and of what it was made from."""
 
 VIEW_ARRAYS = ("image", "mask", "pointmap", "descriptor", "pose")
 
@@ -79,12 +84,13 @@ class Run:
         """Train one stage's modules, or finish what a killed run left."""
         torch.manual_seed(self.seed)
         modules = {name: module.to(self.device) for name, module in build().items()}
-        trainer = Trainer(stage, modules, getattr(self.recipe, stage), self.folder, self.seed, self.device)
+        schedule, made_from = getattr(self.recipe, stage), self._origins.get(stage)
+        trainer = Trainer(stage, modules, schedule, self.folder, self.seed, self.device, made_from)
         return trainer.run(loss(modules))
 
-    def store(self, name: str, value: object) -> None:
-        """Keep what a stage leaves, whole or not at all."""
-        save_whole(value, self.folder / f"{name}.pt")
+    def store(self, stage: str, value: Mapping[str, object]) -> None:
+        """Keep what a stage leaves, whole or not at all, with what it was made from."""
+        save_whole({**value, "origin": self._origins.get(stage)}, self.result(stage))
 
     def stored(self, name: str) -> dict:
         """What `store` kept, on the CPU.
@@ -93,18 +99,55 @@ class Run:
             CheckpointError: the file is damaged.
             ConfigError: the stage that makes it has not run.
         """
-        if not self.has(name):
+        path = self.folder / f"{name}.pt"
+        if not path.exists():
             stage = next(stage for stage, left in LEAVES.items() if left == name)
-            raise ConfigError(f"{self.folder / name}.pt is missing: run the stage {stage} first, which makes it")
-        return load_whole(self.folder / f"{name}.pt")
+            raise ConfigError(f"{path} is missing: run the stage {stage} first, which makes it")
+        return load_whole(path)
 
-    def has(self, name: str) -> bool:
-        """Whether `store` has kept something of this name."""
-        return (self.folder / f"{name}.pt").exists()
+    def result(self, stage: str) -> Path:
+        """Where a stage keeps what it leaves."""
+        return self.folder / f"{LEAVES[stage]}.pt"
+
+    @cached_property
+    def _origins(self) -> dict[str, dict[str, str]]:
+        """What the stages that this run has begun are made from."""
+        return {}
+
+    def check(self, stage: str) -> dict[str, str] | None:
+        """See that what a stage has left or begun was made from this recipe and from what the folder holds now.
+
+        Returns:
+            What it would be made from now; None where a result that it reads is not there yet.
+
+        Raises:
+            ConfigError: it was made from something else; names the files to delete.
+        """
+        needs = {need: self.result(need) for need in NEEDS.get(stage, ())}
+        checkpoint = self.folder / f"{stage}.pt"
+        missing = [need for need, path in needs.items() if not path.exists()]
+        if missing:
+            there = [path for path in (self.result(stage), checkpoint) if path.exists()]
+            if there:
+                log.warning(
+                    "%s: trained before, while %s is still to be made: if that comes out otherwise, %s will be refused",
+                    stage, " and ".join(missing), there[0],
+                )  # fmt: skip
+            return None
+        now = origin(self.recipe, self.seed, stage, needs)
+        check_origin(stage, self.result(stage), checkpoint, now, needs)
+        return now
 
     def finished(self, stage: str) -> bool:
-        """Whether a stage has left its result, said in the log if so."""
-        path = self.folder / f"{LEAVES[stage]}.pt"
+        """Whether a stage has left its result, said in the log if so; the first thing that a stage asks.
+
+        Raises:
+            ConfigError: see `check`.
+        """
+        now = self.check(stage)
+        if now is not None:
+            self._origins[stage] = now
+        path = self.result(stage)
         if path.exists():
             log.info("%s: finished before; delete %s to let it train on", stage, path)
         return path.exists()
@@ -137,7 +180,7 @@ def run_ss_vae(run: Run) -> None:
     log.info("occupancy autoencoder: held-out IoU %.3f", iou)
     run.note(ss_vae_iou=iou)
     latents = autoencoders.encode_shapes(everything, encoder, run.device)
-    run.store("ss_latents", {"latents": latents, "decoder": decoder.state_dict()})
+    run.store("ss_vae", {"latents": latents, "decoder": decoder.state_dict()})
 
 
 def run_slat_vae(run: Run) -> None:
@@ -169,7 +212,7 @@ def run_slat_vae(run: Run) -> None:
     everything = run.objects(recipe.slat_objects, *arrays)
     latents = structured.encode_contents(everything, modules["encoder"], run.device)
     run.store(
-        "slat_latents",
+        "slat_vae",
         {
             "latents": latents,
             "mean": latents.float().mean(0),
@@ -198,7 +241,7 @@ def run_ss_flow(run: Run) -> None:
         lambda m: SSFlowLoss(objects, latents, coarse, statistics, **m, device=run.device, draws=recipe.noise_draws),
     )
     kept = {name: modules[name].state_dict() for name in ("backbone", "embedder")}
-    run.store("ss_generator", {"statistics": statistics, **kept})
+    run.store("ss_flow", {"statistics": statistics, **kept})
 
 
 def run_slat_flow(run: Run) -> None:
@@ -222,7 +265,7 @@ def run_slat_flow(run: Run) -> None:
             objects, stored["latents"], stored["mean"], stored["std"], m["backbone"], embedder, run.device
         ),
     )
-    run.store("slat_generator", {k: m.state_dict() for k, m in modules.items()})
+    run.store("slat_flow", {k: m.state_dict() for k, m in modules.items()})
 
 
 STAGES: dict[str, Callable[[Run], None]] = {
@@ -252,9 +295,15 @@ def check_inputs(folder: Path, stages: Sequence[str]) -> None:
 
 
 def export(run: Run, checkpoint: Path) -> None:
-    """Write the embedded pipeline's weights and `pipeline.yaml`; needs all stages."""
+    """Write the embedded pipeline's weights and `pipeline.yaml`; needs all stages.
+
+    Raises:
+        ConfigError: a stage has not run, or was built on what another has replaced since.
+    """
     from fast_sam3d.mini.pipeline import MiniPipeline
 
+    for stage in STAGES:
+        run.check(stage)
     ss, slat = run.stored("ss_generator"), run.stored("slat_generator")
     voxels, contents = run.stored("ss_latents"), run.stored("slat_latents")
     config: PipelineConfig = replace(
@@ -273,3 +322,26 @@ def export(run: Run, checkpoint: Path) -> None:
         pipeline.models[name].load_state_dict(contents[name])
     checkpoint.mkdir(parents=True, exist_ok=True)
     pipeline.save_pretrained(checkpoint)
+    exported = {"checkpoint": weights_digest(checkpoint), **_results(run)}
+    aside = (run.folder / EXPORTED).with_suffix(".tmp")
+    aside.write_text(json.dumps(exported, indent=1))
+    aside.replace(run.folder / EXPORTED)
+
+
+def check_exported(run: Run, checkpoint: Path) -> None:
+    """See that a checkpoint is what this run has exported last, from the results that it has now.
+
+    Raises:
+        ConfigError: it is not. A run folder that holds no export's record is believed.
+    """
+    record = run.folder / EXPORTED
+    if not record.exists():
+        return
+    if json.loads(record.read_text()) != {"checkpoint": weights_digest(checkpoint), **_results(run)}:
+        raise ConfigError(
+            f"the weights in {checkpoint} were not made from the results that {run.folder} holds now: name export too"
+        )
+
+
+def _results(run: Run) -> dict[str, str]:
+    return {stage: result_digest(run.result(stage)) for stage in STAGES}

@@ -1,0 +1,67 @@
+"""What `train-mini` refuses before it works."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fast_sam3d.errors import ConfigError, OutputError
+from fast_sam3d.mini.train import cli, stages
+from fast_sam3d.mini.train.loop import save_whole
+
+
+def arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+@pytest.fixture
+def worked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the command got to work on."""
+    got: list[Any] = []
+    monkeypatch.setattr(cli, "_work", lambda run, asked, args: got.append(asked))
+    return got
+
+
+def test_a_stale_result_is_told_before_any_work(tmp_path: Path, worked: list[Any]) -> None:
+    args = arguments("--run_dir", str(tmp_path), "--stages", "data", "ss_vae")
+    save_whole({"origin": {"recipe": "another"}}, tmp_path / "ss_latents.pt")
+    with pytest.raises(ConfigError, match=r"ss_latents\.pt was trained with another seed or recipe"):
+        cli.main(args)
+    assert not worked
+    (tmp_path / "ss_latents.pt").unlink()
+    assert cli.main(args) == 0
+    assert worked == [["data", "ss_vae"]]
+
+
+def test_weights_that_are_not_this_runs_are_told_before_any_work(tmp_path: Path, worked: list[Any]) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "pipeline.yaml").write_text("{}")
+    for name in stages.LEAVES.values():
+        save_whole({}, tmp_path / f"{name}.pt")
+    args = arguments("--run_dir", str(tmp_path), "--stages", "evaluate")
+    assert cli.main(args) == 0
+    (tmp_path / "exported.json").write_text(json.dumps({"checkpoint": "of something else"}))
+    with pytest.raises(ConfigError, match="name export too"):
+        cli.main(args)
+    assert worked == [["evaluate"]]
+
+
+def test_a_run_folder_that_cannot_be_made_is_told(tmp_path: Path, worked: list[Any]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="choose another --run_dir"):
+        cli.main(arguments("--run_dir", str(tmp_path / "file" / "run")))
+    assert not worked
+
+
+def test_advice_on_matplotlib_fits_a_clone_as_well(monkeypatch: pytest.MonkeyPatch, worked: list[Any]) -> None:
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install matplotlib, or leave evaluate out"):
+        cli.main(arguments())
+    assert not worked
