@@ -26,7 +26,8 @@ def resource(name: str) -> Path:
     root = checkout()
     path = (root if root is not None else _PACKAGE / "_data") / name
     if not path.is_dir():
-        raise FastSam3dError(f"the folder {name} is missing from {path.parent}: reinstall fast-sam3d, or check it out")
+        mend = "reinstall fast-sam3d" if root is None else f"`git checkout -- {name}` in that clone brings it back"
+        raise FastSam3dError(f"the folder {path} is missing: {mend}")
     return path
 
 

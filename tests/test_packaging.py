@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -112,8 +113,16 @@ def test_an_installed_copy_uses_what_travelled_with_it(tmp_path, monkeypatch):
     assert checkout() is None
     assert resource("configs") == package / "_data" / "configs"
     assert package / "_data" / "checkpoints" in checkpoint_roots()
-    with pytest.raises(FastSam3dError, match="examples is missing"):
+    with pytest.raises(FastSam3dError, match="examples is missing: reinstall fast-sam3d"):
         resource("examples")
+
+
+def test_a_clone_is_told_how_to_get_its_folders_back(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "pyproject.toml").write_text("")
+    monkeypatch.setattr(resources, "_PACKAGE", tmp_path / "fast_sam3d")
+    with pytest.raises(FastSam3dError, match=r"`git checkout -- checkpoints/mini` in that clone"):
+        resource("checkpoints/mini")
 
 
 def test_the_working_folder_comes_first(elsewhere):
@@ -157,6 +166,19 @@ def test_wheel_works_in_an_empty_folder(wheel, tmp_path):
     data = site.resolve() / "fast_sam3d" / "_data"
     assert done.stdout.split() == [str(data / "checkpoints" / "mini"), str(data / "configs")], done.stderr
     assert list(empty.iterdir()) == []
+
+
+def test_sdist_holds_everything_that_the_readme_shows_and_the_tests_need(tmp_path):
+    builder = pytest.importorskip("hatchling.builders.sdist")
+    path = Path(next(iter(builder.SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))))
+    with tarfile.open(path) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames()}
+    shown = {link for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()) if "://" not in link}
+    assert "docs/preview.png" in shown
+    for folder in ("fast_sam3d", "configs", "checkpoints/mini", "docs", "examples", "tests", ".ci"):
+        here = {str(p.relative_to(ROOT)) for p in (ROOT / folder).rglob("*") if p.is_file()}
+        assert {name for name in here if "__pycache__" not in name} <= names
+    assert {*shown, "Makefile", "LICENSE", "pyproject.toml", "infer.py", "infer_scene.py"} <= names
 
 
 def test_the_embedded_weights_are_small():

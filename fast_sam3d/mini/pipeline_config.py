@@ -154,7 +154,10 @@ class PipelineConfig:
             raise CheckpointError(f"{path} is not usable ({' '.join(str(error).split())}): {REPAIR}") from error
 
 
-REPAIR: Final = "reinstall fast-sam3d for the embedded weights, or make new ones with `fast-sam3d train-mini`"
+REPAIR: Final = (
+    "reinstall fast-sam3d for the embedded weights (in a clone of its repository: `git checkout -- checkpoints/mini`),"
+    " or make new ones with `fast-sam3d train-mini`"
+)
 """What to do about a checkpoint folder that cannot be used."""
 
 
