@@ -19,6 +19,7 @@ import numpy as np
 
 from fast_sam3d.arrays import as_numpy
 from fast_sam3d.gaussian_cloud import GaussianCloud
+from fast_sam3d.interrupts import interrupts_deferred
 
 if TYPE_CHECKING:
     import trimesh
@@ -137,8 +138,6 @@ def mesh_to_trimesh(mesh_result: Any) -> trimesh.Trimesh:
     Raises:
         ValueError: the decoder found no surface.
     """
-    import trimesh
-
     vertices = as_numpy(mesh_result.vertices, np.float64).reshape(-1, 3)
     faces = as_numpy(mesh_result.faces, np.int64).reshape(-1, 3)
     if len(faces) == 0 or not getattr(mesh_result, "success", True):
@@ -149,9 +148,17 @@ def mesh_to_trimesh(mesh_result: Any) -> trimesh.Trimesh:
     rgba[:, :3] = np.round(np.clip(np.nan_to_num(rgb), 0.0, 1.0) * 255.0)
     if _signed_volume(vertices, faces) < 0:
         faces = faces[:, ::-1]
-    mesh = trimesh.Trimesh(vertices=vertices, faces=faces, vertex_colors=rgba, process=False)
-    mesh.remove_unreferenced_vertices()
+    with _whole_trimesh():
+        import trimesh
+
+        mesh = trimesh.Trimesh(vertices=vertices, faces=faces, vertex_colors=rgba, process=False)
+        mesh.remove_unreferenced_vertices()
     return mesh
+
+
+def _whole_trimesh() -> contextlib.AbstractContextManager[None]:
+    """For calls of trimesh: its many `except BaseException`, around imports above all, would swallow a Ctrl-C."""
+    return interrupts_deferred()
 
 
 def mesh_summary(mesh: Any) -> dict[str, Any]:
@@ -216,15 +223,16 @@ def save_glb(path: str | os.PathLike[str], mesh: trimesh.Trimesh, up: Literal["z
         raise ValueError(f"up must be 'z' or 'y', got {up!r}")
     if len(mesh.faces) == 0:
         raise ValueError("there is no face to write")
-    turned = mesh.copy()
-    if up == "z":
-        turned.vertices = np.stack([turned.vertices[:, 0], turned.vertices[:, 2], -turned.vertices[:, 1]], axis=1)
-    visual: Any = turned.visual
-    if visual.kind in ("vertex", "face"):
-        rgba = np.array(visual.vertex_colors, np.uint8)
-        rgba[:, :3] = _linear_from_srgb()[rgba[:, :3]]
-        visual.vertex_colors = rgba
-    content: Any = turned.export(file_type="glb", include_normals=True)
+    with _whole_trimesh():
+        turned = mesh.copy()
+        if up == "z":
+            turned.vertices = np.stack([turned.vertices[:, 0], turned.vertices[:, 2], -turned.vertices[:, 1]], axis=1)
+        visual: Any = turned.visual
+        if visual.kind in ("vertex", "face"):
+            rgba = np.array(visual.vertex_colors, np.uint8)
+            rgba[:, :3] = _linear_from_srgb()[rgba[:, :3]]
+            visual.vertex_colors = rgba
+        content: Any = turned.export(file_type="glb", include_normals=True)
     with atomic_write(path) as file:
         file.write(content)
 
@@ -291,10 +299,13 @@ def save_pose_json(path: str | os.PathLike[str], result: Mapping[str, Any]) -> N
 
 
 def save_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write indented UTF-8 JSON; arrays and tensors become lists, values that are not finite become null."""
+    """Write indented UTF-8 JSON; arrays and tensors become lists, values that are not finite become null.
+
+    What UTF-8 cannot hold, as in a path of another encoding, is written as JSON's own \\udcXX, which reads back the same.
+    """
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as file:
-        file.write((text + "\n").encode("utf-8"))
+        file.write((text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ Nothing is decoded before its header says that it fits into bounded memory. Kind
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import warnings
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_MEGAPIXELS = 64  # 8k x 8k: 192 MB as RGB
 MIN_SIDE = 8  # pixels
+MAX_NAME = 200  # bytes; file systems take 255
 # Lossless and lossy raster formats. Naming them keeps Pillow from trying formats that run other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
@@ -282,4 +284,11 @@ def _brief(error: BaseException) -> str:
 
 
 def _file_name(base: str, label: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", f"{base}_{label}").strip("._") or "object"
+    """A name of at most `MAX_NAME` bytes; of a longer one the start, a checksum of all, and the label."""
+    name, label = (re.sub(r"[^\w.-]+", "_", part) for part in (base, label))
+    whole = f"{name}_{label}".strip("._") or "object"
+    if len(whole.encode()) <= MAX_NAME:
+        return whole
+    start = whole.encode()[: MAX_NAME // 2].decode(errors="ignore")
+    end = label if len(label.encode()) <= 20 else "mask"
+    return f"{start}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}_{end}"

@@ -368,3 +368,9 @@ def test_json_types(tmp_path):
     with pytest.raises(TypeError, match="object"):
         save_json(tmp_path / "b.json", {"x": object()})
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_path_of_another_encoding_is_valid_json_and_reads_back(tmp_path):
+    name = os.fsdecode(b"pict\xffure")
+    save_json(tmp_path / "a.json", {"image": name})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"image": name}

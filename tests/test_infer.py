@@ -172,6 +172,23 @@ def test_a_mesh_without_faces_leaves_the_rest(pipeline, object_folder, elsewhere
     assert files(elsewhere / "outputs/cup_0") == RESULTS - {"mesh.glb"}
 
 
+def test_paths_of_another_encoding(pipeline, object_folder, elsewhere, capsys):
+    source = object_folder.rename(object_folder.with_name(os.fsdecode(b"c\xffp")))
+    code, out, _ = run(capsys, "infer", "--image_path", source, "--output_dir", os.fsdecode(b"r\xff"))
+    assert code == 0
+    assert "results in r\\udcff/c_p_0" in out
+    report = json.loads((elsewhere / os.fsdecode(b"r\xff") / "c_p_0" / "report.json").read_text(encoding="utf-8"))
+    assert report["input"]["image"] == str(source / "image.png")
+
+
+def test_a_picture_with_the_longest_name(pipeline, object_folder, elsewhere, capsys):
+    path = (object_folder / "image.png").rename(object_folder / ("x" * 251 + ".png"))
+    assert run(capsys, "infer", "--image_path", path)[0] == 0
+    (folder,) = (elsewhere / "outputs").iterdir()
+    assert files(folder) == RESULTS
+    assert folder.name.endswith("_0")
+
+
 # ------------------------------------------------------------------------------------- mistakes: exit code 2, no file
 
 
@@ -202,6 +219,7 @@ def test_a_mesh_without_faces_leaves_the_rest(pipeline, object_folder, elsewhere
         (["--image_path", "{cup}", "--output_dir", "{cup}/image.png"], ["is a file"]),
         (["--image_path", "{cup}", "--output_dir", "{cup}/image.png/deeper"], ["is a file"]),
         (["--image_path", "{cup}", "--output_dir", "/proc/none"], ["cannot be written"]),
+        (["--image_path", "{cup}", "--output_dir", "n" * 300], ["too long", "--output_dir"]),
     ],
 )
 def test_mistakes_are_one_sentence(pipeline, object_folder, elsewhere, capsys, arguments, words):
@@ -261,6 +279,14 @@ def test_ctrl_c_leaves_no_file_and_the_older_result(
     assert "interrupted" in err
     assert files(elsewhere) == before
     assert {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()} == content
+
+
+def test_an_interrupt_after_the_results_are_there_says_so(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+    monkeypatch.setattr(infer, "_print_summary", interrupt)
+    code, _, err = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 130
+    assert "interrupted; the results in outputs/cup_0 are complete" in err
+    assert files(elsewhere / "outputs/cup_0") == RESULTS
 
 
 def test_termination_too(pipeline, object_folder, elsewhere, capsys, monkeypatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -70,3 +73,63 @@ def test_places_that_cannot_be_written(tmp_path):
     for target, word in (("file", "in the way"), ("file/x", "is a file"), ("link", "in the way"), ("full", "notes")):
         with pytest.raises(OutputError, match=word):
             check_target(tmp_path / target, {"x"})
+
+
+def interrupted_rename(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Sends an interrupt just before the `at`-th rename of a folder."""
+    rename, seen = Path.rename, []
+
+    def watched(self: Path, target: Path) -> Path:
+        seen.append(self)
+        if len(seen) == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+
+
+@pytest.mark.parametrize(("older", "at"), [(False, 1), (True, 1), (True, 2)])
+def test_an_interrupt_during_the_change_waits_and_says_that_all_is_there(tmp_path, monkeypatch, older, at):
+    if older:
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c" / "old").write_text("old")
+    interrupted_rename(monkeypatch, at)
+    with pytest.raises(KeyboardInterrupt, match="results in .*c are complete"), result_folder(tmp_path / "c") as folder:
+        (folder / "new").write_text("new")
+    assert files(tmp_path) == {"c", "c/new"}
+
+
+def test_an_interrupt_while_the_folder_is_made_leaves_nothing(tmp_path, monkeypatch):
+    make = tempfile.mkdtemp
+
+    def interrupted(*arguments: object, **options: object) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        made = make(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(tempfile, "mkdtemp", interrupted)
+    with pytest.raises(KeyboardInterrupt), result_folder(tmp_path / "a" / "c"):
+        raise AssertionError
+    assert files(tmp_path) == set()
+    with pytest.raises(KeyboardInterrupt):
+        check_target(tmp_path / "a" / "c", {"x"})
+    assert files(tmp_path) == set()
+
+
+def test_the_longest_name_that_the_file_system_takes(tmp_path):
+    target = tmp_path / ("n" * 255)
+    check_target(target, {"x"})
+    with result_folder(target) as folder:
+        (folder / "x").write_text("new")
+    with result_folder(target) as folder:
+        (folder / "y").write_text("new")
+    assert files(target) == {"y"}
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "a/" + "n" * 256, "n" * 256 + "/a", "/".join(["n" * 200] * 21)])
+def test_names_that_are_too_long_are_told_before_the_work(tmp_path, name):
+    with pytest.raises(OutputError, match="too long.*--output_dir") as caught:
+        check_target(tmp_path / name, {"x"})
+    assert len(str(caught.value)) < 300
+    assert files(tmp_path) == set()

@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FastSam3dError as error:
         print(f"{PROGRAM}: {_sentence(error)}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
-        print(f"\n{PROGRAM}: interrupted; no unfinished file was left", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"\n{PROGRAM}: interrupted; {_sentence(error) or 'no unfinished file was left'}", file=sys.stderr)
         return INTERRUPTED
     except _Terminated:
         return TERMINATED
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(
             f"{PROGRAM}: out of memory: close other programs that use the device, decode fewer formats "
-            "(pipeline.formats=[gaussian]), or run on the CPU (pipeline.device=cpu)",
+            "(pipeline.formats=[gaussian]), or run on the CPU (--device cpu)",
             file=sys.stderr,
         )
         return FAILED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from fast_sam3d.config import Config, check_methods
 from fast_sam3d.errors import InputError
 from fast_sam3d.images import ObjectInput, load_object
 from fast_sam3d.loading import Checkpoint, find_checkpoint
-from fast_sam3d.result_folder import check_target, result_folder
+from fast_sam3d.result_folder import check_target, result_folder, results_complete
 
 __all__ = ["OVERRIDES", "RESULT_NAMES", "add_arguments", "main", "run_object"]
 
@@ -57,7 +58,8 @@ def main(args: argparse.Namespace) -> int:
     run = run_object(config, given, checkpoint)
     with result_folder(target) as folder:
         written = write_results(folder, config, given, run)
-    _print_summary(run, target, written)
+    with results_complete(target):
+        _print_summary(run, target, written)
     return 0
 
 
@@ -176,7 +178,10 @@ def _print_summary(run: Run, target: Path, written: list[str]) -> None:
     for remark in run.report.remarks():
         console.print(remark)
     # Not wrapped or marked up: paths are for copying, and brackets in them are no markup.
-    print(f"results in {target}: {', '.join(written)}")
+    # Bytes that are no text in the terminal's encoding are escaped: results are there, and no place to fail.
+    encoding = sys.stdout.encoding or "utf-8"
+    text = f"results in {target}: {', '.join(written)}".encode(encoding, "backslashreplace").decode(encoding)
+    print(text)
 
 
 def _first(item: Any) -> Any:

@@ -1,0 +1,37 @@
+"""Ctrl-C and termination held back for the length of a block that must not be cut in two."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+__all__ = ["interrupts_deferred"]
+
+
+@contextlib.contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Lets SIGINT and SIGTERM wait until the block has ended, however it ends; the handlers that were set then get them.
+
+    Signals that are ignored, or left to the system, stay so. Outside the main thread, which alone gets signals, it does
+    nothing.
+    """
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    waiting: list[tuple[int, FrameType | None]] = []
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handlers[number] = handler
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, frame: waiting.append((number, frame)))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in waiting:
+            handlers[number](number, frame)
