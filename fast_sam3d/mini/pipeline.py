@@ -6,6 +6,7 @@ Attributes, methods and result keys are those of the stock `InferencePipelinePoi
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from fast_sam3d.mini.sparse import SparseTensor
 from fast_sam3d.mini.ss_vae import tokens_to_grid
 from fast_sam3d.mini.voxels import surface_voxels
 from fast_sam3d.mini.weights import HASHES_NAME, load_hashes, load_weights, save_hashes, save_weights
+from fast_sam3d.mini.window import Window
+
+log = logging.getLogger(__name__)
 
 CONDITION_INPUTS = ("image", "mask", "pointmap", "descriptor")
 """What the condition embedders take from the preprocessed inputs, in order."""
@@ -121,6 +125,10 @@ class MiniPipeline:
         """[H, W, 4] uint8 with the mask as alpha; see `inputs.merge_rgba`."""
         return merge_rgba(image, mask)
 
+    def _guesses(self, pointmap: Any) -> bool:
+        """Whether the silhouette is all that points would come from."""
+        return pointmap is None and isinstance(self.depth_model, SilhouetteDepth)
+
     def compute_pointmap(self, image: np.ndarray, pointmap: Any = None) -> dict[str, Any]:
         """Points of every pixel.
 
@@ -133,8 +141,8 @@ class MiniPipeline:
             and height, None if they cannot be told; guessed, whether the silhouette is all that the points come from.
         """
         height, width = image.shape[:2]
-        colours = torch.from_numpy(image[..., :3]).permute(2, 0, 1).float() / 255
-        guessed = pointmap is None and isinstance(self.depth_model, SilhouetteDepth)
+        colours = _colours(image)
+        guessed = self._guesses(pointmap)
         if pointmap is None:
             pointmap = self.depth_model(colours, torch.from_numpy(image[..., 3]) / 255)["pointmaps"]
         points = match_size(pointmap, height, width)
@@ -331,13 +339,23 @@ class MiniPipeline:
         formats = self.decode_formats if decode_formats is None else decode_formats
         check_formats(formats)
         image = limit_size(self.merge_image_and_mask(image, mask))
-        scene = self.compute_pointmap(image, pointmap)
-        ss_input = self.preprocess_image(image, self.ss_preprocessor, scene["pointmap"], scene["guessed"])
-        slat_input = self.preprocess_image(image, self.slat_preprocessor, scene["pointmap"], scene["guessed"])
+        # Only a guess can be made in a window; a pointmap that is given has its own camera.
+        window = Window.around(image[..., 3] > 0) if self._guesses(pointmap) else None
+        if window is not None:
+            log.info("the object is small in the picture: depth and pose are guessed in a window %.1f times as small",
+                     window.zoom)  # fmt: skip
+        seen = image if window is None else window.see(image)
+        scene = self.compute_pointmap(seen, pointmap)
+        ss_input = self.preprocess_image(seen, self.ss_preprocessor, scene["pointmap"], scene["guessed"])
+        slat_input = self.preprocess_image(seen, self.slat_preprocessor, scene["pointmap"], scene["guessed"])
         if seed is not None:
             torch.manual_seed(seed)
         result = self.sample_sparse_structure(ss_input, stage1_inference_steps, use_stage1_distillation)
         pose = self.pose_decoder(result, scene_scale=ss_input["pointmap_scale"], scene_shift=ss_input["pointmap_shift"])
+        if window is not None:
+            scene["pointmap"] = window.points_in_picture(scene["pointmap"], image[..., 3] > 0, pose)
+            scene["pts_color"] = _colours(image)
+            pose = window.pose_in_picture(pose)
         result.update(pose)
         result["scale"] = result["scale"] * result["downsample_factor"]
         points = {
@@ -352,6 +370,11 @@ class MiniPipeline:
         outputs = self.decode_slat(slat, formats)
         outputs = self.postprocess_slat_output(outputs, with_mesh_postprocess, with_texture_baking, use_vertex_color)
         return {**result, **outputs, **points}
+
+
+def _colours(image: np.ndarray) -> Tensor:
+    """[3, H, W] float32 in 0..1 of a picture [H, W, 4] uint8."""
+    return torch.from_numpy(image[..., :3]).permute(2, 0, 1).float() / 255
 
 
 def _settings(config: PipelineConfig, name: str) -> tuple[Any, Any]:
