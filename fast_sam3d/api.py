@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 from fast_sam3d.adapters import Sam3d, find
 from fast_sam3d.decode.aggregate import MeshMethod
 from fast_sam3d.decode.aggregate import build as build_mesh
-from fast_sam3d.decode.around import AggregateInDecoder, AggregateVoxels, KeepPicture
+from fast_sam3d.decode.around import AggregateInDecoder, AggregateVoxels, KeepPicture, MeshAlone
 from fast_sam3d.errors import ConfigError, suggest
 from fast_sam3d.patch import Layer, Patch
 from fast_sam3d.report import Report, StageSeam
 from fast_sam3d.solve.driver import SolveSeam, require_euler
 from fast_sam3d.solve.method import StageMethod, build
-from fast_sam3d.solve.scene import Begin, Chain, KeepOccupancy, KeepScale, Scene
+from fast_sam3d.solve.scene import Begin, Chain, KeepOccupancy, KeepScale, RequireVoxels, Scene
 
 Method: TypeAlias = StageMethod | MeshMethod
 
@@ -171,6 +171,8 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
 def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
     """What goes around the parts of the pipeline, by their rows of the report."""
     rows: dict[str, list[Callable[..., Any]]] = {}
+    if methods:
+        rows["slat"], rows["postprocess"] = [RequireVoxels()], [MeshAlone()]
     mesh = methods.get("mesh")
     if isinstance(mesh, MeshMethod):
         rows["preprocess"] = [KeepPicture()]

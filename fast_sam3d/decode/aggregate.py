@@ -63,7 +63,7 @@ class MeshMethod:
 
     def factor(self, ratio: float | None, voxels: int) -> float:
         """By how much to merge an object; 1 where its spectrum says nothing."""
-        if ratio is None or voxels < self.min_voxels:
+        if ratio is None or voxels < max(self.min_voxels, 1):
             return 1.0
         low, middle, high = self.factors
         return low if ratio < self.threshold_low else middle if ratio < self.threshold_high else high

@@ -25,6 +25,22 @@ class KeepPicture:
 
 
 @dataclass(frozen=True, slots=True)
+class MeshAlone:
+    """Goes around `postprocess_slat_output`, so that a mesh can be asked for without gaussians.
+
+    The stock one looks the gaussians up for every mesh (sam3d_objects/pipeline/inference_pipeline.py), although it
+    needs them for baking a texture only.
+    """
+
+    def __call__(self, scene: Scene, call: Callable[..., Any], outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        if "mesh" not in outputs or "gaussian" in outputs:
+            return call(outputs, *args, **kwargs)
+        result = call({**outputs, "gaussian": [None]}, *args, **kwargs)
+        return {name: value for name, value in result.items() if name not in ("gaussian", "gs")}
+
+
+@dataclass(frozen=True, slots=True)
 class AggregateInDecoder:
     """Goes around the mesh decoder: merged voxels in, the mesh back in the cube of the voxels."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.solve.tokens import Tokens
 
 
@@ -80,6 +81,18 @@ class Begin:
             return call(*args, **kwargs)
         finally:
             scene.clear()  # nothing of an object outlives its run
+
+
+@dataclass(frozen=True, slots=True)
+class RequireVoxels:
+    """Goes around `sample_slat`, whose second argument is the voxels [N, 4]: the stock one fails obscurely without."""
+
+    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        coords = args[1] if len(args) > 1 else kwargs.get("coords")
+        if coords is not None and not len(coords):
+            raise FastSam3dError("the model found no object in this picture: try another seed, mask or pointmap")
+        return call(*args, **kwargs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import torch
 
 import fast_sam3d
 from fast_sam3d.decode.aggregate import MeshMethod
-from fast_sam3d.decode.around import AggregateInDecoder
+from fast_sam3d.decode.around import AggregateInDecoder, MeshAlone
 from fast_sam3d.mini.pipeline import MiniPipeline
 from fast_sam3d.patch import seam_at
 from fast_sam3d.report import observe
@@ -174,3 +174,23 @@ def test_results_that_can_be_changed_are_changed_in_place() -> None:
     (got,) = around(scene, decoder, slat)
     assert got is mesh and got.res == 64 and seen == [8]
     assert got.vertices.tolist() == [[-0.5, 0.5, 1.0]]
+
+
+def test_a_mesh_is_finished_without_gaussians() -> None:
+    """As the stock `postprocess_slat_output` is written."""
+
+    def postprocess(outputs: dict[str, Any], bake: bool) -> dict[str, Any]:
+        if "mesh" in outputs:
+            outputs["glb"] = (outputs["gaussian"][0], outputs["mesh"][0], bake)
+        if "gaussian" in outputs:
+            outputs["gs"] = outputs["gaussian"][0]
+        return outputs
+
+    def finished(**outputs: Any) -> dict[str, Any]:
+        return MeshAlone()(Scene(), postprocess, outputs, bake=True)
+
+    assert finished(mesh=["m"]) == {"mesh": ["m"], "glb": (None, "m", True)}
+    assert finished(mesh=["m"], gaussian=["g"]) == {
+        "mesh": ["m"], "gaussian": ["g"], "glb": ("g", "m", True), "gs": "g"
+    }  # fmt: skip
+    assert finished(gaussian=["g"]) == {"gaussian": ["g"], "gs": "g"}
