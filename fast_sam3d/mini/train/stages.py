@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from fast_sam3d.errors import ConfigError
+from fast_sam3d.metrics import voxel_iou
+from fast_sam3d.mini.data.families import sample_object
+from fast_sam3d.mini.data.samples import voxelise
 from fast_sam3d.mini.data.shards import HELD_OUT_SEED, Objects, generate, read
 from fast_sam3d.mini.embedder import ConditionEmbedder
 from fast_sam3d.mini.pipeline_config import PipelineConfig
@@ -32,6 +35,8 @@ from fast_sam3d.mini.train.record import weights_digest
 log = logging.getLogger(__name__)
 
 VALIDATION_OBJECTS = 200
+COMPARED_OBJECTS = 40
+SAME_SHAPE_IOU = 0.98
 LEAVES = {"ss_vae": "ss_latents", "slat_vae": "slat_latents", "ss_flow": "ss_generator", "slat_flow": "slat_generator"}
 """What each stage keeps in the run's folder when it is done, as `<name>.pt`."""
 
@@ -63,7 +68,10 @@ class Run:
 
     @cached_property
     def training_shards(self) -> list[Path]:
-        return generate(self.folder / "data", 0, self.recipe.objects, self.recipe.views, self.processes)
+        shards = generate(self.folder / "data", 0, self.recipe.objects, self.recipe.views, self.processes)
+        for shard in shards[:1]:
+            warn_of_other_objects(shard)
+        return shards
 
     @cached_property
     def validation_shards(self) -> list[Path]:
@@ -159,6 +167,23 @@ class Run:
         aside = path.with_suffix(".tmp")
         aside.write_text(json.dumps(known | measured, indent=2))
         aside.replace(path)
+
+
+def warn_of_other_objects(shard: Path) -> None:
+    """Say in the log if the first objects of a shard are not those that their seeds give now.
+
+    A run goes on with the data that it has; families that have been changed since are not in them.
+    """
+    objects, first = read([shard], ("coords",)), int(shard.stem.split("-")[1])
+    count = min(len(objects), COMPARED_OBJECTS)
+    shapes = (voxelise(sample_object(first + index)).coords for index in range(count))
+    # Not bit for bit: on another machine a voxel on the edge of the band may fall on its other side.
+    others = sum(voxel_iou(objects.voxels("coords", i), coords) < SAME_SHAPE_IOU for i, coords in enumerate(shapes))
+    if others:
+        log.warning(
+            "%d of the first %d objects in %s are not those that this version makes: delete that folder and this"
+            " run's .pt files to train on new ones", others, count, shard.parent,
+        )  # fmt: skip
 
 
 def run_ss_vae(run: Run) -> None:

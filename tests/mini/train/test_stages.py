@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from fast_sam3d.mini.train import stages
 from fast_sam3d.mini.train.loop import load_whole, save_whole
 from fast_sam3d.mini.train.origin import PARTS, recipe_digest
 from fast_sam3d.mini.train.recipe import Recipe
-from fast_sam3d.mini.train.stages import LEAVES, STAGES, Run, check_exported, export
+from fast_sam3d.mini.train.stages import LEAVES, STAGES, Run, check_exported, export, warn_of_other_objects
 
 CPU = torch.device("cpu")
 
@@ -126,6 +127,21 @@ def test_a_result_that_is_still_to_be_made_is_warned_of(
     with caplog.at_level(logging.WARNING, "fast_sam3d"):
         assert run().check("ss_flow") is None
     assert "ss_flow: trained before, while ss_vae is still to be made" in caplog.text
+
+
+def test_objects_that_this_version_would_make_otherwise_are_told(
+    shard: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "fast_sam3d"):
+        warn_of_other_objects(shard)
+        assert not caplog.text
+        with np.load(shard) as arrays:
+            changed = dict(arrays)
+        changed["coords"] = changed["coords"].copy()
+        changed["coords"][: changed["voxels"][0], 0] //= 2
+        np.savez(tmp_path / shard.name, **changed)
+        warn_of_other_objects(tmp_path / shard.name)
+    assert f"1 of the first 4 objects in {tmp_path} are not those that this version makes" in caplog.text
 
 
 def test_weights_of_other_results_are_not_evaluated_as_this_runs(
