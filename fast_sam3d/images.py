@@ -32,6 +32,10 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 _LOSSY = ("JPEG", "MPO", "WEBP")
 _MASK_NAME = re.compile(r"(\d+)\.png", re.IGNORECASE)
+_OTHER_MASK_NAME = re.compile(r"(\d+)\.(jpe?g|webp|bmp|tiff?|gif|ppm)", re.IGNORECASE)
+MAX_LABELS = 64
+"""A mask with as few grey values, none of them white, holds numbers of objects and not brightness."""
+_STRIP = 256  # rows that are converted at a time, so that no second copy of a large picture is made
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +48,7 @@ class ObjectInput:
         mask: [H, W] bool, True on the object.
         pointmap: [H, W, 3] float32 in metres or any one unit, PyTorch3D camera frame (+x left, +y up, +z forward),
             NaN where unknown; or None.
+        size: (width, height) of the picture in its file, in pixels.
     """
 
     name: str
@@ -53,6 +58,7 @@ class ObjectInput:
     image_path: Path
     mask_path: Path
     pointmap_path: Path | None
+    size: tuple[int, int]
 
 
 def load_object(
@@ -108,7 +114,8 @@ def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None
     points_file = find_pointmap(folder, pointmap)
     points = None if points_file is None else read_pointmap(points_file, image.shape[:2], mask)
     base = image_file.stem if image_file.stem.lower() != "image" else image_file.resolve().parent.name
-    return ObjectInput(_file_name(base, label), image, mask, points, image_file, mask_file, points_file)
+    size = (image.shape[1], image.shape[0])
+    return ObjectInput(_file_name(base, label), image, mask, points, image_file, mask_file, points_file, size)
 
 
 def list_masks(folder: Path) -> dict[int, Path]:
@@ -131,15 +138,24 @@ def read_mask(path: Path | str) -> NDArray[np.bool_]:
 
     An alpha channel that varies is the mask (its object is where alpha > 0, as the stock loader has it). Otherwise
     the brightness is: above zero if only two values occur, at least half of the full range if more do (soft edges,
-    lossy compression). In a palette file index 0 is the background.
+    lossy compression). In a palette file of colours index 0 is the background.
 
     Raises:
-        InputError: unreadable, empty, or covering the whole picture.
+        InputError: unreadable, empty, covering the whole picture, or with the numbers of several objects.
     """
     path = Path(path)
     picture = _open(path)
+    lossy = picture.format in _LOSSY
     if picture.mode in ("P", "PA") and "transparency" not in picture.info:
-        return _checked(np.asarray(picture.getchannel(0)) > 0, path)
+        indices = np.asarray(picture.getchannel(0))
+        used = _levels(indices)
+        if len(used) <= 2:
+            return _checked(indices > 0, path)
+        if any(len(set(colour)) > 1 for colour in _palette(picture, used)):
+            raise _labels(path, f"{len(used)} colours of a palette")
+        picture = picture.convert("L")
+    if _is_wide(picture):
+        return _by_brightness(np.asarray(picture), path, lossy)
     picture = _eight_bit(picture, path)
     if picture.mode == "P":
         picture = picture.convert("RGBA")
@@ -149,12 +165,45 @@ def read_mask(path: Path | str) -> NDArray[np.bool_]:
             return _checked(alpha > 0, path)
         log.info("%s: its alpha channel is the same everywhere, so its brightness is the mask", path)
         picture = picture.convert("LA").getchannel(0)
-    grey = np.asarray(picture.convert("L"))
-    values = np.unique(grey)
-    if len(values) <= 2 and picture.format not in _LOSSY:
+    return _by_brightness(np.asarray(picture.convert("L")), path, lossy)
+
+
+def _by_brightness(grey: NDArray[Any], path: Path, lossy: bool) -> NDArray[np.bool_]:
+    """The mask in grey values [H, W] of 8 or 16 bits; a 16-bit file that stays below 256 holds 8 bits."""
+    values = _levels(grey)
+    if len(values) <= 2 and not lossy:
         return _checked(grey > 0, path)
-    log.info("%s: %d grey levels; the object is where it is at least 128 of 255", path, len(values))
-    return _checked(grey >= 128, path)
+    full = 255 if values[-1] <= 255 else 65535
+    if not lossy and len(values) <= MAX_LABELS and values[-1] < full:
+        raise _labels(path, f"the grey values {', '.join(str(v) for v in values[:5])}{' …' * (len(values) > 5)}")
+    half = (full + 1) // 2
+    if values[-1] < half:
+        raise InputError(
+            f"the mask in {path} is too dark: its brightest pixel is {values[-1]} of {full} and the object counts from "
+            f"{half} on; save it as white on black"
+        )
+    log.info("%s: %d grey levels; the object is where it is at least %d of %d", path, len(values), half, full)
+    return _checked(grey >= half, path)
+
+
+def _levels(grey: NDArray[Any]) -> list[int]:
+    """The values that occur, ascending; above 65535 as 65535."""
+    seen = np.zeros(65536, bool)
+    for top in range(0, len(grey), _STRIP):
+        seen[grey[top : top + _STRIP].astype(np.int64).clip(0, 65535)] = True
+    return [int(value) for value in np.flatnonzero(seen)]
+
+
+def _palette(picture: Any, indices: list[int]) -> list[tuple[int, ...]]:
+    """Colours (r, g, b) of some indices; one that the palette lacks is left out."""
+    flat = picture.convert("P").getpalette("RGB") if picture.mode == "PA" else picture.getpalette("RGB")
+    return [tuple(flat[3 * i : 3 * i + 3]) for i in indices if 3 * i + 3 <= len(flat)]
+
+
+def _labels(path: Path, what: str) -> InputError:
+    return InputError(
+        f"the mask in {path} holds {what}, as a map of several objects does: save the one object as white on black"
+    )
 
 
 def _checked(mask: NDArray[np.bool_], path: Path) -> NDArray[np.bool_]:
@@ -170,9 +219,11 @@ def _checked(mask: NDArray[np.bool_], path: Path) -> NDArray[np.bool_]:
 def _image_file(path: Path) -> Path:
     """Resolves --image_path to the picture itself."""
     if path.is_dir():
+        # Cameras and some systems write IMAGE.PNG; the plain name wins.
+        there = {p.name.lower(): p for p in sorted(path.iterdir(), key=lambda p: p.name) if p.is_file()}
         for suffix in _SUFFIXES:
-            if (path / f"image{suffix}").is_file():
-                return path / f"image{suffix}"
+            if f"image{suffix}" in there:
+                return there[f"image{suffix}"]
         raise InputError(f"the folder {path} holds no image.png: put the picture there under that name, or name a file")
     if not path.exists():
         near = suggest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
@@ -182,6 +233,13 @@ def _image_file(path: Path) -> Path:
 
 
 def _pick_mask(masks: dict[int, Path], index: int | None, folder: Path) -> Path:
+    others = {int(m[1]): p for p in sorted(folder.iterdir()) if (m := _OTHER_MASK_NAME.fullmatch(p.name))}
+    if others and (not masks if index is None else index not in masks and index in others):
+        other = others[index] if index is not None else others[min(others)]
+        raise InputError(
+            f"{folder} holds {other.name}, and numbered masks are PNG files: save it as {other.stem}.png, or name it "
+            "with --mask_path"
+        )
     if not masks:
         raise InputError(f"{folder} holds no mask: save one there as 0.png, or name one with --mask_path")
     if index is None:
@@ -220,19 +278,31 @@ def _read_rgb(path: Path, upright: bool = False) -> tuple[NDArray[np.uint8], NDA
             path,
             {"L": "grey", "P": "palette", "1": "1-bit"}.get(picture.mode, picture.mode),
         )
-    return np.array(picture.convert("RGB")), alpha
+    return _rgb(picture), alpha
+
+
+def _rgb(picture: Any) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8, converted by strips."""
+    rgb = np.empty((picture.height, picture.width, 3), np.uint8)
+    for top in range(0, picture.height, _STRIP):
+        bottom = min(top + _STRIP, picture.height)
+        rgb[top:bottom] = np.asarray(picture.crop((0, top, picture.width, bottom)).convert("RGB"))
+    return rgb
+
+
+def _is_wide(picture: Any) -> bool:
+    """Whether it is 16-bit grey, which Pillow may hold in 32 bits."""
+    return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
 
 
 def _eight_bit(picture: Any, path: Path) -> Any:
     """Scales 16-bit grey to 8 bits; refuses kinds whose range is a guess."""
     from PIL import Image
 
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+    if _is_wide(picture):
         log.info("%s: 16-bit, scaled to 8 bits", path)
-        wide = np.asarray(picture).astype(np.int64)
-        scaled = Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
-        scaled.format = picture.format
-        return scaled
+        wide = np.asarray(picture)
+        return Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
     if picture.mode not in ("RGB", "RGBA", "RGBX", "RGBa", "L", "LA", "La", "P", "PA", "1", "CMYK", "YCbCr"):
         raise InputError(
             f"{path} stores its pixels as '{picture.mode}', whose range is not known: save it as an 8-bit PNG or JPEG"
@@ -258,10 +328,12 @@ def _open(path: Path) -> Any:
                 raise _too_large(path, f"{picture.width}x{picture.height} pixels")
             if getattr(picture, "is_animated", False):
                 log.info("%s: several frames; the first is used", path)
-            kind = picture.format
             picture.load()
+            # The pixels stay when the file is closed. Not so with several frames, which are read from it again.
+            if not getattr(picture, "is_animated", False):
+                return picture
             loaded = picture.copy()
-            loaded.format = kind
+            loaded.format = picture.format
             return loaded
     except InputError:
         raise

@@ -16,6 +16,11 @@ __all__ = ["find_pointmap", "read_pointmap"]
 log = logging.getLogger(__name__)
 
 _NAMES = ("pointmap.npz", "pointmap.npy")
+FARTHEST = 1e6
+"""Coordinates beyond it are no measurement (1,000 km, or 1 km in millimetres); their squares leave float32."""
+LEAST_SHARE = 0.005
+"""Of the object's pixels must be known: the condition crop looks at 64 x 64 of them."""
+_GRID = 1024  # points along the longer side that are looked at to tell the axes
 
 
 def find_pointmap(folder: Path, choice: str) -> Path | None:
@@ -32,8 +37,12 @@ def find_pointmap(folder: Path, choice: str) -> Path | None:
                 log.info("using the pointmap %s; --no-pointmap goes without", folder / name)
                 return folder / name
         return None
-    path = Path(choice).expanduser()
-    if not path.is_file():
+    try:
+        path = Path(choice).expanduser()
+        there = path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long for the file system, or the home of an unknown user
+        raise InputError(f"the pointmap {choice} cannot be read ({error}): check --pointmap") from error
+    if not there:
         raise InputError(f"there is no pointmap at {path}: check --pointmap, or leave it out")
     return path
 
@@ -50,25 +59,48 @@ def read_pointmap(path: Path, size: tuple[int, int], mask: NDArray[np.bool_]) ->
         [H, W, 3] float32, NaN where unknown.
 
     Raises:
-        InputError: unreadable, of another shape or type, or without a single known point on the object.
+        InputError: unreadable, of another shape or type, or with too few known points on the object.
     """
     try:
         points = _array(path, (*size, 3))
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    # numpy, zipfile, zlib and the tokenizer of numpy's header raise a dozen kinds over damaged bytes.
+    except Exception as error:
+        detail = (str(error).strip().split("\n", 1)[0] or type(error).__name__)[:200].rstrip(".")
         raise InputError(
-            f"the pointmap {path} cannot be read ({error}): save it with numpy.savez_compressed"
+            f"the pointmap {path} cannot be read ({detail}): save it with numpy.savez_compressed"
         ) from error
-    points = points.astype(np.float32)
-    points[~np.isfinite(points).all(axis=-1)] = np.nan
-    known = np.isfinite(points[..., 0])
-    if not known[mask].any():
-        raise InputError(f"the pointmap {path} knows no point on the object: leave it out with --no-pointmap")
-    if np.median(points[..., 2][known]) <= 0:
+    with np.errstate(over="ignore"):
+        points = np.ascontiguousarray(points.astype(np.float32, copy=False))
+    known = np.empty(size, bool)
+    far = 0
+    for row, line in zip(known, points, strict=True):  # row by row: no second copy of a large pointmap
+        finite = np.isfinite(line).all(axis=-1)
+        row[:] = finite & (np.abs(line) <= FARTHEST).all(axis=-1)
+        far += int((finite & ~row).sum())
+        line[~row] = np.nan
+    if far:
+        log.warning("%s: %d points are farther than %g and count as unknown", path, far, FARTHEST)
+    _check_share(int((known & mask).sum()), int(mask.sum()), path)
+    step = max(max(size) // _GRID, 1)
+    grid, known = points[::step, ::step], known[::step, ::step]
+    if not known.any():  # all that is known lies between the lines of the grid
+        return points
+    if np.median(grid[..., 2][known]) <= 0:
         raise InputError(f"in the pointmap {path} z points backwards: use PyTorch3D's camera frame, +z forward")
-    _warn_about_axes(points, known, path)
+    _warn_about_axes(grid, known, path)
     return points
+
+
+def _check_share(known: int, pixels: int, path: Path) -> None:
+    if not known:
+        raise InputError(f"the pointmap {path} knows no point on the object: leave it out with --no-pointmap")
+    if known < LEAST_SHARE * pixels:
+        raise InputError(
+            f"the pointmap {path} knows {known} of the object's {pixels} points, too few to place it: "
+            "leave it out with --no-pointmap"
+        )
 
 
 def _array(path: Path, shape: tuple[int, ...]) -> NDArray[np.floating]:

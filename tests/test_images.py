@@ -108,6 +108,20 @@ def test_every_encoding_of_one_mask_reads_the_same(tmp_path, disc, picture):
         np.testing.assert_array_equal(read_mask(path), disc, err_msg=kind)
 
 
+@pytest.mark.parametrize("value", [1, 255, 256, 65535])
+def test_sixteen_bit_masks_of_two_values(tmp_path, disc, value):
+    for name in ("wide.png", "wide.tif"):
+        path = save(disc.astype(np.uint16) * np.uint16(value), tmp_path / name)
+        np.testing.assert_array_equal(read_mask(path), disc)
+
+
+def test_sixteen_bit_masks_with_soft_edges(tmp_path):
+    ramp = np.tile(np.arange(256, dtype=np.uint16), (16, 1))
+    for factor, half in ((1, 128), (257, 32768)):
+        path = save(ramp * np.uint16(factor), tmp_path / "ramp.png")
+        np.testing.assert_array_equal(read_mask(path), ramp * factor >= half)
+
+
 def test_low_alpha_still_is_the_object(tmp_path, picture, disc):
     path = save(np.dstack([picture, disc * np.uint8(3)]), tmp_path / "0.png")
     np.testing.assert_array_equal(read_mask(path), disc)
@@ -206,6 +220,45 @@ def test_mask_that_is_not_there_lists_those_that_are(object_folder, tmp_path):
     refused("no file at", image_path=object_folder, mask_path=tmp_path / "m.png")
 
 
+def test_a_picture_in_capitals_is_found(object_folder, picture):
+    (object_folder / "image.png").rename(object_folder / "IMAGE.PNG")
+    given = load_object(object_folder)
+    assert (given.image_path.name, given.name) == ("IMAGE.PNG", "cup_0")
+    save(255 - picture, object_folder / "image.png")
+    np.testing.assert_array_equal(load_object(object_folder).image, 255 - picture)
+
+
+def test_numbered_masks_of_another_kind_are_pointed_out(tmp_path, picture, disc):
+    save(picture, tmp_path / "image.png")
+    save(disc.astype(np.uint8) * 255, tmp_path / "0.jpg")
+    for index in (None, 0):
+        refused("holds 0.jpg", "save it as 0.png", "--mask_path", image_path=tmp_path, mask_index=index)
+    refused("holds no mask", image_path=tmp_path, mask_index=1)
+    save(disc.astype(np.uint8) * 255, tmp_path / "1.png")
+    assert load_object(tmp_path).mask_path.name == "1.png"
+    refused("holds 0.jpg", image_path=tmp_path, mask_index=0)
+    refused("those that are there are 1", image_path=tmp_path, mask_index=2)
+    assert load_object(tmp_path, mask_path=tmp_path / "0.jpg").mask.sum() > 0
+
+
+def test_long_names_are_cut_and_stay_apart(object_folder):
+    names = set()
+    for last in "ab":
+        path = (object_folder / "image.png").rename(object_folder / ("ü" * 120 + last + ".png"))
+        names.add(load_object(path, 2).name)
+        path.rename(object_folder / "image.png")
+    assert len(names) == 2
+    assert all(len(name.encode()) <= 200 and name.endswith("_2") for name in names)
+
+
+def test_large_pictures_are_converted_by_strips(tmp_path, monkeypatch):
+    monkeypatch.setattr("fast_sam3d.images._STRIP", 7)
+    rgba = np.random.default_rng(0).integers(0, 256, (40, 48, 4)).astype(np.uint8)
+    np.testing.assert_array_equal(read_image(save(rgba, tmp_path / "a.png")), rgba[..., :3])
+    grey = rgba[..., 0]
+    np.testing.assert_array_equal(read_mask(save(grey, tmp_path / "b.png")), grey >= 128)
+
+
 def test_folder_without_masks(tmp_path, picture):
     save(picture, tmp_path / "image.png")
     refused("holds no mask", "--mask_path", image_path=tmp_path)
@@ -229,7 +282,29 @@ def test_labels_too_dark_for_a_mask_are_not_guessed_at(object_folder):
     labels = np.zeros((40, 48), np.uint8)
     labels[5:9], labels[20:30] = 1, 2
     save(labels, object_folder / "3.png")
-    refused("empty", image_path=object_folder, mask_index=3)
+    refused("grey values 0, 1, 2,", "map of several objects", image_path=object_folder, mask_index=3)
+    save(labels * 100, object_folder / "3.png")
+    refused("grey values 0, 100, 200,", image_path=object_folder, mask_index=3)
+    save(labels.astype(np.uint16) * 1000, object_folder / "3.png")
+    refused("grey values 0, 1000, 2000,", image_path=object_folder, mask_index=3)
+
+
+def test_labels_in_a_palette(object_folder):
+    labels = np.zeros((40, 48), np.uint8)
+    labels[5:9], labels[20:30] = 1, 2
+    indexed = Image.fromarray(labels)
+    indexed.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [0] * 759)
+    indexed.save(object_folder / "3.png")
+    refused("3 colours of a palette", "white on black", image_path=object_folder, mask_index=3)
+    indexed.putpalette([0, 0, 0, 90, 90, 90, 255, 255, 255] + [0] * 759)
+    indexed.save(object_folder / "3.png")
+    np.testing.assert_array_equal(read_mask(object_folder / "3.png"), labels == 2)
+
+
+def test_dark_masks_say_how_dark(tmp_path):
+    dark = np.tile(np.arange(100, dtype=np.uint8), (16, 1))
+    with pytest.raises(InputError, match=r"brightest pixel is 99 of 255.*from 128 on"):
+        read_mask(save(dark, tmp_path / "dark.png"))
 
 
 @pytest.mark.parametrize(("name", "keep"), [("image.png", 10), ("image.png", 0.5), ("image.png", 0.9), ("0.png", 0.5)])

@@ -15,6 +15,7 @@ from PIL import Image
 from fast_sam3d import cli, export, loading
 from fast_sam3d.cli import infer
 from fast_sam3d.loading import Checkpoint
+from fast_sam3d.mini.inputs import limit_size, match_size
 from tests.fakes import same_vars, snapshot
 from tests.stand_in import StandIn, files, run
 
@@ -148,6 +149,27 @@ def test_pointmap_is_handed_on_as_a_tensor(pipeline, object_folder, elsewhere, c
     assert pipeline.arguments["pointmap"].shape == (40, 48, 3)
     run(capsys, "infer", "--image_path", object_folder, "--no-pointmap")
     assert pipeline.arguments["pointmap"] is None
+
+
+def test_a_large_picture_is_reduced_before_the_run_as_the_pipeline_would(pipeline, tmp_path, elsewhere, capsys):
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 256, (30, 4200, 3)).astype(np.uint8), np.zeros((30, 4200), np.uint8)
+    mask[5:25, 100:2000] = 255
+    points = rng.uniform(1, 2, (30, 4200, 3)).astype(np.float32)
+    Image.fromarray(image).save(tmp_path / "wide.png")
+    Image.fromarray(mask).save(tmp_path / "0.png")
+    np.save(tmp_path / "pointmap.npy", points)
+    assert run(capsys, "infer", "--image_path", tmp_path / "wide.png")[0] == 0
+    small = limit_size(np.dstack([image, mask]))
+    np.testing.assert_array_equal(pipeline.arguments["image"], small)
+    np.testing.assert_array_equal(pipeline.arguments["pointmap"], match_size(points, *small.shape[:2]))
+    report = json.loads((elsewhere / "outputs/wide_0/report.json").read_text())
+    assert report["input"]["size"] == [4200, 30]
+    mask[:] = 255
+    mask[0, 0] = 0
+    Image.fromarray(mask).save(tmp_path / "0.png")
+    assert run(capsys, "infer", "--image_path", tmp_path / "wide.png")[0] == 0
+    assert pipeline.arguments["image"].shape == (30, 4200, 4)  # reduced, it would be covered whole
 
 
 def test_a_new_result_replaces_the_old_one_whole(pipeline, object_folder, elsewhere, capsys):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 import numpy as np
 import pytest
 
 from fast_sam3d.errors import InputError
 from fast_sam3d.images import load_object
+from fast_sam3d.pointmap_file import read_pointmap
 
 
 def refused(*words: str, **arguments: object) -> None:
@@ -92,3 +94,49 @@ def test_damaged_pointmaps(object_folder, points, name):
 
 def test_missing_pointmap(object_folder):
     refused("no pointmap at", image_path=object_folder, pointmap="nowhere.npz")
+    for name in ("~nobody-of-that-name/a.npz", "x" * 5000):
+        refused("cannot be read", "--pointmap", image_path=object_folder, pointmap=name)
+
+
+@pytest.mark.parametrize("name", ["pointmap.npy", "packed/pointmap.npz", "plain/pointmap.npz"])
+def test_flipped_bytes_are_read_or_refused(object_folder, points, disc, name):
+    """numpy answers with zlib.error, TokenError, SyntaxError, RuntimeError and more."""
+    path = object_folder / name
+    path.parent.mkdir(exist_ok=True)
+    {"pointmap.npy": np.save, "packed": np.savez_compressed, "plain": np.savez}[name.split("/")[0]](path, points)
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[rng.integers(min(len(content), 300))] = rng.integers(256)
+        damaged[rng.integers(len(content))] = rng.integers(256)
+        path.write_bytes(damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                read_pointmap(path, (40, 48), disc)
+            except InputError as error:
+                assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [1e30, -1e30, 1e7])
+def test_points_too_far_to_be_measured_are_unknown(object_folder, points, caplog, kind, value):
+    points[5] = value
+    np.save(object_folder / "pointmap.npy", points.astype(kind))
+    given = load_object(object_folder)
+    assert np.isnan(given.pointmap[5]).all()
+    np.testing.assert_array_equal(given.pointmap[6:], points[6:])
+    assert "48 points" in caplog.text
+    np.save(object_folder / "pointmap.npy", np.full_like(points, value))
+    refused("no point on the object", image_path=object_folder)
+
+
+def test_too_few_known_points_are_said_to_be_too_few(object_folder, points):
+    lonely = np.full_like(points, np.nan)
+    lonely[20, 22] = points[20, 22]
+    np.save(object_folder / "pointmap.npy", lonely)
+    refused("knows 1 of the object's 305 points", "--no-pointmap", image_path=object_folder)
+    lonely[20, 20:24] = points[20, 20:24]
+    np.save(object_folder / "pointmap.npy", lonely)
+    assert load_object(object_folder).pointmap is not None

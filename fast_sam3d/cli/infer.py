@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,28 @@ def main(args: argparse.Namespace) -> int:
     check_target(target, RESULT_NAMES)
     checkpoint = find_checkpoint(config.pipeline.tag)
     check_methods(config)
+    if checkpoint.kind == "mini":
+        given = _reduced(given)
     run = run_object(config, given, checkpoint)
     with result_folder(target) as folder:
         written = write_results(folder, config, given, run)
     with results_complete(target):
         _print_summary(run, target, written)
     return 0
+
+
+def _reduced(given: ObjectInput) -> ObjectInput:
+    """The object at the size to which the embedded pipeline reduces it, so that the full one need not stay in memory.
+
+    Left alone where the reduced mask would cover the whole picture, which is refused.
+    """
+    from fast_sam3d.mini.inputs import match_size, reduce_picture
+
+    image, mask = reduce_picture(given.image, given.mask)
+    if mask is given.mask or mask.all():
+        return given
+    points = None if given.pointmap is None else match_size(given.pointmap, *mask.shape).numpy()
+    return replace(given, image=image, mask=mask, pointmap=points)
 
 
 def run_object(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> Run:
@@ -131,9 +147,11 @@ def write_results(folder: Path, config: Config, given: ObjectInput, run: Run) ->
     save_pose_json(folder / POSE, result)
     written.append(POSE)
     if config.output.preview and (MESH in written or GAUSSIANS in written or GAUSSIANS_4 in written):
+        from fast_sam3d.mini.inputs import reduce_picture
         from fast_sam3d.preview import save_preview
 
-        save_preview(folder / PREVIEW, given.image, given.mask, result)
+        # A few hundred pixels high: what is drawn from does not have to be larger than this.
+        save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result)
         written.insert(0, PREVIEW)
     save_json(folder / REPORT, _report(config, given, run, facts))
     return [*written, REPORT]
@@ -146,7 +164,7 @@ def _report(config: Config, given: ObjectInput, run: Run, facts: Mapping[str, An
             "image": str(given.image_path),
             "mask": str(given.mask_path),
             "pointmap": None if given.pointmap_path is None else str(given.pointmap_path),
-            "size": [given.image.shape[1], given.image.shape[0]],
+            "size": given.size,
         },
         "pipeline": {"tag": run.tag, "device": run.device, "dtype": config.pipeline.dtype},
         "seed": config.seed,

@@ -64,21 +64,34 @@ def limit_size(rgba: NDArray[np.uint8], max_side: int = MAX_SIDE) -> NDArray[np.
 
     Colours are averaged; a reduced pixel belongs to the object if any of its pixels does.
     """
-    factor = -(-max(rgba.shape[:2]) // max_side)
-    if factor == 1:
+    if max(rgba.shape[:2]) <= max_side:
         return rgba
-    height, width = (max(n // factor, 1) for n in rgba.shape[:2])
-    blocks = rgba[: height * factor, : width * factor]
+    colours, alpha = reduce_picture(rgba[..., :3], rgba[..., 3], max_side)
+    return np.concatenate([colours, alpha[..., None]], axis=-1)
+
+
+def reduce_picture(
+    rgb: NDArray[np.uint8], mask: NDArray[Any], max_side: int = MAX_SIDE
+) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """`limit_size` of a picture [H, W, 3] uint8 and its mask [H, W] bool or uint8, each of which keeps its type.
+
+    A side that is shorter than the factor becomes one pixel.
+    """
+    factor = -(-max(rgb.shape[:2]) // max_side)
+    if factor <= 1:
+        return rgb, mask
+    rows, columns = (min(factor, side) for side in rgb.shape[:2])
+    height, width = rgb.shape[0] // rows, rgb.shape[1] // columns
     # Row by row of each block, so that no float copy of the whole picture is made.
     total = np.zeros((height, width, 3), np.uint32)
-    alpha = np.zeros((height, width), np.uint8)
-    for row in range(factor):
-        for column in range(factor):
-            part = blocks[row::factor, column::factor]
-            total += part[..., :3]
-            np.maximum(alpha, part[..., 3], out=alpha)
-    mean = ((total + factor * factor // 2) // (factor * factor)).astype(np.uint8)
-    return np.concatenate([mean, alpha[..., None]], axis=-1)
+    covered = np.zeros((height, width), mask.dtype)
+    for row in range(rows):
+        for column in range(columns):
+            block = slice(row, height * rows, rows), slice(column, width * columns, columns)
+            total += rgb[block]
+            np.maximum(covered, mask[block], out=covered)
+    pixels = rows * columns
+    return ((total + pixels // 2) // pixels).astype(np.uint8), covered
 
 
 def match_size(pointmap: Any, height: int, width: int) -> torch.Tensor:

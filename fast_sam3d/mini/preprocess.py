@@ -104,6 +104,11 @@ def crop_condition(
     try:
         normal, scale, shift = normalise_pointmap(points, torch.from_numpy(crop_mask))
     except ValueError as error:
+        if torch.isfinite(torch.as_tensor(pointmap)[torch.from_numpy(mask)]).all(-1).any():
+            raise InputError(
+                f"the pointmap knows too few points of the object for {out} x {out} samples to meet one:"
+                " give another pointmap or none"
+            ) from error
         raise InputError(str(error)) from error
 
     colour = _mean_colour(rgb, mask, crop_mask, row_of, column_of, pixel_lines, side * longer / out)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from fast_sam3d.errors import InputError
-from fast_sam3d.mini.inputs import limit_size, match_size, merge_rgba
+from fast_sam3d.mini.inputs import limit_size, match_size, merge_rgba, reduce_picture
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint8)
 MASK = np.zeros((6, 8), bool)
@@ -65,6 +65,25 @@ def test_large_pictures_shrink_by_a_whole_factor() -> None:
     assert np.abs(small[..., :3] - expected).max() <= 0.5
     np.testing.assert_array_equal(small[..., 3] > 0, MASK.reshape(3, 2, 4, 2).any((1, 3)))
     assert limit_size(RGBA, 3).shape == (2, 2, 4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 21000), (21000, 9), (1, 4097), (2047, 2049)])
+def test_a_side_shorter_than_the_factor_becomes_one_pixel(height: int, width: int) -> None:
+    rgba = np.zeros((height, width, 4), np.uint8)
+    rgba[height // 2, width // 2] = 255
+    small = limit_size(rgba)
+    factor = -(-max(height, width) // 2048)
+    assert small.shape == (max(height // factor, 1), max(width // factor, 1), 4)
+    assert (small[..., 3] > 0).sum() == 1
+
+
+def test_reduced_in_parts_as_in_one() -> None:
+    rgb, mask = reduce_picture(RGB, MASK, 4)
+    small = limit_size(RGBA, 4)
+    np.testing.assert_array_equal(rgb, small[..., :3])
+    np.testing.assert_array_equal(mask, small[..., 3] > 0)
+    assert mask.dtype == bool
+    assert reduce_picture(RGB, MASK, 8)[1] is MASK
 
 
 def test_pointmaps_follow_the_picture() -> None:

@@ -122,6 +122,11 @@ def test_what_cannot_be_cropped_is_refused() -> None:
         crop_condition(rgb, mask & False, points)
     with pytest.raises(InputError, match="no finite point"):
         crop_condition(rgb, mask, points * np.nan)
+    lonely = points * np.nan
+    row, column = (axis[-1] for axis in np.nonzero(mask))
+    lonely[row, column] = 1.0
+    with pytest.raises(InputError, match="too few points"):
+        crop_condition(rgb, mask, lonely, out=4)
 
 
 @pytest.mark.parametrize("focal", [0.8, 1.7])
