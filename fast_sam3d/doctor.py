@@ -301,7 +301,10 @@ def _embedded() -> WeightsState:
         checkpoint = find_checkpoint("mini")
         folder = str(checkpoint.folder)
         load_checkpoint(checkpoint, device="cpu")
-    except Exception as error:  # damaged weights, or a package of ours that is missing
+    except ModuleNotFoundError as error:
+        how = "install fast-sam3d again, with its dependencies (in a clone of its repository: pip install -e .)"
+        return WeightsState("mini", folder, "mini", f"{_brief(error)}: {how}")
+    except Exception as error:  # damaged weights
         return WeightsState("mini", folder, "mini", _brief(error))
     return WeightsState("mini", folder, "mini", None)
 

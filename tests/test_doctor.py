@@ -159,6 +159,15 @@ def test_torch_that_cannot_be_imported(complete, monkeypatch):
     assert examine().next_step.startswith("torch is ")
 
 
+def test_a_missing_dependency_of_ours(monkeypatch):
+    def refuse(*_, **__):
+        raise ModuleNotFoundError("No module named 'skimage'")
+
+    monkeypatch.setattr(loading, "load_checkpoint", refuse)
+    assert "No module named 'skimage': install fast-sam3d again" in examine().next_step
+    assert examine().next_step.endswith("(in a clone of its repository: pip install -e .)")
+
+
 def test_damaged_embedded_weights(monkeypatch):
     def damaged(*arguments, **options):
         raise CheckpointError("the weights x are damaged")
