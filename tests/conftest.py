@@ -12,6 +12,8 @@ from PIL import Image
 # The tests are small: threads that wait for each other on a busy machine cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+pytest.register_assert_rewrite("tests.contract")
+
 HEIGHT, WIDTH = 40, 48
 
 

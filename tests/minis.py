@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -34,29 +37,42 @@ def random_mini(seed: int = 0) -> MiniPipeline:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = MiniPipeline(CONFIG)
-        for network in (pipeline.models, *pipeline.condition_embedders.values()):
+        enliven([pipeline.models, *pipeline.condition_embedders.values()])
+        aim_at_few_voxels(pipeline, VOXELS)
+    return pipeline
+
+
+def enliven(networks: Iterable[nn.Module]) -> None:
+    """Random numbers on all parameters, also on those that start at zero (gates, output layers): they would switch
+    whole branches off."""
+    with torch.no_grad():
+        for network in networks:
             for parameter in network.parameters():
-                # Also those that start at zero (gates, output layers): they would switch whole branches off.
                 spread = 0.5 / parameter.shape[-1] ** 0.5 if parameter.dim() > 1 else 0.1
                 parameter.add_(torch.randn(parameter.shape) * spread)
+
+
+def aim_at_few_voxels(pipeline: Any, count: int) -> None:
+    """Calm the mesh, and shift the structure decoder's last bias so that about `count` logits are positive."""
+    logits: list[torch.Tensor] = []
+    decoder = pipeline.models["ss_decoder"]
+    last = [module for module in decoder.modules() if isinstance(module, nn.Conv3d)][-1]
+    with torch.no_grad():
         # A calmer distance field: noise would give a mesh of half a million faces.
         mesh_layer = pipeline.models["slat_decoder_mesh"].out_layer
         mesh_layer.weight.mul_(0.1)
         mesh_layer.bias[0] = -0.5
-        _aim_at_few_voxels(pipeline)
-    return pipeline
+        hook = decoder.register_forward_hook(lambda module, args, output: logits.append(output))
+        last.bias += 100.0  # so that no voxel missing stops this run
+        pipeline.run(rgba(), None, seed=0, stage1_only=True)
+        hook.remove()
+        last.bias -= logits[0].flatten().topk(count).values[-1]
 
 
-def _aim_at_few_voxels(pipeline: MiniPipeline) -> None:
-    """Shift the decoder's last bias so that about `VOXELS` logits are positive."""
-    logits: list[torch.Tensor] = []
-    decoder = pipeline.models["ss_decoder"]
-    hook = decoder.register_forward_hook(lambda module, args, output: logits.append(output))
-    last = [module for module in decoder.modules() if isinstance(module, nn.Conv3d)][-1]
-    last.bias += 100.0  # so that no voxel missing stops this run
-    pipeline.run(*picture(), seed=0, stage1_only=True)
-    hook.remove()
-    last.bias -= logits[0].flatten().topk(VOXELS).values[-1]
+def rgba() -> np.ndarray:
+    """The picture below with its mask as alpha, [48, 64, 4] uint8."""
+    image, mask = picture()
+    return np.dstack([image, mask.astype(np.uint8) * 255])
 
 
 def picture() -> tuple[np.ndarray, np.ndarray]:

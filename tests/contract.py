@@ -1,0 +1,391 @@
+"""What every acceleration must keep, on every kind of pipeline. Subclass `Contract` with a bed."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+import fast_sam3d
+from fast_sam3d.config import compose, group_options
+from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.report import observe
+from tests.beds import STEPS, Bed, counted_calls, differing, random_state
+from tests.fakes import same_vars, snapshot
+
+
+def method(stage: str, stride: int, **predict: Any) -> dict[str, Any]:
+    return {stage: {"when": {"name": "stride", "stride": stride}, "predict": predict}}
+
+
+def paper(beta: float = 0.5, stride: int = 3) -> dict[str, Any]:
+    return method("ss", stride, shape={"name": "taylor", "order": 1}, layout={"name": "anchored", "beta": beta})
+
+
+def merging(where: str, factor: float = 2.0) -> dict[str, Any]:
+    return {"mesh": {"where": where, "factors": [factor] * 3, "min_voxels": 0}}
+
+
+CARVED: dict[str, Any] = {
+    "slat": {"when": {"name": "stride"}, "where": {"name": "saliency", "keep": 0.25, "warmup": 1}}
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "paper": paper(),
+    "hold": method("ss", 2, all={"name": "hold"}),
+    "quadratic": method("ss", 3, all={"name": "taylor", "order": 2}),
+    "slat": method("slat", 3, name="taylor"),
+    "both": {**paper(), **method("slat", 2, name="hold")},
+    "carved": CARVED,
+    "budget": {
+        "slat": {
+            "when": {"name": "budget", "threshold": 0.5},
+            "where": {"name": "random", "keep": 0.5, "warmup": 1},
+            "predict": {"name": "offset"},
+        }
+    },
+    "mesh": merging("decoder"),
+    "voxels": merging("voxels"),
+    "all": {**paper(), **CARVED, **merging("decoder")},
+}
+LIMITS: dict[str, dict[str, Any]] = {
+    "ss stride 1": paper(stride=1),
+    "slat stride 1": method("slat", 1, name="taylor"),
+    "always": {"ss": {"when": {"name": "always"}}, "slat": {"when": {"name": "always"}}},
+    "keep 1": {"slat": {"where": {"name": "saliency", "keep": 1.0}}},
+    "factor 1": merging("decoder", 1.0),
+    "factor 1 of voxels": merging("voxels", 1.0),
+    "all": {**paper(stride=1), "slat": {"where": {"name": "saliency", "keep": 1.0}}, **merging("voxels", 1.0)},
+}
+# Guidance is on in steps 0 to 6 of the grid t = s / (3 - 2 s), and in 0 to 4 of t = s.
+PLAIN_CALLS = {"ss": STEPS + 7, "slat": STEPS + 5}
+LAYOUT = {"6drotation_normalized", "scale", "translation", "translation_scale", "rotation"}
+BOTH = ("mesh", "gaussian")
+
+
+def formats(config: dict[str, Any]) -> tuple[str, ...]:
+    """Meshes are slow: they are decoded where nothing else would show what was done."""
+    return BOTH if config.keys() == {"mesh"} and config["mesh"]["where"] == "decoder" else ("gaussian",)
+
+
+def evaluated(report: fast_sam3d.Report) -> dict[str, int]:
+    return {solve.stage: len(solve.evaluated) for solve in report.solves}
+
+
+class Stop(Exception):
+    """Thrown into a run."""
+
+
+class Contract:
+    """Attributes: `bed`, the kind of pipeline; `methods`, the names of those that it is checked with."""
+
+    bed: ClassVar[Bed]
+    methods: ClassVar[tuple[str, ...]] = tuple(METHODS)
+
+    @classmethod
+    @functools.cache
+    def shared(cls) -> Any:
+        """One pipeline for the tests that bring it back; the fixture below checks that they do."""
+        pipeline = cls.bed.build()
+        cls.bed.run(pipeline)  # the first run leaves settings on the samplers
+        return pipeline
+
+    @classmethod
+    @functools.cache
+    def untouched(cls) -> tuple[dict[str, Tensor], Any]:
+        """What a pipeline that was never patched gives, with a mesh and gaussians; the random state after that."""
+        result = cls.bed.run(cls.bed.build(), formats=BOTH)
+        return result, random_state()
+
+    @classmethod
+    @functools.cache
+    def second(cls) -> Any:
+        """Another pipeline, for what a method gives when nothing else is going on."""
+        return cls.bed.build()
+
+    @classmethod
+    @functools.cache
+    def accelerated_once(cls, name: str) -> dict[str, Tensor]:
+        """What a method gives; with meshes only where `formats` says so."""
+        with fast_sam3d.accelerated(cls.second(), METHODS[name]):
+            return cls.bed.run(cls.second(), formats=formats(METHODS[name]))
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """A test with an argument `name` is run for each method."""
+        if "name" in metafunc.fixturenames:
+            metafunc.parametrize("name", self.methods)
+
+    @pytest.fixture
+    def pipeline(self) -> Iterator[Any]:
+        """A pipeline that must come back as it was: vars() and state_dict keys."""
+        shared = self.shared()
+        before, keys = snapshot(shared), list(shared.models.state_dict())
+        yield shared
+        assert same_vars(before, snapshot(shared))
+        assert list(shared.models.state_dict()) == keys
+
+    @pytest.fixture
+    def plain(self) -> dict[str, Tensor]:
+        """See `untouched`."""
+        return self.untouched()[0]
+
+    @staticmethod
+    def differing_names(result: dict[str, Tensor], reference: dict[str, Tensor]) -> set[str]:
+        """As `differing`, where the reference has more."""
+        return differing(result, {name: reference[name] for name in result})
+
+    def unlike(self, pipeline: Any, plain: dict[str, Tensor], what: tuple[str, ...] = ("gaussian",)) -> set[str]:
+        """Names by which a run differs from the plain one."""
+        return self.differing_names(self.bed.run(pipeline, formats=what), plain)
+
+    def test_the_random_pipeline_is_alive(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        """Or the tests below would compare constants."""
+        assert 50 < len(plain["coords"]) < 1000
+        assert self.unlike(pipeline, plain, BOTH) == set()
+        other = self.bed.run(pipeline, seed=1)
+        changed = self.differing_names(other, plain)
+        assert changed >= LAYOUT - {"translation_scale"} | {"shape", "coords", "gaussian.xyz"}
+        assert all(torch.isfinite(value).all() for name, value in plain.items() if not name.startswith("pointmap"))
+
+    def test_removal_is_exact(self, name: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        config, decoded = METHODS[name], BOTH if "mesh" in METHODS[name] and name != "voxels" else ("gaussian",)
+        before = random_state()
+        handle = fast_sam3d.accelerate(pipeline, config)
+        assert random_state() == before
+        with counted_calls(pipeline) as counts:
+            accelerated = self.bed.run(pipeline, formats=decoded)
+        if name != "voxels" and "ss" not in config:  # other voxels, another amount of noise
+            assert random_state() == self.untouched()[1]
+        handle.remove()
+        assert self.unlike(pipeline, plain, decoded) == set()
+        assert random_state() == self.untouched()[1]
+        changed = self.differing_names(accelerated, plain)
+        assert changed - LAYOUT  # it did something, and not to the pose alone
+        if "mesh" in config:
+            assert [record.factor for record in handle.report.aggregations] == [2.0]
+        made = {solve.stage: solve.calls for solve in handle.report.solves}
+        saved = {solve.stage: solve.saved for solve in handle.report.solves}
+        assert made == counts
+        assert {stage: made[stage] + saved[stage] for stage in made} == PLAIN_CALLS
+        assert {stage for stage in saved if saved[stage]} == config.keys() - {"mesh"}
+
+    @pytest.mark.parametrize("preset", group_options()["preset"])
+    def test_every_preset_comes_off_exactly(self, preset: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        overrides = ["mesh.min_voxels=0"] if compose([f"preset={preset}"])[0]["mesh"] else []
+        with fast_sam3d.accelerated(pipeline, preset=preset, overrides=overrides) as handle:
+            changed = self.unlike(pipeline, plain)
+        if not handle.methods:
+            assert changed == set()
+        elif handle.methods.keys() - {"exact"}:
+            assert changed
+        assert self.unlike(pipeline, plain) == set()
+
+    def test_what_a_plain_run_calls(self, pipeline: Any) -> None:
+        with counted_calls(pipeline) as counts, observe(pipeline) as report:
+            self.bed.run(pipeline)
+        assert counts == PLAIN_CALLS
+        assert {solve.stage: solve.calls for solve in report.solves} == counts
+
+    @pytest.mark.parametrize("limit", LIMITS)
+    def test_limits_are_bit_identical(self, limit: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        with fast_sam3d.accelerated(pipeline, LIMITS[limit]) as handle:
+            assert self.unlike(pipeline, plain, formats(LIMITS[limit])) == set()
+        assert handle.report.network_calls_saved == 0
+
+    def test_observing_is_bit_identical(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        with observe(pipeline) as report:
+            assert self.unlike(pipeline, plain) == set()
+        assert evaluated(report) == {"ss": STEPS, "slat": STEPS}
+
+    def test_off_is_the_pipeline_itself(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        before = snapshot(pipeline)
+        fast_sam3d.accelerate(pipeline, preset="off")
+        assert same_vars(before, snapshot(pipeline))
+        assert self.unlike(pipeline, plain) == set()
+
+    def test_beta_changes_layout_and_only_layout(self, pipeline: Any) -> None:
+        with fast_sam3d.accelerated(pipeline, paper(beta=0.2)):
+            low = self.bed.run(pipeline)
+        with fast_sam3d.accelerated(pipeline, paper(beta=0.8)):
+            high = self.bed.run(pipeline)
+        changed = differing(low, high)
+        assert changed <= LAYOUT
+        assert changed >= {"6drotation_normalized", "rotation", "translation"}
+
+    def test_applying_twice_replaces(self, name: str, pipeline: Any) -> None:
+        want = self.accelerated_once(name)
+        fast_sam3d.accelerate(pipeline, METHODS["hold"])
+        first = fast_sam3d.accelerate(pipeline, METHODS[name])
+        second = fast_sam3d.accelerate(pipeline, METHODS[name])
+        assert differing(self.bed.run(pipeline, formats=formats(METHODS[name])), want) == set()
+        assert len(first.report.solves) == 0
+        assert len(second.report.solves) == 2
+        first.remove()
+        assert second.active
+        second.remove()
+
+    @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
+    def test_removal_in_any_order(self, order: tuple[int, ...], pipeline: Any, plain: dict[str, Tensor]) -> None:
+        managers: list[AbstractContextManager[Any]] = [
+            observe(pipeline),
+            fast_sam3d.accelerated(pipeline, METHODS["both"]),
+            observe(pipeline),
+        ]
+        entered = [manager.__enter__() for manager in managers]
+        self.bed.run(pipeline)
+        for index in order:
+            managers[index].__exit__(None, None, None)
+        assert self.unlike(pipeline, plain) == set()
+        reports = [entered[0], entered[1].report, entered[2]]
+        assert [evaluated(report) for report in reports] == [{"ss": 4, "slat": 5}] * 3
+
+    def test_an_abort_then_a_clean_run(self, name: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        want = self.accelerated_once(name)
+        with fast_sam3d.accelerated(pipeline, METHODS[name]) as handle:
+            for stage in ("ss", "slat"):
+                calls = itertools.count(1)
+
+                def stop(module: Any, args: Any, calls: Iterator[int] = calls) -> None:
+                    if next(calls) == 5:
+                        raise Stop
+
+                backbone = pipeline.models[f"{stage}_generator"].reverse_fn.backbone
+                hook = backbone.register_forward_pre_hook(stop)
+                with pytest.raises(Stop):
+                    self.bed.run(pipeline, seed=3)
+                hook.remove()
+                assert handle.report.solves[-1].complete is False
+            assert differing(self.bed.run(pipeline, formats=formats(METHODS[name])), want) == set()
+        assert self.unlike(pipeline, plain) == set()
+
+    def test_two_pipelines_with_different_settings(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        want = self.accelerated_once("paper")
+        other, third = self.second(), self.bed.build()
+        with fast_sam3d.accelerated(other, METHODS["slat"]), fast_sam3d.accelerated(pipeline, METHODS["paper"]):
+            ours, theirs = self.bed.run(pipeline), self.bed.run(other)
+            assert self.unlike(third, plain) == set()
+        assert differing(ours, want) == set()
+        assert torch.equal(theirs["shape"], plain["shape"])
+        assert not torch.equal(theirs["gaussian.xyz"], plain["gaussian.xyz"])
+
+    @pytest.mark.parametrize(("stage", "used"), [("ss", "paper"), ("slat", "carved"), ("slat", "budget")])
+    @torch.no_grad()
+    def test_two_interleaved_solves(self, stage: str, used: str, pipeline: Any) -> None:
+        """Of different objects: noise, condition, and voxels where there are any."""
+        generator = pipeline.models[f"{stage}_generator"]
+        given: list[tuple[Any, Any]] = []
+        hook = generator.register_forward_pre_hook(
+            lambda module, args, kwargs: given.append((args, kwargs)), with_kwargs=True
+        )
+        for seed in (0, 1):
+            self.bed.run(pipeline, seed=seed)
+        hook.remove()
+
+        def start(index: int) -> Iterator[Tensor]:
+            """The states of one solve; the noise is drawn with the first."""
+            torch.manual_seed(index)
+            args, kwargs = given[index]
+            states = (
+                x if isinstance(x, Tensor) else x["shape"] for _, x, _ in generator.generate_iter(*args, **kwargs)
+            )
+            return itertools.chain([next(states)], states)
+
+        with fast_sam3d.accelerated(pipeline, METHODS[used]) as handle:
+            alone = [list(start(index)) for index in (0, 1)]
+            mixed = list(zip(start(0), start(1), strict=True))  # one step of each in turn
+        assert handle.report.network_calls_saved > 0
+        assert len(mixed) == STEPS
+        assert all(
+            torch.equal(pair[index], state) for index in (0, 1) for pair, state in zip(mixed, alone[index], strict=True)
+        )
+        assert alone[0][-1].shape != alone[1][-1].shape or not torch.equal(alone[0][-1], alone[1][-1])
+
+    def test_a_deep_copy_drives_its_own_weights(self, name: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        want, decoded = self.accelerated_once(name), formats(METHODS[name])
+        attributes = [list(values) for values in snapshot(pipeline).values()]
+        with fast_sam3d.accelerated(pipeline, METHODS[name]) as handle:
+            twin = copy.deepcopy(pipeline)
+        assert differing(self.bed.run(twin, formats=decoded), want) == set()
+        with torch.no_grad():
+            for stage in ("ss_generator", "slat_generator"):
+                for parameter in twin.models[stage].parameters():
+                    parameter.mul_(1.1)
+        assert {"shape", "translation"} <= self.differing_names(self.bed.run(twin, formats=decoded), want)
+        assert handle.report.solves == []
+        fast_sam3d.restore(twin)
+        assert [list(values) for values in snapshot(twin).values()] == attributes
+        assert self.unlike(pipeline, plain) == set()
+
+    @pytest.mark.parametrize("used", ["all", "voxels"])
+    def test_the_first_stage_alone(self, used: str, pipeline: Any) -> None:
+        with fast_sam3d.accelerated(pipeline, METHODS[used]) as handle:
+            result = self.bed.raw(pipeline, stage1_only=True)
+        assert len(result["voxel"]) == len(result["coords"]) > 0
+        assert [solve.stage for solve in handle.report.solves] == ["ss"]
+
+    @pytest.mark.parametrize("decoded", [("gaussian",), ("mesh",), ("gaussian_4", "mesh"), ()])
+    @pytest.mark.parametrize("used", ["all", "voxels"])
+    def test_any_formats(self, used: str, decoded: tuple[str, ...], pipeline: Any) -> None:
+        if "gaussian_4" in decoded and "slat_decoder_gs_4" not in pipeline.models:
+            pytest.skip("this pipeline has no such decoder")
+        with fast_sam3d.accelerated(pipeline, METHODS[used]), self.bed.whole_grid(pipeline):
+            result = self.bed.raw(pipeline, decode_formats=list(decoded))
+        present = {key for key in ("mesh", "gaussian", "gaussian_4", "gs", "gs_4") if result.get(key) is not None}
+        short = {"gaussian": "gs", "gaussian_4": "gs_4"}
+        assert present == {*decoded, *(short[key] for key in decoded if key in short)}
+        assert (result.get("glb") is not None) <= ("mesh" in decoded)
+
+    def test_distilled_and_short_runs(self) -> None:
+        pipeline = self.bed.build()  # its own: a distilled run leaves settings on the samplers
+        options = {"use_stage1_distillation": True, "use_stage2_distillation": True, "decode_formats": []}
+        with (
+            fast_sam3d.accelerated(pipeline, {**METHODS["both"], **CARVED}) as handle,
+            counted_calls(pipeline) as counts,
+        ):
+            for steps in (1, 2, 4):
+                self.bed.raw(pipeline, stage1_inference_steps=steps, stage2_inference_steps=steps, **options)
+        # No guidance: one call for each step that is evaluated.
+        assert [(solve.steps_planned, solve.calls, solve.saved) for solve in handle.report.solves] == [
+            (1, 1, 0), (1, 1, 0), (2, 2, 0), (2, 2, 0), (4, 3, 1), (4, 3, 1)
+        ]  # fmt: skip
+        assert counts == {"ss": 6, "slat": 6}
+
+    def test_a_compiled_stage_is_not_compiled_again(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        """The stock pipeline's compile_model=True replaces `reverse_fn.inner_forward` in this way."""
+        compiled: list[Any] = []
+
+        def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+            compiled.append(graph)
+            return graph.forward
+
+        guidance = pipeline.models["ss_generator"].reverse_fn
+        guidance.inner_forward = torch.compile(guidance.inner_forward, backend=count)
+        try:
+            with self.bed.compiling():
+                assert self.unlike(pipeline, plain) == set()
+                graphs = len(compiled)
+                with fast_sam3d.accelerated(pipeline, METHODS["paper"]) as handle:
+                    self.bed.run(pipeline)
+                    self.bed.run(pipeline, seed=1)
+                assert handle.report.network_calls_saved > 0
+                assert self.unlike(pipeline, plain) == set()
+            assert len(compiled) == graphs > 0
+        finally:
+            del guidance.inner_forward
+
+    @pytest.mark.parametrize("used", ["paper", "carved", "mesh", "voxels", "all"])
+    def test_an_object_without_voxels(self, used: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        hide = pipeline.models["ss_decoder"].register_forward_hook(lambda module, args, logits: logits - 1e6)
+        with fast_sam3d.accelerated(pipeline, METHODS[used]):
+            try:
+                with pytest.raises(FastSam3dError, match="found no object in this picture"):
+                    self.bed.run(pipeline)
+            finally:
+                hide.remove()
+        assert self.unlike(pipeline, plain) == set()

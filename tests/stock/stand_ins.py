@@ -1,0 +1,286 @@
+"""What `sam3d_objects` imports and this machine need not have.
+
+Nothing here is installed for good: `importable` puts it in place while the package is imported and a pipeline is
+built, `on_cpu` while one runs. A package that is really there is used, with one exception: spconv's CPU convolution
+gives results that change from run to run and refuses a bias, so the one below takes its place.
+
+Three kinds:
+- packages that no test reaches are empty: every name in them is `Anything`;
+- functions that a run does reach (pytorch3d's transforms, kaolin's check, easydict) are written out, as small as the
+  calls in a run allow;
+- sparse convolution, by gathering each neighbour's features.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import itertools
+import os
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+EMPTY = {
+    "astor", "cv2", "easydict", "flash_attn", "gsplat", "igraph", "kaolin", "lightning", "loguru", "moge", "open3d",
+    "plotly", "plyfile", "pymeshfix", "pytorch3d", "pyvista", "seaborn", "timm", "torchvision", "utils3d", "xatlas",
+}  # fmt: skip
+ENVIRONMENT = {
+    "LIDRA_SKIP_INIT": "1",
+    "ATTN_BACKEND": "sdpa",
+    "SPARSE_ATTN_BACKEND": "sdpa",
+    "SPARSE_BACKEND": "spconv",
+}
+
+
+class _Anything(type):
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything
+
+
+class Anything(metaclass=_Anything):
+    """A class that can be called, inherited from and asked for any name, and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return Anything()
+
+
+class EasyDict(dict):  # type: ignore[type-arg]
+    """A dict whose keys are attributes, those of dicts inside too."""
+
+    def __init__(self, mapping: Any = ()) -> None:
+        super().__init__({k: EasyDict(v) if isinstance(v, dict) else v for k, v in dict(mapping).items()})
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class Transform3d:
+    """A batch of 4x4 matrices that act on row vectors."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32, device: Any = "cpu", matrix: Tensor | None = None) -> None:
+        self.matrix = torch.eye(4, dtype=dtype, device=device)[None] if matrix is None else matrix
+
+    def _then(self, linear: Tensor | None = None, offset: Tensor | None = None) -> Transform3d:
+        given = offset if linear is None else linear
+        assert given is not None
+        step = torch.eye(4).to(self.matrix).repeat(len(given), 1, 1)
+        if linear is not None:
+            step[:, :3, :3] = linear
+        if offset is not None:
+            step[:, 3, :3] = offset
+        return Transform3d(matrix=self.matrix @ step)
+
+    def scale(self, scale: Tensor) -> Transform3d:
+        return self._then(torch.diag_embed(scale))
+
+    def rotate(self, rotation: Tensor) -> Transform3d:
+        return self._then(rotation)
+
+    def translate(self, offset: Tensor) -> Transform3d:
+        return self._then(offset=offset)
+
+    def compose(self, *others: Transform3d) -> Transform3d:
+        matrix = self.matrix
+        for other in others:
+            matrix = matrix @ other.matrix
+        return Transform3d(matrix=matrix)
+
+    def inverse(self) -> Transform3d:
+        return Transform3d(matrix=torch.linalg.inv(self.matrix))
+
+    def to(self, device: Any) -> Transform3d:
+        return Transform3d(matrix=self.matrix.to(device))
+
+    def get_matrix(self) -> Tensor:
+        return self.matrix
+
+    def transform_points(self, points: Tensor) -> Tensor:
+        return points @ self.matrix[0, :3, :3] + self.matrix[0, 3, :3]
+
+
+def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
+    """[..., 4] real part first -> [..., 3, 3]."""
+    r, i, j, k = (quaternion / quaternion.norm(dim=-1, keepdim=True)).unbind(-1)
+    rows = [
+        1 - 2 * (j * j + k * k), 2 * (i * j - k * r), 2 * (i * k + j * r),
+        2 * (i * j + k * r), 1 - 2 * (i * i + k * k), 2 * (j * k - i * r),
+        2 * (i * k - j * r), 2 * (j * k + i * r), 1 - 2 * (i * i + j * j),
+    ]  # fmt: skip
+    return torch.stack(rows, -1).reshape(*quaternion.shape[:-1], 3, 3)
+
+
+def matrix_to_quaternion(matrix: Tensor) -> Tensor:
+    """[..., 3, 3] -> [..., 4], real part first and not negative."""
+    from scipy.spatial.transform import Rotation
+
+    flat = matrix.detach().double().reshape(-1, 3, 3).numpy()
+    quaternion = torch.from_numpy(Rotation.from_matrix(flat).as_quat(canonical=True))[:, [3, 0, 1, 2]]
+    return quaternion.to(matrix.dtype).reshape(*matrix.shape[:-2], 4)
+
+
+def look_at_view_transform(**view: Any) -> tuple[Tensor, Tensor]:
+    """The one view that a pipeline asks for: from (0, 0, -1) to the origin, with y down."""
+    return torch.diag(torch.tensor([-1.0, -1.0, 1.0]))[None], torch.tensor([[0.0, 0.0, 1.0]])
+
+
+def check_tensor(tensor: Tensor, shape: Any = None, **options: Any) -> bool:
+    return shape is None or all(want in (None, got) for want, got in zip(shape, tensor.shape, strict=True))
+
+
+class SparseConvTensor:
+    """Features [N, C] at indices [N, 4] (batch, x, y, z)."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        indices: Tensor,
+        spatial_shape: Any,
+        batch_size: int,
+        grid: Any = None,
+        voxel_num: Any = None,
+        indice_dict: Any = None,
+    ) -> None:
+        self._features, self.indices = features, indices
+        self.spatial_shape, self.batch_size = spatial_shape, batch_size
+        self.grid, self.voxel_num = grid, voxel_num
+        self.indice_dict = {} if indice_dict is None else indice_dict
+        self.benchmark, self.benchmark_record, self.thrust_allocator = False, {}, None
+        self._timer, self.force_algo, self.int8_scale = None, None, None
+
+    @property
+    def features(self) -> Tensor:
+        return self._features
+
+
+class SubMConv3d(nn.Module):
+    """Convolution over the voxels that are there: for each offset of the kernel, the neighbours' features."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True, **options: Any
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        spread = (in_channels * kernel_size**3) ** -0.5
+        self.weight = nn.Parameter(torch.randn(kernel_size**3, in_channels, out_channels) * spread)
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    def forward(self, x: SparseConvTensor) -> SparseConvTensor:
+        features, places = x.features, x.indices.long()
+        reach = self.kernel_size // 2
+        size = places[:, 1:].max(0).values + 1 + 2 * reach
+        grid = torch.full((int(places[:, 0].max()) + 1, *size.tolist()), -1)
+        b, *xyz = places.unbind(1)
+        middle = [axis + reach for axis in xyz]
+        grid[b, middle[0], middle[1], middle[2]] = torch.arange(len(places))
+        out = features.new_zeros(len(places), self.out_channels)
+        steps = range(-reach, reach + 1)
+        for weight, (i, j, k) in zip(self.weight, itertools.product(steps, steps, steps), strict=True):
+            neighbour = grid[b, middle[0] + i, middle[1] + j, middle[2] + k]
+            here = torch.nonzero(neighbour >= 0).flatten()
+            out.index_add_(0, here, features[neighbour[here]] @ weight.to(features.dtype))
+        if self.bias is not None:
+            out = out + self.bias.to(features.dtype)
+        return SparseConvTensor(out, x.indices, x.spatial_shape, x.batch_size, indice_dict=x.indice_dict)
+
+
+WRITTEN: dict[str, dict[str, Any]] = {
+    "easydict": {"EasyDict": EasyDict},
+    "kaolin.utils.testing": {"check_tensor": check_tensor},
+    "pytorch3d.renderer": {"look_at_view_transform": look_at_view_transform},
+    "pytorch3d.transforms": {
+        "Transform3d": Transform3d,
+        "matrix_to_quaternion": matrix_to_quaternion,
+        "quaternion_to_matrix": quaternion_to_matrix,
+    },
+    "spconv": {},
+    "spconv.pytorch": {"SparseConvTensor": SparseConvTensor, "SubMConv3d": SubMConv3d},
+}
+
+
+class _Finder:
+    """Finds stand-ins; at the end of `sys.meta_path`, so that what is installed comes first."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name.split(".")[0] not in EMPTY:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
+
+    def create_module(self, spec: Any) -> types.ModuleType:
+        return _module(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        pass
+
+
+def _module(name: str) -> types.ModuleType:
+    module = types.ModuleType(name)
+    module.__path__ = []
+    written = WRITTEN.get(name, {})
+    vars(module).update(written)
+
+    def attribute(wanted: str) -> Any:
+        if wanted.startswith("__"):
+            raise AttributeError(wanted)
+        return Anything
+
+    vars(module)["__getattr__"] = attribute
+    return module
+
+
+@contextmanager
+def importable() -> Iterator[None]:
+    """`sam3d_objects` can be imported and its pipeline built in this block, on a machine without a GPU."""
+    finder: Any = _Finder()
+    before = dict(sys.modules)
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, ENVIRONMENT))
+        # The package asks for the name of the GPU, and cannot do without one.
+        stack.enter_context(mock.patch("torch.cuda.is_available", return_value=True))
+        stack.enter_context(mock.patch("torch.cuda.get_device_name", return_value="none"))
+        stack.enter_context(mock.patch("torch.cuda.current_device", return_value=0))
+        spconv, inner = _module("spconv"), _module("spconv.pytorch")
+        vars(spconv)["pytorch"] = inner
+        sys.modules.update({"spconv": spconv, "spconv.pytorch": inner})
+        sys.meta_path.append(finder)
+        try:
+            yield
+        finally:
+            sys.meta_path.remove(finder)
+            for name in [name for name in sys.modules if name.split(".")[0] in EMPTY | {"spconv"}]:
+                if name not in before:
+                    del sys.modules[name]
+                else:
+                    sys.modules[name] = before[name]
+
+
+@contextmanager
+def on_cpu() -> Iterator[None]:
+    """Gaussians can be made in this block: the package makes theirs on the GPU, whatever the pipeline's device is."""
+    from sam3d_objects.model.backbone.tdfy_dit.models.structured_latent_vae import decoder_gs
+    from sam3d_objects.model.backbone.tdfy_dit.representations import Gaussian
+
+    with (
+        mock.patch.object(Tensor, "cuda", lambda self, *args, **kwargs: self),
+        mock.patch.object(decoder_gs, "Gaussian", partial(Gaussian, device="cpu")),
+    ):
+        yield

@@ -1,0 +1,153 @@
+"""What only the stock classes can show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+import fast_sam3d
+from fast_sam3d.report import observe
+from fast_sam3d.solve.driver import SolverError
+from tests.beds import STEPS, counted_calls, differing
+from tests.contract import METHODS, PLAIN_CALLS
+from tests.fakes import FakeInference, same_vars, snapshot
+from tests.stock.build import STOCK
+
+
+@pytest.fixture(scope="module")
+def shared() -> Any:
+    pipeline = STOCK.build()
+    STOCK.run(pipeline)
+    return pipeline
+
+
+@pytest.fixture
+def pipeline(shared: Any) -> Iterator[Any]:
+    before = snapshot(shared)
+    yield shared
+    assert same_vars(before, snapshot(shared))
+
+
+def test_it_is_the_stock_pipeline(pipeline: Any) -> None:
+    kinds = {base.__module__.split(".")[0] for base in type(pipeline).__mro__[1:-1]}
+    kinds |= {type(pipeline.models[name]).__module__.split(".")[0] for name in pipeline.models if pipeline.models[name]}
+    assert kinds == {"sam3d_objects"}
+
+
+def test_the_stages_that_a_report_knows(pipeline: Any) -> None:
+    with observe(pipeline) as report:
+        STOCK.run(pipeline, formats=("mesh", "gaussian", "gaussian_4"))
+    stages = {"pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess"}
+    assert report.seconds.keys() == stages | {"other"}
+    assert [solve.stage for solve in report.solves] == ["ss", "slat"]
+
+
+def test_the_notebooks_wrapper(pipeline: Any) -> None:
+    with fast_sam3d.accelerated(FakeInference(pipeline), METHODS["all"]) as handle:
+        STOCK.run(pipeline)
+    assert handle.report.network_calls_saved > 0
+
+
+def test_compile_model(pipeline: Any) -> None:
+    """The constructor's own `_compile`, with its wrappers; its warm-up calls a method that does not exist."""
+    before, plain, passed = snapshot(pipeline), STOCK.run(pipeline), []
+
+    def not_compiled(function: Any, **options: Any) -> Any:
+        return lambda *args, **kwargs: passed.append(function) or function(*args, **kwargs)
+
+    models = pipeline.models
+    embedders = [part for part, _ in pipeline.condition_embedders["ss_condition_embedder"].embedder_list]
+    with mock.patch("torch.compile", not_compiled), mock.patch.object(type(pipeline), "_warmup"):
+        pipeline._compile()
+    try:
+        compiled = snapshot(pipeline)
+        assert differing(STOCK.run(pipeline), plain) == set()
+        passed.clear()
+        with fast_sam3d.accelerated(pipeline, METHODS["all"]) as handle, counted_calls(pipeline) as counts:
+            accelerated = STOCK.run(pipeline)
+        assert same_vars(compiled, snapshot(pipeline))
+        assert {solve.stage: solve.calls for solve in handle.report.solves} == counts
+        # Four tokens of conditions, the steps that are evaluated, one decoding.
+        assert len(passed) == 4 + len(handle.report.solves[0].evaluated) + 1
+        assert differing(STOCK.run(pipeline), plain) == set()
+    finally:
+        for module, name in [
+            *((embedder, "forward") for embedder in embedders),
+            (models["ss_generator"].reverse_fn, "inner_forward"),
+            (models["ss_decoder"], "forward"),
+        ]:
+            del vars(module)[name]
+    assert same_vars(before, snapshot(pipeline))
+    with fast_sam3d.accelerated(pipeline, METHODS["all"]):
+        assert differing(STOCK.run(pipeline), accelerated) == set()
+
+
+@pytest.mark.parametrize("kind", ["Midpoint", "RungeKutta4", "SDE"])
+def test_other_solvers_are_refused_before_anything_is_touched(kind: str, pipeline: Any) -> None:
+    from sam3d_objects.model.backbone.generator.flow_matching import solver
+
+    generator = pipeline.models["ss_generator"]
+    with mock.patch.object(generator, "_solver", getattr(solver, kind)()):
+        before = snapshot(pipeline)
+        with pytest.raises(SolverError, match=f"ss: the solver is {kind}, and step caching needs Euler"):
+            fast_sam3d.accelerate(pipeline, METHODS["all"])
+        assert same_vars(before, snapshot(pipeline))
+
+
+def test_other_solves_on_the_same_solver_are_left_alone(pipeline: Any) -> None:
+    """`log_likelihood` solves for {"x", "log_p"} through `solve`, which calls the patched `solve_iter`."""
+    solver = pipeline.models["slat_generator"]._solver
+    state, grid = {"x": torch.ones(1, 3, 8), "log_p": torch.zeros(1)}, torch.linspace(1, 0, 6)
+
+    def dynamics(x: Any, t: Any) -> Any:
+        return {"x": x["x"] * t, "log_p": x["x"].sum().reshape(1)}
+
+    want = solver.solve(dynamics, state, grid)
+    with fast_sam3d.accelerated(pipeline, METHODS["both"]):
+        got = solver.solve(dynamics, state, grid)
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def test_guidance_by_the_pointmap_makes_three_calls(pipeline: Any) -> None:
+    from sam3d_objects.model.backbone.generator.classifier_free_guidance import PointmapCFG
+
+    guidance = pipeline.models["ss_generator"].reverse_fn
+    kind, embedder = type(guidance), guidance.backbone.condition_embedder
+    guidance.__class__, embedder.force_drop_modalities = PointmapCFG, None
+    try:
+        with counted_calls(pipeline) as counts, fast_sam3d.accelerated(pipeline, METHODS["paper"]) as handle:
+            STOCK.run(pipeline)
+    finally:
+        guidance.__class__ = kind
+        del embedder.force_drop_modalities
+    (ss, _) = handle.report.solves
+    assert ss.calls == counts["ss"]
+    assert ss.calls + ss.saved == PLAIN_CALLS["ss"] + 7  # steps 0 to 6 are guided
+
+
+def test_guidance_that_is_off_or_short(pipeline: Any) -> None:
+    """The third guided step lies on the end of its interval, t = 0.1."""
+    guidance = pipeline.models["ss_generator"].reverse_fn
+    for strength, interval, calls in ((0, [0, 500], STEPS), (7, [0, 100], STEPS + 3), (7, None, STEPS)):
+        with (
+            mock.patch.object(pipeline, "ss_cfg_strength", strength),
+            mock.patch.object(guidance, "interval", interval),
+            counted_calls(pipeline) as counts,
+            observe(pipeline) as report,
+        ):
+            STOCK.raw(pipeline, stage1_only=True)
+        assert report.solves[0].calls == counts["ss"] == calls
+
+
+def test_accelerate_is_quick(pipeline: Any) -> None:
+    fast_sam3d.accelerate(pipeline).remove()  # the first one imports Hydra
+    start = time.perf_counter()
+    handle = fast_sam3d.accelerate(pipeline)
+    took = time.perf_counter() - start
+    handle.remove()
+    assert took < 0.3
