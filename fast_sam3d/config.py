@@ -155,8 +155,9 @@ def compose(
     groups = group_options()
     picks, edits = _split(overrides, groups)
     tree, choices = _hydra(picks)
-    for key, override in edits:
-        _check_key(key, override, tree, choices, groups)
+    for keys, override in edits:
+        for key in keys:
+            _check_key(key, override, tree, choices, groups)
     if edits:
         tree, choices = _hydra([*picks, *(override for _, override in edits)])
     try:
@@ -174,14 +175,14 @@ def compose(
     return plain, choices
 
 
-def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Sorts overrides into those that pick a group's option and those that edit a value, as (key, override)."""
+def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[list[str], list[tuple[list[str], str]]]:
+    """Sorts overrides into those that pick a group's option and those that edit values, as (keys, override)."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     parser = OverridesParser.create()
     picks: list[str] = []
-    edits: list[tuple[str, str]] = []
+    edits: list[tuple[list[str], str]] = []
     for override in overrides:
         try:
             parsed = parser.parse_override(override)
@@ -192,13 +193,17 @@ def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[l
         if parsed.is_delete():
             raise ConfigError(f"'{override}' deletes a key, and every key is needed: set it to a value instead")
         key = parsed.key_or_group
+        if "@" in override.split("=", 1)[0]:
+            raise ConfigError(f"'{override}' names a package with @, and every group has one place: write {key}=...")
         if key in groups and not isinstance(parsed.value(), dict):
             option = str(parsed.value()).removesuffix(".yaml")
             if option not in groups[key]:
                 raise ConfigError(f"{key} has no option '{option}': {suggest(option, groups[key])}")
             picks.append(f"{key}={option}")
         else:
-            edits.append((key, override))
+            # What is added with a plus sign is checked when the whole is read.
+            inside = [] if parsed.is_add() or not isinstance(parsed.value(), dict) else dotted_keys(parsed.value())
+            edits.append(([key, *(f"{key}.{name}" for name in inside)], override))
     return picks, edits
 
 
@@ -242,6 +247,8 @@ def _check_key(key: str, override: str, tree: Any, choices: Mapping[str, str], g
     known = set(dotted_keys(tree))
     if key in known:
         return
+    if key in groups:
+        raise ConfigError(f"'{override}' gives {key} settings, and it picks a file: {key}=<{'|'.join(groups[key])}>")
     head = key.split(".", 1)[0]
     if head in MODULES:
         if not tree.get(head):
@@ -268,7 +275,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             mask_path=read.path("input.mask_path"),
             pointmap=read.text("input.pointmap"),
         ),
-        output=OutputConfig(dir=Path(read.text("output.dir")).expanduser(), preview=read.boolean("output.preview")),
+        output=OutputConfig(dir=read.file("output.dir"), preview=read.boolean("output.preview")),
         pipeline=PipelineConfig(
             tag=read.optional("pipeline.tag", read.text),
             device=read.optional("pipeline.device", read.text),

@@ -58,8 +58,14 @@ class Reader:
         return str(value)
 
     def path(self, key: str) -> Path | None:
-        text = self.optional(key, self.text)
-        return None if text is None else Path(text).expanduser()
+        return self.optional(key, self.file)
+
+    def file(self, key: str) -> Path:
+        text = self.text(key)
+        try:
+            return Path(text).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(f"{key} is {text!r}, the home of a user who is not known here: check the path") from error
 
     def choice(self, key: str, valid: Sequence[str]) -> str:
         value = self.raw(key)

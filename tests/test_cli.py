@@ -77,6 +77,13 @@ def test_commands_without_overrides_refuse_them(capsys):
         parser.parse(["seed=3"], overrides=False)
 
 
+@pytest.mark.parametrize("arguments", [["--unknown"], ["--seed", "3"], ["stray"], ["--image_dir"]])
+def test_scenes_are_announced_whatever_the_flags(capsys, arguments):
+    code, _, err = run(capsys, "scene", *arguments)
+    assert code == 2
+    assert "come with a later version" in err
+
+
 @pytest.mark.parametrize("command", ["scene", "infer_scene.py"])
 def test_scenes_are_announced(capsys, command):
     if command.endswith(".py"):

@@ -141,6 +141,15 @@ def test_plus_adds_a_setting_inside_a_module_only():
         (["pipeline={tag: mini}", "pipeline.tag=null", "+pipeline.extra=1"], ["'pipeline.extra'"]),
         (["input=null"], ["input"]),
         (["+input={extra: 1}"], ["'input.extra'"]),
+        (["ss@x=off"], ["'ss@x=off'", "package", "write ss="]),
+        (["ss@x="], ["package"]),
+        (["seed@x=3"], ["write seed="]),
+        (["mesh={a: 1}"], ["mesh.a has no effect while mesh=off"]),
+        (["mesh=fast_sam3d", "mesh={threshold_lo: 1}"], ["no key 'mesh.threshold_lo'", "'mesh.threshold_low'"]),
+        (["preset={a: 1}"], ["preset=<default|"]),
+        (["pipeline={tga: mini}"], ["'pipeline.tga'", "'pipeline.tag'"]),
+        (["input.image_path='~nobody-of-that-name/a'"], ["input.image_path", "not known here"]),
+        (["output.dir='~nobody-of-that-name/a'"], ["output.dir", "not known here"]),
     ],
 )
 def test_mistakes(overrides, words):

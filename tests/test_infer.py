@@ -242,6 +242,12 @@ def test_a_picture_with_the_longest_name(pipeline, object_folder, elsewhere, cap
         (["--image_path", "{cup}", "--output_dir", "{cup}/image.png/deeper"], ["is a file"]),
         (["--image_path", "{cup}", "--output_dir", "/proc/none"], ["cannot be written"]),
         (["--image_path", "{cup}", "--output_dir", "n" * 300], ["too long", "--output_dir"]),
+        (["--image_path", "{cup}", "--device="], ["--device is ''"]),
+        (["--image_path", "{cup}", "--seed=-3"], ["--seed is -3"]),
+        (["--image_path", "{cup}", "--mask_index=-3"], ["--mask_index is -3"]),
+        (["--image_path", "{cup}", "--output_dir", "~nobody-of-that-name/a"], ["--output_dir is"]),
+        (["--image_path", "{cup}", "pipeline.device=[]"], ["pipeline.device is []"]),
+        (["--image_path", "{cup}", "ss@x=off"], ["package"]),
     ],
 )
 def test_mistakes_are_one_sentence(pipeline, object_folder, elsewhere, capsys, arguments, words):
@@ -269,6 +275,14 @@ def test_results_never_replace_a_folder_with_other_files(pipeline, object_folder
     assert "notes.txt" in err
     assert (object_folder.parent / "cup_0" / "notes.txt").read_text() == "mine"
     assert files(object_folder) == before
+
+
+@pytest.mark.parametrize("device", ["meta", "xpu", "cuda:99", "gpu"])
+def test_devices_that_are_not_there(object_folder, elsewhere, capsys, device):
+    code, out, err = run(capsys, "infer", "--image_path", object_folder, "--tag", "mini", "--device", device)
+    assert (code, out) == (2, "")
+    assert "pipeline.device" not in err
+    assert files(elsewhere) == set()
 
 
 def test_weights_that_are_not_there(object_folder, elsewhere, capsys, monkeypatch):

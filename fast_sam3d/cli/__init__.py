@@ -19,7 +19,7 @@ from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
 __all__ = ["main"]
 
 # Name: (module with add_arguments(parser) and main(args) -> int, one line of help). A module that sets OVERRIDES to
-# True finds the Hydra overrides among the arguments in args.overrides.
+# True finds the Hydra overrides among the arguments in args.overrides; one with a NOT_YET says that, whatever the flags.
 COMMANDS: dict[str, tuple[str, str]] = {
     "infer": ("fast_sam3d.cli.infer", "turn one masked object of a picture into a mesh, gaussians and a pose"),
     "scene": ("fast_sam3d.cli.scene", "every masked object of a picture as one scene (comes with a later version)"),
@@ -91,7 +91,10 @@ def _dispatch(arguments: list[str]) -> int:
     overrides = bool(getattr(module, "OVERRIDES", False))
     if overrides:
         parser.epilog = "Hydra overrides go beside the flags: ss=fast_sam3d ss.when.stride=4 pipeline.ss_steps=10"
-    args = parser.parse(rest, overrides)
+    try:
+        args = parser.parse(rest, overrides)
+    except ConfigError as error:
+        raise ConfigError(getattr(module, "NOT_YET", str(error))) from error
     if isinstance(args, int):
         return args
     with _log_to_stderr(verbose=args.verbose):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any, NamedTuple
 
 from fast_sam3d.config import ACCELERATED, PRESET, Config, load
@@ -109,7 +110,21 @@ def config_from(args: argparse.Namespace) -> Config:
             except ConfigError as error:
                 raise ConfigError(f"--{flag.name}: {error}") from error
             overrides.append(edit)
-    return load(overrides, values)
+    try:
+        return load(overrides, values)
+    except ConfigError as error:
+        raise ConfigError(_with_flags(str(error), args)) from error
+
+
+def _with_flags(message: str, args: argparse.Namespace) -> str:
+    """The message with the flags that were given in place of the keys that they set."""
+    for flag in (*INPUT, *RUN):
+        if getattr(args, flag.name) is None:
+            continue
+        dotted = rf"(?<![\w.'\"]){re.escape(flag.key)}(?![\w.'\"])"
+        # A key without a dot is a word like others, unless the message begins with it.
+        message = re.sub(dotted if "." in flag.key else rf"^{flag.key}(?= is )", f"--{flag.name}", message)
+    return message
 
 
 def _add(group: Any, flag: Flag) -> None:

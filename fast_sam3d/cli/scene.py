@@ -6,9 +6,13 @@ import argparse
 
 from fast_sam3d.errors import ConfigError
 
-__all__ = ["add_arguments", "main"]
+__all__ = ["NOT_YET", "add_arguments", "main"]
 
 OVERRIDES = True
+NOT_YET = (
+    "scenes come with a later version: "
+    "until then run `python infer.py --image_path DIR --mask_index N` once for each mask"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +21,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    raise ConfigError(
-        "scenes come with a later version: "
-        "until then run `python infer.py --image_path DIR --mask_index N` once for each mask"
-    )
+    raise ConfigError(NOT_YET)
