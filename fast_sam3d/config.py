@@ -202,7 +202,8 @@ def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[l
             picks.append(f"{key}={option}")
         else:
             # What is added with a plus sign is checked when the whole is read.
-            inside = [] if parsed.is_add() or not isinstance(parsed.value(), dict) else dotted_keys(parsed.value())
+            value = parsed.value()
+            inside = dotted_keys(value) if isinstance(value, dict) and not parsed.is_add() else ()
             edits.append(([key, *(f"{key}.{name}" for name in inside)], override))
     return picks, edits
 

@@ -301,7 +301,7 @@ def save_pose_json(path: str | os.PathLike[str], result: Mapping[str, Any]) -> N
 def save_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write indented UTF-8 JSON; arrays and tensors become lists, values that are not finite become null.
 
-    What UTF-8 cannot hold, as in a path of another encoding, is written as JSON's own \\udcXX, which reads back the same.
+    What UTF-8 cannot hold, as in a path of another encoding, is written in JSON's way, \\udcXX, and reads back so.
     """
     text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as file:

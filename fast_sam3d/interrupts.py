@@ -14,7 +14,7 @@ __all__ = ["interrupts_deferred"]
 
 @contextlib.contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Lets SIGINT and SIGTERM wait until the block has ended, however it ends; the handlers that were set then get them.
+    """Lets SIGINT and SIGTERM wait for the end of the block, however it ends; then the handlers that were set get them.
 
     Signals that are ignored, or left to the system, stay so. Outside the main thread, which alone gets signals, it does
     nothing.
@@ -22,13 +22,13 @@ def interrupts_deferred() -> Iterator[None]:
     handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
     waiting: list[tuple[int, FrameType | None]] = []
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
             handler = signal.getsignal(number)
             if callable(handler):
                 handlers[number] = handler
     try:
         for number in handlers:
-            signal.signal(number, lambda number, frame: waiting.append((number, frame)))
+            signal.signal(number, lambda received, frame: waiting.append((received, frame)))
         yield
     finally:
         for number, handler in handlers.items():

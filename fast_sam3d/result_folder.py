@@ -42,7 +42,9 @@ def check_target(target: Path, known_names: Collection[str]) -> None:
         if not parent.is_dir():
             raise OutputError(f"{parent} is a file, so no folder can be made in it: choose another --output_dir")
     except OSError as error:  # a name too long for the file system, or a folder that may not be listed
-        raise OutputError(f"{_short(target)} cannot be written ({error.strerror}): choose another --output_dir") from error
+        raise OutputError(
+            f"{_short(target)} cannot be written ({error.strerror}): choose another --output_dir"
+        ) from error
     # Only trying tells: read-only mounts and quotas are not in the permission bits, and root passes every check.
     made: list[Path] = []
     with interrupts_deferred():

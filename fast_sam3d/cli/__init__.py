@@ -19,7 +19,7 @@ from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
 __all__ = ["main"]
 
 # Name: (module with add_arguments(parser) and main(args) -> int, one line of help). A module that sets OVERRIDES to
-# True finds the Hydra overrides among the arguments in args.overrides; one with a NOT_YET says that, whatever the flags.
+# True finds the Hydra overrides among the arguments in args.overrides; one with a NOT_YET says it, whatever the flags.
 COMMANDS: dict[str, tuple[str, str]] = {
     "infer": ("fast_sam3d.cli.infer", "turn one masked object of a picture into a mesh, gaussians and a pose"),
     "scene": ("fast_sam3d.cli.scene", "every masked object of a picture as one scene (comes with a later version)"),
