@@ -14,13 +14,16 @@ from fast_sam3d.decode.aggregate import MeshMethod
 from fast_sam3d.decode.aggregate import build as build_mesh
 from fast_sam3d.decode.around import AggregateInDecoder, AggregateVoxels, KeepPicture, MeshAlone
 from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.exact import Exact
+from fast_sam3d.exact import build as build_exact
+from fast_sam3d.exact.seams import places as exact_places
 from fast_sam3d.patch import Layer, Patch
 from fast_sam3d.report import Report, StageSeam
 from fast_sam3d.solve.driver import SolveSeam, require_euler
 from fast_sam3d.solve.method import StageMethod, build
 from fast_sam3d.solve.scene import Begin, Chain, KeepOccupancy, KeepScale, RequireVoxels, Scene
 
-Method: TypeAlias = StageMethod | MeshMethod
+Method: TypeAlias = StageMethod | MeshMethod | Exact
 
 
 class Handle:
@@ -65,10 +68,10 @@ def accelerate(
 
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
-        config: a mapping {"ss": {when, where, predict}, "slat": {when, where, predict}, "mesh": {...}} (what is
-            missing, null or empty is left alone), the whole project configuration, the path of a YAML file with
-            either, or the name of a preset. None: the default preset. Where nothing is accelerated the pipeline stays
-            untouched; `report.observe` watches it.
+        config: a mapping {"ss": {when, where, predict}, "slat": {when, where, predict}, "mesh": {...},
+            "exact": {...}} (what is missing, null or empty is left alone), the whole project configuration, the path
+            of a YAML file with either, or the name of a preset. None: the default preset. Where nothing is accelerated
+            the pipeline stays untouched; `report.observe` watches it.
         preset: the name of a preset, in place of `config`.
         overrides: Hydra overrides on top, such as "ss.when.stride=4".
 
@@ -121,7 +124,7 @@ def plan(
     """
     stages = adapter.stages
     settings = _settings(config, preset, overrides)
-    _refuse_unknown(settings, [*stages, "mesh"])
+    _refuse_unknown(settings, [*stages, "mesh", "exact"])
     methods: dict[str, Method] = {
         name: build(settings[name], stage.groups, path=name, voxels=stage.coords is not None)
         for name, stage in stages.items()
@@ -129,6 +132,8 @@ def plan(
     }
     if settings.get("mesh"):
         methods["mesh"] = build_mesh(settings["mesh"])
+    if settings.get("exact") and (exact := build_exact(settings["exact"])).any:
+        methods["exact"] = exact
     return methods
 
 
@@ -159,6 +164,10 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
                 method = (methods or {}).get(name)
                 layer = Layer(report, accelerates, method, scene)
                 patch.add(solver, "solve_iter", layer, partial(SolveSeam, solver, solve_stage))
+            exact = (methods or {}).get("exact")
+            if isinstance(exact, Exact):
+                for owner, name, make in exact_places(adapter, exact):
+                    patch.add(owner, name, Layer(report, accelerates, None, scene), make)
         # The last acceleration goes when the new one is in place, so that the seams they share stay where they are.
         if accelerates:
             patch.take_off(_places(adapter), lambda layer: layer.accelerates and layer.report is not report)
@@ -189,6 +198,7 @@ def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
 
 def _places(adapter: Sam3d) -> list[tuple[object, str]]:
     places = [(owner, name) for owner, name, _ in adapter.timed()]
+    places += [(owner, name) for owner, name, _ in exact_places(adapter, Exact(), everywhere=True)]
     return places + [(adapter.solver(stage), "solve_iter") for stage in adapter.stages]
 
 

@@ -34,7 +34,12 @@ __all__ = [
 FORMATS = ("mesh", "gaussian", "gaussian_4")
 DTYPES = ("float32", "float16", "bfloat16")
 # The groups that hold an acceleration module each, and the option that switching it on alone means.
-ACCELERATED: Mapping[str, str] = {"ss": "fast_sam3d", "slat": "fast_sam3d", "mesh": "fast_sam3d"}
+ACCELERATED: Mapping[str, str] = {
+    "ss": "fast_sam3d",
+    "slat": "fast_sam3d",
+    "mesh": "fast_sam3d",
+    "exact": "all",
+}
 MODULES = tuple(ACCELERATED)
 PRESET = "default"
 """The preset that "accelerate" means."""
@@ -78,7 +83,7 @@ class Config:
     """Everything that one run needs to know.
 
     Args:
-        modules: one mapping per acceleration module ("ss", "slat", "mesh"), as in its YAML file; an empty one is off.
+        modules: one mapping per acceleration module ("ss", "slat", "mesh", "exact"), as in its YAML file; an empty one is off.
         choices: the option picked in each group, such as {"pipeline": "auto", "ss": "fast_sam3d"}.
     """
 
@@ -121,6 +126,7 @@ def methods_of(config: Config) -> dict[str, Any]:
     """
     from fast_sam3d.adapters.sam3d import LAYOUT, SHAPE
     from fast_sam3d.decode import build as build_mesh
+    from fast_sam3d.exact import build as build_exact
     from fast_sam3d.solve import build
 
     methods: dict[str, Any] = {}
@@ -130,6 +136,8 @@ def methods_of(config: Config) -> dict[str, Any]:
         methods["slat"] = build(config.modules["slat"], {"feats": ("feats",)}, path="slat")
     if config.modules["mesh"]:
         methods["mesh"] = build_mesh(config.modules["mesh"])
+    if config.modules["exact"]:
+        methods["exact"] = build_exact(config.modules["exact"])
     return methods
 
 

@@ -31,12 +31,14 @@ class SolveRecord:
         steps_planned: steps of the time grid.
         steps: those taken, in order.
         complete: the end was reached; False after an abort.
+        context_bytes: memory that kept keys and values of the context took during the solve.
     """
 
     stage: str
     steps_planned: int
     steps: list[StepRecord] = field(default_factory=list)
     complete: bool = False
+    context_bytes: int = 0
 
     @property
     def calls(self) -> int:
@@ -68,6 +70,7 @@ class SolveRecord:
             "network_calls_saved": self.saved,
             "evaluated": self.evaluated,
             "fallbacks": self.fallbacks,
+            "context_bytes": self.context_bytes,
             "steps": [
                 {
                     "step": s.step,
@@ -263,8 +266,9 @@ class _SolveLog:
         self._record.steps.append(record)
         self._report._tell(self._record.stage, len(self._record.steps), self._record.steps_planned)
 
-    def finish(self) -> None:
+    def finish(self, context_bytes: int = 0) -> None:
         self._record.complete = True
+        self._record.context_bytes = context_bytes
 
 
 class StageSeam(Seam):

@@ -7,7 +7,6 @@ import gc
 import pickle
 import subprocess
 import sys
-import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -434,10 +433,3 @@ def test_import_is_quick_and_brings_nothing_optional() -> None:
     seconds, modules = out.stdout.split(maxsplit=1)
     assert float(seconds) < 0.5
     assert modules.strip() == "[]"
-
-
-def test_accelerate_is_quick(pipeline: FakePipeline) -> None:
-    fast_sam3d.accelerate(pipeline)  # the first one imports Hydra
-    start = time.perf_counter()
-    fast_sam3d.accelerate(pipeline)
-    assert time.perf_counter() - start < 0.3

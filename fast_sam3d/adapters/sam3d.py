@@ -111,6 +111,29 @@ class Sam3d:
         """The ODE solver of a sampling stage; its `solve_iter` is where steps are decided."""
         return self.pipeline.models[_GENERATORS[stage]]._solver
 
+    def backbone(self, stage: str) -> Any:
+        """The network of a sampling stage, called as (x, t, *condition); None where it has not that place."""
+        return getattr(self.pipeline.models[_GENERATORS[stage]].reverse_fn, "backbone", None)
+
+    def compiled(self, stage: str) -> bool:
+        """Whether torch.compile made a stage's network, whose parts then no longer run one by one."""
+        backbone = self.backbone(stage)
+        guidance = self.pipeline.models[_GENERATORS[stage]].reverse_fn
+        calls = [getattr(guidance, "inner_forward", None), *(getattr(m, "forward", None) for m in (guidance, backbone))]
+        return any(hasattr(call, "_torchdynamo_orig_callable") for call in calls) or any(
+            getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+            for module in (guidance, backbone)
+        )
+
+    def cross_attentions(self, stage: str) -> Iterator[tuple[str, Any]]:
+        """(name, module) of every cross-attention of a stage's network: one per block, or one per stream of it."""
+        for number, block in enumerate(getattr(self.backbone(stage), "blocks", ())):
+            found: Any = getattr(block, "cross_attn", None)
+            streams = dict(found.items()) if hasattr(found, "items") else {"": found}
+            for stream, attention in streams.items():
+                if callable(getattr(attention, "forward", None)):
+                    yield f"{stage}.blocks[{number}].cross_attn{f'[{stream!r}]' if stream else ''}", attention
+
     def timed(self) -> Iterator[tuple[object, str, str]]:
         """(owner, method, row of the report) of every part whose time is taken."""
         for method, stage in _PIPELINE_STAGES.items():

@@ -59,6 +59,14 @@ AGGREGATION = (
     Flag("mesh_spectral_threshold_high", "mesh.threshold_high", float, "H", "busier ones least"),
 )
 
+SWITCHES = {
+    "ss": "enable_ss_cache",
+    "slat": "enable_slat_carving",
+    "mesh": "enable_mesh_aggregation",
+    "exact": "enable_exact",
+}
+"""The flag that switches a module on alone."""
+
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Adds every flag that sets a configuration key."""
@@ -71,7 +79,9 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     for flag in RUN:
         _add(group, flag)
     group = parser.add_argument_group("acceleration")
-    group.add_argument("--enable_acceleration", action="store_true", help="all modules, as preset=default says")
+    group.add_argument(
+        "--enable_acceleration", action="store_true", help="the best trade-off measured so far: preset=default"
+    )
     group.add_argument("--enable_ss_cache", action="store_true", help="step caching of the sparse structure only")
     for flag in STEP_CACHE:
         _add(group, flag)
@@ -83,6 +93,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     )
     for flag in AGGREGATION:
         _add(group, flag)
+    group.add_argument("--enable_exact", action="store_true", help="savings that change nothing but the last bits only")
 
 
 def config_from(args: argparse.Namespace) -> Config:
@@ -91,7 +102,7 @@ def config_from(args: argparse.Namespace) -> Config:
     Raises:
         ConfigError: as `fast_sam3d.config.load`; a flag of a module that is off.
     """
-    alone = {"ss": args.enable_ss_cache, "slat": args.enable_slat_carving, "mesh": args.enable_mesh_aggregation}
+    alone = {module: getattr(args, switch) for module, switch in SWITCHES.items()}
     # First, so that what the user picks for a module counts more.
     picks = [f"preset={PRESET}"] if args.enable_acceleration else []
     picks += [f"{module}={ACCELERATED[module]}" for module in ACCELERATED if alone[module]]
@@ -108,7 +119,9 @@ def config_from(args: argparse.Namespace) -> Config:
             try:
                 load([*overrides, edit])
             except ConfigError as error:
-                raise ConfigError(f"--{flag.name}: {error}") from error
+                switch = SWITCHES[flag.key.split(".", 1)[0]]
+                hint = "" if getattr(args, switch) else f" (--{switch} picks the method that has it)"
+                raise ConfigError(f"--{flag.name}: {error}{hint}") from error
             overrides.append(edit)
     try:
         return load(overrides, values)

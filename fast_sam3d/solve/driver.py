@@ -16,9 +16,11 @@ from typing import Any, Protocol
 import torch
 
 from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.exact.context import Contexts
 from fast_sam3d.patch import Layer, Seam, seam_at
 from fast_sam3d.solve.history import History, leaf_history
 from fast_sam3d.solve.method import StageMethod
+from fast_sam3d.solve.scene import Scene
 from fast_sam3d.solve.step import Evaluation, Leaves, StepRecord, Tree, like, to_leaves, token_count
 from fast_sam3d.solve.tokens import Tokens
 
@@ -65,8 +67,8 @@ class SolveLog(Protocol):
         """One step is done."""
         ...
 
-    def finish(self) -> None:
-        """The solve reached its end."""
+    def finish(self, context_bytes: int = 0) -> None:
+        """The solve reached its end, having kept so much of its context."""
         ...
 
 
@@ -98,7 +100,8 @@ class SolveSeam(Seam):
         logs = [layer.report.begin_solve(self.stage.name, grid) for layer in self.layers]
         method = self._method_for(x_init)
         tokens = None if method is None else self._tokens(method, x_init, args, kwargs)
-        run = _Run(self.stage, method, dynamics_fn, grid, logs, tokens)
+        scenes = [layer.scene for layer in self.layers if layer.accelerates and layer.scene is not None]
+        run = _Run(self.stage, method, dynamics_fn, grid, logs, tokens, scenes)
         steps = original(run, x_init, times, *args, **kwargs)
         try:
             for state in steps:
@@ -109,7 +112,7 @@ class SolveSeam(Seam):
             if close is not None:
                 close()
         for log in logs:
-            log.finish()
+            log.finish(run.contexts.bytes)
 
     def _method_for(self, x_init: Tree) -> StageMethod | None:
         method = self.method
@@ -145,7 +148,10 @@ class _Run:
         grid: Sequence[float],
         logs: Sequence[SolveLog],
         tokens: Tokens | None = None,
+        scenes: Sequence[Scene] = (),
     ) -> None:
+        self.contexts = Contexts()
+        self._scenes = scenes
         self._stage = stage
         self._method = method
         self._dynamics = dynamics
@@ -230,7 +236,14 @@ class _Run:
         return self._velocity.index_copy(1, index, fresh.to(self._velocity.dtype))
 
     def _evaluate(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
-        velocity = self._dynamics(x, t, *args, **kwargs)
+        # Laid out for the length of one call only: another solve may run between two steps of this one.
+        for scene in self._scenes:
+            scene.contexts = self.contexts
+        try:
+            velocity = self._dynamics(x, t, *args, **kwargs)
+        finally:
+            for scene in self._scenes:
+                scene.contexts = None
         self._made += self._calls(t)
         self._tokens = max(self._tokens, token_count(to_leaves(x, self._stage.bare) or {}))
         return velocity

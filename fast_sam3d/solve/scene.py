@@ -22,12 +22,14 @@ class Scene:
         scale: cells of that grid along each side of a voxel of the structured latent.
         picture: [H, W, 4] uint8, the mask in the last channel.
         told: what stages want in the reports, since it was last taken.
+        contexts: `fast_sam3d.exact.context.Contexts` of the solve whose network runs at this moment.
     """
 
     occupancy: Tensor | None = None
     scale: float = 1.0
     picture: Any = None
     told: list[Any] = field(default_factory=list)
+    contexts: Any = None
 
     def clear(self) -> None:
         """Forget the last object."""

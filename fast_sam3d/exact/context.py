@@ -1,0 +1,186 @@
+"""Cross-attention to a context that stays the same over a solve, or is all zeros.
+
+The backbone's seam tells, for each call, which of the two the context is; the seams on its cross-attentions and on
+their `to_kv` act on that. What they keep belongs to one solve (`Contexts`), which the solver's seam makes, lays out in
+the scene while the network runs, and drops at the end. Outside a solve everything passes through.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fast_sam3d.patch import Seam
+
+logger = logging.getLogger(__name__)
+
+PROBES = 4
+"""Tokens that a cross-attention is tried on before its unconditional result is taken for a constant."""
+
+TOLERANCE: Mapping[torch.dtype, float] = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
+"""How far the probes may be off, relative to the largest value; 1e-5 where nothing is named."""
+
+
+@dataclass(eq=False)
+class Contexts:
+    """What one solve knows of its contexts.
+
+    Args:
+        first: the condition of the first conditional call, None before it.
+        kind: of the call that is running: "unconditional", "same" as the first, or None where nothing is known.
+        kept: keys and values by the identity of their projection.
+        constants: of unconditional cross-attentions, by the identity of the attention.
+    """
+
+    first: tuple[Any, ...] | None = None
+    kind: str | None = None
+    kept: dict[int, Tensor] = field(default_factory=dict)
+    constants: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the keys and values."""
+        return sum(kept.numel() * kept.element_size() for kept in self.kept.values())
+
+
+class BackboneSeam(Seam):
+    """Stands in for the `forward` of a sampler's backbone: (x, t, *condition, **kwargs), `cfg=True` if unconditional.
+
+    `cfg` is set by sam3d_objects/model/backbone/generator/classifier_free_guidance.py, `force_zeros_cond` makes the
+    backbone multiply its context by zero then.
+    """
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__(backbone, "forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = self.original()
+        contexts = active(self)
+        if contexts is None or contexts.kind is not None:
+            return call(*args, **kwargs)
+        backbone = self.owner()
+        if not backbone.training:
+            if kwargs.get("cfg"):
+                contexts.kind = "unconditional" if getattr(backbone, "force_zeros_cond", False) else None
+            else:
+                contexts.kind = "same" if _same(contexts, _conditions(args[2:], kwargs)) else None
+        try:
+            return call(*args, **kwargs)
+        finally:
+            contexts.kind = None
+
+
+class CrossAttentionSeam(Seam):
+    """Stands in for the `forward` of a cross-attention: (tokens, context)."""
+
+    def __init__(self, attention: Any, name: str) -> None:
+        super().__init__(attention, "forward")
+        self.place = name
+        self.constant: bool | None = None
+        """Whether the unconditional result is a constant; None until it was tried."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = self.original()
+        contexts = active(self)
+        if contexts is None or contexts.kind != "unconditional" or kwargs or len(args) != 2 or self.constant is False:
+            return call(*args, **kwargs)
+        x, context = args
+        if not isinstance(context, Tensor) or context.dim() != 3 or not _rows(x):
+            return call(x, context)
+        row = contexts.constants.get(id(self))
+        if row is None:
+            row = _values(call(_some(x, 1), context[:1, :1])).reshape(-1)
+            if self.constant is None:
+                self.constant = self._is_constant(call, x, context, row)
+                if not self.constant:
+                    return call(x, context)
+            contexts.constants[id(self)] = row
+        return row.expand(*x.shape[:-1], -1) if isinstance(x, Tensor) else x.replace(row.expand(_rows(x), -1))
+
+    def _is_constant(self, call: Any, x: Any, context: Tensor, row: Tensor) -> bool:
+        """Try it: the context is zero, and neither its length nor the query changes the result."""
+        if bool(context.any()):
+            reason = "its context is not zero"
+        else:
+            tried = _values(call(_some(x, PROBES), context[:1])).reshape(-1, row.shape[0]).float()
+            off = float((tried - row.float()).abs().max())
+            if off <= TOLERANCE.get(row.dtype, 1e-5) * max(float(row.float().abs().max()), 1e-6):
+                return True
+            reason = f"its result depends on the query (by {off:.1e})"
+        logger.warning("%s: the unconditional shortcut stays off here, because %s", self.place, reason)
+        return False
+
+
+class KeysSeam(Seam):
+    """Stands in for the `forward` of a cross-attention's `to_kv`: context -> keys and values."""
+
+    def __init__(self, projection: Any) -> None:
+        super().__init__(projection, "forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = self.original()
+        contexts = active(self)
+        if contexts is None or contexts.kind != "same" or kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
+            return call(*args, **kwargs)
+        kept = contexts.kept.get(id(self))
+        if kept is None:
+            kept = contexts.kept[id(self)] = call(args[0])
+        return kept
+
+
+def active(seam: Seam) -> Contexts | None:
+    """The contexts of the solve in which this seam is called, None outside one."""
+    for layer in reversed(seam.layers):
+        if layer.scene is not None and layer.scene.contexts is not None:
+            return layer.scene.contexts
+    return None
+
+
+def _conditions(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a backbone is conditioned on: all but the step size, and the voxels that a structured latent has."""
+    named = [kwargs[key] for key in sorted(kwargs) if key not in ("d", "cfg", "coords")]
+    return tuple(value for value in (*args, *named) if not _voxels(value))
+
+
+def _voxels(value: Any) -> bool:
+    return getattr(value, "ndim", 0) == 2 and value.shape[1] == 4
+
+
+def _same(contexts: Contexts, conditions: tuple[Any, ...]) -> bool:
+    if contexts.first is None:
+        contexts.first = conditions
+        return True
+    return len(contexts.first) == len(conditions) and all(map(_equal, contexts.first, conditions))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and bool(torch.equal(a, b))
+    return False
+
+
+def _rows(x: Any) -> int:
+    """Number of tokens of a sequence [B, N, C] or of a sparse tensor; 0 where x is neither."""
+    if isinstance(x, Tensor):
+        return x.shape[1] if x.dim() == 3 else 0
+    return len(x.feats) if hasattr(x, "feats") and hasattr(x, "coords") and hasattr(x, "replace") else 0
+
+
+def _some(x: Any, count: int) -> Any:
+    """The first tokens of the first object."""
+    if isinstance(x, Tensor):
+        return x[:1, :count]
+    if count > 1:
+        count = min(count, int((x.coords[:, 0] == x.coords[0, 0]).sum()))
+    return type(x)(x.feats[:count], x.coords[:count])
+
+
+def _values(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else x.feats

@@ -1,0 +1,53 @@
+"""Where the savings act on a pipeline."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from fast_sam3d.adapters import Sam3d
+from fast_sam3d.exact.context import BackboneSeam, CrossAttentionSeam, KeysSeam
+from fast_sam3d.exact.settings import Exact
+from fast_sam3d.patch import Seam
+
+logger = logging.getLogger(__name__)
+
+Place = tuple[object, str, Callable[[], Seam]]
+"""An object, the name of its method, and what makes the seam there."""
+
+
+def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[Place]:
+    """What to patch for `exact`.
+
+    Args:
+        adapter: the pipeline.
+        exact: the savings.
+        everywhere: also where a saving does not fit now, without a word: what was patched before must be found again.
+    """
+    for stage in adapter.stages:
+        if not (exact.unconditional or exact.context):
+            return
+        found = list(adapter.cross_attentions(stage))
+        reason = None if everywhere else _unfit(adapter, stage, bool(found))
+        if reason:
+            logger.info("%s: exact.unconditional and exact.context stay off, because %s", stage, reason)
+        if reason or not found:
+            continue
+        backbone = adapter.backbone(stage)
+        yield backbone, "forward", partial(BackboneSeam, backbone)
+        for name, attention in found:
+            if exact.unconditional:
+                yield attention, "forward", partial(CrossAttentionSeam, attention, name)
+            keys = getattr(attention, "to_kv", None)
+            if exact.context and callable(getattr(keys, "forward", None)):
+                yield keys, "forward", partial(KeysSeam, keys)
+
+
+def _unfit(adapter: Sam3d, stage: str, found: bool) -> str | None:
+    """Why nothing can be saved in a stage's cross-attention, or None."""
+    if not found:
+        return "its network has no cross-attention under the known names"
+    if adapter.compiled(stage):
+        return "its network is compiled"
+    return None

@@ -1,0 +1,59 @@
+"""Which savings are on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fast_sam3d.errors import ConfigError, suggest
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """Savings that change nothing but the last bits.
+
+    Args:
+        unconditional: cross-attention of the unconditional call of guidance, whose context is all zeros, is one
+            constant vector per layer: all keys are equal, so every query gets the same mean of equal values. Equal up
+            to rounding.
+        context: keys and values of the image tokens are made once per solve and not at each call. Bit for bit equal.
+            Costs the memory of those keys and values during a solve (report: context_bytes).
+    """
+
+    unconditional: bool = True
+    context: bool = True
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, bool):
+                raise ConfigError(f"{field.name} is {value!r}: give true or false")
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to do."""
+        return any(getattr(self, field.name) for field in dataclasses.fields(self))
+
+    def settings(self) -> dict[str, Any]:
+        """The savings as a plain mapping."""
+        return dataclasses.asdict(self)
+
+
+def build(mapping: Any, path: str = "exact") -> Exact:
+    """Make the savings that a mapping names; what is missing is on.
+
+    Raises:
+        ConfigError: an unknown key, or a value that is neither true nor false.
+    """
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{path} is {mapping!r}: give a mapping, such as {{context: true}}")
+    valid = [field.name for field in dataclasses.fields(Exact)]
+    for key in mapping:
+        if key not in valid:
+            raise ConfigError(f"{path}.{key} is unknown: {suggest(str(key), valid)}")
+    try:
+        return Exact(**mapping)
+    except ConfigError as error:
+        raise ConfigError(f"{path}.{error}") from None
