@@ -16,7 +16,7 @@ from fast_sam3d.solve.driver import SolverError
 from tests.beds import STEPS, counted_calls, differing
 from tests.contract import METHODS, PLAIN_CALLS
 from tests.fakes import FakeInference, same_vars, snapshot
-from tests.stock.build import STOCK
+from tests.stock.build import CORNER, STOCK
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,21 @@ def test_the_notebooks_wrapper(pipeline: Any) -> None:
     with fast_sam3d.accelerated(FakeInference(pipeline), METHODS["all"]) as handle:
         STOCK.run(pipeline)
     assert handle.report.network_calls_saved > 0
+
+
+def test_a_merged_mesh_comes_back_at_its_size(pipeline: Any) -> None:
+    def bounds(result: dict[str, Any]) -> torch.Tensor:
+        vertices = result["mesh"][0].vertices
+        turned = torch.as_tensor(result["glb"].vertices)[:, [0, 2, 1]] * torch.tensor([1.0, -1.0, 1.0])
+        torch.testing.assert_close(turned.float(), vertices, atol=1e-6, rtol=0)  # the glb is made of the same mesh
+        return torch.stack([vertices.amin(0), vertices.amax(0)])
+
+    plain = STOCK.raw(pipeline, decode_formats=["mesh", "gaussian"])
+    with fast_sam3d.accelerated(pipeline, METHODS["mesh"]):
+        merged = STOCK.raw(pipeline, decode_formats=["mesh", "gaussian"])
+    # A bin of two voxels is a quarter of this cube, and a mesh that was not scaled back half as large.
+    assert (bounds(merged) - bounds(plain)).abs().max() < 3 / CORNER
+    assert len(merged["mesh"][0].faces) < len(plain["mesh"][0].faces)
 
 
 def test_compile_model(pipeline: Any) -> None:
