@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -23,6 +24,7 @@ from fast_sam3d.mini.data.pictures import Photo, photograph
 from fast_sam3d.mini.data.samples import FINE, RESOLUTION, Shape, grid_centres
 from fast_sam3d.mini.train.record import Record
 from fast_sam3d.mini.workers import worker_pool
+from fast_sam3d.report import observe
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +71,13 @@ def true_mesh(sampled: Sampled) -> Mesh:
 class Variant:
     """One way to run the pipeline: steps of both stages, noise seed, and an acceleration config or None.
 
-    `given_depth` hands over the picture's true pointmap; without it the pipeline guesses one.
+    `slat_steps` None are as many as `steps`. `given_depth` hands over the picture's true pointmap; without it the
+    pipeline guesses one.
     """
 
     name: str
     steps: int = 25
+    slat_steps: int | None = None
     seed: int = NOISE_SEED
     config: Mapping[str, Any] | None = None
     given_depth: bool = True
@@ -107,13 +111,16 @@ def _work(seed: int) -> list[dict[str, Any]]:
     rows, base = [], None
     for place, variant in enumerate(_job.variants):
         row = {"seed": seed, "family": subject.photo.placed[0].sampled.family, "variant": variant.name}
-        began = time.perf_counter()
-        try:
-            result = run(_pipeline, subject, variant)
-        except FastSam3dError as error:  # the model made nothing of the picture
-            log.warning("object %d, %s: %s", seed, variant.name, error)
-            result = None
-        row["seconds"] = time.perf_counter() - began
+        with observe(_pipeline) as report:
+            began = time.perf_counter()
+            try:
+                result = run(_pipeline, subject, variant)
+            except FastSam3dError as error:  # the model made nothing of the picture
+                log.warning("object %d, %s: %s", seed, variant.name, error)
+                result = None
+            row["seconds"] = time.perf_counter() - began
+        row |= {f"{stage}_seconds": report.seconds.get(stage, math.nan) for stage in ("ss", "slat", "mesh")}
+        row["network_calls"] = report.network_calls
         row |= score(result, subject) if result is not None else NOTHING
         if place:
             row |= fidelity(result, base)
@@ -133,7 +140,8 @@ def run(pipeline: Any, subject: Subject, variant: Variant) -> dict[str, Any]:
             stack.enter_context(accelerated(pipeline, variant.config))
         return pipeline.run(
             subject.photo.rgb, subject.photo.mask().astype(np.uint8) * 255, seed=variant.seed, pointmap=points,
-            stage1_inference_steps=variant.steps, stage2_inference_steps=variant.steps, decode_formats=["mesh"],
+            stage1_inference_steps=variant.steps, stage2_inference_steps=variant.slat_steps or variant.steps,
+            decode_formats=["mesh"],
         )  # fmt: skip
 
 

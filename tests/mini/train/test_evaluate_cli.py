@@ -86,10 +86,16 @@ def test_overrides_make_a_variant() -> None:
     assert not variant.config["ss"] and variant.config["slat"]["where"]["keep"] == 0.5
 
 
+def test_controls_are_other_steps_or_another_seed() -> None:
+    fewer = accelerated_variant("pipeline.ss_steps=10 pipeline.slat_steps=8")
+    assert (fewer.steps, fewer.slat_steps, fewer.config) == (10, 8, None)
+    assert accelerated_variant("seed=43").seed == 43
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ("seed=3", "switches nothing on"),
+        ("pipeline.ss_steps=25", "switches nothing on"),
         ("preset=fast", "no option 'fast'"),
         ("ss=fast_sam3d ss.when=3", "ss.when is 3"),
     ],
