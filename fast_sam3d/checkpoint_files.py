@@ -27,9 +27,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (
         OSError, RecursionError, ValueError, TypeError, AttributeError, OmegaConfBaseException, yaml.YAMLError
     ) as error:  # fmt: skip
-        raise CheckpointError(f"{path} cannot be read as yaml: download it again") from error
+        raise CheckpointError(f"{path} is damaged and no yaml: restore it, or download it again") from error
     if not isinstance(tree, dict) or not tree:
-        raise CheckpointError(f"{path} holds no settings: download it again")
+        raise CheckpointError(f"{path} holds no settings: restore it, or download it again")
     return {str(key): value for key, value in tree.items()}
 
 
