@@ -36,6 +36,7 @@ def merging(where: str, factor: float = 2.0) -> dict[str, Any]:
 CARVED: dict[str, Any] = {
     "slat": {"when": {"name": "stride"}, "where": {"name": "saliency", "keep": 0.25, "warmup": 1}}
 }
+EXACT: dict[str, Any] = {"exact": {"unconditional": True, "context": True}}
 METHODS: dict[str, dict[str, Any]] = {
     "paper": paper(),
     "hold": method("ss", 2, all={"name": "hold"}),
@@ -53,6 +54,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "mesh": merging("decoder"),
     "voxels": merging("voxels"),
     "all": {**paper(), **CARVED, **merging("decoder")},
+    "exact": EXACT,
+    "everything": {**paper(), **CARVED, **merging("decoder"), **EXACT},
 }
 LIMITS: dict[str, dict[str, Any]] = {
     "ss stride 1": paper(stride=1),
@@ -61,6 +64,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "keep 1": {"slat": {"where": {"name": "saliency", "keep": 1.0}}},
     "factor 1": merging("decoder", 1.0),
     "factor 1 of voxels": merging("voxels", 1.0),
+    "kept context": {"exact": {"unconditional": False, "context": True}},
     "all": {**paper(stride=1), "slat": {"where": {"name": "saliency", "keep": 1.0}}, **merging("voxels", 1.0)},
 }
 # Guidance is on in steps 0 to 6 of the grid t = s / (3 - 2 s), and in 0 to 4 of t = s.
@@ -173,7 +177,7 @@ class Contract:
         saved = {solve.stage: solve.saved for solve in handle.report.solves}
         assert made == counts
         assert {stage: made[stage] + saved[stage] for stage in made} == PLAIN_CALLS
-        assert {stage for stage in saved if saved[stage]} == config.keys() - {"mesh"}
+        assert {stage for stage in saved if saved[stage]} == config.keys() - {"mesh", "exact"}
 
     @pytest.mark.parametrize("preset", group_options()["preset"])
     def test_every_preset_comes_off_exactly(self, preset: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
@@ -274,7 +278,7 @@ class Contract:
         assert torch.equal(theirs["shape"], plain["shape"])
         assert not torch.equal(theirs["gaussian.xyz"], plain["gaussian.xyz"])
 
-    @pytest.mark.parametrize(("stage", "used"), [("ss", "paper"), ("slat", "carved"), ("slat", "budget")])
+    @pytest.mark.parametrize(("stage", "used"), [("ss", "everything"), ("slat", "everything"), ("slat", "budget")])
     @torch.no_grad()
     def test_two_interleaved_solves(self, stage: str, used: str, pipeline: Any) -> None:
         """Of different objects: noise, condition, and voxels where there are any."""
@@ -330,7 +334,7 @@ class Contract:
         assert [solve.stage for solve in handle.report.solves] == ["ss"]
 
     @pytest.mark.parametrize("decoded", [("gaussian",), ("mesh",), ("gaussian_4", "mesh"), ()])
-    @pytest.mark.parametrize("used", ["all", "voxels"])
+    @pytest.mark.parametrize("used", ["everything", "voxels"])
     def test_any_formats(self, used: str, decoded: tuple[str, ...], pipeline: Any) -> None:
         if "gaussian_4" in decoded and "slat_decoder_gs_4" not in pipeline.models:
             pytest.skip("this pipeline has no such decoder")
@@ -379,7 +383,7 @@ class Contract:
         finally:
             del guidance.inner_forward
 
-    @pytest.mark.parametrize("used", ["paper", "carved", "mesh", "voxels", "all"])
+    @pytest.mark.parametrize("used", ["paper", "carved", "mesh", "voxels", "everything"])
     def test_an_object_without_voxels(self, used: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
         hide = pipeline.models["ss_decoder"].register_forward_hook(lambda module, args, logits: logits - 1e6)
         with fast_sam3d.accelerated(pipeline, METHODS[used]):

@@ -116,10 +116,16 @@ class Sam3d:
         return getattr(self.pipeline.models[_GENERATORS[stage]].reverse_fn, "backbone", None)
 
     def compiled(self, stage: str) -> bool:
-        """Whether torch.compile made a stage's network, whose parts then no longer run one by one."""
+        """Whether torch.compile, or a wrapper that may hide it, made a stage's network: its parts are not called then.
+
+        The stock compile_model=True puts the compiled function in a closure on the guidance, where nothing tells it
+        from any other wrapper (sam3d_objects/pipeline/inference_pipeline_pointmap.py, `compile_wrapper`).
+        """
         backbone = self.backbone(stage)
         guidance = self.pipeline.models[_GENERATORS[stage]].reverse_fn
-        calls = [getattr(guidance, "inner_forward", None), *(getattr(m, "forward", None) for m in (guidance, backbone))]
+        if "inner_forward" in getattr(guidance, "__dict__", {}):
+            return True
+        calls = [getattr(module, "forward", None) for module in (guidance, backbone)]
         return any(hasattr(call, "_torchdynamo_orig_callable") for call in calls) or any(
             getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
             for module in (guidance, backbone)

@@ -49,5 +49,5 @@ def _unfit(adapter: Sam3d, stage: str, found: bool) -> str | None:
     if not found:
         return "its network has no cross-attention under the known names"
     if adapter.compiled(stage):
-        return "its network is compiled"
+        return "its network is compiled or wrapped"
     return None

@@ -10,4 +10,4 @@ class TestStock(Contract):
     """See `Contract`."""
 
     bed = STOCK
-    methods = ("paper", "both", "carved", "budget", "mesh", "voxels", "all")
+    methods = ("paper", "both", "exact", "carved", "budget", "mesh", "voxels", "everything")

@@ -89,6 +89,10 @@ def test_compile_model(pipeline: Any) -> None:
         assert {solve.stage: solve.calls for solve in handle.report.solves} == counts
         # Four tokens of conditions, the steps that are evaluated, one decoding.
         assert len(passed) == 4 + len(handle.report.solves[0].evaluated) + 1
+        # What acts inside the network stays off: it would be traced, or not be called at all.
+        with fast_sam3d.accelerated(pipeline, METHODS["everything"]):
+            assert "forward" not in vars(models["ss_generator"].reverse_fn.backbone)
+            assert torch.equal(STOCK.raw(pipeline, stage1_only=True)["shape"], accelerated["shape"])
         assert differing(STOCK.run(pipeline), plain) == set()
     finally:
         for module, name in [
