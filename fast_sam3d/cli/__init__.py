@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("fast_sam3d.cli.show_config", "print the configuration that a set of flags and overrides composes to"),
     "download": ("fast_sam3d.cli.download", "fetch the gated SAM 3D Objects weights with your own login"),
     "doctor": ("fast_sam3d.cli.doctor", "say what is there to run SAM 3D Objects, and the next thing to do"),
+    "count": ("fast_sam3d.cli.count", "count the operations that each exact saving takes off, at the published sizes"),
     "examples": ("fast_sam3d.mini.data.examples", "render the bundled examples again"),
     "train-mini": ("fast_sam3d.mini.train.cli", "train the embedded model"),
     "evaluate-mini": ("fast_sam3d.mini.train.evaluate_cli", "measure the embedded model on held-out objects"),

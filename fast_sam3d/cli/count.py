@@ -1,0 +1,49 @@
+"""`fast-sam3d count`: operations of an object at the published sizes, off and with each exact saving."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+__all__ = ["add_arguments", "main"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print operations as JSON instead of a table")
+
+
+def main(args: argparse.Namespace) -> int:
+    import json
+
+    from fast_sam3d.exact.count import network_calls, published, solves, table
+
+    pipeline, columns = published(), list(solves())
+    counts = table(pipeline, columns, lambda row: print(f"counting: {row}", file=sys.stderr))
+    if args.json:
+        labels = [solve.label for solve in columns]
+        print(json.dumps({row: dict(zip(labels, values, strict=True)) for row, values in counts.items()}, indent=2))
+        return 0
+    print("Operations of one object at the published sizes, 10^12 (2 per multiply-add), and what each takes off.")
+    print("SLaT depends on the object: voxels / packed tokens.")
+    print()
+    print("\n".join(lines(counts, [solve.label for solve in columns])))
+    print()
+    for stage in ("ss", "slat"):
+        conditional, unconditional = network_calls(pipeline.models[f"{stage}_generator"])
+        print(f"{stage}: {conditional + unconditional} network calls, {unconditional} of them without condition")
+    return 0
+
+
+def lines(counts: dict[str, list[int]], labels: list[str]) -> list[str]:
+    """The table: one line per saving, one column per stage."""
+    cells = [["saving", *labels]]
+    for row, values in counts.items():
+        cells.append([row])
+        for value, plain in zip(values, counts["off"], strict=True):
+            share = "" if value == plain else f"{100 * (value / plain - 1):.1f} %"
+            cells[-1].append(f"{value / 1e12:.1f} {share:>8}")
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    return [
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        for line in cells
+    ]
