@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import itertools
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -267,6 +269,20 @@ class Contract:
                 assert handle.report.solves[-1].complete is False
             assert differing(self.bed.run(pipeline, formats=formats(METHODS[name])), want) == set()
         assert self.unlike(pipeline, plain) == set()
+
+    def test_a_handle_does_not_keep_the_pipeline(self) -> None:
+        thing = self.bed.build()
+        handle = fast_sam3d.accelerate(thing, METHODS["everything"])
+        self.bed.raw(thing, stage1_only=True)
+        alive = weakref.ref(thing.models)
+        gc.collect()
+        gc.disable()
+        try:
+            del thing
+            assert alive() is None
+        finally:
+            gc.enable()
+        handle.remove()
 
     def test_two_pipelines_with_different_settings(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
         want = self.accelerated_once("paper")

@@ -1,4 +1,9 @@
-"""These tests run the stock classes. They are skipped as a whole where those are not importable."""
+"""These tests run the stock classes, and are skipped as a whole where those are not importable.
+
+    PYTHONPATH=<a clone of facebookresearch/sam-3d-objects> OMP_NUM_THREADS=1 python -m pytest tests/stock
+
+Of its dependencies only `optree` must be installed; `stand_ins.py` has what is missing. No weights and no GPU.
+"""
 
 from __future__ import annotations
 

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
 import fast_sam3d
+from fast_sam3d.decode.spectrum import picture_ratio
 from fast_sam3d.report import observe
 from fast_sam3d.solve.driver import SolverError
 from tests.beds import STEPS, counted_calls, differing
 from tests.contract import METHODS, PLAIN_CALLS
 from tests.fakes import FakeInference, same_vars, snapshot
+from tests.minis import rgba
 from tests.stock.build import CORNER, STOCK
 
 
@@ -66,6 +69,16 @@ def test_a_merged_mesh_comes_back_at_its_size(pipeline: Any) -> None:
     # A bin of two voxels is a quarter of this cube, and a mesh that was not scaled back half as large.
     assert (bounds(merged) - bounds(plain)).abs().max() < 3 / CORNER
     assert len(merged["mesh"][0].faces) < len(plain["mesh"][0].faces)
+
+
+def test_the_picture_has_its_say_in_merging(pipeline: Any) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 4), dtype=np.uint8)
+    noise[..., 3] = rgba()[..., 3]
+    want = picture_ratio(torch.from_numpy(noise[..., :3]), torch.from_numpy(noise[..., 3]))
+    with fast_sam3d.accelerated(pipeline, METHODS["voxels"]) as handle, STOCK.running():
+        pipeline.run(noise, None, seed=0, stage1_only=True)
+    (record,) = handle.report.aggregations
+    assert record.picture == want is not None
 
 
 def test_compile_model(pipeline: Any) -> None:
