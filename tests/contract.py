@@ -18,6 +18,7 @@ from torch import Tensor
 import fast_sam3d
 from fast_sam3d.config import compose, group_options
 from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.exact import Exact
 from fast_sam3d.report import observe
 from tests.beds import STEPS, Bed, counted_calls, differing, random_state
 from tests.fakes import same_vars, snapshot
@@ -31,6 +32,10 @@ def paper(beta: float = 0.5, stride: int = 3) -> dict[str, Any]:
     return method("ss", stride, shape={"name": "taylor", "order": 1}, layout={"name": "anchored", "beta": beta})
 
 
+def alone(saving: str) -> dict[str, Any]:
+    return {"exact": {name: name == saving for name in Exact().settings()}}
+
+
 def merging(where: str, factor: float = 2.0) -> dict[str, Any]:
     return {"mesh": {"where": where, "factors": [factor] * 3, "min_voxels": 0}}
 
@@ -38,7 +43,7 @@ def merging(where: str, factor: float = 2.0) -> dict[str, Any]:
 CARVED: dict[str, Any] = {
     "slat": {"when": {"name": "stride"}, "where": {"name": "saliency", "keep": 0.25, "warmup": 1}}
 }
-EXACT: dict[str, Any] = {"exact": {"unconditional": True, "context": True}}
+EXACT: dict[str, Any] = {"exact": Exact().settings()}
 METHODS: dict[str, dict[str, Any]] = {
     "paper": paper(),
     "hold": method("ss", 2, all={"name": "hold"}),
@@ -66,7 +71,8 @@ LIMITS: dict[str, dict[str, Any]] = {
     "keep 1": {"slat": {"where": {"name": "saliency", "keep": 1.0}}},
     "factor 1": merging("decoder", 1.0),
     "factor 1 of voxels": merging("voxels", 1.0),
-    "kept context": {"exact": {"unconditional": False, "context": True}},
+    "kept context": alone("context"),
+    "sparse extraction": alone("extraction"),
     "all": {**paper(stride=1), "slat": {"where": {"name": "saliency", "keep": 1.0}}, **merging("voxels", 1.0)},
 }
 # Guidance is on in steps 0 to 6 of the grid t = s / (3 - 2 s), and in 0 to 4 of t = s.
@@ -77,7 +83,8 @@ BOTH = ("mesh", "gaussian")
 
 def formats(config: dict[str, Any]) -> tuple[str, ...]:
     """Meshes are slow: they are decoded where nothing else would show what was done."""
-    return BOTH if config.keys() == {"mesh"} and config["mesh"]["where"] == "decoder" else ("gaussian",)
+    shows = config.keys() == {"mesh"} and config["mesh"]["where"] == "decoder"
+    return BOTH if shows or config == alone("extraction") else ("gaussian",)
 
 
 def evaluated(report: fast_sam3d.Report) -> dict[str, int]:

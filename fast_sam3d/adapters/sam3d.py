@@ -125,11 +125,7 @@ class Sam3d:
         guidance = self.pipeline.models[_GENERATORS[stage]].reverse_fn
         if "inner_forward" in getattr(guidance, "__dict__", {}):
             return True
-        calls = [getattr(module, "forward", None) for module in (guidance, backbone)]
-        return any(hasattr(call, "_torchdynamo_orig_callable") for call in calls) or any(
-            getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
-            for module in (guidance, backbone)
-        )
+        return compiled(guidance) or compiled(backbone)
 
     def cross_attentions(self, stage: str) -> Iterator[tuple[str, Any]]:
         """(name, module) of every cross-attention of a stage's network: one per block, or one per stream of it."""
@@ -139,6 +135,11 @@ class Sam3d:
             for stream, attention in streams.items():
                 if callable(getattr(attention, "forward", None)):
                     yield f"{stage}.blocks[{number}].cross_attn{f'[{stream!r}]' if stream else ''}", attention
+
+    def mesh_decoder(self) -> Any:
+        """The decoder of meshes, None where the pipeline has none."""
+        models = self.pipeline.models
+        return models["slat_decoder_mesh"] if "slat_decoder_mesh" in models else None  # noqa: SIM401 (a ModuleDict)
 
     def timed(self) -> Iterator[tuple[object, str, str]]:
         """(owner, method, row of the report) of every part whose time is taken."""
@@ -157,6 +158,15 @@ class Sam3d:
         if latents is None:
             return list(LAYOUT)
         return [name for name in latents.keys() if name != SHAPE]  # noqa: SIM118 (a ModuleDict, not a dict)
+
+
+def compiled(module: Any) -> bool:
+    """Whether torch.compile made a module, or its `forward`."""
+    return (
+        hasattr(getattr(module, "forward", None), "_torchdynamo_orig_callable")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module, "_orig_mod")
+    )
 
 
 def find(pipeline: Any) -> Sam3d:

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from fast_sam3d.adapters import Sam3d
+from fast_sam3d.adapters.sam3d import compiled
 from fast_sam3d.exact.context import BackboneSeam, CrossAttentionSeam, KeysSeam
+from fast_sam3d.exact.extraction import ExtractionSeam, unfit
 from fast_sam3d.exact.settings import Exact
+from fast_sam3d.mini.extract import MeshExtractor
 from fast_sam3d.patch import Seam
 
 logger = logging.getLogger(__name__)
@@ -25,6 +28,12 @@ def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[P
         exact: the savings.
         everywhere: also where a saving does not fit now, without a word: what was patched before must be found again.
     """
+    yield from _context_places(adapter, exact, everywhere)
+    if exact.extraction:
+        yield from _extraction_places(adapter, everywhere)
+
+
+def _context_places(adapter: Sam3d, exact: Exact, everywhere: bool) -> Iterator[Place]:
     for stage in adapter.stages:
         if not (exact.unconditional or exact.context):
             return
@@ -42,6 +51,21 @@ def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[P
             keys = getattr(attention, "to_kv", None)
             if exact.context and callable(getattr(keys, "forward", None)):
                 yield keys, "forward", partial(KeysSeam, keys)
+
+
+def _extraction_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
+    decoder = adapter.mesh_decoder()
+    extractor = getattr(decoder, "mesh_extractor", None)
+    # The embedded model's works within the object's box; nothing is left to save there, and nobody has to hear of it.
+    if decoder is None or (isinstance(extractor, MeshExtractor) and not everywhere):
+        return
+    reason = None if everywhere else unfit(extractor)
+    if reason is None and not everywhere and compiled(decoder):
+        reason = "its decoder is compiled"
+    if reason:
+        logger.info("mesh: exact.extraction stays off, because %s", reason)
+    else:
+        yield decoder, "mesh_extractor", partial(ExtractionSeam, decoder)
 
 
 def _unfit(adapter: Sam3d, stage: str, found: bool) -> str | None:

@@ -20,10 +20,13 @@ class Exact:
             to rounding.
         context: keys and values of the image tokens are made once per solve and not at each call. Bit for bit equal.
             Costs the memory of those keys and values during a solve (report: context_bytes).
+        extraction: the stock mesh extractor sees the cubes that the surface goes through, not all of the grid. Bit for
+            bit equal; the embedded model's works in the object's box anyway.
     """
 
     unconditional: bool = True
     context: bool = True
+    extraction: bool = True
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import fast_sam3d
 from fast_sam3d.errors import ConfigError
+from fast_sam3d.exact import Exact
 from fast_sam3d.exact.context import Contexts, KeysSeam
 from fast_sam3d.mini.flow import ClassifierFreeGuidance
 from fast_sam3d.mini.layers import CrossAttention
@@ -264,5 +265,5 @@ def test_bad_settings_are_named(pipeline: MiniPipeline, settings: Any, says: str
 
 def test_all_off_installs_nothing(pipeline: MiniPipeline) -> None:
     before = snapshot(pipeline)
-    fast_sam3d.accelerate(pipeline, {"exact": {"unconditional": False, "context": False}})
+    fast_sam3d.accelerate(pipeline, {"exact": dict.fromkeys(Exact().settings(), False)})
     assert same_vars(before, snapshot(pipeline))

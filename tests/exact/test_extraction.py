@@ -1,0 +1,145 @@
+"""Cubes around the surface, found without the whole grid. `tests/stock/test_extraction.py` has the stock extractor."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fast_sam3d
+from fast_sam3d.exact.extraction import _Regular, _surface_cubes
+from fast_sam3d.mini.pipeline import MiniPipeline
+from fast_sam3d.patch import seam_at
+from tests.minis import picture, random_mini
+
+ONLY = {"exact": {"unconditional": False, "context": False, "extraction": True}}
+CORNERS = torch.tensor([[j & 1, j >> 1 & 1, j >> 2] for j in range(8)])
+EDGES = torch.tensor([0, 1, 1, 5, 4, 5, 0, 4, 2, 3, 3, 7, 6, 7, 2, 6, 2, 0, 3, 1, 7, 5, 6, 4])
+
+
+def dense_distance(coords: Tensor, sdf: Tensor, side: int) -> Tensor:
+    """[side^3] mean distance at every corner, 1 where no cell is active."""
+    total, count = torch.zeros(side, side, side), torch.zeros(side, side, side)
+    for cell, values in zip(coords.tolist(), sdf[..., 0].tolist(), strict=True):
+        for corner, value in zip(CORNERS.tolist(), values, strict=True):
+            x, y, z = (a + b for a, b in zip(cell, corner, strict=True))
+            total[x, y, z] += value
+            count[x, y, z] += 1
+    return torch.where(count > 0, total / count, 1.0)
+
+
+@pytest.mark.parametrize(("seed", "share"), [(0, 0.02), (1, 0.1), (2, 0.5), (3, 1.0), (4, 0.0)])
+def test_surface_cubes_are_those_of_the_whole_grid(seed: int, share: float) -> None:
+    generator, res = torch.Generator().manual_seed(seed), 6
+    coords = (torch.rand(res, res, res, generator=generator) < share).nonzero()
+    sdf = torch.randn(len(coords), 8, 1, generator=generator)
+    side = res + 1
+    across = torch.tensor([side * side, side, 1])
+    touched = (coords * across).sum(1)[:, None] + (CORNERS * across).sum(1)
+    negative = dense_distance(coords, sdf, side) < 0
+    want = []
+    for x in range(res):
+        for y in range(res):
+            for z in range(res):
+                corners = [bool(negative[x + i, y + j, z + k]) for i, j, k in CORNERS.tolist()]
+                if any(corners) and not all(corners):
+                    want.append((x * side + y) * side + z)
+    assert _surface_cubes(touched, sdf, side).tolist() == want
+
+
+def test_an_ambiguous_cube_asks_its_neighbour() -> None:
+    """Cubes 0 and 2 face each other, 1 faces an unambiguous one, 3 the end of the grid, 4 a cube without a surface."""
+    side = 4
+    table = torch.zeros(256, 5, dtype=torch.long)
+    table[1] = torch.tensor([1, 1, 0, 0, 101])
+    table[2] = torch.tensor([1, -1, 0, 0, 102])
+    table[4] = torch.tensor([1, 0, 1, 0, 104])
+    table[8] = torch.tensor([1, 0, 0, -1, 108])
+    places = torch.tensor([[0, 0, 0], [0, 0, 1], [1, 0, 0], [2, 0, 0], [2, 2, 2], [0, 1, 1]])
+    cases = torch.tensor([1, 4, 2, 8, 1, 3])
+    cubes = (places * torch.tensor([side * side, side, 1])).sum(1)
+    order = cubes.argsort()
+    occupied = (cases[order, None] >> torch.arange(8) & 1).bool()
+    regular = _Regular(table, EDGES, cubes[order], side)
+    got = torch.empty_like(cases)
+    got[order] = regular.case_ids(occupied, torch.ones(6, dtype=torch.bool), side - 1)
+    assert got.tolist() == [101, 4, 102, 8, 1, 3]
+
+
+def test_surface_edges_are_numbered_as_sorted_pairs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    side, count = 4, 9
+    cubes = torch.randperm(27, generator=generator)[:count].sort().values
+    places = torch.stack([cubes // 9, cubes // 3 % 3, cubes % 3], dim=1)
+    corners = ((places[:, None] + CORNERS) * torch.tensor([side * side, side, 1])).sum(-1)
+    field = torch.randn(side**3, generator=generator)
+    chosen = torch.ones(count, dtype=torch.bool)
+    edges, number, shared, crossed = _Regular(EDGES, EDGES, cubes, side).surface_edges(field, corners, chosen)
+
+    pairs = [tuple(pair) for pair in corners[:, EDGES].view(-1, 2).tolist()]
+    cut = [(field[a] < 0) != (field[b] < 0) for a, b in pairs]
+    want = sorted({pair for pair, is_cut in zip(pairs, cut, strict=True) if is_cut})
+    assert [tuple(pair) for pair in edges.tolist()] == want
+    assert crossed.tolist() == cut
+    for pair, is_cut, index, times in zip(pairs, cut, number.tolist(), shared.tolist(), strict=True):
+        assert index == (want.index(pair) if is_cut else -1)
+        assert times == (pairs.count(pair) if is_cut else 0)
+
+
+class Other:
+    """An extractor of another kind."""
+
+    def __init__(self, extractor: Any) -> None:
+        self.extractor = extractor
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.extractor(*args, **kwargs)
+
+
+class Pretender(Other):
+    """Has every name of the stock one, and cannot be built as that."""
+
+    res, sdf_bias, use_color, feats_channels, get_layout = 256, 0.0, True, 101, None
+    mesh_extractor = SimpleNamespace(
+        **dict.fromkeys(
+            ("check_table", "cube_corners", "cube_edges", "_get_case_id", "_identify_surf_edges", "_compute_reg_loss")
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (Other, "its extractor (Other) is of another kind: it has no res"),
+        (Pretender, "the extractor (Pretender) fails on a small trial: TypeError"),
+    ],
+)
+def test_another_extractor_is_left_alone_with_a_word(
+    kind: type[Other], says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = random_mini()
+    plain = mesh(pipeline)
+    decoder: Any = pipeline.models["slat_decoder_mesh"]
+    decoder.mesh_extractor = other = kind(decoder.mesh_extractor)
+    with caplog.at_level(logging.INFO, "fast_sam3d"), fast_sam3d.accelerated(pipeline, ONLY):
+        results = [mesh(pipeline) for _ in range(2)]
+    said = [record.message for record in caplog.records if "exact.extraction stays off" in record.message]
+    assert len(said) == 1 and says in said[0]
+    assert decoder.mesh_extractor is other
+    assert all(torch.equal(a, b) for result in results for a, b in zip(result, plain, strict=True))
+
+
+def test_the_embedded_extractor_has_nothing_to_save(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = random_mini()
+    with caplog.at_level(logging.INFO, "fast_sam3d"), fast_sam3d.accelerated(pipeline, ONLY):
+        assert seam_at(pipeline.models["slat_decoder_mesh"], "mesh_extractor") is None
+    assert not caplog.records
+
+
+def mesh(pipeline: MiniPipeline) -> tuple[Tensor, Tensor, Tensor]:
+    found = pipeline.run(*picture(), seed=0, decode_formats=["mesh"])["mesh"][0]
+    return found.vertices, found.faces, found.vertex_attrs
