@@ -16,6 +16,7 @@ from fast_sam3d.decode.around import AggregateInDecoder, AggregateVoxels, KeepPi
 from fast_sam3d.errors import ConfigError, suggest
 from fast_sam3d.exact import Exact
 from fast_sam3d.exact import build as build_exact
+from fast_sam3d.exact.passes import OneRun
 from fast_sam3d.exact.seams import places as exact_places
 from fast_sam3d.patch import Layer, Patch
 from fast_sam3d.report import Report, StageSeam
@@ -167,7 +168,7 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
             exact = (methods or {}).get("exact")
             if isinstance(exact, Exact):
                 for owner, name, make in exact_places(adapter, exact):
-                    patch.add(owner, name, Layer(report, accelerates, None, scene), make)
+                    patch.add(owner, name, Layer(report, accelerates, exact, scene), make)
         # The last acceleration goes when the new one is in place, so that the seams they share stay where they are.
         if accelerates:
             patch.take_off(_places(adapter), lambda layer: layer.accelerates and layer.report is not report)
@@ -193,6 +194,9 @@ def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
         rows["other"] = [Begin()]
         rows["ss_decoder"] = [KeepOccupancy()]
         rows.setdefault("ss", []).append(KeepScale())
+    exact = methods.get("exact")
+    if isinstance(exact, Exact) and (exact.embedders or exact.images):
+        rows.setdefault("other", []).append(OneRun(exact.images))
     return {row: Chain(tuple(around)) for row, around in rows.items()}
 
 

@@ -129,6 +129,8 @@ class FakeInference:
 def snapshot(pipeline: Any) -> dict[str, dict[str, Any]]:
     """vars() of every live object that could have been patched: the pipeline, its modules, its solvers."""
     objects = {"": pipeline, **{f"models.{name}": module for name, module in pipeline.models.named_modules()}}
+    for name, embedder in getattr(pipeline, "condition_embedders", {}).items():
+        objects |= {f"{name}.{part}": module for part, module in embedder.named_modules()}
     for name in ("ss_generator", "slat_generator"):
         objects[f"{name}._solver"] = pipeline.models[name]._solver
     return {name: dict(vars(thing)) for name, thing in objects.items()}

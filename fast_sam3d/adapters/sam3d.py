@@ -141,6 +141,37 @@ class Sam3d:
         models = self.pipeline.models
         return models["slat_decoder_mesh"] if "slat_decoder_mesh" in models else None  # noqa: SIM401 (a ModuleDict)
 
+    def encoders(self) -> Iterator[tuple[str, Any]]:
+        """(name, module) of every image encoder: the parts of a condition embedder, or all of it; each one once."""
+        seen: list[Any] = []
+        for name, embedder in (getattr(self.pipeline, "condition_embedders", None) or {}).items():
+            # sam3d_objects/model/backbone/dit/embedder/embedder_fuser.py, `EmbedderFuser`
+            parts = getattr(embedder, "embedder_list", None)
+            named = [(name, embedder)] if parts is None else [(f"{name}[{i}]", p[0]) for i, p in enumerate(parts)]
+            for label, encoder in named:
+                if callable(getattr(encoder, "forward", None)) and not any(encoder is other for other in seen):
+                    seen.append(encoder)
+                    yield label, encoder
+
+    @property
+    def embeds_in_one(self) -> bool:
+        """Whether torch.compile, or a wrapper that may hide it, made the embedders: their parts are not called then.
+
+        The stock `InferencePipeline._compile` does so (sam3d_objects/pipeline/inference_pipeline.py).
+        """
+        embedders = (getattr(self.pipeline, "condition_embedders", None) or {}).values()
+        return "embed_condition" in vars(self.pipeline) or any(
+            compiled(embedder) for embedder in embedders if hasattr(embedder, "embedder_list")
+        )
+
+    def depth_network(self) -> Any:
+        """The network of the depth model, called as `infer(image, ...)`; None where it has not that place.
+
+        As in sam3d_objects/pipeline/depth_models/moge.py.
+        """
+        network = getattr(getattr(self.pipeline, "depth_model", None), "model", None)
+        return network if callable(getattr(network, "infer", None)) else None
+
     def timed(self) -> Iterator[tuple[object, str, str]]:
         """(owner, method, row of the report) of every part whose time is taken."""
         for method, stage in _PIPELINE_STAGES.items():

@@ -6,11 +6,15 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from torch import nn
+
 from fast_sam3d.adapters import Sam3d
 from fast_sam3d.adapters.sam3d import compiled
 from fast_sam3d.exact.context import BackboneSeam, CrossAttentionSeam, KeysSeam
 from fast_sam3d.exact.extraction import ExtractionSeam, unfit
+from fast_sam3d.exact.passes import PassSeam
 from fast_sam3d.exact.settings import Exact
+from fast_sam3d.mini.depth import SilhouetteDepth
 from fast_sam3d.mini.extract import MeshExtractor
 from fast_sam3d.patch import Seam
 
@@ -31,6 +35,10 @@ def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[P
     yield from _context_places(adapter, exact, everywhere)
     if exact.extraction:
         yield from _extraction_places(adapter, everywhere)
+    if exact.embedders or exact.images:
+        yield from _encoder_places(adapter, everywhere)
+    if exact.images:
+        yield from _depth_places(adapter, everywhere)
 
 
 def _context_places(adapter: Sam3d, exact: Exact, everywhere: bool) -> Iterator[Place]:
@@ -66,6 +74,27 @@ def _extraction_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
         logger.info("mesh: exact.extraction stays off, because %s", reason)
     else:
         yield decoder, "mesh_extractor", partial(ExtractionSeam, decoder)
+
+
+def _encoder_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
+    encoders = [(name, module) for name, module in adapter.encoders() if isinstance(module, nn.Module)]
+    if adapter.embeds_in_one and not everywhere:
+        logger.info("exact.embedders and exact.images stay off, because the embedders are compiled or wrapped")
+        return
+    for name, encoder in encoders:
+        if getattr(encoder, "_compiled_call_impl", None) is None or everywhere:
+            yield encoder, "forward", partial(PassSeam, encoder, "forward", "encoder", name)
+        else:
+            logger.info("%s: exact.embedders and exact.images stay off here, because it is compiled", name)
+
+
+def _depth_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
+    network = adapter.depth_network()
+    if isinstance(network, nn.Module):
+        yield network, "infer", partial(PassSeam, network, "infer", "depth", "depth_model.model")
+    # The embedded one looks at the mask, and takes no time.
+    elif not everywhere and not isinstance(getattr(adapter.pipeline, "depth_model", None), SilhouetteDepth | None):
+        logger.info("exact.images keeps no depth, because the depth model has no network under the known name")
 
 
 def _unfit(adapter: Sam3d, stage: str, found: bool) -> str | None:

@@ -22,11 +22,19 @@ class Exact:
             Costs the memory of those keys and values during a solve (report: context_bytes).
         extraction: the stock mesh extractor sees the cubes that the surface goes through, not all of the grid. Bit for
             bit equal; the embedded model's works in the object's box anyway.
+        embedders: an image encoder that has the weights of another one does not make that one's passes again: where
+            SS and SLaT have equal encoders, each input is encoded once. Bit for bit equal. Costs a copy of a run's
+            tokens and inputs, about 0.05 GiB at the published sizes.
+        images: the depth network's result and the encoders' tokens are kept for the next object of the same picture,
+            compared by content. Bit for bit equal. Costs about 0.2 GiB at the published sizes (`passes.LIMITS`), until
+            removal.
     """
 
     unconditional: bool = True
     context: bool = True
     extraction: bool = True
+    embedders: bool = True
+    images: bool = True
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -23,6 +23,7 @@ class Scene:
         picture: [H, W, 4] uint8, the mask in the last channel.
         told: what stages want in the reports, since it was last taken.
         contexts: `fast_sam3d.exact.context.Contexts` of the solve whose network runs at this moment.
+        passes: `fast_sam3d.exact.passes.Passes` of this installation, which outlive an object; never copied.
     """
 
     occupancy: Tensor | None = None
@@ -30,6 +31,7 @@ class Scene:
     picture: Any = None
     told: list[Any] = field(default_factory=list)
     contexts: Any = None
+    passes: Any = None
 
     def clear(self) -> None:
         """Forget the last object."""
