@@ -71,7 +71,8 @@ LIMITS: dict[str, dict[str, Any]] = {
     "keep 1": {"slat": {"where": {"name": "saliency", "keep": 1.0}}},
     "factor 1": merging("decoder", 1.0),
     "factor 1 of voxels": merging("voxels", 1.0),
-    "kept context": alone("context"),
+    **{f"{saving} alone": alone(saving) for saving in Exact().settings() if saving != "unconditional"},
+    "bitwise savings": {"exact": {"unconditional": False}},  # all the others
     "sparse extraction": alone("extraction"),
     "all": {**paper(stride=1), "slat": {"where": {"name": "saliency", "keep": 1.0}}, **merging("voxels", 1.0)},
 }
