@@ -73,7 +73,6 @@ LIMITS: dict[str, dict[str, Any]] = {
     "factor 1 of voxels": merging("voxels", 1.0),
     **{f"{saving} alone": alone(saving) for saving in Exact().settings() if saving != "unconditional"},
     "bitwise savings": {"exact": {"unconditional": False}},  # all the others
-    "sparse extraction": alone("extraction"),
     "all": {**paper(stride=1), "slat": {"where": {"name": "saliency", "keep": 1.0}}, **merging("voxels", 1.0)},
 }
 # Guidance is on in steps 0 to 6 of the grid t = s / (3 - 2 s), and in 0 to 4 of t = s.

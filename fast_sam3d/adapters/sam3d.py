@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.patch import Seam
 from fast_sam3d.solve.driver import SolveStage
 
 SHAPE = "shape"
@@ -141,6 +142,16 @@ class Sam3d:
         models = self.pipeline.models
         return models["slat_decoder_mesh"] if "slat_decoder_mesh" in models else None  # noqa: SIM401 (a ModuleDict)
 
+    def sparse_networks(self) -> Iterator[tuple[str, Any, bool]]:
+        """(name, network over voxels, whether it is compiled or wrapped): the second sampler's and the decoders'."""
+        backbone = self.backbone("slat")
+        if isinstance(backbone, nn.Module):
+            yield "slat", backbone, self.compiled("slat")
+        for name in _MODEL_STAGES:
+            decoder = self.pipeline.models[name] if name in self.pipeline.models else None  # noqa: SIM401
+            if name.startswith("slat") and isinstance(decoder, nn.Module):
+                yield name, decoder, compiled(decoder)
+
     def encoders(self) -> Iterator[tuple[str, Any]]:
         """(name, module) of every image encoder: the parts of a condition embedder, or all of it; each one once."""
         seen: list[Any] = []
@@ -193,8 +204,11 @@ class Sam3d:
 
 def compiled(module: Any) -> bool:
     """Whether torch.compile made a module, or its `forward`."""
+    forward = getattr(module, "forward", None)
+    if isinstance(forward, Seam):
+        forward = forward.original()
     return (
-        hasattr(getattr(module, "forward", None), "_torchdynamo_orig_callable")
+        hasattr(forward, "_torchdynamo_orig_callable")
         or getattr(module, "_compiled_call_impl", None) is not None
         or hasattr(module, "_orig_mod")
     )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fast_sam3d.exact.attention import AttentionSeam
 from fast_sam3d.patch import Seam
 
 logger = logging.getLogger(__name__)
@@ -75,18 +76,18 @@ class BackboneSeam(Seam):
             contexts.kind = None
 
 
-class CrossAttentionSeam(Seam):
+class CrossAttentionSeam(AttentionSeam):
     """Stands in for the `forward` of a cross-attention: (tokens, context)."""
 
     def __init__(self, attention: Any, name: str) -> None:
-        super().__init__(attention, "forward")
+        super().__init__(attention)
         self.place = name
         self.constant: bool | None = None
         """Whether the unconditional result is a constant; None until it was tried."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = self.original()
-        contexts = active(self)
+        call = self.attend()
+        contexts = active(self) if self.wanted("unconditional") else None
         if contexts is None or contexts.kind != "unconditional" or kwargs or len(args) != 2 or self.constant is False:
             return call(*args, **kwargs)
         x, context = args

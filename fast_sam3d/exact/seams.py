@@ -10,13 +10,16 @@ from torch import nn
 
 from fast_sam3d.adapters import Sam3d
 from fast_sam3d.adapters.sam3d import compiled
+from fast_sam3d.exact.attention import AttentionSeam, fits
 from fast_sam3d.exact.context import BackboneSeam, CrossAttentionSeam, KeysSeam
 from fast_sam3d.exact.extraction import ExtractionSeam, unfit
 from fast_sam3d.exact.passes import PassSeam
 from fast_sam3d.exact.settings import Exact
 from fast_sam3d.mini.depth import SilhouetteDepth
 from fast_sam3d.mini.extract import MeshExtractor
-from fast_sam3d.patch import Seam
+from fast_sam3d.mini.slat_decoder import SLatTrunk
+from fast_sam3d.mini.slat_flow import StructuredLatentFlow
+from fast_sam3d.patch import Seam, seam_at
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[P
     yield from _context_places(adapter, exact, everywhere)
     if exact.extraction:
         yield from _extraction_places(adapter, everywhere)
+    if exact.attention:
+        yield from _attention_places(adapter, everywhere)
     if exact.embedders or exact.images:
         yield from _encoder_places(adapter, everywhere)
     if exact.images:
@@ -74,6 +79,28 @@ def _extraction_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
         logger.info("mesh: exact.extraction stays off, because %s", reason)
     else:
         yield decoder, "mesh_extractor", partial(ExtractionSeam, decoder)
+
+
+def _attention_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
+    if everywhere:
+        modules = [module for _, network, _ in adapter.sparse_networks() for module in network.modules()]
+        for module in modules:
+            if isinstance(seam_at(module, "forward"), AttentionSeam):
+                yield module, "forward", partial(AttentionSeam, module)
+        return
+    crossing = {id(attention): name for name, attention in adapter.cross_attentions("slat")}
+    for row, network, is_compiled in adapter.sparse_networks():
+        found = [module for module in network.modules() if fits(module)]
+        # The embedded model has no masks.
+        if not found and not isinstance(network, SLatTrunk | StructuredLatentFlow):
+            logger.info("%s: exact.attention stays off, because no part of it attends through `masked_sdpa`", row)
+        elif found and is_compiled:
+            logger.info("%s: exact.attention stays off, because it is compiled or wrapped", row)
+        else:
+            for module in found:
+                name = crossing.get(id(module))
+                make = partial(CrossAttentionSeam, module, name) if name else partial(AttentionSeam, module)
+                yield module, "forward", make
 
 
 def _encoder_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:

@@ -22,6 +22,8 @@ class Exact:
             Costs the memory of those keys and values during a solve (report: context_bytes).
         extraction: the stock mesh extractor sees the cubes that the surface goes through, not all of the grid. Bit for
             bit equal; the embedded model's works in the object's box anyway.
+        attention: sparse attention without a kernel for sequences of different length makes no mask of [N, N], and sees
+            the windows' own keys. Bit for bit equal.
         embedders: an image encoder that has the weights of another one does not make that one's passes again: where
             SS and SLaT have equal encoders, each input is encoded once. Bit for bit equal. Costs a copy of a run's
             tokens and inputs, about 0.05 GiB at the published sizes.
@@ -33,6 +35,7 @@ class Exact:
     unconditional: bool = True
     context: bool = True
     extraction: bool = True
+    attention: bool = True
     embedders: bool = True
     images: bool = True
 
