@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fast_sam3d.errors import FastSam3dError
@@ -151,6 +152,11 @@ class Sam3d:
             decoder = self.pipeline.models[name] if name in self.pipeline.models else None  # noqa: SIM401
             if name.startswith("slat") and isinstance(decoder, nn.Module):
                 yield name, decoder, compiled(decoder)
+
+    def precision(self, stage: str) -> Any:
+        """The type in which autocast runs a stage's network; float32 means that it does not."""
+        name = {"ss": "shape_model_dtype", "slat": "dtype"}[stage]
+        return getattr(self.pipeline, name, torch.float32)
 
     def encoders(self) -> Iterator[tuple[str, Any]]:
         """(name, module) of every image encoder: the parts of a condition embedder, or all of it; each one once."""

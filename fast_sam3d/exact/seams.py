@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import torch
 from torch import nn
 
 from fast_sam3d.adapters import Sam3d
@@ -13,6 +14,7 @@ from fast_sam3d.adapters.sam3d import compiled
 from fast_sam3d.exact.attention import AttentionSeam, fits
 from fast_sam3d.exact.context import BackboneSeam, CrossAttentionSeam, KeysSeam
 from fast_sam3d.exact.extraction import ExtractionSeam, unfit
+from fast_sam3d.exact.half import LinearSeam
 from fast_sam3d.exact.passes import PassSeam
 from fast_sam3d.exact.settings import Exact
 from fast_sam3d.mini.depth import SilhouetteDepth
@@ -44,6 +46,8 @@ def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[P
         yield from _encoder_places(adapter, everywhere)
     if exact.images:
         yield from _depth_places(adapter, everywhere)
+    if exact.half:
+        yield from _linear_places(adapter, everywhere)
 
 
 def _context_places(adapter: Sam3d, exact: Exact, everywhere: bool) -> Iterator[Place]:
@@ -122,6 +126,32 @@ def _depth_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
     # The embedded one looks at the mask, and takes no time.
     elif not everywhere and not isinstance(getattr(adapter.pipeline, "depth_model", None), SilhouetteDepth | None):
         logger.info("exact.images keeps no depth, because the depth model has no network under the known name")
+
+
+def _linear_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
+    for stage in adapter.stages:
+        precision, backbone = adapter.precision(stage), adapter.backbone(stage)
+        if not isinstance(backbone, nn.Module) or (precision is torch.float32 and not everywhere):
+            continue
+        # The projections of the context have a seam of their own.
+        others = [getattr(attention, "to_kv", None) for _, attention in adapter.cross_attentions(stage)]
+        linears = [
+            part
+            for part in backbone.modules()
+            if isinstance(part, nn.Linear)
+            and type(part).forward is nn.Linear.forward
+            and not any(part is other for other in others)
+        ]
+        reason = None
+        if adapter.compiled(stage):
+            reason = "its network is compiled or wrapped"
+        elif not any(linear.weight.dtype is not precision for linear in linears):
+            reason = f"it has no linear layers whose weights would be cast to {precision}"
+        if reason and not everywhere:
+            logger.info("%s: exact.half stays off, because %s", stage, reason)
+            continue
+        for linear in linears:
+            yield linear, "forward", partial(LinearSeam, linear)
 
 
 def _unfit(adapter: Sam3d, stage: str, found: bool) -> str | None:

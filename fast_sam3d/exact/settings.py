@@ -30,6 +30,9 @@ class Exact:
         images: the depth network's result and the encoders' tokens are kept for the next object of the same picture,
             compared by content. Bit for bit equal. Costs about 0.2 GiB at the published sizes (`passes.LIMITS`), until
             removal.
+        half: linear layers of the sampling networks keep their weights in the half type that autocast casts them to at
+            each call. Bit for bit equal; without autocast, or where weights have that type already, nothing is kept.
+            Costs half of those weights' memory, 1.6 GiB for SS at the published sizes, until removal.
     """
 
     unconditional: bool = True
@@ -38,6 +41,7 @@ class Exact:
     attention: bool = True
     embedders: bool = True
     images: bool = True
+    half: bool = True
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
