@@ -368,6 +368,20 @@ class Contract:
         assert present == {*decoded, *(short[key] for key in decoded if key in short)}
         assert (result.get("glb") is not None) <= ("mesh" in decoded)
 
+    @pytest.mark.parametrize("decoded", [("gaussian",), ()])
+    def test_no_decoder_runs_that_nobody_asked_for(self, decoded: tuple[str, ...], pipeline: Any) -> None:
+        ran: list[str] = []
+        hooks = [
+            model.register_forward_pre_hook(lambda module, args, name=name: ran.append(name))
+            for name, model in pipeline.models.items()
+            if name.startswith("slat_decoder") and model is not None
+        ]
+        with fast_sam3d.accelerated(pipeline, METHODS["exact"]):
+            self.bed.run(pipeline, formats=decoded)
+        for hook in hooks:
+            hook.remove()
+        assert ran == ["slat_decoder_gs"] * len(decoded)
+
     def test_distilled_and_short_runs(self) -> None:
         pipeline = self.bed.build()  # its own: a distilled run leaves settings on the samplers
         options = {"use_stage1_distillation": True, "use_stage2_distillation": True, "decode_formats": []}
