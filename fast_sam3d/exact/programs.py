@@ -83,8 +83,8 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _settings(module: nn.Module) -> list[tuple[str, type, dict[str, Any]]]:
-    """(name, class, attributes) of every part."""
+def _settings(module: nn.Module) -> list[tuple[str, tuple[type, Any], dict[str, Any]]]:
+    """(name, class and its `forward`, attributes) of every part."""
     found = []
     for name, part in module.named_modules():
         if part.training:
@@ -97,7 +97,7 @@ def _settings(module: nn.Module) -> list[tuple[str, type, dict[str, Any]]]:
             del own["forward"]
             if seam._shadowed:
                 own["forward"] = _Itself(seam._earlier)
-        found.append((name, type(part), own))
+        found.append((name, (type(part), type(part).forward), own))
     return found
 
 
