@@ -18,7 +18,7 @@ PYTHON     ?= python3
 VENV       ?= .venv
 TORCH      ?= torch==2.13.0
 TORCH_ARGS ?=
-EXAMPLE    ?= $(firstword $(sort $(patsubst %/image.png,%,$(wildcard examples/*/image.png))))
+EXAMPLE    ?= examples/mug
 
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
