@@ -27,6 +27,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "download": ("fast_sam3d.cli.download", "fetch the gated SAM 3D Objects weights with your own login"),
     "doctor": ("fast_sam3d.cli.doctor", "say what is there to run SAM 3D Objects, and the next thing to do"),
     "count": ("fast_sam3d.cli.count", "count the operations that each exact saving takes off, at the published sizes"),
+    "measure-exact": (
+        "fast_sam3d.cli.measure_exact",
+        "time stock parts and their peak memory, off and with their exact saving",
+    ),
     "examples": ("fast_sam3d.mini.data.examples", "render the bundled examples again"),
     "train-mini": ("fast_sam3d.mini.train.cli", "train the embedded model"),
     "evaluate-mini": ("fast_sam3d.mini.train.evaluate_cli", "measure the embedded model on held-out objects"),

@@ -257,7 +257,7 @@ def _trial(extractor: Any) -> Any:
         small = type(extractor)(device="cpu", res=TRIAL_RESOLUTION, use_color=extractor.use_color)
         if type(small.mesh_extractor) is not type(extractor.mesh_extractor):
             raise TypeError(f"it works with a {type(extractor.mesh_extractor).__name__}")
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
         coords = (torch.rand(TRIAL_RESOLUTION**3, generator=generator) < 0.5).view([TRIAL_RESOLUTION] * 3).nonzero()
         feats = torch.randn(len(coords), extractor.feats_channels, generator=generator)
         coords = torch.cat([torch.zeros_like(coords[:, :1]), coords], dim=1).int()

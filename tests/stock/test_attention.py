@@ -87,6 +87,19 @@ def largest_mask(call: Callable[[], Any]) -> int:
     return max(sizes)
 
 
+@pytest.mark.parametrize("settings", [{}, {"mode": "windowed", "window_size": 8, "shift_window": (0, 0, 0)}])
+def test_inside_of_another_default_device(settings: dict[str, Any]) -> None:
+    """As the stock pipeline runs: nothing may be made there by accident."""
+    module = layer("self", **settings)
+    x = sparse().SparseTensor(torch.randn(1700, WIDTH * HEADS), voxels(1700))
+    want = module(x)
+    attention._same_bits.cache_clear()
+    with torch.device("meta"):
+        got = without_masks(module.forward)(x)
+    assert torch.equal(got.feats, want.feats)
+    assert attention._same_bits.cache_info().currsize == 1
+
+
 @pytest.mark.parametrize("kind", ["self", "cross"])
 def test_several_objects_go_the_stock_way(kind: str) -> None:
     module = layer(kind)

@@ -143,6 +143,17 @@ def test_a_patched_decoder_gives_the_same_meshes(decoder: Any) -> None:
     assert decoder.mesh_extractor.res == RES
 
 
+def test_inside_of_another_default_device(decoder: Any) -> None:
+    """As the stock pipeline runs: nothing may be made there by accident."""
+    extractor = stock()
+    given = cells(OBJECTS["shell"], extractor.feats_channels)
+    want = extractor(copy.deepcopy(given))
+    with torch.device("meta"):
+        got = decoder.mesh_extractor(given)
+    assert decoder.mesh_extractor.result is type(want)
+    assert same(want, got.vertices, got.faces, got.vertex_attrs)
+
+
 def test_training_goes_the_stock_way(decoder: Any) -> None:
     extractor = stock()
     given = cells(OBJECTS["shell"], extractor.feats_channels)

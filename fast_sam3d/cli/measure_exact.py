@@ -1,0 +1,61 @@
+"""`fast-sam3d measure-exact`: time and peak memory of stock parts, off and with their exact saving, in turns."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from fast_sam3d.errors import ConfigError
+
+__all__ = ["add_arguments", "main"]
+
+PARTS = ("extraction", "attention")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--part", choices=PARTS, action="append", help="measure this part only; may be repeated")
+    parser.add_argument("--rounds", type=int, default=7, help="times that both ways run, in turns (7)")
+    parser.add_argument("--device", default="cpu", help="where to run: cpu or cuda (cpu)")
+    parser.add_argument("--json", action="store_true", help="print every round as JSON instead of a table")
+
+
+def main(args: argparse.Namespace) -> int:
+    import dataclasses
+    import json
+
+    from fast_sam3d.exact.measure import everything
+
+    if args.rounds < 1:
+        raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
+    found = list(everything(args.part or PARTS, args.rounds, args.device))
+    if args.json:
+        print(json.dumps([dataclasses.asdict(comparison) for comparison in found], indent=2))
+    else:
+        print("\n".join(lines(found)))
+    return 0
+
+
+def lines(found: list[Any]) -> list[str]:
+    """The table: one line per part, medians of all rounds."""
+    cells = [["part", "off", "on", "times faster", "peak off", "peak on", "less", "bits"]]
+    for part in found:
+        off, on = part.median_seconds()
+        peaks = part.median_peaks()
+        memory = ["", "", ""]
+        if peaks is not None:
+            memory = [f"{peak / 2**20:,.0f} MiB" for peak in peaks] + [f"{100 * (1 - peaks[1] / peaks[0]):.0f} %"]
+        cells.append(
+            [
+                part.label,
+                f"{off:.2f} s",
+                f"{on:.2f} s",
+                f"{part.faster:.2f}",
+                *memory,
+                "equal" if part.equal else "DIFFER",
+            ]
+        )
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    return [
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        for line in cells
+    ]
