@@ -124,6 +124,8 @@ def _hardware(run: Run) -> str:
 def _overall(overall: Mapping[str, Sequence[float]]) -> list[list[str]]:
     rows = []
     for name, found in overall.items():
+        if name.endswith("seconds"):
+            continue  # of the machine, not of the weights
         bar = f"{'≥' if BARS[name][1] else '≤'} {BARS[name][0]}" if name in BARS else ""
         rows.append([name, with_error(found), bar])
     return rows
