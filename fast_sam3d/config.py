@@ -83,7 +83,7 @@ class Config:
     """Everything that one run needs to know.
 
     Args:
-        modules: one mapping per acceleration module ("ss", "slat", "mesh", "exact"), as in its YAML file; an empty one is off.
+        modules: one mapping per acceleration module ("ss", "slat", "mesh", "exact"), as in its YAML file; empty: off.
         choices: the option picked in each group, such as {"pipeline": "auto", "ss": "fast_sam3d"}.
     """
 

@@ -35,15 +35,19 @@ def main(args: argparse.Namespace) -> int:
 
 
 def lines(counts: dict[str, list[int]], labels: list[str]) -> list[str]:
-    """The table: one line per saving, one column per stage."""
+    """The table: one line per saving, one column per stage; savings that count nothing here share a last line."""
     cells = [["saving", *labels]]
+    elsewhere = [row for row, values in counts.items() if values == counts["off"] and row not in ("off", "all")]
     for row, values in counts.items():
+        if row in elsewhere:
+            continue
         cells.append([row])
         for value, plain in zip(values, counts["off"], strict=True):
             share = "" if value == plain else f"{100 * (value / plain - 1):.1f} %"
             cells[-1].append(f"{value / 1e12:.1f} {share:>8}")
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    return [
+    table = [
         "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
         for line in cells
     ]
+    return table + ([f"elsewhere than in these networks: {', '.join(elsewhere)}"] if elsewhere else [])

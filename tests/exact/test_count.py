@@ -64,5 +64,9 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     }  # fmt: skip
     assert table.keys() == {"off", "all", *OFF.settings()}
     assert len(asked) == 8  # a saving that leaves these networks alone is not counted again
-    shown = command.lines({"off": [4 * 10**14], "all": [3 * 10**14]}, ["SS"])
-    assert shown[1:] == ["off     400.0         ", "all     300.0  -25.0 %"]
+    shown = command.lines({"off": [4 * 10**14], "half": [4 * 10**14], "all": [3 * 10**14]}, ["SS"])
+    assert shown[1:] == [
+        "off     400.0         ",
+        "all     300.0  -25.0 %",
+        "elsewhere than in these networks: half",
+    ]
