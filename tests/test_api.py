@@ -54,8 +54,17 @@ def plain() -> dict[str, Tensor]:
     return FakePipeline().run(seed=0)
 
 
-def test_the_default_is_the_papers_method(pipeline: FakePipeline) -> None:
+def test_the_default_caches_steps_in_both_samplers(pipeline: FakePipeline) -> None:
     handle = fast_sam3d.accelerate(pipeline)
+    assert set(handle.methods) == {"ss", "slat", "exact"}
+    pipeline.run(seed=0)
+    ss, slat = handle.report.solves
+    assert ss.evaluated == [0, 1, 2, 3, 7, 11, 15, 19, 23, 24]
+    assert slat.evaluated == [0, 1, 7, 13, 19, 24]
+
+
+def test_the_papers_method_is_a_preset(pipeline: FakePipeline) -> None:
+    handle = fast_sam3d.accelerate(pipeline, preset="fast_sam3d")
     assert handle.methods["ss"]["when"] == {"name": "stride", "stride": 3, "warmup": 2}
     assert handle.methods["ss"]["predict"]["shape"] == {"name": "taylor", "order": 1}
     for leaf in LAYOUT:

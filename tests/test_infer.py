@@ -81,7 +81,7 @@ def test_report_tells_the_run(pipeline, object_folder, elsewhere, capsys):
     report = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())
     assert report["seed"] == 7
     assert report["steps"] == {"ss": 25, "slat": 4}
-    assert report["methods"]["ss"]["when"] == {"name": "stride", "stride": 3, "warmup": 2}
+    assert report["methods"]["ss"]["when"] == {"name": "stride", "stride": 4, "warmup": 4}
     calls = report["network_calls"]
     assert (calls["ss"]["steps_evaluated"], calls["ss"]["steps"]) == (10, 25)
     assert calls["ss"]["saved"] > 0

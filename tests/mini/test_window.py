@@ -169,21 +169,18 @@ def test_points_that_are_no_guess_are_left_as_they_are(source: str) -> None:
     np.testing.assert_array_equal(result["pointmap"].numpy(), depth.numpy())
 
 
-def test_the_embedded_model_finds_a_small_object_as_it_finds_a_large_one() -> None:
+def test_the_embedded_model_puts_a_small_object_where_its_mask_is() -> None:
     pipeline = load_pipeline("mini", device="cpu")
-    for seed in range(2):
-        sampled, camera = small_object(seed)
-        picture = photograph(sampled, camera)
-        window = Window.around(picture[..., 3] > 0)
-        assert window is not None
-        near = pipeline.run(photograph(sampled, through(window, camera), 256), seed=1, stage1_only=True)
+    overlaps = []
+    for seed in range(4):
+        picture = photograph(*small_object(seed))
         far = pipeline.run(picture, seed=1, stage1_only=True)
-        assert metrics.voxel_iou(near["coords"], far["coords"]) > 0.6
-        # Posed, it covers what the mask covers.
         posed = far["voxel"].numpy() * far["scale"][0].numpy() @ quaternion_matrix(far["rotation"][0])
         eye = Camera(np.eye(3), np.zeros(3), ASSUMED_FOCAL * SIDE, (SIDE / 2, SIDE / 2), (SIDE, SIDE))
         pixels, _ = eye.project(posed + far["translation"][0].numpy())
         covered = np.stack((picture[..., 3] > 0).nonzero()[::-1], 1) + 0.5
         thick = [[0.0], [1.0]]  # flat boxes have no volume
         boxes = [np.hstack([[at.min(0), at.max(0)], thick]) for at in (pixels, covered)]
-        assert metrics.box_iou(*boxes) > 0.5
+        overlaps.append(metrics.box_iou(*boxes))
+    # Without the window they do not meet at all, or hardly: .07 on average.
+    assert np.mean(overlaps) > 0.5, overlaps
