@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast_sam3d.patch import Seam
+from fast_sam3d.exact.saving import SavingSeam
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, Sequence[int], Sequence[int]], Tensor
 """(q [1, N, H, C], k [1, M, H, C], v [1, M, H, C'], lengths in q, lengths in k and v) -> [N, H, C']."""
 
 
-class AttentionSeam(Seam):
+class AttentionSeam(SavingSeam):
     """Stands in for the `forward` of a sparse attention."""
 
     def __init__(self, attention: Any) -> None:
@@ -57,10 +57,6 @@ class AttentionSeam(Seam):
     def attend(self) -> Callable[..., Any]:
         """The original forward, without masks where a layer wants that."""
         return without_masks(self.original()) if self.wanted("attention") else self.original()
-
-    def wanted(self, saving: str) -> bool:
-        """Whether an installation asks for a saving here; another one may have made this seam."""
-        return any(getattr(layer.method, saving, False) for layer in self.layers)
 
 
 def fits(attention: Any) -> bool:

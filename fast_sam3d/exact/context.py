@@ -12,10 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fast_sam3d.exact.attention import AttentionSeam
+from fast_sam3d.exact.saving import SavingSeam
+from fast_sam3d.mini.slat_flow import StructuredLatentFlow
+from fast_sam3d.mini.sparse_grid import SparseGrid
 from fast_sam3d.patch import Seam
 
 logger = logging.getLogger(__name__)
@@ -36,12 +40,14 @@ class Contexts:
         kind: of the call that is running: "unconditional", "same" as the first, or None where nothing is known.
         kept: keys and values by the identity of their projection.
         constants: of unconditional cross-attentions, by the identity of the attention.
+        voxels: those of the first call, and what the embedded structured latent makes of them.
     """
 
     first: tuple[Any, ...] | None = None
     kind: str | None = None
     kept: dict[int, Tensor] = field(default_factory=dict)
     constants: dict[int, Tensor] = field(default_factory=dict)
+    voxels: tuple[Any, SparseGrid] | None = None
 
     @property
     def bytes(self) -> int:
@@ -49,7 +55,7 @@ class Contexts:
         return sum(kept.numel() * kept.element_size() for kept in self.kept.values())
 
 
-class BackboneSeam(Seam):
+class BackboneSeam(SavingSeam):
     """Stands in for the `forward` of a sampler's backbone: (x, t, *condition, **kwargs), `cfg=True` if unconditional.
 
     `cfg` is set by sam3d_objects/model/backbone/generator/classifier_free_guidance.py, `force_zeros_cond` makes the
@@ -65,7 +71,9 @@ class BackboneSeam(Seam):
         if contexts is None or contexts.kind is not None:
             return call(*args, **kwargs)
         backbone = self.owner()
-        if not backbone.training:
+        if self.wanted("grids") and isinstance(backbone, StructuredLatentFlow):
+            args = (*args[:-1], _grid(contexts, args[-1], args[0].device))
+        if not backbone.training and (self.wanted("unconditional") or self.wanted("context")):
             if kwargs.get("cfg"):
                 contexts.kind = "unconditional" if getattr(backbone, "force_zeros_cond", False) else None
             else:
@@ -150,7 +158,16 @@ def _conditions(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ..
     return tuple(value for value in (*args, *named) if not _voxels(value))
 
 
+def _grid(contexts: Contexts, coords: Any, device: torch.device) -> Any:
+    """The voxels of every call of a solve but the carved ones, with the tables that were made of them before."""
+    if contexts.voxels is None and isinstance(coords, np.ndarray) and coords.ndim == 2:
+        contexts.voxels = (coords, SparseGrid(torch.as_tensor(coords).to(device)))
+    return contexts.voxels[1] if contexts.voxels is not None and contexts.voxels[0] is coords else coords
+
+
 def _voxels(value: Any) -> bool:
+    if isinstance(value, SparseGrid):
+        return True
     return getattr(value, "ndim", 0) == 2 and value.shape[1] == 4
 
 

@@ -52,15 +52,18 @@ def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[P
 
 def _context_places(adapter: Sam3d, exact: Exact, everywhere: bool) -> Iterator[Place]:
     for stage in adapter.stages:
-        if not (exact.unconditional or exact.context):
-            return
+        backbone = adapter.backbone(stage)
+        attends = exact.unconditional or exact.context
+        # The stock network makes a sparse tensor of the voxels at each call, and keeps its tables in that.
+        grids = exact.grids and isinstance(backbone, StructuredLatentFlow)
+        if not (attends or grids):
+            continue
         found = list(adapter.cross_attentions(stage))
         reason = None if everywhere else _unfit(adapter, stage, bool(found))
-        if reason:
+        if reason and attends:
             logger.info("%s: exact.unconditional and exact.context stay off, because %s", stage, reason)
         if reason or not found:
             continue
-        backbone = adapter.backbone(stage)
         yield backbone, "forward", partial(BackboneSeam, backbone)
         for name, attention in found:
             if exact.unconditional:

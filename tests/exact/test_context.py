@@ -19,10 +19,12 @@ from fast_sam3d.exact.context import Contexts, KeysSeam
 from fast_sam3d.mini.flow import ClassifierFreeGuidance
 from fast_sam3d.mini.layers import CrossAttention
 from fast_sam3d.mini.pipeline import MiniPipeline
+from fast_sam3d.mini.sparse_grid import SparseGrid
 from fast_sam3d.patch import seam_at
 from tests.fakes import same_vars, snapshot
 from tests.minis import STEPS, picture, random_mini
 
+OFF = dict.fromkeys(Exact().settings(), False)
 CONTEXT = {"exact": {"unconditional": False, "context": True}}
 SHORTCUT = {"exact": {"unconditional": True, "context": False}}
 BOTH = {"exact": {"unconditional": True, "context": True}}
@@ -240,6 +242,28 @@ def test_a_compiled_network_is_left_alone_with_a_word(
         assert seam_at(pipeline.models["slat_generator"].reverse_fn.backbone, "forward") is not None
     del guidance.inner_forward
     assert any("ss" in r.message and "is compiled" in r.message for r in caplog.records)
+
+
+@pytest.mark.parametrize("method", [{}, CACHED, {"slat": {"where": {"name": "random", "keep": 0.5}}}])
+def test_neighbours_are_found_once_per_solve(
+    pipeline: MiniPipeline, method: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    init = SparseGrid.__init__
+
+    def counting(grid: SparseGrid, coords: Tensor, **given: Any) -> None:
+        made.append(len(coords))
+        init(grid, coords, **given)
+
+    monkeypatch.setattr(SparseGrid, "__init__", counting)
+    results, whole = {}, {}
+    for grids in (False, True):
+        made.clear()
+        with fast_sam3d.accelerated(pipeline, {**method, "exact": {**OFF, "images": True, "grids": grids}}):
+            results[grids] = latents(run(pipeline))
+        whole[grids] = made.count(len(results[grids]["coords"]))
+    assert whole[True] < whole[False] - 3
+    assert all(torch.equal(results[True][name], value) for name, value in results[False].items())
 
 
 def test_outside_a_solve_nothing_is_kept(pipeline: MiniPipeline) -> None:
