@@ -326,11 +326,12 @@ def test_configurations_of_every_kind(pipeline: FakePipeline, tmp_path: Path) ->
     OmegaConf.save(OmegaConf.create(PAPER), file)
     whole = ["ss=fast_sam3d"]
     for config in [
-        PAPER, OmegaConf.create(PAPER), file, str(file), "fast_sam3d", compose(whole)[0], load(whole), None
+        PAPER, OmegaConf.create(PAPER), file, str(file), "fast_sam3d", compose(whole)[0], load(whole)
     ]:  # fmt: skip
         handle = fast_sam3d.accelerate(pipeline, config)
         assert handle.methods["ss"]["when"]["stride"] == 3
         assert handle.methods["ss"]["predict"]["scale"] == {"name": "anchored", "beta": 0.5}
+    assert fast_sam3d.accelerate(pipeline).methods == fast_sam3d.accelerate(pipeline, "default").methods
 
 
 @pytest.mark.parametrize("config", [PAPER, None, "fast_sam3d"])

@@ -47,11 +47,11 @@ def test_unknown_commands(capsys, name, near):
 def test_config_prints_what_composes_again(capsys):
     import yaml
 
-    code, out, _ = run(capsys, "config", "--enable_acceleration", "--ss_cache_stride", "4", "seed=3")
+    code, out, _ = run(capsys, "config", "--enable_acceleration", "--ss_cache_stride", "5", "seed=3")
     assert code == 0
     tree = yaml.safe_load(out)
     assert tree["seed"] == 3
-    assert tree["ss"]["when"] == {"name": "stride", "stride": 4, "warmup": 2}
+    assert tree["ss"]["when"] == {"name": "stride", "stride": 5, "warmup": 4}
     assert out.startswith("# picked: ")
 
 

@@ -143,6 +143,25 @@ def test_carving_flags_reach_the_run(pipeline, object_folder, elsewhere, capsys)
     assert (methods["slat"]["where"]["keep"], methods["slat"]["where"]["warmup"]) == (0.2, 4)
 
 
+def test_a_flag_of_the_papers_method_picks_it(pipeline, object_folder, elsewhere, capsys, caplog):
+    code, *_ = run(
+        capsys, "infer", "--image_path", object_folder, "--enable_acceleration", "--ss_momentum_beta", 0.7,
+        "--slat_carving_ratio", 0.2, "--slat_warmup", 4, "--mesh_spectral_threshold_low", 0.4,
+    )  # fmt: skip
+    assert code == 0
+    methods = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"]
+    assert methods["ss"]["predict"]["scale"]["beta"] == 0.7
+    assert methods["ss"]["when"]["warmup"] == 4  # the default preset's own method has a beta
+    assert (methods["slat"]["where"]["keep"], methods["slat"]["when"]["warmup"]) == (0.2, 4)
+    assert methods["mesh"]["threshold_low"] == 0.4
+
+
+def test_a_flag_does_not_pick_against_an_override(pipeline, object_folder, elsewhere, capsys):
+    given = ["infer", "--image_path", object_folder, "--enable_acceleration", "--slat_carving_ratio", 0.2]
+    code, _, err = run(capsys, *given, "slat=off")
+    assert code == 2 and "slat=off" in err
+
+
 def test_pointmap_is_handed_on_as_a_tensor(pipeline, object_folder, elsewhere, capsys):
     np.save(object_folder / "pointmap.npy", np.ones((40, 48, 3), np.float32))
     run(capsys, "infer", "--image_path", object_folder)

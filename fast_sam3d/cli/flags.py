@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fast_sam3d.config import ACCELERATED, PRESET, Config, load
 from fast_sam3d.errors import ConfigError
 
 __all__ = ["add_config_flags", "config_from"]
+
+log = logging.getLogger(__name__)
 
 
 class Flag(NamedTuple):
@@ -99,6 +103,9 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
 def config_from(args: argparse.Namespace) -> Config:
     """Composes the configuration from parsed flags and overrides. Where both set one key, the flag counts.
 
+    A flag that the default preset's method does not know, such as --slat_carving_ratio beside --enable_acceleration,
+    picks the method that does, and says so.
+
     Raises:
         ConfigError: as `fast_sam3d.config.load`; a flag of a module that is off.
     """
@@ -116,17 +123,35 @@ def config_from(args: argparse.Namespace) -> Config:
         if (value := getattr(args, flag.name)) is not None:
             # As overrides, so that a value that follows another one follows; last, so that the flag counts.
             edit = f"{flag.key}={value}"
+            module = flag.key.split(".", 1)[0]
             try:
                 load([*overrides, edit])
             except ConfigError as error:
-                switch = SWITCHES[flag.key.split(".", 1)[0]]
-                hint = "" if getattr(args, switch) else f" (--{switch} picks the method that has it)"
-                raise ConfigError(f"--{flag.name}: {error}{hint}") from error
+                pick = f"{module}={ACCELERATED[module]}"
+                if not args.enable_acceleration or _picked(args.overrides, module) or not _loads([pick, edit]):
+                    switch = SWITCHES[module]
+                    hint = "" if alone[module] else f" (--{switch} picks the method that has it)"
+                    raise ConfigError(f"--{flag.name}: {error}{hint}") from error
+                log.info(f"--{flag.name} picks {pick}: the default preset's method has no such setting")
+                overrides.insert(1, pick)
             overrides.append(edit)
     try:
         return load(overrides, values)
     except ConfigError as error:
         raise ConfigError(_with_flags(str(error), args)) from error
+
+
+def _picked(overrides: Sequence[str], module: str) -> bool:
+    """Whether the user's own overrides say which method the module has."""
+    return any(override.split("=", 1)[0] in (module, "preset") for override in overrides)
+
+
+def _loads(overrides: Sequence[str]) -> bool:
+    try:
+        load(overrides)
+    except ConfigError:
+        return False
+    return True
 
 
 def _with_flags(message: str, args: argparse.Namespace) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 
 ASSUMED_SIZE_M = 1.0  # metres along the longer side of the mask's box
 ASSUMED_FOCAL = 1.2  # focal length over the longer image side
@@ -24,6 +23,8 @@ def silhouette_points(mask: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndar
     Returns:
         [H, W, 3] float32 in metres, NaN outside the mask.
     """
+    from scipy.ndimage import distance_transform_edt
+
     points = np.full((*mask.shape, 3), np.nan, np.float32)
     if not mask.any():
         return points
