@@ -50,6 +50,7 @@ def profile(
     ways: Mapping[str, Any],
     rounds: int = 7,
     tell: Callable[[int, int], None] = lambda done, total: None,
+    earlier: Mapping[str, Callable[[], Any]] | None = None,
 ) -> list[Timing]:
     """Time a run without and with accelerations, in turns, so that what else the machine does meets all of them.
 
@@ -61,6 +62,8 @@ def profile(
         ways: name to a configuration as `fast_sam3d.accelerate` takes it.
         rounds: that count.
         tell: (runs done, runs in all).
+        earlier: name of a way to what runs first in each of its turns, accelerated alike and not timed, such as the
+            same picture with another mask.
 
     Returns:
         the plain way, named `PLAIN`, and then the others.
@@ -80,6 +83,8 @@ def profile(
             with ExitStack() as stack:
                 if timing.name != PLAIN:
                     stack.enter_context(accelerated(pipeline, ways[timing.name]))
+                if earlier is not None and timing.name in earlier:
+                    earlier[timing.name]()
                 report = stack.enter_context(observe(pipeline))
                 run()
             done += 1

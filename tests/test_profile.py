@@ -47,6 +47,21 @@ def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
     assert same_vars(before, snapshot(pipeline))
 
 
+def test_what_runs_earlier_is_accelerated_and_not_timed() -> None:
+    pipeline, order = FakePipeline(), []
+    ways = {"first": CACHED, "second": CACHED}
+    timings = profile(pipeline, lambda: order.append("run"), ways, 1, earlier={"second": lambda: order.append("mask")})
+    assert order == ["mask", "run", "run", "run", "run", "run", "mask", "run"]
+    calls = []
+
+    def count() -> None:
+        pipeline.run(seed=0)
+        calls.append(pipeline.models["ss_generator"].reverse_fn.backbone.calls)
+
+    timings = profile(pipeline, count, ways, 1, earlier={"second": count})
+    assert timings[1].network_calls == timings[2].network_calls  # of the timed run alone
+
+
 def test_ratios_are_of_the_same_round() -> None:
     plain = Timing(PLAIN, {"ss": [1.0, 4.0], "slat": [1.0, 4.0]}, 10)
     quick = Timing("quick", {"ss": [0.5, 2.0], "slat": [0.5, 0.0]}, 5)
@@ -69,6 +84,25 @@ def test_the_picture_has_a_bar_per_way(tmp_path) -> None:
 def test_what_cannot_be_timed_is_refused(ways, rounds) -> None:
     with pytest.raises(FastSam3dError):
         profile(FakePipeline(), lambda: None, ways, rounds)
+
+
+def test_the_second_mask_of_a_picture(loaded, object_folder, elsewhere, capsys) -> None:
+    covered: list[int] = []
+    plain = loaded.run
+
+    def run(image, *args, **kwargs):
+        covered.append(int((image[..., 3] > 0).sum()))
+        return plain(image, *args, **kwargs)
+
+    loaded.run = run
+    code = cli.main(
+        ["profile", "--image_path", str(object_folder), "--mask_index", "0", "--after_mask", "2", "--rounds", "1",
+         "--accelerate", "ss=fast_sam3d"]
+    )  # fmt: skip
+    assert code == 0
+    assert "ss=fast_sam3d, after mask 2" in capsys.readouterr().out
+    disc, around = min(covered), max(covered)
+    assert covered == [around, disc, disc, disc, disc, disc, around, disc]
 
 
 def test_the_command_writes_a_table_a_picture_and_the_numbers(loaded, object_folder, elsewhere, capsys) -> None:

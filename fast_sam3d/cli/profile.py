@@ -28,6 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--accelerate", action="append", default=[], metavar="OVERRIDES",
         help=f"a way to run, repeatable (default: {', '.join(WAYS)})",
     )  # fmt: skip
+    parser.add_argument(
+        "--after_mask", type=int, default=None, metavar="N",
+        help="time each way once more as the second object of the picture, after its mask N",
+    )  # fmt: skip
     parser.add_argument("--picture", type=Path, default=Path("profile.png"), help="stacked bars (default: profile.png)")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="every number, for other tools")
 
@@ -57,14 +61,19 @@ def main(args: argparse.Namespace) -> int:
         "pipeline.tag": args.tag, "pipeline.device": args.device,
     }.items() if value is not None})  # fmt: skip
     given = load_object(args.image_path, plain.input.mask_index, None, plain.input.pointmap)
+    earlier: dict[str, Any] = {}
+    if args.after_mask is not None:
+        first = load_object(args.image_path, args.after_mask, None, plain.input.pointmap).mask
+        for way in list(ways):
+            ways[f"{way}, after mask {args.after_mask}"] = ways[way]
+            earlier[f"{way}, after mask {args.after_mask}"] = lambda: run(first)
     checkpoint = find_checkpoint(plain.pipeline.tag)
     pipeline = load_checkpoint(checkpoint, plain.pipeline.device, plain.pipeline.dtype, plain.pipeline.depth_model)
-    rgba = np.dstack([given.image, given.mask.astype(np.uint8) * 255])
     points = None if given.pointmap is None else torch.from_numpy(given.pointmap)
 
-    def run() -> None:
+    def run(mask: Any = given.mask) -> None:
         pipeline.run(
-            rgba, None, seed=plain.seed, with_mesh_postprocess=False, with_texture_baking=False, use_vertex_color=True,
+            np.dstack([given.image, mask.astype(np.uint8) * 255]), None, seed=plain.seed, with_mesh_postprocess=False, with_texture_baking=False, use_vertex_color=True,
             stage1_inference_steps=plain.pipeline.ss_steps, stage2_inference_steps=plain.pipeline.slat_steps,
             pointmap=points, decode_formats=list(plain.pipeline.formats),
         )  # fmt: skip
@@ -75,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        timings = profile(pipeline, run, ways, args.rounds, tell)
+        timings = profile(pipeline, run, ways, args.rounds, tell, earlier)
     print("\n".join(lines(timings)))
     if args.json is not None:
         facts = [{"name": t.name, "seconds": t.seconds, "network_calls": t.network_calls} for t in timings]
