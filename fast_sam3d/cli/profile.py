@@ -63,17 +63,18 @@ def main(args: argparse.Namespace) -> int:
     given = load_object(args.image_path, plain.input.mask_index, None, plain.input.pointmap)
     earlier: dict[str, Any] = {}
     if args.after_mask is not None:
-        first = load_object(args.image_path, args.after_mask, None, plain.input.pointmap).mask
+        other = load_object(args.image_path, args.after_mask, None, plain.input.pointmap).mask
         for way in list(ways):
-            ways[f"{way}, after mask {args.after_mask}"] = ways[way]
-            earlier[f"{way}, after mask {args.after_mask}"] = lambda: run(first)
+            second = f"{way}, after mask {args.after_mask}"
+            ways[second], earlier[second] = ways[way], lambda: run(other)
     checkpoint = find_checkpoint(plain.pipeline.tag)
     pipeline = load_checkpoint(checkpoint, plain.pipeline.device, plain.pipeline.dtype, plain.pipeline.depth_model)
     points = None if given.pointmap is None else torch.from_numpy(given.pointmap)
 
     def run(mask: Any = given.mask) -> None:
+        rgba = np.dstack([given.image, mask.astype(np.uint8) * 255])
         pipeline.run(
-            np.dstack([given.image, mask.astype(np.uint8) * 255]), None, seed=plain.seed, with_mesh_postprocess=False, with_texture_baking=False, use_vertex_color=True,
+            rgba, None, seed=plain.seed, with_mesh_postprocess=False, with_texture_baking=False, use_vertex_color=True,
             stage1_inference_steps=plain.pipeline.ss_steps, stage2_inference_steps=plain.pipeline.slat_steps,
             pointmap=points, decode_formats=list(plain.pipeline.formats),
         )  # fmt: skip
