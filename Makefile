@@ -18,7 +18,7 @@ PYTHON     ?= python3
 VENV       ?= .venv
 TORCH      ?= torch==2.13.0
 TORCH_ARGS ?=
-EXAMPLE    ?= examples/mug
+EXAMPLE    ?= examples/teapot
 
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check

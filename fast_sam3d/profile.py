@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +50,8 @@ def profile(
     ways: Mapping[str, Any],
     rounds: int = 7,
     tell: Callable[[int, int], None] = lambda done, total: None,
-    earlier: Mapping[str, Callable[[], Any]] | None = None,
+    earlier: Callable[[], Any] = lambda: None,
+    after: Collection[str] = (),
 ) -> list[Timing]:
     """Time a run without and with accelerations, in turns, so that what else the machine does meets all of them.
 
@@ -62,8 +63,9 @@ def profile(
         ways: name to a configuration as `fast_sam3d.accelerate` takes it.
         rounds: that count.
         tell: (runs done, runs in all).
-        earlier: name of a way to what runs first in each of its turns, accelerated alike and not timed, such as the
-            same picture with another mask.
+        earlier: runs first in each turn, not timed, such as the same picture with another mask: before the
+            acceleration, so that nothing of it is kept.
+        after: names of ways that have it accelerated too, so that what it leaves behind is there.
 
     Returns:
         the plain way, named `PLAIN`, and then the others.
@@ -81,10 +83,12 @@ def profile(
         order = timings if number % 2 else timings[::-1]
         for timing in order:
             with ExitStack() as stack:
+                if timing.name not in after:
+                    earlier()
                 if timing.name != PLAIN:
                     stack.enter_context(accelerated(pipeline, ways[timing.name]))
-                if earlier is not None and timing.name in earlier:
-                    earlier[timing.name]()
+                if timing.name in after:
+                    earlier()
                 report = stack.enter_context(observe(pipeline))
                 run()
             done += 1

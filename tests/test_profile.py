@@ -47,19 +47,21 @@ def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
     assert same_vars(before, snapshot(pipeline))
 
 
-def test_what_runs_earlier_is_accelerated_and_not_timed() -> None:
-    pipeline, order = FakePipeline(), []
-    ways = {"first": CACHED, "second": CACHED}
-    timings = profile(pipeline, lambda: order.append("run"), ways, 1, earlier={"second": lambda: order.append("mask")})
-    assert order == ["mask", "run", "run", "run", "run", "run", "mask", "run"]
-    calls = []
+def test_what_runs_earlier_is_not_timed_and_accelerated_where_asked() -> None:
+    pipeline, order, calls = FakePipeline(), [], []
+    network = pipeline.models["ss_generator"].reverse_fn.backbone
 
-    def count() -> None:
+    def earlier() -> None:
+        network.calls = 0
         pipeline.run(seed=0)
-        calls.append(pipeline.models["ss_generator"].reverse_fn.backbone.calls)
+        order.append("mask")
+        calls.append(network.calls)
 
-    timings = profile(pipeline, count, ways, 1, earlier={"second": count})
-    assert timings[1].network_calls == timings[2].network_calls  # of the timed run alone
+    ways = {"first": CACHED, "second": CACHED}
+    timings = profile(pipeline, lambda: order.append("run"), ways, 1, earlier=earlier, after={"second"})
+    assert order == ["mask", "run"] * 6
+    assert calls == [min(calls), *[max(calls)] * 4, min(calls)] and min(calls) < max(calls)
+    assert [timing.network_calls for timing in timings] == [0, 0, 0]
 
 
 def test_ratios_are_of_the_same_round() -> None:
@@ -102,7 +104,7 @@ def test_the_second_mask_of_a_picture(loaded, object_folder, elsewhere, capsys) 
     assert code == 0
     assert "ss=fast_sam3d, after mask 2" in capsys.readouterr().out
     disc, around = min(covered), max(covered)
-    assert covered == [around, disc, disc, disc, disc, disc, around, disc]
+    assert covered == [around, disc] * 6
 
 
 def test_the_command_writes_a_table_a_picture_and_the_numbers(loaded, object_folder, elsewhere, capsys) -> None:

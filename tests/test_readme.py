@@ -68,6 +68,7 @@ def test_every_table_flag_exists():
         "enable_ss_cache",
         "enable_slat_carving",
         "enable_mesh_aggregation",
+        "enable_exact",
         "no_pointmap",
         "help",
     }
@@ -76,4 +77,4 @@ def test_every_table_flag_exists():
 
 
 def test_nothing_is_left_to_fill_in():
-    assert "<!--" not in TEXT
+    assert "<!--" not in TEXT and "@@" not in TEXT

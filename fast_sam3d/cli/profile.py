@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--after_mask", type=int, default=None, metavar="N",
-        help="time each way once more as the second object of the picture, after its mask N",
+        help="let its mask N go first, and time each way once more with what that one leaves behind",
     )  # fmt: skip
     parser.add_argument("--picture", type=Path, default=Path("profile.png"), help="stacked bars (default: profile.png)")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="every number, for other tools")
@@ -61,12 +61,10 @@ def main(args: argparse.Namespace) -> int:
         "pipeline.tag": args.tag, "pipeline.device": args.device,
     }.items() if value is not None})  # fmt: skip
     given = load_object(args.image_path, plain.input.mask_index, None, plain.input.pointmap)
-    earlier: dict[str, Any] = {}
+    other, after = None, {}
     if args.after_mask is not None:
         other = load_object(args.image_path, args.after_mask, None, plain.input.pointmap).mask
-        for way in list(ways):
-            second = f"{way}, after mask {args.after_mask}"
-            ways[second], earlier[second] = ways[way], lambda: run(other)
+        after = {f"{way}, after mask {args.after_mask}": settings for way, settings in ways.items()}
     checkpoint = find_checkpoint(plain.pipeline.tag)
     pipeline = load_checkpoint(checkpoint, plain.pipeline.device, plain.pipeline.dtype, plain.pipeline.depth_model)
     points = None if given.pointmap is None else torch.from_numpy(given.pointmap)
@@ -79,13 +77,17 @@ def main(args: argparse.Namespace) -> int:
             pointmap=points, decode_formats=list(plain.pipeline.formats),
         )  # fmt: skip
 
+    def earlier() -> None:
+        if other is not None:
+            run(other)
+
     with tqdm(unit="run", desc="profile") as bar:
 
         def tell(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        timings = profile(pipeline, run, ways, args.rounds, tell, earlier)
+        timings = profile(pipeline, run, ways | after, args.rounds, tell, earlier, after)
     print("\n".join(lines(timings)))
     if args.json is not None:
         facts = [{"name": t.name, "seconds": t.seconds, "network_calls": t.network_calls} for t in timings]

@@ -120,7 +120,7 @@ def _work(seed: int) -> list[dict[str, Any]]:
                 result = None
             row["seconds"] = time.perf_counter() - began
         row |= {f"{stage}_seconds": report.seconds.get(stage, math.nan) for stage in ("ss", "slat", "mesh")}
-        row["network_calls"] = report.network_calls
+        row["network_calls"] = float(report.network_calls)  # averaged with the others
         row |= score(result, subject) if result is not None else NOTHING
         if place:
             row |= fidelity(result, base)
