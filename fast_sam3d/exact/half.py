@@ -6,6 +6,7 @@ is kept, and the product is the same one.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from fast_sam3d.exact.programs import checksum
 from fast_sam3d.patch import Layer, Seam
 
 CAST: Final = (torch.float32, torch.float16, torch.bfloat16)
@@ -30,12 +32,16 @@ class Half:
         storages: theirs. As long as these references live, no other storage has the same address.
         weight: [out, in].
         bias: [out], or None.
+        sums: checksum of the parameters that were cast.
+        solve: that it was last compared in.
     """
 
     marks: tuple[Any, ...]
     storages: list[StorageWeakRef]
     weight: Tensor
     bias: Tensor | None
+    sums: tuple[int, ...]
+    solve: weakref.ref[Any] | None
 
 
 class LinearSeam(Seam):
@@ -61,14 +67,20 @@ class LinearSeam(Seam):
         return F.linear(x, half.weight, half.bias)
 
     def _cast(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Half:
-        """The kept ones, made anew where the parameters have changed; not seen is a change through `.data`."""
+        """The kept ones, made anew where the parameters have changed; through `.data`, where another solve begins."""
         given = [weight] if bias is None else [weight, bias]
         marks = (dtype, *((t.untyped_storage()._cdata, t.storage_offset(), t._version, t.dtype) for t in given))
+        solve = next((layer.scene.contexts for layer in self.layers if layer.scene is not None), None)
+        if self.half is not None and (self.half.solve is None or self.half.solve() is not solve):
+            self.half.solve = None if solve is None else weakref.ref(solve)
+            if self.half.sums != checksum(given):
+                self.half = None
         if self.half is None or self.half.marks != marks:
             storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in given]
             with torch.inference_mode(False), torch.no_grad():
                 cast = [tensor.detach().to(dtype) for tensor in given]
-            self.half = Half(marks, storages, cast[0], None if bias is None else cast[1])
+            known = None if solve is None else weakref.ref(solve)
+            self.half = Half(marks, storages, cast[0], None if bias is None else cast[1], checksum(given), known)
         return self.half
 
     def discard(self, layer: Layer) -> None:

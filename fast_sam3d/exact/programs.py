@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -17,11 +18,14 @@ from fast_sam3d.patch import Seam
 
 _OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
 _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks")
+_DEEPEST: Final = 6
+"""Objects within objects are compared by content to this depth, and by identity below."""
+_WRITTEN_IN_PYTHON: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _INTEGERS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Program:
-    """A module as it was at one moment. A weight that is changed through its `.data` counts as unchanged.
+    """A module as it was at one moment: its settings, and a checksum of its weights, whichever way they are changed.
 
     Args:
         module: in evaluation mode, no part of it with hooks.
@@ -40,10 +44,16 @@ class Program:
             (name, storage.cdata, tensor._version, tensor.storage_offset(), tensor.shape, tensor.dtype)
             for (name, tensor), storage in zip(tensors.items(), self._storages, strict=True)
         ]
+        self._sum = checksum(tensors.values())
 
     def is_still(self, now: Program) -> bool:
         """Whether the module has not been touched between this moment and that of `now`."""
-        return self.module() is now.module() is not None and self._marks == now._marks and self.settings == now.settings
+        return (
+            self.module() is now.module() is not None
+            and self._marks == now._marks
+            and self._sum == now._sum
+            and self.settings == now.settings
+        )
 
     def difference(self, other: Program) -> str | None:
         """Where two modules differ, at this moment, in what they compute; None: equal weights, the same program."""
@@ -62,6 +72,26 @@ class Program:
             if not same_bits(tensor, b_tensors[name]):
                 return f"their '{name}' differ"
         return None
+
+
+def checksum(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """Sums of the bits of tensors, taken as whole numbers; one host read per device.
+
+    A change through `.data` or a numpy view leaves no other trace. That it leaves every sum alone would be a
+    coincidence; so that it is no exchange of two numbers either, every second and every third counts once more.
+    """
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.is_meta or not tensor.numel():
+            continue
+        bits = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        bits = bits.detach()
+        if bits.dtype is not torch.bool:
+            bits = bits.view(_INTEGERS[bits.element_size()])
+        bits = bits.flatten()
+        total = sum((part.sum(dtype=torch.int64) for part in (bits[1::2], bits[2::3])), bits.sum(dtype=torch.int64))
+        by_device.setdefault(tensor.device, []).append(total)
+    return tuple(int(total) for totals in by_device.values() for total in torch.stack(totals).tolist())
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -113,18 +143,40 @@ class _Itself:
     __hash__ = None  # type: ignore[assignment]
 
 
-def _comparable(value: Any) -> Any:
-    """A copy of a setting that `==` compares by content, with its types, where that can be done."""
+def _comparable(value: Any, inside: tuple[int, ...] = ()) -> Any:
+    """A copy of a setting that `==` compares by content, with its types, where that can be done.
+
+    Args:
+        inside: identities of the objects that hold this one.
+    """
+    if id(value) in inside:  # it holds itself: where, is compared
+        return "within", inside.index(id(value))
+    held = (*inside, id(value))
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, type, torch.dtype, torch.device)):
         return type(value), value
     if isinstance(value, (list, tuple)):
-        return type(value), [_comparable(item) for item in value]
+        return type(value), [_comparable(item, held) for item in value]
     if isinstance(value, Mapping):
-        return type(value), [(_comparable(key), _comparable(item)) for key, item in value.items()]
+        return type(value), [(_comparable(key, held), _comparable(item, held)) for key, item in value.items()]
     if isinstance(value, partial):
-        return type(value), [_comparable(part) for part in (value.func, value.args, value.keywords)]
+        return type(value), [_comparable(part, held) for part in (value.func, value.args, value.keywords)]
     if isinstance(value, np.ndarray) and value.dtype != object:
         return type(value), value.shape, value.dtype.str, value.tobytes()
+    if isinstance(value, Tensor):
+        return type(value), value.shape, value.dtype, value.device, checksum([value])
     if dataclasses.is_dataclass(value):
-        return type(value), [_comparable(getattr(value, field.name)) for field in dataclasses.fields(value)]
+        return type(value), [_comparable(getattr(value, field.name), held) for field in dataclasses.fields(value)]
+    if len(inside) < _DEEPEST and _is_plain(value):
+        return type(value), _comparable(vars(value), held)
     return _Itself(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether all that an object is lies in its attributes: an instance of a class written in Python, and no more."""
+    kind = type(value)
+    return (
+        hasattr(value, "__dict__")
+        and not callable(value)
+        and not isinstance(value, logging.Logger)  # it leads to every other one
+        and all(base is object or base.__flags__ & _WRITTEN_IN_PYTHON for base in kind.__mro__)
+    )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fast_sam3d
 from fast_sam3d.exact.count import OFF
 from fast_sam3d.exact.passes import LIMITS, Passes, PassSeam
-from fast_sam3d.exact.programs import Program, same_bits
+from fast_sam3d.exact.programs import Program, checksum, same_bits
 from fast_sam3d.mini.embedder import ConditionEmbedder
 from fast_sam3d.mini.pipeline import MiniPipeline
 from fast_sam3d.patch import seam_at
@@ -429,3 +429,41 @@ def test_a_program_is_compared_by_content() -> None:
     before = Program(one)
     one.layer.bias.data = one.layer.bias.data.clone()
     assert not before.is_still(Program(one))
+    for change in (lambda w: w.data.mul_(1.5), lambda w: w.detach().numpy().fill(3)):
+        before = Program(one)
+        change(one.layer.weight)
+        assert not before.is_still(Program(one))
+
+
+def test_state_beside_the_weights_is_compared_by_content() -> None:
+    class Gain:
+        def __init__(self, factor: float) -> None:
+            self.factor, self.me = factor, self
+
+    part, other = nn.Identity().eval(), nn.Identity().eval()
+    part.gain, part.offset, part.told = Gain(2.0), torch.ones(2), logging.getLogger("fast_sam3d")
+    other.gain, other.offset, other.told = Gain(2.0), torch.ones(2), logging.getLogger("fast_sam3d")
+    assert Program(part).difference(Program(other)) is None
+    before = Program(part)
+    part.gain.factor = 3.0
+    assert not before.is_still(Program(part))
+    before = Program(part)
+    part.offset.mul_(2)
+    assert not before.is_still(Program(part))
+    assert Program(part).difference(Program(other)) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.int64, torch.bool])
+def test_checksum(dtype: torch.dtype) -> None:
+    given = [torch.randn(3, 4).mul(5).to(dtype), torch.zeros(0, dtype=dtype), torch.ones((), dtype=dtype)]
+    known = checksum(given)
+    assert checksum([tensor.clone() for tensor in given]) == known
+    given[0][1, 2] = 0 if dtype is torch.bool and given[0][1, 2] else 1
+    assert checksum(given) != known
+    if dtype is not torch.bool:
+        known, row = checksum(given), given[0][0].clone()
+        row[0], row[1] = 7, 8
+        given[0][0] = row
+        swapped = checksum(given)
+        given[0][0, :2] = row[[1, 0]]
+        assert checksum(given) != swapped != known
