@@ -70,9 +70,10 @@ def accelerate(
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
         config: a mapping {"ss": {when, where, predict}, "slat": {when, where, predict}, "mesh": {...},
-            "exact": {...}} (what is missing, null or empty is left alone), the whole project configuration, the path
-            of a YAML file with either, or the name of a preset. None: the default preset. Where nothing is accelerated
-            the pipeline stays untouched; `report.observe` watches it.
+            "exact": {...}} (what is missing, null or empty is left alone; savings that `exact` does not name are on),
+            the whole project configuration, the path of a YAML file with either (`fast-sam3d config` prints one), or
+            the name of a preset. None: the default preset. Where nothing is accelerated the pipeline stays untouched;
+            `report.observe` watches it.
         preset: the name of a preset, in place of `config`.
         overrides: Hydra overrides on top, such as "ss.when.stride=4".
 
@@ -210,6 +211,11 @@ def _settings(config: Any, preset: str | None, overrides: Sequence[str]) -> Mapp
     """The configuration as {stage: mapping}."""
     if isinstance(overrides, str):
         raise ConfigError(f"overrides is the text {overrides!r}: give a list, [{overrides!r}]")
+    for override in overrides:
+        if not isinstance(override, str) or "=" not in override:
+            raise ConfigError(f"{override!r} is not an override: write key=value, such as 'ss.when.stride=4'")
+    if preset is not None and not isinstance(preset, str):
+        raise ConfigError(f"preset is {preset!r}: give a name, such as 'default'")
     if config is not None and preset is not None:
         raise ConfigError("config and preset both say what to do: give one of them")
     if isinstance(config, str) and not _is_file(config):
@@ -257,11 +263,12 @@ def _plain(mapping: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str,
         return mapping
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     try:
         tree = OmegaConf.merge(mapping, OmegaConf.from_dotlist([override.lstrip("+") for override in overrides]))
         return OmegaConf.to_container(tree, resolve=True)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
 
 
@@ -274,4 +281,7 @@ def _refuse_unknown(settings: Mapping[str, Any], stages: Collection[str]) -> Non
         known = compose()[0].keys() - set(MODULES)
         for key in others:
             if key not in known:
-                raise ConfigError(f"there is no module '{key}' to accelerate: {suggest(str(key), stages)}")
+                hint = ""
+                if key in ("defaults", "when", "where", "predict"):
+                    hint = "; a file of configs/ is one part, and `fast-sam3d config ... > whole.yaml` writes a whole"
+                raise ConfigError(f"there is no module '{key}' to accelerate: {suggest(str(key), stages)}{hint}")

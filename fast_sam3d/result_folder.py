@@ -33,7 +33,7 @@ def check_target(target: Path, known_names: Collection[str]) -> None:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise OutputError(f"{target} is in the way and not a folder: move it, or choose another --output_dir")
         if target.is_dir():
-            foreign = sorted({p.name for p in target.iterdir()} - set(known_names))
+            foreign = sorted(p.name for p in target.iterdir() if p.name not in known_names or p.is_dir())
             if foreign:
                 raise OutputError(
                     f"{target} holds files that are not results ({', '.join(foreign[:3])}): choose another --output_dir"

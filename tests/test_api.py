@@ -366,6 +366,13 @@ def test_overrides(config: Any, pipeline: FakePipeline) -> None:
         (None, {"overrides": ["ss.when.strid=4"]}, "did you mean 'ss.when.stride'"),
         (PAPER, {"overrides": ["ss.when.strid=4"]}, r"ss\.when\.strid is unknown: did you mean 'stride'"),
         (PAPER, {"overrides": "ss.when.stride=4"}, "overrides is the text"),
+        (PAPER, {"overrides": ["ss.when"]}, r"'ss\.when' is not an override: write key=value"),
+        (PAPER, {"overrides": [4]}, "4 is not an override"),
+        (None, {"overrides": [3]}, "3 is not an override"),
+        (PAPER, {"overrides": ["ss.when={name: ["]}, "cannot be resolved"),
+        (None, {"preset": 5}, "preset is 5: give a name"),
+        ("configs/preset/default.yaml", {}, "no module 'defaults' .* `fast-sam3d config"),
+        ("configs/ss/fast_sam3d.yaml", {}, "no module 'when' .* `fast-sam3d config"),
     ],
 )
 def test_bad_requests_are_named_before_anything_is_touched(

@@ -156,6 +156,19 @@ def test_a_flag_of_the_papers_method_picks_it(pipeline, object_folder, elsewhere
     assert methods["mesh"]["threshold_low"] == 0.4
 
 
+def test_a_module_of_the_preset_stays_its_own(pipeline, object_folder, elsewhere, capsys):
+    given = ["infer", "--image_path", object_folder, "--enable_acceleration"]
+    assert run(capsys, *given, "--enable_ss_cache", "--enable_mesh_aggregation")[0] == 0
+    methods = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"]
+    assert methods["ss"]["when"]["stride"] == 4  # the default preset's
+    assert methods["mesh"]["where"] == "decoder"  # which the default preset leaves off
+
+
+def test_a_list_of_keys_stays_one(object_folder, elsewhere, capsys):
+    _, _, err = run(capsys, "infer", "--image_path", object_folder, "foo=1")
+    assert "input.image_path" in err and "--image_path" not in err
+
+
 def test_a_flag_does_not_pick_against_an_override(pipeline, object_folder, elsewhere, capsys):
     given = ["infer", "--image_path", object_folder, "--enable_acceleration", "--slat_carving_ratio", 0.2]
     code, _, err = run(capsys, *given, "slat=off")

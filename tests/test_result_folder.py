@@ -70,7 +70,14 @@ def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes").write_text("")
-    for target, word in (("file", "in the way"), ("file/x", "is a file"), ("link", "in the way"), ("full", "notes")):
+    (tmp_path / "folder" / "x").mkdir(parents=True)
+    for target, word in (
+        ("folder", "not results"),
+        ("file", "in the way"),
+        ("file/x", "is a file"),
+        ("link", "in the way"),
+        ("full", "notes"),
+    ):
         with pytest.raises(OutputError, match=word):
             check_target(tmp_path / target, {"x"})
 

@@ -86,18 +86,20 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--enable_acceleration", action="store_true", help="the best trade-off measured so far: preset=default"
     )
-    group.add_argument("--enable_ss_cache", action="store_true", help="step caching of the sparse structure only")
+    group.add_argument(
+        "--enable_ss_cache", action="store_true", help="the paper's step caching of the sparse structure"
+    )
     for flag in STEP_CACHE:
         _add(group, flag)
-    group.add_argument("--enable_slat_carving", action="store_true", help="token carving of the structured latent only")
+    group.add_argument("--enable_slat_carving", action="store_true", help="the paper's token carving")
     for flag in CARVING:
         _add(group, flag)
     group.add_argument(
-        "--enable_mesh_aggregation", action="store_true", help="merging of voxels in the mesh decoder only"
+        "--enable_mesh_aggregation", action="store_true", help="the paper's merging of voxels in the mesh decoder"
     )
     for flag in AGGREGATION:
         _add(group, flag)
-    group.add_argument("--enable_exact", action="store_true", help="savings that change nothing but the last bits only")
+    group.add_argument("--enable_exact", action="store_true", help="savings that change nothing but the last bits")
 
 
 def config_from(args: argparse.Namespace) -> Config:
@@ -112,7 +114,8 @@ def config_from(args: argparse.Namespace) -> Config:
     alone = {module: getattr(args, switch) for module, switch in SWITCHES.items()}
     # First, so that what the user picks for a module counts more.
     picks = [f"preset={PRESET}"] if args.enable_acceleration else []
-    picks += [f"{module}={ACCELERATED[module]}" for module in ACCELERATED if alone[module]]
+    on = load(picks).modules if picks else {}  # what the preset accelerates already stays its own
+    picks += [f"{module}={option}" for module, option in ACCELERATED.items() if alone[module] and not on.get(module)]
     overrides = [*picks, *args.overrides]
     values: dict[str, Any] = {f.key: v for f in (*INPUT, *RUN) if (v := getattr(args, f.name)) is not None}
     if args.no_pointmap:
@@ -155,14 +158,15 @@ def _loads(overrides: Sequence[str]) -> bool:
 
 
 def _with_flags(message: str, args: argparse.Namespace) -> str:
-    """The message with the flags that were given in place of the keys that they set."""
+    """The message with the flags that were given in place of the keys that they set; lists of keys stay such."""
+    message, separator, listed = message.partition(": valid are")
     for flag in (*INPUT, *RUN):
         if getattr(args, flag.name) is None:
             continue
         dotted = rf"(?<![\w.'\"]){re.escape(flag.key)}(?![\w.'\"])"
         # A key without a dot is a word like others, unless the message begins with it.
         message = re.sub(dotted if "." in flag.key else rf"^{flag.key}(?= is )", f"--{flag.name}", message)
-    return message
+    return message + separator + listed
 
 
 def _add(group: Any, flag: Flag) -> None:
