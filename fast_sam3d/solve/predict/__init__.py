@@ -1,0 +1,24 @@
+"""The velocity at a step where the network does not run, from the evaluations before it.
+
+Predictions work in real time t. The grid need not be uniform (SAM 3D's sparse-structure grid is t = s / (3 - 2s)),
+so a step index is no measure of distance. Differences are taken in float32 or better; results have the velocity's
+dtype.
+"""
+
+from __future__ import annotations
+
+from fast_sam3d.solve.predict.anchored import Anchored
+from fast_sam3d.solve.predict.base import Predict
+from fast_sam3d.solve.predict.hold import Hold
+from fast_sam3d.solve.predict.offset import Offset
+from fast_sam3d.solve.predict.taylor import Taylor, extrapolate
+
+__all__ = ["PREDICT", "Anchored", "Hold", "Offset", "Predict", "Taylor", "extrapolate"]
+
+PREDICT: dict[str, type[Predict]] = {
+    "anchored": Anchored,
+    "hold": Hold,
+    "offset": Offset,
+    "taylor": Taylor,
+}
+"""Predictors by their name in a configuration."""
