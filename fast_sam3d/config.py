@@ -133,7 +133,7 @@ def methods_of(config: Config) -> dict[str, Any]:
     if config.modules["ss"]:
         methods["ss"] = build(config.modules["ss"], {"shape": (SHAPE,), "layout": LAYOUT}, path="ss", voxels=False)
     if config.modules["slat"]:
-        methods["slat"] = build(config.modules["slat"], {"feats": ("feats",)}, path="slat")
+        methods["slat"] = build(config.modules["slat"], {"feats": ("feats",)}, path="slat", voxels=True)
     if config.modules["mesh"]:
         methods["mesh"] = build_mesh(config.modules["mesh"])
     if config.modules["exact"]:

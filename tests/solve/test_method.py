@@ -96,5 +96,5 @@ def test_errors_name_the_key_and_the_valid_ones(mapping: Any, message: str) -> N
 def test_voxels_are_chosen_only_where_there_are_some() -> None:
     carved = changed(where={"name": "saliency"})
     assert build(carved, GROUPS, path="ss").depth == 2
-    with pytest.raises(ConfigError, match=r"ss\.where\.name is 'saliency', which chooses voxels: ss has none"):
+    with pytest.raises(ConfigError, match=r"ss\.where\.name is 'saliency', which chooses voxels: it fits slat, not ss"):
         build(carved, GROUPS, path="ss", voxels=False)

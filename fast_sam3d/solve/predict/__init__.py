@@ -7,16 +7,31 @@ dtype.
 
 from __future__ import annotations
 
+from fast_sam3d.solve.predict.adams_bashforth import AdamsBashforth
 from fast_sam3d.solve.predict.anchored import Anchored
-from fast_sam3d.solve.predict.base import Predict
+from fast_sam3d.solve.predict.base import Integrate, Predict
+from fast_sam3d.solve.predict.deis import Deis
 from fast_sam3d.solve.predict.hold import Hold
 from fast_sam3d.solve.predict.offset import Offset
 from fast_sam3d.solve.predict.taylor import Taylor, extrapolate
 
-__all__ = ["PREDICT", "Anchored", "Hold", "Offset", "Predict", "Taylor", "extrapolate"]
+__all__ = [
+    "PREDICT",
+    "AdamsBashforth",
+    "Anchored",
+    "Deis",
+    "Hold",
+    "Integrate",
+    "Offset",
+    "Predict",
+    "Taylor",
+    "extrapolate",
+]
 
 PREDICT: dict[str, type[Predict]] = {
+    "adams_bashforth": AdamsBashforth,
     "anchored": Anchored,
+    "deis": Deis,
     "hold": Hold,
     "offset": Offset,
     "taylor": Taylor,

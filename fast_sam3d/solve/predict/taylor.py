@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fast_sam3d.solve.check import whole
 from fast_sam3d.solve.history import History
+from fast_sam3d.solve.predict.newton import differences
 from fast_sam3d.solve.step import LeafEvaluation
 
 
@@ -25,16 +25,11 @@ def extrapolate(history: History[LeafEvaluation], t: float, order: int) -> Tenso
     if count == 1:
         return newest
     times = [history[i].t for i in range(count)]
-    dtype = torch.promote_types(newest.dtype, torch.float32)
-    differences = [history[i].v.to(dtype) for i in range(count)]
-    result = differences[0]
-    weight = 1.0
-    for level in range(1, count):
-        differences = [
-            (differences[i] - differences[i + 1]) / (times[i] - times[i + level]) for i in range(count - level)
-        ]
-        weight *= t - times[level - 1]
-        result = result + weight * differences[0]
+    slopes = differences(times, [history[i].v for i in range(count)])
+    result, weight = slopes[0], 1.0
+    for slope, time in zip(slopes[1:], times, strict=False):
+        weight *= t - time
+        result = result + weight * slope
     return result.to(newest.dtype)
 
 

@@ -5,12 +5,12 @@ The driver runs the first and the last step of a solve on all tokens, whatever i
 
 from __future__ import annotations
 
-from fast_sam3d.solve.where.base import Choose, Where
+from fast_sam3d.solve.where.base import Choose, Held, Merged, Where
 from fast_sam3d.solve.where.everywhere import All
 from fast_sam3d.solve.where.random_cells import RandomCells
 from fast_sam3d.solve.where.saliency import Saliency, top_cells, unit
 
-__all__ = ["WHERE", "All", "Choose", "RandomCells", "Saliency", "Where", "top_cells", "unit"]
+__all__ = ["WHERE", "All", "Choose", "Held", "Merged", "RandomCells", "Saliency", "Where", "top_cells", "unit"]
 
 WHERE: dict[str, type[Where]] = {
     "all": All,

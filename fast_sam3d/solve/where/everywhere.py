@@ -14,6 +14,7 @@ class All:
     """Every token."""
 
     needs_tokens: ClassVar[bool] = False
+    needs_decoder: ClassVar[bool] = False
     depth: ClassVar[int] = 1
 
     def start(self, tokens: Tokens | None) -> Choose:

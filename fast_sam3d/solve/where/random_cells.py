@@ -30,6 +30,7 @@ class RandomCells:
     seed: int = 0
     warmup: int = 3
     needs_tokens: ClassVar[bool] = True
+    needs_decoder: ClassVar[bool] = False
     depth: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

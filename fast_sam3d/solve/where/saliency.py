@@ -39,6 +39,7 @@ class Saliency:
     cutoff: float = 0.125
     warmup: int = 3
     needs_tokens: ClassVar[bool] = True
+    needs_decoder: ClassVar[bool] = False
     depth: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
