@@ -5,6 +5,7 @@ Nothing here imports what it is the oracle of: the driver, its schedules and its
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -99,3 +100,26 @@ def integral(f: Callable[[float], float], a: float, b: float) -> float:
 def lagrange(times: Sequence[float], i: int, t: float) -> float:
     """The polynomial that is 1 at times[i] and 0 at the others."""
     return math.prod((t - s) / (times[i] - s) for j, s in enumerate(times) if j != i)
+
+
+Past = list[tuple[float, np.ndarray, np.ndarray]]
+"""(t, x, v) of the evaluations, newest first."""
+
+
+def slow(
+    field: Field,
+    evaluated: Sequence[int],
+    predict: Callable[[Past, float, float, np.ndarray], np.ndarray],
+    times: Sequence[float] = GRID,
+    start: np.ndarray = START,
+) -> np.ndarray:
+    """Euler steps; where the network does not run, with the velocity `predict`(past, step's start, end, state)."""
+    x, past = start, []
+    for step, (a, b) in enumerate(itertools.pairwise(times)):
+        if step in evaluated:
+            v = field(x, a)
+            past = [(a, x, v), *past]
+        else:
+            v = predict(past, a, b, x)
+        x = x + (b - a) * v
+    return x

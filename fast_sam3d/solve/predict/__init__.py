@@ -10,8 +10,12 @@ from __future__ import annotations
 from fast_sam3d.solve.predict.adams_bashforth import AdamsBashforth
 from fast_sam3d.solve.predict.anchored import Anchored
 from fast_sam3d.solve.predict.base import Integrate, Predict
+from fast_sam3d.solve.predict.chebyshev import Chebyshev
 from fast_sam3d.solve.predict.deis import Deis
+from fast_sam3d.solve.predict.dmd import DynamicModes
+from fast_sam3d.solve.predict.hermite import Hermite
 from fast_sam3d.solve.predict.hold import Hold
+from fast_sam3d.solve.predict.mean_flow import MeanFlow
 from fast_sam3d.solve.predict.offset import Offset
 from fast_sam3d.solve.predict.taylor import Taylor, extrapolate
 
@@ -19,9 +23,13 @@ __all__ = [
     "PREDICT",
     "AdamsBashforth",
     "Anchored",
+    "Chebyshev",
     "Deis",
+    "DynamicModes",
+    "Hermite",
     "Hold",
     "Integrate",
+    "MeanFlow",
     "Offset",
     "Predict",
     "Taylor",
@@ -31,8 +39,12 @@ __all__ = [
 PREDICT: dict[str, type[Predict]] = {
     "adams_bashforth": AdamsBashforth,
     "anchored": Anchored,
+    "chebyshev": Chebyshev,
     "deis": Deis,
+    "dmd": DynamicModes,
+    "hermite": Hermite,
     "hold": Hold,
+    "mean_flow": MeanFlow,
     "offset": Offset,
     "taylor": Taylor,
 }

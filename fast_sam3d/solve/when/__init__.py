@@ -9,13 +9,17 @@ from __future__ import annotations
 from fast_sam3d.solve.when.always import Always
 from fast_sam3d.solve.when.base import Decide, When
 from fast_sam3d.solve.when.budget import Budget
+from fast_sam3d.solve.when.magnitude import Magnitude
 from fast_sam3d.solve.when.stride import Stride
+from fast_sam3d.solve.when.widening import Widening
 
-__all__ = ["WHEN", "Always", "Budget", "Decide", "Stride", "When"]
+__all__ = ["WHEN", "Always", "Budget", "Decide", "Magnitude", "Stride", "When", "Widening"]
 
 WHEN: dict[str, type[When]] = {
     "always": Always,
     "budget": Budget,
+    "magnitude": Magnitude,
     "stride": Stride,
+    "widening": Widening,
 }
 """Schedules by their name in a configuration."""
