@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -55,6 +56,8 @@ class SolveSeam(Seam):
         logs = [layer.report.begin_solve(self.stage.name, grid) for layer in self.layers]
         method = self._method_for(x_init)
         tokens = None if method is None else self._tokens(method, x_init, args, kwargs)
+        if tokens is not None:
+            tokens = replace(tokens, steps=len(grid) - 1)
         scenes = [layer.scene for layer in self.layers if layer.accelerates and layer.scene is not None]
         run = Run(self.stage, method, dynamics_fn, grid, logs, tokens, scenes)
         steps = original(run, x_init, times, *args, **kwargs)

@@ -76,7 +76,7 @@ def changed(**parts: Any) -> dict[str, Any]:
         (changed(when={"name": "stride", "strid": 3}), r"ss\.when\.strid is unknown: did you mean 'stride'"),
         (changed(when={"name": "stride", "stride": 0}), r"ss\.when\.stride is 0: give a whole number"),
         (changed(when={"name": ["stride"]}), r"ss\.when\.name is \['stride'\]"),
-        (changed(where={"name": "some"}), r"ss\.where\.name is 'some': valid are: all, .*random, .*saliency"),
+        (changed(where={"name": "xyz"}), r"ss\.where\.name is 'xyz': valid are: all, .*random, .*saliency"),
         (changed(predict={"shap": {"name": "hold"}}), r"ss\.predict\.shap is unknown: did you mean 'shape'"),
         (changed(predict={"shape": {"name": "hold"}}), r"ss\.predict says nothing for 'scale': add layout"),
         (changed(predict={}), r"ss\.predict says nothing for 'shape'"),

@@ -21,7 +21,7 @@ class Magnitude:
     to a sum; the network runs when that would reach the threshold, or after `longest` skipped steps.
 
     Source: MagCache (arXiv 2506.09045), where the magnitude is that of the residual of the transformer; the seam sees
-    velocities, so it is theirs. `fast_sam3d.solve.calibrate.Magnitudes` measures the ratios on any pipeline.
+    velocities, so it is theirs. `fast_sam3d.calibrate.watched` measures the ratios on any pipeline.
 
     Args:
         ratios: [n] of steps 1 ... n of a run that evaluates all; for another number of steps the nearest in share of
@@ -42,7 +42,7 @@ class Magnitude:
         if isinstance(given, str) or not isinstance(given, Sequence) or not given:
             raise ConfigError(
                 f"ratios is {given!r}: give the measured ratio of each step to the one before "
-                "(fast_sam3d.solve.calibrate measures them)"
+                "(fast_sam3d.calibrate measures them)"
             )
         for ratio in given:
             number("ratios", ratio, 1e-6, 1e6)
