@@ -14,6 +14,7 @@ from typing import Any
 from fast_sam3d.config_reader import Reader, dotted_keys
 from fast_sam3d.errors import ConfigError, suggest
 from fast_sam3d.resources import resource
+from fast_sam3d.zoo import misplaced
 
 __all__ = [
     "ACCELERATED",
@@ -206,7 +207,7 @@ def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[l
         if key in groups and not isinstance(parsed.value(), dict):
             option = str(parsed.value()).removesuffix(".yaml")
             if option not in groups[key]:
-                raise ConfigError(f"{key} has no option '{option}': {suggest(option, groups[key])}")
+                raise ConfigError(misplaced(option, key, groups[key]))
             picks.append(f"{key}={option}")
         else:
             # What is added with a plus sign is checked when the whole is read.

@@ -138,7 +138,8 @@ def _mapping(value: Any, path: str) -> Mapping[str, Any]:
 
 def _settings(part: Any, registry: Mapping[str, type]) -> dict[str, Any]:
     name = next((name for name, kind in registry.items() if type(part) is kind), type(part).__name__)
-    return {"name": name, **dataclasses.asdict(part)}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(part).items()}
+    return {"name": name, **plain}
 
 
 def _join(path: str, key: str) -> str:
