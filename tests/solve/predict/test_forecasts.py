@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from fast_sam3d.config import compose
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.solve.history import History
 from fast_sam3d.solve.predict import Chebyshev, DynamicModes, Hermite, MeanFlow, Taylor
@@ -240,3 +241,26 @@ def test_half_precision_is_computed_in_float32_and_comes_back(predictor: Any) ->
 def test_settings_check_themselves(kind: type, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         kind(**settings)
+
+
+FILES: dict[str, tuple[Callable[..., np.ndarray], list[int] | None]] = {
+    "step_cache": (CASES["hold"][1], [0, 1, 2, 3, 7, 11, 15, 19, 23, 24]),
+    "taylorseer": (slow_taylor, PAPER),
+    "release": (CASES["line"][1], PAPER),
+    "hicache": (slow_hermite, PAPER),
+    "meancache": (slow_mean_flow, PAPER),
+    "spectrum": (slow_chebyshev, [0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 24]),
+    "easycache": (slow_offset, None),  # its schedule has a slow reference in test_when
+    "magcache": (CASES["hold"][1], None),  # and so has this in test_schedules
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_files_are_these(name: str) -> None:
+    """As configs/ss has them, on SAM 3D's grid."""
+    predict, schedule = FILES[name]
+    settings = compose([f"ss={name}"])[0]["ss"]
+    got, record, _ = driven(settings, ODES["forced"][0])
+    assert record.evaluated == (schedule or record.evaluated)
+    assert record.saved > 5
+    np.testing.assert_allclose(got, slow(ODES["forced"][0], record.evaluated, predict), rtol=0, atol=1e-9)
