@@ -182,10 +182,10 @@ def test_what_lies_outside_the_modes_stays() -> None:
     times = [0.1, 0.2, 0.3, 0.4]
     past = history(times, [value(t, 1.0 + (-1) ** i) for i, t in enumerate(times)])
     got = DynamicModes(cutoff=0.3)(past, 0.5, NOTHING)
-    torch.testing.assert_close(got, value(0.5, 0.0), rtol=0.01, atol=0.1)
+    torch.testing.assert_close(got, value(0.5, 0.0), rtol=0.02, atol=0.3)
     past = history(times, [value(t, 1.0 + (-1) ** (i + 1)) for i, t in enumerate(times)])
     got = DynamicModes(cutoff=0.3)(past, 0.5, NOTHING)
-    torch.testing.assert_close(got, value(0.5, 2.0), rtol=0.01, atol=0.1)
+    torch.testing.assert_close(got, value(0.5, 2.0), rtol=0.02, atol=0.3)
 
 
 def test_modes_need_equal_intervals() -> None:
