@@ -81,6 +81,15 @@ def weights_digest(checkpoint: Path) -> str:
     return file_digest([checkpoint / CONFIG_NAME, *checkpoint.glob("*.safetensors")], checkpoint)
 
 
+def folder_identity(folder: Path) -> str:
+    """SHA-256 of the names, sizes and times of a folder's files: for weights too large to be read for this."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        facts = path.stat()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
 def code_digest() -> str:
     """SHA-256 of this package's code."""
     import fast_sam3d

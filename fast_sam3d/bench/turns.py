@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +35,7 @@ class Outcome:
     Args:
         variant: that ran.
         place: in the turns, from 0.
-        result: of the pipeline's `run`; None where it failed.
+        result: of the pipeline's `run`, or what was kept of it; None where it failed.
         error: why it failed, in a sentence; empty where it did not.
         seconds: of the whole run, with the acceleration put on and taken off.
         report: of its stages.
@@ -44,7 +44,7 @@ class Outcome:
 
     variant: Variant
     place: int
-    result: Mapping[str, Any] | None
+    result: Any
     error: str
     seconds: float
     report: Report
@@ -68,6 +68,7 @@ def take_turns(
     catch: tuple[type[Exception], ...] = (FastSam3dError,),
     memory: bool = False,
     name: object = "",
+    keep: Callable[[Any], Any] = lambda result: result,
 ) -> list[Outcome]:
     """Run every variant once on the same input.
 
@@ -77,6 +78,7 @@ def take_turns(
         catch: what makes a run failed and not the whole.
         memory: measure the peak, too; what is freed goes back to the system before each run.
         name: of the object, for the log.
+        keep: what to keep of a result until all have run, taken outside of the time; fails as the run would.
 
     Returns:
         the outcomes in the order of `variants`.
@@ -92,11 +94,13 @@ def take_turns(
                     result, seconds, peak = _measured(pipeline, given, variant, formats)
                 else:
                     result = run(pipeline, given, variant, formats)
+                    seconds = time.perf_counter() - began
+                result = keep(result)
             except catch as problem:
-                error = " ".join(f"{type(problem).__name__}: {problem}".split())
-                log.warning("object %s, %s: %s", name, variant.name, " ".join(str(problem).split()) or error)
-            if result is None or not memory:
-                seconds = time.perf_counter() - began
+                result, seconds = None, time.perf_counter() - began
+                said = " ".join(str(problem).split()) or "no reason given"
+                error = f"{type(problem).__name__}: {said}"
+                log.warning("object %s, %s: %s", name, variant.name, said)
         outcomes[number] = Outcome(variant, place, result, error, seconds, report, peak)
     return [outcomes[number] for number in range(len(variants))]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from fast_sam3d.arrays import as_numpy
 from fast_sam3d.export import quaternion_matrix
+from fast_sam3d.gaussian_cloud import GaussianCloud
 from fast_sam3d.metrics.appearance import psnr, render_views, ssim
 from fast_sam3d.metrics.boxes import FRAMES, Frame, layout_box_iou, oriented_box_iou, unit_box
 from fast_sam3d.metrics.latent import latent_error
@@ -114,6 +115,28 @@ class Reconstruction:
         if gaussians is None:
             gaussians = _first(result.get("gaussian_4"))
         return cls(mesh, result.get("coords"), gaussians=gaussians, latent=result.get("shape"), **pose)
+
+    def on_host(self) -> Reconstruction:
+        """The same as arrays, so that many can be kept without a device's memory.
+
+        Raises:
+            ValueError: gaussians that `GaussianCloud.of` refuses.
+        """
+        mesh = self.mesh
+        if mesh is not None and mesh is not NO_MESH:
+            colours = getattr(mesh, "vertex_attrs", None)
+            mesh = SimpleNamespace(
+                vertices=as_numpy(mesh.vertices),
+                faces=as_numpy(mesh.faces, np.int64),
+                vertex_attrs=None if colours is None else as_numpy(colours),
+            )
+        return replace(
+            self,
+            mesh=mesh,
+            voxels=None if self.voxels is None else as_numpy(self.voxels, np.int64),
+            gaussians=None if self.gaussians is None else GaussianCloud.of(self.gaussians),
+            latent=None if self.latent is None else as_numpy(self.latent),
+        )
 
     @cached_property
     def matrix(self) -> np.ndarray | None:

@@ -149,6 +149,7 @@ def test_a_real_result_has_everything():
     for name in ("chamfer", "f1@0.01", "volume_iou", "voxel_iou", "box_iou", "oriented_box_iou", "add_s",
                  "rotation_deg", "translation_error", "scale_error", "psnr", "ssim", "latent_error"):  # fmt: skip
         assert np.isfinite(scores[name]), name
+    assert compare(first.on_host(), second.on_host(), Protocol(points=300, resolution=16)) == scores
     assert compare(first, first, Protocol(parts=("appearance", "latent"))) == {
         "psnr": metrics.PSNR_MAX, "ssim": pytest.approx(1.0), "latent_error": 0.0,
     }  # fmt: skip
