@@ -147,6 +147,8 @@ def test_wheel_holds_the_configuration_and_the_weights(wheel):
         assert here
         assert here <= names
     assert {f"fast_sam3d/{p.relative_to(ROOT / 'fast_sam3d')}" for p in (ROOT / "fast_sam3d").rglob("*.py")} <= names
+    suites = {f"fast_sam3d/bench/suites/{p.name}" for p in (ROOT / "fast_sam3d" / "bench" / "suites").glob("*.yaml")}
+    assert len(suites) >= 3 and suites <= names
     tops = {name.split("/")[0] for name in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"fast_sam3d"}
 

@@ -24,7 +24,7 @@ LAYOUT: Panel = ("plain", "box_iou", "layout: 3D-IoU with the unaccelerated resu
 TRUTH: Panel = ("gain", "f1@0.05", "quality: F1@0.05 with the truth, difference to unaccelerated")
 
 
-def draw_all(folder: Path, rows: Sequence[Mapping[str, Any]], found: Mapping[str, Standing], suite: Suite) -> list[str]:
+def draw_all(folder: Path, found: Mapping[str, Standing], suite: Suite) -> list[str]:
     """Draw what the suite has rows for. Returns the names of the files.
 
     Raises:
@@ -32,8 +32,10 @@ def draw_all(folder: Path, rows: Sequence[Mapping[str, Any]], found: Mapping[str
     """
     drawn = []
     main = [name for name in suite.main if name in found]
+    if OFF in found and _panels(found, main):
+        drawn.append(pareto(folder / PARETO, found, main))
     if OFF in found and main:
-        drawn += [pareto(folder / PARETO, found, main), stages(folder / STAGES, rows, [OFF, *main], found)]
+        drawn.append(stages(folder / STAGES, [OFF, *main], found))
     if OFF in found and suite.ablation:
         drawn.append(ablation(folder / ABLATION, found, suite.ablation))
     if OFF in found and suite.sweeps:
@@ -65,7 +67,7 @@ def pareto(path: Path, found: Mapping[str, Standing], names: Sequence[str]) -> P
     return _save(plot, figure, path)
 
 
-def stages(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str], found: Mapping[str, Standing]) -> Path:
+def stages(path: Path, names: Sequence[str], found: Mapping[str, Standing]) -> Path:
     """Stacked bars: mean seconds per stage, with the error of the whole."""
     from fast_sam3d.progress import STAGES as SAID
 

@@ -57,7 +57,7 @@ def write(
     if pictures:
         from fast_sam3d.bench import pictures as draw
 
-        written += draw.draw_all(folder, rows, found, suite)
+        written += draw.draw_all(folder, found, suite)
     return written
 
 
