@@ -46,7 +46,7 @@ def draw_all(folder: Path, found: Mapping[str, Standing], suite: Suite) -> list[
 def pareto(path: Path, found: Mapping[str, Standing], names: Sequence[str]) -> Path:
     """Speed against fidelity, one panel per measure; a line joins the methods that none beats in both."""
     panels = _panels(found, names)
-    plot, figure, axes = _figure(1, len(panels), (5.2 * len(panels) + 2.4, 4.8))
+    plot, figure, axes = _figure(1, len(panels), (4.8 * len(panels) + 2.2, 4.8))
     colours = plot.get_cmap("tab20")
     for axis, (where, measure, label) in zip(axes[0], panels, strict=True):
         points = {}
@@ -57,11 +57,14 @@ def pareto(path: Path, found: Mapping[str, Standing], names: Sequence[str]) -> P
                 x[0], y[0], xerr=_bar(x), yerr=_bar(y), fmt=MARKERS[number % len(MARKERS)], color=colours(number % 20),
                 markersize=6, capsize=2, linewidth=1, label=name,
             )  # fmt: skip
-        front = [points[name] for name in pareto_front(points)]
+        names_in_front = pareto_front(points)
+        front = [points[name] for name in names_in_front]
+        for name in names_in_front:
+            axis.annotate(name, points[name], xytext=(5, 5), textcoords="offset points", fontsize=7)
         if front:
             axis.plot(*zip(*front, strict=True), color=GREY, linewidth=1, zorder=0, label="Pareto front")
         _floor(axis, found, where, measure)
-        axis.set(xlabel="times faster than unaccelerated, whole object (median ± s.e.)", ylabel=f"{label}, mean ± s.e.")
+        axis.set(xlabel="times faster, whole object (median ± s.e.)", ylabel=_wrapped(f"{label}, mean ± s.e."))
         axis.axvline(1.0, color=GREY, linewidth=0.6, zorder=0)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     return _save(plot, figure, path)

@@ -7,6 +7,7 @@ import yaml
 
 from fast_sam3d.bench.suite import OFF, OTHER_SEED, Suite, load_suite, suite_names
 from fast_sam3d.errors import ConfigError
+from fast_sam3d.resources import checkout
 
 GOOD = {"objects": 3, "seeds": [1, 2], "methods": {"a": "ss=fast_sam3d"}}
 
@@ -89,3 +90,10 @@ def test_a_suite_that_is_not_there(tmp_path, monkeypatch, name, says):
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=says):
         load_suite(name)
+
+
+def test_the_suite_of_the_page_works(tmp_path):
+    page = (checkout() / "docs" / "bench.md").read_text()
+    (tmp_path / "mine.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
+    suite = load_suite(str(tmp_path / "mine.yaml"))
+    assert len(suite.variants()) == 2 + 2 + 2 + 5 and list(suite.ablation) == ["SS", "SLaT"]
