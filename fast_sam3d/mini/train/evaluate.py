@@ -2,85 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from fast_sam3d import metrics
-from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.export import pose_matrix, quaternion_matrix
-from fast_sam3d.mini.data.families import FAMILIES, Sampled
-from fast_sam3d.mini.data.pictures import Photo, photograph
-from fast_sam3d.mini.data.samples import FINE, RESOLUTION, Shape, grid_centres
-from fast_sam3d.mini.train.record import Record
-from fast_sam3d.mini.workers import worker_pool
-from fast_sam3d.report import observe
-
-log = logging.getLogger(__name__)
+from fast_sam3d.bench.collect import collect
+from fast_sam3d.bench.held_out import Subject
+from fast_sam3d.bench.record import Record
+from fast_sam3d.bench.turns import take_turns
+from fast_sam3d.bench.variant import Variant
+from fast_sam3d.metrics import Protocol, Reconstruction
+from fast_sam3d.mini.data.families import FAMILIES
+from fast_sam3d.mini.data.samples import RESOLUTION
 
 SURFACE_POINTS = 10_000
-NOISE_SEED = 42
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """vertices [V, 3] in the canonical cube, faces [F, 3]."""
-
-    vertices: np.ndarray
-    faces: np.ndarray
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A held-out object: its picture and what is true of it."""
-
-    seed: int
-    photo: Photo
-    shape: Shape
-    mesh: Mesh
-
-    @classmethod
-    def of(cls, seed: int) -> Subject:
-        photo, shape = photograph(seed)
-        return cls(seed, photo, shape, true_mesh(photo.placed[0].sampled))
-
-
-def true_mesh(sampled: Sampled) -> Mesh:
-    """Marching cubes of the true distance on a 128^3 grid; far from the surface a coarse grid gives the sign."""
-    from skimage import measure
-
-    coarse = sampled.solid.distance(grid_centres(RESOLUTION)).reshape((RESOLUTION,) * 3)
-    fine = coarse.repeat(FINE, 0).repeat(FINE, 1).repeat(FINE, 2)
-    near = np.abs(fine) < 2 / RESOLUTION
-    fine[near] = sampled.solid.distance(grid_centres(RESOLUTION * FINE)[near.ravel()])
-    vertices, faces, _, _ = measure.marching_cubes(np.pad(fine, 1, constant_values=1.0), 0.0)
-    return Mesh((vertices - 0.5) / (RESOLUTION * FINE) - 0.5, faces)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to run the pipeline: steps of both stages, noise seed, and an acceleration config or None.
-
-    `slat_steps` None are as many as `steps`. `given_depth` hands over the picture's true pointmap; without it the
-    pipeline guesses one.
-    """
-
-    name: str
-    steps: int = 25
-    slat_steps: int | None = None
-    seed: int = NOISE_SEED
-    config: Mapping[str, Any] | None = None
-    given_depth: bool = True
 
 
 @dataclass(frozen=True)
@@ -108,41 +48,18 @@ def _start(job: Job, threads: int) -> None:
 
 def _work(seed: int) -> list[dict[str, Any]]:
     subject = Subject.of(seed)
-    rows, base = [], None
-    for place, variant in enumerate(_job.variants):
-        row = {"seed": seed, "family": subject.photo.placed[0].sampled.family, "variant": variant.name}
-        with observe(_pipeline) as report:
-            began = time.perf_counter()
-            try:
-                result = run(_pipeline, subject, variant)
-            except FastSam3dError as error:  # the model made nothing of the picture
-                log.warning("object %d, %s: %s", seed, variant.name, error)
-                result = None
-            row["seconds"] = time.perf_counter() - began
-        row |= {f"{stage}_seconds": report.seconds.get(stage, math.nan) for stage in ("ss", "slat", "mesh")}
-        row["network_calls"] = float(report.network_calls)  # averaged with the others
-        row |= score(result, subject) if result is not None else NOTHING
+    rows: list[dict[str, Any]] = []
+    base: Mapping[str, Any] | None = None
+    for place, outcome in enumerate(take_turns(_pipeline, subject.given, _job.variants, ["mesh"], name=seed)):
+        row = {"seed": seed, "family": subject.family, "variant": outcome.variant.name}
+        row |= outcome.columns(("ss", "slat", "mesh"))
+        row |= score(outcome.result, subject) if outcome.result is not None else NOTHING
         if place:
-            row |= fidelity(result, base)
+            row |= fidelity(outcome.result, base)
         else:
-            base = result
+            base = outcome.result
         rows.append(row)
     return rows
-
-
-def run(pipeline: Any, subject: Subject, variant: Variant) -> dict[str, Any]:
-    """The pipeline's result for a subject's picture."""
-    points = torch.from_numpy(subject.photo.points) if variant.given_depth else None
-    with contextlib.ExitStack() as stack:
-        if variant.config is not None:
-            from fast_sam3d.api import accelerated
-
-            stack.enter_context(accelerated(pipeline, variant.config))
-        return pipeline.run(
-            subject.photo.rgb, subject.photo.mask().astype(np.uint8) * 255, seed=variant.seed, pointmap=points,
-            stage1_inference_steps=variant.steps, stage2_inference_steps=variant.slat_steps or variant.steps,
-            decode_formats=["mesh"],
-        )  # fmt: skip
 
 
 NOTHING: Mapping[str, float] = {
@@ -158,37 +75,27 @@ NOTHING: Mapping[str, float] = {
 """Scores of no result at all. Errors without a worst value are left out of the means."""
 
 
+JUDGED = Protocol(parts=("surface", "voxels", "pose", "layout"), points=SURFACE_POINTS)
+CLOSE = Protocol(parts=("surface", "voxels", "pose"), points=SURFACE_POINTS)
+
+
 def score(result: Mapping[str, Any], subject: Subject) -> dict[str, float]:
     """Everything that is judged against the truth. Lengths in the unit cube of the truth's box unless named."""
-    placed = subject.photo.placed[0]
-    camera = placed.camera
-    truth = {
-        "rotation": None,
-        "matrix": np.block([[camera.R.T * camera.size, camera.t[:, None]], [np.zeros((1, 3)), np.ones((1, 1))]]),
-    }
-    mesh = result["mesh"][0]
+    found = Reconstruction.of(result)
     voxels = result["coords"][:, 1:].numpy()
-    rotation = quaternion_matrix(result["rotation"][0])
-    extent = np.ptp(subject.mesh.vertices, axis=0) * camera.size
+    compared = metrics.compare(found, subject.truth, JUDGED)
     scores = {
-        "voxel_iou": metrics.voxel_iou(voxels, subject.shape.coords),
+        "voxel_iou": compared["voxel_iou"],
         "voxels": len(voxels),
-        "rotation_deg": metrics.rotation_error_deg(rotation, camera.R, placed.sampled.symmetry),
-        "translation_error": metrics.translation_error(result["translation"], camera.t, float(np.linalg.norm(extent))),
-        "scale_error": metrics.scale_error(result["scale"], np.full(3, camera.size)),
-        "box_iou": 0.0,
+        **{name: compared[name] for name in ("rotation_deg", "translation_error", "scale_error", "box_iou")},
     }
     shell = _Points((voxels + 0.5) / RESOLUTION - 0.5), _Points((subject.shape.coords + 0.5) / RESOLUTION - 0.5)
     normal = metrics.unit_box(subject.mesh.vertices)
     a, b = (normal(points.vertices) for points in shell)
     scores |= {"ss_chamfer": metrics.chamfer(a, b), "ss_f1@0.05": metrics.f1(a, b, 0.05)}
-    scores |= metrics.compare_meshes(mesh if mesh.success else None, subject.mesh, SURFACE_POINTS)
-    if mesh.success:
-        scores["box_iou"] = metrics.layout_box_iou(
-            mesh.vertices, pose_matrix(result), subject.mesh.vertices, truth["matrix"]
-        )
-        shade = _colours_at(mesh, subject)
-        scores["colour_mae"] = shade
+    scores |= {name: compared[name] for name in ("chamfer", "chamfer_squared", "f1@0.05", "f1@0.01")}
+    if found.mesh is not metrics.NO_MESH:
+        scores["colour_mae"] = _colours_at(result["mesh"][0], subject)
     return {name: float(value) for name, value in scores.items()}
 
 
@@ -207,18 +114,8 @@ def _colours_at(mesh: Any, subject: Subject) -> float:
 
 def fidelity(result: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> dict[str, float]:
     """Closeness of a result to the unaccelerated one; None stands for a run that made nothing."""
-    if base is None:
-        return dict.fromkeys(("base_voxel_iou", "base_rotation_deg", "base_f1@0.01"), float("nan"))
-    if result is None:
-        return {"base_voxel_iou": 0.0, "base_rotation_deg": 180.0, "base_f1@0.01": 0.0}
-    rotations = [quaternion_matrix(r["rotation"][0]) for r in (result, base)]
-    mesh, other = result["mesh"][0], base["mesh"][0]
-    close = metrics.compare_meshes(mesh if mesh.success else None, other, SURFACE_POINTS) if other.success else {}
-    return {
-        "base_voxel_iou": metrics.voxel_iou(result["coords"], base["coords"]),
-        "base_rotation_deg": metrics.rotation_error_deg(*rotations),
-        "base_f1@0.01": close.get("f1@0.01", float("nan")),
-    }
+    close = metrics.compare(Reconstruction.of(result), Reconstruction.of(base), CLOSE)
+    return {f"base_{name}": close.get(name, float("nan")) for name in ("voxel_iou", "rotation_deg", "f1@0.01")}
 
 
 def evaluate(
@@ -234,37 +131,8 @@ def evaluate(
     Returns:
         One row per object and variant, in the order of the seeds.
     """
-    done = {} if kept is None else {seed: kept.rows[seed] for seed in seeds if seed in kept.rows}
-    if done:
-        log.info("%d of %d objects were measured before: %s", len(done), len(seeds), kept.path if kept else "")
-    left = [seed for seed in seeds if seed not in done]
-    with tqdm(total=len(seeds), initial=len(done), unit="object", desc="evaluate") as bar:
-        for seed, rows in _results(job, left, processes, threads):
-            if kept is not None:
-                kept.add(seed, rows)
-            done[seed] = rows
-            bar.update()
-    return [row for seed in seeds for row in done[seed]]
-
-
-def _results(
-    job: Job, seeds: Sequence[int], processes: int, threads: int
-) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Seeds with their rows, as they are done."""
-    if not seeds:
-        return
-    if processes == 1:
-        before = torch.get_num_threads()
-        _start(job, threads)
-        try:
-            yield from ((seed, _work(seed)) for seed in seeds)
-        finally:
-            torch.set_num_threads(before)
-        return
-    with worker_pool(processes, _start, (job, threads)) as pool:
-        jobs = {pool.submit(_work, seed): seed for seed in seeds}
-        for done in as_completed(jobs):
-            yield jobs[done], done.result()
+    rows = collect(seeds, _start, _work, job, processes, threads, kept, "evaluate")
+    return [row for found in rows.values() for row in found]
 
 
 MEDIANS = {"rotation_deg", "base_rotation_deg"}

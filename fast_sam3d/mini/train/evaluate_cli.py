@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import math
 import os
@@ -83,24 +81,20 @@ def accelerated_variant(overrides: str) -> Any:
     Raises:
         ConfigError: they do not compose, or change nothing of these.
     """
-    from fast_sam3d.config import check_methods, load
-    from fast_sam3d.mini.train.evaluate import NOISE_SEED, Variant
+    from fast_sam3d.bench.variant import NOISE_SEED, STEPS, variant_of
 
-    config = load(overrides.split())
-    check_methods(config)
-    modules = dict(config.modules) if any(config.modules.values()) else None
-    steps = config.pipeline.ss_steps, config.pipeline.slat_steps
-    if modules is None and (*steps, config.seed) == (25, 25, NOISE_SEED):
+    variant = variant_of(overrides)
+    if variant.config is None and (variant.steps, variant.slat_steps, variant.seed) == (STEPS, STEPS, NOISE_SEED):
         raise ConfigError(
             f"--accelerate {overrides!r} switches nothing on: give a preset or a module, preset=fast_sam3d, or for a"
             " control other steps, pipeline.ss_steps=10, or another seed"
         )
-    return Variant(overrides, *steps, seed=config.seed, config=modules)
+    return variant
 
 
 def stiffness_variants() -> tuple[Any, ...]:
     """Ways to spend fewer network calls, and the noise floor of another seed."""
-    from fast_sam3d.mini.train.evaluate import Variant
+    from fast_sam3d.bench.variant import Variant
 
     def cached(order: int) -> dict[str, Any]:
         predict = {"name": "taylor", "order": order} if order else {"name": "hold"}
@@ -137,19 +131,25 @@ def measure(checkpoint: Path, objects: int, processes: int, output: Path, others
     Raises:
         CheckpointError: the weights cannot be used. OutputError: the folder cannot be written.
     """
-    from fast_sam3d.mini.data.shards import HELD_OUT_SEED
+    from fast_sam3d.bench.held_out import FIRST_SEED
+    from fast_sam3d.bench.record import Record, code_digest, weights_digest, without_nan, write_rows, write_text
+    from fast_sam3d.bench.variant import Variant
     from fast_sam3d.mini.pipeline import MiniPipeline
     from fast_sam3d.mini.train import evaluate
     from fast_sam3d.mini.train.folders import writable_folder
-    from fast_sam3d.mini.train.record import Record, without_nan
 
     writable_folder(output, "--output_dir")  # told now rather than when everything is measured
     MiniPipeline.from_pretrained(checkpoint)  # damaged weights are told here, not by every worker
-    job = evaluate.Job(checkpoint, (evaluate.Variant("25 steps"), *others), sampling or {})
-    # Seeds that not even the autoencoders' validation uses.
-    seeds = range(HELD_OUT_SEED + 100_000, HELD_OUT_SEED + 100_000 + objects)
-    rows = evaluate.evaluate(job, seeds, processes, kept=Record(output, _settings(job), overwrite))
-    _write_rows(output / "rows.csv", rows)
+    job = evaluate.Job(checkpoint, (Variant("25 steps"), *others), sampling or {})
+    settings = {
+        "checkpoint": weights_digest(job.checkpoint),
+        "code": code_digest(),
+        "variants": [asdict(variant) for variant in job.variants],
+        "sampling": dict(job.sampling),
+    }
+    seeds = range(FIRST_SEED, FIRST_SEED + objects)
+    rows = evaluate.evaluate(job, seeds, processes, kept=Record(output, settings, overwrite))
+    write_rows(output / "rows.csv", rows)
     base = [row for row in rows if row["variant"] == job.variants[0].name]
     summary: dict[str, Any] = {
         "objects": objects,
@@ -164,23 +164,9 @@ def measure(checkpoint: Path, objects: int, processes: int, output: Path, others
         by_name = {variant.name: [row for row in rows if row["variant"] == variant.name] for variant in job.variants}
         summary["stiffness"] = stiffness_checks(by_name, job.variants[0].name)
     summary = without_nan(summary)
-    _write(output / "summary.json", json.dumps(summary, indent=1, allow_nan=False))
+    write_text(output / "summary.json", json.dumps(summary, indent=1, allow_nan=False))
     show(summary)
     return summary
-
-
-def _settings(job: Any) -> dict[str, Any]:
-    """What an evaluation's rows depend on, besides the seeds."""
-    import fast_sam3d
-    from fast_sam3d.mini.train.record import file_digest, weights_digest
-
-    package = Path(fast_sam3d.__file__).parent
-    return {
-        "checkpoint": weights_digest(job.checkpoint),
-        "code": file_digest(package.rglob("*.py"), package),
-        "variants": [asdict(variant) for variant in job.variants],
-        "sampling": dict(job.sampling),
-    }
 
 
 COMPARED = ("seconds", "f1@0.01", "f1@0.05", "chamfer", "voxel_iou", "box_iou", "rotation_deg", "translation_error")
@@ -225,34 +211,18 @@ def _paired(
 
     Objects for which either value is not finite are left out.
     """
-    from fast_sam3d.metrics import mean_and_error, median_and_error
+    from fast_sam3d.metrics import paired_difference, paired_ratio
 
+    pairs = list(zip(rows, base, strict=True))
     result = {}
     if "seconds" in names:
-        ratios = [other["seconds"] / row["seconds"] for row, other in zip(rows, base, strict=True)]
-        result["speedup"] = median_and_error(ratios)
+        result["speedup"] = paired_ratio([row["seconds"] for row, _ in pairs], [other["seconds"] for _, other in pairs])
     for name in (name for name in names if name != "seconds"):
-        both = [(row, other) for row, other in zip(rows, base, strict=True) if name in row and name in other]
-        mean, error = mean_and_error([row[name] - other[name] for row, other in both])
+        both = [(row[name], other[name]) for row, other in pairs if name in row and name in other]
+        mean, error = paired_difference([first for first, _ in both], [second for _, second in both])
         if math.isfinite(mean):
             result[name] = (mean, error)
     return result
-
-
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    _write(path, text.getvalue())
-
-
-def _write(path: Path, text: str) -> None:
-    """The old file or the new one, never a part."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(text)
-    aside.replace(path)
 
 
 def with_error(found: Sequence[float | None], form: str = ".3f") -> str:

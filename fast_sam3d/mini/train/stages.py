@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fast_sam3d.bench.record import weights_digest
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.metrics import voxel_iou
 from fast_sam3d.mini.data.families import sample_object
@@ -30,7 +31,6 @@ from fast_sam3d.mini.train.flows import Readout, SSFlowLoss
 from fast_sam3d.mini.train.loop import Trainer, load_whole, save_whole
 from fast_sam3d.mini.train.origin import check_origin, origin, result_digest
 from fast_sam3d.mini.train.recipe import Recipe
-from fast_sam3d.mini.train.record import weights_digest
 
 log = logging.getLogger(__name__)
 

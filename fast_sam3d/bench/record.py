@@ -1,11 +1,13 @@
-"""Rows of an evaluation, kept object by object, so that a stop loses only the objects that were being measured."""
+"""Rows of an evaluation, kept object by object, so that a stop loses only what was being measured."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from fast_sam3d.errors import OutputError
 from fast_sam3d.mini.pipeline_config import CONFIG_NAME
 
 Rows = list[dict[str, Any]]
+Key = int | str
+"""What is measured as one piece: the seed of a held-out object, or an object's name with a seed."""
 
 
 class Record:
-    """A file with one line of JSON per object, in a folder that may hold those of other settings too.
+    """A file with one line of JSON per piece of work, in a folder that may hold those of other settings too.
 
     Args:
         folder: of the evaluation.
@@ -25,7 +29,7 @@ class Record:
 
     Attributes:
         path: of the file.
-        rows: one list per object, by seed: those that were there and those that were added.
+        rows: one list per piece, by its key: those that were there and those that were added.
 
     Raises:
         OutputError: the file cannot be written.
@@ -34,22 +38,22 @@ class Record:
     def __init__(self, folder: Path, settings: Mapping[str, Any], fresh: bool = False) -> None:
         text = json.dumps(settings, sort_keys=True, allow_nan=False)
         self.path = folder / f"rows-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
-        self.rows: dict[int, Rows] = {}
+        self.rows: dict[Key, Rows] = {}
         if not fresh and self.path.exists():
             self.rows = dict(_read(self.path))
         # Written again, as a kill may have cut the last line short.
         aside = self.path.with_suffix(".tmp")
         try:
-            aside.write_text("".join(_line(seed, rows) for seed, rows in self.rows.items()))
+            aside.write_text("".join(_line(key, rows) for key, rows in self.rows.items()))
             aside.replace(self.path)
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written ({error.strerror}): choose another folder") from error
 
-    def add(self, seed: int, rows: Rows) -> None:
-        """Keep an object's rows, at once on disk."""
+    def add(self, key: Key, rows: Rows) -> None:
+        """Keep the rows of one piece, at once on disk; those that it had before no longer count."""
         with self.path.open("a") as file:
-            file.write(_line(seed, rows))
-        self.rows[seed] = rows
+            file.write(_line(key, rows))
+        self.rows[key] = rows
 
 
 def without_nan(tree: Any) -> Any:
@@ -77,15 +81,49 @@ def weights_digest(checkpoint: Path) -> str:
     return file_digest([checkpoint / CONFIG_NAME, *checkpoint.glob("*.safetensors")], checkpoint)
 
 
-def _line(seed: int, rows: Rows) -> str:
-    return json.dumps([seed, without_nan(rows)], allow_nan=False) + "\n"
+def folder_identity(folder: Path) -> str:
+    """SHA-256 of the names, sizes and times of a folder's files: for weights too large to be read for this."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        facts = path.stat()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
 
 
-def _read(path: Path) -> Iterable[tuple[int, Rows]]:
+def code_digest() -> str:
+    """SHA-256 of this package's code."""
+    import fast_sam3d
+
+    package = Path(fast_sam3d.__file__).parent
+    return file_digest(package.rglob("*.py"), package)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, one column per name that occurs; the old file stays until the new one is whole."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """The old file or the new one, never a part."""
+    aside = path.with_suffix(".tmp")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def _line(key: Key, rows: Rows) -> str:
+    return json.dumps([key, without_nan(rows)], allow_nan=False) + "\n"
+
+
+def _read(path: Path) -> Iterable[tuple[Key, Rows]]:
     for line in path.read_text().splitlines():
         try:
-            seed, rows = json.loads(line)
+            key, rows = json.loads(line)
         except ValueError:  # cut short
             continue
         # Only numbers can be null here: see `without_nan`.
-        yield int(seed), [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+        yield key, [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]

@@ -1,0 +1,173 @@
+"""One piece of a bench: every method on one object with one seed, each run timed, compared and put into a row."""
+
+from __future__ import annotations
+
+import logging
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from fast_sam3d.bench.objects import BenchObject, Objects
+from fast_sam3d.bench.record import Rows
+from fast_sam3d.bench.suite import OFF, OTHER_SEED, SEED_STEP
+from fast_sam3d.bench.turns import Given, Outcome, run, take_turns
+from fast_sam3d.bench.variant import Variant
+from fast_sam3d.config import SEED_MAX
+from fast_sam3d.loading import Checkpoint
+from fast_sam3d.metrics import Protocol, Reconstruction, three_ways
+
+log = logging.getLogger(__name__)
+
+WARM_UP_STEPS = 4
+PLACES = ("pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess", "other")
+"""Stages whose seconds a row has; they add up to the run but for putting an acceleration on and off."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process needs to know.
+
+    Args:
+        checkpoint: of the pipeline. device, dtype, depth_model: see `fast_sam3d.loading.load_checkpoint`.
+        variants: "off" and "other seed", then the methods.
+        objects: where they come from.
+        formats: to decode.
+        counted: keys of the pieces whose operations are counted too, in one further run of each variant.
+        protocol: of the comparisons.
+    """
+
+    checkpoint: Checkpoint
+    variants: tuple[Variant, ...]
+    objects: Objects
+    device: str | None = None
+    dtype: str | None = None
+    depth_model: str | None = None
+    formats: tuple[str, ...] = ("mesh", "gaussian")
+    counted: frozenset[str] = frozenset()
+    protocol: Protocol = field(default_factory=Protocol)
+
+
+def key_of(name: str, seed: int) -> str:
+    """Of the piece with this object and this seed."""
+    return f"{name} seed {seed}"
+
+
+def keys_of(names: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Every object with its seeds, so that a bench that is stopped has whole objects."""
+    return [key_of(name, seed) for name in names for seed in seeds]
+
+
+_pipeline: Any = None
+_job: Job
+_warm = False
+
+
+def start(job: Job, threads: int) -> None:
+    """Load the pipeline of this process."""
+    global _pipeline, _job, _warm  # one pipeline per worker process
+    from fast_sam3d.loading import load_checkpoint
+
+    torch.set_num_threads(threads)
+    _pipeline = load_checkpoint(job.checkpoint, job.device, job.dtype, job.depth_model)
+    _job, _warm = job, False
+
+
+def work(key: str) -> Rows:
+    """The rows of one piece, in the order of the variants. A run that fails leaves a marked row."""
+    global _warm
+    name, _, seed = key.rpartition(" seed ")
+    try:
+        thing = _job.objects.load(name)
+    except Exception as problem:
+        said = " ".join(str(problem).split())
+        log.warning("object %s cannot be loaded: %s", name, said)
+        return [failed_row(name, int(seed), variant, f"{type(problem).__name__}: {said}") for variant in _job.variants]
+    if not _warm:
+        warm_up(_pipeline, thing.given, _job.variants, _job.formats)
+        _warm = True
+    return measure(_pipeline, thing, int(seed), _job, count=key in _job.counted)
+
+
+def measure(pipeline: Any, thing: BenchObject, seed: int, job: Job, count: bool = False) -> Rows:
+    """Run every variant in turns, in an order drawn for this object and seed, and compare the results.
+
+    Args:
+        count: the operations too.
+    """
+    variants = seeded(job.variants, seed)
+    outcomes = take_turns(
+        pipeline, thing.given, variants, job.formats, order_of(thing.name, seed, len(variants)), catch=(Exception,),
+        memory=True, name=thing.name, keep=lambda result: Reconstruction.of(result).on_host(),
+    )  # fmt: skip
+    rows = []
+    plain = next(outcome for outcome in outcomes if outcome.variant.name == OFF)
+    for outcome in outcomes:
+        row: dict[str, Any] = {**_head(thing.name, seed, outcome.variant), "error": outcome.error}
+        spent = {**outcome.columns(PLACES), "network_calls_saved": float(outcome.report.network_calls_saved)}
+        # What a run cost until it failed says nothing.
+        row |= {"place": outcome.place, **(dict.fromkeys(spent, math.nan) if outcome.error else spent)}
+        row["peak_bytes"] = math.nan if outcome.peak_bytes is None else float(outcome.peak_bytes)
+        row["operations"] = (
+            operations(pipeline, thing.given, outcome.variant, job.formats) if count and not outcome.error else math.nan
+        )
+        row |= _scores(outcome, plain, thing, job.protocol)
+        rows.append(row)
+    return rows
+
+
+def _scores(outcome: Outcome, plain: Outcome, thing: BenchObject, protocol: Protocol) -> dict[str, float]:
+    found = _reconstruction(outcome)
+    other = None if outcome is plain or plain.error else _reconstruction(plain)
+    return three_ways(found, truth=thing.truth, plain=other, protocol=protocol)
+
+
+def _reconstruction(outcome: Outcome) -> Reconstruction:
+    return Reconstruction(failed=True) if outcome.result is None else outcome.result
+
+
+def seeded(variants: Sequence[Variant], seed: int) -> list[Variant]:
+    """The variants with this seed, and with another one for the noise floor."""
+    other = (seed + SEED_STEP) % (SEED_MAX + 1)
+    return [replace(variant, seed=other if variant.name == OTHER_SEED else seed) for variant in variants]
+
+
+def order_of(name: str, seed: int, count: int) -> list[int]:
+    """A shuffled order that depends on the object and the seed alone, so that a bench that goes on draws it again."""
+    random = np.random.default_rng([zlib.crc32(name.encode()), seed])
+    return [int(number) for number in random.permutation(count)]
+
+
+def warm_up(pipeline: Any, given: Given, variants: Sequence[Variant], formats: Sequence[str]) -> None:
+    """Run each variant once with few steps, so that libraries are imported, kernels chosen and caches filled."""
+    for variant in variants:
+        try:
+            run(pipeline, given, replace(variant, steps=WARM_UP_STEPS, slat_steps=WARM_UP_STEPS, seed=0), formats)
+        except Exception as problem:  # its own turn will tell
+            log.debug("warm-up of %s: %s", variant.name, problem)
+
+
+def operations(pipeline: Any, given: Given, variant: Variant, formats: Sequence[str]) -> float:
+    """Operations of a run as torch counts them, 2 per multiply-add; NaN where they cannot be counted."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    try:
+        with FlopCounterMode(display=False) as counter:
+            run(pipeline, given, variant, formats)
+    except Exception as problem:
+        log.warning("the operations of %s cannot be counted: %s", variant.name, problem)
+        return math.nan
+    return float(counter.get_total_flops())
+
+
+def failed_row(name: str, seed: int, variant: Variant, error: str) -> dict[str, Any]:
+    """Of a run that could not begin."""
+    return {**_head(name, seed, variant), "error": error}
+
+
+def _head(name: str, seed: int, variant: Variant) -> dict[str, Any]:
+    return {"object": name, "seed": seed, "method": variant.name}

@@ -1,0 +1,122 @@
+"""What a bench runs on: held-out objects with their truth, or the user's own pictures without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fast_sam3d.bench.turns import Given
+from fast_sam3d.errors import InputError
+from fast_sam3d.metrics import Reconstruction
+
+PICTURES = (".png", ".webp", ".tif", ".tiff")
+"""Formats that can hold the mask as transparency."""
+
+
+@dataclass(frozen=True)
+class BenchObject:
+    """One object: its name, what the pipeline gets, and what is true of it, or None."""
+
+    name: str
+    given: Given
+    truth: Reconstruction | None = None
+
+
+class Objects(Protocol):
+    """Where objects come from. Goes through pickle, so that each process loads its own."""
+
+    @property
+    def truth(self) -> bool:
+        """Whether the truth is known."""
+
+    def names(self) -> Sequence[str]:
+        """Of all objects, in order."""
+
+    def load(self, name: str) -> BenchObject:
+        """One of them."""
+
+    def identity(self) -> object:
+        """JSON-ready; changes when what a name stands for changes."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The first `count` held-out objects of the embedded model's families, by their seeds."""
+
+    count: int
+    truth: bool = True
+
+    def names(self) -> Sequence[str]:
+        from fast_sam3d.bench.held_out import FIRST_SEED
+
+        return [str(FIRST_SEED + i) for i in range(self.count)]
+
+    def load(self, name: str) -> BenchObject:
+        from fast_sam3d.bench.held_out import Subject
+
+        subject = Subject.of(int(name))
+        return BenchObject(name, subject.given, subject.truth)
+
+    def identity(self) -> object:
+        return "held out"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The masked objects of a folder: of its own picture, of the pictures in its subfolders, or of cut-out pictures.
+
+    Args:
+        path: a folder as `fast-sam3d infer --image_path` takes it, or one of such folders, or one of pictures whose
+            transparency is the mask. Each mask is an object.
+        count: at most so many; None takes all.
+    """
+
+    path: Path
+    count: int | None = None
+    truth: bool = False
+
+    def names(self) -> Sequence[str]:
+        """Relative path of the picture's folder or file, with "#" and the mask's number where there is one.
+
+        Raises:
+            InputError: no picture with a mask.
+        """
+        from fast_sam3d.images import list_masks
+
+        if not self.path.is_dir():
+            raise InputError(f"--image_dir {self.path} is not a folder: name one with pictures and their masks")
+        inside = sorted(self.path.iterdir(), key=lambda item: item.name)
+        places = [self.path, *(item for item in inside if item.is_dir())]
+        found = [
+            f"{place.relative_to(self.path)}#{number}"
+            for place in places
+            if _has_picture(place)
+            for number in list_masks(place)
+        ]
+        if not found:
+            found = [item.name for item in inside if item.is_file() and item.suffix.lower() in PICTURES]
+        if not found:
+            raise InputError(
+                f"--image_dir {self.path} holds no picture with a mask: give a folder with image.png and masks 0.png,"
+                " 1.png ..., one of such folders, or one of pictures whose transparency is the mask"
+            )
+        return found[: self.count]
+
+    def load(self, name: str) -> BenchObject:
+        from fast_sam3d.images import load_object
+
+        place, _, number = name.rpartition("#") if "#" in name else (name, "", "")
+        given = load_object(self.path / place, int(number) if number else None)
+        return BenchObject(name, Given(given.image, given.mask, given.pointmap))
+
+    def identity(self) -> object:
+        from fast_sam3d.bench.record import file_digest
+
+        files = [item for item in self.path.rglob("*") if item.is_file() and not item.name.startswith(".")]
+        return file_digest(files, self.path)
+
+
+def _has_picture(folder: Path) -> bool:
+    return any(item.stem.lower() == "image" and item.is_file() for item in folder.iterdir())

@@ -1,0 +1,212 @@
+"""The pictures of a bench, each number with its standard error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.bench.job import PLACES
+from fast_sam3d.bench.suite import OFF, OTHER_SEED, Suite
+from fast_sam3d.bench.summary import UNKNOWN, Number, Standing, pareto_front
+from fast_sam3d.errors import FastSam3dError
+
+PARETO, STAGES, ABLATION, SWEEPS = "pareto.png", "stages.png", "ablation.png", "sweeps.png"
+DPI = 110
+MARKERS = "osD^v<>pPX*hd8"
+GREY = "0.55"
+
+Panel = tuple[str, str, str]
+"""Where a measure is in a `Standing` ("plain" or "gain"), its name, and what the axis says."""
+SHAPE: Panel = ("plain", "volume_iou", "shape: vIoU with the unaccelerated result")
+LAYOUT: Panel = ("plain", "box_iou", "layout: 3D-IoU with the unaccelerated result")
+TRUTH: Panel = ("gain", "f1@0.05", "quality: F1@0.05 with the truth, difference to unaccelerated")
+
+
+def draw_all(folder: Path, found: Mapping[str, Standing], suite: Suite) -> list[str]:
+    """Draw what the suite has rows for. Returns the names of the files.
+
+    Raises:
+        FastSam3dError: matplotlib is not installed.
+    """
+    drawn = []
+    main = [name for name in suite.main if name in found]
+    if OFF in found and _panels(found, main):
+        drawn.append(pareto(folder / PARETO, found, main))
+    if OFF in found and main:
+        drawn.append(stages(folder / STAGES, [OFF, *main], found))
+    if OFF in found and suite.ablation:
+        drawn.append(ablation(folder / ABLATION, found, suite.ablation))
+    if OFF in found and suite.sweeps:
+        drawn.append(sweeps(folder / SWEEPS, found, suite))
+    return [path.name for path in drawn]
+
+
+def pareto(path: Path, found: Mapping[str, Standing], names: Sequence[str]) -> Path:
+    """Speed against fidelity, one panel per measure; a line joins the methods that none beats in both."""
+    panels = _panels(found, names)
+    plot, figure, axes = _figure(1, len(panels), (4.8 * len(panels) + 2.2, 4.8))
+    colours = plot.get_cmap("tab20")
+    for axis, (where, measure, label) in zip(axes[0], panels, strict=True):
+        points = {}
+        for number, name in enumerate(names):
+            x, y = found[name].speedup, getattr(found[name], where).get(measure, UNKNOWN)
+            points[name] = (x[0], y[0])
+            axis.errorbar(
+                x[0], y[0], xerr=_bar(x), yerr=_bar(y), fmt=MARKERS[number % len(MARKERS)], color=colours(number % 20),
+                markersize=6, capsize=2, linewidth=1, label=name,
+            )  # fmt: skip
+        names_in_front = pareto_front(points)
+        front = [points[name] for name in names_in_front]
+        for name in names_in_front:
+            axis.annotate(name, points[name], xytext=(5, 5), textcoords="offset points", fontsize=7)
+        if front:
+            axis.plot(*zip(*front, strict=True), color=GREY, linewidth=1, zorder=0, label="Pareto front")
+        _floor(axis, found, where, measure)
+        axis.set(xlabel="times faster, whole object (median ± s.e.)", ylabel=_wrapped(f"{label}, mean ± s.e."))
+        axis.axvline(1.0, color=GREY, linewidth=0.6, zorder=0)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
+    return _save(plot, figure, path)
+
+
+def stages(path: Path, names: Sequence[str], found: Mapping[str, Standing]) -> Path:
+    """Stacked bars: mean seconds per stage, with the error of the whole."""
+    from fast_sam3d.progress import STAGES as SAID
+
+    shown = [name for name in names if found[name].stages]
+    plot, figure, ((axis,),) = _figure(1, 1, (9.5, 1.2 + 0.42 * len(shown)))
+    colours, ends = plot.get_cmap("tab10"), [0.0] * len(shown)
+    longest = max((found[name].seconds[0] for name in shown), default=1.0)
+    rest = [0.0] * len(shown)  # stages thinner than a line
+    bars = []
+    for stage in PLACES:
+        widths = [found[name].stages.get(stage, (0.0, 0.0))[0] for name in shown]
+        if stage == "other" or max(widths, default=0.0) < 0.01 * longest:
+            rest = [first + second for first, second in zip(rest, widths, strict=True)]
+        else:
+            bars.append((SAID.get(stage, stage), widths))
+    for number, (label, widths) in enumerate([*bars, ("the rest", rest)]):
+        colour = GREY if number == len(bars) else colours(number % 7)
+        axis.barh(shown, widths, left=ends, height=0.7, color=colour, label=label)
+        ends = [end + width for end, width in zip(ends, widths, strict=True)]
+    for place, name in enumerate(shown):
+        own = found[name]
+        axis.errorbar(ends[place], place, xerr=_bar(own.seconds), color="0.2", capsize=2, linewidth=1)
+        faster = "" if name == OFF else f", {own.speedup[0]:.2f} ± {own.speedup[1]:.2f}x"
+        said = f"{own.seconds[0]:.2f} ± {own.seconds[1]:.2f} s{faster}"
+        axis.text(ends[place] + (_bar(own.seconds) or 0.0) + 0.01 * longest, place, said, va="center", fontsize=8)
+    axis.invert_yaxis()
+    reach = [end + (_bar(found[name].seconds) or 0.0) for name, end in zip(shown, ends, strict=True)]
+    axis.set_xlim(0, 1.35 * max(reach, default=1.0))
+    axis.set(xlabel="seconds per object, mean ± s.e. of the whole; times faster: median of pairs ± s.e.")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
+    return _save(plot, figure, path)
+
+
+def ablation(path: Path, found: Mapping[str, Standing], modules: Mapping[str, str]) -> Path:
+    """Modules alone and together: speed beside fidelity."""
+    labels = {label: name for label, name in modules.items() if name in found}
+    panels = [("speedup", "", "times faster, median"), *_panels(found, list(labels.values()))]
+    plot, figure, axes = _figure(1, len(panels), (3.6 * len(panels), 1.4 + 0.42 * len(labels)))
+    for number, (axis, (where, measure, label)) in enumerate(zip(axes[0], panels, strict=True)):
+        numbers = [
+            found[name].speedup if where == "speedup" else getattr(found[name], where).get(measure, UNKNOWN)
+            for name in labels.values()
+        ]
+        axis.barh(list(labels), [n[0] for n in numbers], xerr=[_bar(n) or 0 for n in numbers], height=0.6,
+                  color="tab:blue" if where == "speedup" else "tab:green", capsize=2)  # fmt: skip
+        for place, (middle, error) in enumerate(numbers):
+            end = max(middle, 0.0) + (error if math.isfinite(error) else 0.0)
+            axis.text(end, place, f"  {middle:.3f} ± {error:.3f}", va="center", fontsize=8)
+        axis.set_xlim(right=axis.get_xlim()[1] + 0.45 * (axis.get_xlim()[1] - axis.get_xlim()[0]))
+        if where == "speedup":
+            axis.axvline(1.0, color=GREY, linewidth=0.8)
+        else:
+            _floor(axis, found, where, measure, upright=True)
+        axis.invert_yaxis()
+        axis.set_xlabel(_wrapped(f"{label} ± s.e."), fontsize=8)
+        if number:
+            axis.tick_params(labelleft=False)
+    said = axes[0][1].get_legend_handles_labels() if len(panels) > 1 else ([], [])
+    if said[0]:
+        figure.legend(*said, loc="outside upper right", fontsize=8, frameon=False)
+    return _save(plot, figure, path)
+
+
+def sweeps(path: Path, found: Mapping[str, Standing], suite: Suite) -> Path:
+    """One column per setting: speed above, fidelity below."""
+    names = [name for sweep in suite.sweeps for name in sweep.points.values() if name in found]
+    panels = [("speedup", "", "times faster"), *_panels(found, names)]
+    plot, figure, axes = _figure(len(panels), len(suite.sweeps), (2.9 * len(suite.sweeps), 2.3 * len(panels)))
+    for column, sweep in enumerate(suite.sweeps):
+        points = [(value, found[name]) for value, name in sweep.points.items() if name in found]
+        for row, (where, measure, label) in enumerate(panels):
+            axis = axes[row][column]
+            numbers = [
+                own.speedup if where == "speedup" else getattr(own, where).get(measure, UNKNOWN) for _, own in points
+            ]
+            axis.errorbar(
+                [value for value, _ in points], [n[0] for n in numbers], yerr=[_bar(n) or 0 for n in numbers],
+                marker="o", markersize=4, capsize=2, color="tab:blue" if row == 0 else "tab:green",
+            )  # fmt: skip
+            if row:
+                _floor(axis, found, where, measure)
+            if column == 0:
+                axis.set_ylabel(_wrapped(label), fontsize=8)
+            if row == 0:
+                axis.set_title(sweep.title, fontsize=10)
+            if row == len(panels) - 1:
+                axis.set_xlabel(sweep.key, fontsize=8)
+    return _save(plot, figure, path)
+
+
+def _panels(found: Mapping[str, Standing], names: Sequence[str]) -> list[Panel]:
+    """Those for which there are numbers."""
+    return [
+        (where, measure, label)
+        for where, measure, label in (SHAPE, LAYOUT, TRUTH)
+        if any(measure in getattr(found[name], where) for name in names)
+    ]
+
+
+def _floor(axis: Any, found: Mapping[str, Standing], where: str, measure: str, upright: bool = False) -> None:
+    """A line where another seed's unaccelerated result is, with its error; against the truth, where equality is."""
+    line, band = (axis.axvline, axis.axvspan) if upright else (axis.axhline, axis.axhspan)
+    if where == "gain":
+        line(0.0, color=GREY, linewidth=0.6, zorder=0)
+    middle, error = getattr(found[OTHER_SEED], where).get(measure, UNKNOWN) if OTHER_SEED in found else UNKNOWN
+    if math.isfinite(middle):
+        line(middle, color="tab:red", linewidth=1, linestyle="--", zorder=0, label="another seed, unaccelerated")
+    if math.isfinite(middle) and math.isfinite(error):
+        band(middle - error, middle + error, color="tab:red", alpha=0.12, linewidth=0, zorder=0)
+
+
+def _wrapped(label: str) -> str:
+    return label.replace(": ", ":\n", 1).replace(", difference", ",\ndifference")
+
+
+def _bar(number: Number) -> float | None:
+    return number[1] if math.isfinite(number[1]) else None
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any, Any]:
+    """pyplot, a figure, and its axes as lists of lists."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise FastSam3dError("the pictures need matplotlib: pip install fast-sam3d[bench]") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    return pyplot, figure, axes.tolist()
+
+
+def _save(plot: Any, figure: Any, path: Path) -> Path:
+    figure.savefig(path, dpi=DPI)
+    plot.close(figure)
+    return path

@@ -1,0 +1,72 @@
+"""The files that a bench leaves."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.bench.record import without_nan, write_rows, write_text
+from fast_sam3d.bench.suite import Suite
+from fast_sam3d.bench.summary import markdown, standings
+from fast_sam3d.errors import FastSam3dError
+
+ROWS, PARQUET, TABLE, SUMMARY = "rows.csv", "rows.parquet", "table.md", "summary.json"
+
+
+def check_packages(pictures: bool, parquet: bool) -> None:
+    """Find out before the work whether its results can be written.
+
+    Raises:
+        FastSam3dError: a package is missing.
+    """
+    if pictures and importlib.util.find_spec("matplotlib") is None:
+        raise FastSam3dError("the pictures need matplotlib: pip install fast-sam3d[bench], or give --no_pictures")
+    if parquet and importlib.util.find_spec("pyarrow") is None:
+        raise FastSam3dError(
+            "Parquet needs pyarrow: pip install fast-sam3d[bench], or leave --parquet out; rows.csv has the same"
+        )
+
+
+def write(
+    folder: Path, rows: Sequence[Mapping[str, Any]], suite: Suite, about: Sequence[str], pictures: bool = True,
+    parquet: bool = False,
+) -> list[str]:  # fmt: skip
+    """Write the raw rows, the tables, their numbers as JSON, and the pictures. Returns the files' names.
+
+    Args:
+        rows: one per run. about: lines that say what was run.
+    """
+    found = standings(rows)
+    write_rows(folder / ROWS, rows)
+    written = [ROWS]
+    if parquet:
+        _write_parquet(folder / PARQUET, rows)
+        written.append(PARQUET)
+    write_text(folder / TABLE, markdown(found, suite.methods, suite.main, about))
+    summary = {
+        "about": list(about),
+        "methods": dict(suite.methods),
+        "standings": {n: asdict(s) for n, s in found.items()},
+    }
+    write_text(folder / SUMMARY, json.dumps(without_nan(summary), indent=1, allow_nan=False))
+    written += [TABLE, SUMMARY]
+    if pictures:
+        from fast_sam3d.bench import pictures as draw
+
+        written += draw.draw_all(folder, found, suite)
+    return written
+
+
+def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = dict.fromkeys(name for row in rows for name in row)
+    table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
+    aside = path.with_suffix(".tmp")
+    parquet.write_table(table, aside)
+    aside.replace(path)

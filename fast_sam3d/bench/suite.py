@@ -1,0 +1,157 @@
+"""A suite: which methods, on how many objects, with which seeds, and which of them belong to one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.bench.variant import Variant, method_of
+from fast_sam3d.config import SEED_MAX, load
+from fast_sam3d.errors import ConfigError, suggest
+
+OFF, OTHER_SEED = "off", "other seed"
+"""Names of the two runs that every suite has: the unaccelerated one, and that with other noise."""
+SEED_STEP = 1_000_003
+"""From a seed to the other one that its noise floor is taken with."""
+
+_FOLDER = Path(__file__).parent / "suites"
+_KEYS = ("about", "objects", "seeds", "methods", "ablation", "sweeps")
+_SWEEP_KEYS = ("method", "key", "values")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One setting of one method over some values.
+
+    Args:
+        title: of the picture.
+        key: that changes, such as "ss.when.stride".
+        points: value to the name of the method with it.
+    """
+
+    title: str
+    key: str
+    points: Mapping[float, str]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """See the module.
+
+    Args:
+        name: of the suite.
+        objects: how many.
+        seeds: of the noise.
+        methods: name to overrides, those of ablation and sweeps included.
+        ablation: label to the name of a method: modules alone and together.
+        sweeps: in order.
+        main: names of the methods that are compared with each other; those that only sweeps have are not among them.
+    """
+
+    name: str
+    objects: int
+    seeds: tuple[int, ...]
+    methods: Mapping[str, str]
+    ablation: Mapping[str, str] = field(default_factory=dict)
+    sweeps: tuple[Sweep, ...] = ()
+    main: tuple[str, ...] = ()
+
+    def variants(self) -> tuple[Variant, ...]:
+        """The unaccelerated run, the one with another seed, then the methods.
+
+        Raises:
+            ConfigError: a method that is unknown, does not fit its stage, or switches nothing on.
+        """
+        plain = load([])
+        methods = (method_of(name, overrides, plain) for name, overrides in self.methods.items())
+        return (Variant(OFF), Variant(OTHER_SEED), *methods)
+
+    def with_methods(self, overrides: Sequence[str], alone: bool) -> Suite:
+        """With methods of the command line, named by their overrides; `alone`: with no others."""
+        more = {text: text for text in overrides}
+        if alone:
+            return replace(self, methods=more, ablation={}, sweeps=(), main=tuple(more))
+        return replace(self, methods={**self.methods, **more}, main=tuple(dict.fromkeys([*self.main, *more])))
+
+
+def suite_names() -> list[str]:
+    """Of the suites that come with the package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def load_suite(name_or_file: str) -> Suite:
+    """A suite that comes with the package, or the user's own YAML file.
+
+    Raises:
+        ConfigError: there is none, or it is not as it should be.
+    """
+    import yaml
+
+    path = _FOLDER / f"{name_or_file}.yaml"
+    if name_or_file not in suite_names():
+        path = Path(name_or_file)
+        if path.suffix not in (".yaml", ".yml"):
+            raise ConfigError(f"there is no suite '{name_or_file}': {suggest(name_or_file, suite_names())}, or a .yaml")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"the suite {path} cannot be read ({error.strerror}): check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the suite {path} is not YAML: {str(error).splitlines()[0]}") from error
+    return _read(path.stem, tree)
+
+
+def _read(name: str, tree: Any) -> Suite:
+    top = _mapping(f"suite {name}", tree, _KEYS)
+    methods: dict[str, str] = {}
+
+    def add(label: str, overrides: Any) -> str:
+        if not isinstance(overrides, str):
+            raise ConfigError(f"suite {name}: {label} is {overrides!r}: give overrides, such as ss=fast_sam3d")
+        if label in (OFF, OTHER_SEED):
+            raise ConfigError(f"suite {name}: the name '{label}' is taken: every suite has that run already")
+        if methods.setdefault(label, overrides) != overrides:
+            raise ConfigError(f"suite {name}: there are two methods '{label}': give one another name")
+        return label
+
+    for label, overrides in _mapping(f"suite {name}: methods", top.get("methods") or {}).items():
+        add(label, overrides)
+    main = tuple(methods)
+    # A method under another label is not run twice.
+    known = {overrides: label for label, overrides in methods.items()}
+    ablation = {
+        label: known.get(overrides) or add(label, overrides)
+        for label, overrides in _mapping(f"suite {name}: ablation", top.get("ablation") or {}).items()
+    }
+    main = tuple(dict.fromkeys([*main, *ablation.values()]))
+    known = {overrides: label for label, overrides in methods.items()}
+    sweeps = []
+    for title, settings in _mapping(f"suite {name}: sweeps", top.get("sweeps") or {}).items():
+        sweep = _mapping(f"suite {name}: sweeps: {title}", settings, _SWEEP_KEYS)
+        values = sweep.get("values")
+        if not isinstance(values, list) or not values or not all(type(value) in (int, float) for value in values):
+            raise ConfigError(f"suite {name}: the values of the sweep {title} are {values!r}: give a list of numbers")
+        points = {}
+        for value in values:
+            overrides = f"{sweep.get('method')} {sweep.get('key')}={value}"
+            points[value] = known.get(overrides) or add(overrides, overrides)
+        sweeps.append(Sweep(title, str(sweep.get("key")), points))
+    seeds = top.get("seeds")
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s <= SEED_MAX for s in seeds):
+        raise ConfigError(f"suite {name}: seeds is {seeds!r}: give a list of whole numbers from 0 up")
+    if type(top.get("objects")) is not int or top["objects"] < 1:
+        raise ConfigError(f"suite {name}: objects is {top.get('objects')!r}: give a number from 1 up")
+    if not methods:
+        raise ConfigError(f"suite {name} has no method: name at least one")
+    return Suite(name, top["objects"], tuple(dict.fromkeys(seeds)), methods, ablation, tuple(sweeps), main)
+
+
+def _mapping(what: str, tree: Any, keys: Sequence[str] = ()) -> dict[str, Any]:
+    if not isinstance(tree, Mapping) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(f"{what} is {tree!r}: give names and their values")
+    for key in tree:
+        if keys and key not in keys:
+            raise ConfigError(f"{what} has no '{key}': {suggest(key, keys)}")
+    return dict(tree)

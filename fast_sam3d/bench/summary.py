@@ -1,0 +1,220 @@
+"""From rows to numbers with their errors.
+
+Objects are the sample: the seeds of one object are averaged first. Speed is the median over the objects of the ratio to
+the unaccelerated run of the same object and seed; differences are paired likewise. Standard errors of medians come from
+the bootstrap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fast_sam3d.bench.job import PLACES
+from fast_sam3d.bench.suite import OFF, OTHER_SEED
+from fast_sam3d.metrics import PLAIN, TRUTH, by_group, mean_and_error, median_and_error
+
+Number = tuple[float, float]
+"""A middle and its standard error; NaN where not known."""
+UNKNOWN: Number = (math.nan, math.nan)
+LONG_TAIL = ("rotation_deg",)
+"""Measures that are told by their median: a few objects are half a turn off."""
+NOT_SCORES = ("seed", "place")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is known of one method.
+
+    Args:
+        name: of the method.
+        runs: that were made. failed: of them.
+        speedup: times faster than the unaccelerated run.
+        seconds: of a whole object. stages: of each stage, mean.
+        network_calls: of an object.
+        operations: share of the unaccelerated run's.
+        peak_bytes: of memory, beyond what was in use before.
+        plain: measure to its value against the unaccelerated result of the same seed; empty for that itself.
+        truth: measure to its value against the truth; empty without one.
+        gain: measure to the paired difference of its value against the truth to that of the unaccelerated run.
+    """
+
+    name: str
+    runs: int
+    failed: int
+    speedup: Number
+    seconds: Number
+    stages: Mapping[str, Number]
+    network_calls: Number
+    operations: Number
+    peak_bytes: Number
+    plain: Mapping[str, Number] = field(default_factory=dict)
+    truth: Mapping[str, Number] = field(default_factory=dict)
+    gain: Mapping[str, Number] = field(default_factory=dict)
+
+
+def standings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Standing]:
+    """By method, in the order in which they come; empty without rows."""
+    methods = dict.fromkeys(row["method"] for row in rows)
+    by_method = {name: [row for row in rows if row["method"] == name] for name in methods}
+    base = {(row["object"], row["seed"]): row for row in by_method.get(OFF, [])}
+    return {name: _standing(name, own, base) for name, own in by_method.items()}
+
+
+def _standing(
+    name: str, rows: Sequence[Mapping[str, Any]], base: Mapping[tuple[str, int], Mapping[str, Any]]
+) -> Standing:
+    groups = [row["object"] for row in rows]
+    others = [base.get((row["object"], row["seed"]), {}) for row in rows]
+
+    def mean(column: str) -> Number:
+        return mean_and_error(by_group([row.get(column, math.nan) for row in rows], groups))
+
+    def ratios(column: str, faster: bool) -> list[float]:
+        pairs = [
+            (row.get(column, math.nan), other.get(column, math.nan)) for row, other in zip(rows, others, strict=True)
+        ]
+        if faster:
+            pairs = [(other, own) for own, other in pairs]
+        return [first / second if second > 0 else math.nan for first, second in pairs]
+
+    def middle(column: str) -> Number:
+        values = by_group([row.get(column, math.nan) for row in rows], groups)
+        return median_and_error(values) if column.split("_", 1)[1] in LONG_TAIL else mean_and_error(values)
+
+    def gain(column: str) -> Number:
+        pairs = [
+            row.get(column, math.nan) - other.get(column, math.nan) for row, other in zip(rows, others, strict=True)
+        ]
+        return mean_and_error(by_group(pairs, groups))
+
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    scores = {against: [column for column in columns if column.startswith(f"{against}_")] for against in (PLAIN, TRUTH)}
+    return Standing(
+        name=name,
+        runs=len(rows),
+        failed=sum(bool(row["error"]) for row in rows),
+        speedup=median_and_error(by_group(ratios("seconds", faster=True), groups)),
+        seconds=mean("seconds"),
+        stages={stage: known for stage in PLACES if math.isfinite((known := mean(f"{stage}_seconds"))[0])},
+        network_calls=mean("network_calls"),
+        operations=mean_and_error(by_group(ratios("operations", faster=False), groups)),
+        peak_bytes=mean("peak_bytes"),
+        plain={column.split("_", 1)[1]: middle(column) for column in scores[PLAIN]},
+        truth={column.split("_", 1)[1]: middle(column) for column in scores[TRUTH]},
+        gain={} if name == OFF else {column.split("_", 1)[1]: gain(column) for column in scores[TRUTH]},
+    )
+
+
+def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The names of points (x, y) that no other beats in both, fastest last; equal points stay together.
+
+    Points that are not finite are left out.
+    """
+    known = {name: point for name, point in points.items() if all(map(math.isfinite, point))}
+    front = [
+        name
+        for name, (x, y) in known.items()
+        if not any((a >= x and b >= y) and (a > x or b > y) for a, b in known.values())
+    ]
+    return sorted(front, key=lambda name: known[name])
+
+
+# ------------------------------------------------------------------------------------------------------- tables
+
+FIDELITY = ("volume_iou", "voxel_iou", "f1@0.05", "f1@0.01", "box_iou", "rotation_deg", "add_s", "psnr", "ssim")
+QUALITY = ("f1@0.05", "f1@0.01", "chamfer", "volume_iou", "box_iou", "rotation_deg", "translation_error", "add_s")
+DIGITS = {"rotation_deg": 2, "psnr": 1, "chamfer": 4}
+LESS_IS_BETTER = (
+    "chamfer",
+    "chamfer_squared",
+    "rotation_deg",
+    "translation_error",
+    "scale_error",
+    "add_s",
+    "latent_error",
+)
+
+
+def told(number: Number | None, digits: int = 3, sign: bool = False, unit: str = "") -> str:
+    """Middle and error, such as "2.85 ± 0.04 x"; empty where it is not known."""
+    if number is None or not math.isfinite(number[0]):
+        return ""
+    plus = "+" if sign else ""
+    error = f" ± {number[1]:.{digits}f}" if math.isfinite(number[1]) else ""
+    return f"{number[0]:{plus}.{digits}f}{error}{unit}"
+
+
+def markdown(
+    found: Mapping[str, Standing], methods: Mapping[str, str], main: Sequence[str], about: Sequence[str]
+) -> str:
+    """The tables.
+
+    Args:
+        found: see `standings`.
+        methods: name to overrides.
+        main: the methods that are listed; those of sweeps have a table of their own.
+        about: lines that say what was run, on what.
+    """
+    listed = [name for name in (OFF, OTHER_SEED, *main) if name in found]
+    rest = [name for name in found if name not in listed]
+    parts = ["\n".join(about), _speed(found, methods, listed), _fidelity(found, [n for n in listed if n != OFF])]
+    if any(found[name].truth for name in listed):
+        parts.append(_quality(found, listed))
+    else:
+        parts.append("There is no ground truth here: fidelity to the unaccelerated result is all that can be told.")
+    if rest:
+        parts.append("### Sweeps\n\n" + _speed(found, methods, rest) + "\n\n" + _fidelity(found, rest))
+    return "\n\n".join(parts) + "\n"
+
+
+def _speed(found: Mapping[str, Standing], methods: Mapping[str, str], names: Sequence[str]) -> str:
+    failures = any(found[name].failed for name in names)
+    head = ["method", "faster", "seconds", "network calls", "operations", "peak memory", "overrides"]
+    head += ["failed runs"] * failures
+    lines = []
+    for name in names:
+        own = found[name]
+        memory = tuple(value / 2**20 for value in own.peak_bytes)
+        cells = [
+            name, told(own.speedup, 2, unit="x"), told(own.seconds, 2), told(own.network_calls, 1),
+            told((100 * own.operations[0], 100 * own.operations[1]), 1, unit=" %"),
+            told((memory[0], memory[1]), 0, unit=" MiB"), f"`{methods[name]}`" if name in methods else "",
+        ]  # fmt: skip
+        lines.append(cells + [f"{own.failed} of {own.runs}"] * failures)
+    return _table(head, lines)
+
+
+def _fidelity(found: Mapping[str, Standing], names: Sequence[str]) -> str:
+    shown = [measure for measure in FIDELITY if any(measure in found[name].plain for name in names)]
+    lines = [
+        [name + " (noise floor)" * (name == OTHER_SEED)]
+        + [told(found[name].plain.get(measure), DIGITS.get(measure, 3)) for measure in shown]
+        for name in names
+    ]
+    title = "Against the unaccelerated result of the same seed (the noise floor: unaccelerated, another seed):\n\n"
+    return title + _table(["method", *map(_arrow, shown)], lines)
+
+
+def _quality(found: Mapping[str, Standing], names: Sequence[str]) -> str:
+    shown = [measure for measure in QUALITY if any(measure in found[name].truth for name in names)]
+    lines = []
+    for name in names:
+        own = found[name]
+        values = own.truth if name == OFF else own.gain
+        lines.append(
+            [name, *(told(values.get(measure), DIGITS.get(measure, 3), sign=name != OFF) for measure in shown)]
+        )
+    title = f"Against the ground truth: of `{OFF}` the value, of the others the paired difference to it:\n\n"
+    return title + _table(["method", *map(_arrow, shown)], lines)
+
+
+def _arrow(measure: str) -> str:
+    return f"{measure} {'↓' if measure in LESS_IS_BETTER else '↑'}"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -1,0 +1,191 @@
+"""`fast-sam3d bench`: methods against each other on the same objects and seeds, with tables and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fast_sam3d.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fast_sam3d.bench.job import Job
+    from fast_sam3d.bench.record import Record
+    from fast_sam3d.bench.suite import Suite
+
+log = logging.getLogger(__name__)
+
+FAILED = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command."""
+    parser.add_argument(
+        "--suite", default=None, metavar="NAME", help="quick (the default), full, sweeps, or a YAML file"
+    )
+    parser.add_argument(
+        "--accelerate", action="append", default=[], metavar="OVERRIDES",
+        help='one more method, such as "ss=fast_sam3d mesh=off" or, as a control, "pipeline.ss_steps=10"; repeatable;'
+        " without --suite these alone, on the quick one's objects",
+    )  # fmt: skip
+    parser.add_argument("--objects", type=int, default=None, metavar="N", help="instead of the suite's number")
+    parser.add_argument("--seeds", default=None, metavar="N,N", help="of the noise, instead of the suite's")
+    parser.add_argument(
+        "--image_dir", type=Path, default=None, metavar="DIR",
+        help="your own pictures with masks instead of held-out objects: fidelity only, as their truth is not known",
+    )  # fmt: skip
+    parser.add_argument("--tag", default=None, metavar="TAG", help="mini (the default), or a folder under checkpoints/")
+    parser.add_argument("--device", default=None, metavar="DEVICE", help="cpu, cuda (default: cuda if there is one)")
+    parser.add_argument("--dtype", default=None, metavar="DTYPE", help="default: the checkpoint's own")
+    parser.add_argument(
+        "--output_dir", type=Path, default=None, metavar="DIR",
+        help="rows, table and pictures (default: outputs/bench/SUITE); the same command goes on after a stop",
+    )  # fmt: skip
+    parser.add_argument("--processes", type=int, default=None, metavar="N", help="default: the cores; 1 on a GPU")
+    parser.add_argument("--overwrite", action="store_true", help="measure again what an earlier start has finished")
+    parser.add_argument("--retry_failed", action="store_true", help="measure objects again of which a run has failed")
+    parser.add_argument("--no_pictures", action="store_true", help="tables only, which needs no matplotlib")
+    parser.add_argument("--parquet", action="store_true", help="the rows as rows.parquet too; needs pyarrow")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure, write, print; 1 where a run has failed."""
+    from fast_sam3d.bench import results
+    from fast_sam3d.mini.train.folders import writable_folder
+
+    suite = chosen_suite(args)
+    suite.variants()  # a method that does not fit is told before anything is loaded
+    if args.processes is not None and args.processes < 1:
+        raise ConfigError(f"--processes is {args.processes}: give at least 1")
+    results.check_packages(pictures=not args.no_pictures, parquet=args.parquet)
+    job, suite = _job(args, suite)
+    output = args.output_dir or Path("outputs/bench") / suite.name
+    writable_folder(output, "--output_dir")
+    record = _record(output, job, args)
+    rows, about = measure(job, suite, _processes(args, job), record)
+    found = results.write(output, rows, suite, about, pictures=not args.no_pictures, parquet=args.parquet)
+    print((output / results.TABLE).read_text())
+    print(f"results in {output}: {', '.join(found)}")
+    failed = [row for row in rows if row["error"]]
+    if failed:
+        print(f"{len(failed)} of {len(rows)} runs failed: the column error of {output / results.ROWS} says why")
+    return FAILED if failed else 0
+
+
+def chosen_suite(args: argparse.Namespace) -> Suite:
+    """The suite with what the flags change.
+
+    Raises:
+        ConfigError: of the suite, or of a flag.
+    """
+    from fast_sam3d.bench.suite import load_suite
+    from fast_sam3d.config import SEED_MAX
+
+    suite = load_suite(args.suite or "quick")
+    if args.accelerate:
+        suite = suite.with_methods(args.accelerate, alone=args.suite is None)
+        if args.suite is None:
+            suite = replace(suite, name="own")
+    if args.objects is not None:
+        if args.objects < 1:
+            raise ConfigError(f"--objects is {args.objects}: give at least 1")
+        suite = replace(suite, objects=args.objects)
+    if args.seeds is not None:
+        try:
+            seeds = tuple(dict.fromkeys(int(seed) for seed in args.seeds.split(",")))
+        except ValueError as error:
+            raise ConfigError(f"--seeds is {args.seeds!r}: give whole numbers with commas, 42,43") from error
+        if not all(0 <= seed <= SEED_MAX for seed in seeds):
+            raise ConfigError(f"--seeds is {args.seeds!r}: give numbers from 0 to {SEED_MAX}")
+        suite = replace(suite, seeds=seeds)
+    return suite
+
+
+def measure(job: Job, suite: Suite, processes: int, kept: Record | None) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of a suite, and lines that say what was run."""
+    import torch
+
+    from fast_sam3d.bench.collect import collect
+    from fast_sam3d.bench.job import keys_of, start, work
+
+    names = job.objects.names()
+    keys = keys_of(names, suite.seeds)
+    # One process leaves torch its threads; several share the cores, one each.
+    threads = None if processes == 1 else 1
+    found = collect(keys, start, work, job, processes, threads, kept)
+    each = torch.get_num_threads() if threads is None else threads
+    seeds = f"{len(suite.seeds)} seed{'s' * (len(suite.seeds) > 1)} ({', '.join(map(str, suite.seeds))})"
+    source = "held-out objects" if job.objects.truth else "objects of your own pictures, without ground truth"
+    about = [
+        f"Suite `{suite.name}` on `{job.checkpoint.tag}`: {len(names)} {source}, {seeds}, 25 + 25 steps unless named.",
+        f"{processes} process{'es' * (processes > 1)}, {each} thread{'s' * (each > 1)} each, torch {torch.__version__},"
+        f" formats {', '.join(job.formats)}. Errors are standard errors over the objects.",
+    ]
+    return [row for rows in found.values() for row in rows], about
+
+
+def _job(args: argparse.Namespace, suite: Suite) -> tuple[Job, Suite]:
+    """What to run, and the suite with as many objects as there are."""
+    from fast_sam3d.bench.job import Job, keys_of
+    from fast_sam3d.bench.objects import Folder, HeldOut, Objects
+    from fast_sam3d.config import load
+    from fast_sam3d.loading import find_checkpoint
+
+    values = {"pipeline.device": args.device, "pipeline.dtype": args.dtype}
+    pipeline = load([], {key: value for key, value in values.items() if value is not None}).pipeline
+    checkpoint = find_checkpoint(args.tag or "mini")
+    objects: Objects = HeldOut(suite.objects)
+    if args.image_dir is not None:
+        objects = Folder(args.image_dir, args.objects)
+        log.info("nothing is known of the truth of %s: fidelity to the unaccelerated result only", args.image_dir)
+    elif checkpoint.kind != "mini":
+        raise ConfigError(
+            f"the held-out objects are those of the embedded model, and {checkpoint.tag} is not: name your own pictures"
+            " with --image_dir"
+        )
+    names = objects.names()
+    counted = frozenset(keys_of(names[:1], suite.seeds[:1]))
+    job = Job(checkpoint, suite.variants(), objects, pipeline.device, pipeline.dtype, pipeline.depth_model,
+              pipeline.formats, counted)  # fmt: skip
+    return job, replace(suite, objects=len(names))
+
+
+def _record(output: Path, job: Job, args: argparse.Namespace) -> Record:
+    """The rows of an earlier start with the same weights, code, methods and objects."""
+    import torch
+
+    from fast_sam3d.bench.record import Record, code_digest, folder_identity, weights_digest
+
+    folder = job.checkpoint.folder
+    settings = {
+        "checkpoint": weights_digest(folder) if job.checkpoint.kind == "mini" else folder_identity(folder),
+        "code": code_digest(),
+        "torch": torch.__version__,
+        "variants": [asdict(variant) for variant in job.variants],
+        "objects": job.objects.identity(),
+        "device": job.device,
+        "dtype": job.dtype,
+        "formats": list(job.formats),
+        "counted": sorted(job.counted),
+        "protocol": asdict(job.protocol),
+    }
+    record = Record(output, json.loads(json.dumps(settings, default=str)), args.overwrite)
+    if args.retry_failed:
+        for key in [key for key, rows in record.rows.items() if any(row["error"] for row in rows)]:
+            del record.rows[key]
+    return record
+
+
+def _processes(args: argparse.Namespace, job: Job) -> int:
+    if args.processes is not None:
+        return int(args.processes)
+    import torch
+
+    on_cpu = str(job.device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cpu")
+    if not on_cpu or job.checkpoint.kind != "mini":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,101 @@
+"""Errors of a pose: rotation, translation, scale, and how far the posed surface is off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from fast_sam3d.arrays import as_numpy, transform_points
+from fast_sam3d.metrics.boxes import box
+from fast_sam3d.metrics.neighbours import Backend, nearest_distances
+
+Symmetry: TypeAlias = int | Literal["inf"] | Sequence[Any]
+
+
+def rotation_error_deg(rotation: Any, truth: Any, symmetry: Symmetry = 1) -> float:
+    """Smallest angle in degrees (0..180) between a rotation and any that shows the same object.
+
+    Args:
+        rotation, truth: [3, 3] for row vectors, p_camera = p_object @ R.
+        symmetry: turns S of the object that leave it unchanged, p_object @ S; S @ truth is then as right as truth.
+            An integer n: n-fold about the object's z axis. "inf" or 0: any angle about z, so only the axis counts.
+            A sequence of [3, 3] rotations: these and the identity.
+    """
+    r, g = as_numpy(rotation, np.float64), as_numpy(truth, np.float64)
+    if isinstance(symmetry, str) and symmetry != "inf":
+        raise ValueError(f"symmetry must be an integer, 'inf' or rotations, got {symmetry!r}")
+    if isinstance(symmetry, (str, int, np.integer)) and symmetry in ("inf", 0):
+        # The best turn about z brings everything but the axis into line, so the axes' angle is what is left.
+        return _angle_deg(float(np.linalg.norm(np.cross(r[2], g[2]))), float(r[2] @ g[2]))
+    if isinstance(symmetry, (int, np.integer)):
+        if symmetry < 0:
+            raise ValueError(f"n-fold symmetry needs n >= 0, got {symmetry}")
+        turns = [_turn_about_z(2.0 * np.pi * k / symmetry) for k in range(symmetry)]
+    else:
+        turns = [np.eye(3), *(as_numpy(item, np.float64) for item in symmetry)]
+    relative = [r.T @ (turn @ g) for turn in turns]
+    # From sine and cosine: arccos alone loses small angles (1e-8 in the cosine is 1e-2 degrees).
+    return min(
+        _angle_deg(float(np.linalg.norm([m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]])), np.trace(m) - 1.0)
+        for m in relative
+    )
+
+
+def _angle_deg(sine: float, cosine: float) -> float:
+    """Angle in degrees from values proportional to its sine (>= 0) and cosine."""
+    return float(np.degrees(np.arctan2(sine, cosine)))
+
+
+def _turn_about_z(angle: float) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def translation_error(translation: Any, truth: Any, diameter: float) -> float:
+    """Distance between two translations [3] in units of the posed object's diameter (its box's diagonal)."""
+    if not diameter > 0:
+        raise ValueError(f"diameter must be positive, got {diameter}")
+    difference = as_numpy(translation, np.float64).reshape(3) - as_numpy(truth, np.float64).reshape(3)
+    return float(np.linalg.norm(difference) / diameter)
+
+
+def scale_error(scale: Any, truth: Any) -> float:
+    """Mean over the axes of |scale / truth - 1|; scale and truth are [3] or one number, truth > 0."""
+    ratio = as_numpy(scale, np.float64).reshape(-1) / as_numpy(truth, np.float64).reshape(-1)
+    return float(np.abs(ratio - 1.0).mean())
+
+
+def add_s(points: Any, matrix: Any, truth_points: Any, truth_matrix: Any, backend: Backend = "auto") -> float:
+    """ADD-S: mean distance between nearest points of the two posed objects, over the true one's diameter.
+
+    The mean of both directions, as in SAM 3D's protocol, so that it also serves shapes that differ. Poses that show
+    the same object, such as turns of a solid of revolution, score alike. A pose counts as found below 0.1.
+
+    Args:
+        points, truth_points: [N, 3] and [M, 3] on the surfaces, canonical coordinates.
+        matrix, truth_matrix: [4, 4] object to camera for column vectors (`fast_sam3d.export.pose_matrix`).
+        backend: see `fast_sam3d.metrics.neighbours`.
+
+    Source: average distance for symmetric objects of PoseCNN (arXiv 1711.00199), which takes one direction only, as
+    there both sides are the same model.
+    """
+    posed, truth = transform_points(points, matrix), transform_points(truth_points, truth_matrix)
+    there, back = nearest_distances(posed, truth, backend), nearest_distances(truth, posed, backend)
+    return float((there.mean() + back.mean()) / 2.0 / posed_diameter(truth_points, truth_matrix))
+
+
+def posed_diameter(points: Any, matrix: Any) -> float:
+    """Diagonal of an object's own box [N, 3], after the scale of its pose [4, 4].
+
+    Raises:
+        ValueError: the object has no extent.
+    """
+    low, high = box(points)
+    diagonal = as_numpy(matrix, np.float64)[:3, :3] @ np.diag(high - low)
+    # Each column is a side of the turned box: the sides stay at right angles, whatever the rotation.
+    diameter = float(np.linalg.norm(diagonal))
+    if not diameter > 0:
+        raise ValueError("the object has no extent, so lengths cannot be told in its diameters")
+    return diameter
