@@ -14,7 +14,7 @@ from fast_sam3d.camera import NEAR, Camera
 
 __all__ = ["Dots", "draw_dots"]
 
-LARGEST_PX = 9
+LARGEST_PX = 15
 """Of a dot's side. A dot that would be larger stands for a surface that is coarse, or right before the camera."""
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fast_sam3d.arrays import transform_points
 from fast_sam3d.camera import Camera
-from fast_sam3d.dots import draw_dots
+from fast_sam3d.dots import LARGEST_PX, draw_dots
 from fast_sam3d.render import AMBIENT, DIFFUSE, LIGHT, nearest_faces, render_mesh
 from fast_sam3d.scene import PlacedObject, Scene
 
@@ -156,7 +156,7 @@ def painter(scene: Scene, quick: bool = False) -> Callable[[Camera], NDArray[np.
     background = tuple(level / 255.0 for level in PANEL)
     drawn = [item for item in scene.objects if item.surface is not None or item.gaussians is not None]
     surfaces = [(item.points, item.surface) for item in drawn if item.surface is not None]
-    if not quick and len(surfaces) == len(drawn):
+    if len(surfaces) == len(drawn) and not (quick and _dense(scene)):
         starts = np.cumsum([0, *(len(points) for points, _ in surfaces)])
         vertices = np.concatenate([points for points, _ in surfaces])
         faces = np.concatenate([surface.faces + start for start, (_, surface) in zip(starts, surfaces, strict=False)])
@@ -178,6 +178,13 @@ def painter(scene: Scene, quick: bool = False) -> Callable[[Camera], NDArray[np.
         return _eight_bit(blocks.mean(axis=(1, 3)))
 
     return draw
+
+
+def _dense(scene: Scene) -> bool:
+    """Whether dots of a frame's size leave no gaps in the surfaces; those of a box with twelve triangles would."""
+    extent = max(float(np.ptp(_spanned(scene), axis=0).max()), 1e-9)
+    sides = [float(_dots(item)[1].max(initial=0.0)) for item in scene.objects if item.surface is not None]
+    return max(sides, default=0.0) * SAMPLES * FRAME_PX <= LARGEST_PX * extent
 
 
 def _dots(item: PlacedObject) -> tuple[NDArray[np.float64], ...]:
