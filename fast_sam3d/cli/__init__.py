@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("fast_sam3d.cli.doctor", "say what is there to run SAM 3D Objects, and the next thing to do"),
     "count": ("fast_sam3d.cli.count", "count the operations that each exact saving takes off, at the published sizes"),
     "profile": ("fast_sam3d.cli.profile", "where the time of an object goes, off and accelerated, with a picture"),
+    "profile-scene": ("fast_sam3d.cli.profile_scene", "time a scene against single runs of its objects, in turns"),
     "measure-exact": (
         "fast_sam3d.cli.measure_exact",
         "time stock parts and their peak memory, off and with their exact saving",
