@@ -13,7 +13,7 @@ from fast_sam3d.placement import GLB_FROM_CAMERA, Pose, merge_gaussians, place_g
 
 def some_pose(seed: int = 0, scale: tuple[float, float, float] = (0.7, 0.7, 0.7)) -> Pose:
     rng = np.random.default_rng(seed)
-    return Pose(rng.normal(size=4), rng.normal(size=3) + (0, 0, 3), np.array(scale))
+    return Pose(rng.normal(size=4), rng.normal(size=3) + np.array([0, 0, 3]), np.array(scale))
 
 
 def some_cloud(seed: int = 0, count: int = 50) -> GaussianCloud:

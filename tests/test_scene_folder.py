@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -156,9 +155,8 @@ def test_gaussians_alone_and_without_pictures(pipeline, kitchen, elsewhere, caps
 
 
 def test_meshes_alone_and_no_pointmap(pipeline, kitchen, elsewhere, capsys):
-    code, *_ = scene(
-        capsys, kitchen, "pipeline.formats=[mesh]", "--no_pointmap", "output.preview=true", "scene.turntable=false"
-    )
+    wanted = ("--no_pointmap", "output.preview=true", "scene.turntable=false")
+    code, *_ = scene(capsys, kitchen, "pipeline.formats=[mesh]", *wanted)
     assert code == 0
     folder = elsewhere / "outputs" / "kitchen"
     assert {p.name for p in folder.iterdir() if p.is_file()} == SCENE - {"scene.ply", "turntable.gif"}
@@ -329,7 +327,7 @@ def test_no_object_at_all(pipeline, kitchen, elsewhere, capsys, disc):
 def test_equal_masks_and_equal_numbers(pipeline, kitchen, elsewhere, capsys, disc):
     save(kitchen / "7.png", disc)
     save(kitchen / "02.png", disc)
-    code, out, err = scene(capsys, kitchen)
+    code, _, err = scene(capsys, kitchen)
     assert code == 0
     assert "02.png is left out: 2.png has the same number" in err
     assert "7.png has the same pixels as 0.png" in err
@@ -428,7 +426,7 @@ def test_a_full_disk_stops_the_scene(pipeline, kitchen, elsewhere, capsys, monke
 
 
 @pytest.fixture
-def rooms(kitchen: Path) -> Iterator[Path]:
+def rooms(kitchen: Path) -> Path:
     folder = kitchen.parent / "rooms"
     for name in ("a", "b", "c"):
         shutil.copytree(kitchen, folder / name)
@@ -436,7 +434,7 @@ def rooms(kitchen: Path) -> Iterator[Path]:
     for path in (folder / "b").glob("[0-9]*.png"):
         path.unlink()
     (folder / "c" / "0.png").write_bytes(b"no picture")
-    yield folder
+    return folder
 
 
 def test_a_folder_of_scenes_goes_on_after_failures(pipeline, rooms, elsewhere, capsys):

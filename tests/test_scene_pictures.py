@@ -15,16 +15,18 @@ from fast_sam3d.scene_pictures import mask_ious, scene_preview, scene_up, turnta
 CAMERA = Camera(np.eye(3), np.zeros(3), 100.0, (40.0, 30.0), (60, 80))
 
 
-def box(
-    x: float, z: float, colour: tuple[int, int, int] = (200, 20, 20), name: str = "0", fine: int = 0
-) -> PlacedObject:
+STANDING = np.array([0.5**0.5, 0.5**0.5, 0, 0])
+"""Turns the object's +z to the camera's +y."""
+
+
+def box(x: float, z: float, colour: tuple[int, ...] = (200, 20, 20), name: str = "0", fine: int = 0) -> PlacedObject:
     """A cube of 1, seen from the front, its front face at depth z."""
     cube = trimesh.creation.box((1, 1, 1))
     for _ in range(fine):
         cube = cube.subdivide()
     rgba = np.tile(np.array([*colour, 255], np.uint8), (len(cube.vertices), 1))
     surface = Surface(cube.vertices.astype(np.float32), np.asarray(cube.faces, np.int64), rgba)
-    return PlacedObject(name, Pose(np.array([1.0, 0, 0, 0]), np.array([x, 0.0, z + 0.5]), np.ones(3)), surface=surface)
+    return PlacedObject(name, Pose(STANDING, np.array([x, 0.0, z + 0.5]), np.ones(3)), surface=surface)
 
 
 def cloud(item: PlacedObject) -> PlacedObject:
