@@ -198,7 +198,7 @@ def finish(whole: Plan, outcomes: Mapping[int, Outcome], config: Config) -> dict
 
 
 def _made_of(whole: Plan, complete: list[int], config: Config) -> str:
-    told = [[number, whole.identities[number]] for number in complete]
+    told = [[number, (read_done(whole.target / str(number)) or {})] for number in complete]
     pictures = [config.output.preview, config.scene.turntable]
     return hashlib.sha256(json.dumps([told, pictures], sort_keys=True).encode()).hexdigest()
 
