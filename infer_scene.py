@@ -1,4 +1,4 @@
-"""One picture and several masks to one scene. `python infer_scene.py --help` says where this stands."""
+"""One picture and several masks to one scene. `python infer_scene.py --help` lists the flags."""
 
 import sys
 

@@ -20,9 +20,20 @@ if TYPE_CHECKING:
     from fast_sam3d.api import Handle, accelerate, accelerated, restore
     from fast_sam3d.loading import load_pipeline
     from fast_sam3d.report import Report
+    from fast_sam3d.scene import compose_scene, run_scene
 
 __version__ = "0.1.0"
-__all__ = ["Handle", "Report", "__version__", "accelerate", "accelerated", "load_pipeline", "restore"]
+__all__ = [
+    "Handle",
+    "Report",
+    "__version__",
+    "accelerate",
+    "accelerated",
+    "compose_scene",
+    "load_pipeline",
+    "restore",
+    "run_scene",
+]
 
 _HOMES = {
     "Handle": "fast_sam3d.api",
@@ -31,6 +42,8 @@ _HOMES = {
     "restore": "fast_sam3d.api",
     "load_pipeline": "fast_sam3d.loading",
     "Report": "fast_sam3d.report",
+    "compose_scene": "fast_sam3d.scene",
+    "run_scene": "fast_sam3d.scene",
 }
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "InputConfig",
     "OutputConfig",
     "PipelineConfig",
+    "SceneConfig",
     "check_methods",
     "compose",
     "group_options",
@@ -80,6 +81,14 @@ class PipelineConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SceneConfig:
+    """Of a folder of masks. `smaller` are sets of formats to decode instead where the memory does not suffice."""
+
+    smaller: tuple[tuple[str, ...], ...] = (("gaussian",), ("gaussian_4",))
+    turntable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that one run needs to know.
 
@@ -92,6 +101,7 @@ class Config:
     input: InputConfig
     output: OutputConfig
     pipeline: PipelineConfig
+    scene: SceneConfig = field(default_factory=SceneConfig)
     modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     choices: Mapping[str, str] = field(default_factory=dict)
 
@@ -294,6 +304,10 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             ss_steps=read.integer("pipeline.ss_steps", 1, 1000),
             slat_steps=read.integer("pipeline.slat_steps", 1, 1000),
             formats=read.choices("pipeline.formats", FORMATS),
+        ),
+        scene=SceneConfig(
+            smaller=read.sets("scene.smaller", FORMATS),
+            turntable=read.boolean("scene.turntable"),
         ),
         modules=modules,
         choices=dict(choices),

@@ -83,6 +83,15 @@ class Reader:
                 raise ConfigError(f"{key} holds {item!r}: {suggest(str(item), valid)}")
         return tuple(dict.fromkeys(items))
 
+    def sets(self, key: str, valid: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        value = self.raw(key)
+        if not isinstance(value, list) or not all(isinstance(item, list) and item for item in value):
+            raise ConfigError(f"{key} is {value!r}: give a list of lists, such as [[{valid[1]}]], or []")
+        for name in (name for item in value for name in item):
+            if name not in valid:
+                raise ConfigError(f"{key} holds {name!r}: {suggest(str(name), valid)}")
+        return tuple(tuple(dict.fromkeys(item)) for item in value)
+
     def mapping(self, key: str, example: str) -> Mapping[str, Any]:
         value = self.raw(key)
         if value is None:

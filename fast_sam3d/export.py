@@ -148,7 +148,7 @@ def mesh_to_trimesh(mesh_result: Any) -> trimesh.Trimesh:
     rgba[:, :3] = np.round(np.clip(np.nan_to_num(rgb), 0.0, 1.0) * 255.0)
     if _signed_volume(vertices, faces) < 0:
         faces = faces[:, ::-1]
-    with _whole_trimesh():
+    with whole_trimesh():
         import trimesh
 
         mesh = trimesh.Trimesh(vertices=vertices, faces=faces, vertex_colors=rgba, process=False)
@@ -156,7 +156,7 @@ def mesh_to_trimesh(mesh_result: Any) -> trimesh.Trimesh:
     return mesh
 
 
-def _whole_trimesh() -> contextlib.AbstractContextManager[None]:
+def whole_trimesh() -> contextlib.AbstractContextManager[None]:
     """For calls of trimesh: its many `except BaseException`, around imports above all, would swallow a Ctrl-C."""
     return interrupts_deferred()
 
@@ -223,21 +223,21 @@ def save_glb(path: str | os.PathLike[str], mesh: trimesh.Trimesh, up: Literal["z
         raise ValueError(f"up must be 'z' or 'y', got {up!r}")
     if len(mesh.faces) == 0:
         raise ValueError("there is no face to write")
-    with _whole_trimesh():
+    with whole_trimesh():
         turned = mesh.copy()
         if up == "z":
             turned.vertices = np.stack([turned.vertices[:, 0], turned.vertices[:, 2], -turned.vertices[:, 1]], axis=1)
         visual: Any = turned.visual
         if visual.kind in ("vertex", "face"):
             rgba = np.array(visual.vertex_colors, np.uint8)
-            rgba[:, :3] = _linear_from_srgb()[rgba[:, :3]]
+            rgba[:, :3] = linear_from_srgb()[rgba[:, :3]]
             visual.vertex_colors = rgba
         content: Any = turned.export(file_type="glb", include_normals=True)
     with atomic_write(path) as file:
         file.write(content)
 
 
-def _linear_from_srgb() -> np.ndarray:
+def linear_from_srgb() -> np.ndarray:
     """[256] uint8 table from sRGB to linear values (IEC 61966-2-1)."""
     srgb = np.arange(256) / 255.0
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)

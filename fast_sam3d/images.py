@@ -20,7 +20,19 @@ from numpy.typing import NDArray
 from fast_sam3d.errors import InputError, suggest
 from fast_sam3d.pointmap_file import find_pointmap, read_pointmap
 
-__all__ = ["MAX_MEGAPIXELS", "ObjectInput", "list_masks", "load_object", "read_image", "read_mask"]
+__all__ = [
+    "MAX_MEGAPIXELS",
+    "ObjectInput",
+    "find_image",
+    "list_masks",
+    "load_object",
+    "numbered_masks",
+    "picture_size",
+    "read_image",
+    "read_mask",
+    "read_picture",
+    "result_name",
+]
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +97,9 @@ def load_object(
 
 
 def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None, pointmap: str) -> ObjectInput:
-    image_file = _image_file(image_path)
+    image_file = find_image(image_path)
     folder = image_file.parent
-    image, alpha = _read_rgb(image_file)
+    image, alpha = read_picture(image_file)
     if mask_path is not None:
         mask_file = Path(mask_path)
         mask = read_mask(mask_file)
@@ -102,7 +114,7 @@ def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None
             mask = read_mask(mask_file)
             label = str(int(mask_file.stem))
     if mask.shape == image.shape[1::-1] != image.shape[:2]:
-        turned, _ = _read_rgb(image_file, upright=True)
+        turned, _ = read_picture(image_file, upright=True)
         if turned.shape[:2] == mask.shape:
             log.info("%s: turned as its EXIF data says, because the mask is", image_file)
             image = turned
@@ -115,22 +127,27 @@ def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None
     points = None if points_file is None else read_pointmap(points_file, image.shape[:2], mask)
     base = image_file.stem if image_file.stem.lower() != "image" else image_file.resolve().parent.name
     size = (image.shape[1], image.shape[0])
-    return ObjectInput(_file_name(base, label), image, mask, points, image_file, mask_file, points_file, size)
+    return ObjectInput(result_name(base, label), image, mask, points, image_file, mask_file, points_file, size)
 
 
 def list_masks(folder: Path) -> dict[int, Path]:
     """Returns the numbered masks of a folder, by number. Of 1.png and 01.png the plain name is taken."""
-    found: dict[int, Path] = {}
+    return {number: paths[0] for number, paths in numbered_masks(folder).items()}
+
+
+def numbered_masks(folder: Path) -> dict[int, list[Path]]:
+    """Returns every numbered mask of a folder, by number; of several with one number the plain name comes first."""
+    found: dict[int, list[Path]] = {}
     for path in sorted(folder.iterdir(), key=lambda p: (len(p.name), p.name)):
         match = _MASK_NAME.fullmatch(path.name)
         if match and path.is_file():
-            found.setdefault(int(match.group(1)), path)
+            found.setdefault(int(match.group(1)), []).append(path)
     return dict(sorted(found.items()))
 
 
 def read_image(path: Path | str) -> NDArray[np.uint8]:
     """Reads a picture as [H, W, 3] uint8 RGB; transparency is ignored. Raises InputError."""
-    return _read_rgb(Path(path))[0]
+    return read_picture(Path(path))[0]
 
 
 def read_mask(path: Path | str) -> NDArray[np.bool_]:
@@ -216,7 +233,7 @@ def _checked(mask: NDArray[np.bool_], path: Path) -> NDArray[np.bool_]:
     return mask
 
 
-def _image_file(path: Path) -> Path:
+def find_image(path: Path) -> Path:
     """Resolves --image_path to the picture itself."""
     if path.is_dir():
         # Cameras and some systems write IMAGE.PNG; the plain name wins.
@@ -253,7 +270,7 @@ def _pick_mask(masks: dict[int, Path], index: int | None, folder: Path) -> Path:
     return masks[index]
 
 
-def _read_rgb(path: Path, upright: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+def read_picture(path: Path, upright: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Returns [H, W, 3] uint8 and the alpha channel [H, W] uint8 where there is one that varies.
 
     `upright` turns the picture as its EXIF data says. The stock loader does not, so it is no default.
@@ -279,6 +296,19 @@ def _read_rgb(path: Path, upright: bool = False) -> tuple[NDArray[np.uint8], NDA
             {"L": "grey", "P": "palette", "1": "1-bit"}.get(picture.mode, picture.mode),
         )
     return _rgb(picture), alpha
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) from a picture's header; None where it cannot be read."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_FORMATS) as picture:
+                return picture.width, picture.height
+    except Exception:  # as in `_open`, where whoever reads it is told
+        return None
 
 
 def _rgb(picture: Any) -> NDArray[np.uint8]:
@@ -355,7 +385,7 @@ def _brief(error: BaseException) -> str:
     return (str(error).strip().split("\n", 1)[0] or type(error).__name__).rstrip(".")
 
 
-def _file_name(base: str, label: str) -> str:
+def result_name(base: str, label: str) -> str:
     """A name of at most `MAX_NAME` bytes; of a longer one the start, a checksum of all, and the label."""
     name, label = (re.sub(r"[^\w.-]+", "_", part) for part in (base, label))
     whole = f"{name}_{label}".strip("._") or "object"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fast_sam3d.errors import InputError
 
-__all__ = ["find_pointmap", "read_pointmap"]
+__all__ = ["check_known", "find_pointmap", "read_pointmap"]
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +47,13 @@ def find_pointmap(folder: Path, choice: str) -> Path | None:
     return path
 
 
-def read_pointmap(path: Path, size: tuple[int, int], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+def read_pointmap(path: Path, size: tuple[int, int], mask: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     """Reads a pointmap.
 
     Args:
         path: a .npy file, or a .npz file with one array or one named "pointmap".
         size: (H, W) of the picture.
-        mask: [H, W] bool; some of the points under it must be known.
+        mask: [H, W] bool; some of the points under it must be known. None: `check_known` comes later.
 
     Returns:
         [H, W, 3] float32, NaN where unknown.
@@ -82,7 +82,8 @@ def read_pointmap(path: Path, size: tuple[int, int], mask: NDArray[np.bool_]) ->
         line[~row] = np.nan
     if far:
         log.warning("%s: %d points are farther than %g and count as unknown", path, far, FARTHEST)
-    _check_share(int((known & mask).sum()), int(mask.sum()), path)
+    if mask is not None:
+        _check_share(int((known & mask).sum()), int(mask.sum()), path)
     step = max(max(size) // _GRID, 1)
     grid, known = points[::step, ::step], known[::step, ::step]
     if not known.any():  # all that is known lies between the lines of the grid
@@ -91,6 +92,15 @@ def read_pointmap(path: Path, size: tuple[int, int], mask: NDArray[np.bool_]) ->
         raise InputError(f"in the pointmap {path} z points backwards: use PyTorch3D's camera frame, +z forward")
     _warn_about_axes(grid, known, path)
     return points
+
+
+def check_known(points: NDArray[np.float32], mask: NDArray[np.bool_], path: Path) -> None:
+    """Refuses a pointmap [H, W, 3] that knows too little of an object [H, W].
+
+    Raises:
+        InputError: too few known points on the object.
+    """
+    _check_share(int(np.isfinite(points[mask]).all(axis=-1).sum()), int(mask.sum()), path)
 
 
 def _check_share(known: int, pixels: int, path: Path) -> None:

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-__all__ = ["STAGES", "ProgressBars"]
+__all__ = ["STAGES", "ProgressBars", "SceneProgress"]
 
 log = logging.getLogger(__name__)
 
@@ -85,3 +85,70 @@ class ProgressBars:
             log.info("%s: %d steps, %.1f s", STAGES[stage], total, seconds)
         elif seconds >= QUIET_SECONDS:
             log.info("%s: %.1f s", STAGES[stage], seconds)
+
+
+class SceneProgress:
+    """One bar over all objects of a scene, with the time that is left; elsewhere a log line per object.
+
+    Told of every step as `ProgressBars` is. An object counts as one; its steps are told as parts of it.
+
+    Args:
+        steps: of one object's two samplers.
+        bars: draw a bar; None: only where the error stream is a terminal.
+    """
+
+    def __init__(self, steps: int, bars: bool | None = None) -> None:
+        self._draw = sys.stderr.isatty() if bars is None else bars
+        self._steps = max(steps, 1)
+        self._names: list[str] = []
+        self._done = 0
+        self._in_object = 0
+        self._since = 0.0
+        self._bar: Any = None
+
+    def objects(self, names: list[str]) -> SceneProgress:
+        """Begins with a scene; a context manager that closes the bar."""
+        self._names, self._done, self._in_object, self._since = names, 0, 0, time.perf_counter()
+        return self
+
+    def __enter__(self) -> SceneProgress:
+        if self._draw:
+            from tqdm import tqdm
+
+            form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"
+            self._bar = tqdm(total=len(self._names) * self._steps, file=sys.stderr, dynamic_ncols=True, bar_format=form)
+            self._describe()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._bar is None or stage not in STAGES:
+            return
+        self._bar.set_postfix_str(STAGES[stage], refresh=done == 0)
+        if stage in ("ss", "slat") and done and self._in_object < self._steps:
+            self._in_object += 1
+            self._bar.update(1)
+
+    def object_done(self, status: str) -> None:
+        """The next one follows."""
+        name = self._names[self._done] if self._done < len(self._names) else ""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._steps - self._in_object)
+            self._in_object = 0
+            self._describe()
+            return
+        gone = time.perf_counter() - self._since
+        left = gone / self._done * (len(self._names) - self._done)
+        log.info("object %s %s: %d of %d, %.1f s gone, about %.0f s left", name, status, self._done, len(self._names),
+                 gone, left)  # fmt: skip
+
+    def _describe(self) -> None:
+        if self._done < len(self._names):
+            self._bar.set_description_str(f"object {self._names[self._done]}, {self._done + 1} of {len(self._names)}")

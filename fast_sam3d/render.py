@@ -86,6 +86,24 @@ def render_mesh(
     return MeshImage(rgb.reshape(*blocks, 3).mean(axis=(1, 3)), deep.reshape(blocks).min(axis=(1, 3)), coverage >= 0.5)
 
 
+def nearest_faces(vertices: Any, faces: Any, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """Which triangle is seen at the centre of each pixel: [H, W] int64, -1 for none, and its depth, inf for none."""
+    points, triangles = as_numpy(vertices, np.float64), as_numpy(faces, np.int64).reshape(-1, 3)
+    height, width = camera.size
+    pixels, depth = camera.project(points)
+    kept = np.flatnonzero((depth[triangles] > NEAR).all(axis=1))
+    inverse = 1.0 / np.where(depth > NEAR, depth, 1.0)
+    winner = _nearest_triangle(pixels, inverse, triangles[kept], height, width)
+    hit = np.flatnonzero(winner >= 0)
+    corner = triangles[kept[winner[hit]]]
+    centre = np.stack([hit % width, hit // width], axis=1) + 0.5
+    deep = np.full(height * width, np.inf)
+    deep[hit] = 1.0 / (_barycentric(pixels[corner], centre) * inverse[corner]).sum(axis=1)
+    face = np.full(height * width, -1, np.int64)
+    face[hit] = kept[winner[hit]]
+    return face.reshape(height, width), deep.reshape(height, width)
+
+
 def render_gaussians(
     gaussians: Any, camera: Camera, size: int | None = None, background: Color = WHITE
 ) -> GaussianImage:

@@ -75,23 +75,3 @@ def test_commands_without_overrides_refuse_them(capsys):
     assert parser.parse(["--steps_per_run", "3"], overrides=False).steps_per_run == 3
     with pytest.raises(ValueError, match="'seed=3' is not expected"):
         parser.parse(["seed=3"], overrides=False)
-
-
-@pytest.mark.parametrize("arguments", [["--unknown"], ["--seed", "3"], ["stray"], ["--image_dir"]])
-def test_scenes_are_announced_whatever_the_flags(capsys, arguments):
-    code, _, err = run(capsys, "scene", *arguments)
-    assert code == 2
-    assert "come with a later version" in err
-
-
-@pytest.mark.parametrize("command", ["scene", "infer_scene.py"])
-def test_scenes_are_announced(capsys, command):
-    if command.endswith(".py"):
-        done = subprocess.run(
-            [sys.executable, checkout() / command, "--image_dir", "x"], capture_output=True, text=True
-        )
-        code, err = done.returncode, done.stderr
-    else:
-        code, _, err = run(capsys, command, "--image_dir", "x")
-    assert code == 2
-    assert "come with a later version" in err

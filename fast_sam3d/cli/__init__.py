@@ -15,14 +15,15 @@ from typing import Any
 from fast_sam3d import __version__
 from fast_sam3d.cli.arguments import Parser
 from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
+from fast_sam3d.out_of_memory import is_out_of_memory
 
 __all__ = ["main"]
 
 # Name: (module with add_arguments(parser) and main(args) -> int, one line of help). A module that sets OVERRIDES to
-# True finds the Hydra overrides among the arguments in args.overrides; one with a NOT_YET says it, whatever the flags.
+# True finds the Hydra overrides among the arguments in args.overrides.
 COMMANDS: dict[str, tuple[str, str]] = {
     "infer": ("fast_sam3d.cli.infer", "turn one masked object of a picture into a mesh, gaussians and a pose"),
-    "scene": ("fast_sam3d.cli.scene", "every masked object of a picture as one scene (comes with a later version)"),
+    "scene": ("fast_sam3d.cli.scene", "turn every masked object of a picture, or of many, into a scene"),
     "config": ("fast_sam3d.cli.show_config", "print the configuration that a set of flags and overrides composes to"),
     "methods": ("fast_sam3d.cli.methods", "list the methods: paper, stage, what each needs, how to switch it on"),
     "download": ("fast_sam3d.cli.download", "fetch the gated SAM 3D Objects weights with your own login"),
@@ -30,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "count": ("fast_sam3d.cli.count", "count the operations that each exact saving takes off, at the published sizes"),
     "profile": ("fast_sam3d.cli.profile", "where the time of an object goes, off and accelerated, with a picture"),
     "bench": ("fast_sam3d.cli.bench", "methods against each other on the same objects, with tables and pictures"),
+    "profile-scene": ("fast_sam3d.cli.profile_scene", "time a scene against single runs of its objects, in turns"),
     "measure-exact": (
         "fast_sam3d.cli.measure_exact",
         "time stock parts and their peak memory, off and with their exact saving",
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         print(
             f"{PROGRAM}: out of memory: close other programs that use the device, decode fewer formats "
@@ -99,10 +101,7 @@ def _dispatch(arguments: list[str]) -> int:
     overrides = bool(getattr(module, "OVERRIDES", False))
     if overrides:
         parser.epilog = "Hydra overrides go beside the flags: ss=fast_sam3d ss.when.stride=4 pipeline.ss_steps=10"
-    try:
-        args = parser.parse(rest, overrides)
-    except ConfigError as error:
-        raise ConfigError(getattr(module, "NOT_YET", str(error))) from error
+    args = parser.parse(rest, overrides)
     if isinstance(args, int):
         return args
     with _log_to_stderr(verbose=args.verbose):
@@ -149,19 +148,6 @@ def _raise_on_termination() -> Any:
         return signal.signal(signal.SIGTERM, stop)
     except ValueError:  # not the main thread: whoever called us handles signals
         return None
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    torch = sys.modules.get("torch")
-    kinds: tuple[type[BaseException], ...] = (MemoryError,)
-    if torch is not None:
-        kinds = (*kinds, torch.cuda.OutOfMemoryError)
-    while error is not None:
-        # The CPU allocator of torch raises a bare RuntimeError.
-        if isinstance(error, kinds) or "not enough memory" in str(error):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _sentence(error: BaseException) -> str:

@@ -72,12 +72,23 @@ SWITCHES = {
 """The flag that switches a module on alone."""
 
 
-def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds every flag that sets a configuration key."""
+ONE_MASK = ("mask_index", "mask_path")
+"""Flags that say which object, and so have no place where all of them are meant."""
+
+
+def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False) -> None:
+    """Adds every flag that sets a configuration key; for a scene all but those of `ONE_MASK`."""
     group = parser.add_argument_group("input")
-    for flag in INPUT:
-        _add(group, flag)
-    group.add_argument("--image_dir", dest="image_path", metavar="DIR", help="the same as --image_path")
+    if scene:
+        text = "a folder with image.png and masks 0.png, 1.png ..., or a folder of such folders"
+        group.add_argument("--image_dir", "--image_path", dest="image_path", metavar="DIR", help=text)
+        parser.set_defaults(**dict.fromkeys(ONE_MASK))
+    else:
+        _add(group, INPUT[0])
+        group.add_argument("--image_dir", dest="image_path", metavar="DIR", help="the same as --image_path")
+    for flag in INPUT[1:]:
+        if not (scene and flag.name in ONE_MASK):
+            _add(group, flag)
     group.add_argument("--no_pointmap", action="store_true", help="leave a pointmap beside the picture alone")
     group = parser.add_argument_group("run")
     for flag in RUN:

@@ -1,24 +1,191 @@
-"""`fast-sam3d scene`: not there yet, and says so."""
+"""`fast-sam3d scene`: every masked object of a picture, each on disk before the next, then all of them composed."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
-from fast_sam3d.errors import ConfigError
+from fast_sam3d.cli.flags import add_config_flags, config_from
+from fast_sam3d.config import Config, check_methods
+from fast_sam3d.errors import ConfigError, FastSam3dError, InputError, OutputError
+from fast_sam3d.loading import Checkpoint, find_checkpoint
+from fast_sam3d.result_folder import check_target
+from fast_sam3d.scene_folder import one_after_another, plan, run_folder, scene_lock
+from fast_sam3d.scene_input import SceneInput, load_scene, scene_folders
+from fast_sam3d.scene_object import ObjectTask, Outcome, Worker, config_identity
 
-__all__ = ["NOT_YET", "add_arguments", "main"]
+__all__ = ["OVERRIDES", "add_arguments", "main"]
+
+log = logging.getLogger(__name__)
 
 OVERRIDES = True
-NOT_YET = (
-    "scenes come with a later version: "
-    "until then run `python infer.py --image_path DIR --mask_index N` once for each mask"
-)
+SUMMARY = "summary.json"
+SOME_FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--image_dir", "--image_path", metavar="DIR", help="a folder with image.png and its masks")
-    parser.add_argument("--output_dir", metavar="DIR", help="where the results go")
+    add_config_flags(parser, scene=True)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="make again what is there already, also from other settings"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    raise ConfigError(NOT_YET)
+    config = config_from(args)
+    if config.input.image_path is None:
+        raise InputError("name the scene with --image_dir: a folder with image.png and masks, or a folder of such")
+    if config.input.mask_index is not None or config.input.mask_path is not None:
+        raise ConfigError("a scene takes every mask: leave input.mask_index and input.mask_path out, or use infer")
+    folders = scene_folders(config.input.image_path)
+    single = folders == [config.input.image_path]
+    if not single and config.input.pointmap not in ("auto", "none"):
+        raise ConfigError(
+            f"--pointmap names one file for {len(folders)} scenes: save each as pointmap.npz beside its picture"
+        )
+    checkpoint = find_checkpoint(config.pipeline.tag)
+    check_methods(config)
+    with ExitStack() as stack:
+        engine = _PlainEngine(config, checkpoint, stack)
+        if single:
+            scene = load_scene(folders[0], config.input.pointmap)
+            summary = _run(scene, config.output.dir / scene.name, config, checkpoint, engine, args.overwrite)
+            return SOME_FAILED if summary["failed"] else 0
+        return _run_all(folders, config, checkpoint, engine, args.overwrite)
+
+
+class _PlainEngine:
+    """Loads the pipeline when there is something to make, and keeps it for all scenes."""
+
+    def __init__(self, config: Config, checkpoint: Checkpoint, stack: ExitStack) -> None:
+        from fast_sam3d.progress import SceneProgress
+
+        self.config, self.checkpoint, self.stack = config, checkpoint, stack
+        self.progress = SceneProgress(config.pipeline.ss_steps + config.pipeline.slat_steps)
+        self.scene: SceneInput | None = None
+        self._worker: Worker | None = None
+
+    def __call__(self, tasks: Iterable[ObjectTask]) -> Iterator[Outcome]:
+        if self._worker is None:
+            self._worker = self.stack.enter_context(Worker.load(self.config, self.checkpoint, self.progress))
+        if self.scene is not None:
+            self._worker.know(self.scene, self.config.input.pointmap)
+            self.scene = None  # the worker has it, perhaps reduced
+        tasks = list(tasks)
+        with self.progress.objects([str(task.number) for task in tasks]):
+            for outcome in one_after_another(self._worker)(tasks):
+                self.progress.object_done(outcome.status)
+                yield outcome
+
+
+def _run(
+    scene: SceneInput, target: Path, config: Config, checkpoint: Checkpoint, engine: _PlainEngine, overwrite: bool
+) -> dict[str, Any]:
+    """One scene. Returns its summary."""
+    check_target(target / ".fast_sam3d-new", ())  # so that nothing is made where nothing can be written
+    with scene_lock(target):
+        whole = plan(scene, config, config_identity(config, checkpoint), target, overwrite)
+        kept = [number for number, known in whole.known.items() if known.status == "complete"]
+        if kept:
+            log.info("%d of %d objects are there already; --overwrite makes them again", len(kept), len(scene.masks))
+        outcomes: dict[int, Outcome] = {}
+        engine.scene = scene
+
+        def tell(outcome: Outcome) -> None:
+            outcomes[outcome.number] = outcome
+            if outcome.status == "failed":
+                log.error("object %d failed: %s", outcome.number, outcome.message)
+
+        try:
+            summary = run_folder(whole, config, engine, tell)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                f"the objects in {target} that were finished are kept, and the same command goes on from there"
+            ) from error
+    _print_scene(summary, outcomes, target)
+    return summary
+
+
+def _run_all(folders: list[Path], config: Config, checkpoint: Checkpoint, engine: _PlainEngine, overwrite: bool) -> int:
+    """A folder of scenes: what goes wrong with one is told, and the others go on."""
+    from fast_sam3d.export import save_json
+
+    rows: list[dict[str, Any]] = []
+    taken: set[str] = set()
+    for number, folder in enumerate(folders, 1):
+        log.info("scene %d of %d: %s", number, len(folders), folder)
+        row: dict[str, Any] = {"folder": folder.name, "scene": None, "status": "failed", "message": ""}
+        rows.append(row)
+        try:
+            scene = load_scene(folder, config.input.pointmap)
+            if scene.name in taken:
+                raise OutputError(f"{folder} and another scene would both go to {scene.name}: rename one of them")
+            taken.add(scene.name)
+            row["scene"] = scene.name
+            summary = _run(scene, config.output.dir / scene.name, config, checkpoint, engine, overwrite)
+            counts = {key: summary[key] for key in ("complete", "failed", "duplicate", "mean_mask_iou")}
+            row |= {"status": "failed" if summary["failed"] else "complete", **counts}
+        except FastSam3dError as error:
+            row["message"] = " ".join(str(error).split())
+            log.error("scene %s failed: %s", folder, row["message"])
+        finally:
+            engine.scene = None
+    config.output.dir.mkdir(parents=True, exist_ok=True)
+    failed = sum(row["status"] == "failed" for row in rows)
+    summary = {"scenes": rows, "complete": len(rows) - failed, "failed": failed}
+    save_json(config.output.dir / SUMMARY, summary)
+    _print_all(rows)
+    return SOME_FAILED if failed else 0
+
+
+def _print_scene(summary: Mapping[str, Any], outcomes: Mapping[int, Outcome], target: Path) -> None:
+    rows = []
+    for item in summary["objects"]:
+        outcome = outcomes[item["number"]]
+        seconds = "kept" if outcome.seconds is None and outcome.status == "complete" else _number(outcome.seconds)
+        note = item["message"] or ("; ".join(item["out_of_memory"]) and f"only {', '.join(item['formats'])} fitted")
+        rows.append((item["mask"], item["status"], seconds, _number(item["mask_iou"]), note))
+    mean = summary["mean_mask_iou"]
+    title = f"{summary['scene']}: {summary['complete']} of {len(rows)} objects"
+    _table(title, ("mask", "status", "seconds", "mask IoU", "remark"), rows)
+    if mean is not None:
+        print(f"mean overlap of the composed scene with the masks (IoU): {mean:.3f}")
+    _print_path(f"results in {target}: {', '.join([*summary['files'], SUMMARY])}")
+
+
+def _print_all(rows: list[dict[str, Any]]) -> None:
+    cells = [
+        (row["folder"], row["status"], str(row.get("complete", "")), str(row.get("failed", "")),
+         _number(row.get("mean_mask_iou")), row["message"])
+        for row in rows
+    ]  # fmt: skip
+    _table(f"{len(rows)} scenes", ("scene", "status", "objects", "failed", "mask IoU", "remark"), cells)
+
+
+def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title))
+    for heading in headings:
+        table.add_column(
+            heading, justify="right" if heading in ("seconds", "mask IoU", "objects", "failed") else "left"
+        )
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def _print_path(text: str) -> None:
+    # Bytes that are no text in the terminal's encoding are escaped: results are there, and no place to fail.
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -27,7 +27,9 @@ def main(args: argparse.Namespace) -> int:
     print(f"# picked: {', '.join(f'{group}={option}' for group, option in config.choices.items())}")
     tree = {
         "seed": config.seed,
-        **{name: _plain(dataclasses.asdict(getattr(config, name))) for name in ("input", "output", "pipeline")},
+        **{
+            name: _plain(dataclasses.asdict(getattr(config, name))) for name in ("input", "output", "pipeline", "scene")
+        },
         **{name: _plain(settings) for name, settings in config.modules.items()},
     }
     print(yaml.safe_dump(tree, sort_keys=False, default_flow_style=None), end="")

@@ -77,21 +77,40 @@ def reduce_picture(
 
     A side that is shorter than the factor becomes one pixel.
     """
-    factor = -(-max(rgb.shape[:2]) // max_side)
-    if factor <= 1:
-        return rgb, mask
-    rows, columns = (min(factor, side) for side in rgb.shape[:2])
-    height, width = rgb.shape[0] // rows, rgb.shape[1] // columns
+    return reduce_colours(rgb, max_side), reduce_mask(mask, max_side)
+
+
+def reduce_colours(rgb: NDArray[np.uint8], max_side: int = MAX_SIDE) -> NDArray[np.uint8]:
+    """The picture [H, W, 3] alone."""
+    rows, columns, height, width = _blocks(rgb.shape, max_side)
+    if rows * columns == 1:
+        return rgb
     # Row by row of each block, so that no float copy of the whole picture is made.
     total = np.zeros((height, width, 3), np.uint32)
+    for row in range(rows):
+        for column in range(columns):
+            total += rgb[row : height * rows : rows, column : width * columns : columns]
+    pixels = rows * columns
+    return ((total + pixels // 2) // pixels).astype(np.uint8)
+
+
+def reduce_mask(mask: NDArray[Any], max_side: int = MAX_SIDE) -> NDArray[Any]:
+    """The mask [H, W] alone."""
+    rows, columns, height, width = _blocks(mask.shape, max_side)
+    if rows * columns == 1:
+        return mask
     covered = np.zeros((height, width), mask.dtype)
     for row in range(rows):
         for column in range(columns):
-            block = slice(row, height * rows, rows), slice(column, width * columns, columns)
-            total += rgb[block]
-            np.maximum(covered, mask[block], out=covered)
-    pixels = rows * columns
-    return ((total + pixels // 2) // pixels).astype(np.uint8), covered
+            np.maximum(covered, mask[row : height * rows : rows, column : width * columns : columns], out=covered)
+    return covered
+
+
+def _blocks(shape: tuple[int, ...], max_side: int) -> tuple[int, int, int, int]:
+    """Rows and columns of the blocks that become one pixel each, and how many blocks there are."""
+    factor = max(-(-max(shape[:2]) // max_side), 1)
+    rows, columns = (min(factor, side) for side in shape[:2])
+    return rows, columns, shape[0] // rows, shape[1] // columns
 
 
 def match_size(pointmap: Any, height: int, width: int) -> torch.Tensor:

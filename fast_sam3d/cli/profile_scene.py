@@ -1,0 +1,100 @@
+"""`fast-sam3d profile-scene`: a scene against single runs of its objects, measured in turns."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
+
+__all__ = ["add_arguments", "main", "measure"]
+
+STOCK, SINGLE, SCENE = "single runs, off", "single runs", "scene"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the command."""
+    parser.add_argument("--image_dir", required=True, metavar="DIR", help="a folder with image.png and masks")
+    parser.add_argument("--tag", default="mini", metavar="TAG", help="mini (default), or a folder under checkpoints/")
+    parser.add_argument("--device", default=None, metavar="DEVICE", help="cpu, cuda (default: cuda if there is one)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each way that count; medians are told (default: 5)")
+    parser.add_argument(
+        "--accelerate", default="preset=default", metavar="OVERRIDES", help="how (default: preset=default)"
+    )
+    parser.add_argument("--no_pictures", action="store_true", help="without previews and turntable, in every way")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="every number, for other tools")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure, print the table."""
+    import torch
+
+    from fast_sam3d.cli import main as command
+    from fast_sam3d.images import list_masks
+
+    if args.rounds < 1:
+        raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
+    if args.json is not None and not args.json.resolve().parent.is_dir():
+        raise OutputError(f"{args.json.resolve().parent} does not exist: make it, or name another place")
+    masks = list_masks(Path(args.image_dir)) if Path(args.image_dir).is_dir() else {}
+    shared = ["--tag", args.tag, *(["--device", args.device] if args.device else [])]
+    shared += ["output.preview=false"] if args.no_pictures else []
+
+    def singles(overrides: Sequence[str]) -> Callable[[Path], None]:
+        def run(place: Path) -> None:
+            for number in masks:
+                given = ["--image_path", args.image_dir, "--mask_index", str(number), "--output_dir", str(place)]
+                _silently(command, ["infer", *given, *shared, *overrides])
+
+        return run
+
+    def scene(place: Path) -> None:
+        given = ["--image_dir", args.image_dir, "--output_dir", str(place)]
+        _silently(command, ["scene", *given, *shared, *args.accelerate.split()])
+
+    ways = {STOCK: singles([]), SINGLE: singles(args.accelerate.split()), SCENE: scene}
+    seconds = measure(ways, args.rounds)
+    threads = torch.get_num_threads()
+    print(f"{len(masks)} objects, {args.accelerate}, {threads} threads, {args.rounds} rounds in turns, whole commands")
+    for name, values in seconds.items():
+        ratios = [other / own for own, other in zip(seconds[SCENE], values, strict=True)]
+        told = f"{name:<18} {statistics.median(values):7.2f} s"
+        if name != SCENE:
+            told += f"   the scene is {statistics.median(ratios):.2f}x as fast ({min(ratios):.2f} .. {max(ratios):.2f})"
+        print(told)
+    if args.json is not None:
+        args.json.write_text(json.dumps({"objects": len(masks), "threads": threads, "seconds": seconds}, indent=1))
+    return 0
+
+
+def measure(ways: dict[str, Callable[[Path], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every way and round, each with an empty folder to write to; a first round of all does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name in list(ways) if number % 2 else list(ways)[::-1]:
+            with tempfile.TemporaryDirectory() as place:
+                begin = time.perf_counter()
+                ways[name](Path(place))
+                if number:
+                    seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def _silently(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> None:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+            code = command(arguments)
+    finally:
+        logging.disable(before)
+    if code:
+        raise FastSam3dError(f"`fast-sam3d {' '.join(arguments)}` ended with {code}: run it to see why")

@@ -1,0 +1,261 @@
+"""Every masked object of a picture, one after another, and all of them in one scene.
+
+    for item in fast_sam3d.run_scene(pipeline, image, masks, seed=42, pointmap=pointmap):
+        print(item.name, item.error or item.result["translation"])
+
+`compose_scene` puts what came out at its places. Nothing is written here: `fast_sam3d.scene_folder` does that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_sam3d.arrays import transform_points
+from fast_sam3d.errors import InputError
+from fast_sam3d.gaussian_cloud import GaussianCloud
+from fast_sam3d.object_run import first, run_pipeline
+from fast_sam3d.out_of_memory import SMALLER, free_memory, run_fitting, smaller_than
+from fast_sam3d.placement import Pose, merge_gaussians, place_gaussians
+
+if TYPE_CHECKING:
+    from fast_sam3d.report import Progress, Report
+
+__all__ = ["PlacedObject", "Scene", "SceneObject", "Surface", "compose_scene", "run_scene"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SceneObject:
+    """What came of one mask.
+
+    Args:
+        name: of the mask.
+        result: of the pipeline's `run`; None if it failed.
+        report: what the run cost; None if it failed.
+        formats: that were decoded; fewer than asked for if the memory did not suffice.
+        out_of_memory: the tries that did not fit.
+        error: why there is no result.
+    """
+
+    name: str
+    result: Mapping[str, Any] | None = None
+    report: Report | None = None
+    formats: tuple[str, ...] = ()
+    out_of_memory: tuple[str, ...] = ()
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Surface:
+    """A coloured mesh.
+
+    Args:
+        vertices: [V, 3] float32, canonical, +z up. faces: [F, 3] int64, outside counter-clockwise.
+        linear_rgba: [V, 4] uint8, linear light, as .glb files hold it.
+    """
+
+    vertices: NDArray[np.float32]
+    faces: NDArray[np.int64]
+    linear_rgba: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, mesh: Any) -> Surface:
+        """A decoded mesh; see `export.mesh_to_trimesh`."""
+        from fast_sam3d.export import linear_from_srgb, mesh_to_trimesh
+
+        surface = mesh_to_trimesh(mesh)
+        visual: Any = surface.visual
+        rgba = np.array(visual.vertex_colors, np.uint8)
+        rgba[:, :3] = linear_from_srgb()[rgba[:, :3]]
+        return cls(surface.vertices.astype(np.float32), np.asarray(surface.faces, np.int64), rgba)
+
+    @property
+    def srgb(self) -> NDArray[np.float64]:
+        """[V, 3] float64 in 0..1, as screens take it."""
+        linear = self.linear_rgba[:, :3] / 255.0
+        srgb: NDArray[np.float64] = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+        return srgb
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlacedObject:
+    """An object of a scene, in its own coordinates, with its pose.
+
+    Args:
+        gaussians: canonical, or None.
+        surface: canonical, or None.
+    """
+
+    name: str
+    pose: Pose
+    gaussians: GaussianCloud | None = None
+    surface: Surface | None = None
+
+    @classmethod
+    def of(cls, name: str, result: Mapping[str, Any]) -> PlacedObject:
+        """From a pipeline's result; the richer gaussians where there are two sorts."""
+        sorts = [first(result.get(key)) for key in ("gaussian", "gaussian_4")]
+        gaussians = next((each for each in sorts if each is not None and len(each.get_xyz)), None)
+        mesh = first(result.get("mesh"))
+        return cls(
+            name,
+            Pose.of(result),
+            None if gaussians is None else GaussianCloud.of(gaussians),
+            None if mesh is None or not len(mesh.faces) else Surface.of(mesh),
+        )
+
+    @property
+    def points(self) -> NDArray[np.float64]:
+        """[N, 3] vertices of the surface, or centres of the gaussians, in the camera's frame."""
+        if self.surface is not None:
+            return transform_points(self.surface.vertices, self.pose.matrix)
+        if self.gaussians is not None:
+            return transform_points(self.gaussians.get_xyz, self.pose.matrix)
+        return np.empty((0, 3))
+
+    def thinned(self, count: int) -> NDArray[np.float64]:
+        """About `count` of the points, evenly taken."""
+        cloud = self.gaussians
+        own = self.surface.vertices if self.surface is not None else None if cloud is None else cloud.get_xyz
+        return np.empty((0, 3)) if own is None else transform_points(own[:: 1 + len(own) // count], self.pose.matrix)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """Objects at their places in the frame of the picture's camera; the convention is `placement`'s."""
+
+    objects: tuple[PlacedObject, ...]
+
+    @property
+    def poses(self) -> dict[str, Pose]:
+        """By name."""
+        return {item.name: item.pose for item in self.objects}
+
+    @property
+    def gaussians(self) -> GaussianCloud | None:
+        """All gaussians in the camera's frame, object after object; None if there are none."""
+        placed = [place_gaussians(item.gaussians, item.pose) for item in self.objects if item.gaussians is not None]
+        return merge_gaussians(placed) if placed else None
+
+    @property
+    def meshes(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
+        """Vertices [V, 3] in the camera's frame and faces [F, 3], by name; objects without a mesh are left out."""
+        return {item.name: (item.points, item.surface.faces) for item in self.objects if item.surface is not None}
+
+
+def run_scene(
+    pipeline: Any,
+    image: Any,
+    masks: Mapping[str, Any] | Sequence[Any],
+    *,
+    seed: int | None = 42,
+    pointmap: Any = None,
+    ss_steps: int | None = None,
+    slat_steps: int | None = None,
+    formats: Sequence[str] | None = None,
+    smaller: Sequence[Sequence[str]] = SMALLER,
+    progress: Progress | None = None,
+) -> Iterator[SceneObject]:
+    """Reconstructs the objects of a picture, one when the next result is asked for: a caller may stop at any.
+
+    What the pipeline keeps between objects of one picture (`exact.images`) it keeps here, too: accelerate it before.
+    A mask that cannot be used, or an object that fails, gives a result with its error, and the rest goes on.
+
+    Args:
+        pipeline: a SAM 3D pipeline, accelerated or not, or an object that holds one in `_pipeline`.
+        image: [H, W, 3] uint8.
+        masks: each [H, W], the object where it is not zero; a sequence is named "0", "1" ...
+        seed: every object's noise is drawn as if it ran alone with this seed; None goes on with torch's generator.
+        pointmap: [H, W, 3] float32, PyTorch3D camera frame, NaN where unknown; None asks the depth model.
+        ss_steps, slat_steps, formats: None takes the pipeline's own.
+        smaller: formats to decode instead where the memory does not suffice, one set after another.
+        progress: told of every step and stage, as `report.Report`'s.
+
+    Raises:
+        InputError: a picture that is not [H, W, 3] uint8, or no masks. At once, not at the first result.
+    """
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise InputError(f"the picture is {pixels.dtype} {list(pixels.shape)}: give [height, width, 3] of uint8")
+    named = dict(masks) if isinstance(masks, Mapping) else {str(i): mask for i, mask in enumerate(masks)}
+    if not named:
+        raise InputError("there are no masks: give one for each object")
+    pipe = getattr(pipeline, "_pipeline", pipeline)
+    asked = tuple(formats or getattr(pipe, "decode_formats", None) or ("mesh", "gaussian"))
+    steps = {"ss_steps": ss_steps, "slat_steps": slat_steps}
+
+    def one(name: str, mask: Any) -> SceneObject:
+        covered = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask) > 0
+        if covered.shape != pixels.shape[:2]:
+            raise InputError(
+                f"mask {name} is {list(covered.shape)} and the picture {list(pixels.shape[:2])} (height, width): "
+                "give the mask at the picture's size"
+            )
+        if not covered.any() or covered.all():
+            raise InputError(f"mask {name} is {'full' if covered.any() else 'empty'}: mark the object in it")
+
+        def run(decoded: tuple[str, ...]) -> tuple[Any, Any]:
+            return observed_run(
+                pipe, progress, image=pixels, mask=covered, pointmap=pointmap, seed=seed, formats=decoded, **steps
+            )
+
+        less = smaller_than(asked, smaller, decodable(pipe))
+        (result, report), decoded, told = run_fitting(run, asked, less, free_memory)
+        return SceneObject(name, result, report, decoded, tuple(told))
+
+    def each() -> Iterator[SceneObject]:
+        for name, mask in named.items():
+            try:
+                item = one(name, mask)
+            except Exception as error:
+                log.warning("object %s failed: %s", name, error)
+                item = SceneObject(name, error=error)
+            yield item
+
+    return each()
+
+
+def observed_run(pipeline: Any, progress: Progress | None, **arguments: Any) -> tuple[dict[str, Any], Report]:
+    """`run_pipeline` with a report of this one run."""
+    from fast_sam3d.report import observe
+
+    with observe(pipeline, progress) as report:
+        result = run_pipeline(pipeline, **arguments)
+    return result, report
+
+
+def decodable(pipeline: Any) -> set[str]:
+    """The formats that a pipeline has decoders for."""
+    decoders = {"mesh": "slat_decoder_mesh", "gaussian": "slat_decoder_gs", "gaussian_4": "slat_decoder_gs_4"}
+    models = pipeline.models
+    return {name for name, part in decoders.items() if part in models and models[part] is not None}
+
+
+def compose_scene(
+    results: Iterable[SceneObject | PlacedObject],
+) -> Scene:
+    """Puts objects at their places.
+
+    Args:
+        results: of `run_scene`; those that failed are left out.
+
+    Raises:
+        InputError: nothing to place.
+    """
+    placed = []
+    for item in results:
+        if isinstance(item, SceneObject):
+            if item.result is None:
+                continue
+            item = PlacedObject.of(item.name, item.result)
+        placed.append(item)
+    if not placed:
+        raise InputError("there is no object to compose a scene of: every mask failed")
+    return Scene(tuple(placed))

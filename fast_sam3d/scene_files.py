@@ -1,0 +1,157 @@
+"""A composed scene on disk: read from the folders of its objects, written as one .ply, one .glb and one .json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fast_sam3d.camera import Camera
+from fast_sam3d.export import (
+    CAMERA_FRAME,
+    OBJECT_FRAME,
+    POSE_CONVENTION,
+    atomic_write,
+    load_gaussians_ply,
+    save_gaussians_ply,
+    save_json,
+    whole_trimesh,
+)
+from fast_sam3d.object_run import GAUSSIANS, GAUSSIANS_4, MESH, POSE
+from fast_sam3d.placement import OPENCV_FROM_CAMERA, Y_UP_FROM_Z_UP, Pose
+from fast_sam3d.scene import PlacedObject, Scene, Surface
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["load_object_folder", "node_name", "save_gif", "save_scene_glb", "save_scene_json", "save_scene_ply"]
+
+SCENE_CONVENTION = (
+    POSE_CONVENTION + " scene.ply holds the gaussians of all objects in the camera's frame, each object's in the rows "
+    "[first, first + count). scene.glb has one node per object: its mesh is that of the object's own .glb, its matrix "
+    "is object_to_glb, and the world is the camera's frame turned by (x, y, z) -> (-x, y, -z), that is +x right, "
+    "+y up, +z towards the viewer, with the picture's camera at the origin."
+)
+
+
+def node_name(name: str) -> str:
+    """What an object is called in scene.glb."""
+    return f"object_{name}"
+
+
+def load_object_folder(name: str, folder: Path) -> PlacedObject:
+    """Reads what `object_run.write_results` wrote.
+
+    Raises:
+        OSError, ValueError: a file is missing or damaged.
+    """
+    pose = Pose.of(json.loads((folder / POSE).read_text(encoding="utf-8")))
+    found = [folder / file for file in (GAUSSIANS, GAUSSIANS_4) if (folder / file).is_file()]
+    gaussians = load_gaussians_ply(found[0]) if found else None
+    surface = _load_surface(folder / MESH) if (folder / MESH).is_file() else None
+    return PlacedObject(name, pose, gaussians, surface)
+
+
+def _load_surface(path: Path) -> Surface:
+    with whole_trimesh():
+        import trimesh
+
+        loaded: Any = trimesh.load(path, force="mesh", process=False)
+        colours = np.array(loaded.visual.vertex_colors, np.uint8)
+    vertices = np.asarray(loaded.vertices, np.float64) @ Y_UP_FROM_Z_UP[:3, :3]
+    return Surface(vertices.astype(np.float32), np.asarray(loaded.faces, np.int64), colours)
+
+
+def save_scene_ply(path: Path, scene: Scene) -> bool:
+    """Writes one standard 3DGS file in the camera's frame. Returns False, and writes nothing, without gaussians."""
+    gaussians = scene.gaussians
+    if gaussians is None:
+        return False
+    save_gaussians_ply(path, gaussians)
+    return True
+
+
+def save_scene_glb(path: Path, scene: Scene) -> bool:
+    """Writes a node per object at its pose. Returns False, and writes nothing, without meshes."""
+    if not any(item.surface is not None for item in scene.objects):
+        return False
+    with whole_trimesh():
+        import trimesh
+
+        built = trimesh.Scene()
+        for item in scene.objects:
+            if item.surface is None:
+                continue
+            mesh = trimesh.Trimesh(
+                vertices=item.surface.vertices.astype(np.float64) @ Y_UP_FROM_Z_UP[:3, :3].T,
+                faces=item.surface.faces,
+                vertex_colors=item.surface.linear_rgba,
+                process=False,
+            )
+            name = node_name(item.name)
+            built.add_geometry(mesh, node_name=name, geom_name=name, transform=item.pose.glb_matrix)
+        content: Any = built.export(file_type="glb", include_normals=True)
+    with atomic_write(path) as file:
+        file.write(content)
+    return True
+
+
+def save_scene_json(
+    path: Path, scene: Scene, camera: Camera | None, facts: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Writes the poses of all objects with their conventions spelled out.
+
+    Args:
+        camera: of the picture.
+        facts: further keys of the scene. about: further keys of objects, by name.
+    """
+    objects, row = [], 0
+    for item in scene.objects:
+        count = 0 if item.gaussians is None else len(item.gaussians.get_xyz)
+        objects.append({
+            "name": item.name,
+            **about.get(item.name, {}),
+            "rotation": item.pose.rotation,
+            "rotation_matrix": item.pose.rotation_matrix,
+            "translation": item.pose.translation,
+            "scale": item.pose.scale,
+            "object_to_camera": item.pose.matrix,
+            "object_to_camera_opencv": OPENCV_FROM_CAMERA @ item.pose.matrix,
+            "object_to_glb": item.pose.glb_matrix,
+            "gaussians": {"first": row, "count": count} if count else None,
+            "glb_node": None if item.surface is None else node_name(item.name),
+        })  # fmt: skip
+        row += count
+    save_json(path, {
+        **facts,
+        "camera": None if camera is None else camera_facts(camera),
+        "object_frame": OBJECT_FRAME,
+        "camera_frame": CAMERA_FRAME,
+        "convention": SCENE_CONVENTION,
+        "objects": objects,
+    })  # fmt: skip
+
+
+def camera_facts(camera: Camera) -> dict[str, Any]:
+    """What tells a camera at the origin: focal length and principal point (u, v) in pixels, size (width, height)."""
+    return {"focal_px": camera.focal, "principal_px": camera.principal, "size_px": camera.size[::-1]}
+
+
+def camera_of(facts: Mapping[str, Any] | None) -> Camera | None:
+    """Undoes `camera_facts`."""
+    if facts is None:
+        return None
+    u, v = facts["principal_px"]
+    width, height = facts["size_px"]
+    return Camera(np.eye(3), np.zeros(3), float(facts["focal_px"]), (float(u), float(v)), (int(height), int(width)))
+
+
+def save_gif(path: Path, frames: Sequence[Image.Image], milliseconds: int) -> None:
+    """Writes an animation that goes on for ever."""
+    with atomic_write(path) as file:
+        frames[0].save(
+            file, format="GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, optimize=False
+        )

@@ -1,0 +1,246 @@
+"""One object of one scene, to disk: what a worker does, whoever hands it its tasks.
+
+A task says everything that a worker elsewhere needs; a worker loads the pipeline once and reads each picture once. What
+it leaves behind is a whole folder with a `done.json` that says what it was made of, or nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fast_sam3d.config import Config
+from fast_sam3d.errors import FastSam3dError, OutputError
+from fast_sam3d.object_run import REPORT, RESULT_NAMES, Run, write_results
+from fast_sam3d.out_of_memory import free_memory, run_fitting, smaller_than
+from fast_sam3d.result_folder import result_folder
+from fast_sam3d.scene_input import SceneInput, digest, load_scene
+
+if TYPE_CHECKING:
+    from fast_sam3d.loading import Checkpoint
+    from fast_sam3d.report import Progress
+
+__all__ = ["DONE", "OBJECT_NAMES", "ObjectTask", "Outcome", "Worker", "config_identity", "input_identity", "read_done"]
+
+log = logging.getLogger(__name__)
+
+DONE = "done.json"
+OBJECT_NAMES = (*RESULT_NAMES, DONE)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectTask:
+    """One object to be made; small, and can be sent to another process.
+
+    Args:
+        folder: of the scene's picture.
+        pointmap: "auto", "none" or a file, as `images.load_object` takes it.
+        number: of the mask.
+        target: the folder to be made or replaced.
+        identity: written into `done.json`; see `config_identity` and `input_identity`.
+    """
+
+    folder: Path
+    pointmap: str
+    number: int
+    target: Path
+    identity: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a task.
+
+    Args:
+        number: of the mask.
+        status: "complete", "failed" or "duplicate" (the mask has the same pixels as an earlier one).
+        message: why, where it is not complete.
+        formats: that were decoded.
+        out_of_memory: the tries that did not fit.
+        seconds: that it took; None if it was there already.
+    """
+
+    number: int
+    status: str
+    message: str = ""
+    formats: tuple[str, ...] = ()
+    out_of_memory: tuple[str, ...] = ()
+    seconds: float | None = None
+
+
+class Worker:
+    """Holds one pipeline and makes objects with it, one after another; a context manager.
+
+    Args:
+        pipeline: loaded.
+        config: what to do; the pipeline is accelerated accordingly until the end of the context.
+        tag: of the checkpoint.
+        load_seconds: that loading took.
+        embedded: pictures are reduced beforehand to what the embedded pipeline would reduce them to.
+        progress: told of every step and stage.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        config: Config,
+        tag: str,
+        load_seconds: float = 0.0,
+        embedded: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        from fast_sam3d.api import accelerate
+
+        self.pipeline = getattr(pipeline, "_pipeline", pipeline)
+        self.config, self.tag, self.load_seconds, self.embedded = config, tag, load_seconds, embedded
+        self.progress = progress
+        self._scene: tuple[Path, str, SceneInput] | None = None
+        self._handle = accelerate(self.pipeline, config)
+
+    @classmethod
+    def load(cls, config: Config, checkpoint: Checkpoint, progress: Progress | None = None) -> Worker:
+        """A worker with a pipeline of its own."""
+        from fast_sam3d.loading import load_checkpoint
+
+        log.info("pipeline: %s, because %s", checkpoint.tag, checkpoint.reason)
+        begin, asked = time.perf_counter(), config.pipeline
+        pipeline = load_checkpoint(checkpoint, asked.device, asked.dtype, asked.depth_model)
+        seconds = time.perf_counter() - begin
+        log.info("loaded on %s in %.1f s", pipeline.device, seconds)
+        return cls(pipeline, config, checkpoint.tag, seconds, checkpoint.kind == "mini", progress)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._handle.remove()
+
+    def know(self, scene: SceneInput, pointmap: str) -> None:
+        """Hands over a scene that was read already."""
+        self._scene = (scene.folder, pointmap, scene.reduced() if self.embedded else scene)
+
+    def process(self, task: ObjectTask) -> Outcome:
+        """Makes one object; whatever goes wrong with it is told, not raised.
+
+        Raises:
+            OutputError: the disk is full, or the place cannot be written: no other object would fare better.
+        """
+        begin = time.perf_counter()
+        try:
+            formats, told = self._make(task)
+        except OutputError:
+            raise
+        except Exception as error:
+            message = " ".join(str(error).split()) or type(error).__name__
+            if not isinstance(error, FastSam3dError):
+                message = f"{type(error).__name__}: {message}"
+                log.debug("object %d", task.number, exc_info=error)
+            return Outcome(task.number, "failed", message, seconds=time.perf_counter() - begin)
+        return Outcome(task.number, "complete", "", formats, tuple(told), time.perf_counter() - begin)
+
+    def _make(self, task: ObjectTask) -> tuple[tuple[str, ...], list[str]]:
+        from fast_sam3d.scene import decodable, observed_run
+
+        if self._scene is None or self._scene[:2] != (task.folder, task.pointmap):
+            self._scene = None  # not two pictures at once
+            self.know(load_scene(task.folder, task.pointmap), task.pointmap)
+        assert self._scene is not None
+        given = self._scene[2].object(task.number)
+        asked = self.config.pipeline
+        tried: list[str] = []
+
+        def make(formats: tuple[str, ...]) -> None:
+            result, report = observed_run(
+                self.pipeline, self.progress, image=given.image, mask=given.mask, pointmap=given.pointmap,
+                seed=self.config.seed, ss_steps=asked.ss_steps, slat_steps=asked.slat_steps, formats=formats,
+            )  # fmt: skip
+            run = Run(
+                result, report, dict(self._handle.methods), self.load_seconds, self.tag, str(self.pipeline.device),
+                formats, tuple(tried),
+            )  # fmt: skip
+            with result_folder(task.target) as folder:
+                written = write_results(folder, self.config, given, run)
+                _write_done(folder, task, written, run, given.size)
+
+        def free() -> None:
+            from fast_sam3d.api import accelerate
+
+            # A new installation has kept nothing of earlier pictures and objects.
+            self._handle = accelerate(self.pipeline, self.config)
+            free_memory()
+
+        less = smaller_than(asked.formats, self.config.scene.smaller, decodable(self.pipeline))
+        _, formats, _ = run_fitting(make, asked.formats, less, free, tried)
+        return formats, tried
+
+
+def _write_done(folder: Path, task: ObjectTask, written: list[str], run: Run, size: tuple[int, int]) -> None:
+    from fast_sam3d.camera import Camera
+    from fast_sam3d.export import save_json
+
+    camera = None
+    if run.result.get("pointmap") is not None:
+        try:
+            seen = Camera.from_pointmap(run.result["pointmap"]).resized(max(size))
+            camera = {"focal_px": seen.focal, "principal_px": seen.principal, "size_px": size}
+        except ValueError as error:
+            log.info("object %d: the camera of its pointmap is not known: %s", task.number, error)
+    save_json(folder / DONE, {
+        "identity": task.identity,
+        # The report tells times, so its size differs from run to run.
+        "files": {name: None if name == REPORT else (folder / name).stat().st_size for name in sorted(written)},
+        "formats": run.formats,
+        "out_of_memory": run.out_of_memory,
+        "camera": camera,
+    })  # fmt: skip
+
+
+def read_done(target: Path) -> dict[str, Any] | None:
+    """What the `done.json` of an object says, if every file that it lists is there in its size; else None."""
+    try:
+        done = json.loads((target / DONE).read_text(encoding="utf-8"))
+        for name, size in done["files"].items():
+            found = (target / name).stat().st_size
+            if size is not None and size != found:
+                return None
+        return done if isinstance(done["identity"], dict) else None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What of a configuration makes a difference to an object's files: not where they go, nor on which device."""
+    asked = config.pipeline
+    identity = {
+        "seed": config.seed,
+        "steps": [asked.ss_steps, asked.slat_steps],
+        "formats": sorted(asked.formats),
+        "smaller": config.scene.smaller,
+        "dtype": asked.dtype,
+        "depth_model": asked.depth_model,
+        "preview": config.output.preview,
+        "modules": config.modules,
+        "weights": _weights(checkpoint),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(identity, sort_keys=True, default=list))
+    return plain
+
+
+def input_identity(scene: SceneInput, number: int) -> dict[str, Any]:
+    """Digests of the pixels of picture and mask, and of the pointmap. Raises InputError."""
+    return {**scene.digests, "mask": digest(scene.mask(number))}
+
+
+def _weights(checkpoint: Checkpoint) -> str:
+    """sha256 of its files' names, sizes and list of checksums: to read gigabytes would take long."""
+    files = sorted(path for path in checkpoint.folder.rglob("*") if path.is_file())
+    known = {str(path.relative_to(checkpoint.folder)): path.stat().st_size for path in files}
+    sums = [path.read_text() for path in files if path.name == "sha256.json"]
+    told = json.dumps([known, sums], sort_keys=True).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(told).hexdigest()

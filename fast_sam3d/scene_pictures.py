@@ -1,0 +1,277 @@
+"""Pictures of a composed scene: beside its input, and turning; and how well it covers the masks that it came from."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_sam3d.arrays import transform_points
+from fast_sam3d.camera import Camera
+from fast_sam3d.dots import LARGEST_PX, draw_dots
+from fast_sam3d.render import AMBIENT, DIFFUSE, LIGHT, nearest_faces, render_mesh
+from fast_sam3d.scene import PlacedObject, Scene
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["mask_ious", "scene_preview", "scene_up", "turntable", "visible_objects"]
+
+PANEL_PX = 400  # height of the panels
+GAP_PX, LABEL_PX, FONT_PX = 14, 24, 15
+BACKGROUND, PANEL, INK = (255, 255, 255), (241, 242, 244), (60, 64, 70)
+TINT = 0.55  # share of the mask's colour over the picture
+OTHER_VIEW_DEG = (38.0, 22.0)  # of the second view: turned about the scene's up, and raised
+IOU_PX = 1024  # longer side at which masks are compared
+FRAMES, FRAME_PX, FRAME_MS, FRAME_RAISED_DEG = 24, 320, 100, 8.0
+MARGIN = 0.06  # free border around the scene, share of the view
+SAMPLES = 2  # dots per pixel and axis
+
+
+def visible_objects(scene: Scene, camera: Camera) -> NDArray[np.int64]:
+    """Which object is seen at each pixel: [H, W], its index in `scene.objects`, -1 for none. They hide each other."""
+    best = np.full(camera.size, np.inf)
+    owner = np.full(camera.size, -1, np.int64)
+    for number, item in enumerate(scene.objects):
+        if item.surface is not None:
+            seen, depth = nearest_faces(item.points, item.surface.faces, camera)
+        elif item.gaussians is not None:
+            points, sides, _, _ = _dots(item)
+            seen, depth = draw_dots(points, sides, camera)
+        else:
+            continue
+        nearer = (seen >= 0) & (depth < best)
+        best[nearer], owner[nearer] = depth[nearer], number
+    return owner
+
+
+def mask_ious(scene: Scene, camera: Camera, masks: Mapping[str, NDArray[np.bool_]]) -> dict[str, float]:
+    """Overlap of what is seen of each object with its mask: intersection over union, 0..1, by name.
+
+    Args:
+        camera: of the picture.
+        masks: [H, W] of the picture, by name; those of objects that are not in the scene are ignored.
+    """
+    small = camera.resized(min(IOU_PX, max(camera.size)))
+    owner = visible_objects(scene, small)
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(small.size, camera.size, strict=True)
+    )
+    overlaps = {}
+    for number, item in enumerate(scene.objects):
+        if item.name in masks:
+            given, seen = masks[item.name][np.ix_(rows, columns)], owner == number
+            overlaps[item.name] = float((given & seen).sum() / max(int((given | seen).sum()), 1))
+    return overlaps
+
+
+def scene_up(scene: Scene) -> NDArray[np.float64]:
+    """[3] unit vector, camera frame: the objects' common +z, or the camera's up where they have none in common."""
+    # A row vector (0, 0, 1) of an object becomes the last row of its rotation.
+    mean = np.mean([item.pose.rotation_matrix[2] for item in scene.objects], axis=0)
+    length = float(np.linalg.norm(mean))
+    up: NDArray[np.float64] = mean / length if length > 0.5 else np.array([0.0, 1.0, 0.0])
+    return up
+
+
+def scene_preview(
+    image: NDArray[np.uint8], masks: Mapping[str, NDArray[np.bool_]], scene: Scene, camera: Camera | None
+) -> Image.Image:
+    """The picture with its masks coloured, the scene through the picture's camera, and a view from elsewhere.
+
+    Args:
+        image: [H, W, 3] uint8.
+        masks: [H, W], by name.
+        camera: of the picture; without one the scene is shown from two sides.
+    """
+    from PIL import Image, ImageDraw
+
+    colours = dict(zip(masks, mask_colours(len(masks)), strict=True))
+    size = (max(1, round(image.shape[1] * PANEL_PX / image.shape[0])), PANEL_PX)
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size[::-1], image.shape[:2], strict=True)
+    )
+    small = {name: mask[np.ix_(rows, columns)] for name, mask in masks.items()}
+    smooth = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)).astype(np.float64)
+    for name, mask in small.items():
+        smooth[mask] += TINT * (np.array(colours[name]) - smooth[mask])
+    panels = [(np.round(smooth).astype(np.uint8), f"input, {len(masks)} masks")]
+
+    draw = painter(scene)
+    if camera is not None:
+        pixels = draw(_sized(camera, size))
+        for name, mask in small.items():
+            _outline(pixels, mask, colours[name])
+        panels.append((pixels, "scene through the picture's camera, masks outlined"))
+    else:
+        panels.append((draw(_fitted(scene, [_orbit(scene, 0.0, 0.0, size)])[0]), "scene from the front"))
+    other = _fitted(scene, [_orbit(scene, *OTHER_VIEW_DEG, size)])[0]
+    panels.append((draw(other), f"scene from {OTHER_VIEW_DEG[0]:.0f} degrees to the right, from above"))
+
+    sheet = Image.new("RGB", ((size[0] + GAP_PX) * 3 + GAP_PX, PANEL_PX + LABEL_PX + 2 * GAP_PX), BACKGROUND)
+    pen, font = ImageDraw.Draw(sheet), _font()
+    for slot, (pixels, label) in enumerate(panels):
+        x = GAP_PX + slot * (size[0] + GAP_PX)
+        sheet.paste(Image.fromarray(pixels), (x, GAP_PX))
+        pen.text((x + 1, GAP_PX + PANEL_PX + 4), label, fill=INK, font=font)
+    for name, mask in small.items():
+        if mask.any():
+            v, u = np.argwhere(mask).mean(axis=0)
+            pen.text((GAP_PX + u, GAP_PX + v), name, fill=(0, 0, 0), font=font, anchor="mm", stroke_width=2,
+                     stroke_fill=(255, 255, 255))  # fmt: skip
+    return sheet
+
+
+def turntable(scene: Scene, camera: Camera | None, frames: int = FRAMES) -> list[Image.Image]:
+    """Palette pictures once around the scene, all with the palette of the first, ready for a GIF."""
+    from PIL import Image
+
+    aspect = 0.75 if camera is None else min(max(camera.size[0] / camera.size[1], 0.5), 1.5)
+    size = (FRAME_PX, max(2, round(FRAME_PX * aspect)))
+    turns = [360.0 * number / frames for number in range(frames)]
+    views = _fitted(scene, [_orbit(scene, turn, FRAME_RAISED_DEG, size) for turn in turns])
+    draw = painter(scene, quick=True)
+    pictures = [Image.fromarray(draw(view)) for view in views]
+    # One palette for all frames, from frames all around: colours of the back must not be lost.
+    every = Image.new("RGB", (size[0], size[1] * 4))
+    for slot in range(4):
+        every.paste(pictures[slot * frames // 4], (0, slot * size[1]))
+    palette = every.quantize(255)
+    return [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+
+
+def mask_colours(count: int) -> list[tuple[int, int, int]]:
+    """[count] colours that are easy to tell apart, 0..255."""
+    hues = (0.02 + number * 0.61803398875 for number in range(count))
+    return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1, 0.85, 0.95)) for hue in hues]  # type: ignore[misc]
+
+
+def painter(scene: Scene, quick: bool = False) -> Callable[[Camera], NDArray[np.uint8]]:
+    """How to draw a scene for a camera, [H, W, 3] uint8: by its meshes, or quickly, or without them, by dots."""
+    background = tuple(level / 255.0 for level in PANEL)
+    drawn = [item for item in scene.objects if item.surface is not None or item.gaussians is not None]
+    surfaces = [(item.points, item.surface) for item in drawn if item.surface is not None]
+    if len(surfaces) == len(drawn) and not (quick and _dense(scene)):
+        starts = np.cumsum([0, *(len(points) for points, _ in surfaces)])
+        vertices = np.concatenate([points for points, _ in surfaces])
+        faces = np.concatenate([surface.faces + start for start, (_, surface) in zip(starts, surfaces, strict=False)])
+        colours = np.concatenate([surface.srgb for _, surface in surfaces])
+        return lambda camera: _eight_bit(render_mesh(vertices, faces, colours, camera, background=background).rgb)
+    points, sides, rgb, normals = (np.concatenate(parts) for parts in zip(*map(_dots, drawn), strict=True))
+    light = np.asarray(LIGHT) / np.linalg.norm(LIGHT)
+
+    def draw(camera: Camera) -> NDArray[np.uint8]:
+        fine = camera.resized(SAMPLES * max(camera.size))
+        eye = -camera.rotation @ camera.translation
+        # The far sides of closed surfaces are not seen; dots whose side is not known stay.
+        shown = np.flatnonzero(np.einsum("nc,nc->n", normals, points - eye) <= 0)
+        index = draw_dots(points[shown], sides[shown], fine).owner
+        hit = index >= 0
+        index[hit] = shown[index[hit]]
+        turned = normals[index[hit]] @ camera.rotation
+        lit = np.where(turned.any(axis=1), AMBIENT + DIFFUSE * np.clip(turned @ light, 0, 1), 1.0)
+        pixels = np.broadcast_to(np.asarray(background), (*index.shape, 3)).copy()
+        pixels[hit] = rgb[index[hit]] * lit[:, None]
+        height, width = (side // SAMPLES for side in index.shape)
+        blocks = pixels[: height * SAMPLES, : width * SAMPLES].reshape(height, SAMPLES, width, SAMPLES, 3)
+        return _eight_bit(blocks.mean(axis=(1, 3)))
+
+    return draw
+
+
+def _dense(scene: Scene) -> bool:
+    """Whether dots of a frame's size leave no gaps in the surfaces; those of a box with twelve triangles would."""
+    extent = max(float(np.ptp(_spanned(scene), axis=0).max()), 1e-9)
+    sides = [float(_dots(item)[1].max(initial=0.0)) for item in scene.objects if item.surface is not None]
+    return max(sides, default=0.0) * SAMPLES * FRAME_PX <= LARGEST_PX * extent
+
+
+def _dots(item: PlacedObject) -> tuple[NDArray[np.float64], ...]:
+    """points [N, 3], sides [N], rgb [N, 3] in 0..1 and normals [N, 3] (0: unknown), in the camera's frame."""
+    scale = float(item.pose.scale.mean())
+    if item.surface is not None:
+        points, faces = item.points, item.surface.faces
+        corner = points[faces]
+        normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+        index = faces.reshape(-1)
+        summed = [np.bincount(index, np.repeat(normal[:, k], 3), len(points)) for k in range(3)]
+        normals = np.stack(summed, axis=1).astype(np.float64)
+        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+        # The longest edge of each triangle: dots of that side leave no gap.
+        edge = np.linalg.norm(corner - corner[:, [1, 2, 0]], axis=2).max(axis=1)
+        return points, np.full(len(points), np.quantile(edge, 0.9)), item.surface.srgb, normals
+    cloud = item.gaussians
+    assert cloud is not None
+    seen = cloud.get_opacity[:, 0] > 0.3
+    points = transform_points(cloud.get_xyz[seen], item.pose.matrix)
+    sides = 2.0 * scale * cloud.get_scaling[seen].mean(axis=1).astype(np.float64)
+    return points, sides, cloud.rgb[seen].astype(np.float64), np.zeros((len(points), 3))
+
+
+def _orbit(scene: Scene, turn_deg: float, raise_deg: float, size: tuple[int, int]) -> Camera:
+    """The picture's camera gone around the scene's middle, and raised; `size` is (width, height)."""
+    points = _spanned(scene)
+    target = (points.min(axis=0) + points.max(axis=0)) / 2
+    up = scene_up(scene)
+    # Where the picture's camera stands, that is the origin, seen from the middle.
+    side = -target if np.linalg.norm(target) > 1e-9 else np.array([0.0, 0.0, -1.0])
+    level = side - (side @ up) * up
+    if np.linalg.norm(level) < 1e-6:
+        level = np.cross(up, [1.0, 0.0, 0.0] if abs(up[0]) < 0.9 else [0.0, 0.0, 1.0])
+    level /= np.linalg.norm(level)
+    elevation = math.asin(np.clip(side @ up / np.linalg.norm(side), -1, 1)) + math.radians(raise_deg)
+    elevation = min(max(elevation, math.radians(-30)), math.radians(75))
+    turn = math.radians(turn_deg)
+    around = math.cos(turn) * level + math.sin(turn) * np.cross(up, level)
+    distance = 2.5 * max(float(np.linalg.norm(np.ptp(points, axis=0))), 1e-6)
+    eye = target + distance * (math.cos(elevation) * around + math.sin(elevation) * up)
+    return _sized(Camera.look_at(eye.tolist(), target.tolist(), up.tolist(), size=max(size)), size)
+
+
+def _fitted(scene: Scene, cameras: list[Camera]) -> list[Camera]:
+    """The cameras with the one focal length at which the scene just fits into all of their pictures."""
+    points = _spanned(scene)
+    reach = 1e-9
+    for camera in cameras:
+        off = np.abs(camera.project(points)[0] - np.asarray(camera.principal)) / (np.asarray(camera.size[::-1]) / 2)
+        reach = max(reach, float(off.max()))
+    return [replace(camera, focal=camera.focal * (1 - 2 * MARGIN) / reach) for camera in cameras]
+
+
+def _spanned(scene: Scene) -> NDArray[np.float64]:
+    """[N, 3] points that are to be in view, at most a few thousand of each object."""
+    thinned: Iterable[NDArray[np.float64]] = (item.thinned(3000) for item in scene.objects)
+    kept = [points for points in thinned if len(points)]
+    return np.concatenate(kept) if kept else np.zeros((1, 3))
+
+
+def _sized(camera: Camera, size: tuple[int, int]) -> Camera:
+    """The camera with a picture of (width, height): resized, then cut or widened around its middle."""
+    factor = size[1] / camera.size[0] if camera.size[0] != camera.size[1] else max(size) / camera.size[0]
+    u, v = (value * factor for value in camera.principal)
+    left, top = (camera.size[1] * factor - size[0]) / 2, (camera.size[0] * factor - size[1]) / 2
+    return replace(camera, focal=camera.focal * factor, principal=(u - left, v - top), size=(size[1], size[0]))
+
+
+def _outline(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Any) -> None:
+    from scipy.ndimage import binary_erosion
+
+    pixels[mask & ~binary_erosion(mask, border_value=1)] = colour
+
+
+def _eight_bit(rgb: NDArray[np.floating]) -> NDArray[np.uint8]:
+    return np.round(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _font() -> Any:
+    from PIL import ImageFont
+
+    try:
+        return ImageFont.load_default(size=FONT_PX)
+    except (TypeError, OSError):  # Pillow before 10.1, or built without FreeType: a small bitmap font
+        return ImageFont.load_default()

@@ -1,0 +1,460 @@
+"""`fast-sam3d scene` on a stand-in pipeline: what is written, what is kept, and what goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from fast_sam3d import loading
+from fast_sam3d.cli import scene as command
+from fast_sam3d.export import load_gaussians_ply
+from fast_sam3d.loading import Checkpoint
+from fast_sam3d.placement import GLB_FROM_CAMERA, Pose
+from tests.stand_in import StandIn, files, run
+
+OBJECT = {"done.json", "gaussians.ply", "mesh.glb", "pose.json", "preview.png", "report.json"}
+SCENE = {"scene.ply", "scene.glb", "scene.json", "preview.png", "turntable.gif", "summary.json"}
+QUICK = ("pipeline.ss_steps=2", "pipeline.slat_steps=2", "output.preview=false")
+PICTURES = {"preview.png", "turntable.gif"}
+
+
+class Posed(StandIn):
+    """An object whose place depends on its mask; red corners fail, blue ones do not fit."""
+
+    runs = 0
+
+    def run(self, image=None, *args, **options):
+        Posed.runs += 1
+        mask = image[..., 3] > 0
+        if mask[0, 0]:
+            raise RuntimeError("the model found no object in this picture")
+        if mask[0, -1] and "mesh" in options["decode_formats"]:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        result = super().run(image, *args, **options)
+        v, u = np.argwhere(mask).mean(axis=0)
+        turn = torch.tensor([[0.9, 0.1, -0.2, 0.3]])
+        return {
+            **result,
+            "rotation": turn / turn.norm(),
+            "translation": torch.tensor([[1 - u / 20, 1 - v / 20, 4.0]]),
+            "scale": torch.full((1, 3), 0.8),
+        }
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[Posed]:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "part.safetensors").write_bytes(b"1234")
+    found = Checkpoint("mini", weights, "mini", "the test says so")
+    monkeypatch.setattr(command, "find_checkpoint", lambda tag: found)
+    monkeypatch.setattr(loading, "load_checkpoint", lambda *arguments: Posed())
+    Posed.runs = 0
+    return Posed
+
+
+@pytest.fixture
+def kitchen(tmp_path: Path, picture: np.ndarray, disc: np.ndarray) -> Path:
+    """A folder "kitchen" with masks 0 (grey), 2 (RGBA), 11 (two values), and a pointmap."""
+    folder = tmp_path / "kitchen"
+    folder.mkdir()
+    Image.fromarray(picture).save(folder / "image.png")
+    save(folder / "0.png", disc)
+    moved = np.roll(disc, 6, axis=1)
+    Image.fromarray(np.dstack([picture, moved * np.uint8(255)])).save(folder / "2.png")
+    Image.fromarray(np.roll(disc, -5, axis=1).astype(np.uint8)).save(folder / "11.png")
+    v, u = np.mgrid[:40, :48] + 0.5
+    points = np.stack([(24 - u) / 50, (20 - v) / 50, np.ones_like(u)], axis=-1) * 4
+    np.savez_compressed(folder / "pointmap.npz", pointmap=points.astype(np.float32))
+    return folder
+
+
+def save(path: Path, mask: np.ndarray) -> None:
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digest of every file but the reports, which tell times."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != "report.json"
+    }
+
+
+def scene(capsys, folder: Path, *arguments: object) -> tuple[int, str, str]:
+    return run(capsys, "scene", "--image_dir", folder, *QUICK, *arguments)
+
+
+# ---------------------------------------------------------------------------------------------------- what is written
+
+
+def test_every_result(pipeline, kitchen, elsewhere, capsys):
+    code, out, err = scene(capsys, kitchen, "--enable_acceleration", "output.preview=true")
+    assert code == 0, err
+    folder = elsewhere / "outputs" / "kitchen"
+    assert files(folder) == {"0", "2", "11", *SCENE, *(f"{n}/{name}" for n in (0, 2, 11) for name in OBJECT)}
+    assert "kitchen: 3 of 3 objects" in out and "results in outputs/kitchen" in out
+    assert "object 0 complete: 1 of 3" in err and "left" in err
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [item["mask"] for item in summary["objects"]] == ["0.png", "2.png", "11.png"]
+    assert (summary["complete"], summary["failed"], summary["duplicate"]) == (3, 0, 0)
+    assert all(0 < item["mask_iou"] < 1 for item in summary["objects"])
+    assert summary["mean_mask_iou"] == pytest.approx(np.mean([item["mask_iou"] for item in summary["objects"]]))
+    report = json.loads((folder / "2" / "report.json").read_text())
+    assert report["seconds"]["ss"] > 0 and report["methods"]["ss"]["when"]["name"] == "stride"
+    with Image.open(folder / "turntable.gif") as picture:
+        assert picture.n_frames == 24 and picture.info["loop"] == 0
+
+
+def test_composed_files_put_objects_where_their_poses_say(pipeline, kitchen, elsewhere, capsys):
+    assert scene(capsys, kitchen)[0] == 0
+    folder = elsewhere / "outputs" / "kitchen"
+    said = json.loads((folder / "scene.json").read_text())
+    merged, built = load_gaussians_ply(folder / "scene.ply"), trimesh.load(folder / "scene.glb", process=False)
+    assert set(built.graph.nodes_geometry) == {"object_0", "object_2", "object_11"}
+    for item in said["objects"]:
+        pose = json.loads((folder / item["folder"] / "pose.json").read_text())
+        matrix = np.array(pose["object_to_camera"])
+        np.testing.assert_allclose(item["object_to_camera"], matrix, atol=1e-9)
+        np.testing.assert_allclose(Pose.of(item).matrix, matrix, atol=1e-9)
+        np.testing.assert_allclose(item["object_to_camera_opencv"], np.diag([-1, -1, 1, 1]) @ matrix, atol=1e-9)
+        own = load_gaussians_ply(folder / item["folder"] / "gaussians.ply")
+        rows = slice(item["gaussians"]["first"], item["gaussians"]["first"] + item["gaussians"]["count"])
+        np.testing.assert_allclose(merged.get_xyz[rows], own.get_xyz @ matrix[:3, :3].T + matrix[:3, 3], atol=1e-4)
+        np.testing.assert_allclose(merged.get_scaling[rows], own.get_scaling * 0.8, rtol=1e-5)
+        mesh = trimesh.load(folder / item["folder"] / "mesh.glb", force="mesh", process=False)
+        transform, name = built.graph[item["glb_node"]]
+        node = built.geometry[name]
+        np.testing.assert_array_equal(node.visual.vertex_colors, mesh.visual.vertex_colors)
+        world = node.vertices @ transform[:3, :3].T + transform[:3, 3]
+        z_up = np.stack([mesh.vertices[:, 0], -mesh.vertices[:, 2], mesh.vertices[:, 1]], axis=1)
+        expected = (z_up @ matrix[:3, :3].T + matrix[:3, 3]) @ GLB_FROM_CAMERA[:3, :3].T
+        np.testing.assert_allclose(world, expected, atol=1e-4)
+        np.testing.assert_allclose(transform, item["object_to_glb"], atol=1e-6)
+    assert said["camera"]["focal_px"] == pytest.approx(50, rel=1e-3)
+
+
+def test_gaussians_alone_and_without_pictures(pipeline, kitchen, elsewhere, capsys):
+    code, *_ = scene(capsys, kitchen, "pipeline.formats=[gaussian]")
+    assert code == 0
+    folder = elsewhere / "outputs" / "kitchen"
+    assert {p.name for p in folder.iterdir() if p.is_file()} == {"scene.ply", "scene.json", "summary.json"}
+    assert json.loads((folder / "summary.json").read_text())["mean_mask_iou"] > 0
+
+
+def test_meshes_alone_and_no_pointmap(pipeline, kitchen, elsewhere, capsys):
+    wanted = ("--no_pointmap", "output.preview=true", "scene.turntable=false")
+    code, *_ = scene(capsys, kitchen, "pipeline.formats=[mesh]", *wanted)
+    assert code == 0
+    folder = elsewhere / "outputs" / "kitchen"
+    assert {p.name for p in folder.iterdir() if p.is_file()} == SCENE - {"scene.ply", "turntable.gif"}
+    assert json.loads((folder / "summary.json").read_text())["mean_mask_iou"] is None
+
+
+# ------------------------------------------------------------------------------------------------------- what is kept
+
+
+def test_a_rerun_makes_nothing_again(pipeline, kitchen, elsewhere, capsys):
+    scene(capsys, kitchen)
+    before = contents(elsewhere)
+    times = {p: p.stat().st_mtime_ns for p in elsewhere.rglob("*.*") if p.name != "summary.json" and p.is_file()}
+    runs = pipeline.runs
+    code, out, err = scene(capsys, kitchen)
+    assert (code, pipeline.runs) == (0, runs)
+    assert "3 of 3 objects are there already" in err and "kept" in out and "loaded" not in err
+    assert contents(elsewhere) == before
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+
+
+def test_what_has_changed_is_made_again(pipeline, kitchen, elsewhere, capsys, disc):
+    scene(capsys, kitchen)
+    before = contents(elsewhere)
+    runs = pipeline.runs
+    save(kitchen / "2.png", np.roll(disc, 2, axis=1))
+    (elsewhere / "outputs/kitchen/11/mesh.glb").write_bytes(b"cut")
+    code, _, err = scene(capsys, kitchen)
+    assert (code, pipeline.runs) == (0, runs + 2)
+    assert "object 2: its picture, mask or pointmap has changed" in err
+    after = contents(elsewhere)
+    assert {name.split("/")[2] for name in after if after[name] != before[name]} == {"2", *SCENE - PICTURES}
+
+
+def test_the_same_mask_in_another_encoding_is_the_same(pipeline, kitchen, elsewhere, capsys, disc, picture):
+    scene(capsys, kitchen)
+    runs = pipeline.runs
+    Image.fromarray(np.dstack([picture, disc * np.uint8(255)])).save(kitchen / "0.png")
+    assert scene(capsys, kitchen)[0] == 0
+    assert pipeline.runs == runs
+
+
+def test_other_settings_are_refused_or_overwritten(pipeline, kitchen, elsewhere, capsys):
+    scene(capsys, kitchen)
+    before = contents(elsewhere)
+    code, _, err = scene(capsys, kitchen, "--seed", 7)
+    assert code == 2
+    assert "made with other settings (seed was 42 and is 7): add --overwrite" in err
+    assert contents(elsewhere) == before
+    assert scene(capsys, kitchen, "--seed", 7, "--overwrite")[0] == 0
+    after = contents(elsewhere)
+    assert after["outputs/kitchen/0/gaussians.ply"] != before["outputs/kitchen/0/gaussians.ply"]
+    runs = pipeline.runs
+    assert scene(capsys, kitchen, "--seed", 7)[0] == 0
+    assert pipeline.runs == runs
+
+
+def test_overwriting_that_is_stopped_goes_on_without_the_flag(pipeline, kitchen, elsewhere, capsys, monkeypatch):
+    scene(capsys, kitchen)
+    plain = Posed.run
+
+    def stopped(self, *args, **options):
+        if Posed.runs == 4:
+            raise KeyboardInterrupt
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(Posed, "run", stopped)
+    code, _, err = scene(capsys, kitchen, "--seed", 7, "--overwrite")
+    assert code == 130
+    assert "the same command goes on from there" in err
+    monkeypatch.setattr(Posed, "run", plain)
+    assert scene(capsys, kitchen, "--seed", 7)[0] == 0
+    assert pipeline.runs == 3 + 1 + 2
+
+
+def test_one_run_at_a_time(pipeline, kitchen, elsewhere, capsys):
+    from fast_sam3d.scene_folder import scene_lock
+
+    with scene_lock(elsewhere / "outputs" / "kitchen"):
+        code, _, err = scene(capsys, kitchen)
+    assert code == 2
+    assert "another run is writing" in err
+    assert files(elsewhere) == {"outputs"} or files(elsewhere) == set()
+
+
+def killed(folder: Path, at: int) -> None:
+    """A run that dies at its `at`-th change of a name on disk, as by kill -9: nothing is cleaned up."""
+    seen = [0]
+
+    def dying(change):
+        def wrapped(*args, **options):
+            seen[0] += 1
+            if seen[0] == at:
+                os._exit(9)
+            return change(*args, **options)
+
+        return wrapped
+
+    os.replace, os.unlink = dying(os.replace), dying(os.unlink)
+    Path.rename = dying(Path.rename)  # type: ignore[method-assign]
+    shutil.rmtree = dying(shutil.rmtree)  # type: ignore[assignment]
+    from fast_sam3d import cli
+
+    with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        code = cli.main(["scene", "--image_dir", str(folder), *QUICK])
+    os._exit(code)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_killed_anywhere_and_resumed(pipeline, kitchen, elsewhere, capsys, monkeypatch):
+    monkeypatch.chdir(elsewhere)
+    assert scene(capsys, kitchen)[0] == 0
+    undisturbed = contents(elsewhere)
+    context = multiprocessing.get_context("fork")
+    codes = []
+    shutil.rmtree(elsewhere / "outputs")
+    for at in (1, 4, 6, 7, 9, 13, 15, 9, 3, 2):
+        child = context.Process(target=killed, args=(kitchen, at))
+        child.start()
+        child.join(60)
+        codes.append(child.exitcode)
+        if child.exitcode == 0:
+            assert contents(elsewhere) == undisturbed
+            shutil.rmtree(elsewhere / "outputs")
+    assert codes.count(9) >= 8
+    assert scene(capsys, kitchen)[0] == 0
+    assert contents(elsewhere) == undisturbed
+    assert not [name for name in files(elsewhere) if "/." in name]
+
+
+# ------------------------------------------------------------------------------------------------------ what goes wrong
+
+
+def test_one_broken_mask_among_many(pipeline, kitchen, elsewhere, capsys, disc):
+    (kitchen / "3.png").write_bytes((kitchen / "0.png").read_bytes()[:60])
+    save(kitchen / "4.png", disc[:-2])
+    save(kitchen / "5.png", np.zeros_like(disc))
+    nothing = disc.copy()
+    nothing[0, 0] = True
+    save(kitchen / "6.png", nothing)
+    code, out, err = scene(capsys, kitchen)
+    assert code == 1
+    folder = elsewhere / "outputs" / "kitchen"
+    summary = json.loads((folder / "summary.json").read_text())
+    told = {item["number"]: (item["status"], item["message"]) for item in summary["objects"]}
+    assert [told[n][0] for n in (0, 2, 11)] == ["complete"] * 3
+    for number, words in ((3, "damaged"), (4, "save the mask at"), (5, "is empty"), (6, "found no object")):
+        assert told[number][0] == "failed"
+        assert words in told[number][1]
+        assert f"object {number} failed" in err
+        assert not (folder / str(number)).exists()
+    assert len(json.loads((folder / "scene.json").read_text())["objects"]) == 3
+    assert "3 of 7 objects" in out
+
+
+def test_no_object_at_all(pipeline, kitchen, elsewhere, capsys, disc):
+    disc = disc.copy()
+    disc[0, 0] = True
+    for name in ("0", "2", "11"):
+        save(kitchen / f"{name}.png", np.roll(disc, int(name) % 5, axis=1) | disc)
+    code, *_ = scene(capsys, kitchen)
+    assert code == 1
+    folder = elsewhere / "outputs" / "kitchen"
+    assert files(folder) == {"summary.json"}
+    assert json.loads((folder / "summary.json").read_text())["complete"] == 0
+
+
+def test_equal_masks_and_equal_numbers(pipeline, kitchen, elsewhere, capsys, disc):
+    save(kitchen / "7.png", disc)
+    save(kitchen / "02.png", disc)
+    code, _, err = scene(capsys, kitchen)
+    assert code == 0
+    assert "02.png is left out: 2.png has the same number" in err
+    assert "7.png has the same pixels as 0.png" in err
+    summary = json.loads((elsewhere / "outputs/kitchen/summary.json").read_text())
+    assert summary["passed_over"] == ["02.png"]
+    assert {item["number"]: item["status"] for item in summary["objects"]}[7] == "duplicate"
+    assert pipeline.runs == 3
+
+
+def test_out_of_memory_asks_for_less_and_says_so(pipeline, kitchen, elsewhere, capsys, disc):
+    large = disc.copy()
+    large[0, -1] = True
+    save(kitchen / "2.png", large)
+    code, out, _ = scene(capsys, kitchen)
+    assert code == 0
+    folder = elsewhere / "outputs" / "kitchen"
+    assert files(folder / "2") == OBJECT - {"mesh.glb", "preview.png"}
+    report = json.loads((folder / "2" / "report.json").read_text())
+    assert report["formats"] == ["gaussian"]
+    assert [line.split(":")[0] for line in report["out_of_memory"]] == ["mesh, gaussian", "mesh, gaussian again, alone"]
+    assert "only gaussian fitted" in out
+    assert pipeline.runs == 5
+    trimesh_scene = trimesh.load(folder / "scene.glb")
+    assert set(trimesh_scene.graph.nodes_geometry) == {"object_0", "object_11"}
+    assert scene(capsys, kitchen)[0] == 0
+    assert pipeline.runs == 5
+
+
+def test_a_ladder_of_ones_own(pipeline, kitchen, elsewhere, capsys, disc):
+    large = disc.copy()
+    large[0, -1] = True
+    save(kitchen / "2.png", large)
+    code, _, err = scene(capsys, kitchen, "scene.smaller=[]")
+    assert code == 1
+    assert "the memory does not suffice" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--image_dir"]),
+        (["--image_dir", "nowhere"], ["nowhere is no folder"]),
+        (["--image_dir", "{empty}"], ["holds no image.png"]),
+        (["--image_dir", "{bare}"], ["holds no mask"]),
+        (["--image_dir", "{kitchen}", "--mask_index", "2"], ["no flag --mask_index"]),
+        (["--image_dir", "{kitchen}", "input.mask_index=2"], ["takes every mask"]),
+        (["--image_dir", "{kitchen}", "--output_dir", "{kitchen}/.."], ["where the picture is"]),
+        (["--image_dir", "{kitchen}", "--output_dir", "{kitchen}/image.png"], ["is a file"]),
+        (["--image_dir", "{kitchen}", "scene.smaller=[gaussian]"], ["list of lists"]),
+        (["--image_dir", "{kitchen}", "scene.smaller=[[voxels]]"], ["'voxels'"]),
+        (["--image_dir", "{kitchen}", "--pointmap", "a.npz"], ["no pointmap at a.npz"]),
+    ],
+)
+def test_mistakes_are_one_sentence(pipeline, kitchen, elsewhere, capsys, arguments, words):
+    bare, empty = kitchen.parent / "bare", kitchen.parent / "empty"
+    bare.mkdir(), empty.mkdir()
+    shutil.copy(kitchen / "image.png", bare)
+    before = files(kitchen)
+    places = {"{kitchen}": kitchen, "{bare}": bare, "{empty}": empty}
+    filled = [next((a.replace(k, str(v)) for k, v in places.items() if k in a), a) for a in arguments]
+    code, out, err = run(capsys, "scene", *filled)
+    assert (code, out) == (2, "")
+    (sentence,) = [line for line in err.splitlines() if line.startswith("fast-sam3d: ")]
+    for word in words:
+        assert word in sentence
+    assert files(elsewhere) == set()
+    assert files(kitchen) == before
+    assert pipeline.runs == 0
+
+
+def test_results_never_replace_a_folder_with_other_files(pipeline, kitchen, elsewhere, capsys):
+    place = elsewhere / "outputs" / "kitchen" / "2"
+    place.mkdir(parents=True)
+    (place / "notes.txt").write_text("mine")
+    code, _, err = scene(capsys, kitchen)
+    assert code == 2
+    assert "notes.txt" in err
+    assert files(elsewhere) == {"outputs", "outputs/kitchen", "outputs/kitchen/2", "outputs/kitchen/2/notes.txt"}
+
+
+def test_a_full_disk_stops_the_scene(pipeline, kitchen, elsewhere, capsys, monkeypatch):
+    from fast_sam3d import export
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "save_glb", full)
+    code, _, err = scene(capsys, kitchen)
+    assert code == 2
+    assert "free some space" in err
+    assert pipeline.runs == 1
+    assert files(elsewhere) == set()
+
+
+# --------------------------------------------------------------------------------------------------------- many scenes
+
+
+@pytest.fixture
+def rooms(kitchen: Path) -> Path:
+    folder = kitchen.parent / "rooms"
+    for name in ("a", "b", "c"):
+        shutil.copytree(kitchen, folder / name)
+    (folder / "notes").mkdir()
+    for path in (folder / "b").glob("[0-9]*.png"):
+        path.unlink()
+    (folder / "c" / "0.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_a_folder_of_scenes_goes_on_after_failures(pipeline, rooms, elsewhere, capsys):
+    code, out, err = scene(capsys, rooms)
+    assert code == 1
+    folder = elsewhere / "outputs"
+    assert {p.name for p in folder.iterdir()} == {"a", "c", "summary.json"}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [(row["folder"], row["status"]) for row in summary["scenes"]] == [
+        ("a", "complete"),
+        ("b", "failed"),
+        ("c", "failed"),
+    ]
+    assert "holds no mask" in summary["scenes"][1]["message"]
+    assert (summary["scenes"][2]["complete"], summary["scenes"][2]["failed"]) == (2, 1)
+    assert "3 scenes" in out and "scene 2 of 3" in err
+    assert err.count("loaded on") == 1
+
+
+def test_one_pointmap_for_many_scenes_is_refused(pipeline, rooms, elsewhere, capsys):
+    code, _, err = scene(capsys, rooms, "--pointmap", rooms / "a" / "pointmap.npz")
+    assert code == 2
+    assert "one file for 3 scenes" in err

@@ -1,0 +1,104 @@
+"""Pictures of a scene, and the overlap with the masks, on boxes whose place in the picture is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import trimesh
+
+from fast_sam3d.camera import Camera
+from fast_sam3d.gaussian_cloud import GaussianCloud
+from fast_sam3d.placement import Pose
+from fast_sam3d.scene import PlacedObject, Scene, Surface
+from fast_sam3d.scene_pictures import mask_ious, scene_preview, scene_up, turntable, visible_objects
+
+CAMERA = Camera(np.eye(3), np.zeros(3), 100.0, (40.0, 30.0), (60, 80))
+
+
+STANDING = np.array([0.5**0.5, 0.5**0.5, 0, 0])
+"""Turns the object's +z to the camera's +y."""
+
+
+def box(x: float, z: float, colour: tuple[int, ...] = (200, 20, 20), name: str = "0", fine: int = 0) -> PlacedObject:
+    """A cube of 1, seen from the front, its front face at depth z."""
+    cube = trimesh.creation.box((1, 1, 1))
+    for _ in range(fine):
+        cube = cube.subdivide()
+    rgba = np.tile(np.array([*colour, 255], np.uint8), (len(cube.vertices), 1))
+    surface = Surface(cube.vertices.astype(np.float32), np.asarray(cube.faces, np.int64), rgba)
+    return PlacedObject(name, Pose(STANDING, np.array([x, 0.0, z + 0.5]), np.ones(3)), surface=surface)
+
+
+def cloud(item: PlacedObject) -> PlacedObject:
+    """The same cube of gaussians."""
+    line = np.linspace(-0.5, 0.5, 21)
+    points = np.stack(np.meshgrid(line, line, line), axis=-1).reshape(-1, 3).astype(np.float32)
+    count = len(points)
+    turns = np.tile(np.array([1, 0, 0, 0], np.float32), (count, 1))
+    gaussians = GaussianCloud(
+        points, np.full((count, 3), 0.025, np.float32), turns, np.ones((count, 1), np.float32),
+        np.zeros((count, 1, 3), np.float32),
+    )  # fmt: skip
+    return PlacedObject(item.name, item.pose, gaussians)
+
+
+def square(left: int, right: int, top: int = 18, bottom: int = 42) -> np.ndarray:
+    mask = np.zeros((60, 80), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+@pytest.mark.parametrize("kind", [lambda item: item, cloud])
+def test_objects_hide_each_other(kind):
+    # +x is left. The near one spans 100 / 4 = 25 pixels around the middle, the far one reaches out to its left.
+    scene = Scene((kind(box(0.0, 4.0, name="a")), kind(box(1.0, 8.0, name="b"))))
+    owner = visible_objects(scene, CAMERA)
+    assert owner[30, 40] == 0 and owner[30, 24] == 1 and owner[30, 60] == -1
+    masks = {"a": square(28, 52), "b": square(22, 28, 24, 36)}
+    overlaps = mask_ious(scene, CAMERA, masks)
+    assert overlaps["a"] > 0.7 and overlaps["b"] > 0.5
+    assert mask_ious(scene, CAMERA, {"a": square(60, 70)}) == {"a": 0.0}
+    alone = mask_ious(Scene(scene.objects[1:]), CAMERA, masks)
+    assert alone["b"] < overlaps["b"]  # what the other hides is not in the mask
+
+
+def test_the_overlap_is_exact_for_a_mask_that_fits():
+    scene = Scene((box(0.0, 4.0),))
+    owner = visible_objects(scene, CAMERA)
+    assert mask_ious(scene, CAMERA, {"0": owner == 0}) == {"0": 1.0}
+    assert 25 * 25 <= (owner == 0).sum() <= 26 * 26
+
+
+def test_up_is_what_the_objects_agree_on():
+    tilt = Pose(np.array([np.cos(0.1), np.sin(0.1), 0, 0]), np.array([0.0, 0, 4]), np.ones(3))
+    scene = Scene((PlacedObject("0", tilt),))
+    np.testing.assert_allclose(scene_up(scene), tilt.rotation_matrix[2])
+    upside_down = Pose(np.array([0.0, 1, 0, 0]), np.array([0.0, 0, 4]), np.ones(3))
+    upright = Pose(np.array([1.0, 0, 0, 0]), np.array([0.0, 0, 4]), np.ones(3))
+    np.testing.assert_allclose(scene_up(Scene((PlacedObject("0", upright), PlacedObject("1", upside_down)))), [0, 1, 0])
+
+
+def test_the_preview_shows_masks_scene_and_another_view():
+    scene = Scene((box(0.0, 4.0, (0, 255, 0)),))
+    picture = np.full((60, 80, 3), 90, np.uint8)
+    sheet = np.asarray(scene_preview(picture, {"0": square(28, 52)}, scene, CAMERA)).astype(int)
+    third = sheet.shape[1] // 3
+    masked = sheet[160, third // 2]
+    assert masked.max() - masked.min() > 50  # the grey picture is coloured there
+    for panel in (1, 2):
+        part = sheet[:, panel * third : (panel + 1) * third]
+        green = (part[..., 1] > part[..., 0] + 60) & (part[..., 1] > part[..., 2] + 60)
+        assert green.sum() > 2000
+    assert scene_preview(picture, {"0": square(28, 52)}, scene, None).size == (sheet.shape[1], sheet.shape[0])
+
+
+@pytest.mark.parametrize("fine", [0, 5])
+def test_the_turntable_goes_around(fine):
+    scene = Scene((box(0.0, 4.0, (255, 0, 0), "a", fine), box(0.0, 7.0, (0, 0, 255), "b", fine)))
+    frames = turntable(scene, CAMERA, 4)
+    pixels = [np.asarray(frame.convert("RGB")).astype(int) for frame in frames]
+    red = [int((p[..., 0] > p[..., 2] + 40).sum()) for p in pixels]
+    blue = [int((p[..., 2] > p[..., 0] + 40).sum()) for p in pixels]
+    assert red[0] > 1.2 * blue[0]  # from the front the red one hides most of the blue one
+    assert blue[2] > 1.2 * red[2]  # from behind the blue one is in front
+    assert min(red[1], blue[1], red[3], blue[3]) > 200  # from the sides both are there
