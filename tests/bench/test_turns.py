@@ -33,6 +33,7 @@ def test_outcomes_come_in_the_order_of_the_variants_whatever_the_turns():
     assert [(o.variant.name, o.place) for o in outcomes] == [("a", 1), ("b", 2), ("c", 0)]
     assert outcomes[0].report.solves[0].steps_planned == 4
     assert outcomes[1].report.network_calls_saved > 0 == outcomes[0].report.network_calls_saved
+    assert all(0 < o.cpu_seconds < 60 for o in outcomes)
     columns = outcomes[0].columns(("ss", "pointmap"))
     assert 0 < columns["ss_seconds"] < columns["seconds"] and np.isnan(columns["pointmap_seconds"])
 
