@@ -20,7 +20,7 @@ from fast_sam3d.scene import PlacedObject, Scene
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["mask_ious", "scene_preview", "scene_up", "turntable", "visible_objects"]
+__all__ = ["IOU_PX", "mask_ious", "sampled", "scene_preview", "scene_up", "turntable", "visible_objects"]
 
 PANEL_PX = 400  # height of the panels
 GAP_PX, LABEL_PX, FONT_PX = 14, 24, 15
@@ -55,19 +55,24 @@ def mask_ious(scene: Scene, camera: Camera, masks: Mapping[str, NDArray[np.bool_
 
     Args:
         camera: of the picture.
-        masks: [H, W] of the picture, by name; those of objects that are not in the scene are ignored.
+        masks: [h, w] of the picture at any resolution, by name; those of objects not in the scene are ignored.
     """
     small = camera.resized(min(IOU_PX, max(camera.size)))
     owner = visible_objects(scene, small)
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(small.size, camera.size, strict=True)
-    )
     overlaps = {}
     for number, item in enumerate(scene.objects):
         if item.name in masks:
-            given, seen = masks[item.name][np.ix_(rows, columns)], owner == number
+            given, seen = sampled(masks[item.name], small.size), owner == number
             overlaps[item.name] = float((given & seen).sum() / max(int((given | seen).sum()), 1))
     return overlaps
+
+
+def sampled(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask [h, w] at another (height, width): what is nearest to the middle of each pixel."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, mask.shape, strict=True)
+    )
+    return mask[np.ix_(rows, columns)]
 
 
 def scene_up(scene: Scene) -> NDArray[np.float64]:
@@ -86,17 +91,14 @@ def scene_preview(
 
     Args:
         image: [H, W, 3] uint8.
-        masks: [H, W], by name.
+        masks: [h, w] of the picture at any resolution, by name.
         camera: of the picture; without one the scene is shown from two sides.
     """
     from PIL import Image, ImageDraw
 
     colours = dict(zip(masks, mask_colours(len(masks)), strict=True))
     size = (max(1, round(image.shape[1] * PANEL_PX / image.shape[0])), PANEL_PX)
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size[::-1], image.shape[:2], strict=True)
-    )
-    small = {name: mask[np.ix_(rows, columns)] for name, mask in masks.items()}
+    small = {name: sampled(mask, size[::-1]) for name, mask in masks.items()}
     smooth = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)).astype(np.float64)
     for name, mask in small.items():
         smooth[mask] += TINT * (np.array(colours[name]) - smooth[mask])
