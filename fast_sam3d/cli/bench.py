@@ -25,7 +25,7 @@ FAILED = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument(
-        "--suite", default=None, metavar="NAME", help="quick (the default), full, sweeps, or a YAML file"
+        "--suite", default=None, metavar="NAME", help="quick (the default), full, ablation, sweeps, or a YAML file"
     )
     parser.add_argument(
         "--accelerate", action="append", default=[], metavar="OVERRIDES",
