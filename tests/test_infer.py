@@ -81,11 +81,11 @@ def test_report_tells_the_run(pipeline, object_folder, elsewhere, capsys):
     report = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())
     assert report["seed"] == 7
     assert report["steps"] == {"ss": 25, "slat": 4}
-    assert report["methods"]["ss"]["when"] == {"name": "stride", "stride": 4, "warmup": 4}
+    assert report["methods"]["ss"]["when"]["name"] == "guided_stride"
     calls = report["network_calls"]
     assert (calls["ss"]["steps_evaluated"], calls["ss"]["steps"]) == (10, 25)
     assert calls["ss"]["saved"] > 0
-    assert (calls["slat"]["steps_evaluated"], calls["slat"]["steps"]) == (3, 4)
+    assert (calls["slat"]["steps_evaluated"], calls["slat"]["steps"]) == (2, 4)
     assert report["peak_memory_bytes"]["host"] > 1e7
     assert report["seconds"]["ss"] > 0
     assert report["result"]["mesh"]["watertight"] is True
