@@ -11,19 +11,20 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fast_sam3d import __version__
-from fast_sam3d.cluster.actor import Closed, Hello, Made, Order, SceneActor
-from fast_sam3d.cluster.connect import capacity, connected
+from fast_sam3d.cluster.actor import Closed, Hello, Made
+from fast_sam3d.cluster.connect import connected
 from fast_sam3d.cluster.job import SceneJob
+from fast_sam3d.cluster.pool import Pool, Worker, check_device
 from fast_sam3d.cluster.progress import ClusterProgress
 from fast_sam3d.cluster.schedule import Schedule
 from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config import Config
-from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
+from fast_sam3d.errors import FastSam3dError, OutputError
 from fast_sam3d.loading import Checkpoint
 from fast_sam3d.scene_object import ObjectTask, Outcome
 
@@ -38,27 +39,11 @@ END_SECONDS = 10.0  # for killed workers to be gone
 DEATHS_IN_A_ROW = 10  # and one per worker: more without a single object made in between, and something else is wrong
 
 
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """An actor, as the driver knows it."""
-
-    number: int
-    actor: Any
-    hello: Hello | None = None
-    ready: bool = False
-    submitted: int = 0
-
-    @property
-    def label(self) -> str:
-        at = "" if self.hello is None else f" (process {self.hello.pid} on {self.hello.host})"
-        return f"worker {self.number}{at}"
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
     """What was asked of a worker."""
 
-    worker: _Worker
+    worker: Worker
     what: str
     job: SceneJob | None = None
     task: ObjectTask | None = None
@@ -85,21 +70,18 @@ class ClusterEngine:
         progress: ClusterProgress,
         cwd: Path,
     ) -> None:
-        _check_device(config.pipeline.device, settings)
+        check_device(config.pipeline.device, settings)
         self._config, self._checkpoint, self._identity = config, checkpoint, identity
         self._settings, self._progress, self._cwd = settings, progress, cwd
         self._stack = ExitStack()
         self._ray: Any = None
-        self._actor: Any = None
-        self._order: Order | None = None
+        self._pool: Pool | None = None
         self._death: tuple[type[Exception], ...] = ()
-        self._gpus = 0.0
         self._schedule: Schedule[SceneJob, ObjectTask] = Schedule()
         self._closing: deque[SceneJob] = deque()
         self._open: list[SceneJob] = []
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._calls: dict[Any, _Call] = {}
-        self._numbers = 0
         self._unfit: list[str] = []
         self._deaths = 0  # since the last object
         self._waits_since = self._reminded = 0.0
@@ -159,51 +141,19 @@ class ClusterEngine:
 
     def _begin(self) -> None:
         """There is something to make: only now a cluster is needed."""
-        settings, config = self._settings, self._config
-        ray = self._ray = self._stack.enter_context(connected(settings))
+        ray = self._ray = self._stack.enter_context(connected(self._settings))
         errors = ray.exceptions
         self._death = (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError)
-        self._actor = ray.remote(SceneActor)
-        asked, self._gpus = config.pipeline.device, settings.gpus_per_worker or 0.0
-        if settings.gpus_per_worker is None:
-            there = ray.cluster_resources().get("GPU", 0) > 0
-            self._gpus = 1.0 if asked == "cuda" or (asked is None and there) else 0.0
-        device = asked or ("cuda" if self._gpus else "cpu")
-        config = replace(config, pipeline=replace(config.pipeline, device=device))
-        self._order = Order(config, self._checkpoint, self._identity, settings.cpus_per_worker, str(self._cwd))
+        self._pool = Pool(ray, self._config, self._checkpoint, self._identity, self._settings, self._cwd)
         self._progress.begin()
-        for _ in range(self._count()):
+        for _ in range(self._pool.wanted(self._progress.left)):
             self._hire()
 
-    def _count(self) -> int:
-        settings = self._settings
-        room = capacity(self._ray, settings.cpus_per_worker, self._gpus)
-        need = f"{settings.cpus_per_worker} core(s) and {self._gpus:g} GPU(s)"
-        if settings.workers is None:
-            if not room:
-                raise ConfigError(
-                    f"no machine of the Ray cluster has {need} for a worker: ask for fewer with --cpus_per_worker "
-                    "and --gpus_per_worker"
-                )
-            wanted = room
-        else:
-            wanted = settings.workers
-            if wanted > room:
-                log.warning("%d workers are asked for and the Ray cluster has room for %d now: each takes %s", wanted,
-                            room, need)  # fmt: skip
-        count = max(1, min(wanted, self._progress.left))
-        log.info("%d worker(s) with %s each", count, need)
-        return count
-
     def _hire(self) -> None:
+        assert self._pool is not None
         if not self._waits_since:
             self._waits_since = self._reminded = time.monotonic()
-        # A worker that died is replaced by another here, where it is known what it had; Ray must not restart it.
-        made = self._actor.options(
-            num_cpus=self._settings.cpus_per_worker, num_gpus=self._gpus, max_restarts=0, max_task_retries=0
-        )
-        worker = _Worker(self._numbers, made.remote(self._order))
-        self._numbers += 1
+        worker = self._pool.start()
         self._workers.append(worker)
         self._calls[worker.actor.hello.remote()] = _Call(worker, "hello")
         self._calls[worker.actor.load.remote()] = _Call(worker, "load")
@@ -219,7 +169,7 @@ class ClusterEngine:
                 if not self._give(worker, split=False):
                     break
 
-    def _give(self, worker: _Worker, split: bool = True) -> bool:
+    def _give(self, worker: Worker, split: bool = True) -> bool:
         if self._closing:
             job = self._closing.popleft()
             ref = worker.actor.close.remote(job.closing())
@@ -310,7 +260,7 @@ class ClusterEngine:
                 job.composing = True
                 self._closing.append(job)
 
-    def _dismiss(self, worker: _Worker) -> list[_Call]:
+    def _dismiss(self, worker: Worker) -> list[_Call]:
         """Ends a worker. Returns what it was asked and has not answered, in that order."""
         self._workers.remove(worker)
         self._schedule.leave(worker.number)
@@ -320,7 +270,7 @@ class ClusterEngine:
             del self._calls[ref]
         return list(lost.values())
 
-    def _give_up(self, worker: _Worker, reason: str) -> None:
+    def _give_up(self, worker: Worker, reason: str) -> None:
         """A worker that is of no use where it is, and that another in its place would not better."""
         log.error("%s is given up: %s", worker.label, reason)
         self._unfit.append(reason)
@@ -328,7 +278,7 @@ class ClusterEngine:
         if not self._workers:
             raise FastSam3dError(f"no worker is of use, and what is finished is kept: {self._unfit[-1]}")
 
-    def _died(self, worker: _Worker, error: Exception) -> None:
+    def _died(self, worker: Worker, error: Exception) -> None:
         if not worker.ready:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             why = lines[-1] if "creation task" in str(error) else "out of memory, or killed"
@@ -388,7 +338,7 @@ class ClusterEngine:
         if not self._waits_since or any(worker.hello is not None for worker in self._workers):
             return
         gone = now - self._waits_since
-        need = f"{self._settings.cpus_per_worker} core(s) and {self._gpus:g} GPU(s)"
+        need = "" if self._pool is None else self._pool.need
         if gone > self._settings.wait_seconds:
             raise FastSam3dError(
                 f"the Ray cluster has had no room for a worker in {gone:.0f} s; each takes {need}: look at `ray status`"
@@ -410,14 +360,3 @@ class ClusterEngine:
                 job.close()
             self._open.clear()
             self._stack.close()
-
-
-def _check_device(device: str | None, settings: ClusterSettings) -> None:
-    if device is not None and device.partition(":")[2]:
-        raise ConfigError(f"--device is {device}: a worker sees one GPU, so say cuda, and leave the number out")
-    if device == "cuda" and settings.gpus_per_worker == 0:
-        raise ConfigError("--device is cuda and --gpus_per_worker is 0: give each worker a GPU, or use --device cpu")
-    if device == "cpu" and settings.gpus_per_worker:
-        raise ConfigError(
-            f"--device is cpu and --gpus_per_worker is {settings.gpus_per_worker:g}: leave one of them out"
-        )

@@ -13,6 +13,7 @@ import pytest
 
 from fast_sam3d import __version__
 from fast_sam3d.cluster import engine as module
+from fast_sam3d.cluster import pool
 from fast_sam3d.cluster.actor import Closed, Hello, Made
 from fast_sam3d.cluster.engine import DEATHS_IN_A_ROW, SUBMITTED_PER_WORKER, ClusterEngine
 from fast_sam3d.cluster.job import SceneJob
@@ -70,7 +71,7 @@ class Stub:
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch: pytest.MonkeyPatch) -> type[Stub]:
-    monkeypatch.setattr(module, "SceneActor", Stub)
+    monkeypatch.setattr(pool, "SceneActor", Stub)
     Stub.made, Stub.deadly, Stub.started = [], Counter(), 0
     Stub.unfit = Stub.unloadable = frozenset()
     Stub.full, Stub.version = "", __version__
