@@ -100,10 +100,15 @@ def test_a_cluster_that_does_not_answer(told, error, kind, words):
 
 
 def test_signals_stay_ours(told):
-    before = signal.getsignal(signal.SIGTERM)
-    with connected(ClusterSettings()):
-        assert signal.getsignal(signal.SIGTERM) is before
-    assert signal.getsignal(signal.SIGTERM) is before
+    def ours(*received: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        with connected(ClusterSettings()):
+            assert signal.getsignal(signal.SIGTERM) is ours
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_ray_tells_its_makers_nothing():

@@ -150,6 +150,12 @@ def test_one_scene_is_shared(bench, stub):
     assert min(Counter(worker for worker, *_ in stub.made).values()) >= 5
 
 
+def test_the_last_objects_wait_for_who_is_free(bench, stub):
+    # The second worker is about to be ready: the first must not take both.
+    bench.run(bench.scenes(a=2), workers=2)
+    assert sorted(worker for worker, *_ in stub.made) == [0, 1]
+
+
 def test_what_is_submitted_and_planned_is_bounded(bench, stub):
     done = bench.run(bench.scenes(**{f"s{n:03}": 3 for n in range(200)}), workers=3)
     assert len(done) == 200
