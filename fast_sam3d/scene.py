@@ -120,6 +120,12 @@ class PlacedObject:
             return transform_points(self.gaussians.get_xyz, self.pose.matrix)
         return np.empty((0, 3))
 
+    def thinned(self, count: int) -> NDArray[np.float64]:
+        """About `count` of the points, evenly taken."""
+        cloud = self.gaussians
+        own = self.surface.vertices if self.surface is not None else None if cloud is None else cloud.get_xyz
+        return np.empty((0, 3)) if own is None else transform_points(own[:: 1 + len(own) // count], self.pose.matrix)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:

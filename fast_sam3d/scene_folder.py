@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -167,6 +168,8 @@ def scene_lock(target: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock.fileno()).st_nlink == 0:  # its last holder has just removed it
+                raise BlockingIOError
         except BlockingIOError as error:
             raise OutputError(
                 f"another run is writing into {target}: wait for its end, or choose another --output_dir"
@@ -177,7 +180,8 @@ def scene_lock(target: Path) -> Iterator[None]:
             clear_left_behind(target)
             yield
         finally:
-            (target / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                (target / LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty: there are results
                 for path in made:
                     path.rmdir()
@@ -220,7 +224,7 @@ def finish(whole: Plan, outcomes: Mapping[int, Outcome], config: Config) -> dict
 
 
 def _made_of(whole: Plan, complete: list[int], config: Config) -> str:
-    told = [[number, whole.identities[number]] for number in complete]
+    told = [[number, (read_done(whole.target / str(number)) or {})] for number in complete]
     pictures = [config.output.preview, config.scene.turntable]
     return hashlib.sha256(json.dumps([told, pictures], sort_keys=True).encode()).hexdigest()
 
@@ -248,13 +252,16 @@ def _compose(whole: Plan, complete: list[int], config: Config, made_of: str) -> 
         save_scene_json,
         save_scene_ply,
     )
-    from fast_sam3d.scene_pictures import FRAME_MS, mask_ious, scene_preview, turntable
+    from fast_sam3d.scene_pictures import FRAME_MS, IOU_PX, mask_ious, sampled, scene_preview, turntable
 
     target = whole.target
     scene = compose_scene(load_object_folder(str(n), target / str(n)) for n in complete)
     done = {n: read_done(target / str(n)) or {} for n in complete}
     camera = _camera(whole.scene) or next((c for n in complete if (c := camera_of(done[n].get("camera")))), None)
-    masks = {str(n): whole.scene.mask(n) for n in complete}
+    # Not all of them at the picture's size at once.
+    factor = min(1.0, IOU_PX / max(whole.scene.size))
+    size = (max(1, round(whole.scene.size[1] * factor)), max(1, round(whole.scene.size[0] * factor)))
+    masks = {str(n): sampled(whole.scene.mask(n), size) for n in complete}
     overlaps = mask_ious(scene, camera, masks) if camera is not None else {}
     files = []
     if save_scene_ply(target / SCENE_PLY, scene):

@@ -20,7 +20,7 @@ from fast_sam3d.scene import PlacedObject, Scene
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["mask_ious", "scene_preview", "scene_up", "turntable", "visible_objects"]
+__all__ = ["IOU_PX", "mask_ious", "sampled", "scene_preview", "scene_up", "turntable", "visible_objects"]
 
 PANEL_PX = 400  # height of the panels
 GAP_PX, LABEL_PX, FONT_PX = 14, 24, 15
@@ -28,7 +28,7 @@ BACKGROUND, PANEL, INK = (255, 255, 255), (241, 242, 244), (60, 64, 70)
 TINT = 0.55  # share of the mask's colour over the picture
 OTHER_VIEW_DEG = (38.0, 22.0)  # of the second view: turned about the scene's up, and raised
 IOU_PX = 1024  # longer side at which masks are compared
-FRAMES, FRAME_PX, FRAME_MS, FRAME_RAISED_DEG = 30, 320, 80, 8.0
+FRAMES, FRAME_PX, FRAME_MS, FRAME_RAISED_DEG = 24, 320, 100, 8.0
 MARGIN = 0.06  # free border around the scene, share of the view
 SAMPLES = 2  # dots per pixel and axis
 
@@ -55,19 +55,24 @@ def mask_ious(scene: Scene, camera: Camera, masks: Mapping[str, NDArray[np.bool_
 
     Args:
         camera: of the picture.
-        masks: [H, W] of the picture, by name; those of objects that are not in the scene are ignored.
+        masks: [h, w] of the picture at any resolution, by name; those of objects not in the scene are ignored.
     """
     small = camera.resized(min(IOU_PX, max(camera.size)))
     owner = visible_objects(scene, small)
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(small.size, camera.size, strict=True)
-    )
     overlaps = {}
     for number, item in enumerate(scene.objects):
         if item.name in masks:
-            given, seen = masks[item.name][np.ix_(rows, columns)], owner == number
+            given, seen = sampled(masks[item.name], small.size), owner == number
             overlaps[item.name] = float((given & seen).sum() / max(int((given | seen).sum()), 1))
     return overlaps
+
+
+def sampled(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask [h, w] at another (height, width): what is nearest to the middle of each pixel."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, mask.shape, strict=True)
+    )
+    return mask[np.ix_(rows, columns)]
 
 
 def scene_up(scene: Scene) -> NDArray[np.float64]:
@@ -86,17 +91,14 @@ def scene_preview(
 
     Args:
         image: [H, W, 3] uint8.
-        masks: [H, W], by name.
+        masks: [h, w] of the picture at any resolution, by name.
         camera: of the picture; without one the scene is shown from two sides.
     """
     from PIL import Image, ImageDraw
 
     colours = dict(zip(masks, mask_colours(len(masks)), strict=True))
     size = (max(1, round(image.shape[1] * PANEL_PX / image.shape[0])), PANEL_PX)
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size[::-1], image.shape[:2], strict=True)
-    )
-    small = {name: mask[np.ix_(rows, columns)] for name, mask in masks.items()}
+    small = {name: sampled(mask, size[::-1]) for name, mask in masks.items()}
     smooth = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)).astype(np.float64)
     for name, mask in small.items():
         smooth[mask] += TINT * (np.array(colours[name]) - smooth[mask])
@@ -109,8 +111,8 @@ def scene_preview(
             _outline(pixels, mask, colours[name])
         panels.append((pixels, "scene through the picture's camera, masks outlined"))
     else:
-        panels.append((draw(_fitted(scene, [_orbit(scene, None, 0.0, 0.0, size)])[0]), "scene from the front"))
-    other = _fitted(scene, [_orbit(scene, camera, *OTHER_VIEW_DEG, size)])[0]
+        panels.append((draw(_fitted(scene, [_orbit(scene, 0.0, 0.0, size)])[0]), "scene from the front"))
+    other = _fitted(scene, [_orbit(scene, *OTHER_VIEW_DEG, size)])[0]
     panels.append((draw(other), f"scene from {OTHER_VIEW_DEG[0]:.0f} degrees to the right, from above"))
 
     sheet = Image.new("RGB", ((size[0] + GAP_PX) * 3 + GAP_PX, PANEL_PX + LABEL_PX + 2 * GAP_PX), BACKGROUND)
@@ -134,7 +136,7 @@ def turntable(scene: Scene, camera: Camera | None, frames: int = FRAMES) -> list
     aspect = 0.75 if camera is None else min(max(camera.size[0] / camera.size[1], 0.5), 1.5)
     size = (FRAME_PX, max(2, round(FRAME_PX * aspect)))
     turns = [360.0 * number / frames for number in range(frames)]
-    views = _fitted(scene, [_orbit(scene, camera, turn, FRAME_RAISED_DEG, size) for turn in turns])
+    views = _fitted(scene, [_orbit(scene, turn, FRAME_RAISED_DEG, size) for turn in turns])
     draw = painter(scene, quick=True)
     pictures = [Image.fromarray(draw(view)) for view in views]
     # One palette for all frames, from frames all around: colours of the back must not be lost.
@@ -167,8 +169,12 @@ def painter(scene: Scene, quick: bool = False) -> Callable[[Camera], NDArray[np.
 
     def draw(camera: Camera) -> NDArray[np.uint8]:
         fine = camera.resized(SAMPLES * max(camera.size))
-        index = draw_dots(points, sides, fine).owner
+        eye = -camera.rotation @ camera.translation
+        # The far sides of closed surfaces are not seen; dots whose side is not known stay.
+        shown = np.flatnonzero(np.einsum("nc,nc->n", normals, points - eye) <= 0)
+        index = draw_dots(points[shown], sides[shown], fine).owner
         hit = index >= 0
+        index[hit] = shown[index[hit]]
         turned = normals[index[hit]] @ camera.rotation
         lit = np.where(turned.any(axis=1), AMBIENT + DIFFUSE * np.clip(turned @ light, 0, 1), 1.0)
         pixels = np.broadcast_to(np.asarray(background), (*index.shape, 3)).copy()
@@ -209,7 +215,7 @@ def _dots(item: PlacedObject) -> tuple[NDArray[np.float64], ...]:
     return points, sides, cloud.rgb[seen].astype(np.float64), np.zeros((len(points), 3))
 
 
-def _orbit(scene: Scene, camera: Camera | None, turn_deg: float, raise_deg: float, size: tuple[int, int]) -> Camera:
+def _orbit(scene: Scene, turn_deg: float, raise_deg: float, size: tuple[int, int]) -> Camera:
     """The picture's camera gone around the scene's middle, and raised; `size` is (width, height)."""
     points = _spanned(scene)
     target = (points.min(axis=0) + points.max(axis=0)) / 2
@@ -241,7 +247,7 @@ def _fitted(scene: Scene, cameras: list[Camera]) -> list[Camera]:
 
 def _spanned(scene: Scene) -> NDArray[np.float64]:
     """[N, 3] points that are to be in view, at most a few thousand of each object."""
-    thinned: Iterable[NDArray[np.float64]] = (item.points[:: 1 + len(item.points) // 3000] for item in scene.objects)
+    thinned: Iterable[NDArray[np.float64]] = (item.thinned(3000) for item in scene.objects)
     kept = [points for points in thinned if len(points)]
     return np.concatenate(kept) if kept else np.zeros((1, 3))
 

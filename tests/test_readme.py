@@ -19,9 +19,11 @@ def blocks(language: str) -> list[str]:
 
 
 def infer_commands() -> list[list[str]]:
+    """The commands that run a pipeline: `infer` or `scene`, and what follows."""
     lines = [line.split("#")[0] for block in blocks("bash") for line in block.splitlines()]
-    words = [shlex.split(line) for line in lines if "infer" in line]
-    return [w[2:] for w in words]
+    words = [shlex.split(line) for line in lines if re.search(r"infer|fast-sam3d scene", line)]
+    names = {"infer_scene.py": "scene", "infer.py": "infer"}
+    return [[names.get(w[1], w[1]), *w[2:]] for w in words]
 
 
 @pytest.mark.parametrize("code", blocks("python"))
@@ -40,8 +42,9 @@ def test_infer_commands_parse(arguments):
     from fast_sam3d.cli.arguments import Parser
     from fast_sam3d.cli.flags import config_from
 
-    parser = Parser(prog="infer")
-    importlib.import_module(COMMANDS["infer"][0]).add_arguments(parser)
+    name, *arguments = arguments
+    parser = Parser(prog=name)
+    importlib.import_module(COMMANDS[name][0]).add_arguments(parser)
     args, rest = parser.parse_known_args(arguments)
     args.overrides = rest
     assert config_from(args).input.image_path
@@ -69,6 +72,8 @@ def test_every_table_flag_exists():
         "enable_slat_carving",
         "enable_mesh_aggregation",
         "no_pointmap",
+        "image_dir",
+        "overwrite",
         "help",
     }
     table = TEXT[TEXT.index("| flag | meaning |") : TEXT.index("Every flag is a key")]

@@ -115,7 +115,7 @@ def test_every_result(pipeline, kitchen, elsewhere, capsys):
     report = json.loads((folder / "2" / "report.json").read_text())
     assert report["seconds"]["ss"] > 0 and report["methods"]["ss"]["when"]["name"] == "stride"
     with Image.open(folder / "turntable.gif") as picture:
-        assert picture.n_frames == 30 and picture.info["loop"] == 0
+        assert picture.n_frames == 24 and picture.info["loop"] == 0
 
 
 def test_composed_files_put_objects_where_their_poses_say(pipeline, kitchen, elsewhere, capsys):

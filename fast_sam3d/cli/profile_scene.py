@@ -89,13 +89,12 @@ def measure(ways: dict[str, Callable[[Path], None]], rounds: int) -> dict[str, l
 
 
 def _silently(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> None:
-    logger = logging.getLogger("fast_sam3d")
-    before = logger.disabled
-    logger.disabled = True
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
             code = command(arguments)
     finally:
-        logger.disabled = before
+        logging.disable(before)
     if code:
         raise FastSam3dError(f"`fast-sam3d {' '.join(arguments)}` ended with {code}: run it to see why")

@@ -1,0 +1,99 @@
+"""`python infer_scene.py` as a user starts it, on a bundled example, killed and started again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fast_sam3d import cli
+from fast_sam3d.cli import profile_scene
+from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.progress import SceneProgress
+from fast_sam3d.resources import checkout
+from tests.stand_in import files, run
+from tests.test_scene_folder import contents
+
+ROOT = checkout() or Path()
+EXAMPLE = ROOT / "examples" / "scene"
+QUICK = (
+    "--tag", "mini", "--enable_acceleration", "pipeline.ss_steps=5", "pipeline.slat_steps=4",
+    "pipeline.formats=[gaussian]", "output.preview=false",
+)  # fmt: skip
+
+pytestmark = pytest.mark.skipif(not EXAMPLE.is_dir(), reason="needs the repository, not only the installed package")
+
+
+def test_killed_and_started_again(elsewhere, capsys):
+    command = [sys.executable, str(ROOT / "infer_scene.py"), "--image_dir", str(EXAMPLE), *QUICK]
+    process = subprocess.Popen([*command, "--output_dir", "a"], stderr=subprocess.PIPE, text=True, cwd=elsewhere)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("object 1 complete"):
+            break
+    process.kill()
+    process.communicate()
+    there = {path.parent.name for path in (elsewhere / "a" / "scene").glob("*/done.json")}
+    assert {"0", "1"} <= there and not (elsewhere / "a" / "scene" / "scene.json").exists()
+    code, _, err = run(capsys, "scene", "--image_dir", EXAMPLE, *QUICK, "--output_dir", "a")
+    assert code == 0, err
+    assert f"{len(there)} of 5 objects are there already" in err
+    assert run(capsys, "scene", "--image_dir", EXAMPLE, *QUICK, "--output_dir", "b")[0] == 0
+    assert contents(elsewhere / "a") == contents(elsewhere / "b")
+    # Each object is what `infer` makes of its mask.
+    assert run(capsys, "infer", "--image_path", EXAMPLE, "--mask_index", 3, *QUICK, "--output_dir", "c")[0] == 0
+    for name in ("gaussians.ply", "pose.json"):
+        assert (elsewhere / "a/scene/3" / name).read_bytes() == (elsewhere / "c/scene_3" / name).read_bytes()
+
+
+def test_time_left_is_told(capsys, caplog):
+    caplog.set_level("INFO", "fast_sam3d")
+    progress = SceneProgress(4, bars=False)
+    with progress.objects(["0", "7"]):
+        progress("ss", 1, 2)
+        progress.object_done("complete")
+        progress.object_done("failed")
+    assert "object 0 complete: 1 of 2" in caplog.text and "object 7 failed: 2 of 2" in caplog.text
+    progress = SceneProgress(4, bars=True)
+    with progress.objects(["0", "7"]):
+        for step in range(3):
+            progress("ss", step, 2)
+        assert "object 0, 1 of 2" in capsys.readouterr().err
+        progress.object_done("complete")
+    assert "left" in capsys.readouterr().err
+
+
+def test_profile_scene_takes_turns(tmp_path):
+    order: list[str] = []
+    ways = {name: lambda place, name=name: order.append(name) or (place / "x").write_text("") for name in "ab"}
+    seconds = profile_scene.measure(ways, 2)
+    assert order == ["b", "a", "a", "b", "b", "a"]
+    assert [len(values) for values in seconds.values()] == [2, 2]
+
+
+def test_profile_scene_says_what_failed(elsewhere, capsys):
+    code, _, err = run(capsys, "profile-scene", "--image_dir", "nowhere", "--rounds", 1)
+    assert code == 2
+    assert "ended with 2" in err
+    with pytest.raises(FastSam3dError):
+        profile_scene._silently(lambda arguments: 1, ["infer"])
+    assert files(elsewhere) == set()
+
+
+def test_profile_scene_compares(elsewhere, capsys, monkeypatch):
+    ran: list[list[str]] = []
+    monkeypatch.setattr(cli, "main", lambda arguments: ran.append(list(arguments)) or 0)
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    profile_scene.add_arguments(parser)
+    args = parser.parse_args(["--image_dir", str(EXAMPLE), "--rounds", "1", "--no_pictures", "--json", "n.json"])
+    assert profile_scene.main(args) == 0
+    assert sum(call[0] == "scene" for call in ran) == 2
+    assert sum(call[0] == "infer" and "preset=default" in call for call in ran) == 10
+    assert all("output.preview=false" in call for call in ran)
+    assert json.loads((elsewhere / "n.json").read_text())["objects"] == 5
+    assert "the scene is" in capsys.readouterr().out
