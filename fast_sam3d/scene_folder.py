@@ -29,7 +29,18 @@ from fast_sam3d.result_folder import check_target
 from fast_sam3d.scene_input import SceneInput
 from fast_sam3d.scene_object import DONE, OBJECT_NAMES, ObjectTask, Outcome, Worker, input_identity, read_done
 
-__all__ = ["Engine", "Plan", "finish", "one_after_another", "plan", "run_folder", "scene_lock"]
+__all__ = [
+    "LOCK",
+    "Engine",
+    "Plan",
+    "clear_left_behind",
+    "count_as_missing",
+    "finish",
+    "one_after_another",
+    "plan",
+    "run_folder",
+    "scene_lock",
+]
 
 log = logging.getLogger(__name__)
 
@@ -166,9 +177,7 @@ def scene_lock(target: Path) -> Iterator[None]:
         except (ImportError, OSError):
             log.debug("%s cannot be locked", target)
         try:
-            for path in target.iterdir():
-                if _LEFT_BEHIND.fullmatch(path.name):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            clear_left_behind(target)
             yield
         finally:
             with contextlib.suppress(OSError):  # Windows removes no open file
@@ -176,6 +185,19 @@ def scene_lock(target: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # not empty: there are results
                 for path in made:
                     path.rmdir()
+
+
+def clear_left_behind(target: Path) -> None:
+    """Removes what killed processes have begun in a scene's folder. Nobody else may be writing there."""
+    for path in target.iterdir():
+        if _LEFT_BEHIND.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def count_as_missing(tasks: Iterable[ObjectTask]) -> None:
+    """What is to be made again counts as missing from now on: a run that is stopped goes on where it was."""
+    for task in tasks:
+        (task.target / DONE).unlink(missing_ok=True)
 
 
 def finish(whole: Plan, outcomes: Mapping[int, Outcome], config: Config) -> dict[str, Any]:
@@ -330,9 +352,7 @@ def run_folder(
     outcomes = dict(whole.known)
     for outcome in whole.known.values():
         tell(outcome)
-    for task in whole.tasks:
-        # What is to be made again counts as missing from now on: a run that is stopped goes on where it was.
-        (task.target / DONE).unlink(missing_ok=True)
+    count_as_missing(whole.tasks)
     if whole.tasks:
         for outcome in engine(whole.tasks):
             outcomes[outcome.number] = outcome

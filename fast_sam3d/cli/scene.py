@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,14 @@ __all__ = ["OVERRIDES", "add_arguments", "main"]
 log = logging.getLogger(__name__)
 
 OVERRIDES = True
+CLUSTER: tuple[tuple[str, Callable[[str], Any], str, str], ...] = (
+    ("workers", int, "N", "pipelines at once (default: as many as there is room for)"),
+    ("cpus_per_worker", int, "N", "cores, and threads of torch, of each (default: 1)"),
+    ("gpus_per_worker", float, "SHARE", "1, or a share of a GPU of each (default: 1 if there are any, else 0)"),
+    ("ray_address", str, "ADDRESS", "of a running cluster, host:port or auto (default: RAY_ADDRESS, else none)"),
+    ("max_retries", int, "N", "times that an object is made again after its worker has died (default: 2)"),
+)
+"""Flags of `--engine ray`; each sets the value of `cluster.settings.ClusterSettings` of its name."""
 SUMMARY = "summary.json"
 SOME_FAILED = 1
 
@@ -33,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="make again what is there already, also from other settings"
     )
+    group = parser.add_argument_group("many workers")
+    group.add_argument(
+        "--engine", choices=("plain", "ray"), default="plain",
+        help="plain: this process; ray: processes on this machine or on many (default: plain)",
+    )  # fmt: skip
+    for name, kind, metavar, text in CLUSTER:
+        group.add_argument(f"--{name}", type=kind, metavar=metavar, help=text)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -47,8 +62,15 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"--pointmap names one file for {len(folders)} scenes: save each as pointmap.npz beside its picture"
         )
+    given = {name: value for name, *_ in CLUSTER if (value := getattr(args, name)) is not None}
+    if given and args.engine != "ray":
+        raise ConfigError(f"--{next(iter(given))} is for many workers: add --engine ray, or leave it out")
     checkpoint = find_checkpoint(config.pipeline.tag)
     check_methods(config)
+    if args.engine == "ray":
+        from fast_sam3d.cli.scene_cluster import run_on_cluster
+
+        return run_on_cluster(folders, single, config, checkpoint, given, args.overwrite)
     with ExitStack() as stack:
         engine = _PlainEngine(config, checkpoint, stack)
         if single:
@@ -106,19 +128,17 @@ def _run(
             raise KeyboardInterrupt(
                 f"the objects in {target} that were finished are kept, and the same command goes on from there"
             ) from error
-    _print_scene(summary, outcomes, target)
+    print_scene(summary, outcomes, target)
     return summary
 
 
 def _run_all(folders: list[Path], config: Config, checkpoint: Checkpoint, engine: _PlainEngine, overwrite: bool) -> int:
     """A folder of scenes: what goes wrong with one is told, and the others go on."""
-    from fast_sam3d.export import save_json
-
     rows: list[dict[str, Any]] = []
     taken: set[str] = set()
     for number, folder in enumerate(folders, 1):
         log.info("scene %d of %d: %s", number, len(folders), folder)
-        row: dict[str, Any] = {"folder": folder.name, "scene": None, "status": "failed", "message": ""}
+        row = new_row(folder)
         rows.append(row)
         try:
             scene = load_scene(folder, config.input.pointmap)
@@ -127,13 +147,33 @@ def _run_all(folders: list[Path], config: Config, checkpoint: Checkpoint, engine
             taken.add(scene.name)
             row["scene"] = scene.name
             summary = _run(scene, config.output.dir / scene.name, config, checkpoint, engine, overwrite)
-            counts = {key: summary[key] for key in ("complete", "failed", "duplicate", "mean_mask_iou")}
-            row |= {"status": "failed" if summary["failed"] else "complete", **counts}
+            note_summary(row, summary)
         except FastSam3dError as error:
-            row["message"] = " ".join(str(error).split())
-            log.error("scene %s failed: %s", folder, row["message"])
+            note_failure(row, folder, error)
         finally:
             engine.scene = None
+    return end_all(rows, config)
+
+
+def new_row(folder: Path) -> dict[str, Any]:
+    """A scene in the table of all."""
+    return {"folder": folder.name, "scene": None, "status": "failed", "message": ""}
+
+
+def note_summary(row: dict[str, Any], summary: Mapping[str, Any]) -> None:
+    counts = {key: summary[key] for key in ("complete", "failed", "duplicate", "mean_mask_iou")}
+    row |= {"status": "failed" if summary["failed"] else "complete", **counts}
+
+
+def note_failure(row: dict[str, Any], folder: Path, error: FastSam3dError) -> None:
+    row["message"] = " ".join(str(error).split())
+    log.error("scene %s failed: %s", folder, row["message"])
+
+
+def end_all(rows: list[dict[str, Any]], config: Config) -> int:
+    """Writes and prints what became of every scene. Returns the exit code."""
+    from fast_sam3d.export import save_json
+
     config.output.dir.mkdir(parents=True, exist_ok=True)
     failed = sum(row["status"] == "failed" for row in rows)
     summary = {"scenes": rows, "complete": len(rows) - failed, "failed": failed}
@@ -142,7 +182,7 @@ def _run_all(folders: list[Path], config: Config, checkpoint: Checkpoint, engine
     return SOME_FAILED if failed else 0
 
 
-def _print_scene(summary: Mapping[str, Any], outcomes: Mapping[int, Outcome], target: Path) -> None:
+def print_scene(summary: Mapping[str, Any], outcomes: Mapping[int, Outcome], target: Path) -> None:
     rows = []
     for item in summary["objects"]:
         outcome = outcomes[item["number"]]

@@ -1,0 +1,116 @@
+"""A running Ray cluster to work in, or one of this machine alone for the length of a command."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from fast_sam3d.cluster.settings import ClusterSettings
+from fast_sam3d.errors import ConfigError, FastSam3dError
+
+__all__ = ["INSTALL", "capacity", "connected", "import_ray"]
+
+log = logging.getLogger(__name__)
+
+INSTALL = "pip install 'fast-sam3d[ray]'"
+OBJECT_STORE_BYTES = 100 * 2**20  # pictures and results go through files; what is told between processes is small
+
+
+def import_ray() -> Any:
+    """The package.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    # Ray reads these when it is imported. Nothing is reported to its makers, and a process that died is ours to tell.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(f"--engine ray needs Ray, which is not installed here: {INSTALL}") from error
+    if not hasattr(ray, "init"):  # some folder that is called ray
+        raise ConfigError(f"--engine ray needs Ray, and the ray found here is another: {INSTALL}")
+    return ray
+
+
+@contextlib.contextmanager
+def connected(settings: ClusterSettings) -> Iterator[Any]:
+    """Gives the `ray` package, connected; a cluster that was started for it ends with the block.
+
+    Raises:
+        ConfigError: Ray is not installed, or no cluster is at the address.
+        FastSam3dError: the cluster does not fit, or cannot be started.
+    """
+    ray = import_ray()
+    if ray.is_initialized():  # by the program that calls us, which also ends it
+        yield ray
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        options["address"] = address
+    else:
+        cores = available_cores()
+        asked = (settings.workers or 1) * settings.cpus_per_worker
+        if asked > cores:
+            log.warning("the workers are to have %d cores and there are %d: they will be slow", asked, cores)
+        options |= {
+            "address": "local", "num_cpus": max(cores, asked), "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+        }  # fmt: skip
+    try:
+        with _signals_kept():
+            ray.init(**options)
+    except ConnectionError as error:
+        raise ConfigError(f"no Ray cluster answers at {address}: start one with `ray start --head`") from error
+    except Exception as error:
+        where = f"join the Ray cluster at {address}" if address else "start Ray here"
+        raise FastSam3dError(f"could not {where}: {_first_line(error)}") from error
+    try:
+        yield ray
+    finally:
+        with _signals_kept():
+            ray.shutdown()
+
+
+def capacity(ray: Any, cpus: int, gpus: float) -> int:
+    """How many workers fit into the cluster as it is now."""
+    count = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            room = int(has.get("CPU", 0.0) // cpus)
+            count += min(room, int(has.get("GPU", 0.0) / gpus + 1e-9)) if gpus else room
+    return count
+
+
+def available_cores() -> int:
+    """Those that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray sets a handler of its own for SIGTERM, which would end the program without clearing up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None:  # None: set by something that is not Python
+            signal.signal(signal.SIGTERM, before)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

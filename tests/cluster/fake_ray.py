@@ -1,0 +1,104 @@
+"""A Ray without processes: an actor's calls are answered one after another, when somebody waits for them."""
+
+from __future__ import annotations
+
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+
+class Died(Exception):
+    """What comes of every call to an actor that is gone."""
+
+
+class Crash(BaseException):
+    """Raised by an actor's method to end its process."""
+
+
+class FakeRay:
+    """`nodes` hold resources; actors that find no room there never answer."""
+
+    exceptions = SimpleNamespace(RayActorError=Died, WorkerCrashedError=Died, NodeDiedError=Died, OutOfMemoryError=Died)
+
+    def __init__(self, *nodes: dict[str, float]) -> None:
+        self._nodes = [{"Alive": True, "Resources": resources} for resources in nodes]
+        self.actors: list[Actor] = []
+        self.longest = self._turn = 0
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self._nodes
+
+    def cluster_resources(self) -> dict[str, float]:
+        keys = {key for node in self._nodes for key in node["Resources"]}
+        return {key: sum(node["Resources"].get(key, 0) for node in self._nodes) for key in keys}
+
+    def remote(self, cls: type) -> Any:
+        return SimpleNamespace(
+            options=lambda **options: SimpleNamespace(remote=lambda *given: self._start(cls, given, options))
+        )
+
+    def _start(self, cls: type, given: tuple[Any, ...], options: dict[str, Any]) -> Actor:
+        room = sum(int(node["Resources"].get("CPU", 0) // options["num_cpus"]) for node in self._nodes)
+        living = sum(not actor.dead for actor in self.actors)
+        self.actors.append(Actor(cls(*given), options, living < room))
+        return self.actors[-1]
+
+    def kill(self, actor: Actor) -> None:
+        actor.die()
+
+    def wait(self, refs: list[Ref], num_returns: int, timeout: float) -> tuple[list[Ref], list[Ref]]:
+        self.longest = max(self.longest, len(refs))
+        if not any(ref.done for ref in refs):
+            busy = [actor for actor in self.actors if actor.running and actor.queue]
+            if busy:
+                self._turn += 1
+                busy[self._turn % len(busy)].step()
+        done = [ref for ref in refs if ref.done][:num_returns]
+        return done, [ref for ref in refs if ref not in done]
+
+    def get(self, ref: Ref) -> Any:
+        assert ref.done
+        if isinstance(ref.answer, Died):
+            raise ref.answer
+        return ref.answer
+
+
+class Ref:
+    def __init__(self) -> None:
+        self.done, self.answer = False, None
+
+    def set(self, answer: Any) -> None:
+        self.done, self.answer = True, answer
+
+
+class Actor:
+    def __init__(self, inner: Any, options: dict[str, Any], running: bool) -> None:
+        self.inner, self.options, self.running, self.dead = inner, options, running, False
+        self.queue: deque[tuple[Ref, Any, tuple[Any, ...]]] = deque()
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=lambda *given: self._ask(getattr(self.inner, name), given))
+
+    def _ask(self, method: Any, given: tuple[Any, ...]) -> Ref:
+        ref = Ref()
+        if self.dead:
+            ref.set(Died("it is gone"))
+        else:
+            self.queue.append((ref, method, given))
+        return ref
+
+    def step(self) -> None:
+        ref, method, given = self.queue[0]
+        try:
+            answer = method(*given)
+        except Crash:
+            self.die()
+            return
+        self.queue.popleft()
+        ref.set(answer)
+
+    def die(self) -> None:
+        self.dead, self.running = True, False
+        for ref, *_ in self.queue:
+            ref.set(Died("it is gone"))
+        self.queue.clear()

@@ -1,0 +1,145 @@
+"""A worker's side, called in this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fast_sam3d import loading
+from fast_sam3d.cluster import actor as module
+from fast_sam3d.cluster.actor import Order, SceneActor
+from fast_sam3d.config import Config, load
+from fast_sam3d.errors import OutputError
+from fast_sam3d.loading import Checkpoint
+from fast_sam3d.scene_folder import LOCK
+from fast_sam3d.scene_object import ObjectTask, config_identity
+from tests.stand_in import StandIn
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The folder, threads and logging of this process, which a worker has for itself."""
+    monkeypatch.setattr(loading, "load_checkpoint", lambda *arguments: StandIn())
+    monkeypatch.setattr(module, "SHARED_SECONDS", 0.0)
+    logger, folder, threads = logging.getLogger("fast_sam3d"), Path.cwd(), torch.get_num_threads()
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:], logger.level = handlers, level
+    logger.setLevel(level)
+    os.chdir(folder)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def config() -> Config:
+    return load(["pipeline.ss_steps=2", "pipeline.slat_steps=2", "output.preview=false"], {"input.image_path": "room"})
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Checkpoint:
+    folder = tmp_path / "checkpoints" / "own"
+    folder.mkdir(parents=True)
+    (folder / "part.safetensors").write_bytes(b"1234")
+    return Checkpoint("own", folder, "sam3d", "the test says so")
+
+
+@pytest.fixture
+def room(elsewhere: Path, picture: np.ndarray, disc: np.ndarray) -> Path:
+    folder = elsewhere / "room"
+    folder.mkdir()
+    Image.fromarray(picture).save(folder / "image.png")
+    Image.fromarray(disc.astype(np.uint8) * 255).save(folder / "0.png")
+    Image.fromarray(disc.astype(np.uint8) * 255).save(folder / "00.png")
+    (elsewhere / "out").mkdir()
+    (elsewhere / "out" / LOCK).touch()
+    return folder
+
+
+def actor(config: Config, weights: Checkpoint, cwd: Path) -> SceneActor:
+    return SceneActor(Order(config, weights, config_identity(config, weights), 1, str(cwd)))
+
+
+TASK = ObjectTask(Path("room"), "auto", 0, Path("out/0"), {"input": {}})
+
+
+def test_loads_and_makes_in_the_folder_of_the_command(config, weights, room, elsewhere, monkeypatch):
+    worker = actor(config, weights, elsewhere)
+    monkeypatch.chdir("/")
+    assert worker.load() == ""
+    assert torch.get_num_threads() == 1
+    made = worker.make(TASK)
+    assert made.outcome is not None and made.outcome.status == "complete", made
+    assert (elsewhere / "out" / "0" / "done.json").is_file()
+    assert made.remarks == ()  # 00.png is remarked where the scene is planned
+
+
+def test_remarks_are_told_once(config, weights, room, elsewhere):
+    worker = actor(config, weights, elsewhere)
+    worker.load()
+    logging.getLogger("fast_sam3d.export").warning("the mesh has %d holes", 3)
+    assert worker.make(TASK).remarks == ("the mesh has 3 holes",)
+    assert worker.make(TASK).remarks == ()
+
+
+def test_a_folder_that_is_not_shared(config, weights, room, elsewhere):
+    worker = actor(config, weights, elsewhere)
+    worker.load()
+    (elsewhere / "out" / LOCK).unlink()
+    made = worker.make(TASK)
+    assert made.outcome is None and "a folder that all machines share" in made.unfit
+    assert not (elsewhere / "out" / "0").exists()
+
+
+def test_a_full_disk_is_told(config, weights, room, elsewhere, monkeypatch):
+    def full(*arguments: Any) -> None:
+        raise OutputError("the disk is full")
+
+    worker = actor(config, weights, elsewhere)
+    worker.load()
+    monkeypatch.setattr(module.Worker, "process", full)
+    assert worker.make(TASK).stop == "the disk is full"
+
+
+def test_a_folder_that_is_not_there(config, weights, elsewhere):
+    assert "give --image_dir and --output_dir as whole paths" in actor(config, weights, elsewhere / "gone").load()
+    absolute = load([], {"input.image_path": str(elsewhere), "output.dir": str(elsewhere)})
+    assert actor(absolute, weights, elsewhere / "gone").load() == ""
+
+
+def test_weights_of_another_machine(config, weights, elsewhere):
+    worker = actor(config, weights, elsewhere)
+    (weights.folder / "part.safetensors").write_bytes(b"12345")
+    assert f"the weights in {weights.folder} are not those of the machine that spreads the work" in worker.load()
+
+
+def test_weights_at_another_place_of_the_same_tag(config, weights, elsewhere):
+    here = elsewhere / "checkpoints" / "own"
+    here.mkdir(parents=True)
+    (here / "pipeline.yaml").write_text("_target_: sam3d_objects.pipeline.x.Y\n")
+    (weights.folder / "pipeline.yaml").write_text("_target_: sam3d_objects.pipeline.x.Y\n")
+    (here / "part.safetensors").write_bytes(b"1234")
+    worker = actor(config, weights, elsewhere)
+    weights.folder.rename(weights.folder.with_name("away"))
+    assert worker.load() == ""
+
+
+def test_what_goes_wrong_in_loading_is_one_sentence(config, weights, elsewhere, monkeypatch):
+    def broken(*arguments: Any) -> None:
+        raise RuntimeError("no kernel\nimage is available")
+
+    monkeypatch.setattr(loading, "load_checkpoint", broken)
+    assert actor(config, weights, elsewhere).load() == "RuntimeError: no kernel image is available"
+
+
+def test_a_scene_that_cannot_be_composed(config, weights, room, elsewhere):
+    worker = actor(config, weights, elsewhere)
+    worker.load()
+    closing = module.Closing(Path("gone"), "auto", Path("out"), {}, {})
+    assert "gone" in worker.close(closing).error

@@ -1,0 +1,137 @@
+"""Ray that is missing, that does not answer, and what fits into a cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import types
+
+import pytest
+
+from fast_sam3d.cluster import connect
+from fast_sam3d.cluster.connect import available_cores, capacity, connected, import_ray
+from fast_sam3d.cluster.settings import ClusterSettings
+from fast_sam3d.errors import ConfigError, FastSam3dError
+from tests.cluster.fake_ray import FakeRay
+from tests.stand_in import files, run
+
+
+class Told:
+    """A ray package that notes how it was started."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.options, self.stopped = error, {}, 0
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **options: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.options = options
+        if self.error is not None:
+            raise self.error
+
+    def shutdown(self) -> None:
+        self.stopped += 1
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    ray = Told()
+    monkeypatch.setattr(connect, "import_ray", lambda: ray)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return ray
+
+
+@pytest.mark.parametrize("there", [None, types.ModuleType("ray")])
+def test_ray_is_not_installed(monkeypatch, object_folder, elsewhere, capsys, there):
+    monkeypatch.setitem(sys.modules, "ray", there)  # None: as if there were none; else a folder of that name
+    code, out, err = run(capsys, "scene", "--image_dir", object_folder, "--tag", "mini", "--engine", "ray")
+    assert (code, out) == (2, "")
+    assert "pip install 'fast-sam3d[ray]'" in err
+    assert files(elsewhere) == set()
+
+
+def test_flags_of_the_cluster_need_the_engine(object_folder, elsewhere, capsys):
+    code, _, err = run(capsys, "scene", "--image_dir", object_folder, "--tag", "mini", "--workers", 2)
+    assert code == 2
+    assert "--workers is for many workers: add --engine ray" in err
+
+
+def test_a_cluster_of_this_machine(told):
+    with connected(ClusterSettings(workers=2)) as ray:
+        assert ray is told
+        assert told.stopped == 0
+    assert told.stopped == 1
+    assert told.options["address"] == "local"
+    assert told.options["num_cpus"] == max(available_cores(), 2)
+    assert not told.options["include_dashboard"] and not told.options["log_to_driver"]
+
+
+def test_more_workers_than_cores_are_possible(told, caplog):
+    with connected(ClusterSettings(workers=1000)):
+        pass
+    assert told.options["num_cpus"] == 1000
+    assert "they will be slow" in caplog.text
+
+
+@pytest.mark.parametrize("by", ["flag", "environment"])
+def test_a_running_cluster(told, monkeypatch, by):
+    if by == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    with connected(ClusterSettings(address="head:6379" if by == "flag" else None)):
+        pass
+    assert told.options["address"] == "head:6379"
+    assert "num_cpus" not in told.options and "object_store_memory" not in told.options
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (ConnectionError("timed out"), ConfigError, "no Ray cluster answers at head:6379"),
+        (RuntimeError("Version mismatch: 2.1\nmore"), FastSam3dError, "join the Ray cluster at head:6379: Version mis"),
+    ],
+)
+def test_a_cluster_that_does_not_answer(told, error, kind, words):
+    told.error = error
+    with pytest.raises(kind, match=words), connected(ClusterSettings(address="head:6379")):
+        pass
+
+
+def test_signals_stay_ours(told):
+    def ours(*received: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        with connected(ClusterSettings()):
+            assert signal.getsignal(signal.SIGTERM) is ours
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_ray_tells_its_makers_nothing():
+    pytest.importorskip("ray")
+    import_ray()
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "gpus", "count"),
+    [
+        ([{"CPU": 5.0}, {"CPU": 3.0}], 2, 0.0, 3),
+        ([{"CPU": 5.0, "GPU": 2.0}, {"CPU": 9.0}], 1, 1.0, 2),
+        ([{"CPU": 5.0, "GPU": 1.0}], 1, 1 / 3, 3),
+        ([{"CPU": 1.0, "GPU": 4.0}], 2, 1.0, 0),
+        ([{"GPU": 4.0}], 1, 1.0, 0),
+    ],
+)
+def test_capacity(nodes, cpus, gpus, count):
+    assert capacity(FakeRay(*nodes), cpus, gpus) == count
+
+
+def test_a_dead_node_has_no_room():
+    ray = FakeRay({"CPU": 4.0})
+    ray.nodes()[0]["Alive"] = False
+    assert capacity(ray, 1, 0.0) == 0

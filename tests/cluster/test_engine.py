@@ -1,0 +1,304 @@
+"""What the engine makes of answers and deaths, without Ray: every turn of events in no time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fast_sam3d import __version__
+from fast_sam3d.cluster import engine as module
+from fast_sam3d.cluster import pool
+from fast_sam3d.cluster.actor import Closed, Hello, Made
+from fast_sam3d.cluster.engine import DEATHS_IN_A_ROW, SUBMITTED_PER_WORKER, ClusterEngine
+from fast_sam3d.cluster.job import SceneJob
+from fast_sam3d.cluster.progress import ClusterProgress
+from fast_sam3d.cluster.settings import ClusterSettings
+from fast_sam3d.config import load
+from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
+from fast_sam3d.loading import Checkpoint
+from fast_sam3d.scene_object import ObjectTask, Outcome
+from tests.cluster.fake_ray import Crash, FakeRay
+
+CORES = ({"CPU": 4.0},)
+
+
+class Stub:
+    """A worker that makes everything at once. `deadly`: objects and scenes that end its process, so many times."""
+
+    made: list[tuple[int, str, int]]
+    deadly: Counter[str]
+    started = 0
+    unfit: frozenset[int] = frozenset()
+    unloadable: frozenset[int] = frozenset()
+    full: str = ""
+    version = __version__
+
+    def __init__(self, order: Any) -> None:
+        self.number, self.order = Stub.started, order
+        Stub.started += 1
+
+    def hello(self) -> Hello:
+        return Hello("host", 100 + self.number, Stub.version)
+
+    def load(self) -> str:
+        return "the weights are corrupt" if self.number in Stub.unloadable else ""
+
+    def make(self, task: ObjectTask) -> Made:
+        name = f"{task.folder.name}/{task.number}"
+        self._live_through(name)
+        if self.number in Stub.unfit:
+            return Made(None, unfit="the folder is not there")
+        if task.folder.name == Stub.full:
+            return Made(None, stop="the disk is full")
+        Stub.made.append((self.number, task.folder.name, task.number))
+        return Made(Outcome(task.number, "complete"), remarks=("careful",) if task.number == 99 else ())
+
+    def close(self, closing: Any) -> Closed:
+        self._live_through(closing.folder.name)
+        return Closed({"complete": len(closing.outcomes), "failed": 0})
+
+    def _live_through(self, name: str) -> None:
+        if Stub.deadly[name]:
+            Stub.deadly[name] -= 1
+            raise Crash
+
+
+@pytest.fixture(autouse=True)
+def stub(monkeypatch: pytest.MonkeyPatch) -> type[Stub]:
+    monkeypatch.setattr(pool, "SceneActor", Stub)
+    Stub.made, Stub.deadly, Stub.started = [], Counter(), 0
+    Stub.unfit = Stub.unloadable = frozenset()
+    Stub.full, Stub.version = "", __version__
+    return Stub
+
+
+class Bench:
+    """An engine on a Ray that is not there, and scenes for it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.patch, self.folder = monkeypatch, folder
+        self.open = self.most_open = 0
+
+    def scenes(self, **counts: int) -> Iterator[SceneJob]:
+        for name, count in counts.items():
+            yield self.scene(name, range(count))
+
+    def scene(self, name: str, numbers: Any) -> SceneJob:
+        target = self.folder / name
+        target.mkdir()
+        tasks = [ObjectTask(Path(name), "auto", number, target / str(number), {}) for number in numbers]
+        job = SceneJob(name, Path(name), "auto", target, tasks, {}, {})
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        job._lock.callback(self._closed)
+        return job
+
+    def _closed(self) -> None:
+        self.open -= 1
+
+    def run(self, jobs: Iterator[SceneJob], *nodes: dict[str, float], **settings: Any) -> dict[str, SceneJob]:
+        self.ray = FakeRay(*(nodes or CORES))
+        self.patch.setattr(module, "connected", lambda settings: contextlib.nullcontext(self.ray))
+        checkpoint = Checkpoint("mini", self.folder, "mini", "")
+        config = load([f"pipeline.device={settings.pop('device', 'null')}"])
+        self.engine = ClusterEngine(
+            config, checkpoint, {}, ClusterSettings(**settings), ClusterProgress(1000, bar=False), self.folder
+        )
+        done = {}
+        for job in self.engine.run(jobs):
+            job.close()
+            done[job.name] = job
+        return done
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Bench:
+    return Bench(monkeypatch, tmp_path)
+
+
+def statuses(job: SceneJob) -> list[str]:
+    return [job.outcomes[number].status for number in sorted(job.outcomes)]
+
+
+def test_every_object_once(bench, stub):
+    done = bench.run(bench.scenes(a=5, b=1, c=3), workers=2)
+    assert {name: job.summary["complete"] for name, job in done.items()} == {"a": 5, "b": 1, "c": 3}
+    assert sorted((scene, n) for _, scene, n in stub.made) == [
+        (scene, n) for scene, count in (("a", 5), ("b", 1), ("c", 3)) for n in range(count)
+    ]
+    assert stub.started == 2
+    assert all(actor.dead for actor in bench.ray.actors)
+    assert bench.open == 0
+
+
+def test_a_scene_stays_on_one_worker(bench, stub):
+    bench.run(bench.scenes(**{f"s{n}": 4 for n in range(20)}), workers=4)
+    at = {scene: {worker for worker, name, _ in stub.made if name == scene} for _, scene, _ in stub.made}
+    # Only the last scenes are shared, by those that would have nothing to do.
+    assert sum(len(workers) > 1 for workers in at.values()) <= 4
+    assert len({worker for worker, *_ in stub.made}) == 4
+
+
+def test_one_scene_is_shared(bench, stub):
+    bench.run(bench.scenes(a=40), workers=4)
+    assert min(Counter(worker for worker, *_ in stub.made).values()) >= 5
+
+
+def test_the_last_objects_wait_for_who_is_free(bench, stub):
+    # The second worker is about to be ready: the first must not take both.
+    bench.run(bench.scenes(a=2), workers=2)
+    assert sorted(worker for worker, *_ in stub.made) == [0, 1]
+
+
+def test_what_is_submitted_and_planned_is_bounded(bench, stub):
+    done = bench.run(bench.scenes(**{f"s{n:03}": 3 for n in range(200)}), workers=3)
+    assert len(done) == 200
+    assert bench.ray.longest <= SUBMITTED_PER_WORKER * 3
+    assert bench.most_open <= SUBMITTED_PER_WORKER * 3 + 3
+
+
+def test_as_many_workers_as_there_is_room_for(bench, stub):
+    bench.run(bench.scenes(a=100), {"CPU": 5.0}, {"CPU": 3.0, "GPU": 0.0}, cpus_per_worker=2)
+    assert stub.started == 3
+    assert {(actor.options["num_cpus"], actor.options["num_gpus"]) for actor in bench.ray.actors} == {(2, 0.0)}
+    assert {actor.inner.order.config.pipeline.device for actor in bench.ray.actors} == {"cpu"}
+    assert {actor.inner.order.threads for actor in bench.ray.actors} == {2}
+
+
+@pytest.mark.parametrize(("share", "workers"), [(None, 3), (0.5, 6), (0.0, 16)])
+def test_gpus(bench, stub, share, workers):
+    bench.run(bench.scenes(a=100), {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}, gpus_per_worker=share)
+    assert stub.started == workers
+    assert {actor.inner.order.config.pipeline.device for actor in bench.ray.actors} == {"cpu" if share == 0 else "cuda"}
+
+
+def test_no_more_workers_than_objects(bench, stub, monkeypatch):
+    monkeypatch.setattr(ClusterProgress, "left", 2)
+    bench.run(bench.scenes(a=2))
+    assert stub.started == 2
+
+
+def test_a_scene_without_anything_to_make_needs_no_cluster(bench, stub):
+    job = bench.scene("a", ())
+    job.summary = {"complete": 3, "failed": 0}
+    assert set(bench.run(iter([job]))) == {"a"}
+    assert stub.started == 0
+
+
+def test_a_dead_worker_is_replaced_and_its_object_made_again(bench, stub, caplog):
+    stub.deadly = Counter({"a/2": 1, "b/0": 2, "a": 1})
+    with caplog.at_level(logging.INFO):
+        done = bench.run(bench.scenes(a=5, b=3), workers=2)
+    assert statuses(done["a"]) == ["complete"] * 5
+    assert statuses(done["b"]) == ["complete"] * 3
+    assert stub.started == 2 + 4
+    assert Counter((scene, n) for _, scene, n in stub.made).most_common(1)[0][1] == 1
+    assert caplog.text.count("has died; what it was at goes to another") == 4
+
+
+def test_an_object_that_kills_every_worker_fails_and_the_rest_goes_on(bench, stub):
+    stub.deadly = Counter({"a/1": 99})
+    done = bench.run(bench.scenes(a=4, b=2), workers=2, max_retries=1)
+    assert statuses(done["a"]) == ["complete", "failed", "complete", "complete"]
+    assert "died 2 times" in done["a"].outcomes[1].message
+    assert stub.deadly["a/1"] == 99 - 2
+    assert done["b"].summary is not None
+
+
+def test_a_scene_that_cannot_be_composed(bench, stub):
+    stub.deadly = Counter({"a": 99})
+    done = bench.run(bench.scenes(a=2, b=2), workers=1, max_retries=2)
+    assert "could not be composed: the process that made it died 3 times" in str(done["a"].error)
+    assert done["b"].summary is not None
+
+
+def test_an_object_that_was_finished_by_a_worker_that_died_then_is_not_made_again(bench, stub, monkeypatch):
+    stub.deadly = Counter({"a/1": 1})
+    monkeypatch.setattr(SceneJob, "found", lambda job, task: Outcome(task.number, "complete"))
+    done = bench.run(bench.scenes(a=3), workers=1)
+    assert statuses(done["a"]) == ["complete"] * 3
+    assert ("a", 1) not in [(scene, n) for _, scene, n in stub.made]
+
+
+def test_workers_that_die_of_everything_end_the_run(bench, stub):
+    stub.deadly = Counter({f"a/{n}": 99 for n in range(50)})
+    with pytest.raises(FastSam3dError, match="workers in a row have died"):
+        bench.run(bench.scenes(a=50), workers=2)
+    assert stub.started <= DEATHS_IN_A_ROW + 2 * 2
+    assert bench.open == 0
+    assert all(actor.dead for actor in bench.ray.actors)
+
+
+def test_no_worker_can_load(bench, stub):
+    stub.unloadable = frozenset(range(99))
+    with pytest.raises(FastSam3dError, match="no worker is of use.*cannot load the pipeline: the weights are corrupt"):
+        bench.run(bench.scenes(a=3), workers=2)
+    assert stub.started == 2
+    assert bench.open == 0
+
+
+@pytest.mark.parametrize("fault", ["unloadable", "unfit"])
+def test_one_worker_of_no_use_is_given_up(bench, stub, caplog, fault):
+    setattr(stub, fault, frozenset({1}))
+    done = bench.run(bench.scenes(a=3, b=4), workers=2)
+    assert statuses(done["a"]) + statuses(done["b"]) == ["complete"] * 7
+    assert stub.started == 2
+    assert "worker 1 (process 101 on host) is given up" in caplog.text
+
+
+def test_another_version_is_of_no_use(bench, stub):
+    stub.version = "0.0.1"
+    with pytest.raises(FastSam3dError, match=f"it has fast-sam3d 0.0.1 and here is {__version__}"):
+        bench.run(bench.scenes(a=1), workers=1)
+
+
+def test_a_worker_that_dies_while_it_loads_is_not_replaced(bench, stub, monkeypatch):
+    def load(self: Stub) -> str:
+        raise Crash
+
+    monkeypatch.setattr(stub, "load", load)
+    with pytest.raises(FastSam3dError, match="its process ended before the pipeline was loaded"):
+        bench.run(bench.scenes(a=3), workers=3)
+    assert stub.started == 3
+
+
+def test_a_full_disk_stops_its_scene_alone(bench, stub):
+    stub.full = "b"
+    done = bench.run(bench.scenes(a=3, b=9, c=3), workers=2)
+    assert isinstance(done["b"].error, OutputError)
+    assert "the disk is full" in str(done["b"].error)
+    assert done["a"].summary is not None
+    assert done["c"].summary is not None
+    assert bench.open == 0
+
+
+def test_what_workers_remark_is_told(bench, stub, caplog):
+    bench.run(iter([bench.scene("a", [99])]), workers=1)
+    assert "a: careful" in caplog.text
+
+
+def test_nothing_has_room(bench, stub):
+    with pytest.raises(ConfigError, match=r"no machine of the Ray cluster has 8 core\(s\) and 0 GPU\(s\)"):
+        bench.run(bench.scenes(a=1), cpus_per_worker=8)
+    assert bench.open == 0
+
+
+def test_room_that_never_comes(bench, stub, caplog):
+    with pytest.raises(FastSam3dError, match="has had no room for a worker in"):
+        bench.run(bench.scenes(a=1), workers=1, cpus_per_worker=8, wait_seconds=0.05)
+    assert "has room for 0 now" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "words"),
+    [("cuda:1", None, "leave the number out"), ("cuda", 0.0, "give each worker a GPU"), ("cpu", 1.0, "leave one")],
+)
+def test_devices_that_no_worker_can_have(bench, stub, device, gpus, words):
+    with pytest.raises(ConfigError, match=words):
+        bench.run(bench.scenes(a=1), device=device, gpus_per_worker=gpus)

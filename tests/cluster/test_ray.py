@@ -1,0 +1,225 @@
+"""`--engine ray` on a real cluster of this machine, with a tiny pipeline: the files, the deaths, the errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fast_sam3d.cli import scene_cluster
+from fast_sam3d.cluster.connect import import_ray
+from fast_sam3d.cluster.engine import ClusterEngine
+from fast_sam3d.cluster.progress import ClusterProgress
+from fast_sam3d.errors import ConfigError
+from fast_sam3d.resources import checkout
+from tests.minis import random_mini
+from tests.stand_in import files, run
+
+try:
+    import_ray()
+except ConfigError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+QUICK = (
+    "pipeline.ss_steps=2", "pipeline.slat_steps=2", "pipeline.formats=[gaussian]", "scene.turntable=false",
+    "output.preview=false", "--enable_exact",
+)  # fmt: skip
+RAY = ("--engine", "ray", "--workers", 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the workers have: bits depend on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One for all tests: the command uses a Ray that its program has started, and does not stop it."""
+    ray = import_ray()
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(
+        address="local", num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False, log_to_driver=False,
+        logging_level=logging.ERROR,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the embedded kind with next to no width and random weights."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    random_mini().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def rooms(elsewhere: Path, picture: np.ndarray, disc: np.ndarray) -> Path:
+    """Two scenes: "kitchen" with five objects and a mask that cannot be used, "bath" with two."""
+    folder = elsewhere / "rooms"
+    for name, numbers in (("kitchen", (0, 1, 2, 5, 11)), ("bath", (0, 3))):
+        (folder / name).mkdir(parents=True)
+        Image.fromarray(np.roll(picture, len(name), axis=1)).save(folder / name / "image.png")
+        for number in numbers:
+            save(folder / name / f"{number}.png", np.roll(disc, number - 5, axis=1))
+    save(folder / "kitchen" / "4.png", np.zeros_like(disc))
+    return Path("rooms")  # as the reports name it
+
+
+def save(path: Path, mask: np.ndarray) -> None:
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digest of every file; of a report without what depends on time and on the process."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        content = path.read_bytes()
+        if path.name == "report.json":
+            report = json.loads(content)
+            for key in ("load_seconds", "total_seconds", "seconds", "peak_memory_bytes"):
+                del report[key]
+            content = json.dumps(report).encode()
+        found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def scene(capsys: Any, tiny: Path, folder: Path, out: str, *arguments: object) -> tuple[int, str, str]:
+    return run(capsys, "scene", "--image_dir", folder, "--output_dir", out, "--tag", tiny, *QUICK, *arguments)
+
+
+@pytest.fixture
+def plain(rooms: Path, tiny: Path, capsys: pytest.CaptureFixture[str], once: dict[str, str]) -> dict[str, str]:
+    """What the plain engine leaves; the same for every test."""
+    if not once:
+        code, *_ = scene(capsys, tiny, rooms, "plain")
+        assert code == 1  # of the mask that cannot be used
+        once.update(contents(Path("plain")))
+    return once
+
+
+@pytest.fixture(scope="module")
+def once() -> dict[str, str]:
+    return {}
+
+
+def test_equal_files(cluster, rooms, tiny, plain, capsys):
+    code, out, err = scene(capsys, tiny, rooms, "ray", *RAY)
+    assert code == 1, err
+    assert contents(Path("ray")) == plain
+    assert not [name for name in files(Path("ray")) if "/." in name]
+    assert "kitchen: 5 of 6 objects" in out and "bath: 2 of 2 objects" in out and "2 scenes" in out
+    assert "kitchen, object 4 failed: the mask in rooms/kitchen/4.png is empty" in err
+    assert "2 worker(s) with 1 core(s) and 0 GPU(s) each" in err
+    assert "7 of 7" in err
+
+
+def test_a_worker_killed_in_mid_run_loses_nothing(cluster, rooms, tiny, plain, capsys, monkeypatch):
+    engines, killed = [], []
+
+    class Known(ClusterEngine):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            engines.append(self)
+
+    done = ClusterProgress.object_done
+
+    def object_done(progress: ClusterProgress, name: str, status: str) -> None:
+        done(progress, name, status)
+        if len(killed) < 2:  # one of the first two, then the one that came in its place, or the other
+            killed.append(engines[0].pids[len(killed) - 1])
+            os.kill(killed[-1], signal.SIGKILL)
+
+    monkeypatch.setattr(scene_cluster, "ClusterEngine", Known)
+    monkeypatch.setattr(ClusterProgress, "object_done", object_done)
+    code, _, err = scene(capsys, tiny, rooms, "ray", *RAY)
+    assert code == 1, err
+    assert len(set(killed)) == 2
+    assert err.count("has died; what it was at goes to another") >= 1
+    assert contents(Path("ray")) == plain
+    assert not [name for name in files(Path("ray")) if "/." in name]
+
+
+def test_stopped_and_resumed_by_either_engine(cluster, rooms, tiny, plain, capsys, monkeypatch):
+    counted = []
+    done = ClusterProgress.object_done
+
+    def stopped(progress: ClusterProgress, name: str, status: str) -> None:
+        done(progress, name, status)
+        counted.append(name)
+        if len(counted) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClusterProgress, "object_done", stopped)
+        code, _, err = scene(capsys, tiny, rooms, "mixed", *RAY)
+    assert code == 130
+    assert "the same command goes on from there" in err
+    left = files(Path("mixed"))
+    assert not [name for name in left if "/." in name], "locks and unfinished folders"
+    made = [name for name in left if name.endswith("done.json")]
+    assert 3 <= len(made) < 7
+
+    # The plain engine goes on with one scene, and Ray with what is left.
+    code, _, err = scene(capsys, tiny, rooms / "bath", "mixed")
+    assert code == 0, err
+    kept = sum(name.startswith("kitchen") for name in made)
+    code, _, err = scene(capsys, tiny, rooms, "mixed", *RAY)
+    assert code == 1, err
+    assert f"{5 - kept} of {5 - kept}" in err or kept == 5
+    assert contents(Path("mixed")) == plain
+    # Nothing is left to do for either.
+    for engine in ((), RAY):
+        code, _, err = scene(capsys, tiny, rooms, "mixed", *engine)
+        assert code == 1
+        assert "is ready" not in err and "loaded" not in err
+    assert contents(Path("mixed")) == plain
+
+
+def test_a_model_that_no_worker_can_load(cluster, rooms, tiny, capsys, elsewhere):
+    broken = elsewhere / "broken"
+    shutil.copytree(tiny, broken)
+    weights = next(broken.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-8] + b"12345678")
+    code, _, err = scene(capsys, broken, rooms, "ray", *RAY)
+    assert code == 2
+    assert err.count("is given up: it cannot load the pipeline") == 2
+    assert "fast-sam3d: no worker is of use, and what is finished is kept: it cannot load the pipeline" in err
+    assert files(Path("ray")) == set()
+
+
+def test_a_cluster_of_its_own(rooms, tiny, capsys):
+    """In a process of its own, as a user starts it."""
+    assert scene(capsys, tiny, rooms / "bath", "plain")[0] == 0
+    arguments = ["--image_dir", rooms / "bath", "--output_dir", "ray", "--tag", tiny, *QUICK, *RAY]
+    done = subprocess.run(
+        [sys.executable, "-m", "fast_sam3d.cli", "scene", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "PYTHONPATH": str(checkout() or ""), "RAY_ADDRESS": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    assert contents(Path("ray")) == contents(Path("plain"))
+    # Only what this package says.
+    heard = [line for line in done.stderr.splitlines() if not line.startswith(("the workers are to have", "using "))]
+    assert len(heard) == 1 + 2 + 2, done.stderr
+    assert "ray" not in done.stdout.replace("results in ray/bath", "").lower()
