@@ -16,11 +16,13 @@ from fast_sam3d.decode.around import AggregateInDecoder, AggregateVoxels, KeepPi
 from fast_sam3d.errors import ConfigError, suggest
 from fast_sam3d.exact import Exact
 from fast_sam3d.exact import build as build_exact
+from fast_sam3d.exact.context import BackboneSeam
 from fast_sam3d.exact.passes import OneRun
 from fast_sam3d.exact.seams import places as exact_places
-from fast_sam3d.patch import Layer, Patch
+from fast_sam3d.patch import Layer, Patch, seam_at
 from fast_sam3d.report import Report, StageSeam
 from fast_sam3d.solve.driver import SolveSeam, require_euler
+from fast_sam3d.solve.guide import Both
 from fast_sam3d.solve.method import StageMethod, build
 from fast_sam3d.solve.scene import Begin, Chain, KeepOccupancy, KeepScale, RequireVoxels, Scene
 
@@ -69,10 +71,10 @@ def accelerate(
 
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
-        config: a mapping {"ss": {when, where, predict}, "slat": {when, where, predict}, "mesh": {...},
-            "exact": {...}} (what is missing, null or empty is left alone), the whole project configuration, the path
-            of a YAML file with either, or the name of a preset. None: the default preset. Where nothing is accelerated
-            the pipeline stays untouched; `report.observe` watches it.
+        config: a mapping {"ss": {when, where, predict, guide}, "slat": {...}, "mesh": {...}, "exact": {...}} (what is
+            missing, null or empty is left alone), the whole project configuration, the path of a YAML file with
+            either, or the name of a preset. None: the default preset. Where nothing is accelerated the pipeline stays
+            untouched; `report.observe` watches it.
         preset: the name of a preset, in place of `config`.
         overrides: Hydra overrides on top, such as "ss.when.stride=4".
 
@@ -131,6 +133,10 @@ def plan(
         for name, stage in stages.items()
         if settings.get(name)
     }
+    for name, method in methods.items():
+        reason = adapter.unguidable(name) if _guides(method) else None
+        if reason:
+            raise ConfigError(f"{name}.guide cannot act on this pipeline, because {reason}: leave it out, or use both")
     if settings.get("mesh"):
         methods["mesh"] = build_mesh(settings["mesh"])
     if settings.get("exact") and (exact := build_exact(settings["exact"])).any:
@@ -165,6 +171,11 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
                 method = (methods or {}).get(name)
                 layer = Layer(report, accelerates, method, scene)
                 patch.add(solver, "solve_iter", layer, partial(SolveSeam, solver, solve_stage))
+                if _guides(method):
+                    backbone = adapter.backbone(name)
+                    patch.add(backbone, "forward", layer, partial(BackboneSeam, backbone))
+                if isinstance(method, StageMethod) and method.where.needs_decoder:
+                    scene.decoder = seam_at(adapter.structure_decoder(), "forward")
             exact = (methods or {}).get("exact")
             if isinstance(exact, Exact):
                 for owner, name, make in exact_places(adapter, exact):
@@ -200,9 +211,14 @@ def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
     return {row: Chain(tuple(around)) for row, around in rows.items()}
 
 
+def _guides(method: Method | None) -> bool:
+    return isinstance(method, StageMethod) and not isinstance(method.guide, Both)
+
+
 def _places(adapter: Sam3d) -> list[tuple[object, str]]:
     places = [(owner, name) for owner, name, _ in adapter.timed()]
     places += [(owner, name) for owner, name, _ in exact_places(adapter, Exact(), everywhere=True)]
+    places += [(adapter.backbone(stage), "forward") for stage in adapter.stages]
     return places + [(adapter.solver(stage), "solve_iter") for stage in adapter.stages]
 
 

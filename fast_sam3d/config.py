@@ -14,6 +14,7 @@ from typing import Any
 from fast_sam3d.config_reader import Reader, dotted_keys
 from fast_sam3d.errors import ConfigError, suggest
 from fast_sam3d.resources import resource
+from fast_sam3d.zoo import misplaced
 
 __all__ = [
     "ACCELERATED",
@@ -133,7 +134,7 @@ def methods_of(config: Config) -> dict[str, Any]:
     if config.modules["ss"]:
         methods["ss"] = build(config.modules["ss"], {"shape": (SHAPE,), "layout": LAYOUT}, path="ss", voxels=False)
     if config.modules["slat"]:
-        methods["slat"] = build(config.modules["slat"], {"feats": ("feats",)}, path="slat")
+        methods["slat"] = build(config.modules["slat"], {"feats": ("feats",)}, path="slat", voxels=True)
     if config.modules["mesh"]:
         methods["mesh"] = build_mesh(config.modules["mesh"])
     if config.modules["exact"]:
@@ -206,7 +207,7 @@ def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[l
         if key in groups and not isinstance(parsed.value(), dict):
             option = str(parsed.value()).removesuffix(".yaml")
             if option not in groups[key]:
-                raise ConfigError(f"{key} has no option '{option}': {suggest(option, groups[key])}")
+                raise ConfigError(misplaced(option, key, groups[key]))
             picks.append(f"{key}={option}")
         else:
             # What is added with a plus sign is checked when the whole is read.

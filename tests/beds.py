@@ -90,12 +90,12 @@ def random_state() -> tuple[Any, ...]:
 
 @contextmanager
 def counted_calls(pipeline: Any) -> Iterator[dict[str, int]]:
-    """Calls of the two networks in this block, by stage, counted where they happen."""
+    """Runs of the two networks in this block, by stage, counted in their first block: a call may be stood in for."""
     counts = {"ss": 0, "slat": 0}
     hooks = [
-        pipeline.models[f"{stage}_generator"].reverse_fn.backbone.register_forward_pre_hook(
-            lambda module, args, stage=stage: counts.__setitem__(stage, counts[stage] + 1)
-        )
+        pipeline.models[f"{stage}_generator"]
+        .reverse_fn.backbone.blocks[0]
+        .register_forward_pre_hook(lambda module, args, stage=stage: counts.__setitem__(stage, counts[stage] + 1))
         for stage in counts
     ]
     try:

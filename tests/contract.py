@@ -40,6 +40,19 @@ def merging(where: str, factor: float = 2.0) -> dict[str, Any]:
     return {"mesh": {"where": where, "factors": [factor] * 3, "min_voxels": 0}}
 
 
+def zoo(*picks: str, **edits: Any) -> dict[str, Any]:
+    """Methods as their files have them, for runs of a few steps."""
+    tree = compose(picks)[0]
+    modules = {pick.split("=")[0]: copy.deepcopy(tree[pick.split("=")[0]]) for pick in picks}
+    for stage, part in modules.items():
+        if "warmup" in part.get("when", {}):
+            part["when"]["warmup"] = 2
+        if "warmup" in part.get("where", {}):
+            part["where"]["warmup"] = 1
+        part.update(edits.get(stage, {}))
+    return modules
+
+
 CARVED: dict[str, Any] = {
     "slat": {"when": {"name": "stride"}, "where": {"name": "saliency", "keep": 0.25, "warmup": 1}}
 }
@@ -62,6 +75,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "voxels": merging("voxels"),
     "all": {**paper(), **CARVED, **merging("decoder")},
     "exact": EXACT,
+    # Two at a time, one for each stage, because a run takes them both.
+    "solvers": zoo("ss=adams_bashforth", "slat=deis"),
+    "forecasts": zoo("ss=spectrum", "slat=dmd"),
+    "mean velocities": zoo("ss=meancache", "slat=hicache"),
+    "magnitudes": zoo("ss=magcache", "slat=easycache", slat={"when": {"name": "budget", "threshold": 0.5}}),
+    "guides": {
+        "ss": {"guide": {"name": "reuse", "interval": 2, "warmup": 1}},
+        "slat": {"guide": {"name": "adaptive", "threshold": -1.0}},
+    },
+    "merged cells": zoo("slat=tome", "ss=fast3dcache", slat={"when": {"name": "stride", "stride": 4}}),
     "everything": {**paper(), **CARVED, **merging("decoder"), **EXACT},
 }
 LIMITS: dict[str, dict[str, Any]] = {
@@ -301,7 +324,13 @@ class Contract:
         assert torch.equal(theirs["shape"], plain["shape"])
         assert not torch.equal(theirs["gaussian.xyz"], plain["gaussian.xyz"])
 
-    @pytest.mark.parametrize(("stage", "used"), [("ss", "everything"), ("slat", "everything"), ("slat", "budget")])
+    @pytest.mark.parametrize(
+        ("stage", "used"),
+        [
+            *((stage, name) for stage in ("ss", "slat") for name in ("everything", "guides", "merged cells")),
+            ("slat", "budget"),
+        ],
+    )
     @torch.no_grad()
     def test_two_interleaved_solves(self, stage: str, used: str, pipeline: Any) -> None:
         """Of different objects: noise, condition, and voxels where there are any."""

@@ -90,6 +90,13 @@ def only_voxels(
     return (*args[:-1], few), dict(kwargs)
 
 
+def decode_structure(decoder: Callable[..., Any], latent: Tensor) -> Tensor:
+    """Occupancy logits [B, 1, R, R, R] of a shape leaf [B, N, C], as `sample_sparse_structure` decodes it."""
+    batch, count, channels = latent.shape
+    edge = round(count ** (1 / 3))
+    return decoder(latent.transpose(1, 2).reshape(batch, channels, edge, edge, edge))
+
+
 class Sam3d:
     """A live pipeline by its parts.
 
@@ -104,8 +111,9 @@ class Sam3d:
     def stages(self) -> dict[str, SolveStage]:
         """The sampling stages by name."""
         layout = tuple(self._layout_leaves())
+        groups = {"shape": (SHAPE,), **({"layout": layout} if layout else {})}
         return {
-            "ss": SolveStage("ss", SHAPE, {"shape": (SHAPE,), **({"layout": layout} if layout else {})}, count_calls),
+            "ss": SolveStage("ss", SHAPE, groups, count_calls, decode=decode_structure),
             "slat": SolveStage("slat", "feats", {"feats": ("feats",)}, count_calls, voxels_of, only_voxels),
         }
 
@@ -128,6 +136,24 @@ class Sam3d:
         if "inner_forward" in getattr(guidance, "__dict__", {}):
             return True
         return compiled(guidance) or compiled(backbone)
+
+    def unguidable(self, stage: str) -> str | None:
+        """Why the two calls of a stage's guidance cannot be told apart, or None."""
+        backbone, guidance = self.backbone(stage), self.pipeline.models[_GENERATORS[stage]].reverse_fn
+        if not callable(getattr(backbone, "forward", None)):
+            return "its guidance has no network under the known name"
+        if self.compiled(stage):
+            return "its network is compiled or wrapped"
+        # sam3d_objects/model/backbone/generator/classifier_free_guidance.py: the others have no keyword, or more calls.
+        handling = getattr(guidance, "unconditional_handling", None)
+        if handling != "add_flag" or any(kind.__name__ == "PointmapCFG" for kind in type(guidance).__mro__):
+            return f"its guidance is {type(guidance).__name__} with unconditional_handling={handling!r}"
+        return None
+
+    def structure_decoder(self) -> Any:
+        """The decoder of sparse structures, None where the pipeline has none."""
+        models = self.pipeline.models
+        return models["ss_decoder"] if "ss_decoder" in models else None  # noqa: SIM401 (a ModuleDict)
 
     def cross_attentions(self, stage: str) -> Iterator[tuple[str, Any]]:
         """(name, module) of every cross-attention of a stage's network: one per block, or one per stream of it."""

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "infer": ("fast_sam3d.cli.infer", "turn one masked object of a picture into a mesh, gaussians and a pose"),
     "scene": ("fast_sam3d.cli.scene", "every masked object of a picture as one scene (comes with a later version)"),
     "config": ("fast_sam3d.cli.show_config", "print the configuration that a set of flags and overrides composes to"),
+    "methods": ("fast_sam3d.cli.methods", "list the methods: paper, stage, what each needs, how to switch it on"),
     "download": ("fast_sam3d.cli.download", "fetch the gated SAM 3D Objects weights with your own login"),
     "doctor": ("fast_sam3d.cli.doctor", "say what is there to run SAM 3D Objects, and the next thing to do"),
     "count": ("fast_sam3d.cli.count", "count the operations that each exact saving takes off, at the published sizes"),

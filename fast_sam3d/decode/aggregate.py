@@ -15,6 +15,7 @@ from fast_sam3d.solve.check import number, whole
 
 FACTORS = (1.0, 1.25, 1.5, 2.0)
 PLACES = ("decoder", "voxels")
+POOLS = ("max", "mean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class MeshMethod:
         factors: below threshold_low, between the two, from threshold_high on; each of 1, 1.25, 1.5, 2, none greater
             than the one before.
         min_voxels: smaller objects keep all their voxels.
+        pool: "max" or "mean", of the features that come together in the decoder.
     """
 
     where: str = "decoder"
@@ -42,10 +44,13 @@ class MeshMethod:
     threshold_high: float = 0.7
     factors: tuple[float, ...] = (2.0, 1.5, 1.25)
     min_voxels: int = 512
+    pool: str = "max"
 
     def __post_init__(self) -> None:
         if self.where not in PLACES:
             raise ConfigError(f"where is {self.where!r}: {suggest(str(self.where), PLACES)}")
+        if self.pool not in POOLS:
+            raise ConfigError(f"pool is {self.pool!r}: {suggest(str(self.pool), POOLS)}")
         for name in ("weight", "threshold_low", "threshold_high"):
             number(name, getattr(self, name), 0.0, 1.0)
         if self.threshold_low > self.threshold_high:
@@ -134,6 +139,12 @@ def max_pool(feats: Tensor, index: Tensor, count: int) -> Tensor:
     """Greatest value of each channel in each bin: [N, C], [N] -> [count, C]."""
     pooled = feats.new_full((count, feats.shape[1]), -torch.inf)
     return pooled.scatter_reduce_(0, index[:, None].expand_as(feats), feats, "amax")
+
+
+def mean_pool(feats: Tensor, index: Tensor, count: int) -> Tensor:
+    """Mean of each channel in each bin: [N, C], [N] -> [count, C]."""
+    pooled = feats.new_zeros((count, feats.shape[1]))
+    return pooled.scatter_reduce_(0, index[:, None].expand_as(feats), feats, "mean", include_self=False)
 
 
 def unmerged(vertices: Tensor, factor: float) -> Tensor:

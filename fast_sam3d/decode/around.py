@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fast_sam3d.decode.aggregate import AggregationRecord, MeshMethod, max_pool, merge, unmerged
+from fast_sam3d.decode.aggregate import AggregationRecord, MeshMethod, max_pool, mean_pool, merge, unmerged
 from fast_sam3d.decode.spectrum import mixed, picture_ratio, shape_ratio
 from fast_sam3d.solve.scene import Scene
 
@@ -54,7 +54,8 @@ class AggregateInDecoder:
         record, bins, index = _route(self.method, scene, slat.coords, resolution, centre=0.0)
         if record.factor == 1:
             return call(slat, *args, **kwargs)
-        merged = type(slat)(max_pool(slat.feats, index, len(bins)), bins)
+        pool = max_pool if self.method.pool == "max" else mean_pool
+        merged = type(slat)(pool(slat.feats, index, len(bins)), bins)
         return [_scaled_back(mesh, record.factor) for mesh in call(merged, *args, **kwargs)]
 
 

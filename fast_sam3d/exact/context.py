@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Contexts:
         kept: keys and values by the identity of their projection.
         constants: of unconditional cross-attentions, by the identity of the attention.
         voxels: those of the first call, and what the embedded structured latent makes of them.
+        guided: `fast_sam3d.solve.guide.GuidedCalls` of a method that spares unconditional calls.
     """
 
     first: tuple[Any, ...] | None = None
@@ -48,6 +50,7 @@ class Contexts:
     kept: dict[int, Tensor] = field(default_factory=dict)
     constants: dict[int, Tensor] = field(default_factory=dict)
     voxels: tuple[Any, SparseGrid] | None = None
+    guided: Any = None
 
     @property
     def bytes(self) -> int:
@@ -70,6 +73,8 @@ class BackboneSeam(SavingSeam):
         contexts = active(self)
         if contexts is None or contexts.kind is not None:
             return call(*args, **kwargs)
+        if contexts.guided is not None:
+            call = partial(contexts.guided, call)
         backbone = self.owner()
         if self.wanted("grids") and isinstance(backbone, StructuredLatentFlow):
             args = (*args[:-1], _grid(contexts, args[-1], args[0].device))

@@ -1,4 +1,4 @@
-"""A method for one sampling stage: when, where and predict together, built from a configuration mapping."""
+"""A method for one sampling stage: when, where, predict and guide together, built from a configuration mapping."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.solve.guide import GUIDE, Both, Guide
 from fast_sam3d.solve.predict import PREDICT, Hold, Predict
 from fast_sam3d.solve.when import WHEN, Always, When
 from fast_sam3d.solve.where import WHERE, All, Where
@@ -24,11 +25,13 @@ class StageMethod:
         when: decides at which steps the network runs.
         where: decides on which tokens.
         predict: a predictor by leaf name.
+        guide: decides how the unconditional call of guidance is made.
     """
 
     when: When
     where: Where
     predict: Mapping[str, Predict]
+    guide: Guide = Both()
 
     @property
     def depth(self) -> int:
@@ -45,6 +48,7 @@ class StageMethod:
             "when": _settings(self.when, WHEN),
             "where": _settings(self.where, WHERE),
             "predict": {leaf: _settings(predictor, PREDICT) for leaf, predictor in self.predict.items()},
+            "guide": _settings(self.guide, GUIDE),
         }
 
 
@@ -52,32 +56,35 @@ def build(
     mapping: Mapping[str, Any],
     groups: Mapping[str, Sequence[str]] | None = None,
     path: str = "",
-    voxels: bool = True,
+    voxels: bool | None = None,
 ) -> StageMethod:
     """Make the method that a mapping describes.
 
     Args:
-        mapping: {when: {name, ...}, where: {name, ...}, predict: {name, ...} or {leaf or group: {name, ...}}}; what is
-            missing is `always`, `all` and `hold`.
+        mapping: {when: {name, ...}, where: {name, ...}, predict: {name, ...} or {leaf or group: {name, ...}}, guide:
+            {name, ...}}; what is missing is `always`, `all`, `hold` and `both`.
         groups: the leaves that a predict key stands for, such as {"shape": ["shape"], "layout": ["scale", ...]}. None:
             each predict key is a leaf of its own.
         path: where the mapping stands in the configuration ("ss"), for messages.
-        voxels: whether the stage's tokens are voxels, which may be chosen from.
+        voxels: whether the stage's tokens are voxels, which may be chosen from; where they are not, the state is a
+            sparse structure, which can be decoded. None: nobody knows.
 
     Raises:
         ConfigError: an unknown key, name or leaf, a value out of range, a leaf without a predictor, or a choice of
             voxels where there are none.
     """
     mapping = _mapping(mapping, path or "the method")
-    _known(mapping, ("when", "where", "predict"), path)
+    _known(mapping, ("when", "where", "predict", "guide"), path)
     where = _part(mapping.get("where"), WHERE, All(), _join(path, "where"))
-    if where.needs_tokens and not voxels:
-        at = _join(path, "where")
-        raise ConfigError(f"{at}.name is {_settings(where, WHERE)['name']!r}, which chooses voxels: {path} has none")
+    if (where.needs_tokens and voxels is False) or (where.needs_decoder and voxels is True):
+        name, fits = _settings(where, WHERE)["name"], "slat" if where.needs_tokens else "ss"
+        what = "chooses voxels" if where.needs_tokens else "decodes the sparse structure on the way"
+        raise ConfigError(f"{_join(path, 'where')}.name is {name!r}, which {what}: it fits {fits}, not {path}")
     return StageMethod(
         when=_part(mapping.get("when"), WHEN, Always(), _join(path, "when")),
         where=where,
         predict=_predictors(mapping.get("predict"), groups, _join(path, "predict")),
+        guide=_part(mapping.get("guide"), GUIDE, Both(), _join(path, "guide")),
     )
 
 
@@ -131,7 +138,8 @@ def _mapping(value: Any, path: str) -> Mapping[str, Any]:
 
 def _settings(part: Any, registry: Mapping[str, type]) -> dict[str, Any]:
     name = next((name for name, kind in registry.items() if type(part) is kind), type(part).__name__)
-    return {"name": name, **dataclasses.asdict(part)}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(part).items()}
+    return {"name": name, **plain}
 
 
 def _join(path: str, key: str) -> str:

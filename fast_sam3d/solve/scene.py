@@ -23,6 +23,7 @@ class Scene:
         picture: [H, W, 4] uint8, the mask in the last channel.
         told: what stages want in the reports, since it was last taken.
         contexts: `fast_sam3d.exact.context.Contexts` of the solve whose network runs at this moment.
+        decoder: the seam on the decoder of sparse structures, for a method that decodes on the way.
         passes: `fast_sam3d.exact.passes.Passes` of this installation, which outlive an object; never copied.
     """
 
@@ -31,6 +32,7 @@ class Scene:
     picture: Any = None
     told: list[Any] = field(default_factory=list)
     contexts: Any = None
+    decoder: Any = None
     passes: Any = None
 
     def clear(self) -> None:
@@ -58,7 +60,7 @@ class Scene:
         return known if bool(inside.all()) else Tokens(coords)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"occupancy": None, "scale": 1.0, "picture": None, "told": []}
+        return {"occupancy": None, "scale": 1.0, "picture": None, "told": [], "decoder": self.decoder}
 
 
 @dataclass(frozen=True, slots=True)

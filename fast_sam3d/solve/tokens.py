@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +17,15 @@ class Tokens:
         coords: [N, 4] int (object, x, y, z), the voxel of each token.
         occupancy: [B, R, R, R] logits of the sparse structure that the voxels come from; None if nobody has seen it.
         scale: cells of that grid along each side of a voxel; above 1 where voxels were merged.
+        steps: of the solve.
+        decode: the state of a sparse structure [1, N, C] -> its logits [1, 1, R, R, R]; None where there is no way.
     """
 
     coords: Tensor
     occupancy: Tensor | None = None
     scale: float = 1.0
+    steps: int = 0
+    decode: Callable[[Tensor], Tensor] | None = None
 
     @property
     def places(self) -> Tensor:

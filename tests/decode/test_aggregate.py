@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fast_sam3d.decode.aggregate import FACTORS, MeshMethod, build, max_pool, merge, unmerged
+from fast_sam3d.decode.aggregate import FACTORS, MeshMethod, build, max_pool, mean_pool, merge, unmerged
 from fast_sam3d.errors import ConfigError
 
 R = 16
@@ -60,14 +60,15 @@ def test_bins_against_a_slow_reference(factor: float, centre: float) -> None:
     coords = coords.int()
     feats = torch.randn(len(coords), 3, generator=generator)
     bins, index = merge(coords, factor, centre)
-    pooled = max_pool(feats, index, len(bins))
+    pooled, mean = max_pool(feats, index, len(bins)), mean_pool(feats, index, len(bins))
     want: dict[tuple[int, ...], list[Tensor]] = {}
     for row, feat in zip(coords.tolist(), feats, strict=True):
         q = [floor((p + 0.5 - centre) / factor + centre) for p in row[1:]]
         want.setdefault((row[0], *q), []).append(feat)
     assert [tuple(row) for row in bins.tolist()] == sorted(want)
-    for row, got in zip(bins.tolist(), pooled, strict=True):
-        assert torch.equal(got, torch.stack(want[tuple(row)]).amax(0))
+    for row, greatest, middle in zip(bins.tolist(), pooled, mean, strict=True):
+        assert torch.equal(greatest, torch.stack(want[tuple(row)]).amax(0))
+        torch.testing.assert_close(middle, torch.stack(want[tuple(row)]).mean(0))
     assert bins.dtype == coords.dtype
     assert bins[:, 1:].min() >= 0 and bins[:, 1:].max() < R
 
@@ -116,3 +117,5 @@ def test_half_precision_pools_too() -> None:
     pooled = max_pool(feats, torch.tensor([0, 0, 1]), 2)
     assert pooled.dtype == torch.float16
     assert pooled.tolist() == [[3.0, -2.0], [0.5, 7.0]]
+    mean = mean_pool(feats, torch.tensor([0, 0, 1]), 2)
+    assert mean.dtype == torch.float16 and mean.tolist() == [[2.0, -3.0], [0.5, 7.0]]

@@ -67,6 +67,27 @@ def test_the_mesh_comes_back_at_its_size_and_nothing_else_changes(pipeline: Mini
     assert handle.report.to_dict()["aggregations"][0]["kept"] == record.kept
 
 
+def test_features_are_pooled_as_the_method_says() -> None:
+    """The decoder is one that answers with what it was given."""
+    coords = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 0], [0, 4, 4, 4]], dtype=torch.int32)
+    feats = torch.tensor([[1.0], [3.0], [7.0]])
+
+    class Latent:
+        def __init__(self, feats: torch.Tensor, coords: torch.Tensor) -> None:
+            self.feats, self.coords = feats, coords
+
+    seen: list[Any] = []
+
+    def decode(slat: Latent) -> list[Any]:
+        seen.append(slat.feats.flatten().tolist())
+        return [SimpleNamespace(vertices=torch.zeros(1, 3))]
+
+    for pool in ("max", "mean"):
+        method = MeshMethod(factors=(2.0, 2.0, 2.0), min_voxels=0, pool=pool)
+        AggregateInDecoder(method)(Scene(), decode, Latent(feats, coords))
+    assert seen == [[3.0, 7.0], [2.0, 7.0]]
+
+
 def test_a_report_that_only_watches_is_told_too_whichever_came_first(pipeline: MiniPipeline) -> None:
     with observe(pipeline) as outer, fast_sam3d.accelerated(pipeline, ALWAYS_2) as handle, observe(pipeline) as inner:
         run(pipeline)

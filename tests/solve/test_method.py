@@ -71,12 +71,12 @@ def changed(**parts: Any) -> dict[str, Any]:
     [
         (changed(wen={}), r"ss\.wen is unknown: did you mean 'when'"),
         (changed(when={"name": "strid"}), r"ss\.when\.name is 'strid': did you mean 'stride'"),
-        (changed(when={"stride": 3}), r"ss\.when has no name: give one of always, budget, stride"),
+        (changed(when={"stride": 3}), r"ss\.when has no name: give one of always, budget, .*stride"),
         (changed(when="stride"), r"ss\.when is 'stride': give a mapping"),
         (changed(when={"name": "stride", "strid": 3}), r"ss\.when\.strid is unknown: did you mean 'stride'"),
         (changed(when={"name": "stride", "stride": 0}), r"ss\.when\.stride is 0: give a whole number"),
         (changed(when={"name": ["stride"]}), r"ss\.when\.name is \['stride'\]"),
-        (changed(where={"name": "some"}), r"ss\.where\.name is 'some': valid are: all, random, saliency"),
+        (changed(where={"name": "xyz"}), r"ss\.where\.name is 'xyz': valid are: all, .*random, .*saliency"),
         (changed(predict={"shap": {"name": "hold"}}), r"ss\.predict\.shap is unknown: did you mean 'shape'"),
         (changed(predict={"shape": {"name": "hold"}}), r"ss\.predict says nothing for 'scale': add layout"),
         (changed(predict={}), r"ss\.predict says nothing for 'shape'"),
@@ -96,5 +96,5 @@ def test_errors_name_the_key_and_the_valid_ones(mapping: Any, message: str) -> N
 def test_voxels_are_chosen_only_where_there_are_some() -> None:
     carved = changed(where={"name": "saliency"})
     assert build(carved, GROUPS, path="ss").depth == 2
-    with pytest.raises(ConfigError, match=r"ss\.where\.name is 'saliency', which chooses voxels: ss has none"):
+    with pytest.raises(ConfigError, match=r"ss\.where\.name is 'saliency', which chooses voxels: it fits slat, not ss"):
         build(carved, GROUPS, path="ss", voxels=False)

@@ -10,4 +10,16 @@ class TestStock(Contract):
     """See `Contract`."""
 
     bed = STOCK
-    methods = ("paper", "both", "exact", "carved", "budget", "mesh", "voxels", "everything")
+    methods = (
+        "paper",
+        "both",
+        "exact",
+        "carved",
+        "budget",
+        "mesh",
+        "voxels",
+        "everything",
+        "solvers",
+        "guides",
+        "merged cells",
+    )

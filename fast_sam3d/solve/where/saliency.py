@@ -1,14 +1,10 @@
-"""Where does the network run, on which tokens? The others keep their last velocity at that step.
-
-The driver runs the first and the last step of a solve on all tokens, whatever is answered here.
-"""
+"""The tokens that matter most."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,46 +13,7 @@ from fast_sam3d.solve.check import number, whole
 from fast_sam3d.solve.history import History
 from fast_sam3d.solve.step import Evaluation
 from fast_sam3d.solve.tokens import Tokens, cells, high_frequency
-
-Choose: TypeAlias = Callable[[int, History[Evaluation]], Tensor | None]
-
-
-class Where(Protocol):
-    """Settings of a choice of tokens; what it must remember during a solve lives in the function that `start` returns.
-
-    `needs_tokens`: it only serves a stage whose tokens are voxels.
-    """
-
-    needs_tokens: ClassVar[bool]
-
-    @property
-    def depth(self) -> int:
-        """Evaluations that the choice looks back on."""
-        ...
-
-    def start(self, tokens: Tokens | None) -> Choose:
-        """Begin a solve.
-
-        Args:
-            tokens: what is known of the solve's tokens; None where they are not voxels.
-
-        Returns:
-            (step, history) -> [K] int64 ascending indices of the tokens that enter the network; None: all of them.
-            Called at every evaluated step between the first and the last.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class All:
-    """Every token."""
-
-    needs_tokens: ClassVar[bool] = False
-    depth: ClassVar[int] = 1
-
-    def start(self, tokens: Tokens | None) -> Choose:
-        """See `Where`."""
-        return lambda step, history: None
+from fast_sam3d.solve.where.base import Choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +39,7 @@ class Saliency:
     cutoff: float = 0.125
     warmup: int = 3
     needs_tokens: ClassVar[bool] = True
+    needs_decoder: ClassVar[bool] = False
     depth: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
@@ -113,49 +71,6 @@ class Saliency:
             return torch.nonzero(top_cells(saliency, cell, count, kept)[cell]).flatten()
 
         return choose
-
-
-@dataclass(frozen=True, slots=True)
-class RandomCells:
-    """A random share of the 2x2x2 cells, new at every evaluated step: what any clever choice has to beat.
-
-    Args:
-        keep: share of the cells that enter the network.
-        seed: of a generator of its own; the global random state is left alone.
-        warmup: steps that run on all tokens first, at least 1.
-    """
-
-    keep: float = 0.5
-    seed: int = 0
-    warmup: int = 3
-    needs_tokens: ClassVar[bool] = True
-    depth: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        number("keep", self.keep, 1e-3, 1.0)
-        whole("seed", self.seed, 0)
-        whole("warmup", self.warmup, 1)
-
-    def start(self, tokens: Tokens | None) -> Choose:
-        """See `Where`."""
-        if tokens is None or self.keep >= 1:
-            return lambda step, history: None
-        cell, count = cells(tokens.coords)
-        kept = max(1, ceil(self.keep * count))
-        generator = torch.Generator().manual_seed(self.seed)
-
-        def choose(step: int, history: History[Evaluation]) -> Tensor | None:
-            if step < self.warmup:
-                return None
-            chosen = torch.zeros(count, dtype=torch.bool)
-            chosen[torch.randperm(count, generator=generator)[:kept]] = True
-            return torch.nonzero(chosen.to(cell.device)[cell]).flatten()
-
-        return choose
-
-
-WHERE: dict[str, type[Where]] = {"all": All, "random": RandomCells, "saliency": Saliency}
-"""Choices by their name in a configuration."""
 
 
 def unit(values: Tensor) -> Tensor:

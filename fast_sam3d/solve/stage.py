@@ -1,0 +1,46 @@
+"""What the driver must know of a sampling stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fast_sam3d.errors import FastSam3dError
+
+
+class SolverError(FastSam3dError):
+    """A solver that step caching cannot serve."""
+
+
+def one_call(dynamics: Callable[..., Any], t: float) -> int:
+    """The network calls of dynamics that nothing is known of."""
+    return 1
+
+
+@dataclass(frozen=True)
+class SolveStage:
+    """What the driver must know of a sampling stage; adapters make these.
+
+    Args:
+        name: "ss" or "slat".
+        bare: the leaf name of a state that is a plain tensor.
+        groups: the leaves that a configuration's predict key stands for.
+        count_calls: (dynamics, t in 0..1) -> network calls that one run of these dynamics makes.
+        coords: (args, kwargs) of the dynamics -> [N, 4] voxels of the state's tokens, or None if they are not there.
+            None: the tokens are not voxels, and all of them always run.
+        subset: (args, kwargs, [K] indices) -> args and kwargs for those tokens alone; needed with `coords`.
+        decode: (decoder, leaf `bare` [1, N, C]) -> occupancy logits [1, 1, R, R, R]; None: a state means no shape.
+
+    All functions are module-level ones, so that seams can be copied and pickled.
+    """
+
+    name: str
+    bare: str
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    count_calls: Callable[[Callable[..., Any], float], int] = one_call
+    coords: Callable[[Any, Any], Any] | None = None
+    subset: Callable[[Any, Any, torch.Tensor], tuple[Any, Any]] | None = None
+    decode: Callable[[Callable[..., Any], torch.Tensor], torch.Tensor] | None = None
