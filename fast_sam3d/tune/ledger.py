@@ -10,7 +10,7 @@ import hashlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from fast_sam3d.bench.record import Record, Rows
@@ -148,7 +148,7 @@ class Ledger:
         for case in cases:
             if case in first and case in second:
                 own, base = (
-                    sum(row.get(f"{stage}_seconds", math.nan) for stage in stages) / plain.get("seconds", math.nan)
+                    _sum(row.get(f"{stage}_seconds", math.nan) for stage in stages) / plain.get("seconds", math.nan)
                     for row, plain in (first[case], second[case])
                 )
                 parts.append(base - own)
@@ -169,4 +169,10 @@ class Ledger:
         for own, base in pairs:
             mine, plain = own.get(column, math.nan), base.get(column, math.nan)
             ratios.append(plain / mine if mine > 0 else math.nan)
-        return median_and_error(by_group(ratios, groups), resamples=400)
+        return median_and_error(by_group(ratios, groups))
+
+
+def _sum(values: Iterable[float]) -> float:
+    """Of those that are known; NaN where none is."""
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) if known else math.nan

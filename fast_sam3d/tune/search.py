@@ -219,8 +219,10 @@ class Search:
             within = sorted(
                 (g for g in guesses if g[1] <= self.plan.budget), key=lambda guess: (guess[0], guess[2].name)
             )
-            if not within and best is None:  # the guess may be wrong: the most careful ones
-                within = sorted(guesses, key=lambda guess: (guess[1], guess[2].name))
+            if not within:  # the guess may be wrong: the most careful ones, however far off where nothing is known yet
+                near = math.inf if best is None else WORTH_ADDING * self.plan.budget
+                careful = (guess for guess in guesses if guess[1] <= near)
+                within = sorted(careful, key=lambda guess: (guess[1], guess[2].name))
             batch: list[Candidate] = []
             left = self._trials_left()
             for _, _, candidate in within:
