@@ -26,9 +26,8 @@ class StageSampler:
         self._study = optuna.create_study(directions=["maximize", "minimize"])
         self._open: list[tuple[Any, Candidate]] = []
         self._known: dict[str, tuple[float, float] | None] = {}
-        # Every method as its file has it, before the sampler chooses.
-        for method in self._methods:
-            self._study.enqueue_trial(method.first())
+        # Every method as its file has it, in turns with what the sampler chooses.
+        self._files = [method.first() for method in self._methods]
 
     def ask(self, count: int) -> list[Candidate]:
         """So many candidates that were not asked for before; fewer where the sampler finds no more."""
@@ -39,6 +38,8 @@ class StageSampler:
             number = len(self._study.trials)
             seed = zlib.crc32(f"{self._plan.seed} {self._stage} {number}".encode())
             self._study.sampler = self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
+            if self._files and number % 2 == 0:
+                self._study.enqueue_trial(self._files.pop(0))
             trial = self._study.ask()
             candidate = Candidate({self._stage: ask(trial, self._methods)})
             if candidate.name in self._known:  # it is told at once, or with the batch that it is in

@@ -7,7 +7,7 @@ no evidence, only a guess of which combinations are worth measuring: each is mea
 guess missed by corrects the next ones. A greedy order (the structure first, then the latent given it) would let the
 first stage use up the budget, whether or not it has the most to save.
 
-Objects come in steps: two for every candidate, more for those that are not far beyond the budget, all of them for the
+Objects come in steps: one for every candidate, three for those that are not far beyond the budget, all of them for the
 combinations, and at last the fastest admissible ones on held-out objects, where the same budget must hold.
 """
 
@@ -34,9 +34,9 @@ BASE_SHARE, ALONE_SHARE, TOGETHER_SHARE = 0.25, 0.60, 0.85
 """Of the time: until when the unaccelerated runs, the stages alone, and the combinations may be measured."""
 ALONE_TRIALS = 0.7
 """Of the trials, where they are limited: the rest is for combinations."""
-BATCH = 4
+BATCH = 5
 """Candidates that take turns with one unaccelerated run."""
-FIRST_LOOK, SECOND_LOOK = 2, 4
+FIRST_LOOK, SECOND_LOOK = 1, 3
 """Cases after which candidates are dropped."""
 HOPELESS = 2.0
 """Times the budget: a candidate whose first look is beyond that is dropped."""
@@ -284,7 +284,7 @@ class Search:
         ratios: dict[str, list[float]] = {}
         for candidate, phase in self._trials.values():
             own = self._verdict(candidate.name)
-            if phase != "together" or own.failed or own.objects < FIRST_LOOK:
+            if phase != "together" or own.failed or own.objects < 2:
                 continue
             alone = [self._verdict(Candidate({s: o}).name) for s, o in candidate.stages.items()]
             for measure, share in own.shares.items():

@@ -139,14 +139,16 @@ class Method:
 
 
 def methods(stage: str, embedded: bool = True) -> list[Method]:
-    """The methods of a stage that can be tried.
+    """The methods of a stage that can be tried, those that presets name first.
 
     Args:
         embedded: the pipeline is the embedded model; another one lacks the numbers of methods that were calibrated on
             it, and they are left out.
     """
     needs = {listing.name: listing.needs[stage] for listing in listed(stage)}
-    options = [name for name in group_options()[stage] if name != "off"]
+    groups = group_options()
+    named = [compose([f"preset={preset}"])[1][stage] for preset in groups["preset"]]
+    options = [name for name in dict.fromkeys([*named, *groups[stage]]) if name != "off"]
     if not embedded:
         options = [name for name in options if "calibration" not in needs.get(name, ())]
     return [Method(stage, option, tuple(_knobs(stage, compose([f"{stage}={option}"])[0][stage]))) for option in options]
