@@ -22,7 +22,7 @@ ROOT = Path(fast_sam3d.__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text() if (ROOT / "pyproject.toml").is_file() else ""
 # What `import fast_sam3d` must not bring in: torch, and everything that only some commands need.
 HEAVY = ("torch", "numpy", "hydra", "omegaconf", "trimesh", "skimage", "scipy", "PIL", "rich", "tqdm", "yaml")
-OPTIONAL = ("pytorch3d", "kaolin", "moge", "sam3d_objects", "torchvision", "matplotlib", "optuna")
+OPTIONAL = ("pytorch3d", "kaolin", "moge", "sam3d_objects", "torchvision", "matplotlib", "pyarrow", "optuna")
 # The name to import where it is not the name to install.
 INSTALLED_AS = {
     "PIL": "pillow",
@@ -147,6 +147,8 @@ def test_wheel_holds_the_configuration_and_the_weights(wheel):
         assert here
         assert here <= names
     assert {f"fast_sam3d/{p.relative_to(ROOT / 'fast_sam3d')}" for p in (ROOT / "fast_sam3d").rglob("*.py")} <= names
+    suites = {f"fast_sam3d/bench/suites/{p.name}" for p in (ROOT / "fast_sam3d" / "bench" / "suites").glob("*.yaml")}
+    assert len(suites) >= 3 and suites <= names
     tops = {name.split("/")[0] for name in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"fast_sam3d"}
 

@@ -109,6 +109,7 @@ def measure(pipeline: Any, thing: BenchObject, seed: int, job: Job, count: bool 
     for outcome in outcomes:
         row: dict[str, Any] = {**_head(thing.name, seed, outcome.variant), "error": outcome.error}
         spent = {**outcome.columns(PLACES), "network_calls_saved": float(outcome.report.network_calls_saved)}
+        spent["cpu_seconds"] = outcome.cpu_seconds
         # What a run cost until it failed says nothing.
         row |= {"place": outcome.place, **(dict.fromkeys(spent, math.nan) if outcome.error else spent)}
         row["peak_bytes"] = math.nan if outcome.peak_bytes is None else float(outcome.peak_bytes)

@@ -24,7 +24,7 @@ LAYOUT: Panel = ("plain", "box_iou", "layout: 3D-IoU with the unaccelerated resu
 TRUTH: Panel = ("gain", "f1@0.05", "quality: F1@0.05 with the truth, difference to unaccelerated")
 
 
-def draw_all(folder: Path, rows: Sequence[Mapping[str, Any]], found: Mapping[str, Standing], suite: Suite) -> list[str]:
+def draw_all(folder: Path, found: Mapping[str, Standing], suite: Suite) -> list[str]:
     """Draw what the suite has rows for. Returns the names of the files.
 
     Raises:
@@ -32,8 +32,10 @@ def draw_all(folder: Path, rows: Sequence[Mapping[str, Any]], found: Mapping[str
     """
     drawn = []
     main = [name for name in suite.main if name in found]
+    if OFF in found and _panels(found, main):
+        drawn.append(pareto(folder / PARETO, found, main))
     if OFF in found and main:
-        drawn += [pareto(folder / PARETO, found, main), stages(folder / STAGES, rows, [OFF, *main], found)]
+        drawn.append(stages(folder / STAGES, [OFF, *main], found))
     if OFF in found and suite.ablation:
         drawn.append(ablation(folder / ABLATION, found, suite.ablation))
     if OFF in found and suite.sweeps:
@@ -44,7 +46,7 @@ def draw_all(folder: Path, rows: Sequence[Mapping[str, Any]], found: Mapping[str
 def pareto(path: Path, found: Mapping[str, Standing], names: Sequence[str]) -> Path:
     """Speed against fidelity, one panel per measure; a line joins the methods that none beats in both."""
     panels = _panels(found, names)
-    plot, figure, axes = _figure(1, len(panels), (5.2 * len(panels) + 2.4, 4.8))
+    plot, figure, axes = _figure(1, len(panels), (4.8 * len(panels) + 2.2, 4.8))
     colours = plot.get_cmap("tab20")
     for axis, (where, measure, label) in zip(axes[0], panels, strict=True):
         points = {}
@@ -55,17 +57,20 @@ def pareto(path: Path, found: Mapping[str, Standing], names: Sequence[str]) -> P
                 x[0], y[0], xerr=_bar(x), yerr=_bar(y), fmt=MARKERS[number % len(MARKERS)], color=colours(number % 20),
                 markersize=6, capsize=2, linewidth=1, label=name,
             )  # fmt: skip
-        front = [points[name] for name in pareto_front(points)]
+        names_in_front = pareto_front(points)
+        front = [points[name] for name in names_in_front]
+        for name in names_in_front:
+            axis.annotate(name, points[name], xytext=(5, 5), textcoords="offset points", fontsize=7)
         if front:
             axis.plot(*zip(*front, strict=True), color=GREY, linewidth=1, zorder=0, label="Pareto front")
         _floor(axis, found, where, measure)
-        axis.set(xlabel="times faster than unaccelerated, whole object (median ± s.e.)", ylabel=f"{label}, mean ± s.e.")
+        axis.set(xlabel="times faster, whole object (median ± s.e.)", ylabel=_wrapped(f"{label}, mean ± s.e."))
         axis.axvline(1.0, color=GREY, linewidth=0.6, zorder=0)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     return _save(plot, figure, path)
 
 
-def stages(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str], found: Mapping[str, Standing]) -> Path:
+def stages(path: Path, names: Sequence[str], found: Mapping[str, Standing]) -> Path:
     """Stacked bars: mean seconds per stage, with the error of the whole."""
     from fast_sam3d.progress import STAGES as SAID
 

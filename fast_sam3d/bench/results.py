@@ -27,7 +27,7 @@ def check_packages(pictures: bool, parquet: bool) -> None:
         raise FastSam3dError("the pictures need matplotlib: pip install fast-sam3d[bench], or give --no_pictures")
     if parquet and importlib.util.find_spec("pyarrow") is None:
         raise FastSam3dError(
-            "Parquet needs pyarrow: pip install pyarrow, or leave --parquet out; rows.csv has the same"
+            "Parquet needs pyarrow: pip install fast-sam3d[bench], or leave --parquet out; rows.csv has the same"
         )
 
 
@@ -57,7 +57,7 @@ def write(
     if pictures:
         from fast_sam3d.bench import pictures as draw
 
-        written += draw.draw_all(folder, rows, found, suite)
+        written += draw.draw_all(folder, found, suite)
     return written
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.bench.variant import Variant, method_of
-from fast_sam3d.config import SEED_MAX
+from fast_sam3d.config import SEED_MAX, load
 from fast_sam3d.errors import ConfigError, suggest
 
 OFF, OTHER_SEED = "off", "other seed"
@@ -64,7 +64,8 @@ class Suite:
         Raises:
             ConfigError: a method that is unknown, does not fit its stage, or switches nothing on.
         """
-        methods = (method_of(name, overrides) for name, overrides in self.methods.items())
+        plain = load([])
+        methods = (method_of(name, overrides, plain) for name, overrides in self.methods.items())
         return (Variant(OFF), Variant(OTHER_SEED), *methods)
 
     def with_methods(self, overrides: Sequence[str], alone: bool) -> Suite:

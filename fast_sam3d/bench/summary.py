@@ -21,7 +21,6 @@ Number = tuple[float, float]
 UNKNOWN: Number = (math.nan, math.nan)
 LONG_TAIL = ("rotation_deg",)
 """Measures that are told by their median: a few objects are half a turn off."""
-NOT_SCORES = ("seed", "place")
 
 
 @dataclass(frozen=True)

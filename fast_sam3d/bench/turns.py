@@ -39,6 +39,7 @@ class Outcome:
         error: why it failed, in a sentence; empty where it did not.
         seconds: of the whole run, with the acceleration put on and taken off.
         report: of its stages.
+        cpu_seconds: that this process spent on it, all threads: what a busy machine disturbs least.
         peak_bytes: memory at most beyond what was in use before; None where it was not measured.
     """
 
@@ -48,6 +49,7 @@ class Outcome:
     error: str
     seconds: float
     report: Report
+    cpu_seconds: float = math.nan
     peak_bytes: int | None = None
 
     def columns(self, stages: Sequence[str]) -> dict[str, float]:
@@ -88,20 +90,21 @@ def take_turns(
         variant, result, error = variants[number], None, ""
         peak: int | None = None
         with observe(pipeline) as report:
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             try:
                 if memory:
-                    result, seconds, peak = _measured(pipeline, given, variant, formats)
+                    result, seconds, cpu_seconds, peak = _measured(pipeline, given, variant, formats)
                 else:
                     result = run(pipeline, given, variant, formats)
-                    seconds = time.perf_counter() - began
+                    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
                 result = keep(result)
             except catch as problem:
                 result, seconds = None, time.perf_counter() - began
+                cpu_seconds = time.process_time() - cpu_began
                 said = " ".join(str(problem).split()) or "no reason given"
                 error = f"{type(problem).__name__}: {said}"
                 log.warning("object %s, %s: %s", name, variant.name, said)
-        outcomes[number] = Outcome(variant, place, result, error, seconds, report, peak)
+        outcomes[number] = Outcome(variant, place, result, error, seconds, report, cpu_seconds, peak)
     return [outcomes[number] for number in range(len(variants))]
 
 
@@ -128,13 +131,20 @@ def run(pipeline: Any, given: Given, variant: Variant, formats: Sequence[str]) -
 
 def _measured(
     pipeline: Any, given: Given, variant: Variant, formats: Sequence[str]
-) -> tuple[dict[str, Any], float, int | None]:
-    """The result, its seconds, and the peak of memory."""
+) -> tuple[dict[str, Any], float, float, int | None]:
+    """The result, its seconds, those of the processor, and the peak of memory."""
     import torch
 
     from fast_sam3d.exact.measure import measured
 
-    results: list[dict[str, Any]] = []
+    results: list[tuple[dict[str, Any], float]] = []
+
+    def whole(_: None) -> None:
+        began = time.process_time()
+        result = run(pipeline, given, variant, formats)
+        results.append((result, time.process_time() - began))
+
     device = torch.device(getattr(pipeline, "device", "cpu"))
-    seconds, peak = measured(lambda _: results.append(run(pipeline, given, variant, formats)), None, device)
-    return results[0], seconds, peak
+    seconds, peak = measured(whole, None, device)
+    result, cpu_seconds = results[0]
+    return result, seconds, cpu_seconds, peak

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fast_sam3d.config import check_methods, load
+from fast_sam3d.config import Config, check_methods, load
 from fast_sam3d.errors import ConfigError
 
 STEPS = 25
@@ -39,42 +39,45 @@ def variant_of(overrides: str, name: str | None = None) -> Variant:
     Raises:
         ConfigError: they do not compose, or a method does not fit its stage.
     """
-    config = load(overrides.split())
-    check_methods(config)
-    modules = dict(config.modules) if any(config.modules.values()) else None
-    return Variant(
-        overrides if name is None else name,
-        config.pipeline.ss_steps,
-        config.pipeline.slat_steps,
-        seed=config.seed,
-        config=modules,
-    )
+    return _variant(_checked(overrides), overrides if name is None else name)
 
 
-def method_of(name: str, overrides: str) -> Variant:
+def method_of(name: str, overrides: str, plain: Config) -> Variant:
     """The variant of a bench: as `variant_of`, but only what makes it fast may be overridden, and something must be.
+
+    Args:
+        plain: the configuration without overrides.
 
     Raises:
         ConfigError: as there, with the method's name; overrides that a bench sets itself, or that change nothing.
     """
     try:
-        variant = variant_of(overrides, name)
-        given, plain = load(overrides.split()), load([])
+        given = _checked(overrides)
     except ConfigError as error:
         raise ConfigError(f"method '{name}': {error}") from error
-    if variant.seed != plain.seed:
+    variant = _variant(given, name)
+    if given.seed != plain.seed:
         raise ConfigError(f"method '{name}' sets a seed, and the bench runs every method on its own: leave it out")
-    same = (given.input, given.output, given.pipeline.formats, given.pipeline.tag, given.pipeline.device,
-            given.pipeline.dtype, given.pipeline.depth_model)  # fmt: skip
-    if same != (plain.input, plain.output, plain.pipeline.formats, plain.pipeline.tag, plain.pipeline.device,
-                plain.pipeline.dtype, plain.pipeline.depth_model):  # fmt: skip
+    steps = replace(given.pipeline, ss_steps=plain.pipeline.ss_steps, slat_steps=plain.pipeline.slat_steps)
+    if (given.input, given.output, steps) != (plain.input, plain.output, plain.pipeline):
         raise ConfigError(
             f"method '{name}' changes more than how it is computed: leave ss, slat, mesh, exact, preset,"
             " pipeline.ss_steps and pipeline.slat_steps, and give the rest as flags"
         )
-    if variant.config is None and (variant.steps, variant.slat_steps) == (STEPS, STEPS):
+    if variant.config is None and given.pipeline == plain.pipeline:
         raise ConfigError(
             f"method '{name}' ({overrides!r}) switches nothing on: give a preset or a module, preset=fast_sam3d, or for"
             " a control other steps, pipeline.ss_steps=10"
         )
     return variant
+
+
+def _checked(overrides: str) -> Config:
+    config = load(overrides.split())
+    check_methods(config)
+    return config
+
+
+def _variant(config: Config, name: str) -> Variant:
+    modules = dict(config.modules) if any(config.modules.values()) else None
+    return Variant(name, config.pipeline.ss_steps, config.pipeline.slat_steps, seed=config.seed, config=modules)

@@ -1,0 +1,46 @@
+"""Work shared out, kept and taken up again."""
+
+from __future__ import annotations
+
+import pytest
+
+from fast_sam3d.bench.collect import collect
+from fast_sam3d.bench.record import Record
+
+started: list[object] = []
+
+
+def start(job, threads):
+    started.append((job, threads))
+
+
+def work(key):
+    return [{"key": key, "twice": 2 * int(key)}]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_rows_come_in_the_order_of_the_keys(processes):
+    found = collect([3, 1, 2], start, work, "job", processes)
+    assert found == {3: [{"key": 3, "twice": 6}], 1: [{"key": 1, "twice": 2}], 2: [{"key": 2, "twice": 4}]}
+    assert list(found) == [3, 1, 2]
+
+
+def test_what_is_done_is_not_done_again_and_nothing_is_loaded_for_it(tmp_path):
+    first = collect(["1", "2"], start, work, None, kept=Record(tmp_path, {}))
+    started.clear()
+    again = collect(["2", "1"], start, None, None, kept=Record(tmp_path, {}))
+    assert again == first and not started
+
+
+def test_a_stop_loses_only_what_was_being_done(tmp_path):
+    seen = []
+
+    def stopped(key):
+        if key == 3:
+            raise KeyboardInterrupt
+        seen.append(key)
+        return work(key)
+
+    with pytest.raises(KeyboardInterrupt):
+        collect([1, 2, 3], start, stopped, None, kept=Record(tmp_path, {}))
+    assert list(Record(tmp_path, {}).rows) == [1, 2]

@@ -1,0 +1,99 @@
+"""The tables' arithmetic, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fast_sam3d.bench.summary import markdown, pareto_front, standings, told
+
+
+def row(method, thing, seed, seconds, error="", **more):
+    return {"object": thing, "seed": seed, "method": method, "error": error, "seconds": seconds, "place": 0, **more}
+
+
+ROWS = [
+    # Object a with two seeds, object b with one more slow machine, object c alone.
+    row("off", "a", 1, 4.0, ss_seconds=1.0, network_calls=10.0, operations=200.0, **{"truth_f1@0.05": 0.8}),
+    row("off", "a", 2, 6.0, ss_seconds=1.0, network_calls=10.0, **{"truth_f1@0.05": 0.6}),
+    row("off", "b", 1, 8.0, ss_seconds=2.0, network_calls=10.0, **{"truth_f1@0.05": 0.9}),
+    row("off", "c", 1, 2.0, ss_seconds=1.0, network_calls=10.0, **{"truth_f1@0.05": 0.5}),
+    row("quick", "a", 1, 2.0, network_calls=4.0, operations=50.0, plain_box_iou=0.9, plain_rotation_deg=1.0,
+        **{"truth_f1@0.05": 0.7}),
+    row("quick", "a", 2, 1.5, network_calls=4.0, plain_box_iou=0.7, plain_rotation_deg=3.0, **{"truth_f1@0.05": 0.7}),
+    row("quick", "b", 1, 2.0, network_calls=6.0, plain_box_iou=0.6, plain_rotation_deg=170.0, **{"truth_f1@0.05": 0.7}),
+    row("quick", "c", 1, 2.0, network_calls=8.0, plain_box_iou=0.4, plain_rotation_deg=4.0, **{"truth_f1@0.05": 0.5}),
+]  # fmt: skip
+
+
+def test_the_seeds_of_an_object_count_as_one():
+    quick = standings(ROWS)["quick"]
+    # Ratios: a (4/2 + 6/1.5) / 2 = 3, b 4, c 1.
+    assert quick.speedup[0] == 3.0
+    assert quick.network_calls == (pytest.approx(6.0), pytest.approx(2.0 / 3**0.5))  # 4, 6, 8: deviation 2
+    assert quick.operations[0] == 0.25 and math.isnan(quick.operations[1])
+    assert quick.plain["box_iou"] == (pytest.approx(0.6), pytest.approx(0.2 / 3**0.5))  # 0.8, 0.6, 0.4
+    assert quick.seconds[0] == pytest.approx((1.75 + 2 + 2) / 3)
+
+
+def test_half_turns_of_a_few_do_not_decide():
+    assert standings(ROWS)["quick"].plain["rotation_deg"][0] == 4.0  # the median of 2, 170, 4
+
+
+def test_differences_to_the_truth_are_paired():
+    found = standings(ROWS)
+    # a: (-0.1 + 0.1) / 2 = 0, b: -0.2, c: 0. Mean -0.2 / 3; deviation 0.2 / sqrt(3), error 0.2 / 3.
+    assert found["quick"].gain["f1@0.05"] == (pytest.approx(-0.2 / 3), pytest.approx(0.2 / 3))
+    assert found["off"].gain == {} and found["off"].truth["f1@0.05"][0] == pytest.approx(0.7)  # 0.7, 0.9, 0.5
+    assert found["off"].speedup == (1.0, 0.0)
+
+
+def test_what_failed_is_counted_and_has_no_time():
+    rows = [*ROWS, row("quick", "d", 1, math.nan, "ValueError: no", plain_box_iou=0.0), row("off", "d", 1, 3.0)]
+    quick = standings(rows)["quick"]
+    assert (quick.runs, quick.failed) == (5, 1)
+    assert quick.speedup[0] == 3.0 and quick.plain["box_iou"][0] == pytest.approx(0.45)
+    assert "1 of 5" in markdown(standings(rows), {"quick": "ss=fast_sam3d"}, ["quick"], [])
+
+
+def test_an_object_whose_plain_run_failed_has_no_pair():
+    rows = [r if (r["method"], r["object"]) != ("off", "b") else row("off", "b", 1, math.nan, "no") for r in ROWS]
+    assert standings(rows)["quick"].speedup[0] == 2.0  # 3 and 1
+
+
+def test_the_front_is_of_those_that_none_beats_in_both():
+    points = {"a": (1.0, 1.0), "b": (2.0, 0.9), "c": (1.5, 0.8), "d": (3.0, 0.9), "e": (4.0, math.nan), "f": (5.0, 0.1)}
+    assert pareto_front(points) == ["a", "d", "f"]
+    assert pareto_front({"a": (1.0, 1.0), "b": (1.0, 1.0)}) == ["a", "b"]
+    assert pareto_front({}) == []
+
+
+def test_numbers_are_told_with_their_errors():
+    assert told((2.345, 0.021), 2, unit="x") == "2.35 ± 0.02x" or told((2.345, 0.021), 2, unit="x") == "2.34 ± 0.02x"
+    assert told((0.5, math.nan)) == "0.500"
+    assert told((-0.5, 0.1), 1, sign=True) == "-0.5 ± 0.1" and told((0.5, 0.1), 1, sign=True) == "+0.5 ± 0.1"
+    assert told((math.nan, 1.0)) == told(None) == ""
+
+
+def test_the_tables():
+    text = markdown(standings(ROWS), {"quick": "ss=fast_sam3d"}, ["quick"], ["Said first."])
+    lines = text.splitlines()
+    assert lines[0] == "Said first."
+    speed = next(line for line in lines if line.startswith("| quick"))
+    assert "| 3.00 ±" in speed and "| 25.0 % |" in speed and "| `ss=fast_sam3d` |" in speed and "6.0 ± 1.2" in speed
+    assert "| quick | 0.600 ± 0.115 | 4.00 ±" in text
+    assert "| off | 0.700 ± 0.115 |" in text and "| quick | -0.067 ± 0.067 |" in text
+    assert "box_iou ↑" in text and "rotation_deg ↓" in text
+
+
+def test_without_a_truth_the_tables_say_so():
+    rows = [{key: value for key, value in r.items() if not key.startswith("truth")} for r in ROWS]
+    text = markdown(standings(rows), {}, ["quick"], [])
+    assert "no ground truth" in text and "Against the ground truth" not in text
+
+
+def test_methods_of_sweeps_have_a_table_of_their_own():
+    rows = [*ROWS, *({**r, "method": "stride 4"} for r in ROWS if r["method"] == "quick")]
+    main, sweeps = markdown(standings(rows), {}, ["quick"], []).split("### Sweeps")
+    assert "stride 4" not in main and "stride 4" in sweeps and "quick" not in sweeps

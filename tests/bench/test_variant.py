@@ -1,0 +1,39 @@
+"""What overrides make, and what a bench refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from fast_sam3d.bench.variant import method_of, variant_of
+from fast_sam3d.config import load
+from fast_sam3d.errors import ConfigError
+
+
+def test_modules_steps_and_seed_are_read():
+    variant = variant_of("ss=fast_sam3d ss.when.stride=4 pipeline.slat_steps=9 seed=7")
+    assert (variant.steps, variant.slat_steps, variant.seed) == (25, 9, 7)
+    assert variant.config["ss"]["when"]["stride"] == 4 and not variant.config["slat"]
+    assert variant_of("").config is None
+
+
+def test_a_method_has_a_name_of_its_own():
+    method = method_of("ours", "preset=default", load([]))
+    assert method.name == "ours" and method.config == variant_of("preset=default").config
+    assert method_of("fewer", "pipeline.ss_steps=24", load([])).steps == 24
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ("ss=fast", "method 'x': ss has no option 'fast'"),
+        ("ss=fast_sam3d ss.where.name=saliency", "method 'x': ss.where"),
+        ("ss=fast_sam3d seed=7", "method 'x' sets a seed"),
+        ("ss=fast_sam3d pipeline.formats=[mesh]", "changes more than how"),
+        ("ss=fast_sam3d pipeline.tag=hf", "changes more than how"),
+        ("pipeline.ss_steps=25", "switches nothing on"),
+        ("", "switches nothing on"),
+    ],
+)
+def test_what_is_no_method_is_refused_by_name(overrides, says):
+    with pytest.raises(ConfigError, match=says):
+        method_of("x", overrides, load([]))
