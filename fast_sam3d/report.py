@@ -47,7 +47,7 @@ class SolveRecord:
 
     @property
     def saved(self) -> int:
-        """Network calls that predictions spared."""
+        """Network calls that predictions and the way of guidance spared."""
         return sum(step.saved for step in self.steps)
 
     @property

@@ -1,6 +1,8 @@
-"""One ODE solve with fewer network calls: when the network runs, where, and how the rest is predicted.
+"""One ODE solve with fewer network calls: when the network runs, where, how the rest is predicted, and how guidance is
+made.
 
-Nothing here knows a model. `when`, `where` and `predict` are pure; `driver` sits on a solver.
+Nothing here knows a model. `when`, `where`, `predict` and `guide` are pure, a file for each class; `driver` sits on a
+solver, and `run` is one solve under it. docs/adding-a-method.md shows how a method is added.
 """
 
 from fast_sam3d.solve.history import History

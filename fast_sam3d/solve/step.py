@@ -46,7 +46,7 @@ class StepRecord:
         t: time at the step's start.
         evaluated: the network ran; False: the velocity was predicted.
         calls: network calls made, the unconditional ones of guidance included.
-        saved: network calls that a prediction spared.
+        saved: network calls that a prediction, or the way in which guidance was made, spared.
         tokens: tokens that reached the network in one call; 0 when predicted.
         fallback: a prediction was not finite, so the network ran in its place.
     """

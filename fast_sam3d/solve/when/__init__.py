@@ -9,16 +9,18 @@ from __future__ import annotations
 from fast_sam3d.solve.when.always import Always
 from fast_sam3d.solve.when.base import Decide, When
 from fast_sam3d.solve.when.budget import Budget
+from fast_sam3d.solve.when.guided_stride import GuidedStride
 from fast_sam3d.solve.when.late import Late
 from fast_sam3d.solve.when.magnitude import Magnitude
 from fast_sam3d.solve.when.stride import Stride
 from fast_sam3d.solve.when.widening import Widening
 
-__all__ = ["WHEN", "Always", "Budget", "Decide", "Late", "Magnitude", "Stride", "When", "Widening"]
+__all__ = ["WHEN", "Always", "Budget", "Decide", "GuidedStride", "Late", "Magnitude", "Stride", "When", "Widening"]
 
 WHEN: dict[str, type[When]] = {
     "always": Always,
     "budget": Budget,
+    "guided_stride": GuidedStride,
     "late": Late,
     "magnitude": Magnitude,
     "stride": Stride,

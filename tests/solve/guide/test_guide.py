@@ -178,9 +178,14 @@ def test_half_precision_differences_and_dtypes() -> None:
     assert torch.equal(stand_in["x"], u["x"])
 
 
-def test_cosine_by_hand() -> None:
+def test_cosine_and_threshold_by_hand() -> None:
     a = {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
     assert cosine(a, {"a": torch.tensor([3.0]), "b": torch.zeros(1)}) == pytest.approx(0.6)
+    for threshold, dropped in ((0.59, True), (0.61, False)):
+        guiding = Adaptive(threshold).start()
+        assert guiding.stand_in(a) is None
+        guiding.learn(a, {"a": torch.tensor([3.0]), "b": torch.zeros(1)})
+        assert (guiding.stand_in(a) is a) == dropped
     assert cosine({"a": torch.zeros(3)}, {"a": torch.ones(3)}) == 0
 
 

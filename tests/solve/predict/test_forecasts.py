@@ -173,6 +173,21 @@ def test_modes_continue_sums_of_exponentials_exactly() -> None:
         torch.testing.assert_close(DynamicModes()(past, t, NOTHING), value(t), rtol=1e-6, atol=1e-6)
 
 
+def test_what_lies_outside_the_modes_stays() -> None:
+    """A great part that decays, and a small one that a coarse cutoff drops."""
+
+    def value(t: float, small: float = 1.0) -> torch.Tensor:
+        return torch.tensor([100 * math.exp(-t), 0.0, small], dtype=torch.float64)
+
+    times = [0.1, 0.2, 0.3, 0.4]
+    past = history(times, [value(t, 1.0 + (-1) ** i) for i, t in enumerate(times)])
+    got = DynamicModes(cutoff=0.3)(past, 0.5, NOTHING)
+    torch.testing.assert_close(got, value(0.5, 0.0), rtol=0.02, atol=0.3)
+    past = history(times, [value(t, 1.0 + (-1) ** (i + 1)) for i, t in enumerate(times)])
+    got = DynamicModes(cutoff=0.3)(past, 0.5, NOTHING)
+    torch.testing.assert_close(got, value(0.5, 2.0), rtol=0.02, atol=0.3)
+
+
 def test_modes_need_equal_intervals() -> None:
     assert equally_spaced([1.0]) == 1
     assert equally_spaced([1.0, 0.9]) == 2

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.solve.when import Magnitude, Widening
+from fast_sam3d.solve.when import GuidedStride, Magnitude, Widening
 from fast_sam3d.solve.when.magnitude import resampled
-from tests.solve.reference import ODES, driven
+from tests.solve.reference import GRID, ODES, driven
 
 FIELD = ODES["forced"][0]
 
@@ -70,6 +70,21 @@ def test_ratios_serve_other_numbers_of_steps() -> None:
         assert ran[0] == 0 and ran[-1] == steps - 1
 
 
+def test_a_stride_begins_anew_where_guidance_ends() -> None:
+    """On SAM 3D's grid guidance ends after step 18: t = 19 / 37 is the first above a half."""
+    _, record, _ = driven({"when": {"name": "guided_stride", "stride": 4, "late": 3, "warmup": 2}}, FIELD)
+    assert GRID[18] <= 0.5 < GRID[19]
+    assert record.evaluated == [0, 1, 5, 9, 13, 17, 19, 22, 24]
+    when = {"name": "guided_stride", "stride": 3, "late": 2, "end": 0.25, "warmup": 1}
+    assert evaluated(when, 12) == [0, 3, 4, 6, 8, 10, 11]  # the first time above a quarter is 4 / 12
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_guidance_at_all_times_or_at_none_is_a_plain_stride(end: float) -> None:
+    got = evaluated({"name": "guided_stride", "stride": 3, "late": 3, "end": end, "warmup": 2}, 25)
+    assert got == ([0, 1, 4, 7, 10, 13, 16, 19, 22, 24])
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
@@ -78,6 +93,8 @@ def test_ratios_serve_other_numbers_of_steps() -> None:
         (Magnitude, {"ratios": [1.0, 0.0]}, "ratios is 0.0"),
         (Magnitude, {"ratios": [1.0], "threshold": 0}, "threshold is 0"),
         (Magnitude, {"ratios": [1.0], "longest": 0}, "longest is 0"),
+        (GuidedStride, {"end": 1.5}, "end is 1.5"),
+        (GuidedStride, {"late": 0}, "late is 0"),
         (Widening, {"first": 0.5}, "first is 0.5"),
         (Widening, {"growth": -1}, "growth is -1"),
         (Widening, {"warmup": 0}, "warmup is 0"),

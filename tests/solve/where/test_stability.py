@@ -45,7 +45,7 @@ class Decoder:
 
 def network(x: dict[str, Tensor], t: float) -> dict[str, Tensor]:
     t = float(t)
-    data = TARGET + (1 - t) * torch.sin(5 * t + x["shape"])
+    data = TARGET + 2 * (1 - t) * torch.sin(60 * t + x["shape"])
     return {"shape": data - x["shape"] * (1 - t), "scale": x["scale"] * 0 + 1}
 
 
@@ -103,7 +103,7 @@ def test_a_solve_is_the_slow_one(full: float, decay: float, refresh: int, longes
     settings = {"full": full, "decay": decay, "refresh": refresh, "longest": longest}
     got, record = solve({"name": "stability", **settings})
     want, counts = slow(**settings)
-    assert sum(count > 0 for count in counts) > 5
+    assert sum(count > 0 for count in counts) > 5 and len(set(counts)) > 2  # none, all, and a part
     np.testing.assert_allclose(got["shape"][0].numpy(), want, rtol=0, atol=1e-5)
     assert record.evaluated == list(range(STEPS))
     assert torch.equal(got["scale"], torch.full((1, 1, 3), got["scale"].flatten()[0].item(), dtype=torch.float64))
