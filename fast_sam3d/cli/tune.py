@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COSTS = ("seconds", "calls", "operations")
+COSTS = ("seconds", "cpu_seconds", "calls", "operations")
 LEAST_OBJECTS = 4
 
 
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tag", default=None, metavar="TAG", help="mini (the default), or a folder under checkpoints/")
     parser.add_argument("--device", default=None, metavar="DEVICE", help="cpu, cuda (default: cuda if there is one)")
     parser.add_argument("--dtype", default=None, metavar="DTYPE", help="default: the checkpoint's own")
-    parser.add_argument("--cost", choices=COSTS, default="seconds", help="what is to be small (default: seconds)")
+    parser.add_argument("--cost", choices=COSTS, default="seconds", help="to save (default: seconds)")
     parser.add_argument(
         "--measures", default=None, metavar="NAME,NAME",
         help="that must keep the budget (default: voxel_iou,f1@0.01,box_iou,add_s,ssim)",

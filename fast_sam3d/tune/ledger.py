@@ -24,11 +24,16 @@ Case: TypeAlias = tuple[str, int]
 Runner: TypeAlias = Callable[[Sequence[str], Case], Rows]
 """Runs methods, each named by its overrides, in turns on one case. `OFF` is among them, and `OTHER_SEED` can be.
 
-Each row has the columns object, seed, method, error (empty where there is none), seconds, network_calls, operations
-(NaN where they were not counted), and, but for `OFF`, drift_<measure>.
+Each row has the columns object, seed, method, error (empty where there is none), seconds, cpu_seconds, network_calls,
+operations (NaN where they were not counted), and, but for `OFF`, drift_<measure>.
 """
-Cost: TypeAlias = Literal["seconds", "calls", "operations"]
-COLUMNS: dict[str, str] = {"seconds": "seconds", "calls": "network_calls", "operations": "operations"}
+Cost: TypeAlias = Literal["seconds", "cpu_seconds", "calls", "operations"]
+COLUMNS: dict[str, str] = {
+    "seconds": "seconds",
+    "cpu_seconds": "cpu_seconds",
+    "calls": "network_calls",
+    "operations": "operations",
+}
 """What is to be small, and its column."""
 DRIFT = "drift_"
 

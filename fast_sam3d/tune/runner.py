@@ -72,7 +72,7 @@ class PipelineRunner:
         count = case in self.counted
         rows: Rows = []
         for outcome, drift in zip(outcomes, drifts, strict=True):
-            spent = outcome.columns(PLACES)
+            spent = {**outcome.columns(PLACES), "cpu_seconds": outcome.cpu_seconds}
             rows.append({
                 "object": name, "seed": seed, "method": outcome.variant.name, "error": outcome.error,
                 "place": outcome.place,

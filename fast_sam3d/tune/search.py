@@ -192,7 +192,7 @@ class Search:
                 continue
             if cost == "calls" and stage == "mesh":  # it makes no call of a sampler's network
                 continue
-            if cost == "seconds" and self._seconds(stage) < NEGLIGIBLE * whole:
+            if cost in ("seconds", "cpu_seconds") and self._seconds(stage) < NEGLIGIBLE * whole:
                 continue
             found.append(stage)
         return found

@@ -58,7 +58,7 @@ def test_it_writes_a_preset_evidence_and_a_picture(capsys, tmp_path, loaded, lan
 
 
 def test_a_stop_leaves_the_best_so_far_and_says_so(capsys, tmp_path, loaded, landscape):
-    landscape.stop_after = 30
+    landscape.stop_after = 16
     out = tmp_path / "out"
     code, _, said = run(capsys, "tune", *ARGUMENTS, "--output_dir", out)
     assert code == 130 and "best so far" in said and str(out / evidence.PRESET) in said
