@@ -16,7 +16,7 @@ PHASES = {
     "together": ("together", "tab:green"),
 }
 DPI = 110
-FAR = 4.0
+FAR = 2.5
 """Times the budget: what drifts more is drawn at the upper edge."""
 
 

@@ -28,7 +28,7 @@ from fast_sam3d.tune.plan import Found, Plan, Tell, Trial
 from fast_sam3d.tune.sampler import StageSampler, import_optuna
 from fast_sam3d.tune.space import EXACT, STAGES, Candidate
 
-ORDER = ("ss", "slat", "ss", "slat", "mesh")
+ORDER = ("ss", "slat", "mesh", "ss", "slat")
 """Whose turn it is: the mesh decoder has few settings."""
 BASE_SHARE, ALONE_SHARE, TOGETHER_SHARE = 0.25, 0.60, 0.85
 """Of the time: until when the unaccelerated runs, the stages alone, and the combinations may be measured."""
