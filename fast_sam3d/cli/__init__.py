@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "profile": ("fast_sam3d.cli.profile", "where the time of an object goes, off and accelerated, with a picture"),
     "bench": ("fast_sam3d.cli.bench", "methods against each other on the same objects, with tables and pictures"),
     "profile-scene": ("fast_sam3d.cli.profile_scene", "time a scene against single runs of its objects, in turns"),
+    "tune": ("fast_sam3d.cli.tune", "the fastest settings within a budget of drift, searched on your own pipeline"),
     "measure-exact": (
         "fast_sam3d.cli.measure_exact",
         "time stock parts and their peak memory, off and with their exact saving",

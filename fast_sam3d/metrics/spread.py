@@ -39,7 +39,7 @@ def median_and_error(values: Any, resamples: int = RESAMPLES, seed: int = 0) -> 
     if len(known) < 2:
         return (float(known[0]) if len(known) else float("nan")), float("nan")
     random = np.random.default_rng(seed)
-    medians = [np.median(known[random.integers(len(known), size=len(known))]) for _ in range(resamples)]
+    medians = np.median(known[random.integers(len(known), size=(resamples, len(known)))], axis=1)
     return float(np.median(known)), float(np.std(medians, ddof=1))
 
 

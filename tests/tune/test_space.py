@@ -1,0 +1,71 @@
+"""What is searched: every method, with settings that it has, and values that it takes."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from fast_sam3d.bench.variant import variant_of
+from fast_sam3d.config import group_options, load
+from fast_sam3d.tune.sampler import import_optuna
+from fast_sam3d.tune.space import EXACT, RANGES, STAGES, Candidate, Method, ask, methods
+
+
+@pytest.fixture(scope="module")
+def known():
+    import_optuna()
+    return {stage: methods(stage) for stage in STAGES}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_method_of_the_stage_can_be_tried_and_has_something_to_set(known, stage):
+    options = [method.option for method in known[stage]]
+    assert sorted(options) == [name for name in group_options()[stage] if name != "off"]
+    assert options.index("fast_sam3d") <= 1, "what presets name is tried first"
+    assert all(method.knobs for method in known[stage])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_first_trial_of_a_method_is_its_file(known, stage):
+    for method in known[stage]:
+        candidate = Candidate({stage: method.ask(optuna.trial.FixedTrial(method.first()))})
+        unset = [knob.key for knob in method.knobs if not knob.range.holds(knob.default)]
+        assert not unset, f"the file's own value of {unset} is outside of its range"
+        assert candidate.name == f"{stage}={method.option} {EXACT}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_whatever_a_sampler_chooses_is_a_method(known, stage):
+    for method in known[stage]:
+        trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)).ask()
+        candidate = Candidate({stage: ask(trial, [method])})
+        variant = variant_of(candidate.name)
+        assert variant.config is not None and variant.config["exact"] and variant.config[stage]
+
+
+def test_one_setting_has_one_name_in_every_method(known):
+    names = {knob.name for method in known["ss"] for knob in method.knobs if knob.key == "ss.when.stride"}
+    assert {"when.stride.stride"} <= names
+    taylor = next(method for method in known["ss"] if method.option == "fast_sam3d")
+    assert {knob.key for knob in taylor.knobs} >= {"ss.predict.shape.order", "ss.predict.layout.beta"}
+
+
+def test_methods_calibrated_on_the_embedded_model_are_for_it_alone(known):
+    others = [method.option for method in methods("ss", embedded=False)]
+    assert "magcache" in [method.option for method in known["ss"]] and "magcache" not in others
+    assert "taylorseer" in others
+
+
+def test_the_name_is_what_the_command_line_takes():
+    candidate = Candidate({"slat": ("slat=step_cache", "slat.when.stride=4"), "ss": ("ss=step_cache",)})
+    assert candidate.name == "ss=step_cache slat=step_cache slat.when.stride=4 exact=all"
+    assert load(candidate.name.split()).modules["slat"]["when"]["stride"] == 4
+    assert Candidate({}).name == EXACT
+
+
+def test_what_equals_the_file_is_left_out():
+    assert RANGES["mesh"]["factors"].holds([2.0, 1.5, 1.25])
+    method = next(m for m in methods("mesh") if m.option == "fast_sam3d")
+    assert isinstance(method, Method)
+    chosen = {**method.first(), "mesh.threshold_low": 0.2512}
+    assert method.ask(optuna.trial.FixedTrial(chosen)) == ("mesh=fast_sam3d", "mesh.threshold_low=0.25")
