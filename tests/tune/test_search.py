@@ -176,6 +176,6 @@ def test_time_is_left_to_put_together_what_was_found_alone_last(known):
     ledger = Ledger(Landscape(), MEASURES, clock=Clock())
     plan = Plan(0.33, CASES, HELD_OUT, known, seconds=200.0)
     Search(plan, ledger, lambda phase, spent, note: told.append((phase, spent))).run()
-    last = {phase: spent for phase, spent in told}
+    last = dict(told)
     assert max(last[stage] for stage in STAGES) <= 0.70 * 200 + 3, "a batch may be under way"
     assert max(last[stage] for stage in STAGES) > 0.60 * 200, "time that is left is used"
