@@ -30,8 +30,9 @@ from fast_sam3d.tune.space import EXACT, STAGES, Candidate
 
 ORDER = ("ss", "slat", "mesh", "ss", "slat")
 """Whose turn it is: the mesh decoder has few settings."""
-BASE_SHARE, ALONE_SHARE, TOGETHER_SHARE = 0.25, 0.60, 0.85
-"""Of the time: until when the unaccelerated runs, the stages alone, and the combinations may be measured."""
+BASE_SHARE, ALONE_SHARE, AGAIN_SHARE, TOGETHER_SHARE = 0.25, 0.60, 0.70, 0.85
+"""Of the time: until when the unaccelerated runs, the stages alone, the same after the first combinations, and the
+combinations may be measured."""
 ALONE_TRIALS = 0.7
 """Of the trials, where they are limited: the rest is for combinations."""
 BATCH = 5
@@ -89,9 +90,9 @@ class Search:
             samplers = {stage: StageSampler(optuna, stage, self.plan) for stage in self._worthwhile()}
             self._alone(samplers, ALONE_SHARE, ALONE_TRIALS)
             self._together()
-            # What is left of the time goes to both, in turns.
-            while samplers and not self._time_is_up(TOGETHER_SHARE) and self._trials_left() > BATCH:
-                self._alone(samplers, TOGETHER_SHARE, 1.0, rounds=1)
+            # What is left of the time goes to both, in turns; what was found alone is put together in any case.
+            while samplers and not self._time_is_up(AGAIN_SHARE) and self._trials_left() > BATCH:
+                self._alone(samplers, AGAIN_SHARE, 1.0, rounds=1)
                 self._together()
             self._validate()
         except KeyboardInterrupt:

@@ -169,3 +169,13 @@ def test_without_optuna_it_says_what_to_install(known, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(FastSam3dError, match=r"fast-sam3d\[tune\]"):
         sampler.import_optuna()
+
+
+def test_time_is_left_to_put_together_what_was_found_alone_last(known):
+    told: list[tuple[str, float]] = []
+    ledger = Ledger(Landscape(), MEASURES, clock=Clock())
+    plan = Plan(0.33, CASES, HELD_OUT, known, seconds=200.0)
+    Search(plan, ledger, lambda phase, spent, note: told.append((phase, spent))).run()
+    last = dict(told)
+    assert max(last[stage] for stage in STAGES) <= 0.70 * 200 + 3, "a batch may be under way"
+    assert max(last[stage] for stage in STAGES) > 0.60 * 200, "time that is left is used"
