@@ -58,7 +58,7 @@ def test_embedded_model_on_a_bundled_example(elsewhere):
     assert mesh.volume > 0, "normals point inwards"
     assert len({tuple(c) for c in mesh.visual.vertex_colors[:, :3]}) > 10
     assert report["network_calls"]["ss"]["steps_evaluated"] == 10
-    assert report["network_calls"]["slat"]["steps_evaluated"] == 6
+    assert report["network_calls"]["slat"]["steps_evaluated"] == 5
     assert len(load_gaussians_ply(folder / "gaussians.ply").get_xyz) > 1000
 
 

@@ -113,7 +113,7 @@ def test_every_result(pipeline, kitchen, elsewhere, capsys):
     assert all(0 < item["mask_iou"] < 1 for item in summary["objects"])
     assert summary["mean_mask_iou"] == pytest.approx(np.mean([item["mask_iou"] for item in summary["objects"]]))
     report = json.loads((folder / "2" / "report.json").read_text())
-    assert report["seconds"]["ss"] > 0 and report["methods"]["ss"]["when"]["name"] == "stride"
+    assert report["seconds"]["ss"] > 0 and report["methods"]["ss"]["when"]["name"] == "guided_stride"
     with Image.open(folder / "turntable.gif") as picture:
         assert picture.n_frames == 24 and picture.info["loop"] == 0
 

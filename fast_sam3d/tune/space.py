@@ -82,7 +82,7 @@ RANGES: Mapping[str, Mapping[str, Range]] = {
     "where.random": {"keep": Real(0.2, 0.95)},
     "where.tome": {"merge": Real(0.05, 0.75)},
     "where.stability": {"full": Real(0.1, 0.6), "longest": Whole(1, 4)},
-    "predict.taylor": {"order": Whole(1, 2)},
+    "predict.taylor": {"order": Whole(0, 2)},
     "predict.anchored": {"beta": Real(0.0, 0.9)},
     "predict.adams_bashforth": {"order": Whole(2, 3)},
     "predict.deis": {"order": Whole(2, 3)},

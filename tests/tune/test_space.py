@@ -21,7 +21,7 @@ def known():
 def test_every_method_of_the_stage_can_be_tried_and_has_something_to_set(known, stage):
     options = [method.option for method in known[stage]]
     assert sorted(options) == [name for name in group_options()[stage] if name != "off"]
-    assert options.index("fast_sam3d") <= 1, "what presets name is tried first"
+    assert options.index("fast_sam3d") <= 2, "what presets name is tried first"
     assert all(method.knobs for method in known[stage])
 
 

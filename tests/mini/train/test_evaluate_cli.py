@@ -96,7 +96,7 @@ def test_controls_are_other_steps_or_another_seed() -> None:
     ("overrides", "message"),
     [
         ("pipeline.ss_steps=25", "switches nothing on"),
-        ("preset=fast", "no option 'fast'"),
+        ("preset=fastest", "no option 'fastest'"),
         ("ss=fast_sam3d ss.when=3", "ss.when is 3"),
     ],
 )
