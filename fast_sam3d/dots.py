@@ -35,18 +35,25 @@ def draw_dots(points: NDArray[np.float64], sides: NDArray[np.float64], camera: C
     """
     height, width = camera.size
     pixels, depth = camera.project(points)
-    order = np.argsort(-depth, kind="stable")  # the farthest first: what is written last stays
-    order = order[depth[order] > NEAR]
-    side = np.ceil(sides[order] * camera.focal / depth[order]).clip(1, LARGEST_PX).astype(np.int64)
-    corner = np.round(pixels[order].clip(-1e6, 1e6) - side[:, None] / 2).astype(np.int64)
-    owner = np.full(height * width, -1, np.int64)
-    dot = np.repeat(np.arange(len(order)), side * side)
-    first = np.cumsum(side * side) - side * side
-    inside = np.arange(len(dot)) - first[dot]
-    column = corner[dot, 0] + inside % side[dot]
-    row = corner[dot, 1] + inside // side[dot]
-    seen = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    owner[(row * width + column)[seen]] = order[dot[seen]]
-    deep = np.full(height * width, np.inf)
+    side = np.ceil(sides * camera.focal / np.maximum(depth, NEAR)).clip(1, LARGEST_PX).astype(np.int64)
+    column, row = (np.round(line.clip(-1e6, 1e6) - side / 2).astype(np.int64) + LARGEST_PX for line in pixels.T)
+    # A border on all sides takes what falls out of the picture.
+    tall, wide = height + 2 * LARGEST_PX, width + 2 * LARGEST_PX
+    seen = np.flatnonzero((depth > NEAR) & (column >= 0) & (column <= width + LARGEST_PX) & (row >= 0)
+                          & (row <= height + LARGEST_PX))  # fmt: skip
+    corner, side = (row * wide + column)[seen], side[seen]
+    # The bits of positive floats sort like the floats: with the number below them the nearest is one maximum.
+    near = (1.0 / depth[seen]).astype(np.float32).view(np.uint32).astype(np.uint64)
+    key = (near << np.uint64(32)) | (seen + 1).astype(np.uint64)
+    best = np.zeros(tall * wide, np.uint64)
+    for reach in range(int(side.max(initial=0))):
+        if reach:
+            larger = side > reach
+            corner, side, key = corner[larger], side[larger], key[larger]
+        for down, right in [(reach, k) for k in range(reach + 1)] + [(k, reach) for k in range(reach)]:
+            np.maximum.at(best, corner + (down * wide + right), key)
+    inner = slice(LARGEST_PX, -LARGEST_PX)
+    owner = (best & np.uint64(0xFFFFFFFF)).astype(np.int64).reshape(tall, wide)[inner, inner] - 1
+    deep = np.full((height, width), np.inf)
     deep[owner >= 0] = depth[owner[owner >= 0]]
-    return Dots(owner.reshape(height, width), deep.reshape(height, width))
+    return Dots(owner, deep)

@@ -15,7 +15,7 @@ from fast_sam3d.arrays import as_numpy, transform_points
 from fast_sam3d.camera import Camera
 from fast_sam3d.export import atomic_write, pose_matrix
 from fast_sam3d.gaussian_cloud import GaussianCloud
-from fast_sam3d.render import render_gaussians, render_mesh
+from fast_sam3d.render import MeshDrawing, render_gaussians
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,6 +40,7 @@ ORBITS: tuple[tuple[float, str], ...] = (
 )
 ELEVATION_DEG = 20.0
 ORBIT_DISTANCE = 1.8  # diagonals of the object's box
+PNG_LEVEL = 6  # of 9: the last levels and Pillow's `optimize` take longer than the drawing, for a few percent
 MARGIN = 0.1  # free border around the object, share of the view
 
 Draw = Callable[[Camera], np.ndarray]
@@ -61,7 +62,7 @@ def save_preview(path: str | os.PathLike[str], image: Any, mask: Any, result: Ma
     """
     picture = compose_preview(image, mask, result)
     with atomic_write(path) as file:
-        picture.save(file, format="PNG", optimize=True)
+        picture.save(file, format="PNG", compress_level=PNG_LEVEL)
 
 
 def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.Image:
@@ -112,7 +113,8 @@ def _subject(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Draw]:
         vertices, faces = as_numpy(mesh.vertices, np.float64), as_numpy(mesh.faces, np.int64)
         attributes = getattr(mesh, "vertex_attrs", None)
         colors = None if attributes is None else as_numpy(attributes)[:, :3]
-        return "mesh", vertices, lambda camera: render_mesh(vertices, faces, colors, camera, background=background).rgb
+        drawing = MeshDrawing(vertices, faces, colors)
+        return "mesh", vertices, lambda camera: drawing(camera, background=background).rgb
     found = [_first(result.get(key)) for key in ("gaussian", "gs", "gaussian_4", "gs_4")]
     found = [gaussians for gaussians in found if gaussians is not None and len(gaussians.get_xyz)]
     if found:

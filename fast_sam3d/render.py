@@ -5,7 +5,7 @@ Pictures for previews and image metrics, not for training. Cameras: `fast_sam3d.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from fast_sam3d.arrays import as_numpy
 from fast_sam3d.camera import NEAR, Camera
 from fast_sam3d.gaussian_cloud import GaussianCloud
+from fast_sam3d.zbuffer import batches, expand, nearest_triangle, pixel_range
 
 Color = float | Sequence[float]
 WHITE = 1.0
@@ -41,6 +42,64 @@ class GaussianImage(NamedTuple):
     alpha: np.ndarray
 
 
+class MeshDrawing:
+    """A triangle mesh to be drawn from several sides: what does not depend on the camera is worked out once.
+
+    Args:
+        vertices: [V, 3]. faces: [F, 3]. colors: [V, 3] rgb in 0..1, or None for grey.
+    """
+
+    def __init__(self, vertices: Any, faces: Any, colors: Any) -> None:
+        self._points, self._faces = as_numpy(vertices, np.float64), as_numpy(faces, np.int64).reshape(-1, 3)
+        tint = np.full((len(self._points), 3), 0.7) if colors is None else as_numpy(colors, np.float64)[:, :3]
+        self._tint = np.ascontiguousarray(tint)
+        self._normals = _normals(self._points, self._faces)
+
+    def __call__(self, camera: Camera, size: int | None = None, background: Color = WHITE) -> MeshImage:
+        """See `render_mesh`."""
+        camera = camera if size is None else camera.resized(size)
+        height, width = (side * SUPERSAMPLING for side in camera.size)
+        fine = camera.resized(max(height, width))
+        pixels, depth = fine.project(self._points)
+        before = depth > NEAR
+        kept = None if before.all() else np.flatnonzero(before[self._faces].all(axis=1))
+        triangles = self._faces if kept is None else self._faces[kept]
+        inverse_depth = 1.0 / np.where(before, depth, 1.0)
+        winner = nearest_triangle(pixels, inverse_depth, triangles, height, width, FRAGMENTS_AT_ONCE)
+
+        rgb = np.empty((height * width, 3), np.float32)
+        rgb[:] = background
+        deep = np.full(height * width, np.inf, np.float32)
+        hit = np.flatnonzero(winner >= 0)
+        face = winner[hit] if kept is None else kept[winner[hit]]
+        corner = self._faces[face]
+        centre = np.stack([hit % width, hit // width], axis=1) + 0.5
+        weight = _barycentric(pixels[corner], centre) * inverse_depth[corner]  # perspective-correct interpolation
+        total = weight.sum(axis=1, keepdims=True)
+        weight /= total
+        ray = np.concatenate([(np.asarray(fine.principal) - centre) / fine.focal, np.ones((len(hit), 1))], axis=1)
+        shade = _shading(self._corner_normals(face, corner) @ camera.rotation, weight, ray)
+        rgb[hit] = np.clip(np.einsum("nk,nkc->nc", weight, self._tint[corner]) * shade[:, None], 0.0, 1.0)
+        deep[hit] = 1.0 / total[:, 0]
+
+        samples = [(row, column) for row in range(SUPERSAMPLING) for column in range(SUPERSAMPLING)]
+        grids = rgb.reshape(height, width, 3), deep.reshape(height, width), (winner >= 0).reshape(height, width)
+        parts = [[grid[i::SUPERSAMPLING, j::SUPERSAMPLING] for i, j in samples] for grid in grids]
+        mean = sum(parts[0][1:], parts[0][0]) / np.float32(len(samples))
+        count = sum((part.astype(np.int64) for part in parts[2][1:]), parts[2][0].astype(np.int64))
+        return MeshImage(mean, np.minimum.reduce(parts[1]), 2 * count >= len(samples))
+
+    def _corner_normals(self, face: np.ndarray, corner: np.ndarray) -> np.ndarray:
+        """[N, 4, 3] unit normals of faces [N] with corners [N, 3]: smoothed ones of the corners, then the face's own.
+
+        A corner whose smoothed normal is far from the face's takes the face's, so that sharp edges stay sharp.
+        """
+        normal, smooth = self._normals
+        own, at_corner = normal[face][:, None], smooth[corner]
+        close = np.einsum("nkc,njc->nk", at_corner, own)[..., None] > SHARP_EDGE_COS
+        return np.concatenate([np.where(close, at_corner, own), own], axis=1)
+
+
 def render_mesh(
     vertices: Any,
     faces: Any,
@@ -57,33 +116,7 @@ def render_mesh(
         size: longer side of the picture in pixels; None takes the camera's own.
         background: grey level or rgb in 0..1.
     """
-    camera = camera if size is None else camera.resized(size)
-    points, triangles = as_numpy(vertices, np.float64), as_numpy(faces, np.int64).reshape(-1, 3)
-    height, width = (side * SUPERSAMPLING for side in camera.size)
-    fine = camera.resized(max(height, width))
-    pixels, depth = fine.project(points)
-    triangles = triangles[(depth[triangles] > NEAR).all(axis=1)]
-    inverse_depth = 1.0 / np.where(depth > NEAR, depth, 1.0)
-    winner = _nearest_triangle(pixels, inverse_depth, triangles, height, width)
-
-    rgb = np.empty((height * width, 3), np.float32)
-    rgb[:] = background
-    deep = np.full(height * width, np.inf, np.float32)
-    hit = np.flatnonzero(winner >= 0)
-    corner = triangles[winner[hit]]
-    centre = np.stack([hit % width, hit // width], axis=1) + 0.5
-    weight = _barycentric(pixels[corner], centre) * inverse_depth[corner]  # perspective-correct interpolation
-    total = weight.sum(axis=1, keepdims=True)
-    weight /= total
-    ray = np.concatenate([(np.asarray(fine.principal) - centre) / fine.focal, np.ones((len(hit), 1))], axis=1)
-    shade = _shading(_corner_normals(points, triangles, winner[hit]) @ camera.rotation, weight, ray)
-    tint = np.full((len(points), 3), 0.7) if colors is None else as_numpy(colors, np.float64)[:, :3]
-    rgb[hit] = np.clip(np.einsum("nk,nkc->nc", weight, tint[corner]) * shade[:, None], 0.0, 1.0)
-    deep[hit] = 1.0 / total[:, 0]
-
-    blocks = (camera.size[0], SUPERSAMPLING, camera.size[1], SUPERSAMPLING)
-    coverage = (winner >= 0).reshape(blocks).mean(axis=(1, 3))
-    return MeshImage(rgb.reshape(*blocks, 3).mean(axis=(1, 3)), deep.reshape(blocks).min(axis=(1, 3)), coverage >= 0.5)
+    return MeshDrawing(vertices, faces, colors)(camera, size, background)
 
 
 def nearest_faces(vertices: Any, faces: Any, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +126,7 @@ def nearest_faces(vertices: Any, faces: Any, camera: Camera) -> tuple[np.ndarray
     pixels, depth = camera.project(points)
     kept = np.flatnonzero((depth[triangles] > NEAR).all(axis=1))
     inverse = 1.0 / np.where(depth > NEAR, depth, 1.0)
-    winner = _nearest_triangle(pixels, inverse, triangles[kept], height, width)
+    winner = nearest_triangle(pixels, inverse, triangles[kept], height, width, FRAGMENTS_AT_ONCE)
     hit = np.flatnonzero(winner >= 0)
     corner = triangles[kept[winner[hit]]]
     centre = np.stack([hit % width, hit // width], axis=1) + 0.5
@@ -132,17 +165,17 @@ def render_gaussians(
 
     transmittance = np.ones(height * width)
     colour = np.zeros((height * width, 3))
-    first, last = _pixel_range(pixels[:, 1] - reach, pixels[:, 1] + reach, height)
+    first, last = pixel_range(pixels[:, 1] - reach, pixels[:, 1] + reach, height)
     extent = np.sqrt(cut * conic[:, 2] / (conic[:, 0] * conic[:, 2] - conic[:, 1] ** 2))
     area = (last - first).astype(np.float64) * np.minimum(2.0 * extent + 1.0, width)
-    for batch in _batches(area):
-        item, row = _expand(first[batch], last[batch])
+    for batch in batches(area, FRAGMENTS_AT_ONCE):
+        item, row = expand(first[batch], last[batch])
         item += batch.start
         dy = row + 0.5 - pixels[item, 1]
         a, b, c = conic[item, 0], conic[item, 1] * dy, conic[item, 2] * dy * dy
         half = np.sqrt(np.maximum(b * b - a * (c - cut[item]), 0.0)) / a
         middle = pixels[item, 0] - b / a
-        span, column = _expand(*_pixel_range(middle - half, middle + half, width))
+        span, column = expand(*pixel_range(middle - half, middle + half, width))
         pixel = row[span] * width + column
         alive = transmittance[pixel] > MIN_ALPHA  # nothing behind an opaque pixel can be seen
         span, column, pixel = span[alive], column[alive], pixel[alive]
@@ -159,80 +192,6 @@ def render_gaussians(
 # ------------------------------------------------------------------------------------------------------- parts
 
 
-def _pixel_range(low: np.ndarray, high: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and one-past-last pixel whose centre lies in [low, high], inside 0..count."""
-    first = np.ceil(np.clip(low, -1.0, count + 1.0) - 0.5).astype(np.int64).clip(0, count)
-    last = np.floor(np.clip(high, -1.0, count + 1.0) - 0.5).astype(np.int64).clip(-1, count - 1) + 1
-    return first, np.maximum(first, last)
-
-
-def _expand(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All integers of the ranges [first, last), with the index of the range each comes from."""
-    counts = last - first
-    source = np.repeat(np.arange(len(first)), counts)
-    return source, np.arange(len(source)) + (first - (np.cumsum(counts) - counts))[source]
-
-
-def _batches(cost: np.ndarray) -> Iterator[slice]:
-    """Consecutive slices of about `FRAGMENTS_AT_ONCE` total cost, at least one item each."""
-    total, start = np.cumsum(cost), 0
-    while start < len(cost):
-        limit = (total[start - 1] if start else 0.0) + FRAGMENTS_AT_ONCE
-        stop = max(start + 1, int(np.searchsorted(total, limit, side="right")))
-        yield slice(start, stop)
-        start = stop
-
-
-def _nearest_triangle(
-    pixels: np.ndarray, inverse_depth: np.ndarray, triangles: np.ndarray, height: int, width: int
-) -> np.ndarray:
-    """[height * width] index of the triangle in front at each pixel centre, -1 for none; ties go to the later one.
-
-    Scanlines: every (triangle, row) gives one span of columns between its two edge crossings. A shared edge is crossed
-    at exactly the same place by both of its triangles, because its end points are always taken in the same order.
-    """
-    best = np.zeros(height * width, np.uint64)
-    corner = pixels[triangles]
-    low, high = corner.min(axis=1), corner.max(axis=1)
-    first, last = _pixel_range(low[:, 1], high[:, 1], height)
-    doubled = _cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    first = np.where(np.abs(doubled) > 1e-12, first, last)  # edge-on: no pixels
-    area = (last - first) * np.clip(high[:, 0] - low[:, 0] + 1.0, 1.0, width)
-    plane = _depth_plane(corner, inverse_depth[triangles], doubled)
-    limits = inverse_depth[triangles].min(axis=1), inverse_depth[triangles].max(axis=1)
-    for batch in _batches(area):
-        item, row = _expand(first[batch], last[batch])
-        item += batch.start
-        y = row + 0.5
-        left, right = np.full(len(item), np.inf), np.full(len(item), -np.inf)
-        for start, end in ((0, 1), (1, 2), (2, 0)):
-            ends = triangles[item][:, [start, end]]
-            a, b = pixels[ends.min(axis=1)], pixels[ends.max(axis=1)]
-            crosses = (a[:, 1] <= y) != (b[:, 1] <= y)
-            rise = np.where(crosses, b[:, 1] - a[:, 1], 1.0)
-            x = a[:, 0] + (y - a[:, 1]) / rise * (b[:, 0] - a[:, 0])
-            left = np.where(crosses, np.minimum(left, x), left)
-            right = np.where(crosses, np.maximum(right, x), right)
-        span, column = _expand(*_pixel_range(left, right, width))
-        owner = item[span]
-        near = plane[owner, 0] + plane[owner, 1] * (column + 0.5) + plane[owner, 2] * y[span]
-        # A sliver's plane is ill-conditioned: never leave the depths of its own corners.
-        near = np.clip(near, limits[0][owner], limits[1][owner]).astype(np.float32)
-        # The bits of positive floats sort like the floats: with the owner below them the z-buffer is one maximum.
-        key = (near.view(np.uint32).astype(np.uint64) << np.uint64(32)) | (owner + 1).astype(np.uint64)
-        np.maximum.at(best, row[span] * width + column, key)
-    return (best & np.uint64(0xFFFFFFFF)).astype(np.int64) - 1
-
-
-def _depth_plane(corner: np.ndarray, value: np.ndarray, doubled: np.ndarray) -> np.ndarray:
-    """[F, 3] coefficients (1, x, y) of the linear function with `value` [F, 3] at the corners [F, 3, 2]."""
-    area = np.where(np.abs(doubled) > 1e-12, doubled, 1.0)
-    e1, e2 = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
-    d1, d2 = value[:, 1] - value[:, 0], value[:, 2] - value[:, 0]
-    x, y = (d1 * e2[:, 1] - d2 * e1[:, 1]) / area, (d2 * e1[:, 0] - d1 * e2[:, 0]) / area
-    return np.stack([value[:, 0] - x * corner[:, 0, 0] - y * corner[:, 0, 1], x, y], axis=1)
-
-
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """[N] z component of the cross product of vectors [N, 2]."""
     return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
@@ -247,19 +206,14 @@ def _barycentric(corner: np.ndarray, point: np.ndarray) -> np.ndarray:
     return weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
 
 
-def _corner_normals(vertices: np.ndarray, faces: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """[N, 4, 3] unit normals of the chosen [N] faces: smoothed ones of their corners, then their own.
-
-    A corner whose smoothed normal is far from the face's takes the face's, so that sharp edges stay sharp.
-    """
+def _normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[F, 3] unit normals of the faces, [V, 3] smoothed ones of the vertices."""
     corner = vertices[faces]
     normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])  # length: twice the area
     index = faces.reshape(-1)
     smooth = np.stack([np.bincount(index, np.repeat(normal[:, k], 3), len(vertices)) for k in range(3)], axis=1)
     normal, smooth = (n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-30) for n in (normal, smooth))
-    own, at_corner = normal[chosen][:, None], smooth[faces[chosen]]
-    close = np.einsum("nkc,njc->nk", at_corner, own)[..., None] > SHARP_EDGE_COS
-    return np.concatenate([np.where(close, at_corner, own), own], axis=1)
+    return normal, smooth
 
 
 def _shading(normals: np.ndarray, weight: np.ndarray, ray: np.ndarray) -> np.ndarray:

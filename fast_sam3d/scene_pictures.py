@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fast_sam3d.arrays import transform_points
 from fast_sam3d.camera import Camera
 from fast_sam3d.dots import LARGEST_PX, draw_dots
-from fast_sam3d.render import AMBIENT, DIFFUSE, LIGHT, nearest_faces, render_mesh
+from fast_sam3d.render import AMBIENT, DIFFUSE, LIGHT, MeshDrawing, nearest_faces
 from fast_sam3d.scene import PlacedObject, Scene
 
 if TYPE_CHECKING:
@@ -158,13 +158,15 @@ def painter(scene: Scene, quick: bool = False) -> Callable[[Camera], NDArray[np.
     background = tuple(level / 255.0 for level in PANEL)
     drawn = [item for item in scene.objects if item.surface is not None or item.gaussians is not None]
     surfaces = [(item.points, item.surface) for item in drawn if item.surface is not None]
-    if len(surfaces) == len(drawn) and not (quick and _dense(scene)):
+    dots = [_dots(item) for item in drawn] if quick or len(surfaces) < len(drawn) else []
+    if len(surfaces) == len(drawn) and not (quick and _dense(scene, dots)):
         starts = np.cumsum([0, *(len(points) for points, _ in surfaces)])
         vertices = np.concatenate([points for points, _ in surfaces])
         faces = np.concatenate([surface.faces + start for start, (_, surface) in zip(starts, surfaces, strict=False)])
         colours = np.concatenate([surface.srgb for _, surface in surfaces])
-        return lambda camera: _eight_bit(render_mesh(vertices, faces, colours, camera, background=background).rgb)
-    points, sides, rgb, normals = (np.concatenate(parts) for parts in zip(*map(_dots, drawn), strict=True))
+        drawing = MeshDrawing(vertices, faces, colours)
+        return lambda camera: _eight_bit(drawing(camera, background=background).rgb)
+    points, sides, rgb, normals = (np.concatenate(parts) for parts in zip(*dots, strict=True))
     light = np.asarray(LIGHT) / np.linalg.norm(LIGHT)
 
     def draw(camera: Camera) -> NDArray[np.uint8]:
@@ -177,20 +179,23 @@ def painter(scene: Scene, quick: bool = False) -> Callable[[Camera], NDArray[np.
         index[hit] = shown[index[hit]]
         turned = normals[index[hit]] @ camera.rotation
         lit = np.where(turned.any(axis=1), AMBIENT + DIFFUSE * np.clip(turned @ light, 0, 1), 1.0)
-        pixels = np.broadcast_to(np.asarray(background), (*index.shape, 3)).copy()
+        pixels = np.broadcast_to(np.asarray(background, np.float32), (*index.shape, 3)).copy()
         pixels[hit] = rgb[index[hit]] * lit[:, None]
         height, width = (side // SAMPLES for side in index.shape)
-        blocks = pixels[: height * SAMPLES, : width * SAMPLES].reshape(height, SAMPLES, width, SAMPLES, 3)
-        return _eight_bit(blocks.mean(axis=(1, 3)))
+        samples = pixels[: height * SAMPLES, : width * SAMPLES]
+        parts = [samples[i::SAMPLES, j::SAMPLES] for i in range(SAMPLES) for j in range(SAMPLES)]
+        return _eight_bit(sum(parts[1:], parts[0]) / len(parts))
 
     return draw
 
 
-def _dense(scene: Scene) -> bool:
+def _dense(scene: Scene, dots: Sequence[tuple[NDArray[np.float64], ...]]) -> bool:
     """Whether dots of a frame's size leave no gaps in the surfaces; those of a box with twelve triangles would."""
     extent = max(float(np.ptp(_spanned(scene), axis=0).max()), 1e-9)
-    sides = [float(_dots(item)[1].max(initial=0.0)) for item in scene.objects if item.surface is not None]
-    return max(sides, default=0.0) * SAMPLES * FRAME_PX <= LARGEST_PX * extent
+    return (
+        max((float(sides.max(initial=0.0)) for _, sides, _, _ in dots), default=0.0) * SAMPLES * FRAME_PX
+        <= LARGEST_PX * extent
+    )
 
 
 def _dots(item: PlacedObject) -> tuple[NDArray[np.float64], ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fast_sam3d.arrays import as_numpy
 from fast_sam3d.camera import Camera
-from fast_sam3d.render import render_gaussians, render_mesh
+from fast_sam3d.render import MeshDrawing, render_gaussians
 
 VIEWS: tuple[tuple[float, float], ...] = ((0.0, 20.0), (90.0, 20.0), (180.0, 20.0), (270.0, -20.0))
 """(azimuth, elevation) in degrees around the canonical cube, +z up."""
@@ -37,7 +37,8 @@ def render_views(thing: Any, cameras: Sequence[Camera] | None = None) -> np.ndar
         return np.stack([render_gaussians(thing, camera).rgb for camera in cameras])
     colours = getattr(thing, "vertex_attrs", None)
     rgb = None if colours is None else as_numpy(colours)[:, :3]
-    return np.stack([render_mesh(thing.vertices, thing.faces, rgb, camera).rgb for camera in cameras])
+    drawing = MeshDrawing(thing.vertices, thing.faces, rgb)
+    return np.stack([drawing(camera).rgb for camera in cameras])
 
 
 def psnr(pictures: Any, truth: Any) -> float:
