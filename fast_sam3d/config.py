@@ -82,10 +82,17 @@ class PipelineConfig:
 
 @dataclass(frozen=True, slots=True)
 class SceneConfig:
-    """Of a folder of masks. `smaller` are sets of formats to decode instead where the memory does not suffice."""
+    """Of a folder of masks.
+
+    Args:
+        smaller: sets of formats to decode instead where the memory does not suffice.
+        turntable: write one.
+        batch: objects whose sparse structures are sampled together, >= 1.
+    """
 
     smaller: tuple[tuple[str, ...], ...] = (("gaussian",), ("gaussian_4",))
     turntable: bool = True
+    batch: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +315,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
         scene=SceneConfig(
             smaller=read.sets("scene.smaller", FORMATS),
             turntable=read.boolean("scene.turntable"),
+            batch=read.integer("scene.batch", 1, 1024),
         ),
         modules=modules,
         choices=dict(choices),

@@ -17,7 +17,7 @@ from fast_sam3d.images import ObjectInput
 if TYPE_CHECKING:
     from fast_sam3d.report import Report
 
-__all__ = ["RESULT_NAMES", "Run", "first", "run_pipeline", "write_results"]
+__all__ = ["RESULT_NAMES", "Run", "first", "run_pipeline", "with_alpha", "write_results"]
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +70,8 @@ def run_pipeline(
     """
     import torch
 
-    # The mask as alpha in 0 or 255: a separate mask of booleans would become an alpha of 1 in 255 in the stock pipeline
-    # (inference_pipeline.py, merge_image_and_mask).
-    rgba = np.dstack([image, mask.astype(np.uint8) * 255])
     result: dict[str, Any] = getattr(pipeline, "_pipeline", pipeline).run(
-        rgba,
+        with_alpha(image, mask),
         None,
         seed=seed,
         stage1_only=False,
@@ -88,6 +85,15 @@ def run_pipeline(
         decode_formats=None if formats is None else list(formats),
     )
     return result
+
+
+def with_alpha(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """[H, W, 4], the mask as alpha in 0 or 255.
+
+    A separate mask of booleans would become an alpha of 1 in 255 in the stock pipeline (inference_pipeline.py,
+    merge_image_and_mask).
+    """
+    return np.dstack([image, mask.astype(np.uint8) * 255])
 
 
 def write_results(folder: Path, config: Config, given: ObjectInput, run: Run) -> list[str]:

@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from fast_sam3d.camera import Camera
 from fast_sam3d.config import Config
 from fast_sam3d.errors import FastSam3dError, InputError, OutputError
 from fast_sam3d.result_folder import check_target
+from fast_sam3d.scene_batch import groups_of
 from fast_sam3d.scene_input import SceneInput
 from fast_sam3d.scene_object import DONE, OBJECT_NAMES, ObjectTask, Outcome, Worker, input_identity, read_done
 
@@ -124,6 +125,9 @@ def plan(scene: SceneInput, config: Config, settings: Mapping[str, Any], target:
             log.info("object %d: its picture, mask or pointmap has changed, so it is made again", number)
         check_target(target / str(number), OBJECT_NAMES)
         whole.tasks.append(ObjectTask(scene.folder, config.input.pointmap, number, target / str(number), identity))
+    # Of all objects that can be made, so that a run that goes on has the groups of one that was not stopped.
+    groups = groups_of(list(whole.identities), config.scene.batch)
+    whole.tasks = [replace(task, group=groups.get(task.number, ())) for task in whole.tasks]
     return whole
 
 

@@ -20,6 +20,7 @@ from fast_sam3d.errors import FastSam3dError, OutputError
 from fast_sam3d.object_run import REPORT, RESULT_NAMES, Run, write_results
 from fast_sam3d.out_of_memory import free_memory, run_fitting, smaller_than
 from fast_sam3d.result_folder import result_folder
+from fast_sam3d.scene_batch import solve_ahead
 from fast_sam3d.scene_input import SceneInput, digest, load_scene
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class ObjectTask:
         number: of the mask.
         target: the folder to be made or replaced.
         identity: written into `done.json`; see `config_identity` and `input_identity`.
+        group: numbers of the masks whose sparse structures are sampled together; empty: each by itself.
     """
 
     folder: Path
@@ -51,6 +53,7 @@ class ObjectTask:
     number: int
     target: Path
     identity: Mapping[str, Any]
+    group: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Worker:
         self.config, self.tag, self.load_seconds, self.embedded = config, tag, load_seconds, embedded
         self.progress = progress
         self._scene: tuple[Path, str, SceneInput] | None = None
+        self._ahead: tuple[Path, tuple[int, ...]] | None = None
         self._handle = accelerate(self.pipeline, config)
 
     @classmethod
@@ -120,10 +124,13 @@ class Worker:
 
     def __exit__(self, *details: object) -> None:
         self._handle.remove()
+        if hasattr(self.pipeline, "solved_ahead"):
+            self.pipeline.solved_ahead.clear()
 
     def know(self, scene: SceneInput, pointmap: str) -> None:
         """Hands over a scene that was read already."""
         self._scene = (scene.folder, pointmap, scene.reduced() if self.embedded else scene)
+        self._ahead = None
 
     def process(self, task: ObjectTask) -> Outcome:
         """Makes one object; whatever goes wrong with it is told, not raised.
@@ -151,8 +158,11 @@ class Worker:
             self._scene = None  # not two pictures at once
             self.know(load_scene(task.folder, task.pointmap), task.pointmap)
         assert self._scene is not None
-        given = self._scene[2].object(task.number)
-        asked = self.config.pipeline
+        scene, asked = self._scene[2], self.config.pipeline
+        given = scene.object(task.number)
+        if task.group and self._ahead != (task.folder, task.group):
+            self._ahead = task.folder, task.group
+            solve_ahead(self.pipeline, map(scene.object, task.group), self.config.seed, asked.ss_steps)
         tried: list[str] = []
 
         def make(formats: tuple[str, ...]) -> None:
@@ -222,6 +232,7 @@ def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
         "steps": [asked.ss_steps, asked.slat_steps],
         "formats": sorted(asked.formats),
         "smaller": config.scene.smaller,
+        "batch": config.scene.batch,
         "dtype": asked.dtype,
         "depth_model": asked.depth_model,
         "preview": config.output.preview,

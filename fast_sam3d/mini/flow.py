@@ -171,6 +171,15 @@ class FlowMatching(nn.Module):
         for x_t, t in self._solver.solve_iter(self._generate_dynamics, x_0, self._prepare_t(), *args, **kwargs):
             yield t, x_t, ()
 
+    def solve(self, x_0: Tree, *args: Any, **kwargs: Any) -> Tree:
+        """Sample from noise that is given."""
+        steps = self._solver.solve_iter(self._generate_dynamics, x_0, *self._schedule(), *args, **kwargs)
+        return deque(steps, maxlen=1).pop()[0]
+
+    def _schedule(self) -> tuple[Any, ...]:
+        """The times, and what else the dynamics take before the condition."""
+        return (self._prepare_t(),)
+
     def _generate_noise(self, x_shape: Shapes, x_device: torch.device | str) -> Tree:
         return tree_randn(x_shape, x_device, self.random_generator)
 
@@ -203,6 +212,9 @@ class ShortCut(FlowMatching):
         t_seq, d = self._prepare_t_and_d()
         for x_t, t in self._solver.solve_iter(self._generate_dynamics, x_0, t_seq, d, *args, **kwargs):
             yield t, x_t, ()
+
+    def _schedule(self) -> tuple[Any, ...]:
+        return self._prepare_t_and_d()
 
     def _prepare_t_and_d(self, steps: int | None = None) -> tuple[list[float], float]:
         steps = self.inference_steps if steps is None else steps

@@ -26,9 +26,11 @@ from fast_sam3d.mini.pose_decoder import PoseDecoder
 from fast_sam3d.mini.preprocess import CropPreprocessor, infer_focal
 from fast_sam3d.mini.sparse import SparseTensor
 from fast_sam3d.mini.ss_vae import tokens_to_grid
+from fast_sam3d.mini.together import known_solve, solve_structures
 from fast_sam3d.mini.voxels import surface_voxels
 from fast_sam3d.mini.weights import HASHES_NAME, load_hashes, load_weights, save_hashes, save_weights
 from fast_sam3d.mini.window import Window
+from fast_sam3d.solve.together import Solved
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class MiniPipeline:
         self.ss_cfg_interval, self.slat_cfg_interval = map(list, _settings(config, "cfg_interval"))
         self.ss_rescale_t, self.slat_rescale_t = _settings(config, "rescale_t")
         for stage in ("ss", "slat"):
-            generator = self._generator(stage)
+            generator = self.generator(stage)
             generator.inference_steps = getattr(self, f"{stage}_inference_steps")
             generator.rescale_t = getattr(self, f"{stage}_rescale_t")
             generator.guidance.strength = getattr(self, f"{stage}_cfg_strength")
@@ -73,6 +75,7 @@ class MiniPipeline:
         self.ss_condition_input_mapping = self.slat_condition_input_mapping = CONDITION_INPUTS
         self.slat_mean = torch.tensor(config.slat_mean, device=self.device)
         self.slat_std = torch.tensor(config.slat_std, device=self.device)
+        self.solved_ahead: list[Solved] = []
         self.decode_formats = list(config.decode_formats)
         self.downsample_ss_dist = config.downsample_ss_dist
         self.pose_decoder: Callable[..., dict[str, Tensor]] = PoseDecoder(config.layout_mean, config.layout_std)
@@ -80,7 +83,8 @@ class MiniPipeline:
         self.ss_preprocessor = CropPreprocessor(config.ss_embedder.image_size)
         self.slat_preprocessor = CropPreprocessor((config.slat_embedder or config.ss_embedder).image_size)
 
-    def _generator(self, stage: str) -> FlowMatching:
+    def generator(self, stage: str) -> FlowMatching:
+        """The sampler of "ss" or "slat"."""
         generator = self.models[f"{stage}_generator"]
         if not isinstance(generator, FlowMatching):
             raise TypeError(f"{stage}_generator is a {type(generator).__name__}, not a FlowMatching")
@@ -196,7 +200,7 @@ class MiniPipeline:
         return (tokens,), {}
 
     @contextlib.contextmanager
-    def _sampling(self, generator: FlowMatching, steps: int | None, strength: float) -> Iterator[None]:
+    def sampling(self, generator: FlowMatching, steps: int | None, strength: float) -> Iterator[None]:
         """Set a sampler up for one run, as the stock pipeline does; its step count comes back even if the run fails."""
         previous = generator.inference_steps
         if steps is not None and steps < 1:
@@ -229,15 +233,16 @@ class MiniPipeline:
         Raises:
             FastSam3dError: no voxel came out.
         """
-        generator = self._generator("ss")
+        generator = self.generator("ss")
         generator.no_shortcut = not use_distillation
-        with self._sampling(generator, inference_steps, 0.0 if use_distillation else self.ss_cfg_strength):
+        with self.sampling(generator, inference_steps, 0.0 if use_distillation else self.ss_cfg_strength):
             batch = ss_input_dict["image"].shape[0]
             shapes = {name: (batch, *shape) for name, shape in self.config.ss_flow.leaf_shapes.items()}
             args, kwargs = self.get_condition_input(
                 self.condition_embedders["ss_condition_embedder"], ss_input_dict, self.ss_condition_input_mapping
             )
-            result: dict[str, Any] = dict(generator(shapes, self.device, *args, **kwargs))
+            solved = known_solve(self.solved_ahead, generator, args, kwargs)
+            result: dict[str, Any] = dict(solved or generator(shapes, self.device, *args, **kwargs))
             logits = self.models["ss_decoder"](tokens_to_grid(result["shape"]))
         coords = torch.argwhere(logits[:, 0] > 0).int()
         if not len(coords):
@@ -247,6 +252,12 @@ class MiniPipeline:
             coords = surface_voxels(coords, self.config.ss_decoder.resolution, self.downsample_ss_dist)
         # Never coarsened: the stock pipeline halves grids above 42,000 voxels, more than this one's 32^3 can hold.
         return {**result, "coords": coords, "downsample_factor": 1}
+
+    def solve_structures(
+        self, objects: Sequence[tuple[Any, Any, Any]], seed: int, inference_steps: int | None = None
+    ) -> list[Solved]:
+        """Sample the sparse structures of several objects in one batch; see `together.solve_structures`."""
+        return solve_structures(self, objects, seed, inference_steps)
 
     def sample_slat(
         self,
@@ -266,8 +277,8 @@ class MiniPipeline:
         Returns:
             N voxels with latent channels, in the scale that the decoders take.
         """
-        generator = self._generator("slat")
-        with self._sampling(generator, inference_steps, 0.0 if use_distillation else self.slat_cfg_strength):
+        generator = self.generator("slat")
+        with self.sampling(generator, inference_steps, 0.0 if use_distillation else self.slat_cfg_strength):
             args, kwargs = self.get_condition_input(
                 self.condition_embedders["slat_condition_embedder"], slat_input, self.slat_condition_input_mapping
             )
@@ -293,6 +304,14 @@ class MiniPipeline:
         The three options exist for the stock signature: vertices keep their colours whatever they say.
         """
         return add_outputs(outputs)
+
+    def see(self, image: Any, mask: Any, pointmap: Any) -> tuple[np.ndarray, Window | None, dict[str, Any], np.ndarray]:
+        """The picture [H, W, 4], the window of it that is looked at, the points there, and the picture there."""
+        image = limit_size(self.merge_image_and_mask(image, mask))
+        # Only a guess can be made in a window; a pointmap that is given has its own camera.
+        window = Window.around(image[..., 3] > 0) if self._guesses(pointmap) else None
+        seen = image if window is None else window.see(image)
+        return image, window, self.compute_pointmap(seen, pointmap), seen
 
     def run(
         self,
@@ -338,14 +357,10 @@ class MiniPipeline:
             raise ValueError("the embedded model estimates no planes: leave estimate_plane out")
         formats = self.decode_formats if decode_formats is None else decode_formats
         check_formats(formats)
-        image = limit_size(self.merge_image_and_mask(image, mask))
-        # Only a guess can be made in a window; a pointmap that is given has its own camera.
-        window = Window.around(image[..., 3] > 0) if self._guesses(pointmap) else None
+        image, window, scene, seen = self.see(image, mask, pointmap)
         if window is not None:
             log.info("the object is small in the picture: depth and pose are guessed in a window %.1f times as small",
                      window.zoom)  # fmt: skip
-        seen = image if window is None else window.see(image)
-        scene = self.compute_pointmap(seen, pointmap)
         ss_input = self.preprocess_image(seen, self.ss_preprocessor, scene["pointmap"], scene["guessed"])
         slat_input = self.preprocess_image(seen, self.slat_preprocessor, scene["pointmap"], scene["guessed"])
         if seed is not None:
