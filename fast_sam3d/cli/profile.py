@@ -14,7 +14,7 @@ from fast_sam3d.errors import ConfigError, OutputError
 if TYPE_CHECKING:
     from fast_sam3d.profile import Timing
 
-WAYS = ("exact=all", "preset=fast_sam3d", "preset=default")
+WAYS = ("exact=all", "preset=fast_sam3d", "preset=default", "preset=fast")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
