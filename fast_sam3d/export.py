@@ -202,7 +202,9 @@ def _edge_groups(edges: np.ndarray, count: int) -> int:
 
 def _signed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
     """Volume of tetrahedra from the centroid to each face; positive if the faces run counter-clockwise from outside."""
-    corner = (vertices - vertices[np.unique(faces)].mean(axis=0))[faces]
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    corner = (vertices - vertices[used].mean(axis=0))[faces]
     return float(np.einsum("ij,ij->", corner[:, 0], np.cross(corner[:, 1], corner[:, 2])) / 6.0)
 
 

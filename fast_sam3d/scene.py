@@ -22,6 +22,7 @@ from fast_sam3d.gaussian_cloud import GaussianCloud
 from fast_sam3d.object_run import first, run_pipeline
 from fast_sam3d.out_of_memory import SMALLER, free_memory, run_fitting, smaller_than
 from fast_sam3d.placement import Pose, merge_gaussians, place_gaussians
+from fast_sam3d.scene_batch import Ahead, Masked, groups_of
 
 if TYPE_CHECKING:
     from fast_sam3d.report import Progress, Report
@@ -161,6 +162,7 @@ def run_scene(
     slat_steps: int | None = None,
     formats: Sequence[str] | None = None,
     smaller: Sequence[Sequence[str]] = SMALLER,
+    batch: int = 8,
     progress: Progress | None = None,
 ) -> Iterator[SceneObject]:
     """Reconstructs the objects of a picture, one when the next result is asked for: a caller may stop at any.
@@ -176,10 +178,13 @@ def run_scene(
         pointmap: [H, W, 3] float32, PyTorch3D camera frame, NaN where unknown; None asks the depth model.
         ss_steps, slat_steps, formats: None takes the pipeline's own.
         smaller: formats to decode instead where the memory does not suffice, one set after another.
+        batch: objects whose sparse structures are sampled together where the pipeline can do that; they equal single
+            ones to about 1e-6. 1: each by itself.
         progress: told of every step and stage, as `report.Report`'s.
 
     Raises:
-        InputError: a picture that is not [H, W, 3] uint8, or no masks. At once, not at the first result.
+        InputError: a picture that is not [H, W, 3] uint8, no masks, or a batch below 1. At once, not at the first
+            result.
     """
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
@@ -191,8 +196,12 @@ def run_scene(
     asked = tuple(formats or getattr(pipe, "decode_formats", None) or ("mesh", "gaussian"))
     steps = {"ss_steps": ss_steps, "slat_steps": slat_steps}
 
-    def one(name: str, mask: Any) -> SceneObject:
-        covered = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask) > 0
+    if batch < 1:
+        raise InputError(f"batch is {batch}: give at least 1")
+
+    def usable(name: str) -> NDArray[np.bool_]:
+        mask = named[name]
+        covered: NDArray[np.bool_] = np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask) > 0
         if covered.shape != pixels.shape[:2]:
             raise InputError(
                 f"mask {name} is {list(covered.shape)} and the picture {list(pixels.shape[:2])} (height, width): "
@@ -200,6 +209,12 @@ def run_scene(
             )
         if not covered.any() or covered.all():
             raise InputError(f"mask {name} is {'full' if covered.any() else 'empty'}: mark the object in it")
+        return covered
+
+    def one(name: str) -> SceneObject:
+        covered = usable(name)
+        if name in groups:
+            ahead.prepare(groups[name], (Masked(pixels, usable(member), pointmap) for member in groups[name]))
 
         def run(decoded: tuple[str, ...]) -> tuple[Any, Any]:
             return observed_run(
@@ -210,14 +225,27 @@ def run_scene(
         (result, report), decoded, told = run_fitting(run, asked, less, free_memory)
         return SceneObject(name, result, report, decoded, tuple(told))
 
+    def fits(name: str) -> bool:
+        try:
+            usable(name)
+        except Exception:
+            return False  # told when it is its turn
+        return True
+
+    groups = groups_of([name for name in named if fits(name)], batch)
+    ahead = Ahead(pipe, seed, ss_steps)
+
     def each() -> Iterator[SceneObject]:
-        for name, mask in named.items():
-            try:
-                item = one(name, mask)
-            except Exception as error:
-                log.warning("object %s failed: %s", name, error)
-                item = SceneObject(name, error=error)
-            yield item
+        try:
+            for name in named:
+                try:
+                    item = one(name)
+                except Exception as error:
+                    log.warning("object %s failed: %s", name, error)
+                    item = SceneObject(name, error=error)
+                yield item
+        finally:
+            ahead.forget()
 
     return each()
 

@@ -8,47 +8,87 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fast_sam3d.errors import InputError
 from fast_sam3d.object_run import with_alpha
 
-__all__ = ["groups_of", "solve_ahead"]
+if TYPE_CHECKING:
+    from fast_sam3d.images import ObjectInput
+
+__all__ = ["Ahead", "Masked", "groups_of"]
 
 log = logging.getLogger(__name__)
 
+Name = TypeVar("Name", bound=Hashable)
 
-def groups_of(numbers: Sequence[int], size: int) -> dict[int, tuple[int, ...]]:
+
+class Masked(NamedTuple):
+    """An object to be made: image [H, W, 3] uint8, mask [H, W] bool, pointmap [H, W, 3] or None."""
+
+    image: Any
+    mask: Any
+    pointmap: Any
+
+
+def groups_of(names: Sequence[Name], size: int) -> dict[Name, tuple[Name, ...]]:
     """The group of each: `size` neighbours, the last one may be smaller. No groups of one."""
-    groups = [tuple(numbers[start : start + size]) for start in range(0, len(numbers), size)]
-    return {number: group for group in groups if len(group) > 1 for number in group}
+    groups = [tuple(names[start : start + size]) for start in range(0, len(names), size)]
+    return {name: group for group in groups if len(group) > 1 for name in group}
 
 
-def solve_ahead(pipeline: Any, objects: Iterable[Any], seed: int | None, ss_steps: int | None) -> None:
-    """Samples the sparse structures of a group in one batch; the runs of its objects then find them.
+class Ahead:
+    """Samples the sparse structures of a group in one batch, before the first of its objects runs.
 
-    Where that cannot be done each object is solved in its own run, and a line in the log says why.
+    Where that cannot be done each object is solved in its own run, and a line in the log says why, once.
 
     Args:
-        objects: with `image`, `mask` and `pointmap`, as `images.ObjectInput`.
+        pipeline: with or without the method `solve_structures` of `mini.pipeline.MiniPipeline`.
+        seed, ss_steps: of the objects' runs.
     """
-    if hasattr(pipeline, "solved_ahead"):
-        pipeline.solved_ahead.clear()
-    if not hasattr(pipeline, "solve_structures") or seed is None:
-        why = "there is no seed" if seed is None else "this pipeline takes them so"
-        log.info("the objects are solved one by one, because %s", why)
-        return
-    begin = time.perf_counter()
-    try:
-        given = [(with_alpha(item.image, item.mask), None, item.pointmap) for item in objects]
-        solved = pipeline.solve_structures(given, seed, ss_steps)
-    except (InputError, MemoryError, RuntimeError) as error:
-        # Whose fault it is shows when each runs by itself.
-        log.info("the objects are solved one by one, because together it failed: %s", error)
-        return
-    pipeline.solved_ahead.extend(solved)
-    if solved:
-        log.info("sparse structures of %d objects: %.1f s together", len(solved), time.perf_counter() - begin)
-    else:
-        log.info("the objects are solved one by one, because the method may decide differently for each")
+
+    def __init__(self, pipeline: Any, seed: int | None, ss_steps: int | None) -> None:
+        self._pipeline, self._seed, self._ss_steps = pipeline, seed, ss_steps
+        self._told = False
+        self._group: Hashable = None
+
+    def prepare(self, group: Hashable, objects: Iterable[ObjectInput | Masked]) -> None:
+        """Solves a group, unless it is the one that was solved last.
+
+        Args:
+            group: tells groups apart.
+            objects: of the group; only looked at if they are to be solved.
+        """
+        if group == self._group:
+            return
+        self.forget()
+        self._group = group
+        why = None
+        if not hasattr(self._pipeline, "solve_structures"):
+            why = "this pipeline takes one at a time"
+        elif self._seed is None:
+            why = "there is no seed"
+        else:
+            begin = time.perf_counter()
+            try:
+                given = [(with_alpha(item.image, item.mask), None, item.pointmap) for item in objects]
+                solved = self._pipeline.solve_structures(given, self._seed, self._ss_steps)
+            except (InputError, MemoryError, RuntimeError) as error:
+                # Whose fault it is shows when each runs by itself.
+                log.info("some objects are solved one by one, because together it failed: %s", error)
+                return
+            self._pipeline.solved_ahead.extend(solved)
+            if solved:
+                log.debug("sparse structures of %d objects: %.1f s", len(solved), time.perf_counter() - begin)
+            else:
+                why = "the method may decide differently for each"
+        if why and not self._told:
+            self._told = True
+            log.info("the objects are solved one by one, because %s", why)
+
+    def forget(self) -> None:
+        """Lets go of what was solved."""
+        self._group = None
+        if hasattr(self._pipeline, "solved_ahead"):
+            self._pipeline.solved_ahead.clear()

@@ -20,7 +20,7 @@ from fast_sam3d.errors import FastSam3dError, OutputError
 from fast_sam3d.object_run import REPORT, RESULT_NAMES, Run, write_results
 from fast_sam3d.out_of_memory import free_memory, run_fitting, smaller_than
 from fast_sam3d.result_folder import result_folder
-from fast_sam3d.scene_batch import solve_ahead
+from fast_sam3d.scene_batch import Ahead
 from fast_sam3d.scene_input import SceneInput, digest, load_scene
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Worker:
         self.config, self.tag, self.load_seconds, self.embedded = config, tag, load_seconds, embedded
         self.progress = progress
         self._scene: tuple[Path, str, SceneInput] | None = None
-        self._ahead: tuple[Path, tuple[int, ...]] | None = None
+        self._ahead = Ahead(self.pipeline, config.seed, config.pipeline.ss_steps)
         self._handle = accelerate(self.pipeline, config)
 
     @classmethod
@@ -124,13 +124,12 @@ class Worker:
 
     def __exit__(self, *details: object) -> None:
         self._handle.remove()
-        if hasattr(self.pipeline, "solved_ahead"):
-            self.pipeline.solved_ahead.clear()
+        self._ahead.forget()
 
     def know(self, scene: SceneInput, pointmap: str) -> None:
         """Hands over a scene that was read already."""
         self._scene = (scene.folder, pointmap, scene.reduced() if self.embedded else scene)
-        self._ahead = None
+        self._ahead.forget()
 
     def process(self, task: ObjectTask) -> Outcome:
         """Makes one object; whatever goes wrong with it is told, not raised.
@@ -160,9 +159,8 @@ class Worker:
         assert self._scene is not None
         scene, asked = self._scene[2], self.config.pipeline
         given = scene.object(task.number)
-        if task.group and self._ahead != (task.folder, task.group):
-            self._ahead = task.folder, task.group
-            solve_ahead(self.pipeline, map(scene.object, task.group), self.config.seed, asked.ss_steps)
+        if task.group:
+            self._ahead.prepare((task.folder, task.group), map(scene.object, task.group))
         tried: list[str] = []
 
         def make(formats: tuple[str, ...]) -> None:

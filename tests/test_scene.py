@@ -29,13 +29,13 @@ def test_each_object_is_the_one_that_runs_alone(mini):
     masks = three_masks(disc)
     alone = EMBEDDED.run(mini)
     handle = fast_sam3d.accelerate(mini)
-    items = list(run_scene(mini, image, masks, seed=0, formats=["gaussian"]))
+    items = list(run_scene(mini, image, masks, seed=0, formats=["gaussian"], batch=1))
     again = list(run_scene(mini, image, {"11": masks["11"]}, seed=0, formats=["gaussian"]))
     handle.remove()
     assert [item.name for item in items] == ["0", "2", "11"]
     assert differing(tensors(items[2].result), tensors(again[0].result)) == set()
     assert differing(tensors(items[0].result), tensors(items[1].result)) != set()
-    plain = next(run_scene(mini, image, masks, seed=0, formats=["gaussian"]))
+    plain = next(run_scene(mini, image, masks, seed=0, formats=["gaussian"], batch=1))
     assert differing(tensors(plain.result), alone) == set()
     assert plain.report.network_calls > items[0].report.network_calls > 0
 

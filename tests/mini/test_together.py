@@ -9,7 +9,8 @@ import torch
 import fast_sam3d
 from fast_sam3d.object_run import run_pipeline
 from fast_sam3d.report import observe
-from fast_sam3d.scene_batch import groups_of, solve_ahead
+from fast_sam3d.scene import run_scene
+from fast_sam3d.scene_batch import Ahead, groups_of
 from tests.minis import aim_at_few_voxels, random_mini
 
 STEPS = 6
@@ -17,8 +18,12 @@ STRIDE = {"when": {"name": "stride", "stride": 3, "warmup": 1}, "predict": {"nam
 BUDGET = {"when": {"name": "budget", "threshold": 0.2, "warmup": 2}, "predict": {"name": "offset"}}
 
 
+def solve_ahead(pipeline, things, seed, steps):
+    Ahead(pipeline, seed, steps).prepare(len(things), things)
+
+
 class Thing:
-    """What `solve_ahead` wants to know of an object."""
+    """What `Ahead` wants to know of an object."""
 
     def __init__(self, left: int) -> None:
         rng = np.random.default_rng(left)
@@ -72,11 +77,33 @@ def test_a_batched_object_equals_the_single_one(pipeline, method):
 
 
 def count_solves(pipeline):
-    """Calls of the sparse structure's network from now on."""
+    """The states that the sparse structure's network is called with from now on."""
     calls = []
     backbone = pipeline.generator("ss").reverse_fn.backbone
-    backbone.register_forward_pre_hook(lambda *_: calls.append(1))
+    backbone.register_forward_pre_hook(lambda _, args: calls.append(args[0]))
     return calls
+
+
+def test_a_scene_solves_each_group_once(pipeline):
+    things = [Thing(left) for left in (5, 20, 40)]
+    same = things[0]
+    masks = {"a": things[0].mask, "none": np.zeros_like(same.mask), "b": things[1].mask, "c": things[2].mask}
+    options = {"seed": 7, "ss_steps": STEPS, "slat_steps": 2, "formats": ["gaussian"], "pointmap": same.pointmap}
+    alone = list(run_scene(pipeline, same.image, masks, **options, batch=1))
+    calls = count_solves(pipeline)
+    together = list(run_scene(pipeline, same.image, masks, **options, batch=2))
+    assert len(calls) == 2 * (len(calls) // 2) > 0 and not pipeline.solved_ahead
+    for one, other in zip(alone, together, strict=True):
+        assert one.name == other.name and (one.error is None) == (other.error is None) == (one.name != "none")
+        if one.result is not None:
+            torch.testing.assert_close(other.result["translation"], one.result["translation"], rtol=1e-5, atol=1e-5)
+    batches = [len(x["shape"]) for x in calls]
+    assert set(batches[: len(batches) // 2]) == {2} and set(batches[len(batches) // 2 :]) == {1}
+    for _item in run_scene(pipeline, same.image, masks, **options):
+        assert len(pipeline.solved_ahead) == 3
+        break  # a caller may stop, and nothing is kept
+    del _item
+    assert not pipeline.solved_ahead
 
 
 def test_another_seed_or_step_count_is_solved_anew(pipeline):
@@ -103,7 +130,7 @@ def test_each_by_itself_where_a_batch_will_not_do(pipeline, caplog):
     solve_ahead(pipeline, things, 7, STEPS)
     assert "the mask is empty" in caplog.text and not pipeline.solved_ahead
     solve_ahead(object(), things, 7, STEPS)
-    assert "this pipeline takes them so" in caplog.text
+    assert "this pipeline takes one at a time" in caplog.text
 
 
 def test_groups_are_neighbours():
