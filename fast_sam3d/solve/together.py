@@ -19,12 +19,12 @@ from fast_sam3d.solve.guide import Both
 from fast_sam3d.solve.method import StageMethod
 from fast_sam3d.solve.predict import Anchored, Hold, Taylor
 from fast_sam3d.solve.step import StepRecord
-from fast_sam3d.solve.when import Always, Stride
+from fast_sam3d.solve.when import Always, GuidedStride, Stride
 from fast_sam3d.solve.where import All
 
 __all__ = ["Solved", "decides_alike", "method_on", "tell"]
 
-ALIKE: tuple[tuple[type, ...], ...] = ((Always, Stride), (All,), (Both,), (Anchored, Hold, Taylor))
+ALIKE: tuple[tuple[type, ...], ...] = ((Always, GuidedStride, Stride), (All,), (Both,), (Anchored, Hold, Taylor))
 """Parts that treat every object of a batch as if it were alone; others may do so, too, but nobody has tried."""
 
 

@@ -52,7 +52,10 @@ def results(pipeline, things, seed=7):
         yield result, report
 
 
-@pytest.mark.parametrize("method", [None, STRIDE])
+AROUND = {"when": {"name": "guided_stride", "stride": 3, "warmup": 2}, "predict": {"name": "hold"}}
+
+
+@pytest.mark.parametrize("method", [None, STRIDE, AROUND])
 def test_a_batched_object_equals_the_single_one(pipeline, method):
     things = [Thing(left) for left in (5, 20, 40)]
     with fast_sam3d.accelerated(pipeline, {} if method is None else {"ss": method}):
