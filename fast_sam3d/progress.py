@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Any
 
-__all__ = ["STAGES", "ProgressBars", "SceneProgress"]
+__all__ = ["STAGES", "ObjectBar", "ProgressBars", "SceneProgress"]
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,33 @@ class ProgressBars:
             log.info("%s: %.1f s", STAGES[stage], seconds)
 
 
-class SceneProgress:
+class ObjectBar:
+    """What bars over objects have in common; a context manager that closes the bar.
+
+    Args:
+        bar: draw one; None: only where the error stream is a terminal.
+    """
+
+    def __init__(self, bar: bool | None) -> None:
+        self._draw = sys.stderr.isatty() if bar is None else bar
+        self._done, self._since = 0, 0.0
+        self._bar: Any = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _line(self, name: str, status: str, total: int, left: int) -> None:
+        """Says of the object that is done last what a bar would show."""
+        gone = time.perf_counter() - self._since
+        log.info("object %s %s: %d of %d, %.1f s gone, about %.0f s left", name, status, self._done, total, gone,
+                 gone / self._done * left)  # fmt: skip
+
+
+class SceneProgress(ObjectBar):
     """One bar over all objects of a scene, with the time that is left; elsewhere a log line per object.
 
     Told of every step as `ProgressBars` is. An object counts as one; its steps are told as parts of it.
@@ -98,13 +124,10 @@ class SceneProgress:
     """
 
     def __init__(self, steps: int, bars: bool | None = None) -> None:
-        self._draw = sys.stderr.isatty() if bars is None else bars
+        super().__init__(bars)
         self._steps = max(steps, 1)
         self._names: list[str] = []
-        self._done = 0
         self._in_object = 0
-        self._since = 0.0
-        self._bar: Any = None
 
     def objects(self, names: list[str]) -> SceneProgress:
         """Begins with a scene; a context manager that closes the bar."""
@@ -119,13 +142,6 @@ class SceneProgress:
             self._bar = tqdm(total=len(self._names) * self._steps, file=sys.stderr, dynamic_ncols=True, bar_format=form)
             self._describe()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if self._bar is None or stage not in STAGES:
@@ -144,10 +160,7 @@ class SceneProgress:
             self._in_object = 0
             self._describe()
             return
-        gone = time.perf_counter() - self._since
-        left = gone / self._done * (len(self._names) - self._done)
-        log.info("object %s %s: %d of %d, %.1f s gone, about %.0f s left", name, status, self._done, len(self._names),
-                 gone, left)  # fmt: skip
+        self._line(name, status, len(self._names), len(self._names) - self._done)
 
     def _describe(self) -> None:
         if self._done < len(self._names):

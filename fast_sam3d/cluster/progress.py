@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
-from types import TracebackType
-from typing import Any
+
+from fast_sam3d.progress import ObjectBar
 
 __all__ = ["ClusterProgress"]
 
-log = logging.getLogger(__name__)
 
-
-class ClusterProgress:
+class ClusterProgress(ObjectBar):
     """Told of every object that is done, in any order; a context manager.
 
     Args:
@@ -22,19 +19,11 @@ class ClusterProgress:
     """
 
     def __init__(self, objects: int, bar: bool | None = None) -> None:
-        self._draw = sys.stderr.isatty() if bar is None else bar
-        self._total, self._done, self._since = objects, 0, 0.0
-        self._bar: Any = None
+        super().__init__(bar)
+        self._total = objects
 
     def __enter__(self) -> ClusterProgress:
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
     @property
     def left(self) -> int:
@@ -64,6 +53,4 @@ class ClusterProgress:
             self._bar.set_postfix_str(name, refresh=False)
             self._bar.update(1)
             return
-        gone = time.perf_counter() - self._since
-        log.info("object %s %s: %d of %d, %.1f s gone, about %.0f s left", name, status, self._done, self._total, gone,
-                 gone / self._done * self.left)  # fmt: skip
+        self._line(name, status, self._total, self.left)
