@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytest.register_assert_rewrite("tests.contract")
 
 HEIGHT, WIDTH = 40, 48
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """Bits depend on torch's number of threads: a test that leaves another breaks those after it, not itself."""
+    before = torch_threads()
+    yield
+    after = torch_threads()
+    if before and after != before:
+        sys.modules["torch"].set_num_threads(before)
+        pytest.fail(f"torch had {before} threads before this test and has {after} after it")
+
+
+def torch_threads() -> int | None:
+    """None: not imported yet."""
+    return torch.get_num_threads() if (torch := sys.modules.get("torch")) else None
 
 
 @pytest.fixture

@@ -71,13 +71,14 @@ def main(args: argparse.Namespace) -> int:
     recipe_file.settle(args.run_dir, recipe, args.seed)
     if "export" in asked or "evaluate" in asked:
         writable_folder(args.checkpoint_dir, "--checkpoint_dir")
-    torch.set_num_threads(args.threads)
     run = stages.Run(args.run_dir, recipe, args.seed, device, args.processes)
     for name in TRAINED:
         if name in asked or "export" in asked:
             run.check(name)
     if "evaluate" in asked and "export" not in asked:
         stages.check_exported(run, args.checkpoint_dir)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(args.threads)
     try:
         _work(run, asked, args)
     except KeyboardInterrupt:
@@ -85,6 +86,8 @@ def main(args: argparse.Namespace) -> int:
             "\nstopped: run the same command again to go on; at most the updates since the last checkpoint are lost"
         )
         return INTERRUPTED
+    finally:
+        torch.set_num_threads(threads)  # bits depend on it: the caller's own work must not change
     return 0
 
 
