@@ -80,7 +80,7 @@ class MeshExtractor:
         index = np.full(shape + 2 * MARGIN, -1, dtype=np.int32)
         places = cells - low + MARGIN
         index[tuple(places.T)] = np.arange(len(cells), dtype=np.int32)
-        volume, nearest = _fill(index, places, np.clip(feats[:, 0], -TRUNCATION, TRUNCATION))
+        volume, near = _fill(index, places, np.clip(feats[:, 0], -TRUNCATION, TRUNCATION))
         for axis in range(3):
             plane = np.arange(index.shape[axis]) + low[axis] - MARGIN
             np.moveaxis(volume, axis, 0)[(plane < 0) | (plane >= self.resolution)] = TRUNCATION
@@ -88,7 +88,7 @@ class MeshExtractor:
         if not len(faces):
             return _empty(device)
         vertices, faces = _drop_small(vertices, faces, self.min_component)
-        colours = _colour(vertices, index, nearest, feats[:, 1:4])
+        colours = _colour(vertices, index, near, feats[:, 1:4])
         normals = _vertex_normals(vertices, faces)
         # Lattice points are cell centres.
         points = (vertices + (low - MARGIN) + 0.5) / self.resolution - 0.5
@@ -111,31 +111,57 @@ def _empty(device: torch.device) -> MeshResult:
 
 
 def _fill(index: np.ndarray, cells: np.ndarray, sdf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Dense distance, and the nearest active cell of every cell.
+    """Dense distance, and what `_nearest_within_reach` finds.
 
     Args:
-        index: [X, Y, Z] row of each active cell, else -1.
+        index: [X, Y, Z] row of each active cell, else -1; at least MARGIN free on every side.
         cells: [n, 3] place of each row in `index`.
         sdf: [n] distance in voxels.
     """
-    from scipy import ndimage
-
-    away, where = ndimage.distance_transform_edt(index < 0, return_indices=True)
-    nearest = index[tuple(where)]
-    volume = sdf[nearest].astype(np.float32)
+    near = _nearest_within_reach(index, cells)
+    rest = near < 0
+    volume = np.full(index.shape, TRUNCATION, np.float32)
+    volume[tuple(cells.T)] = sdf
     # The surface also cuts corners off voxels that are not active, and may run just outside of a layer of them. Within
     # two cells the field is continued along its gradient; the jump of a bare sign would leave steps there.
-    close = np.nonzero((away > 0) & (away <= EXTRAPOLATED_CELLS))
-    rows = nearest[close]
+    close = np.nonzero((index < 0) & ~rest)
+    rows = near[close]
     offset = np.stack(close, axis=1) - cells[rows]
-    volume[close] = np.clip(sdf[rows] + (_gradient(index, cells, sdf)[rows] * offset).sum(1), -TRUNCATION, TRUNCATION)
-    _sign_of_the_rest(volume, away > EXTRAPOLATED_CELLS)
+    asked, which = np.unique(rows, return_inverse=True)
+    rise = (_gradient(index, cells[asked], sdf)[which] * offset).sum(1)
+    volume[close] = np.clip(sdf[rows] + rise, -TRUNCATION, TRUNCATION)
+    _sign_of_the_rest(volume, rest)
     for axis in range(3):
         np.moveaxis(volume, axis, 0)[[0, -1]] = TRUNCATION
     # Exact zeros would put several vertices onto one lattice point and pinch the surface there.
     small = np.abs(volume) < SMALLEST
     volume[small] = np.where(volume[small] < 0, -SMALLEST, SMALLEST)
-    return volume, nearest
+    return volume, near
+
+
+def _nearest_within_reach(index: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """[X, Y, Z] int32 row of the active cell that is nearest, -1 where none is within EXTRAPOLATED_CELLS.
+
+    Of several, the one with the lowest z, then y, then x, as `ndimage.distance_transform_edt` takes it. That goes
+    through the whole box for what a few steps around each active cell tell.
+    """
+    near = np.full(index.size, -1, np.int32)
+    flat = np.ravel_multi_index(tuple(cells.T), index.shape)
+    rows = np.arange(len(cells), dtype=np.int32)
+    strides = (index.shape[1] * index.shape[2], index.shape[2], 1)
+    for x, y, z in _STEPS:  # later ones are nearer and write over
+        near[flat + (x * strides[0] + y * strides[1] + z)] = rows
+    return near.reshape(index.shape)
+
+
+def _steps(reach: float) -> list[tuple[int, int, int]]:
+    """From a cell to those that are up to `reach` away, the farthest first; of equals, the preferred last."""
+    span = range(-int(reach), int(reach) + 1)
+    found = [(x, y, z) for x in span for y in span for z in span if x * x + y * y + z * z <= reach * reach]
+    return sorted(found, key=lambda step: (-(step[0] ** 2 + step[1] ** 2 + step[2] ** 2), *step[::-1]))
+
+
+_STEPS = _steps(EXTRAPOLATED_CELLS)
 
 
 def _sign_of_the_rest(volume: np.ndarray, rest: np.ndarray) -> None:
@@ -146,30 +172,37 @@ def _sign_of_the_rest(volume: np.ndarray, rest: np.ndarray) -> None:
     """
     from scipy import ndimage
 
-    where = ndimage.distance_transform_edt(rest, return_distances=False, return_indices=True)
-    sign = np.where(volume[tuple(where)] < 0, -1, 1)
     region, count = ndimage.label(rest)
     inside, border = np.zeros(count + 1), np.zeros(count + 1)
     for axis in range(3):
-        for here, there in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
-            pair = [(slice(None),) * axis + (side,) for side in (here, there)]
-            touches = rest[pair[0]] & ~rest[pair[1]]
-            labels = region[pair[0]][touches]
-            border += np.bincount(labels, minlength=count + 1)
-            inside += np.bincount(labels, weights=volume[pair[1]][touches] < 0, minlength=count + 1)
+        lower, upper = ((slice(None),) * axis + (side,) for side in (slice(None, -1), slice(1, None)))
+        ends = rest[lower] != rest[upper]
+        # One of the two is in a region, of label 0 is the other.
+        labels = np.maximum(region[lower][ends], region[upper][ends])
+        negative = np.where(rest[lower][ends], volume[upper][ends], volume[lower][ends]) < 0
+        border += np.bincount(labels, minlength=count + 1)
+        inside += np.bincount(labels, weights=negative, minlength=count + 1)
     share = inside / np.maximum(border, 1)
     decided = np.where(share > DECISIVE, -1, np.where(share < 1 - DECISIVE, 1, 0))
-    vote = decided[region]
-    volume[rest] = (np.where(vote == 0, sign, vote) * TRUNCATION)[rest]
+    volume[rest] = (decided * TRUNCATION)[region[rest]]
+    boxes = ndimage.find_objects(region) if not decided[1:].all() else []
+    for number, box in enumerate(boxes, start=1):
+        if decided[number] == 0:
+            # What is nearest to a cell of a region borders on the region: a way straight there stays in it.
+            wider = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
+            where = ndimage.distance_transform_edt(rest[wider], return_distances=False, return_indices=True)
+            part, mine = volume[wider], region[wider] == number
+            part[mine] = np.where(part[tuple(axis[mine] for axis in where)] < 0, -TRUNCATION, TRUNCATION)
 
 
 def _gradient(index: np.ndarray, cells: np.ndarray, sdf: np.ndarray) -> np.ndarray:
-    """[n, 3] change of the distance per cell, from the active neighbours on either or both sides."""
+    """[n, 3] change of the distance per cell at `cells` [n, 3], from the active neighbours on either or both sides."""
+    own = sdf[index[tuple(cells.T)]]
     gradient = np.zeros((len(cells), 3), np.float32)
     for axis in range(3):
         step = np.eye(3, dtype=np.int64)[axis]
         after, before = index[tuple((cells + step).T)], index[tuple((cells - step).T)]
-        rise = np.where(after >= 0, sdf[after] - sdf, 0) + np.where(before >= 0, sdf - sdf[before], 0)
+        rise = np.where(after >= 0, sdf[after] - own, 0) + np.where(before >= 0, own - sdf[before], 0)
         gradient[:, axis] = rise / np.maximum((after >= 0) * 1 + (before >= 0), 1)
     return gradient
 
@@ -205,7 +238,7 @@ def _drop_small(vertices: np.ndarray, faces: np.ndarray, share: float) -> tuple[
     return vertices[used], (np.cumsum(used) - 1)[faces]
 
 
-def _colour(vertices: np.ndarray, index: np.ndarray, nearest: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+def _colour(vertices: np.ndarray, index: np.ndarray, near: np.ndarray, rgb: np.ndarray) -> np.ndarray:
     """Colour [V, 3] interpolated from the active cells around each vertex, or of the nearest where there is none."""
     low = np.floor(vertices).astype(np.int64)
     fraction = vertices - low
@@ -217,8 +250,16 @@ def _colour(vertices: np.ndarray, index: np.ndarray, nearest: np.ndarray, rgb: n
         total += w[:, None] * rgb[rows]
         weight += w
     alone = weight < 1e-6
-    total[alone] = rgb[nearest[tuple(np.minimum(np.rint(vertices[alone]).astype(np.int64), limit).T)]]
-    weight[alone] = 1
+    if alone.any():
+        places = tuple(np.minimum(np.rint(vertices[alone]).astype(np.int64), limit).T)
+        rows = near[places]
+        if (rows < 0).any():
+            from scipy import ndimage
+
+            where = ndimage.distance_transform_edt(index < 0, return_distances=False, return_indices=True)
+            rows = index[tuple(axis[places] for axis in where)]
+        total[alone] = rgb[rows]
+        weight[alone] = 1
     return total / weight[:, None]
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fast_sam3d.mini.extract import MeshExtractor
+from fast_sam3d.mini import extract
+from fast_sam3d.mini.extract import EXTRAPOLATED_CELLS, MARGIN, MeshExtractor
 from fast_sam3d.mini.sparse import SparseTensor
 
 trimesh = pytest.importorskip("trimesh")
@@ -132,3 +133,57 @@ def test_same_field_same_mesh():
 def test_cells_outside_the_grid_are_refused():
     with pytest.raises(ValueError, match="outside the grid of 32"):
         MeshExtractor(32)(field(sphere(0.3)))
+
+
+def shells(seed: int) -> np.ndarray:
+    """[n, 3] cells of two thin shells with holes, and crumbs."""
+    generator = np.random.default_rng(seed)
+    places = np.stack(np.meshgrid(*[np.arange(18)] * 3, indexing="ij"), axis=-1)
+    away = np.linalg.norm(places - generator.uniform(6, 11, 3), axis=-1)
+    active = (np.abs(away - 6) < 0.8) | (np.abs(away - 2.5) < 0.6)
+    active &= generator.random(active.shape) > 0.05 * (seed % 4)
+    active |= generator.random(active.shape) > 0.997
+    return np.argwhere(active)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_distances_are_those_of_a_search_through_the_whole_box(seed):
+    from scipy import ndimage
+
+    generator = np.random.default_rng(seed)
+    cells = shells(seed) + MARGIN
+    index = np.full(cells.max(0) + 1 + MARGIN, -1, np.int32)
+    index[tuple(cells.T)] = np.arange(len(cells))
+    away, where = ndimage.distance_transform_edt(index < 0, return_indices=True)
+    want = np.where(away <= EXTRAPOLATED_CELLS, index[tuple(where)], -1)
+    assert np.array_equal(extract._nearest_within_reach(index, cells), want)
+
+    rest = away > EXTRAPOLATED_CELLS
+    volume = np.where(rest, 0, generator.uniform(-1, 1, index.shape)).astype(np.float32)
+    want = signed(volume, rest)
+    extract._sign_of_the_rest(volume, rest)
+    assert np.array_equal(volume, want)
+
+
+def signed(volume: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Signs of the rest, cell by cell and region by region."""
+    from scipy import ndimage
+
+    region, count = ndimage.label(rest)
+    where = ndimage.distance_transform_edt(rest, return_distances=False, return_indices=True)
+    result = volume.copy()
+    for number in range(1, count + 1):
+        border = []
+        for place in np.argwhere(region == number):
+            for axis in range(3):
+                for step in (-1, 1):
+                    other = place.copy()
+                    other[axis] += step
+                    if 0 <= other[axis] < rest.shape[axis] and not rest[tuple(other)]:
+                        border.append(volume[tuple(other)] < 0)
+        share = np.mean(border) if border else 0.0
+        for place in map(tuple, np.argwhere(region == number)):
+            nearest = volume[tuple(axis[place] for axis in where)] < 0
+            inside = True if share > extract.DECISIVE else False if share < 1 - extract.DECISIVE else nearest
+            result[place] = -1 if inside else 1
+    return result
