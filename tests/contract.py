@@ -87,6 +87,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "merged cells": zoo("slat=tome", "ss=fast3dcache", slat={"when": {"name": "stride", "stride": 4}}),
     "everything": {**paper(), **CARVED, **merging("decoder"), **EXACT},
 }
+ROUNDED = ("unconditional", "subdivision")
+"""Savings that differ in rounding."""
+
 LIMITS: dict[str, dict[str, Any]] = {
     "ss stride 1": paper(stride=1),
     "slat stride 1": method("slat", 1, name="taylor"),
@@ -94,8 +97,8 @@ LIMITS: dict[str, dict[str, Any]] = {
     "keep 1": {"slat": {"where": {"name": "saliency", "keep": 1.0}}},
     "factor 1": merging("decoder", 1.0),
     "factor 1 of voxels": merging("voxels", 1.0),
-    **{f"{saving} alone": alone(saving) for saving in Exact().settings() if saving != "unconditional"},
-    "bitwise savings": {"exact": {"unconditional": False}},  # all the others
+    **{f"{saving} alone": alone(saving) for saving in Exact().settings() if saving not in ROUNDED},
+    "bitwise savings": {"exact": dict.fromkeys(ROUNDED, False)},  # all the others
     "all": {**paper(stride=1), "slat": {"where": {"name": "saliency", "keep": 1.0}}, **merging("voxels", 1.0)},
 }
 # Guidance is on in steps 0 to 6 of the grid t = s / (3 - 2 s), and in 0 to 4 of t = s.

@@ -11,15 +11,17 @@ from torch import nn
 
 from fast_sam3d.adapters import Sam3d
 from fast_sam3d.adapters.sam3d import compiled
+from fast_sam3d.exact import subdivision
 from fast_sam3d.exact.attention import AttentionSeam, fits
 from fast_sam3d.exact.context import BackboneSeam, CrossAttentionSeam, KeysSeam
 from fast_sam3d.exact.extraction import ExtractionSeam, unfit
 from fast_sam3d.exact.half import LinearSeam
 from fast_sam3d.exact.passes import PassSeam
 from fast_sam3d.exact.settings import Exact
+from fast_sam3d.exact.subdivision import SubdivisionSeam, WideningSeam
 from fast_sam3d.mini.depth import SilhouetteDepth
 from fast_sam3d.mini.extract import MeshExtractor
-from fast_sam3d.mini.slat_decoder import SLatTrunk
+from fast_sam3d.mini.slat_decoder import SLatTrunk, SubdivideBlock
 from fast_sam3d.mini.slat_flow import StructuredLatentFlow
 from fast_sam3d.patch import Seam, seam_at
 
@@ -46,6 +48,8 @@ def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[P
         yield from _encoder_places(adapter, everywhere)
     if exact.images:
         yield from _depth_places(adapter, everywhere)
+    if exact.subdivision:
+        yield from _subdivision_places(adapter, everywhere)
     if exact.half:
         yield from _linear_places(adapter, everywhere)
 
@@ -86,6 +90,24 @@ def _extraction_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
         logger.info("mesh: exact.extraction stays off, because %s", reason)
     else:
         yield decoder, "mesh_extractor", partial(ExtractionSeam, decoder)
+
+
+def _subdivision_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
+    decoder = adapter.mesh_decoder()
+    if not isinstance(decoder, nn.Module):
+        return
+    own = [part for part in decoder.modules() if isinstance(part, SubdivideBlock)]
+    stock = [part for part in decoder.modules() if subdivision.fits(part)]
+    reason = None
+    if compiled(decoder):
+        reason = "its decoder is compiled"
+    elif not (own or stock):
+        reason = "its decoder has no subdividing blocks of a known kind"
+    if reason and not everywhere:
+        logger.info("mesh: exact.subdivision stays off, because %s", reason)
+        return
+    yield from ((block, "widen", partial(WideningSeam, block)) for block in own)
+    yield from ((block, "forward", partial(SubdivisionSeam, block)) for block in stock)
 
 
 def _attention_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:

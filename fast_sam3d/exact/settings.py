@@ -33,6 +33,8 @@ class Exact:
         half: linear layers of the sampling networks keep their weights in the half type that autocast casts them to at
             each call. Bit for bit equal; without autocast, or where weights have that type already, nothing is kept.
             Costs half of those weights' memory, 1.6 GiB for SS at the published sizes, until removal.
+        subdivision: the convolution behind each subdivision of the mesh decoder reads the voxels, not eight equal
+            copies of each, with a kernel summed beforehand for each child. Equal up to rounding.
         grids: the embedded structured latent finds the neighbours of its voxels once per solve and not at each call.
             Bit for bit equal. The stock one builds its tables at each call and is left alone.
     """
@@ -44,6 +46,7 @@ class Exact:
     embedders: bool = True
     images: bool = True
     half: bool = True
+    subdivision: bool = True
     grids: bool = True
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from fast_sam3d.mini.slat_config import (
     SLatTrunkConfig,
 )
 from fast_sam3d.mini.sparse import SparseConv3d, SparseTensor, subdivide
-from fast_sam3d.mini.sparse_grid import CHILDREN
+from fast_sam3d.mini.sparse_grid import CHILDREN, SparseGrid
 from fast_sam3d.mini.sparse_transformer import WindowBlock, require_voxels, voxel_positions
 
 _PLACES = [
@@ -84,9 +84,13 @@ class SubdivideBlock(nn.Module):
     def forward(self, x: SparseTensor) -> SparseTensor:
         """N voxels -> 8 N voxels; rows 8 n .. 8 n + 7 are the children of voxel n."""
         grid = x.grid.subdivided()
-        h = self.conv1(subdivide(x.replace(F.silu(self.norm1(x.feats))), grid))
+        h = self.widen(x.replace(F.silu(self.norm1(x.feats))), grid)
         h = self.conv2(h.replace(F.silu(self.norm2(h.feats))))
         return h + self.skip_connection(x.feats).view(len(grid), -1)
+
+    def widen(self, x: SparseTensor, grid: SparseGrid) -> SparseTensor:
+        """The first convolution, on the children `grid` of N voxels, which have their parents' features."""
+        return self.conv1(subdivide(x, grid))
 
 
 class MeshDecoder(SLatTrunk):

@@ -192,16 +192,20 @@ class SparseConv3d(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        feats = x.feats
-        kind = feats.device.type
-        if kind != "meta" and torch.is_autocast_enabled(kind):
-            feats = feats.to(torch.get_autocast_dtype(kind))
+        feats = x.feats.to(self.compute_dtype(x.feats))
         weight = self.weight.to(feats.dtype)
-        if kind == "cpu" and feats.shape[1] <= GATHER_CHANNELS:
+        if feats.device.type == "cpu" and feats.shape[1] <= GATHER_CHANNELS:
             out = _GatherConvolution.apply(feats, weight, x.grid.neighbours())
         else:
             out = _PairConvolution.apply(feats, weight, x.grid.pairs(feats.device))
         return x.replace(out + self.bias.to(out.dtype))
+
+    @staticmethod
+    def compute_dtype(feats: Tensor) -> torch.dtype:
+        """The type in which features are convolved: autocast's, where that is on."""
+        kind = feats.device.type
+        on = kind != "meta" and torch.is_autocast_enabled(kind)
+        return torch.get_autocast_dtype(kind) if on else feats.dtype
 
 
 class SparseDownsample(nn.Module):

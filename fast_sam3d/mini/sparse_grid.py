@@ -15,6 +15,13 @@ OFFSETS = tuple(product((-1, 0, 1), repeat=3))
 CENTRE = 13
 # The eight children of a voxel, row-major in (x, y, z).
 CHILDREN = tuple(product((0, 1), repeat=3))
+# Of each child, and for each of OFFSETS: at which of OFFSETS from its parent that neighbour's parent is, and which of
+# the CHILDREN there it is.
+_SEEN = tuple(
+    (OFFSETS.index(tuple(m // 2 for m in moved)), CHILDREN.index(tuple(m % 2 for m in moved)))
+    for child in CHILDREN
+    for moved in ([c + o for c, o in zip(child, offset, strict=True)] for offset in OFFSETS)
+)
 # A dense lookup table is quicker than a sorted search while it stays below this many cells (int32: 128 MiB).
 MAX_TABLE_CELLS = 1 << 25
 
@@ -112,6 +119,12 @@ class SparseGrid:
 
     def neighbours(self) -> Tensor:
         """[N, 27] int32: the voxel at each of OFFSETS from each voxel, N where there is none."""
+        if self._neighbours is None and self._coarser_parent is not None:
+            parents = self._coarser_parent.neighbours()
+            taps, children = (torch.tensor(part, device=parents.device) for part in zip(*_SEEN, strict=True))
+            # No parent is the row behind the last, and its children are beyond the last as well.
+            table = parents[:, taps] * 8 + children.to(torch.int32)
+            self._neighbours = table.clamp_(max=len(self)).view(-1, len(OFFSETS))
         if self._neighbours is None:
             table = torch.full((len(self), len(OFFSETS)), len(self), dtype=torch.int32, device=self.coords.device)
             for tap, (source, target) in enumerate(self.pairs(self.coords.device)):
@@ -151,12 +164,10 @@ class SparseGrid:
         assert self._coarser_parent is not None
         parents = self._coarser_parent.pairs(self.coords.device)
         half = []
-        for offset in OFFSETS[:CENTRE]:
+        for number in range(CENTRE):
             sources, targets = [], []
-            for child, place in enumerate(CHILDREN):
-                moved = [p + o for p, o in zip(place, offset, strict=True)]
-                tap = OFFSETS.index(tuple(m // 2 for m in moved))
-                neighbour = CHILDREN.index(tuple(m % 2 for m in moved))
+            for child in range(8):
+                tap, neighbour = _SEEN[child * len(OFFSETS) + number]
                 source, target = parents[tap]
                 sources.append(source * 8 + neighbour)
                 targets.append(target * 8 + child)

@@ -16,7 +16,7 @@ from fast_sam3d.mini.pipeline import MiniPipeline
 from fast_sam3d.patch import seam_at
 from tests.minis import picture, random_mini
 
-ONLY = {"exact": {"unconditional": False, "context": False, "extraction": True}}
+ONLY = {"exact": {"unconditional": False, "context": False, "subdivision": False, "extraction": True}}
 CORNERS = torch.tensor([[j & 1, j >> 1 & 1, j >> 2] for j in range(8)])
 EDGES = torch.tensor([0, 1, 1, 5, 4, 5, 0, 4, 2, 3, 3, 7, 6, 7, 2, 6, 2, 0, 3, 1, 7, 5, 6, 4])
 

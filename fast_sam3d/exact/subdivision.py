@@ -1,0 +1,175 @@
+"""The convolution behind a subdivision, without the copies.
+
+A subdividing block of the mesh decoder gives each voxel's features to its eight children and convolves those, 27 taps
+each. But of the 27 neighbours of a child, those with one parent are equal: a child sees eight different voxels, its
+parent's neighbourhood on its own side. So the kernel is summed beforehand over the taps that fall on one voxel, once
+for each of the eight children, and each child takes eight products in place of 27; features are read at the coarse
+voxels. Equal up to rounding, for sums are taken in another order.
+
+The stock block (sam3d_objects/model/backbone/tdfy_dit/models/structured_latent_vae/decoder_mesh.py,
+`SparseSubdivideBlock3d`) also sends copies through a convolution of one tap, its skip connection; here that sees each
+voxel once.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import product
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fast_sam3d.exact.saving import SavingSeam
+from fast_sam3d.mini.slat_decoder import SubdivideBlock
+from fast_sam3d.mini.sparse import SparseTensor
+from fast_sam3d.mini.sparse_grid import CHILDREN, OFFSETS, SparseGrid
+
+logger = logging.getLogger(__name__)
+
+BLOCK: Final = ("act_layers", "sub", "out_layers", "skip_connection")
+"""What a stock block has."""
+
+TRIAL_VOXELS: Final = 256
+TRIAL_TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+"""Largest difference of a trial, as a share of the largest value."""
+
+CHUNK: Final = {"cpu": 1 << 20}
+OTHER_CHUNK: Final = 1 << 25
+"""Features gathered at a time, by kind of device: on a CPU they stay in a core's cache."""
+
+
+def _seen(child: tuple[int, ...]) -> list[int]:
+    """Which of OFFSETS around its parent a child sees, row-major."""
+    return [
+        OFFSETS.index(tuple(c - 1 + step for c, step in zip(child, steps, strict=True)))
+        for steps in product((0, 1), repeat=3)
+    ]
+
+
+SEEN: Final = tuple(_seen(child) for child in CHILDREN)
+
+
+def folded(weight: Tensor) -> Tensor:
+    """A kernel on children as eight kernels on voxels.
+
+    Args:
+        weight: [27, in, out], taps as in OFFSETS.
+
+    Returns:
+        [8, 8, in, out] float32: of each of CHILDREN, for each of the places that it sees.
+    """
+    kernel = weight.float().view(3, 3, 3, *weight.shape[1:])
+    for axis in (0, 2, 4):  # a tap's axis becomes two: child, place
+        before, own, behind = kernel.unbind(axis)
+        lower = torch.stack([before, own + behind], dim=axis)
+        upper = torch.stack([before + own, behind], dim=axis)
+        kernel = torch.stack([lower, upper], dim=axis)
+    return kernel.permute(0, 2, 4, 1, 3, 5, 6, 7).reshape(8, 8, *weight.shape[1:])
+
+
+def convolve(feats: Tensor, neighbours: Tensor, weight: Tensor) -> Tensor:
+    """What a submanifold 3x3x3 convolution makes of the children of voxels that hand their features on.
+
+    Args:
+        feats: [N, in].
+        neighbours: [N, 27] row of the voxel at each of OFFSETS, N where there is none.
+        weight: [27, in, out].
+
+    Returns:
+        [8 N, out]: rows 8 n .. 8 n + 7 are the CHILDREN of voxel n.
+    """
+    kernels = folded(weight).to(feats.dtype).flatten(1, 2)
+    padded = F.pad(feats, (0, 0, 0, 1))
+    step = max(CHUNK.get(feats.device.type, OTHER_CHUNK) // (8 * feats.shape[1]), 1)
+    parts = []
+    for rows in neighbours.split(step):
+        children = [
+            padded.index_select(0, rows[:, seen].reshape(-1)).view(len(rows), -1) @ kernel
+            for seen, kernel in zip(SEEN, kernels, strict=True)
+        ]
+        parts.append(torch.stack(children, dim=1))
+    return torch.cat(parts).flatten(0, 1)
+
+
+class WideningSeam(SavingSeam):
+    """Stands in for `SubdivideBlock.widen` of the embedded model."""
+
+    def __init__(self, block: SubdivideBlock) -> None:
+        super().__init__(block, "widen")
+
+    def __call__(self, x: SparseTensor, grid: SparseGrid) -> SparseTensor:
+        convolution = self.owner().conv1
+        feats = x.feats.to(convolution.compute_dtype(x.feats))
+        out = convolve(feats, x.grid.neighbours().to(feats.device), convolution.weight)
+        return SparseTensor(out + convolution.bias.to(out.dtype), grid)
+
+
+class SubdivisionSeam(SavingSeam):
+    """Stands in for the `forward` of a stock block."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__(block, "forward")
+        self.works: bool | None = None
+        """Whether a trial agreed; None before there was one."""
+
+    def __call__(self, x: Any) -> Any:
+        if self.works is None:
+            self.works = self._try(x)
+        return subdivide(self.owner(), x) if self.works else self.original()(x)
+
+    def _try(self, x: Any) -> bool:
+        """Compare both ways on some of the voxels."""
+        try:
+            few = type(x)(feats=x.feats[:TRIAL_VOXELS], coords=x.coords[:TRIAL_VOXELS])
+            want, got = self.original()(few).feats, subdivide(self.owner(), few).feats
+            if got.dtype != want.dtype or got.shape != want.shape:
+                raise ValueError(f"{list(got.shape)} of {got.dtype} for {list(want.shape)} of {want.dtype}")
+            away = float((got - want).abs().max() / want.abs().max().clamp(min=1e-12))
+            if not away <= TRIAL_TOLERANCE.get(want.dtype, 0.0):
+                raise ValueError(f"values differ by {away:.2g} of the largest")
+        except Exception as error:  # whatever such a block may raise: it is not the one we know
+            logger.warning(
+                "mesh: exact.subdivision stays off in a block, because a trial on %d voxels fails: %s: %s",
+                min(len(x.feats), TRIAL_VOXELS), type(error).__name__, error,
+            )  # fmt: skip
+            return False
+        return True
+
+
+def fits(block: Any) -> bool:
+    """Whether a module is a stock block, or very like one."""
+    if not all(hasattr(block, name) for name in BLOCK) or "SparseSubdivide" not in type(block.sub).__name__:
+        return False
+    return hasattr(block.out_layers, "__getitem__") and hasattr(block.out_layers[0], "conv")
+
+
+def subdivide(block: Any, x: Any) -> Any:
+    """What a stock block's `forward` makes of sparse voxels: [N, in] to [8 N, out]."""
+    first, *others = block.out_layers
+    h = block.act_layers(x)
+    feats = convolve(h.feats, SparseGrid(h.coords).neighbours(), taps(first.conv)) + first.conv.bias.to(h.feats.dtype)
+    skip = getattr(block.skip_connection, "conv", None)
+    if skip is not None:
+        x = x.replace(x.feats @ taps(skip)[0].to(x.feats.dtype) + skip.bias.to(x.feats.dtype))
+    copies = block.sub(x)
+    out = copies.replace(feats)
+    for layer in others:
+        out = layer(out)
+    return out + copies
+
+
+def taps(convolution: Any) -> Tensor:
+    """The weight of a spconv convolution, [taps, in, out].
+
+    Raises:
+        ValueError: it has another shape than those known: [out, k, k, k, in] and [k, k, k, in, out] of spconv 2,
+            [taps, in, out].
+    """
+    weight, size = convolution.weight, (convolution.in_channels, convolution.out_channels)
+    if weight.ndim == 5 and (weight.shape[-1], weight.shape[0]) == size:
+        weight = weight.permute(1, 2, 3, 4, 0)
+    if weight.ndim not in (3, 5) or tuple(weight.shape[-2:]) != size:
+        raise ValueError(f"a convolution of {size[0]} to {size[1]} channels has weights {list(weight.shape)}")
+    return weight.reshape(-1, *size)

@@ -1,0 +1,157 @@
+"""Kernels summed beforehand. `tests/stock/test_subdivision.py` has the stock block."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fast_sam3d
+from fast_sam3d.exact import Exact, subdivision
+from fast_sam3d.exact.subdivision import SubdivisionSeam, convolve, fits, folded, taps
+from fast_sam3d.mini.slat_decoder import SubdivideBlock
+from fast_sam3d.mini.sparse import SparseTensor
+from fast_sam3d.mini.sparse_grid import SparseGrid
+from fast_sam3d.patch import seam_at
+from tests.minis import picture, random_mini
+
+ONLY = {"exact": {name: name == "subdivision" for name in Exact().settings()}}
+
+
+def dense(feats: Tensor, coords: Tensor, weight: Tensor) -> Tensor:
+    """[8 N, out]: each child's sum over its 27 neighbours, one by one."""
+    there = {tuple(place): row for row, place in enumerate(coords.tolist())}
+    steps = list(itertools.product((-1, 0, 1), repeat=3))
+    out = []
+    for batch, *voxel in coords.tolist():
+        for child in itertools.product((0, 1), repeat=3):
+            total = torch.zeros(weight.shape[2], dtype=torch.float64)
+            for tap, step in enumerate(steps):
+                fine = [2 * v + c + s for v, c, s in zip(voxel, child, step, strict=True)]
+                row = there.get((batch, *(f // 2 for f in fine)))
+                if row is not None:
+                    total += feats[row].double() @ weight[tap].double()
+            out.append(total)
+    return torch.stack(out).float()
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 1 << 20])
+def test_every_child_gets_its_27_products(monkeypatch, chunk):
+    monkeypatch.setitem(subdivision.CHUNK, "cpu", chunk)
+    torch.manual_seed(0)
+    places = [(i, *p) for i in (0, 1) for p in itertools.product(range(4), repeat=3) if torch.rand(()) < 0.5]
+    coords = torch.tensor(places)
+    feats, weight = torch.randn(len(coords), 4), torch.randn(27, 4, 3)
+    got = convolve(feats, SparseGrid(coords).neighbours(), weight)
+    torch.testing.assert_close(got, dense(feats, coords, weight), atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_of_a_kernel_is_lost():
+    weight = torch.randn(27, 4, 3)
+    torch.testing.assert_close(folded(weight).sum(1), weight.sum(0).expand(8, 4, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_whole_object_is_equal_up_to_rounding_and_comes_back(dtype):
+    pipeline = random_mini()
+    decoder = pipeline.models["slat_decoder_mesh"]
+    blocks = [part for part in decoder.modules() if isinstance(part, SubdivideBlock)]
+    for block in blocks:
+        nn.init.normal_(block.conv2.weight, std=0.05)  # zero at first: nothing would show
+    coords = torch.nonzero(torch.rand(8, 8, 8, generator=torch.Generator().manual_seed(3)) < 0.3)
+    coords = torch.cat([torch.zeros_like(coords[:, :1]), coords], dim=1)
+    given = SparseTensor(torch.randn(len(coords), decoder.input_layer.in_features), coords)
+
+    def fields() -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+            return decoder.decode_fields(given).feats.float()
+
+    want = fields()
+    handle = fast_sam3d.accelerate(pipeline, ONLY)
+    assert all(seam_at(block, "widen") for block in blocks)
+    got = fields()
+    assert not torch.equal(got, want)  # or it was not at work
+    torch.testing.assert_close(got, want, atol=1e-5 if dtype is torch.float32 else 5e-2, rtol=1e-4)
+    handle.remove()
+    assert not any(seam_at(block, "widen") for block in blocks)
+    assert torch.equal(fields(), want)
+
+
+def test_a_decoder_of_another_kind_is_left_alone(caplog):
+    pipeline = random_mini()
+    pipeline.models["slat_decoder_mesh"].upsample = nn.ModuleList()
+    caplog.set_level(logging.INFO, "fast_sam3d")
+    with fast_sam3d.accelerated(pipeline, ONLY):
+        pass
+    assert "exact.subdivision stays off, because its decoder has no subdividing blocks" in caplog.text
+
+
+def test_the_same_voxels_and_poses():
+    pipeline, given = random_mini(), picture()
+    want = pipeline.run(*given, seed=1)
+    with fast_sam3d.accelerated(pipeline, ONLY):
+        got = pipeline.run(*given, seed=1)
+    for name in ("coords", "rotation", "translation", "scale"):
+        assert torch.equal(got[name], want[name])
+
+
+class Copies(nn.Module):
+    """Named as what a stock block has; never called in these tests."""
+
+
+Copies.__name__ = "SparseSubdivide"
+
+
+class Block(nn.Module):
+    """Like the stock block, of a forward that `factor` makes another one."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.act_layers, self.sub, self.skip_connection = nn.Identity(), Copies(), nn.Identity()
+        self.out_layers = nn.ModuleList([nn.Module()])
+        self.out_layers[0].conv = Conv()
+        self.factor = factor
+
+    def forward(self, x: Any) -> Any:
+        return SimpleNamespace(feats=x.feats.repeat_interleave(8, 0) * self.factor)
+
+
+class Conv(nn.Module):
+    in_channels, out_channels = 3, 3
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(shape or (27, 3, 3))), nn.Parameter(torch.zeros(3))
+
+
+class Voxels:
+    def __init__(self, feats: Tensor, coords: Tensor) -> None:
+        self.feats, self.coords = feats, coords
+
+
+def test_a_block_that_computes_something_else_stays_as_it_is(caplog):
+    block = Block()
+    assert fits(block)
+    seam = SubdivisionSeam(block)
+    x = Voxels(torch.randn(4, 3), torch.tensor([[0, 0, 0, i] for i in range(4)]))
+    for _ in range(2):
+        assert torch.equal(seam(x).feats, x.feats.repeat_interleave(8, 0))
+    assert caplog.text.count("exact.subdivision stays off in a block, because a trial on 4 voxels fails") == 1
+
+
+@pytest.mark.parametrize("layout", ["kkkio", "okkki"])
+def test_weights_in_the_layouts_of_spconv(layout):
+    known = torch.randn(27, 3, 5)
+    conv = Conv()
+    conv.in_channels, conv.out_channels = 3, 5
+    shaped = known.view(3, 3, 3, 3, 5)
+    conv.weight = nn.Parameter(shaped if layout == "kkkio" else shaped.permute(4, 0, 1, 2, 3).contiguous())
+    assert torch.equal(taps(conv), known)
+    conv.weight = nn.Parameter(known[..., :4])
+    with pytest.raises(ValueError, match="3 to 5 channels"):
+        taps(conv)
