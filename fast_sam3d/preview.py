@@ -16,6 +16,7 @@ from fast_sam3d.camera import Camera
 from fast_sam3d.export import atomic_write, pose_matrix
 from fast_sam3d.gaussian_cloud import GaussianCloud
 from fast_sam3d.render import MeshDrawing, render_gaussians
+from fast_sam3d.threads import side_by_side
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,15 +80,16 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.I
     camera, front_azimuth, matrix = _input_camera(result, rgb.shape[:2])
 
     panels = [(_faded(rgb, covered, INPUT_PX), "input and mask", 0)]
+    orbits, outline, through = ORBITS, None, []
     if camera is not None and matrix is not None:
-        view, outline = _through_input_camera(camera, matrix, points, covered, draw)
-        panels.append((_outlined(view, outline), f"{kind} as posed, input mask outlined", 1))
-        orbits = ORBITS[1:]
-    else:
-        orbits = ORBITS
-    cameras = _orbits(points, [front_azimuth + turn for turn, _ in orbits])
-    for (_, label), orbit in zip(orbits, cameras, strict=True):
-        panels.append((_eight_bit(draw(orbit)), f"{kind} from {label}", len(panels)))
+        placed, outline = _through_input_camera(camera, matrix, points, covered)
+        orbits, through = ORBITS[1:], [placed]
+    cameras = [*through, *_orbits(points, [front_azimuth + turn for turn, _ in orbits])]
+    views = side_by_side(draw, cameras)
+    if outline is not None:
+        panels.append((_outlined(views.pop(0), outline), f"{kind} as posed, input mask outlined", 1))
+    for (_, label), view in zip(orbits, views, strict=True):
+        panels.append((_eight_bit(view), f"{kind} from {label}", len(panels)))
 
     step = VIEW_PX + GAP_PX
     left = panels[0][0].shape[1] + 2 * GAP_PX
@@ -159,9 +161,9 @@ def _orbits(points: np.ndarray, azimuths_deg: list[float]) -> list[Camera]:
 
 
 def _through_input_camera(
-    camera: Camera, matrix: np.ndarray, points: np.ndarray, covered: np.ndarray, draw: Draw
-) -> tuple[np.ndarray, np.ndarray]:
-    """The object as posed, in a square window around it and the mask; and the mask in that window."""
+    camera: Camera, matrix: np.ndarray, points: np.ndarray, covered: np.ndarray
+) -> tuple[Camera, np.ndarray]:
+    """What sees the object as posed, in a square window around it and the mask; and the mask in that window."""
     posed, depth = camera.project(transform_points(points, matrix))
     rows, columns = np.nonzero(covered)
     corners = [np.stack([columns, rows], axis=1), np.stack([columns, rows], axis=1) + 1.0]
@@ -181,7 +183,7 @@ def _through_input_camera(
     ys, xs = grid + int(top), grid + int(left)
     inside = ((ys >= 0) & (ys < height))[:, None] & ((xs >= 0) & (xs < width))[None]
     outline = inside & covered[ys.clip(0, height - 1)][:, xs.clip(0, width - 1)]
-    return draw(placed), outline
+    return placed, outline
 
 
 def _posed_camera(camera: Camera, matrix: np.ndarray) -> Camera:

@@ -16,6 +16,7 @@ from fast_sam3d.camera import Camera
 from fast_sam3d.dots import LARGEST_PX, draw_dots
 from fast_sam3d.render import AMBIENT, DIFFUSE, LIGHT, MeshDrawing, nearest_faces
 from fast_sam3d.scene import PlacedObject, Scene
+from fast_sam3d.threads import side_by_side
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -104,16 +105,15 @@ def scene_preview(
         smooth[mask] += TINT * (np.array(colours[name]) - smooth[mask])
     panels = [(np.round(smooth).astype(np.uint8), f"input, {len(masks)} masks")]
 
-    draw = painter(scene)
+    around = _Around(scene, size)
+    front = _sized(camera, size) if camera is not None else around.fitted([(0.0, 0.0)])[0]
+    pixels, other = side_by_side(painter(scene), [front, around.fitted([OTHER_VIEW_DEG])[0]])
     if camera is not None:
-        pixels = draw(_sized(camera, size))
         for name, mask in small.items():
             _outline(pixels, mask, colours[name])
-        panels.append((pixels, "scene through the picture's camera, masks outlined"))
-    else:
-        panels.append((draw(_fitted(scene, [_orbit(scene, 0.0, 0.0, size)])[0]), "scene from the front"))
-    other = _fitted(scene, [_orbit(scene, *OTHER_VIEW_DEG, size)])[0]
-    panels.append((draw(other), f"scene from {OTHER_VIEW_DEG[0]:.0f} degrees to the right, from above"))
+    told = "scene through the picture's camera, masks outlined" if camera is not None else "scene from the front"
+    panels.append((pixels, told))
+    panels.append((other, f"scene from {OTHER_VIEW_DEG[0]:.0f} degrees to the right, from above"))
 
     sheet = Image.new("RGB", ((size[0] + GAP_PX) * 3 + GAP_PX, PANEL_PX + LABEL_PX + 2 * GAP_PX), BACKGROUND)
     pen, font = ImageDraw.Draw(sheet), _font()
@@ -136,9 +136,8 @@ def turntable(scene: Scene, camera: Camera | None, frames: int = FRAMES) -> list
     aspect = 0.75 if camera is None else min(max(camera.size[0] / camera.size[1], 0.5), 1.5)
     size = (FRAME_PX, max(2, round(FRAME_PX * aspect)))
     turns = [360.0 * number / frames for number in range(frames)]
-    views = _fitted(scene, [_orbit(scene, turn, FRAME_RAISED_DEG, size) for turn in turns])
-    draw = painter(scene, quick=True)
-    pictures = [Image.fromarray(draw(view)) for view in views]
+    views = _Around(scene, size).fitted([(turn, FRAME_RAISED_DEG) for turn in turns])
+    pictures = [Image.fromarray(pixels) for pixels in side_by_side(painter(scene, quick=True), views)]
     # One palette for all frames, from frames all around: colours of the back must not be lost.
     every = Image.new("RGB", (size[0], size[1] * 4))
     for slot in range(4):
@@ -220,34 +219,41 @@ def _dots(item: PlacedObject) -> tuple[NDArray[np.float64], ...]:
     return points, sides, cloud.rgb[seen].astype(np.float64), np.zeros((len(points), 3))
 
 
-def _orbit(scene: Scene, turn_deg: float, raise_deg: float, size: tuple[int, int]) -> Camera:
-    """The picture's camera gone around the scene's middle, and raised; `size` is (width, height)."""
-    points = _spanned(scene)
-    target = (points.min(axis=0) + points.max(axis=0)) / 2
-    up = scene_up(scene)
-    # Where the picture's camera stands, that is the origin, seen from the middle.
-    side = -target if np.linalg.norm(target) > 1e-9 else np.array([0.0, 0.0, -1.0])
-    level = side - (side @ up) * up
-    if np.linalg.norm(level) < 1e-6:
-        level = np.cross(up, [1.0, 0.0, 0.0] if abs(up[0]) < 0.9 else [0.0, 0.0, 1.0])
-    level /= np.linalg.norm(level)
-    elevation = math.asin(np.clip(side @ up / np.linalg.norm(side), -1, 1)) + math.radians(raise_deg)
-    elevation = min(max(elevation, math.radians(-30)), math.radians(75))
-    turn = math.radians(turn_deg)
-    around = math.cos(turn) * level + math.sin(turn) * np.cross(up, level)
-    distance = 2.5 * max(float(np.linalg.norm(np.ptp(points, axis=0))), 1e-6)
-    eye = target + distance * (math.cos(elevation) * around + math.sin(elevation) * up)
-    return _sized(Camera.look_at(eye.tolist(), target.tolist(), up.tolist(), size=max(size)), size)
+class _Around:
+    """The picture's camera gone around a scene's middle, and raised.
 
+    Args:
+        size: (width, height) of the pictures.
+    """
 
-def _fitted(scene: Scene, cameras: list[Camera]) -> list[Camera]:
-    """The cameras with the one focal length at which the scene just fits into all of their pictures."""
-    points = _spanned(scene)
-    reach = 1e-9
-    for camera in cameras:
-        off = np.abs(camera.project(points)[0] - np.asarray(camera.principal)) / (np.asarray(camera.size[::-1]) / 2)
-        reach = max(reach, float(off.max()))
-    return [replace(camera, focal=camera.focal * (1 - 2 * MARGIN) / reach) for camera in cameras]
+    def __init__(self, scene: Scene, size: tuple[int, int]) -> None:
+        self._points, self._up, self._size = _spanned(scene), scene_up(scene), size
+
+    def fitted(self, turns_deg: Iterable[tuple[float, float]]) -> list[Camera]:
+        """Cameras turned and raised, with the one focal length at which the scene just fits into all pictures."""
+        cameras = [self._at(turn, raised) for turn, raised in turns_deg]
+        reach = 1e-9
+        for camera in cameras:
+            off = np.abs(camera.project(self._points)[0] - np.asarray(camera.principal))
+            reach = max(reach, float((off / (np.asarray(camera.size[::-1]) / 2)).max()))
+        return [replace(camera, focal=camera.focal * (1 - 2 * MARGIN) / reach) for camera in cameras]
+
+    def _at(self, turn_deg: float, raise_deg: float) -> Camera:
+        points, up, size = self._points, self._up, self._size
+        target = (points.min(axis=0) + points.max(axis=0)) / 2
+        # Where the picture's camera stands, that is the origin, seen from the middle.
+        side = -target if np.linalg.norm(target) > 1e-9 else np.array([0.0, 0.0, -1.0])
+        level = side - (side @ up) * up
+        if np.linalg.norm(level) < 1e-6:
+            level = np.cross(up, [1.0, 0.0, 0.0] if abs(up[0]) < 0.9 else [0.0, 0.0, 1.0])
+        level /= np.linalg.norm(level)
+        elevation = math.asin(np.clip(side @ up / np.linalg.norm(side), -1, 1)) + math.radians(raise_deg)
+        elevation = min(max(elevation, math.radians(-30)), math.radians(75))
+        turn = math.radians(turn_deg)
+        around = math.cos(turn) * level + math.sin(turn) * np.cross(up, level)
+        distance = 2.5 * max(float(np.linalg.norm(np.ptp(points, axis=0))), 1e-6)
+        eye = target + distance * (math.cos(elevation) * around + math.sin(elevation) * up)
+        return _sized(Camera.look_at(eye.tolist(), target.tolist(), up.tolist(), size=max(size)), size)
 
 
 def _spanned(scene: Scene) -> NDArray[np.float64]:
