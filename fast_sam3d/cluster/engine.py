@@ -77,7 +77,7 @@ class ClusterEngine:
         self._ray: Any = None
         self._pool: Pool | None = None
         self._death: tuple[type[Exception], ...] = ()
-        self._schedule: Schedule[SceneJob, ObjectTask] = Schedule()
+        self._schedule: Schedule[SceneJob, ObjectTask] = Schedule(lambda task: task.group)
         self._closing: deque[SceneJob] = deque()
         self._open: list[SceneJob] = []
         self._workers: list[Worker] = []

@@ -67,3 +67,33 @@ def test_a_dropped_scene_and_a_lost_worker():
     schedule.drop("a")
     assert schedule.waiting == 1
     assert schedule.next(1) == ("b", 0)
+
+
+def grouped(**scenes: tuple[int, ...]) -> Schedule[str, tuple[int, int]]:
+    """Objects (group, number) of scenes with groups of these sizes."""
+    schedule: Schedule[str, tuple[int, int]] = Schedule(lambda task: task[0])
+    for scene, sizes in scenes.items():
+        schedule.add(scene, [(group, number) for group, size in enumerate(sizes) for number in range(size)])
+    return schedule
+
+
+def test_workers_at_one_scene_have_a_group_each():
+    schedule = grouped(a=(2, 2))
+    assert [schedule.next(worker) for worker in (0, 1, 0, 1)] == [
+        ("a", (0, 0)), ("a", (1, 0)), ("a", (0, 1)), ("a", (1, 1)),
+    ]  # fmt: skip
+
+
+def test_a_group_is_shared_only_where_nothing_else_is_left():
+    schedule = grouped(a=(1, 3))
+    assert [schedule.next(worker) for worker in (0, 1)] == [("a", (0, 0)), ("a", (1, 0))]
+    schedule.add("b", [(0, 0)])
+    assert schedule.next(0) == ("b", (0, 0))  # its own scene has only the other's group
+    assert schedule.next(0, split=False) is None
+    assert schedule.next(0) == ("a", (1, 1))
+    assert schedule.next(1) == ("a", (1, 2))
+
+
+def test_the_next_group_of_its_own_scene_comes_before_another_scene():
+    schedule = grouped(a=(1, 1), b=(1,))
+    assert [schedule.next(0)[0] for _ in range(3)] == ["a", "a", "b"]
