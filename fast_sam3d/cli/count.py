@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps({row: dict(zip(labels, values, strict=True)) for row, values in counts.items()}, indent=2))
         return 0
     print("Operations of one object at the published sizes, 10^12 (2 per multiply-add), and what each takes off.")
-    print("SLaT depends on the object: voxels / packed tokens.")
+    print("SLaT depends on the object: voxels / packed tokens; so does the mesh decoder: voxels.")
     print()
     print("\n".join(lines(counts, [solve.label for solve in columns])))
     print()

@@ -2,7 +2,7 @@
 
 The embedded classes at those sizes stand on the meta device and nothing is computed: torch counts, 2 per
 multiply-add. The savings are installed as on any pipeline, and one guided step as the first of a solve and one as any
-later one are counted; a solve is so many of each.
+later one are counted; a solve is so many of each. Of the mesh decoder everything but the extraction counts.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from fast_sam3d.api import accelerated
 from fast_sam3d.exact.settings import Exact
 from fast_sam3d.mini.config import PUBLISHED_SS, PUBLISHED_SS_CONTEXT
 from fast_sam3d.mini.flow import ClassifierFreeGuidance, FlowMatching, ShortCut
-from fast_sam3d.mini.slat_config import PUBLISHED_SLAT, PUBLISHED_SLAT_CONTEXT
+from fast_sam3d.mini.slat_config import PUBLISHED_MESH, PUBLISHED_SLAT, PUBLISHED_SLAT_CONTEXT
+from fast_sam3d.mini.slat_decoder import MeshDecoder
 from fast_sam3d.mini.slat_flow import StructuredLatentFlow
+from fast_sam3d.mini.sparse import SparseTensor
 from fast_sam3d.mini.sparse_grid import SparseGrid
 from fast_sam3d.mini.ss_flow import SparseStructureFlow
 from fast_sam3d.patch import seam_at
@@ -39,12 +41,12 @@ OFF: Final = Exact(**{field.name: False for field in dataclasses.fields(Exact)})
 
 @dataclass(frozen=True)
 class Solve:
-    """One sampling stage of one object.
+    """One stage of one object.
 
     Args:
-        stage: "ss" or "slat".
-        label: of the column; of SLaT with its voxels and packed tokens.
-        x: noise, on the meta device.
+        stage: "ss", "slat" or "mesh".
+        label: of the column; of SLaT with its voxels and packed tokens, of the mesh with its voxels.
+        x: noise, or what is decoded, on the meta device.
         conditions: positional arguments of the network after the time.
         keywords: its keyword arguments.
     """
@@ -57,9 +59,9 @@ class Solve:
 
 
 def published() -> SimpleNamespace:
-    """The sampling networks at the published sizes, without weights, with the published guidance."""
+    """The networks at the published sizes, without weights, with the published guidance."""
     with torch.device("meta"):
-        models: dict[str, FlowMatching] = {
+        models: dict[str, nn.Module] = {
             "ss_generator": ShortCut(
                 ClassifierFreeGuidance(SparseStructureFlow(PUBLISHED_SS), strength=7.0, interval=(0.0, 500.0)),
                 inference_steps=STEPS,
@@ -70,11 +72,12 @@ def published() -> SimpleNamespace:
                 inference_steps=STEPS,
             ),
         }
-    return SimpleNamespace(models=nn.ModuleDict(models).eval())
+        decoder = MeshDecoder(PUBLISHED_MESH)
+    return SimpleNamespace(models=nn.ModuleDict({**models, "slat_decoder_mesh": decoder}).eval())
 
 
 def solves(radii: Sequence[float] = RADII) -> Iterator[Solve]:
-    """The sparse structure, and the structured latent on a shell of each radius."""
+    """The sparse structure, the structured latent on a shell of each radius, and the mesh of the largest."""
     x = {name: torch.empty(1, *shape, device="meta") for name, shape in PUBLISHED_SS.leaf_shapes.items()}
     condition = torch.empty(1, *PUBLISHED_SS_CONTEXT, device="meta")
     yield Solve("ss", "SS", x, (condition,), {"d": torch.empty(1, device="meta")})
@@ -84,6 +87,8 @@ def solves(radii: Sequence[float] = RADII) -> Iterator[Solve]:
         tokens = len(SparseGrid(coords).downsampled()[0])
         x_slat = torch.empty(1, len(coords), PUBLISHED_SLAT.latent_channels, device="meta")
         yield Solve("slat", f"SLaT {len(coords):,} / {tokens:,}", x_slat, (condition, coords), {})
+    if radii:
+        yield Solve("mesh", f"mesh {len(coords):,}", SparseTensor(x_slat[0], coords), (), {})
 
 
 def shell(radius: float, resolution: int) -> Tensor:
@@ -103,7 +108,12 @@ def network_calls(generator: Any) -> tuple[int, int]:
 
 
 def operations(pipeline: Any, solve: Solve, exact: Exact = OFF) -> int:
-    """Operations of one solve with these savings."""
+    """Operations of one solve, or of one mesh, with these savings."""
+    if solve.stage == "mesh":
+        savings = accelerated(pipeline, {"exact": exact.settings()})
+        with torch.no_grad(), savings, FlopCounterMode(display=False) as counter:
+            pipeline.models["slat_decoder_mesh"].decode_fields(solve.x)
+        return int(counter.get_total_flops())
     generator = pipeline.models[f"{solve.stage}_generator"]
     backbone, time = generator.reverse_fn.backbone, torch.empty(1, device="meta")
     conditional, unconditional = network_calls(generator)
@@ -126,8 +136,9 @@ def operations(pipeline: Any, solve: Solve, exact: Exact = OFF) -> int:
 
 def reaches(pipeline: Any, stage: str, exact: Exact) -> bool:
     """Whether these savings change anything in a stage's network."""
+    network, method = ("slat_decoder_mesh", "widen") if stage == "mesh" else (f"{stage}_generator", "forward")
     with accelerated(pipeline, {"exact": exact.settings()}):
-        return any(seam_at(part, "forward") for part in pipeline.models[f"{stage}_generator"].modules())
+        return any(seam_at(part, method) for part in pipeline.models[network].modules())
 
 
 def table(
