@@ -125,7 +125,8 @@ def config_from(args: argparse.Namespace) -> Config:
     alone = {module: getattr(args, switch) for module, switch in SWITCHES.items()}
     # First, so that what the user picks for a module counts more.
     picks = [f"preset={PRESET}"] if args.enable_acceleration else []
-    on = load(picks).modules if picks else {}  # what the preset accelerates already stays its own
+    # What the preset accelerates already stays its own.
+    on = load(picks).modules if picks and any(alone.values()) else {}
     picks += [f"{module}={option}" for module, option in ACCELERATED.items() if alone[module] and not on.get(module)]
     overrides = [*picks, *args.overrides]
     values: dict[str, Any] = {f.key: v for f in (*INPUT, *RUN) if (v := getattr(args, f.name)) is not None}
