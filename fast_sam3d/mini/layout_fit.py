@@ -99,6 +99,11 @@ class Motion(NamedTuple):
         moved: Array = self.centre + self.growth * (points - self.centre) @ self.turn + self.shift
         return moved
 
+    def undo(self, points: Array) -> Array:
+        """Points [N, 3] moved back."""
+        back: Array = self.centre + (points - self.shift - self.centre) @ self.turn.T / self.growth
+        return back
+
 
 def fit(points: Array, target: LayoutTarget, diameter: float, settings: LayoutSettings) -> Motion:
     """The motion that brings an object to its mask and its visible points.
@@ -111,9 +116,10 @@ def fit(points: Array, target: LayoutTarget, diameter: float, settings: LayoutSe
     usual = np.repeat([settings.turn, settings.shift, settings.growth], [3, 3, 1])
     prior = settings.prior / usual**2
     measured, normals = target.surface(settings.depth_points)
-    x, usual_density, front = np.zeros(7), 0.0, np.arange(len(points))
+    x, usual_density, tree = np.zeros(7), 0.0, KDTree(points)
     for step, blur in enumerate(settings.blurs):
-        moved = Motion.of(x, centre, diameter)(points)
+        motion = Motion.of(x, centre, diameter)
+        moved = motion(points)
         slopes = _motions(moved, centre + x[3:6] * diameter, diameter)
         seen = _projected(target, moved, slopes)
         picture = _splatted(target, seen, blur)
@@ -122,11 +128,8 @@ def fit(points: Array, target: LayoutTarget, diameter: float, settings: LayoutSe
         terms = [(np.diag(prior), prior * x)]
         terms += _silhouettes(target, seen, picture, max(usual_density, 1e-9), blur, settings)
         if len(measured) >= LEAST_DEPTH_POINTS:
-            if step == 0:  # kept, as it does not change much, and what does not change is smooth
-                front = _front(target, seen, moved)
-            tree = KDTree(moved[front])
-            distance, nearest = tree.query(measured)
-            nearest = front[nearest]
+            # The tree stays with the object: measured points are taken back to where it was.
+            distance, nearest = tree.query(motion.undo(measured))
             error = ((moved[nearest] - measured) * normals).sum(1) / diameter
             slope = np.einsum("nc,ncj->nj", normals, slopes[nearest]) / diameter
             weight = _trust(distance / diameter, settings.depth_tolerance) / len(measured)
@@ -222,16 +225,6 @@ def _silhouettes(
     down, right = _slopes(target.distance)
     slope = _at(right, seen.pixels)[:, None] * seen.du + _at(down, seen.pixels)[:, None] * seen.dv
     return [area, _normal_equations(slope / settings.span, error, weight)]
-
-
-def _front(target: LayoutTarget, seen: _Seen, points: Array) -> NDArray[np.int64]:
-    """Points on the object's near side: not much deeper than the nearest one in their pixel."""
-    height, width = target.size
-    column, row = np.floor(seen.pixels).astype(np.int64).T
-    index = row.clip(0, height - 1) * width + column.clip(0, width - 1)
-    nearest = np.full(height * width, np.inf)
-    np.minimum.at(nearest, index, seen.depth)
-    return np.flatnonzero(seen.depth < nearest[index] + 0.05 * np.linalg.norm(np.ptp(points, axis=0)))
 
 
 def _normal_equations(slope: Array, error: Array, weight: Array) -> tuple[Array, Array]:

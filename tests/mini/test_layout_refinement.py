@@ -171,7 +171,9 @@ def test_motions_are_derivatives():
     for k in range(7):
         step = np.zeros(7)
         step[k] = 1e-6
-        moved = [Motion.of(sign * step, centre, 0.7)(points) for sign in (1, -1)]
+        motions = [Motion.of(sign * step, centre, 0.7) for sign in (1, -1)]
+        moved = [motion(points) for motion in motions]
+        np.testing.assert_allclose(motions[0].undo(moved[0]), points, atol=1e-12)
         np.testing.assert_allclose((moved[0] - moved[1]) / 2e-6, slopes[:, :, k], atol=1e-8)
 
 
