@@ -4,7 +4,7 @@ Three terms, each about the mean square of an error in object sizes, and a pull 
 
 - silhouette: the object's points, splatted and blurred to an image that saturates, against the mask, blurred alike;
 - outline: points near the rim of that image against the distance to the mask's outline, which reaches farther;
-- depth: measured points of the visible side against the planes through the object's nearest points (point-to-plane
+- depth: points of the object against the tangent planes of the measured points that they are nearest to (point-to-plane
   ICP, Chen and Medioni 1992).
 
 Everything is a continuous function of what goes in: no pixel is on or off. Poses that differ by rounding are refined
