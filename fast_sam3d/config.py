@@ -69,7 +69,13 @@ class OutputConfig:
 
 @dataclass(frozen=True, slots=True)
 class PipelineConfig:
-    """Which pipeline runs, and how. Steps are Euler steps; `formats` is a non-empty subset of FORMATS."""
+    """Which pipeline runs, and how.
+
+    Args:
+        ss_steps, slat_steps: Euler steps.
+        formats: a non-empty subset of FORMATS.
+        layout_postprocess: refine the pose against mask and pointmap once the object is decoded.
+    """
 
     tag: str | None
     device: str | None
@@ -78,6 +84,7 @@ class PipelineConfig:
     ss_steps: int
     slat_steps: int
     formats: tuple[str, ...]
+    layout_postprocess: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +318,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             ss_steps=read.integer("pipeline.ss_steps", 1, 1000),
             slat_steps=read.integer("pipeline.slat_steps", 1, 1000),
             formats=read.choices("pipeline.formats", FORMATS),
+            layout_postprocess=read.boolean("pipeline.layout_postprocess"),
         ),
         scene=SceneConfig(
             smaller=read.sets("scene.smaller", FORMATS),

@@ -57,6 +57,7 @@ def run_pipeline(
     ss_steps: int | None = None,
     slat_steps: int | None = None,
     formats: Sequence[str] | None = None,
+    layout: bool = True,
 ) -> dict[str, Any]:
     """One run with the arguments of the stock notebook (notebook/inference.py, Inference.__call__).
 
@@ -67,6 +68,7 @@ def run_pipeline(
         pointmap: [H, W, 3] float32, camera frame, NaN where unknown; None asks the depth model.
         seed: of the noise; None goes on with torch's generator.
         ss_steps, slat_steps, formats: None takes the pipeline's own.
+        layout: refine the pose against mask and pointmap once the object is decoded.
     """
     import torch
 
@@ -77,7 +79,7 @@ def run_pipeline(
         stage1_only=False,
         with_mesh_postprocess=False,
         with_texture_baking=False,
-        with_layout_postprocess=True,
+        with_layout_postprocess=layout,
         use_vertex_color=True,
         stage1_inference_steps=ss_steps,
         stage2_inference_steps=slat_steps,
@@ -119,6 +121,10 @@ def write_results(folder: Path, config: Config, given: ObjectInput, run: Run) ->
             written.append(MESH)
         else:
             log.warning("the decoded mesh has no faces, so no %s is written: another --seed may help", MESH)
+    if (refinement := result.get("layout_refinement")) is not None:
+        facts["layout_refinement"] = refinement
+    elif (overlap := result.get("iou")) is not None:  # of the stock pipeline (run_post_optimization)
+        facts["layout_refinement"] = {"mask_iou_after": float(overlap)}
     save_pose_json(folder / POSE, result)
     written.append(POSE)
     if config.output.preview and (MESH in written or GAUSSIANS in written or GAUSSIANS_4 in written):

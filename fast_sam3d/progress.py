@@ -23,6 +23,7 @@ STAGES = {
     "mesh": "mesh",
     "gaussian": "gaussians",
     "postprocess": "postprocessing",
+    "layout": "layout",
 }
 QUIET_SECONDS = 0.5  # a stage without steps that is quicker than this gets no log line
 

@@ -18,7 +18,8 @@ Progress = Callable[[str, int, int], None]
 """(stage, steps done, steps in all); a stage without steps counts 0 of 1 and 1 of 1."""
 
 _ORDER = (
-    "pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess", "other"
+    "pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess", "layout",
+    "other",
 )  # fmt: skip
 
 

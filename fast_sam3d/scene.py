@@ -163,6 +163,7 @@ def run_scene(
     formats: Sequence[str] | None = None,
     smaller: Sequence[Sequence[str]] = SMALLER,
     batch: int = 8,
+    layout: bool = True,
     progress: Progress | None = None,
 ) -> Iterator[SceneObject]:
     """Reconstructs the objects of a picture, one when the next result is asked for: a caller may stop at any.
@@ -180,6 +181,7 @@ def run_scene(
         smaller: formats to decode instead where the memory does not suffice, one set after another.
         batch: objects whose sparse structures are sampled together where the pipeline can do that; they equal single
             ones to about 1e-6. 1: each by itself.
+        layout: refine each pose against mask and pointmap once the object is decoded.
         progress: told of every step and stage, as `report.Report`'s.
 
     Raises:
@@ -194,7 +196,7 @@ def run_scene(
         raise InputError("there are no masks: give one for each object")
     pipe = getattr(pipeline, "_pipeline", pipeline)
     asked = tuple(formats or getattr(pipe, "decode_formats", None) or ("mesh", "gaussian"))
-    steps = {"ss_steps": ss_steps, "slat_steps": slat_steps}
+    options: dict[str, Any] = {"ss_steps": ss_steps, "slat_steps": slat_steps, "layout": layout}
 
     if batch < 1:
         raise InputError(f"batch is {batch}: give at least 1")
@@ -218,7 +220,7 @@ def run_scene(
 
         def run(decoded: tuple[str, ...]) -> tuple[Any, Any]:
             return observed_run(
-                pipe, progress, image=pixels, mask=covered, pointmap=pointmap, seed=seed, formats=decoded, **steps
+                pipe, progress, image=pixels, mask=covered, pointmap=pointmap, seed=seed, formats=decoded, **options
             )
 
         less = smaller_than(asked, smaller, decodable(pipe))

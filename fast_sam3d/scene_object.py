@@ -167,6 +167,7 @@ class Worker:
             result, report = observed_run(
                 self.pipeline, self.progress, image=given.image, mask=given.mask, pointmap=given.pointmap,
                 seed=self.config.seed, ss_steps=asked.ss_steps, slat_steps=asked.slat_steps, formats=formats,
+                layout=asked.layout_postprocess,
             )  # fmt: skip
             run = Run(
                 result, report, dict(self._handle.methods), self.load_seconds, self.tag, str(self.pipeline.device),
@@ -233,6 +234,7 @@ def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
         "batch": config.scene.batch,
         "dtype": asked.dtype,
         "depth_model": asked.depth_model,
+        "layout_postprocess": asked.layout_postprocess,
         "preview": config.output.preview,
         "modules": config.modules,
         "weights": _weights(checkpoint),

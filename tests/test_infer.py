@@ -61,6 +61,9 @@ def test_the_pipeline_is_loaded_as_configured(pipeline, object_folder, elsewhere
     wanted = ("pipeline.dtype=float16", "pipeline.depth_model=weights/model.pt")
     assert run(capsys, "infer", "--image_path", object_folder, "--device", "cpu", *wanted)[0] == 0
     assert pipeline.asked_for == ("cpu", "float16", "weights/model.pt")
+    assert pipeline.arguments["with_layout_postprocess"] is True
+    assert run(capsys, "infer", "--image_path", object_folder, "pipeline.layout_postprocess=false")[0] == 0
+    assert pipeline.arguments["with_layout_postprocess"] is False
 
 
 def test_the_glb_opens_with_colours(pipeline, object_folder, elsewhere, capsys):

@@ -32,6 +32,8 @@ _PIPELINE_STAGES = {
     "sample_sparse_structure": "ss",
     "sample_slat": "slat",
     "postprocess_slat_output": "postprocess",
+    "refine_layout": "layout",  # the embedded pipeline's
+    "run_post_optimization": "layout",  # the stock one's
 }
 _MODEL_STAGES = {
     "ss_decoder": "ss_decoder",

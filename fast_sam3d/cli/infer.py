@@ -88,6 +88,7 @@ def run_object(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> Ru
             ss_steps=asked.ss_steps,
             slat_steps=asked.slat_steps,
             formats=asked.formats,
+            layout=asked.layout_postprocess,
         )
     return Run(result, report, dict(handle.methods), load_seconds, checkpoint.tag, str(pipeline.device), asked.formats)
 

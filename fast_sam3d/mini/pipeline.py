@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fast_sam3d.errors import CheckpointError, FastSam3dError
 from fast_sam3d.mini.depth import SilhouetteDepth
 from fast_sam3d.mini.flow import FlowMatching
 from fast_sam3d.mini.inputs import limit_size, match_size, merge_rgba
+from fast_sam3d.mini.layout_refinement import Solid, refine_pose
 from fast_sam3d.mini.networks import build_networks, weight_parts
 from fast_sam3d.mini.outputs import add_outputs
 from fast_sam3d.mini.pipeline_config import CONFIG_NAME, REPAIR, PipelineConfig, check_formats
@@ -30,6 +32,7 @@ from fast_sam3d.mini.together import known_solve, solve_structures
 from fast_sam3d.mini.voxels import surface_voxels
 from fast_sam3d.mini.weights import HASHES_NAME, load_hashes, load_weights, save_hashes, save_weights
 from fast_sam3d.mini.window import Window
+from fast_sam3d.placement import Pose
 from fast_sam3d.solve.together import Solved
 
 log = logging.getLogger(__name__)
@@ -305,6 +308,27 @@ class MiniPipeline:
         """
         return add_outputs(outputs)
 
+    def refine_layout(self, result: Mapping[str, Any], mask: NDArray[np.bool_], guessed: bool) -> dict[str, Any]:
+        """Bring a decoded object's pose into line with its mask and pointmap; see `layout_refinement`.
+
+        The stock pipeline's step of this kind is `run_post_optimization`.
+
+        Args:
+            result: of the run so far.
+            mask: [H, W], the object's visible pixels. guessed: see `compute_pointmap`.
+
+        Returns:
+            layout_refinement, JSON-ready facts; rotation, translation and scale, if the refined pose covers the mask
+            better.
+        """
+        solid = Solid.of(result, self.config.ss_decoder.resolution)
+        outcome = refine_pose(solid, Pose.of(result), mask, result["pointmap"].cpu().numpy(), not guessed)
+        refined: dict[str, Any] = {"layout_refinement": outcome.facts}
+        if outcome.pose is not None:
+            for name in ("rotation", "translation", "scale"):
+                refined[name] = torch.from_numpy(getattr(outcome.pose, name)[None]).to(result[name])
+        return refined
+
     def see(self, image: Any, mask: Any, pointmap: Any) -> tuple[np.ndarray, Window | None, dict[str, Any], np.ndarray]:
         """The picture [H, W, 4], the window of it that is looked at, the points there, and the picture there."""
         image = limit_size(self.merge_image_and_mask(image, mask))
@@ -321,7 +345,7 @@ class MiniPipeline:
         stage1_only: bool = False,
         with_mesh_postprocess: bool = True,
         with_texture_baking: bool = True,
-        with_layout_postprocess: bool = True,
+        with_layout_postprocess: bool = False,
         use_vertex_color: bool = False,
         stage1_inference_steps: int | None = None,
         stage2_inference_steps: int | None = None,
@@ -342,12 +366,14 @@ class MiniPipeline:
             use_stage1_distillation, use_stage2_distillation: see the two sampling methods.
             pointmap: [H, W, 3] metres, PyTorch3D camera frame, NaN where unknown.
             decode_formats: subset of `FORMATS`; None takes the configured one.
-            with_mesh_postprocess, with_texture_baking, with_layout_postprocess, use_vertex_color: no effect here.
+            with_layout_postprocess: refine the pose of a decoded object; see `refine_layout`. Not with stage1_only.
+            with_mesh_postprocess, with_texture_baking, use_vertex_color: no effect here.
 
         Returns:
             rotation [1, 4] wxyz, translation [1, 3], scale [1, 3], the latent leaves, coords, coords_original,
             downsample_factor, pointmap and pointmap_colors [H, W, 3]; with stage1_only voxel [N, 3] (centres in the
-            canonical cube), else what the formats ask for: mesh, gaussian, gaussian_4, glb, gs, gs_4.
+            canonical cube), else what the formats ask for: mesh, gaussian, gaussian_4, glb, gs, gs_4; with
+            with_layout_postprocess layout_refinement, what came of it.
 
         Raises:
             InputError: a picture, mask or pointmap that cannot be used.
@@ -384,7 +410,10 @@ class MiniPipeline:
         slat = self.sample_slat(slat_input, result["coords"], stage2_inference_steps, use_stage2_distillation)
         outputs = self.decode_slat(slat, formats)
         outputs = self.postprocess_slat_output(outputs, with_mesh_postprocess, with_texture_baking, use_vertex_color)
-        return {**result, **outputs, **points}
+        result = {**result, **outputs, **points}
+        if with_layout_postprocess:
+            result.update(self.refine_layout(result, image[..., 3] > 0, scene["guessed"]))
+        return result
 
 
 def _colours(image: np.ndarray) -> Tensor:
