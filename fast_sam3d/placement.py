@@ -4,6 +4,8 @@ One convention everywhere, the stock pipeline's: row vectors, p_camera = (p_obje
 matrix of the quaternion `rotation` (w, x, y, z), in the PyTorch3D camera frame (+x left, +y up, +z forward). Seen as a
 motion of column vectors the object is turned by R transposed, so a gaussian's own turn g becomes conj(rotation) * g
 (sam3d_objects: notebook/inference.py `make_scene`, data/dataset/tdfy/transforms_3d.py `compose_transform`).
+
+Rotations are scipy's. roma, which the tests hold them to, imports torch's compiler, a second for every command.
 """
 
 from __future__ import annotations
@@ -68,23 +70,19 @@ class Pose:
     @classmethod
     def from_matrix(cls, matrix: Any) -> Pose:
         """The pose of an object-to-camera matrix for column vectors [4, 4] without shear; undoes `matrix`."""
-        import roma
-        import torch
+        from scipy.spatial.transform import Rotation
 
         upper = as_numpy(matrix, np.float64)[:3, :3]
         scale = np.linalg.norm(upper, axis=0)
-        turn = torch.from_numpy((upper / scale).T.copy())
-        wxyz = roma.quat_xyzw_to_wxyz(roma.rotmat_to_unitquat(turn)).numpy()
+        wxyz = np.roll(Rotation.from_matrix((upper / scale).T).as_quat(), 1)
         return cls(wxyz, as_numpy(matrix, np.float64)[:3, 3].copy(), scale)
 
     @property
     def rotation_matrix(self) -> NDArray[np.float64]:
         """[3, 3], for row vectors."""
-        import roma
-        import torch
+        from scipy.spatial.transform import Rotation
 
-        xyzw = roma.quat_wxyz_to_xyzw(torch.from_numpy(self.rotation))
-        turn: NDArray[np.float64] = roma.unitquat_to_rotmat(xyzw).numpy()
+        turn: NDArray[np.float64] = Rotation.from_quat(np.roll(self.rotation, -1)).as_matrix()
         return turn
 
     @property
@@ -109,26 +107,24 @@ def place_gaussians(gaussians: Any, pose: Pose) -> GaussianCloud:
         gaussians: with the attributes of `GaussianCloud`.
         pose: a scale that differs between axes changes the gaussians' own axes.
     """
-    import roma
-    import torch
+    from scipy.spatial.transform import Rotation
 
     cloud = GaussianCloud.of(gaussians)
-    turns = roma.quat_wxyz_to_xyzw(torch.from_numpy(cloud.get_rotation.astype(np.float64)))
+    turns = Rotation.from_quat(np.roll(cloud.get_rotation.astype(np.float64), -1, axis=1))
     sizes = cloud.get_scaling.astype(np.float64)
     if np.ptp(pose.scale) <= 1e-6 * pose.scale.max():
-        placed = roma.quat_conjugation(roma.quat_wxyz_to_xyzw(torch.from_numpy(pose.rotation)))
-        turned = roma.quat_product(placed.expand_as(turns), turns)
+        turned = Rotation.from_quat(np.roll(pose.rotation, -1)).inv() * turns
         sizes = sizes * pose.scale.mean()
     else:
         # The images of a gaussian's axes are no longer at right angles: its new axes are the left singular vectors.
-        axes = pose.matrix[:3, :3] @ (roma.unitquat_to_rotmat(turns).numpy() * sizes[:, None, :])
+        axes = pose.matrix[:3, :3] @ (turns.as_matrix() * sizes[:, None, :])
         left, sizes, _ = np.linalg.svd(axes)
         left *= np.sign(np.linalg.det(left))[:, None, None]
-        turned = roma.rotmat_to_unitquat(torch.from_numpy(left))
+        turned = Rotation.from_matrix(left)
     return GaussianCloud(
         get_xyz=transform_points(cloud.get_xyz, pose.matrix).astype(np.float32),
         get_scaling=sizes.astype(np.float32),
-        get_rotation=roma.quat_xyzw_to_wxyz(turned).numpy().astype(np.float32),
+        get_rotation=np.roll(turned.as_quat(), 1, axis=1).astype(np.float32),
         get_opacity=cloud.get_opacity,
         _features_dc=cloud._features_dc,
     )
