@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from fast_sam3d import scene_pictures
 from fast_sam3d.camera import Camera
 from fast_sam3d.gaussian_cloud import GaussianCloud
 from fast_sam3d.placement import Pose
@@ -102,3 +103,19 @@ def test_the_turntable_goes_around(fine):
     assert red[0] > 1.2 * blue[0]  # from the front the red one hides most of the blue one
     assert blue[2] > 1.2 * red[2]  # from behind the blue one is in front
     assert min(red[1], blue[1], red[3], blue[3]) > 200  # from the sides both are there
+
+
+@pytest.mark.parametrize("camera", [CAMERA, None], ids=["of the picture", "none"])
+def test_the_preview_shows_the_front_and_another_side(monkeypatch, camera):
+    seen: list[Camera] = []
+
+    def paint(view: Camera) -> np.ndarray:
+        seen.append(view)
+        return np.zeros((*view.size, 3), np.uint8)
+
+    monkeypatch.setattr(scene_pictures, "painter", lambda scene: paint)
+    scene_preview(np.zeros((60, 80, 3), np.uint8), {"0": square(28, 52)}, Scene((box(1.0, 4.0),)), camera)
+    front, other = (view.rotation[:, 2] for view in seen)  # the views' own depth
+    straight = np.array([0.0, 0, 1]) if camera is not None else np.array([1.0, 0, 4.5]) / np.hypot(1, 4.5)
+    np.testing.assert_allclose(abs(front), straight, atol=1e-6)
+    assert 0.1 < abs(other @ front) < 0.9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
@@ -27,3 +28,8 @@ def test_as_many_at_once_as_torch_has_threads(monkeypatch, count, together):
     names = set(side_by_side(lambda _: threading.current_thread().name, range(50)))
     assert len(names) <= together
     assert (names == {threading.current_thread().name}) == (count == 1)
+
+
+def test_one_after_the_other_without_torch(monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch")
+    assert set(side_by_side(lambda _: threading.current_thread(), range(9))) == {threading.current_thread()}

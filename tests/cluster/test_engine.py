@@ -150,6 +150,17 @@ def test_one_scene_is_shared(bench, stub):
     assert min(Counter(worker for worker, *_ in stub.made).values()) >= 5
 
 
+def test_a_group_is_made_by_one_worker(bench, stub):
+    groups = [tuple(range(start, start + 4)) for start in range(0, 16, 4)]
+    job = bench.scene("a", ())
+    job.tasks.extend(
+        ObjectTask(Path("a"), "auto", n, job.folder / str(n), {}, group) for group in groups for n in group
+    )
+    bench.run(iter([job]), workers=2)
+    at = [{worker for worker, _, number in stub.made if number in group} for group in groups]
+    assert len(stub.made) == 16 and sorted(map(len, at))[:3] == [1, 1, 1]  # the last may be shared
+
+
 def test_the_last_objects_wait_for_who_is_free(bench, stub):
     # The second worker is about to be ready: the first must not take both.
     bench.run(bench.scenes(a=2), workers=2)

@@ -97,3 +97,23 @@ def test_a_group_is_shared_only_where_nothing_else_is_left():
 def test_the_next_group_of_its_own_scene_comes_before_another_scene():
     schedule = grouped(a=(1, 1), b=(1,))
     assert [schedule.next(0)[0] for _ in range(3)] == ["a", "a", "b"]
+
+
+def test_who_joins_a_scene_takes_a_group_that_nobody_is_at_or_else_the_fullest():
+    schedule = grouped(a=(3, 1, 4, 6))
+    assert [schedule.next(worker)[1][0] for worker in range(3)] == [0, 1, 2]
+    assert schedule.next(3) == ("a", (3, 0))
+    assert schedule.next(4) == ("a", (3, 1))  # 2, 0, 3 and 5 are left
+
+
+def test_a_free_group_comes_before_a_fuller_one():
+    schedule = grouped(a=(9, 1))
+    schedule.next(0)
+    assert schedule.next(1) == ("a", (1, 0))
+
+
+def test_groups_of_two_scenes_are_not_mixed_up():
+    schedule = grouped(a=(1, 2), b=(1, 1, 2))
+    assert [schedule.next(worker) for worker in (0, 1)] == [("a", (0, 0)), ("b", (0, 0))]
+    assert schedule.next(0) == ("a", (1, 0))
+    assert schedule.next(1) == ("b", (1, 0))  # not the fuller one: the other is at group 1 of a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from types import SimpleNamespace
+import re
 from typing import Any
 
 import pytest
@@ -51,9 +51,14 @@ def test_every_child_gets_its_27_products(monkeypatch, chunk):
     torch.testing.assert_close(got, dense(feats, coords, weight), atol=1e-5, rtol=1e-5)
 
 
-def test_nothing_of_a_kernel_is_lost():
-    weight = torch.randn(27, 4, 3)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_of_a_kernel_is_lost(dtype):
+    weight = torch.randn(27, 4, 3, dtype=dtype)
     torch.testing.assert_close(folded(weight).sum(1), weight.sum(0).expand(8, 4, 3))
+
+
+def test_no_voxels_have_no_children():
+    assert convolve(torch.zeros(0, 4), torch.zeros(0, 27, dtype=torch.int32), torch.randn(27, 4, 3)).shape == (0, 3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -101,24 +106,30 @@ def test_the_same_voxels_and_poses():
 
 
 class Copies(nn.Module):
-    """Named as what a stock block has; never called in these tests."""
+    """Named as what a stock block has."""
+
+    def forward(self, x: Any) -> Any:
+        return Voxels(x.feats.repeat_interleave(8, 0), x.coords.repeat_interleave(8, 0))
 
 
 Copies.__name__ = "SparseSubdivide"
 
 
 class Block(nn.Module):
-    """Like the stock block, of a forward that `factor` makes another one."""
+    """Like the stock block, of a forward that `factor` and `dtype` make another one."""
 
-    def __init__(self, factor: float = 1.0) -> None:
+    def __init__(self, factor: float = 1.0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.act_layers, self.sub, self.skip_connection = nn.Identity(), Copies(), nn.Identity()
         self.out_layers = nn.ModuleList([nn.Module()])
         self.out_layers[0].conv = Conv()
-        self.factor = factor
+        self.factor, self.dtype, self.calls = factor, dtype, 0
 
     def forward(self, x: Any) -> Any:
-        return SimpleNamespace(feats=x.feats.repeat_interleave(8, 0) * self.factor)
+        self.calls += 1
+        conv, copies = self.out_layers[0].conv, self.sub(x)
+        feats = dense(x.feats, x.coords, conv.weight) + conv.bias
+        return copies.replace((feats * self.factor + copies.feats).to(self.dtype))
 
 
 class Conv(nn.Module):
@@ -133,15 +144,58 @@ class Voxels:
     def __init__(self, feats: Tensor, coords: Tensor) -> None:
         self.feats, self.coords = feats, coords
 
+    def replace(self, feats: Tensor) -> Voxels:
+        return Voxels(feats, self.coords)
 
-def test_a_block_that_computes_something_else_stays_as_it_is(caplog):
-    block = Block()
-    assert fits(block)
-    seam = SubdivisionSeam(block)
-    x = Voxels(torch.randn(4, 3), torch.tensor([[0, 0, 0, i] for i in range(4)]))
+    def __add__(self, other: Voxels) -> Voxels:
+        return self.replace(self.feats + other.feats)
+
+
+def line(count: int = 4) -> Voxels:
+    return Voxels(torch.randn(count, 3), torch.tensor([[0, 0, 0, i] for i in range(count)]).reshape(count, 4))
+
+
+def test_a_block_is_tried_once_on_a_few_voxels(monkeypatch):
+    monkeypatch.setattr(subdivision, "TRIAL_VOXELS", 3)
+    block, x, sizes = Block(), line(), []
+    block.act_layers.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0].feats)))
+    want, seam = block(x).feats, SubdivisionSeam(block)
     for _ in range(2):
-        assert torch.equal(seam(x).feats, x.feats.repeat_interleave(8, 0))
+        torch.testing.assert_close(seam(x).feats, want)
+    assert block.calls == 2 and sizes == [3, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [(Block(factor=1.01), "of the largest"), (Block(dtype=torch.float64), r"float32 for \[32, 3\] of torch.float64")],
+    ids=["values", "type"],
+)
+def test_a_block_that_computes_something_else_stays_as_it_is(block, told, caplog):
+    assert fits(block)
+    seam, x = SubdivisionSeam(block), line()
+    want = block(x).feats
+    for _ in range(2):
+        assert torch.equal(seam(x).feats, want)
     assert caplog.text.count("exact.subdivision stays off in a block, because a trial on 4 voxels fails") == 1
+    assert re.search(told, caplog.text)
+
+
+def test_an_object_that_tells_nothing_does_not_switch_a_block_off(caplog):
+    block, bad = Block(), line()
+    seam = SubdivisionSeam(block)
+    bad.feats[0] = float("nan")
+    assert seam(bad).feats.isnan().any() and seam.works is None
+    seam(line())
+    assert seam.works and not caplog.records
+
+
+def test_a_compiled_decoder_is_left_alone(monkeypatch, caplog):
+    monkeypatch.setattr("fast_sam3d.exact.seams.compiled", lambda module: True)
+    caplog.set_level(logging.INFO, "fast_sam3d")
+    pipeline = random_mini()
+    with fast_sam3d.accelerated(pipeline, ONLY):
+        assert not any(seam_at(part, "widen") for part in pipeline.models["slat_decoder_mesh"].modules())
+    assert "exact.subdivision stays off, because its decoder is compiled" in caplog.text
 
 
 @pytest.mark.parametrize("layout", ["kkkio", "okkki"])

@@ -146,8 +146,9 @@ def shells(seed: int) -> np.ndarray:
     return np.argwhere(active)
 
 
+@pytest.mark.parametrize("low", [-1.0, -0.1], ids=["mixed borders", "clear borders"])
 @pytest.mark.parametrize("seed", range(8))
-def test_distances_are_those_of_a_search_through_the_whole_box(seed):
+def test_distances_are_those_of_a_search_through_the_whole_box(seed, low):
     from scipy import ndimage
 
     generator = np.random.default_rng(seed)
@@ -159,10 +160,31 @@ def test_distances_are_those_of_a_search_through_the_whole_box(seed):
     assert np.array_equal(extract._nearest_within_reach(index, cells), want)
 
     rest = away > EXTRAPOLATED_CELLS
-    volume = np.where(rest, 0, generator.uniform(-1, 1, index.shape)).astype(np.float32)
+    volume = np.where(rest, 0, generator.uniform(low, 1, index.shape)).astype(np.float32)
     want = signed(volume, rest)
     extract._sign_of_the_rest(volume, rest)
     assert np.array_equal(volume, want)
+
+
+def test_a_region_of_one_cell_takes_the_sign_of_a_cell_beside_it():
+    rest = np.zeros((3, 3, 3), bool)
+    rest[1, 1, 1] = True
+    volume = np.ones(rest.shape, np.float32)
+    volume[:, :, 0] = volume[0, 1, 1] = volume[1, 0, 1] = -1  # half of its six neighbours, with (1, 1, 0)
+    want = signed(volume, rest)
+    extract._sign_of_the_rest(volume, rest)
+    assert np.array_equal(volume, want)
+
+
+@pytest.mark.parametrize("x", [4, 8])
+def test_a_vertex_far_from_all_cells_has_the_colour_of_the_nearest(x):
+    index = np.full((12, 7, 7), -1, np.int32)
+    index[3, 3, 3], index[11, 3, 3] = 0, 1
+    near = extract._nearest_within_reach(index[:9], np.array([[3, 3, 3]]))
+    near = np.concatenate([near, np.full((3, 7, 7), -1, np.int32)])
+    rgb = np.eye(3)  # the last is of no cell
+    got = extract._colour(np.array([[x + 0.4, 4.4, 3.0]]), index, near, rgb)
+    assert got.tolist() == ([[1, 0, 0]] if x == 4 else [[0, 1, 0]])
 
 
 def signed(volume: np.ndarray, rest: np.ndarray) -> np.ndarray:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fast_sam3d.errors import ConfigError, OutputError
 from fast_sam3d.mini.train import cli, stages
@@ -65,3 +67,19 @@ def test_advice_on_matplotlib_fits_a_clone_as_well(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match="pip install matplotlib, or leave evaluate out"):
         cli.main(arguments())
     assert not worked
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, RuntimeError])
+def test_torch_has_its_threads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any) -> None:
+    before, at_work = torch.get_num_threads(), []
+
+    def work(*given: Any) -> None:
+        at_work.append(torch.get_num_threads())
+        if error:
+            raise error
+
+    monkeypatch.setattr(cli, "_work", work)
+    args = arguments("--run_dir", str(tmp_path), "--stages", "data", "--threads", str(before + 1))
+    with pytest.raises(RuntimeError) if error is RuntimeError else contextlib.nullcontext():
+        assert cli.main(args) == (cli.INTERRUPTED if error else 0)
+    assert (at_work, torch.get_num_threads()) == ([before + 1], before)
