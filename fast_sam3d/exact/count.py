@@ -77,7 +77,7 @@ def published() -> SimpleNamespace:
 
 
 def solves(radii: Sequence[float] = RADII) -> Iterator[Solve]:
-    """The sparse structure, the structured latent on a shell of each radius, and the mesh of the largest."""
+    """The sparse structure, the structured latent on a shell of each radius, and the mesh of the last one."""
     x = {name: torch.empty(1, *shape, device="meta") for name, shape in PUBLISHED_SS.leaf_shapes.items()}
     condition = torch.empty(1, *PUBLISHED_SS_CONTEXT, device="meta")
     yield Solve("ss", "SS", x, (condition,), {"d": torch.empty(1, device="meta")})

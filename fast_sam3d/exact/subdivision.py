@@ -8,7 +8,7 @@ voxels. Equal up to rounding, for sums are taken in another order.
 
 The stock block (sam3d_objects/model/backbone/tdfy_dit/models/structured_latent_vae/decoder_mesh.py,
 `SparseSubdivideBlock3d`) also sends copies through a convolution of one tap, its skip connection; here that sees each
-voxel once.
+voxel once. Forward hooks on a block's first convolution are not called.
 """
 
 from __future__ import annotations
