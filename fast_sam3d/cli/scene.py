@@ -15,9 +15,9 @@ from fast_sam3d.config import Config, check_methods
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError, OutputError
 from fast_sam3d.loading import Checkpoint, find_checkpoint
 from fast_sam3d.result_folder import check_target
-from fast_sam3d.scene_folder import one_after_another, plan, run_folder, scene_lock
-from fast_sam3d.scene_input import SceneInput, load_scene, scene_folders
-from fast_sam3d.scene_object import ObjectTask, Outcome, Worker, config_identity
+from fast_sam3d.scene.folder import one_after_another, plan, run_folder, scene_lock
+from fast_sam3d.scene.inputs import SceneInput, load_scene, scene_folders
+from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker, config_identity
 
 __all__ = ["OVERRIDES", "add_arguments", "main"]
 

@@ -17,8 +17,8 @@ from fast_sam3d.config import Config
 from fast_sam3d.errors import FastSam3dError, OutputError
 from fast_sam3d.images import numbered_masks
 from fast_sam3d.loading import Checkpoint
-from fast_sam3d.scene_input import load_scene
-from fast_sam3d.scene_object import config_identity
+from fast_sam3d.scene.inputs import load_scene
+from fast_sam3d.scene.worker import config_identity
 
 __all__ = ["run_on_cluster"]
 

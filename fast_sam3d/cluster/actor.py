@@ -1,4 +1,4 @@
-"""What runs in a worker's process: `scene_object.Worker`, as in the plain engine, and the end of a scene.
+"""What runs in a worker's process: `scene.worker.Worker`, as in the plain engine, and the end of a scene.
 
 Nothing here imports Ray, and everything that is returned is small: results go to disk.
 """
@@ -18,9 +18,9 @@ from fast_sam3d import __version__
 from fast_sam3d.config import Config
 from fast_sam3d.errors import CheckpointError, FastSam3dError, InputError, OutputError
 from fast_sam3d.loading import Checkpoint, find_checkpoint
-from fast_sam3d.scene_folder import LOCK, Plan, finish
-from fast_sam3d.scene_input import load_scene
-from fast_sam3d.scene_object import ObjectTask, Outcome, Worker, config_identity
+from fast_sam3d.scene.folder import LOCK, Plan, finish
+from fast_sam3d.scene.inputs import load_scene
+from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker, config_identity
 
 __all__ = ["Closed", "Closing", "Hello", "Made", "Order", "SceneActor"]
 
@@ -32,7 +32,7 @@ class Order:
     """What every worker is told once.
 
     Args:
-        checkpoint: as the driver found it. settings: `scene_object.config_identity` there.
+        checkpoint: as the driver found it. settings: `scene.worker.config_identity` there.
         threads: of torch.
         cwd: that relative paths start from.
     """

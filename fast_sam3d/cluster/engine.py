@@ -26,7 +26,7 @@ from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config import Config
 from fast_sam3d.errors import FastSam3dError, OutputError
 from fast_sam3d.loading import Checkpoint
-from fast_sam3d.scene_object import ObjectTask, Outcome
+from fast_sam3d.scene.worker import ObjectTask, Outcome
 
 __all__ = ["ClusterEngine"]
 
@@ -53,7 +53,7 @@ class ClusterEngine:
     """Makes the objects of scenes on Ray actors, each of which holds a pipeline.
 
     Args:
-        identity: `scene_object.config_identity` of the two before it.
+        identity: `scene.worker.config_identity` of the two before it.
         progress: told of every object.
         cwd: that relative paths start from.
 

@@ -48,7 +48,7 @@ class Pool:
 
     Args:
         ray: the package, connected to a cluster.
-        identity: `scene_object.config_identity` of the two before it.
+        identity: `scene.worker.config_identity` of the two before it.
         cwd: that relative paths start from.
     """
 

@@ -18,8 +18,8 @@ from fast_sam3d.cluster.actor import Order, SceneActor
 from fast_sam3d.config import Config, load
 from fast_sam3d.errors import OutputError
 from fast_sam3d.loading import Checkpoint
-from fast_sam3d.scene_folder import LOCK
-from fast_sam3d.scene_object import ObjectTask, config_identity
+from fast_sam3d.scene.folder import LOCK
+from fast_sam3d.scene.worker import ObjectTask, config_identity
 from tests.stand_in import StandIn
 
 

@@ -22,7 +22,7 @@ from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config import load
 from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
 from fast_sam3d.loading import Checkpoint
-from fast_sam3d.scene_object import ObjectTask, Outcome
+from fast_sam3d.scene.worker import ObjectTask, Outcome
 from tests.cluster.fake_ray import Crash, FakeRay
 
 CORES = ({"CPU": 4.0},)

@@ -20,9 +20,9 @@ from fast_sam3d.placement import Pose
 from fast_sam3d.report import observe
 from fast_sam3d.resources import checkout
 from fast_sam3d.scene import SceneObject, compose_scene, run_scene
-from fast_sam3d.scene_input import load_scene
-from fast_sam3d.scene_object import config_identity
-from fast_sam3d.scene_pictures import mask_ious
+from fast_sam3d.scene.inputs import load_scene
+from fast_sam3d.scene.pictures import mask_ious
+from fast_sam3d.scene.worker import config_identity
 from tests.minis import picture, random_mini, rgba
 
 POSE = ("rotation", "translation", "scale")

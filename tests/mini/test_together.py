@@ -10,7 +10,7 @@ import fast_sam3d
 from fast_sam3d.object_run import run_pipeline
 from fast_sam3d.report import observe
 from fast_sam3d.scene import run_scene
-from fast_sam3d.scene_batch import Ahead, groups_of
+from fast_sam3d.scene.batch import Ahead, groups_of
 from tests.minis import aim_at_few_voxels, random_mini
 
 STEPS = 6

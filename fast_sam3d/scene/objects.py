@@ -3,7 +3,7 @@
     for item in fast_sam3d.run_scene(pipeline, image, masks, seed=42, pointmap=pointmap):
         print(item.name, item.error or item.result["translation"])
 
-`compose_scene` puts what came out at its places. Nothing is written here: `fast_sam3d.scene_folder` does that.
+`compose_scene` puts what came out at its places. Nothing is written here: `fast_sam3d.scene.folder` does that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fast_sam3d.gaussian_cloud import GaussianCloud
 from fast_sam3d.object_run import first, run_pipeline
 from fast_sam3d.out_of_memory import SMALLER, free_memory, run_fitting, smaller_than
 from fast_sam3d.placement import Pose, merge_gaussians, place_gaussians
-from fast_sam3d.scene_batch import Ahead, Masked, groups_of
+from fast_sam3d.scene.batch import Ahead, Masked, groups_of
 
 if TYPE_CHECKING:
     from fast_sam3d.report import Progress, Report

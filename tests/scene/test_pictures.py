@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import trimesh
 
-from fast_sam3d import scene_pictures
 from fast_sam3d.camera import Camera
 from fast_sam3d.gaussian_cloud import GaussianCloud
 from fast_sam3d.placement import Pose
-from fast_sam3d.scene import PlacedObject, Scene, Surface
-from fast_sam3d.scene_pictures import mask_ious, scene_preview, scene_up, turntable, visible_objects
+from fast_sam3d.scene import PlacedObject, Scene, Surface, pictures
+from fast_sam3d.scene.pictures import mask_ious, scene_preview, scene_up, turntable, visible_objects
 
 CAMERA = Camera(np.eye(3), np.zeros(3), 100.0, (40.0, 30.0), (60, 80))
 
@@ -113,7 +112,7 @@ def test_the_preview_shows_the_front_and_another_side(monkeypatch, camera):
         seen.append(view)
         return np.zeros((*view.size, 3), np.uint8)
 
-    monkeypatch.setattr(scene_pictures, "painter", lambda scene: paint)
+    monkeypatch.setattr(pictures, "painter", lambda scene: paint)
     scene_preview(np.zeros((60, 80, 3), np.uint8), {"0": square(28, 52)}, Scene((box(1.0, 4.0),)), camera)
     front, other = (view.rotation[:, 2] for view in seen)  # the views' own depth
     straight = np.array([0.0, 0, 1]) if camera is not None else np.array([1.0, 0, 4.5]) / np.hypot(1, 4.5)

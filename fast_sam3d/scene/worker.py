@@ -20,8 +20,8 @@ from fast_sam3d.errors import FastSam3dError, OutputError
 from fast_sam3d.object_run import REPORT, RESULT_NAMES, Run, write_results
 from fast_sam3d.out_of_memory import free_memory, run_fitting, smaller_than
 from fast_sam3d.result_folder import result_folder
-from fast_sam3d.scene_batch import Ahead
-from fast_sam3d.scene_input import SceneInput, digest, load_scene
+from fast_sam3d.scene.batch import Ahead
+from fast_sam3d.scene.inputs import SceneInput, digest, load_scene
 
 if TYPE_CHECKING:
     from fast_sam3d.loading import Checkpoint
@@ -151,7 +151,7 @@ class Worker:
         return Outcome(task.number, "complete", "", formats, tuple(told), time.perf_counter() - begin)
 
     def _make(self, task: ObjectTask) -> tuple[tuple[str, ...], list[str]]:
-        from fast_sam3d.scene import decodable, observed_run
+        from fast_sam3d.scene.objects import decodable, observed_run
 
         if self._scene is None or self._scene[:2] != (task.folder, task.pointmap):
             self._scene = None  # not two pictures at once

@@ -233,7 +233,7 @@ def test_overwriting_that_is_stopped_goes_on_without_the_flag(pipeline, kitchen,
 
 
 def test_one_run_at_a_time(pipeline, kitchen, elsewhere, capsys):
-    from fast_sam3d.scene_folder import scene_lock
+    from fast_sam3d.scene.folder import scene_lock
 
     with scene_lock(elsewhere / "outputs" / "kitchen"):
         code, _, err = scene(capsys, kitchen)

@@ -26,9 +26,9 @@ from fast_sam3d.camera import Camera
 from fast_sam3d.config import Config
 from fast_sam3d.errors import FastSam3dError, InputError, OutputError
 from fast_sam3d.result_folder import check_target
-from fast_sam3d.scene_batch import groups_of
-from fast_sam3d.scene_input import SceneInput
-from fast_sam3d.scene_object import DONE, OBJECT_NAMES, ObjectTask, Outcome, Worker, input_identity, read_done
+from fast_sam3d.scene.batch import groups_of
+from fast_sam3d.scene.inputs import SceneInput
+from fast_sam3d.scene.worker import DONE, OBJECT_NAMES, ObjectTask, Outcome, Worker, input_identity, read_done
 
 __all__ = [
     "LOCK",
@@ -88,7 +88,7 @@ def plan(scene: SceneInput, config: Config, settings: Mapping[str, Any], target:
     """Looks at every mask and at what is there from earlier runs; makes nothing.
 
     Args:
-        settings: `scene_object.config_identity`.
+        settings: `scene.worker.config_identity`.
         target: the folder of the scene's results.
         overwrite: make everything again.
 
@@ -248,7 +248,7 @@ def _up_to_date(target: Path, made_of: str) -> dict[str, Any] | None:
 def _compose(whole: Plan, complete: list[int], config: Config, made_of: str) -> dict[str, Any]:
     from fast_sam3d.export import atomic_write
     from fast_sam3d.scene import compose_scene
-    from fast_sam3d.scene_files import (
+    from fast_sam3d.scene.files import (
         camera_of,
         load_object_folder,
         save_gif,
@@ -256,7 +256,7 @@ def _compose(whole: Plan, complete: list[int], config: Config, made_of: str) -> 
         save_scene_json,
         save_scene_ply,
     )
-    from fast_sam3d.scene_pictures import FRAME_MS, IOU_PX, mask_ious, sampled, scene_preview, turntable
+    from fast_sam3d.scene.pictures import FRAME_MS, IOU_PX, mask_ious, sampled, scene_preview, turntable
 
     target = whole.target
     scene = compose_scene(load_object_folder(str(n), target / str(n)) for n in complete)

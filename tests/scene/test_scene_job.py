@@ -16,8 +16,8 @@ from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.export import load_gaussians_ply
 from fast_sam3d.progress import SceneProgress
 from fast_sam3d.resources import checkout
+from tests.scene.test_folder import contents
 from tests.stand_in import files, run
-from tests.test_scene_folder import contents
 
 ROOT = checkout() or Path()
 EXAMPLE = ROOT / "examples" / "scene"
