@@ -72,7 +72,7 @@ Range: TypeAlias = "Whole | Real | OneOf"
 
 _WARMUP = Whole(1, 6)
 RANGES: Mapping[str, Mapping[str, Range]] = {
-    "when.stride": {"stride": Whole(2, 10), "warmup": _WARMUP},
+    "when.stride": {"stride": Whole(2, 12), "warmup": _WARMUP},
     "when.guided_stride": {"stride": Whole(1, 8), "late": Whole(2, 10), "warmup": _WARMUP},
     "when.budget": {"threshold": Real(0.02, 5.0, log=True), "warmup": Whole(2, 6)},
     "when.late": {"begin": Real(0.3, 0.95), "stride": Whole(2, 6)},
