@@ -15,6 +15,7 @@ from fast_sam3d.arrays import as_numpy, transform_points
 from fast_sam3d.camera import Camera
 from fast_sam3d.export import atomic_write, pose_matrix
 from fast_sam3d.gaussian_cloud import GaussianCloud
+from fast_sam3d.panels import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
 from fast_sam3d.render import MeshDrawing, render_gaussians
 from fast_sam3d.threads import side_by_side
 
@@ -24,13 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VIEW_PX = 288
-GAP_PX = 14
-LABEL_PX = 24
-FONT_PX = 15
 INPUT_PX = 2 * VIEW_PX + GAP_PX + LABEL_PX  # as tall as two views with their labels
-BACKGROUND = (255, 255, 255)
-PANEL = (241, 242, 244)  # light grey behind the views, so that white objects keep an edge
-INK = (60, 64, 70)
 ACCENT = (255, 96, 32)  # outline of the mask
 FADE = 0.6  # share of the panel's grey over what the mask leaves out; the object keeps its colours
 ORBITS: tuple[tuple[float, str], ...] = (
@@ -89,13 +84,13 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.I
     if outline is not None:
         panels.append((_outlined(views.pop(0), outline), f"{kind} as posed, input mask outlined", 1))
     for (_, label), view in zip(orbits, views, strict=True):
-        panels.append((_eight_bit(view), f"{kind} from {label}", len(panels)))
+        panels.append((eight_bit(view), f"{kind} from {label}", len(panels)))
 
     step = VIEW_PX + GAP_PX
     left = panels[0][0].shape[1] + 2 * GAP_PX
     size = (left + 2 * step, INPUT_PX + LABEL_PX + 2 * GAP_PX)
     sheet = Image.new("RGB", size, BACKGROUND)
-    pen, font = ImageDraw.Draw(sheet), _font()
+    pen, font = ImageDraw.Draw(sheet), label_font()
     for pixels, label, slot in panels:
         column, row = (slot - 1) % 2, (slot - 1) // 2
         x, y = (GAP_PX, GAP_PX) if slot == 0 else (left + column * step, GAP_PX + row * (step + LABEL_PX))
@@ -220,20 +215,7 @@ def _outlined(rgb: np.ndarray, covered: np.ndarray) -> np.ndarray:
     """Picture [H, W, 3] in 0..1 as uint8 with the border of a mask drawn over it, two pixels wide."""
     from scipy.ndimage import binary_dilation, binary_erosion
 
-    pixels = _eight_bit(rgb)
+    pixels = eight_bit(rgb)
     # border_value=1: where the object is cut by the picture's edge there is no outline to draw.
     pixels[binary_dilation(covered) & ~binary_erosion(covered, border_value=1)] = ACCENT
     return pixels
-
-
-def _eight_bit(rgb: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
-
-
-def _font() -> Any:
-    from PIL import ImageFont
-
-    try:
-        return ImageFont.load_default(size=FONT_PX)
-    except (TypeError, OSError):  # Pillow before 10.1, or built without FreeType: a small bitmap font
-        return ImageFont.load_default()

@@ -46,7 +46,7 @@ class LayoutSettings:
         points: of the object that are used, at most. depth_points: of the pointmap.
         blurs: pixels, of each step.
         silhouette, outline, depth: weights of the terms.
-        tolerance: object diameters, error at which a measured point or rim counts a quarter.
+        outline_tolerance, depth_tolerance: object diameters, error at which a rim or a measured point counts a quarter.
         prior: weight of the pull towards the given pose, of which `turn` (radians), `shift` (object diameters) and
             `growth` (log scale) are the usual errors.
         least_gain: of the overlap with the mask, without which the given pose stays.

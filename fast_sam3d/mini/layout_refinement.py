@@ -60,7 +60,7 @@ class Solid:
 
     def silhouette(self, pose: Pose, camera: Camera) -> NDArray[np.bool_]:
         """[H, W], where the object is seen."""
-        placed = transform_points(self.points, _matrix(pose))
+        placed = transform_points(self.points, pose.matrix)
         if self.faces is not None:
             return nearest_faces(placed, self.faces, camera)[0] >= 0
         assert self.sides is not None
@@ -121,7 +121,7 @@ def refine_pose(
     except ValueError as error:
         return LayoutOutcome(None, reason=f"the camera is not known: {error}")
     points = solid.points[np.linspace(0, len(solid.points) - 1, min(len(solid.points), settings.points)).astype(int)]
-    placed = transform_points(points, _matrix(pose))
+    placed = transform_points(points, pose.matrix)
     if not (placed[:, 2] > NEAR).all():
         return LayoutOutcome(None, reason="the object reaches behind the camera")
     diameter = float(np.linalg.norm(np.ptp(solid.points, axis=0) * pose.scale))
@@ -137,19 +137,5 @@ def refine_pose(
 
 def _moved(pose: Pose, motion: Motion) -> Pose:
     """The pose after a motion in the camera's frame."""
-    rotation = Rotation.from_matrix(_turn(pose) @ motion.turn).as_quat(canonical=True)
+    rotation = Rotation.from_matrix(pose.rotation_matrix @ motion.turn).as_quat(canonical=True)
     return Pose(rotation[[3, 0, 1, 2]], motion(pose.translation[None])[0], pose.scale * motion.growth)
-
-
-def _turn(pose: Pose) -> NDArray[np.float64]:
-    """`Pose.rotation_matrix` by scipy: roma takes a second to import, and `infer` needs it for nothing else."""
-    turn: NDArray[np.float64] = Rotation.from_quat(pose.rotation[[1, 2, 3, 0]]).as_matrix()
-    return turn
-
-
-def _matrix(pose: Pose) -> NDArray[np.float64]:
-    """[4, 4] object to camera, for column vectors."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = _turn(pose).T * pose.scale
-    matrix[:3, 3] = pose.translation
-    return matrix

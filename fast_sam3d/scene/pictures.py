@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fast_sam3d.arrays import transform_points
 from fast_sam3d.camera import Camera
 from fast_sam3d.dots import LARGEST_PX, draw_dots
+from fast_sam3d.panels import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
 from fast_sam3d.render import AMBIENT, DIFFUSE, LIGHT, MeshDrawing, nearest_faces
 from fast_sam3d.scene import PlacedObject, Scene
 from fast_sam3d.threads import side_by_side
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["IOU_PX", "mask_ious", "sampled", "scene_preview", "scene_up", "turntable", "visible_objects"]
 
 PANEL_PX = 400  # height of the panels
-GAP_PX, LABEL_PX, FONT_PX = 14, 24, 15
-BACKGROUND, PANEL, INK = (255, 255, 255), (241, 242, 244), (60, 64, 70)
 TINT = 0.55  # share of the mask's colour over the picture
 OTHER_VIEW_DEG = (38.0, 22.0)  # of the second view: turned about the scene's up, and raised
 IOU_PX = 1024  # longer side at which masks are compared
@@ -116,7 +115,7 @@ def scene_preview(
     panels.append((other, f"scene from {OTHER_VIEW_DEG[0]:.0f} degrees to the right, from above"))
 
     sheet = Image.new("RGB", ((size[0] + GAP_PX) * 3 + GAP_PX, PANEL_PX + LABEL_PX + 2 * GAP_PX), BACKGROUND)
-    pen, font = ImageDraw.Draw(sheet), _font()
+    pen, font = ImageDraw.Draw(sheet), label_font()
     for slot, (pixels, label) in enumerate(panels):
         x = GAP_PX + slot * (size[0] + GAP_PX)
         sheet.paste(Image.fromarray(pixels), (x, GAP_PX))
@@ -164,7 +163,7 @@ def painter(scene: Scene, quick: bool = False) -> Callable[[Camera], NDArray[np.
         faces = np.concatenate([surface.faces + start for start, (_, surface) in zip(starts, surfaces, strict=False)])
         colours = np.concatenate([surface.srgb for _, surface in surfaces])
         drawing = MeshDrawing(vertices, faces, colours)
-        return lambda camera: _eight_bit(drawing(camera, background=background).rgb)
+        return lambda camera: eight_bit(drawing(camera, background=background).rgb)
     points, sides, rgb, normals = (np.concatenate(parts) for parts in zip(*dots, strict=True))
     light = np.asarray(LIGHT) / np.linalg.norm(LIGHT)
 
@@ -183,7 +182,7 @@ def painter(scene: Scene, quick: bool = False) -> Callable[[Camera], NDArray[np.
         height, width = (side // SAMPLES for side in index.shape)
         samples = pixels[: height * SAMPLES, : width * SAMPLES]
         parts = [samples[i::SAMPLES, j::SAMPLES] for i in range(SAMPLES) for j in range(SAMPLES)]
-        return _eight_bit(sum(parts[1:], parts[0]) / len(parts))
+        return eight_bit(sum(parts[1:], parts[0]) / len(parts))
 
     return draw
 
@@ -275,16 +274,3 @@ def _outline(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Any) ->
     from scipy.ndimage import binary_erosion
 
     pixels[mask & ~binary_erosion(mask, border_value=1)] = colour
-
-
-def _eight_bit(rgb: NDArray[np.floating]) -> NDArray[np.uint8]:
-    return np.round(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
-
-
-def _font() -> Any:
-    from PIL import ImageFont
-
-    try:
-        return ImageFont.load_default(size=FONT_PX)
-    except (TypeError, OSError):  # Pillow before 10.1, or built without FreeType: a small bitmap font
-        return ImageFont.load_default()

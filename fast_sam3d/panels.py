@@ -1,0 +1,30 @@
+"""What sheets of several pictures have in common: measures, colours, type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BACKGROUND", "GAP_PX", "INK", "LABEL_PX", "PANEL", "eight_bit", "label_font"]
+
+GAP_PX, LABEL_PX, FONT_PX = 14, 24, 15
+BACKGROUND = (255, 255, 255)
+PANEL = (241, 242, 244)  # light grey behind the views, so that white objects keep an edge
+INK = (60, 64, 70)
+
+
+def eight_bit(rgb: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Levels in 0..1 as 0..255."""
+    return np.round(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def label_font() -> Any:
+    """For the lines below pictures."""
+    from PIL import ImageFont
+
+    try:
+        return ImageFont.load_default(size=FONT_PX)
+    except (TypeError, OSError):  # Pillow before 10.1, or built without FreeType: a small bitmap font
+        return ImageFont.load_default()
