@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from threadpoolctl import threadpool_limits
+
 __all__ = ["side_by_side"]
 
 T = TypeVar("T")
@@ -25,5 +27,6 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     count = min(torch.get_num_threads() if torch is not None else 1, MOST)
     if count < 2:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(count, thread_name_prefix="fast_sam3d") as pool:
+    # BLAS's own threads would take the cores from these, to no use: its products here are small.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(count, thread_name_prefix="fast_sam3d") as pool:
         return list(pool.map(work, items))

@@ -14,8 +14,10 @@ from fast_sam3d.cli.flags import add_config_flags, config_from
 from fast_sam3d.config import Config, check_methods
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError, OutputError
 from fast_sam3d.loading import Checkpoint, find_checkpoint
+from fast_sam3d.progress import ObjectsProgress, SceneProgress
 from fast_sam3d.result_folder import check_target
-from fast_sam3d.scene.folder import one_after_another, plan, run_folder, scene_lock
+from fast_sam3d.scene.engines import Engine, one_after_another, processes_for, side_by_side
+from fast_sam3d.scene.folder import plan, run_folder, scene_lock
 from fast_sam3d.scene.inputs import SceneInput, load_scene, scene_folders
 from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker, config_identity
 
@@ -25,7 +27,6 @@ log = logging.getLogger(__name__)
 
 OVERRIDES = True
 CLUSTER: tuple[tuple[str, Callable[[str], Any], str, str], ...] = (
-    ("workers", int, "N", "pipelines at once (default: as many as there is room for)"),
     ("cpus_per_worker", int, "N", "cores, and threads of torch, of each (default: 1)"),
     ("gpus_per_worker", float, "SHARE", "1, or a share of a GPU of each (default: 1 if there are any, else 0)"),
     ("ray_address", str, "ADDRESS", "of a running cluster, host:port or auto (default: RAY_ADDRESS, else none)"),
@@ -44,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("many workers")
     group.add_argument(
         "--engine", choices=("plain", "ray"), default="plain",
-        help="plain: this process; ray: processes on this machine or on many (default: plain)",
+        help="plain: this process and forks of it; ray: processes on this machine or on many (default: plain)",
+    )  # fmt: skip
+    group.add_argument(
+        "--workers", type=int, metavar="N",
+        help="objects at once (default: plain: one per core, on a GPU one; ray: as there is room for)",
     )  # fmt: skip
     for name, kind, metavar, text in CLUSTER:
         group.add_argument(f"--{name}", type=kind, metavar=metavar, help=text)
@@ -64,15 +69,17 @@ def main(args: argparse.Namespace) -> int:
         )
     given = {name: value for name, *_ in CLUSTER if (value := getattr(args, name)) is not None}
     if given and args.engine != "ray":
-        raise ConfigError(f"--{next(iter(given))} is for many workers: add --engine ray, or leave it out")
+        raise ConfigError(f"--{next(iter(given))} is for a cluster: add --engine ray, or leave it out")
+    if args.workers is not None and args.workers < 1:
+        raise ConfigError(f"--workers is {args.workers}: give 1 or more")
     checkpoint = find_checkpoint(config.pipeline.tag)
     check_methods(config)
     if args.engine == "ray":
         from fast_sam3d.cli.scene_cluster import run_on_cluster
 
-        return run_on_cluster(folders, single, config, checkpoint, given, args.overwrite)
+        return run_on_cluster(folders, single, config, checkpoint, {"workers": args.workers, **given}, args.overwrite)
     with ExitStack() as stack:
-        engine = _PlainEngine(config, checkpoint, stack)
+        engine = _PlainEngine(config, checkpoint, args.workers, stack)
         if single:
             scene = load_scene(folders[0], config.input.pointmap)
             summary = _run(scene, config.output.dir / scene.name, config, checkpoint, engine, args.overwrite)
@@ -83,24 +90,40 @@ def main(args: argparse.Namespace) -> int:
 class _PlainEngine:
     """Loads the pipeline when there is something to make, and keeps it for all scenes."""
 
-    def __init__(self, config: Config, checkpoint: Checkpoint, stack: ExitStack) -> None:
-        from fast_sam3d.progress import SceneProgress
-
-        self.config, self.checkpoint, self.stack = config, checkpoint, stack
-        self.progress = SceneProgress(config.pipeline.ss_steps + config.pipeline.slat_steps)
+    def __init__(self, config: Config, checkpoint: Checkpoint, workers: int | None, stack: ExitStack) -> None:
+        self.config, self.checkpoint, self.workers, self.stack = config, checkpoint, workers, stack
         self.scene: SceneInput | None = None
+        self.processes = 1
+        """That made the last scene."""
         self._worker: Worker | None = None
 
     def __call__(self, tasks: Iterable[ObjectTask]) -> Iterator[Outcome]:
         if self._worker is None:
-            self._worker = self.stack.enter_context(Worker.load(self.config, self.checkpoint, self.progress))
+            self._worker = self.stack.enter_context(Worker.load(self.config, self.checkpoint))
+        worker, tasks = self._worker, list(tasks)
+        objects = len(tasks)
         if self.scene is not None:
-            self._worker.know(self.scene, self.config.input.pointmap)
+            objects = len(self.scene.masks)
+            worker.know(self.scene, self.config.input.pointmap)
             self.scene = None  # the worker has it, perhaps reduced
-        tasks = list(tasks)
-        with self.progress.objects([str(task.number) for task in tasks]):
-            for outcome in one_after_another(self._worker)(tasks):
-                self.progress.object_done(outcome.status)
+        self.processes = processes_for(worker.pipeline, objects, self.config.seed, self.workers)
+        if self.processes > 1:
+            yield from self._at_once(side_by_side(worker, self.processes), tasks)
+        else:
+            yield from self._in_turn(worker, tasks)
+
+    def _at_once(self, engine: Engine, tasks: Sequence[ObjectTask]) -> Iterator[Outcome]:
+        with ObjectsProgress(len(tasks)) as progress:
+            progress.begin()
+            for outcome in engine(tasks):
+                progress.object_done(str(outcome.number), outcome.status)
+                yield outcome
+
+    def _in_turn(self, worker: Worker, tasks: Sequence[ObjectTask]) -> Iterator[Outcome]:
+        worker.progress = progress = SceneProgress(self.config.pipeline.ss_steps + self.config.pipeline.slat_steps)
+        with progress.objects([str(task.number) for task in tasks]):
+            for outcome in one_after_another(worker)(tasks):
+                progress.object_done(outcome.status)
                 yield outcome
 
 
@@ -123,7 +146,7 @@ def _run(
                 log.error("object %d failed: %s", outcome.number, outcome.message)
 
         try:
-            summary = run_folder(whole, config, engine, tell)
+            summary = run_folder(whole, config, engine, tell, lambda: engine.processes)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(
                 f"the objects in {target} that were finished are kept, and the same command goes on from there"

@@ -11,12 +11,12 @@ from fast_sam3d.cli import scene as command
 from fast_sam3d.cluster.connect import import_ray
 from fast_sam3d.cluster.engine import ClusterEngine
 from fast_sam3d.cluster.job import SceneJob
-from fast_sam3d.cluster.progress import ClusterProgress
 from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config import Config
 from fast_sam3d.errors import FastSam3dError, OutputError
 from fast_sam3d.images import numbered_masks
 from fast_sam3d.loading import Checkpoint
+from fast_sam3d.progress import ObjectsProgress
 from fast_sam3d.scene.inputs import load_scene
 from fast_sam3d.scene.worker import config_identity
 
@@ -60,7 +60,7 @@ def run_on_cluster(
             yield job
 
     code = 0
-    with ClusterProgress(sum(map(_objects, folders))) as progress:
+    with ObjectsProgress(sum(map(_objects, folders))) as progress:
         engine = ClusterEngine(config, checkpoint, identity, settings, progress, Path.cwd())
         try:
             with contextlib.closing(engine.run(jobs())) as done:

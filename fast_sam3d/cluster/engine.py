@@ -20,12 +20,12 @@ from fast_sam3d.cluster.actor import Closed, Hello, Made
 from fast_sam3d.cluster.connect import connected
 from fast_sam3d.cluster.job import SceneJob
 from fast_sam3d.cluster.pool import Pool, Worker, check_device
-from fast_sam3d.cluster.progress import ClusterProgress
 from fast_sam3d.cluster.schedule import Schedule
 from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config import Config
 from fast_sam3d.errors import FastSam3dError, OutputError
 from fast_sam3d.loading import Checkpoint
+from fast_sam3d.progress import ObjectsProgress
 from fast_sam3d.scene.worker import ObjectTask, Outcome
 
 __all__ = ["ClusterEngine"]
@@ -67,7 +67,7 @@ class ClusterEngine:
         checkpoint: Checkpoint,
         identity: Mapping[str, Any],
         settings: ClusterSettings,
-        progress: ClusterProgress,
+        progress: ObjectsProgress,
         cwd: Path,
     ) -> None:
         check_device(config.pipeline.device, settings)

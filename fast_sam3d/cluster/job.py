@@ -13,8 +13,10 @@ from fast_sam3d.cluster.actor import Closing
 from fast_sam3d.config import Config
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.result_folder import check_target
-from fast_sam3d.scene.folder import clear_left_behind, count_as_missing, finish, plan, scene_lock
+from fast_sam3d.scene.composing import finish
+from fast_sam3d.scene.folder import count_as_missing, plan, scene_lock
 from fast_sam3d.scene.inputs import SceneInput
+from fast_sam3d.scene.left_behind import clear_left_behind
 from fast_sam3d.scene.worker import ObjectTask, Outcome, read_done
 
 __all__ = ["SceneJob"]

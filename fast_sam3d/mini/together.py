@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.mini.flow import FlowMatching
+from fast_sam3d.mini.ss_vae import tokens_to_grid
 from fast_sam3d.mini.tree import tree_map
 from fast_sam3d.solve.together import Solved, decides_alike, method_on, tell
 
@@ -60,13 +61,13 @@ def solve_structures(
         settings, times = _settings(generator), generator._prepare_t()
     if report.solves[0].fallbacks:
         return []  # a prediction was not finite, for one object, and all were evaluated
+    single = [tree_map(lambda leaf, i=i: leaf[i : i + 1].clone(), leaves) for i in range(len(conditions))]
+    voxels = [int((pipeline.models["ss_decoder"](tokens_to_grid(each["shape"])) > 0).sum()) for each in single]
+    steps = report.solves[0].steps
     return [
-        Solved(
-            tokens, settings, before, after, tree_map(lambda leaf, i=i: leaf[i : i + 1].clone(), leaves), times,
-            report.solves[0].steps,
-        )
-        for i, tokens in enumerate(conditions)
-    ]  # fmt: skip
+        Solved(tokens, settings, before, after, own, times, steps, count)
+        for tokens, own, count in zip(conditions, single, voxels, strict=True)
+    ]
 
 
 def known_solve(

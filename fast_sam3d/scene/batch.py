@@ -52,6 +52,8 @@ class Ahead:
         self._pipeline, self._seed, self._ss_steps = pipeline, seed, ss_steps
         self._told = False
         self._group: Hashable = None
+        self.voxels: list[int] = []
+        """Of each object of the group that was solved last, in order; empty where it was not."""
 
     def prepare(self, group: Hashable, objects: Iterable[ObjectInput | Masked]) -> None:
         """Solves a group, unless it is the one that was solved last.
@@ -79,6 +81,7 @@ class Ahead:
                 log.info("some objects are solved one by one, because together it failed: %s", error)
                 return
             self._pipeline.solved_ahead.extend(solved)
+            self.voxels = [each.voxels for each in solved]
             if solved:
                 log.debug("sparse structures of %d objects: %.1f s", len(solved), time.perf_counter() - begin)
             else:
@@ -89,6 +92,6 @@ class Ahead:
 
     def forget(self) -> None:
         """Lets go of what was solved."""
-        self._group = None
+        self._group, self.voxels = None, []
         if hasattr(self._pipeline, "solved_ahead"):
             self._pipeline.solved_ahead.clear()

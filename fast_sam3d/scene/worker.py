@@ -6,6 +6,7 @@ it leaves behind is a whole folder with a `done.json` that says what it was made
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -131,6 +132,19 @@ class Worker:
         self._scene = (scene.folder, pointmap, scene.reduced() if self.embedded else scene)
         self._ahead.forget()
 
+    def prepare(self, task: ObjectTask) -> None:
+        """Does what a task has in common with those of its scene and group, unless that is done already.
+
+        What is wrong with it is told by `process`.
+        """
+        with contextlib.suppress(Exception):
+            self._share(task)
+
+    def voxels(self, task: ObjectTask) -> int:
+        """How large the object of a prepared task is; 0 if that is not known yet."""
+        known = dict(zip(task.group, self._ahead.voxels, strict=False))
+        return known.get(task.number, 0)
+
     def process(self, task: ObjectTask) -> Outcome:
         """Makes one object; whatever goes wrong with it is told, not raised.
 
@@ -150,17 +164,20 @@ class Worker:
             return Outcome(task.number, "failed", message, seconds=time.perf_counter() - begin)
         return Outcome(task.number, "complete", "", formats, tuple(told), time.perf_counter() - begin)
 
-    def _make(self, task: ObjectTask) -> tuple[tuple[str, ...], list[str]]:
-        from fast_sam3d.scene.objects import decodable, observed_run
-
+    def _share(self, task: ObjectTask) -> SceneInput:
         if self._scene is None or self._scene[:2] != (task.folder, task.pointmap):
             self._scene = None  # not two pictures at once
             self.know(load_scene(task.folder, task.pointmap), task.pointmap)
         assert self._scene is not None
-        scene, asked = self._scene[2], self.config.pipeline
-        given = scene.object(task.number)
+        scene = self._scene[2]
         if task.group:
             self._ahead.prepare((task.folder, task.group), map(scene.object, task.group))
+        return scene
+
+    def _make(self, task: ObjectTask) -> tuple[tuple[str, ...], list[str]]:
+        from fast_sam3d.scene.objects import decodable, observed_run
+
+        given, asked = self._share(task).object(task.number), self.config.pipeline
         tried: list[str] = []
 
         def make(formats: tuple[str, ...]) -> None:

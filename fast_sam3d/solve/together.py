@@ -38,6 +38,7 @@ class Solved:
         before, after: torch's generator before and after the object's noise was drawn, as if it ran alone.
         leaves: the sampled latents, [1, ...] each.
         grid: [steps + 1] times. records: of the steps.
+        voxels: that the latents decode to, which tells how long the rest of the run takes.
     """
 
     condition: Tensor
@@ -47,6 +48,7 @@ class Solved:
     leaves: Mapping[str, Tensor]
     grid: Sequence[float]
     records: Sequence[StepRecord]
+    voxels: int = 0
 
     def is_of(self, condition: Tensor, settings: tuple[Any, ...]) -> bool:
         """Whether a solve with this condition, begun now, would be this one."""

@@ -54,9 +54,9 @@ def test_ray_is_not_installed(monkeypatch, object_folder, elsewhere, capsys, the
 
 
 def test_flags_of_the_cluster_need_the_engine(object_folder, elsewhere, capsys):
-    code, _, err = run(capsys, "scene", "--image_dir", object_folder, "--tag", "mini", "--workers", 2)
+    code, _, err = run(capsys, "scene", "--image_dir", object_folder, "--tag", "mini", "--max_retries", 2)
     assert code == 2
-    assert "--workers is for many workers: add --engine ray" in err
+    assert "--max_retries is for a cluster: add --engine ray" in err
 
 
 def test_a_cluster_of_this_machine(told):

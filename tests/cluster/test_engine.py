@@ -17,11 +17,11 @@ from fast_sam3d.cluster import pool
 from fast_sam3d.cluster.actor import Closed, Hello, Made
 from fast_sam3d.cluster.engine import DEATHS_IN_A_ROW, SUBMITTED_PER_WORKER, ClusterEngine
 from fast_sam3d.cluster.job import SceneJob
-from fast_sam3d.cluster.progress import ClusterProgress
 from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config import load
 from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
 from fast_sam3d.loading import Checkpoint
+from fast_sam3d.progress import ObjectsProgress
 from fast_sam3d.scene.worker import ObjectTask, Outcome
 from tests.cluster.fake_ray import Crash, FakeRay
 
@@ -108,7 +108,7 @@ class Bench:
         checkpoint = Checkpoint("mini", self.folder, "mini", "")
         config = load([f"pipeline.device={settings.pop('device', 'null')}"])
         self.engine = ClusterEngine(
-            config, checkpoint, {}, ClusterSettings(**settings), ClusterProgress(1000, bar=False), self.folder
+            config, checkpoint, {}, ClusterSettings(**settings), ObjectsProgress(1000, bar=False), self.folder
         )
         done = {}
         for job in self.engine.run(jobs):
@@ -190,7 +190,7 @@ def test_gpus(bench, stub, share, workers):
 
 
 def test_no_more_workers_than_objects(bench, stub, monkeypatch):
-    monkeypatch.setattr(ClusterProgress, "left", 2)
+    monkeypatch.setattr(ObjectsProgress, "left", 2)
     bench.run(bench.scenes(a=2))
     assert stub.started == 2
 

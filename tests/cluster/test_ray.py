@@ -22,8 +22,8 @@ from PIL import Image
 from fast_sam3d.cli import scene_cluster
 from fast_sam3d.cluster.connect import import_ray
 from fast_sam3d.cluster.engine import ClusterEngine
-from fast_sam3d.cluster.progress import ClusterProgress
 from fast_sam3d.errors import ConfigError
+from fast_sam3d.progress import ObjectsProgress
 from fast_sam3d.resources import checkout
 from tests.minis import random_mini
 from tests.stand_in import files, run
@@ -140,16 +140,16 @@ def test_a_worker_killed_in_mid_run_loses_nothing(cluster, rooms, tiny, plain, c
             super().__init__(*arguments)
             engines.append(self)
 
-    done = ClusterProgress.object_done
+    done = ObjectsProgress.object_done
 
-    def object_done(progress: ClusterProgress, name: str, status: str) -> None:
+    def object_done(progress: ObjectsProgress, name: str, status: str) -> None:
         done(progress, name, status)
         if len(killed) < 2:  # one of the first two, then the one that came in its place, or the other
             killed.append(engines[0].pids[len(killed) - 1])
             os.kill(killed[-1], signal.SIGKILL)
 
     monkeypatch.setattr(scene_cluster, "ClusterEngine", Known)
-    monkeypatch.setattr(ClusterProgress, "object_done", object_done)
+    monkeypatch.setattr(ObjectsProgress, "object_done", object_done)
     code, _, err = scene(capsys, tiny, rooms, "ray", *RAY)
     assert code == 1, err
     assert len(set(killed)) == 2
@@ -160,16 +160,16 @@ def test_a_worker_killed_in_mid_run_loses_nothing(cluster, rooms, tiny, plain, c
 
 def test_stopped_and_resumed_by_either_engine(cluster, rooms, tiny, plain, capsys, monkeypatch):
     counted = []
-    done = ClusterProgress.object_done
+    done = ObjectsProgress.object_done
 
-    def stopped(progress: ClusterProgress, name: str, status: str) -> None:
+    def stopped(progress: ObjectsProgress, name: str, status: str) -> None:
         done(progress, name, status)
         counted.append(name)
         if len(counted) == 3:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClusterProgress, "object_done", stopped)
+        patch.setattr(ObjectsProgress, "object_done", stopped)
         code, _, err = scene(capsys, tiny, rooms, "mixed", *RAY)
     assert code == 130
     assert "the same command goes on from there" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,32 @@ def test_killed_and_started_again(elsewhere, capsys):
     # the sparse structures of the five were sampled in one batch.
     assert run(capsys, "infer", "--image_path", EXAMPLE, "--mask_index", 3, *QUICK, "--output_dir", "c")[0] == 0
     assert_equal_but_for_rounding(elsewhere / "a/scene/3", elsewhere / "c/scene_3")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_several_at_once_stopped_and_started_again(elsewhere, capsys, end):
+    more = ("--workers", "3")
+    command = [sys.executable, str(ROOT / "infer_scene.py"), "--image_dir", str(EXAMPLE), *QUICK, *more]
+    process = subprocess.Popen([*command, "--output_dir", "a"], stderr=subprocess.PIPE, text=True, cwd=elsewhere)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("object ") and "2 of 5" in line:
+            break
+    process.send_signal(end)
+    _, err = process.communicate()
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[end]
+    assert "Traceback" not in err
+    there = {path.parent.name for path in (elsewhere / "a" / "scene").glob("*/done.json")}
+    assert len(there) >= 2
+    if end != signal.SIGKILL:
+        assert {path.name for path in (elsewhere / "a" / "scene").iterdir()} == there  # nothing unfinished
+    if len(there) < 5:
+        assert not (elsewhere / "a" / "scene" / "scene.json").exists()
+    code, _, err = run(capsys, "scene", "--image_dir", EXAMPLE, *QUICK, *more, "--output_dir", "a")
+    assert code == 0, err
+    assert run(capsys, "scene", "--image_dir", EXAMPLE, *QUICK, "--output_dir", "b")[0] == 0
+    assert contents(elsewhere / "a") == contents(elsewhere / "b")
 
 
 def assert_equal_but_for_rounding(one: Path, other: Path) -> None:

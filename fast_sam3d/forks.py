@@ -1,0 +1,141 @@
+"""Work in processes forked from this one: they have all that it has, loaded models too, and only results are sent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+__all__ = ["Lost", "can_fork", "in_forks"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+LEAVE_SECONDS = 10.0  # that a process may take to clear up when it is told to end
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+class Lost(NamedTuple):
+    """A process that ended before it had an answer.
+
+    Args:
+        exitcode: of the process; -9 is signal 9.
+    """
+
+    exitcode: int
+
+    def __str__(self) -> str:
+        return f"signal {-self.exitcode}" if self.exitcode < 0 else f"exit code {self.exitcode}"
+
+
+def can_fork() -> bool:
+    """Whether forked processes can work here: on Linux, as long as CUDA is not in use, and in no fork already.
+
+    Elsewhere the system's own libraries do not survive a fork, or nobody ends the processes if this one is killed.
+    """
+    torch = sys.modules.get("torch")
+    in_use = torch is not None and torch.cuda.is_initialized()
+    return sys.platform == "linux" and not in_use and not multiprocessing.current_process().daemon
+
+
+def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[tuple[int, R | Lost]]:
+    """`work` of each item, by so many processes that each take the next one when they are done with one.
+
+    Each has one thread, of torch as of numpy: OpenMP's others do not survive a fork, and BLAS's would wait for each
+    other. What is printed or logged goes where it does
+    here. They end with this process, also if that is killed; Ctrl-C is this one's to handle.
+
+    Args:
+        work: called in the forks; neither it nor the items go through pickle, but what it returns or raises does.
+        processes: at most; no more than there are items.
+
+    Yields:
+        The index of an item with its result, or `Lost`, in the order in which they are done.
+
+    Raises:
+        Exception: what `work` has raised. The other processes are ended, and can clear up.
+    """
+    context = multiprocessing.get_context("fork")
+    left = deque(range(len(items)))
+    crew: dict[Connection, tuple[Any, int]] = {}
+
+    def hire() -> None:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, work, items), daemon=True)
+        process.start()
+        theirs.close()
+        hand_over(ours, process)
+
+    def hand_over(pipe: Connection, process: Any) -> None:
+        crew[pipe] = process, left.popleft() if left else -1
+        with contextlib.suppress(OSError):  # it has died meanwhile, which `recv` will tell
+            pipe.send(crew[pipe][1])
+
+    try:
+        for _ in range(min(processes, len(items))):
+            hire()
+        while busy := [pipe for pipe, (_, index) in crew.items() if index >= 0]:
+            for pipe in wait(busy):
+                assert isinstance(pipe, Connection)
+                process, index = crew[pipe]
+                try:
+                    good, answer = pipe.recv()
+                except (EOFError, OSError):
+                    process.join()
+                    del crew[pipe]
+                    if left:
+                        hire()
+                    yield index, Lost(process.exitcode)
+                    continue
+                if not good:
+                    raise answer
+                hand_over(pipe, process)
+                yield index, answer
+    except BaseException:
+        for process, _ in crew.values():
+            process.terminate()
+        raise
+    finally:
+        for pipe, (process, _) in crew.items():
+            process.join(LEAVE_SECONDS)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            pipe.close()
+
+
+def _serve(pipe: Connection, work: Callable[[Any], Any], items: Sequence[Any]) -> None:
+    _end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+    signal.signal(signal.SIGTERM, _leave)
+    threadpool_limits(1)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+    while (index := pipe.recv()) >= 0:
+        try:
+            answer: tuple[bool, Any] = True, work(items[index])
+        except Exception as error:
+            answer = False, error
+        pipe.send(answer)
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    known = multiprocessing.parent_process()
+    if known is not None and parent != known.pid:  # gone before it was asked for
+        os._exit(1)
+
+
+def _leave(number: int, frame: object) -> None:
+    """An exception, so that what is unfinished is removed on the way out."""
+    sys.exit(128 + number)

@@ -1,0 +1,144 @@
+"""Work in forked processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fast_sam3d import forks
+from fast_sam3d.forks import Lost, can_fork, in_forks
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+
+
+def test_every_item_once_and_nothing_pickled():
+    weights = torch.arange(6.0)
+    items = [lambda i=i: float(weights[i]) for i in range(6)]  # neither can be pickled
+    assert dict(in_forks(lambda item: item(), items, 3)) == {i: float(i) for i in range(6)}
+    assert list(in_forks(lambda item: item, [], 3)) == []
+
+
+@pytest.mark.parametrize(("processes", "most"), [(1, 1), (2, 2), (9, 4)])
+def test_no_more_processes_than_asked_for_or_items(processes, most):
+    pids = set(dict(in_forks(lambda item: (time.sleep(0.05), os.getpid())[1], range(4), processes)).values())
+    assert 1 <= len(pids) <= most and os.getpid() not in pids
+
+
+def test_done_ones_are_told_before_slow_ones():
+    order = [index for index, _ in in_forks(lambda seconds: time.sleep(seconds), [1.0, 0.0, 0.1], 2)]
+    assert order == [1, 2, 0]
+
+
+def test_threads_that_the_parent_used_are_not_missed():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        a = torch.rand(512, 512)
+        expected = (a @ a).sum().item()  # starts the pools of OpenMP and BLAS here
+        assert float((np.ones((600, 600)) @ np.ones((600, 600))).sum()) == 600.0**3
+
+        def work(_):
+            b = np.ones((600, 600))
+            return torch.get_num_threads(), (a @ a).sum().item(), float((b @ b).sum())
+
+        for threads, total, other in dict(in_forks(work, range(4), 2)).values():
+            assert threads == 1
+            assert total == pytest.approx(expected, rel=1e-5)
+            assert other == 600.0**3
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_it_raises_is_raised_here_and_the_others_clear_up(tmp_path):
+    def work(item):
+        if item == 0:
+            while not (tmp_path / "begun").exists():
+                time.sleep(0.01)
+            raise ValueError("item 0")
+        try:
+            (tmp_path / "begun").touch()
+            time.sleep(60)
+        finally:
+            (tmp_path / "cleared").touch()
+
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match="item 0"):
+        list(in_forks(work, [0, 1], 2))
+    assert (tmp_path / "cleared").exists() and time.monotonic() - begin < 30
+
+
+def test_one_that_is_let_go_ends_its_processes(tmp_path):
+    def work(item):
+        (tmp_path / str(os.getpid())).touch()
+        time.sleep(0 if item == 0 else 60)
+
+    answers = in_forks(work, [0, 1], 2)
+    next(answers)
+    answers.close()
+    assert all(not running(int(path.name)) for path in tmp_path.iterdir())
+
+
+def test_a_dead_process_is_told_and_replaced():
+    def work(item):
+        if item == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+    answers = dict(in_forks(work, range(6), 1))
+    assert answers == {0: 0, 1: Lost(-9), 2: 2, 3: 3, 4: 4, 5: 5}
+    assert str(answers[1]) == "signal 9" and str(Lost(3)) == "exit code 3"
+
+
+def test_they_end_with_a_killed_parent(tmp_path):
+    program = f"""
+import os, sys, time
+from pathlib import Path
+from fast_sam3d.forks import in_forks
+def work(item):
+    Path({str(tmp_path)!r}, str(os.getpid())).touch()
+    time.sleep(60)
+list(in_forks(work, [0, 1], 2))
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+        parent.kill()
+        parent.wait()
+        pids = [int(path.name) for path in tmp_path.iterdir()]
+        wait_for(lambda: not any(running(pid) for pid in pids))
+    finally:
+        parent.kill()
+
+
+def test_where_nothing_is_forked(monkeypatch):
+    assert can_fork()
+    assert next(in_forks(lambda _: can_fork(), [0], 1)) == (0, False)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_initialized", lambda: True)
+        assert not can_fork()
+    monkeypatch.setattr(forks.sys, "platform", "darwin")
+    assert not can_fork()
+
+
+def wait_for(done, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def running(pid: int) -> bool:
+    """Not a zombie, that its new parent has yet to bury."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
