@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,31 @@ def test_every_result(pipeline, kitchen, elsewhere, capsys):
     assert report["seconds"]["ss"] > 0 and report["methods"]["ss"]["when"]["name"] == "guided_stride"
     with Image.open(folder / "turntable.gif") as picture:
         assert picture.n_frames == 24 and picture.info["loop"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_several_processes_write_what_one_does(pipeline, kitchen, elsewhere, capsys):
+    for place, workers in (("a", 1), ("b", 3)):
+        code, out, err = scene(capsys, kitchen, "output.preview=true", "--output_dir", place, "--workers", workers)
+        assert code == 0, err
+        assert "kitchen: 3 of 3 objects" in out and "3 of 3" in err
+    assert pipeline.runs == 3  # none of the second three in this process
+    assert contents(elsewhere / "a") == contents(elsewhere / "b")
+    assert files(elsewhere / "b" / "kitchen") > SCENE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_what_goes_wrong_in_another_process_is_told(pipeline, kitchen, elsewhere, capsys):
+    for name, corner in (("11.png", (0, 0)), ("2.png", (0, -1))):
+        mask = np.array(Image.open(kitchen / name))
+        mask = (mask[..., 3] if mask.ndim == 3 else mask) > 0
+        mask[corner] = True
+        save(kitchen / name, mask)
+    code, out, err = scene(capsys, kitchen, "--workers", 2)
+    assert code == 1
+    assert "object 11 failed: RuntimeError: the model found no object in this picture" in err
+    assert "only gaussian fitted" in out
+    assert scene(capsys, kitchen, "--workers", "0")[0] == 2
 
 
 def test_composed_files_put_objects_where_their_poses_say(pipeline, kitchen, elsewhere, capsys):
