@@ -14,6 +14,7 @@ voxel once. Forward hooks on a block's first convolution are not called.
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
 from itertools import product
 from typing import Any, Final
 
@@ -112,13 +113,14 @@ class SubdivisionSeam(SavingSeam):
 
     def __init__(self, block: Any) -> None:
         super().__init__(block, "forward")
-        self.works: bool | None = None
-        """Whether a trial agreed; None before there was one."""
+        self.works: dict[Hashable, bool] = {}
+        """Whether a trial agreed, for each device and type that there was one for."""
 
     def __call__(self, x: Any) -> Any:
-        if self.works is None:
-            self.works = self._try(x)
-        return subdivide(self.owner(), x) if self.works else self.original()(x)
+        kind = _kind(x.feats)
+        if kind not in self.works and (agreed := self._try(x)) is not None:
+            self.works[kind] = agreed
+        return subdivide(self.owner(), x) if self.works.get(kind) else self.original()(x)
 
     @torch.no_grad()
     def _try(self, x: Any) -> bool | None:
@@ -143,6 +145,13 @@ class SubdivisionSeam(SavingSeam):
             )  # fmt: skip
             return False
         return True
+
+
+def _kind(feats: torch.Tensor) -> Hashable:
+    """What a convolution may be another one for."""
+    device = feats.device.type
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return feats.device, feats.dtype, autocast
 
 
 def fits(block: Any) -> bool:

@@ -184,9 +184,21 @@ def test_an_object_that_tells_nothing_does_not_switch_a_block_off(caplog):
     block, bad = Block(), line()
     seam = SubdivisionSeam(block)
     bad.feats[0] = float("nan")
-    assert seam(bad).feats.isnan().any() and seam.works is None
+    assert seam(bad).feats.isnan().any() and not seam.works
     seam(line())
-    assert seam.works and not caplog.records
+    assert list(seam.works.values()) == [True] and not caplog.records
+
+
+def test_another_type_is_tried_anew(caplog):
+    block, x = Block(), line()
+    seam, short = SubdivisionSeam(block), line()
+    seam(x)
+    block.bfloat16().dtype = torch.bfloat16
+    short.feats = short.feats.bfloat16()
+    seam(short)
+    assert {kind[1]: agreed for kind, agreed in seam.works.items()} == {torch.float32: True, torch.bfloat16: True}
+    seam(short)
+    assert block.calls == 2  # each for its trial
 
 
 def test_a_compiled_decoder_is_left_alone(monkeypatch, caplog):
