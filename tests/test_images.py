@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from fast_sam3d.errors import InputError
-from fast_sam3d.images import list_masks, load_object, read_image, read_mask
+from fast_sam3d.images import list_masks, load_object
+from fast_sam3d.picture_files import read_image, read_mask
 
 
 def save(array: np.ndarray, path: Path, **options: object) -> Path:
@@ -252,7 +253,7 @@ def test_long_names_are_cut_and_stay_apart(object_folder):
 
 
 def test_large_pictures_are_converted_by_strips(tmp_path, monkeypatch):
-    monkeypatch.setattr("fast_sam3d.images._STRIP", 7)
+    monkeypatch.setattr("fast_sam3d.picture_files._STRIP", 7)
     rgba = np.random.default_rng(0).integers(0, 256, (40, 48, 4)).astype(np.uint8)
     np.testing.assert_array_equal(read_image(save(rgba, tmp_path / "a.png")), rgba[..., :3])
     grey = rgba[..., 0]

@@ -13,15 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_sam3d.errors import InputError
-from fast_sam3d.images import (
-    ObjectInput,
-    find_image,
-    numbered_masks,
-    picture_size,
-    read_mask,
-    read_picture,
-    result_name,
-)
+from fast_sam3d.images import ObjectInput, find_image, numbered_masks, result_name
+from fast_sam3d.picture_files import picture_size, read_mask, read_picture
 from fast_sam3d.pointmap_file import check_known, find_pointmap, read_pointmap
 
 __all__ = ["SceneInput", "digest", "load_scene", "scene_folders"]

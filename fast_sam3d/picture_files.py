@@ -1,0 +1,234 @@
+"""Pictures and masks as arrays; what cannot be used is refused.
+
+Nothing is decoded before its header says that it fits into bounded memory. Kinds of picture whose meaning is clear
+(grey, palette, 16-bit, RGBA, CMYK) are converted with a log line; the others are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_sam3d.errors import InputError
+
+__all__ = ["MAX_MEGAPIXELS", "checked_mask", "picture_size", "read_image", "read_mask", "read_picture"]
+
+log = logging.getLogger(__name__)
+
+MAX_MEGAPIXELS = 64  # 8k x 8k: 192 MB as RGB
+MIN_SIDE = 8  # pixels
+# Lossless and lossy raster formats. Naming them keeps Pillow from trying formats that run other programs (EPS).
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_LOSSY = ("JPEG", "MPO", "WEBP")
+MAX_LABELS = 64
+"""A mask with as few grey values, none of them white, holds numbers of objects and not brightness."""
+_STRIP = 256  # rows that are converted at a time, so that no second copy of a large picture is made
+
+
+def read_image(path: Path | str) -> NDArray[np.uint8]:
+    """Reads a picture as [H, W, 3] uint8 RGB; transparency is ignored. Raises InputError."""
+    return read_picture(Path(path))[0]
+
+
+def read_mask(path: Path | str) -> NDArray[np.bool_]:
+    """Reads a mask as [H, W] bool.
+
+    An alpha channel that varies is the mask (its object is where alpha > 0, as the stock loader has it). Otherwise
+    the brightness is: above zero if only two values occur, at least half of the full range if more do (soft edges,
+    lossy compression). In a palette file of colours index 0 is the background.
+
+    Raises:
+        InputError: unreadable, empty, covering the whole picture, or with the numbers of several objects.
+    """
+    path = Path(path)
+    picture = _open(path)
+    lossy = picture.format in _LOSSY
+    if picture.mode in ("P", "PA") and "transparency" not in picture.info:
+        indices = np.asarray(picture.getchannel(0))
+        used = _levels(indices)
+        if len(used) <= 2:
+            return checked_mask(indices > 0, path)
+        if any(len(set(colour)) > 1 for colour in _palette(picture, used)):
+            raise _labels(path, f"{len(used)} colours of a palette")
+        picture = picture.convert("L")
+    if _is_wide(picture):
+        return _by_brightness(np.asarray(picture), path, lossy)
+    picture = _eight_bit(picture, path)
+    if picture.mode == "P":
+        picture = picture.convert("RGBA")
+    if "A" in picture.getbands():
+        alpha = np.asarray(picture.getchannel("A"))
+        if alpha.min() != alpha.max():
+            return checked_mask(alpha > 0, path)
+        log.info("%s: its alpha channel is the same everywhere, so its brightness is the mask", path)
+        picture = picture.convert("LA").getchannel(0)
+    return _by_brightness(np.asarray(picture.convert("L")), path, lossy)
+
+
+def _by_brightness(grey: NDArray[Any], path: Path, lossy: bool) -> NDArray[np.bool_]:
+    """The mask in grey values [H, W] of 8 or 16 bits; a 16-bit file that stays below 256 holds 8 bits."""
+    values = _levels(grey)
+    if len(values) <= 2 and not lossy:
+        return checked_mask(grey > 0, path)
+    full = 255 if values[-1] <= 255 else 65535
+    if not lossy and len(values) <= MAX_LABELS and values[-1] < full:
+        raise _labels(path, f"the grey values {', '.join(str(v) for v in values[:5])}{' …' * (len(values) > 5)}")
+    half = (full + 1) // 2
+    if values[-1] < half:
+        raise InputError(
+            f"the mask in {path} is too dark: its brightest pixel is {values[-1]} of {full} and the object counts from "
+            f"{half} on; save it as white on black"
+        )
+    log.info("%s: %d grey levels; the object is where it is at least %d of %d", path, len(values), half, full)
+    return checked_mask(grey >= half, path)
+
+
+def _levels(grey: NDArray[Any]) -> list[int]:
+    """The values that occur, ascending; above 65535 as 65535."""
+    seen = np.zeros(65536, bool)
+    for top in range(0, len(grey), _STRIP):
+        seen[grey[top : top + _STRIP].astype(np.int64).clip(0, 65535)] = True
+    return [int(value) for value in np.flatnonzero(seen)]
+
+
+def _palette(picture: Any, indices: list[int]) -> list[tuple[int, ...]]:
+    """Colours (r, g, b) of some indices; one that the palette lacks is left out."""
+    flat = picture.convert("P").getpalette("RGB") if picture.mode == "PA" else picture.getpalette("RGB")
+    return [tuple(flat[3 * i : 3 * i + 3]) for i in indices if 3 * i + 3 <= len(flat)]
+
+
+def _labels(path: Path, what: str) -> InputError:
+    return InputError(
+        f"the mask in {path} holds {what}, as a map of several objects does: save the one object as white on black"
+    )
+
+
+def checked_mask(mask: NDArray[np.bool_], path: Path) -> NDArray[np.bool_]:
+    """The mask, unless it is empty or full: then it raises InputError, naming the file."""
+    if not mask.any():
+        raise InputError(
+            f"the mask in {path} is empty: mark the object in it, as white on black or in the alpha channel"
+        )
+    if mask.all():
+        raise InputError(f"the mask in {path} covers the whole picture: leave everything but the object black or clear")
+    return mask
+
+
+def read_picture(path: Path, upright: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+    """Returns [H, W, 3] uint8 and the alpha channel [H, W] uint8 where there is one that varies.
+
+    `upright` turns the picture as its EXIF data says. The stock loader does not, so it is no default.
+    """
+    from PIL import ImageOps
+
+    picture = _eight_bit(_open(path), path)
+    if upright:
+        picture = ImageOps.exif_transpose(picture)
+    if min(picture.size) < MIN_SIDE:
+        raise InputError(f"{path} is {picture.width}x{picture.height} pixels: at least {MIN_SIDE} a side are needed")
+    alpha = None
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    if "A" in picture.getbands():
+        channel = np.asarray(picture.getchannel("A"))
+        alpha = channel if channel.min() != channel.max() else None
+        log.info("%s: RGBA; its colours are used as they are under the transparency", path)
+    elif picture.mode != "RGB":
+        log.info(
+            "%s: %s, converted to RGB",
+            path,
+            {"L": "grey", "P": "palette", "1": "1-bit"}.get(picture.mode, picture.mode),
+        )
+    return _rgb(picture), alpha
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) from a picture's header; None where it cannot be read."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_FORMATS) as picture:
+                return picture.width, picture.height
+    except Exception:  # as in `_open`, where whoever reads it is told
+        return None
+
+
+def _rgb(picture: Any) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8, converted by strips."""
+    rgb = np.empty((picture.height, picture.width, 3), np.uint8)
+    for top in range(0, picture.height, _STRIP):
+        bottom = min(top + _STRIP, picture.height)
+        rgb[top:bottom] = np.asarray(picture.crop((0, top, picture.width, bottom)).convert("RGB"))
+    return rgb
+
+
+def _is_wide(picture: Any) -> bool:
+    """Whether it is 16-bit grey, which Pillow may hold in 32 bits."""
+    return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
+
+
+def _eight_bit(picture: Any, path: Path) -> Any:
+    """Scales 16-bit grey to 8 bits; refuses kinds whose range is a guess."""
+    from PIL import Image
+
+    if _is_wide(picture):
+        log.info("%s: 16-bit, scaled to 8 bits", path)
+        wide = np.asarray(picture)
+        return Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
+    if picture.mode not in ("RGB", "RGBA", "RGBX", "RGBa", "L", "LA", "La", "P", "PA", "1", "CMYK", "YCbCr"):
+        raise InputError(
+            f"{path} stores its pixels as '{picture.mode}', whose range is not known: save it as an 8-bit PNG or JPEG"
+        )
+    return picture
+
+
+def _open(path: Path) -> Any:
+    """Opens and fully decodes a picture, after its header has said that it is not too large."""
+    from PIL import Image
+
+    if not path.exists():
+        raise InputError(f"there is no file at {path}: check the path")
+    if not path.is_file():
+        raise InputError(f"{path} is not a file: name a picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            picture = Image.open(path, formats=_FORMATS)
+        with picture:
+            megapixels = picture.width * picture.height / 1e6
+            if megapixels > MAX_MEGAPIXELS:
+                raise _too_large(path, f"{picture.width}x{picture.height} pixels")
+            if getattr(picture, "is_animated", False):
+                log.info("%s: several frames; the first is used", path)
+            picture.load()
+            # The pixels stay when the file is closed. Not so with several frames, which are read from it again.
+            if not getattr(picture, "is_animated", False):
+                return picture
+            loaded = picture.copy()
+            loaded.format = picture.format
+            return loaded
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, "far too many pixels") from error
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read: change its permissions") from error
+    except Image.UnidentifiedImageError as error:
+        raise InputError(f"{path} is not a picture: give a PNG or JPEG file") from error
+    except Exception as error:  # Pillow's decoders raise a dozen kinds, SyntaxError and struct.error among them
+        raise InputError(f"{path} is damaged or cut short ({_brief(error)}): save or copy it again") from error
+
+
+def _too_large(path: Path, size: str) -> InputError:
+    return InputError(f"{path} has {size}, more than {MAX_MEGAPIXELS} megapixels: scale it and its masks down")
+
+
+def _brief(error: BaseException) -> str:
+    return (str(error).strip().split("\n", 1)[0] or type(error).__name__).rstrip(".")
