@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from fast_sam3d.interrupts import interrupts_deferred
+
 __all__ = ["Lost", "can_fork", "in_forks"]
 
 T = TypeVar("T")
@@ -22,6 +24,7 @@ R = TypeVar("R")
 
 LEAVE_SECONDS = 10.0  # that a process may take to clear up when it is told to end
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_HELD = (signal.SIGINT, signal.SIGTERM)
 
 
 class Lost(NamedTuple):
@@ -51,8 +54,8 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
     """`work` of each item, by so many processes that each take the next one when they are done with one.
 
     Each has one thread, of torch as of numpy: OpenMP's others do not survive a fork, and BLAS's would wait for each
-    other. What is printed or logged goes where it does
-    here. They end with this process, also if that is killed; Ctrl-C is this one's to handle.
+    other. What is printed or logged goes where it does here. They end with the thread that takes the first result, so
+    also if this process is killed; Ctrl-C is this one's to handle.
 
     Args:
         work: called in the forks; neither it nor the items go through pickle, but what it returns or raises does.
@@ -70,10 +73,10 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
 
     def hire() -> None:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, work, items), daemon=True)
-        process.start()
-        theirs.close()
-        hand_over(ours, process)
+        with theirs, _forking():
+            process = context.Process(target=_serve, args=(theirs, work, items), daemon=True)
+            process.start()
+            hand_over(ours, process)
 
     def hand_over(pipe: Connection, process: Any) -> None:
         crew[pipe] = process, left.popleft() if left else -1
@@ -91,6 +94,7 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
                     good, answer = pipe.recv()
                 except (EOFError, OSError):
                     process.join()
+                    pipe.close()
                     del crew[pipe]
                     if left:
                         hire()
@@ -113,10 +117,26 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
             pipe.close()
 
 
+@contextlib.contextmanager
+def _forking() -> Iterator[None]:
+    """Nothing interrupts the parent in between, and the fork gets no signal before it knows what to do with it.
+
+    Python swallows what a handler raises in the midst of a fork. Holding signals back is not enough for the parent,
+    whose other threads still take them.
+    """
+    with interrupts_deferred():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(pipe: Connection, work: Callable[[Any], Any], items: Sequence[Any]) -> None:
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     signal.signal(signal.SIGTERM, _leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     threadpool_limits(1)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
@@ -129,10 +149,9 @@ def _serve(pipe: Connection, work: Callable[[Any], Any], items: Sequence[Any]) -
 
 
 def _end_with_parent() -> None:
-    parent = os.getppid()
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    known = multiprocessing.parent_process()
-    if known is not None and parent != known.pid:  # gone before it was asked for
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # gone before it was asked for
         os._exit(1)
 
 

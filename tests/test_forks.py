@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,8 +34,12 @@ def test_no_more_processes_than_asked_for_or_items(processes, most):
     assert 1 <= len(pids) <= most and os.getpid() not in pids
 
 
-def test_done_ones_are_told_before_slow_ones():
-    order = [index for index, _ in in_forks(lambda seconds: time.sleep(seconds), [1.0, 0.0, 0.1], 2)]
+def test_done_ones_are_told_before_slow_ones(tmp_path):
+    order = []
+    for index, _ in in_forks(lambda item: item or wait_for((tmp_path / "go").exists), [0, 1, 2], 2):
+        order.append(index)
+        if len(order) == 2:
+            (tmp_path / "go").touch()
     assert order == [1, 2, 0]
 
 
@@ -61,8 +67,7 @@ def test_threads_that_the_parent_used_are_not_missed():
 def test_what_it_raises_is_raised_here_and_the_others_clear_up(tmp_path):
     def work(item):
         if item == 0:
-            while not (tmp_path / "begun").exists():
-                time.sleep(0.01)
+            wait_for((tmp_path / "begun").exists)
             raise ValueError("item 0")
         try:
             (tmp_path / "begun").touch()
@@ -96,6 +101,50 @@ def test_a_dead_process_is_told_and_replaced():
     answers = dict(in_forks(work, range(6), 1))
     assert answers == {0: 0, 1: Lost(-9), 2: 2, 3: 3, 4: 4, 5: 5}
     assert str(answers[1]) == "signal 9" and str(Lost(3)) == "exit code 3"
+
+
+@pytest.mark.parametrize(("number", "answer"), [(signal.SIGINT, "done"), (signal.SIGTERM, Lost(143))])
+def test_a_signal_before_a_process_is_ready_for_it(monkeypatch, capfd, number, answer):
+    monkeypatch.setattr(forks, "_end_with_parent", lambda: os.kill(os.getpid(), number))
+    assert list(in_forks(lambda item: item, ["done"], 1)) == [(0, answer)]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_midst_of_a_fork_is_not_lost(number):
+    program = f"""
+import os, signal, threading
+from fast_sam3d.forks import in_forks
+class Stop(BaseException): pass
+def stop(number, frame): raise Stop
+signal.signal({int(number)}, stop)
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # a thread that takes what the first does not
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), {int(number)}))
+try: list(in_forks(lambda item: item, [0], 1))
+except Stop: print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("stopped\n", "")
+
+
+def test_a_parent_that_is_gone_at_once(monkeypatch):
+    parent, gone = os.getpid(), []
+
+    class System:
+        def prctl(self, *arguments):
+            gone.append(True)
+
+    monkeypatch.setattr(forks, "ctypes", SimpleNamespace(CDLL=lambda name: System()))
+    monkeypatch.setattr(os, "getppid", lambda: 1 if gone else parent)
+    assert list(in_forks(lambda item: item, [0], 1)) == [(0, Lost(1))]
+
+
+def test_no_file_stays_open():
+    list(in_forks(lambda item: item, [0], 1))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        list(in_forks(lambda item: os._exit(1) if item == 1 else item, range(4), 2))
+    assert len(os.listdir("/proc/self/fd")) == before and not multiprocessing.active_children()
 
 
 def test_they_end_with_a_killed_parent(tmp_path):
