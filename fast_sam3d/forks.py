@@ -6,8 +6,10 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -65,7 +67,8 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
         The index of an item with its result, or `Lost`, in the order in which they are done.
 
     Raises:
-        Exception: what `work` has raised. The other processes are ended, and can clear up.
+        Exception: what `work` has raised, with the traceback from there as its cause; a RuntimeError that tells of it
+            where it does not go through pickle. The other processes are ended, and can clear up.
     """
     context = multiprocessing.get_context("fork")
     left = deque(range(len(items)))
@@ -91,7 +94,7 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
                 assert isinstance(pipe, Connection)
                 process, index = crew[pipe]
                 try:
-                    good, answer = pipe.recv()
+                    message = pipe.recv_bytes()
                 except (EOFError, OSError):
                     process.join()
                     pipe.close()
@@ -100,8 +103,9 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
                         hire()
                     yield index, Lost(process.exitcode)
                     continue
-                if not good:
-                    raise answer
+                answer, trace = pickle.loads(message)
+                if trace is not None:
+                    raise answer from _InFork(trace)
                 hand_over(pipe, process)
                 yield index, answer
     except BaseException:
@@ -115,6 +119,13 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
                 process.kill()
                 process.join()
             pipe.close()
+
+
+class _InFork(Exception):
+    """Shows the traceback of a fork above that of this process."""
+
+    def __str__(self) -> str:
+        return f"in a forked process\n\n{self.args[0]}"
 
 
 @contextlib.contextmanager
@@ -141,11 +152,21 @@ def _serve(pipe: Connection, work: Callable[[Any], Any], items: Sequence[Any]) -
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
     while (index := pipe.recv()) >= 0:
+        # Plain pickle: that of pipes sends a tensor's place, which goes with this process.
         try:
-            answer: tuple[bool, Any] = True, work(items[index])
+            message = pickle.dumps((work(items[index]), None))
         except Exception as error:
-            answer = False, error
-        pipe.send(answer)
+            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            message = pickle.dumps((_portable(error), trace))
+        pipe.send_bytes(message)
+
+
+def _portable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))  # some go in and do not come out
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _end_with_parent() -> None:

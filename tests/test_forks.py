@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -79,6 +80,39 @@ def test_what_it_raises_is_raised_here_and_the_others_clear_up(tmp_path):
     with pytest.raises(ValueError, match="item 0"):
         list(in_forks(work, [0, 1], 2))
     assert (tmp_path / "cleared").exists() and time.monotonic() - begin < 30
+
+
+class Odd(Exception):
+    """Pickled, but not to be made again of its one argument."""
+
+    def __init__(self, number, place):
+        super().__init__(f"{number} of {place}")
+
+
+def test_an_error_that_does_not_go_through_pickle_is_told_all_the_same():
+    def odd(item):
+        raise Odd(3, "kitchen")
+
+    def local(item):
+        class Local(Exception):
+            pass
+
+        raise Local(torch.arange(3))
+
+    for work, text in ((odd, "Odd: 3 of kitchen"), (local, r"Local: tensor\(\[0, 1, 2\]\)")):
+        with pytest.raises(RuntimeError, match=text):
+            list(in_forks(work, [0], 1))
+    with pytest.raises((AttributeError, pickle.PicklingError), match="pickle"):
+        list(in_forks(lambda item: lambda: item, [0], 1))
+
+
+def test_the_traceback_of_the_fork_is_shown():
+    def somewhere_deep(item):
+        return [][item]
+
+    with pytest.raises(IndexError) as caught:
+        list(in_forks(somewhere_deep, [0], 1))
+    assert "somewhere_deep" in str(caught.value.__cause__)
 
 
 def test_one_that_is_let_go_ends_its_processes(tmp_path):
