@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.interrupts import interrupts_deferred
 
 __all__ = ["Lost", "can_fork", "in_forks"]
@@ -27,6 +30,7 @@ R = TypeVar("R")
 LEAVE_SECONDS = 10.0  # that a process may take to clear up when it is told to end
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _HELD = (signal.SIGINT, signal.SIGTERM)
+_NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class Lost(NamedTuple):
@@ -61,7 +65,7 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
 
     Args:
         work: called in the forks; neither it nor the items go through pickle, but what it returns or raises does.
-        processes: at most; no more than there are items.
+        processes: at most; no more than there are items, or than the system gives.
 
     Yields:
         The index of an item with its result, or `Lost`, in the order in which they are done.
@@ -69,17 +73,29 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
     Raises:
         Exception: what `work` has raised, with the traceback from there as its cause; a RuntimeError that tells of it
             where it does not go through pickle. The other processes are ended, and can clear up.
+        FastSam3dError: the system gives no process at all.
     """
     context = multiprocessing.get_context("fork")
     left = deque(range(len(items)))
     crew: dict[Connection, tuple[Any, int]] = {}
 
+    def busy() -> list[Connection]:
+        return [pipe for pipe, (_, index) in crew.items() if index >= 0]
+
     def hire() -> None:
-        ours, theirs = context.Pipe()
-        with theirs, _forking():
-            process = context.Process(target=_serve, args=(theirs, work, items), daemon=True)
-            process.start()
-            hand_over(ours, process)
+        try:
+            ours, theirs = context.Pipe()
+            with theirs, _forking():
+                process = context.Process(target=_serve, args=(theirs, work, items), daemon=True)
+                process.start()
+                hand_over(ours, process)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            if not busy():
+                raise FastSam3dError(
+                    f"the system forks no process ({error.strerror}): end others, or take --workers 1"
+                ) from error
 
     def hand_over(pipe: Connection, process: Any) -> None:
         crew[pipe] = process, left.popleft() if left else -1
@@ -89,8 +105,8 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
     try:
         for _ in range(min(processes, len(items))):
             hire()
-        while busy := [pipe for pipe, (_, index) in crew.items() if index >= 0]:
-            for pipe in wait(busy):
+        while at_work := busy():
+            for pipe in wait(at_work):
                 assert isinstance(pipe, Connection)
                 process, index = crew[pipe]
                 try:
@@ -135,7 +151,9 @@ def _forking() -> Iterator[None]:
     Python swallows what a handler raises in the midst of a fork. Holding signals back is not enough for the parent,
     whose other threads still take them.
     """
-    with interrupts_deferred():
+    with interrupts_deferred(), warnings.catch_warnings():
+        # Python 3.12 warns of threads: those of the parent's that matter, torch's and BLAS's, are not used there.
+        warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +19,7 @@ import pytest
 import torch
 
 from fast_sam3d import forks
+from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.forks import Lost, can_fork, in_forks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
@@ -171,6 +174,35 @@ def test_a_parent_that_is_gone_at_once(monkeypatch):
     monkeypatch.setattr(forks, "ctypes", SimpleNamespace(CDLL=lambda name: System()))
     monkeypatch.setattr(os, "getppid", lambda: 1 if gone else parent)
     assert list(in_forks(lambda item: item, [0], 1)) == [(0, Lost(1))]
+
+
+def test_fewer_processes_than_asked_for_where_the_system_gives_no_more(monkeypatch):
+    fork, given = os.fork, []
+
+    def scarce():
+        if len(given) == most:
+            raise BlockingIOError(errno.EAGAIN, "no more")
+        given.append(True)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", scarce)
+    most = 1
+    assert dict(in_forks(lambda item: item, range(4), 3)) == {i: i for i in range(4)}
+    with pytest.raises(FastSam3dError, match=r"no more.*--workers 1"):
+        list(in_forks(lambda item: item, range(4), 3))
+
+
+def test_nothing_is_said_of_the_parents_threads(monkeypatch):
+    fork = os.fork
+
+    def as_in_python_3_12():
+        warnings.warn("This process is multi-threaded, use of fork() may lead to deadlocks", DeprecationWarning, 2)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", as_in_python_3_12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(in_forks(lambda item: item, [0], 1)) == [(0, 0)]
 
 
 def test_no_file_stays_open():
