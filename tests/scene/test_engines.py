@@ -51,7 +51,12 @@ def tasks_of(place, *groups):
 
 
 def test_groups_in_turn_and_the_large_ones_first(tmp_path):
-    worker = Recorder(tmp_path, lambda number: time.sleep(0.05))
+    def wait_for_the_other(number):  # so that both processes have begun before either is done with its first
+        end = time.monotonic() + 30
+        while len(worker.log) < (2 if number < 10 else 5) and time.monotonic() < end:
+            time.sleep(0.01)
+
+    worker = Recorder(tmp_path, wait_for_the_other)
     outcomes = list(side_by_side(worker, 2)(tasks_of(tmp_path, (1, 3, 2), (15, 19, 11))))
     assert sorted(outcome.number for outcome in outcomes) == [1, 2, 3, 11, 15, 19]
     assert worker.prepared == [(1, 3, 2), (15, 19, 11)]
