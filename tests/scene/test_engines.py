@@ -104,19 +104,19 @@ class Pipe:
 
 
 @pytest.mark.parametrize(
-    ("device", "objects", "seed", "asked", "count"),
+    ("device", "objects", "asked", "count"),
     [
-        ("cpu", 8, 42, None, 3), ("cpu", 2, 42, None, 2), ("cpu", 8, 42, 5, 5), ("cpu", 8, 42, 1, 1),
-        ("cpu", 1, 42, None, 1), ("cpu", 8, None, 4, 1), ("cuda", 8, 42, 4, 1),
+        ("cpu", 8, None, 3), ("cpu", 2, None, 2), ("cpu", 8, 5, 5), ("cpu", 8, 1, 1), ("cpu", 1, None, 1),
+        ("cpu", 1, 4, 1), ("cuda", 8, 4, 1),
     ],
 )  # fmt: skip
-def test_how_many(monkeypatch, caplog, device, objects, seed, asked, count):
+def test_how_many(monkeypatch, caplog, device, objects, asked, count):
     caplog.set_level("INFO", "fast_sam3d")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert processes_for(Pipe(device), objects, seed, asked) == count
+    assert processes_for(Pipe(device), objects, asked) == count
     assert ("one after another" in caplog.text) == (asked is not None and asked > 1 and count == 1)
 
 
 def test_where_nothing_can_be_forked(monkeypatch):
     monkeypatch.setattr(engines, "can_fork", lambda: False)
-    assert processes_for(Pipe("cpu"), 8, 42, 4) == 1
+    assert processes_for(Pipe("cpu"), 8, 4) == 1
