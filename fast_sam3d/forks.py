@@ -15,6 +15,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -166,6 +167,7 @@ def _serve(pipe: Connection, work: Callable[[Any], Any], items: Sequence[Any]) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     signal.signal(signal.SIGTERM, _leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+    _give_way()
     threadpool_limits(1)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
@@ -192,6 +194,13 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None and os.getppid() != parent.pid:  # gone before it was asked for
         os._exit(1)
+
+
+def _give_way() -> None:
+    """Where memory runs out the system ends a fork, whose work can be done again, not its parent or another program."""
+    score = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError, ValueError):
+        score.write_text(str(min(int(score.read_text()) + 500, 1000)))
 
 
 def _leave(number: int, frame: object) -> None:

@@ -125,6 +125,7 @@ def test_one_that_is_let_go_ends_its_processes(tmp_path):
 
     answers = in_forks(work, [0, 1], 2)
     next(answers)
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
     answers.close()
     assert all(not running(int(path.name)) for path in tmp_path.iterdir())
 
@@ -203,6 +204,12 @@ def test_nothing_is_said_of_the_parents_threads(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(in_forks(lambda item: item, [0], 1)) == [(0, 0)]
+
+
+def test_memory_that_runs_out_ends_a_fork_first():
+    score = Path("/proc/self/oom_score_adj")
+    ((_, told),) = in_forks(lambda item: int(score.read_text()), [0], 1)
+    assert told == min(int(score.read_text()) + 500, 1000)
 
 
 def test_no_file_stays_open():
