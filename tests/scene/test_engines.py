@@ -13,7 +13,7 @@ import torch
 from fast_sam3d.errors import OutputError
 from fast_sam3d.scene import engines
 from fast_sam3d.scene.engines import processes_for, side_by_side
-from fast_sam3d.scene.worker import ObjectTask, Outcome
+from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
 
@@ -96,6 +96,14 @@ def test_a_full_disk_ends_the_run(tmp_path):
 
     with pytest.raises(OutputError, match="free some space"):
         list(side_by_side(Recorder(tmp_path, full), 2)(tasks_of(tmp_path, (1, 2))))
+
+
+def test_what_cannot_be_prepared_is_in_the_log(tmp_path, caplog, monkeypatch):
+    caplog.set_level("DEBUG", "fast_sam3d")
+    monkeypatch.setattr(Worker, "_share", lambda self, task: [][task.number])
+    (task,) = tasks_of(tmp_path, (7,))
+    Worker.prepare(object.__new__(Worker), task)
+    assert "object 7" in caplog.text and "IndexError" in caplog.text
 
 
 class Pipe:
