@@ -75,3 +75,10 @@ def test_commands_without_overrides_refuse_them(capsys):
     assert parser.parse(["--steps_per_run", "3"], overrides=False).steps_per_run == 3
     with pytest.raises(ValueError, match="'seed=3' is not expected"):
         parser.parse(["seed=3"], overrides=False)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_started_without_an_output(closed):
+    command = f"{sys.executable} -m fast_sam3d.cli methods {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

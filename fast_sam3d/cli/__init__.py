@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0: done; 1: failed; 2: something in what was asked for, said in one sentence; 130: interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed_streams()
     previous = _raise_on_termination()
     try:
         code = _dispatch(arguments)
@@ -135,6 +136,13 @@ def _log_to_stderr(verbose: bool) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def _open_closed_streams() -> None:
+    """A program that is started with its output closed (`>&-`) has none; what is printed goes nowhere then."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open to the end)
 
 
 class _Terminated(BaseException):

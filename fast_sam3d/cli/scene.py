@@ -106,7 +106,7 @@ class _PlainEngine:
             objects = len(self.scene.masks)
             worker.know(self.scene, self.config.input.pointmap)
             self.scene = None  # the worker has it, perhaps reduced
-        self.processes = processes_for(worker.pipeline, objects, self.config.seed, self.workers)
+        self.processes = processes_for(worker.pipeline, objects, self.workers)
         if self.processes > 1:
             yield from self._at_once(side_by_side(worker, self.processes), tasks)
         else:

@@ -59,10 +59,10 @@ def solve_structures(
         x_0 = tree_map(lambda leaf: leaf.repeat(len(conditions), 1, 1), noise)
         leaves = generator.solve(x_0, torch.cat(conditions))
         settings, times = _settings(generator), generator._prepare_t()
+        single = [tree_map(lambda leaf, i=i: leaf[i : i + 1].clone(), leaves) for i in range(len(conditions))]
+        voxels = [int((pipeline.models["ss_decoder"](tokens_to_grid(each["shape"])) > 0).sum()) for each in single]
     if report.solves[0].fallbacks:
         return []  # a prediction was not finite, for one object, and all were evaluated
-    single = [tree_map(lambda leaf, i=i: leaf[i : i + 1].clone(), leaves) for i in range(len(conditions))]
-    voxels = [int((pipeline.models["ss_decoder"](tokens_to_grid(each["shape"])) > 0).sum()) for each in single]
     steps = report.solves[0].steps
     return [
         Solved(tokens, settings, before, after, own, times, steps, count)

@@ -13,6 +13,7 @@ from fast_sam3d.camera import Camera
 from fast_sam3d.config import Config
 from fast_sam3d.forks import Lost, in_forks
 from fast_sam3d.scene.inputs import SceneInput
+from fast_sam3d.scene.left_behind import clear_left_behind
 from fast_sam3d.scene.worker import Outcome, read_done
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _compose(whole: Plan, complete: list[int], config: Config, made_of: str, pro
         **({TURNTABLE: turn} if pictures and config.scene.turntable else {}),
     }
     # The pictures, which take longest, come first.
-    *written, overlaps = _all_of([*reversed(ways.values()), compare], processes)
+    *written, overlaps = _all_of([*reversed(ways.values()), compare], processes, target)
     files = [name for name, made in zip(ways, reversed(written), strict=True) if made]
     about = {
         str(n): {
@@ -134,11 +135,15 @@ def _compose(whole: Plan, complete: list[int], config: Config, made_of: str, pro
     return {"files": files, "mask_iou": {str(n): overlaps.get(str(n)) for n in complete}}
 
 
-def _all_of(ways: Sequence[Callable[[], Any]], processes: int) -> list[Any]:
-    """What each returns, in order."""
+def _all_of(ways: Sequence[Callable[[], Any]], processes: int, target: Path) -> list[Any]:
+    """What each returns, in order; what a process that died was at is done here, once the others have ended."""
     if processes < 2:
         return [way() for way in ways]
     done = dict(in_forks(_call, ways, processes))
+    for answer in done.values():
+        if isinstance(answer, Lost):
+            log.warning("a process that composed the scene ended with %s; its part is made again here", answer)
+            clear_left_behind(target)
     return [ways[i]() if isinstance(done[i], Lost) else done[i] for i in range(len(ways))]
 
 

@@ -71,7 +71,7 @@ def side_by_side(worker: Worker, processes: int) -> Engine:
     return run
 
 
-def processes_for(pipeline: Any, objects: int, seed: int | None, asked: int | None = None) -> int:
+def processes_for(pipeline: Any, objects: int, asked: int | None = None) -> int:
     """How many processes make a scene's objects: as many as torch has threads, on a CPU.
 
     It depends on the scene, not on what of it is done: so a run that goes on rounds as one that was not stopped.
@@ -79,13 +79,12 @@ def processes_for(pipeline: Any, objects: int, seed: int | None, asked: int | No
     Args:
         pipeline: loaded.
         objects: in the scene.
-        seed: without one each process would draw the same noise.
         asked: take so many, where that can be done.
     """
     import torch
 
-    if asked == 1 or objects < 2 or seed is None or str(pipeline.device) != "cpu" or not can_fork():
+    if asked == 1 or objects < 2 or str(pipeline.device) != "cpu" or not can_fork():
         if asked is not None and asked > 1:
-            log.info("the objects are made one after another: more processes need Linux, a CPU, a seed and two objects")
+            log.info("the objects are made one after another: more processes need Linux, a CPU and two objects")
         return 1
     return min(asked or torch.get_num_threads(), objects)

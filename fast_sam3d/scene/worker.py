@@ -6,7 +6,6 @@ it leaves behind is a whole folder with a `done.json` that says what it was made
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -137,8 +136,10 @@ class Worker:
 
         What is wrong with it is told by `process`.
         """
-        with contextlib.suppress(Exception):
+        try:
             self._share(task)
+        except Exception as error:
+            log.debug("what object %d shares with others cannot be made ahead", task.number, exc_info=error)
 
     def voxels(self, task: ObjectTask) -> int:
         """How large the object of a prepared task is; 0 if that is not known yet."""

@@ -64,12 +64,14 @@ def test_a_batched_object_equals_the_single_one(pipeline, method):
         solve_ahead(pipeline, things, 7, STEPS)
         assert torch.equal(before, torch.get_rng_state())
         assert len(pipeline.solved_ahead) == 3
+        sizes = [solved.voxels for solved in pipeline.solved_ahead]
         calls = count_solves(pipeline)
         together = list(results(pipeline, things[::-1]))[::-1]
         assert not calls
     pipeline.solved_ahead.clear()
     poses = [result["translation"] for result, _ in alone]
     assert not torch.equal(poses[0], poses[1])  # objects that differ
+    assert sizes == [len(result["coords_original"]) for result, _ in together]
     for (one, report), (other, told) in zip(alone, together, strict=True):
         assert torch.equal(one["coords"], other["coords"])
         for name in ("shape", "translation", "rotation", "scale"):
@@ -77,6 +79,14 @@ def test_a_batched_object_equals_the_single_one(pipeline, method):
         # The noise of the second stage goes on where that of the first ended.
         torch.testing.assert_close(other["gaussian"][0].get_xyz, one["gaussian"][0].get_xyz, rtol=1e-5, atol=1e-5)
         assert [solve.to_dict()["steps"] for solve in told.solves] == [s.to_dict()["steps"] for s in report.solves]
+
+
+def test_a_batch_is_decoded_as_its_objects_are(pipeline):
+    seen = []
+    hook = pipeline.models["ss_decoder"].register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    with hook:
+        pipeline.solve_structures([(thing.image, thing.mask, thing.pointmap) for thing in (Thing(5), Thing(20))], 7, 2)
+    assert seen == [False, False]
 
 
 def count_solves(pipeline):

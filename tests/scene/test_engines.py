@@ -13,7 +13,7 @@ import torch
 from fast_sam3d.errors import OutputError
 from fast_sam3d.scene import engines
 from fast_sam3d.scene.engines import processes_for, side_by_side
-from fast_sam3d.scene.worker import ObjectTask, Outcome
+from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
 
@@ -51,7 +51,12 @@ def tasks_of(place, *groups):
 
 
 def test_groups_in_turn_and_the_large_ones_first(tmp_path):
-    worker = Recorder(tmp_path, lambda number: time.sleep(0.05))
+    def wait_for_the_other(number):  # so that both processes have begun before either is done with its first
+        end = time.monotonic() + 30
+        while len(worker.log) < (2 if number < 10 else 5) and time.monotonic() < end:
+            time.sleep(0.01)
+
+    worker = Recorder(tmp_path, wait_for_the_other)
     outcomes = list(side_by_side(worker, 2)(tasks_of(tmp_path, (1, 3, 2), (15, 19, 11))))
     assert sorted(outcome.number for outcome in outcomes) == [1, 2, 3, 11, 15, 19]
     assert worker.prepared == [(1, 3, 2), (15, 19, 11)]
@@ -93,25 +98,33 @@ def test_a_full_disk_ends_the_run(tmp_path):
         list(side_by_side(Recorder(tmp_path, full), 2)(tasks_of(tmp_path, (1, 2))))
 
 
+def test_what_cannot_be_prepared_is_in_the_log(tmp_path, caplog, monkeypatch):
+    caplog.set_level("DEBUG", "fast_sam3d")
+    monkeypatch.setattr(Worker, "_share", lambda self, task: [][task.number])
+    (task,) = tasks_of(tmp_path, (7,))
+    Worker.prepare(object.__new__(Worker), task)
+    assert "object 7" in caplog.text and "IndexError" in caplog.text
+
+
 class Pipe:
     def __init__(self, device):
         self.device = torch.device(device)
 
 
 @pytest.mark.parametrize(
-    ("device", "objects", "seed", "asked", "count"),
+    ("device", "objects", "asked", "count"),
     [
-        ("cpu", 8, 42, None, 3), ("cpu", 2, 42, None, 2), ("cpu", 8, 42, 5, 5), ("cpu", 8, 42, 1, 1),
-        ("cpu", 1, 42, None, 1), ("cpu", 8, None, 4, 1), ("cuda", 8, 42, 4, 1),
+        ("cpu", 8, None, 3), ("cpu", 2, None, 2), ("cpu", 8, 5, 5), ("cpu", 8, 1, 1), ("cpu", 1, None, 1),
+        ("cpu", 1, 4, 1), ("cuda", 8, 4, 1),
     ],
 )  # fmt: skip
-def test_how_many(monkeypatch, caplog, device, objects, seed, asked, count):
+def test_how_many(monkeypatch, caplog, device, objects, asked, count):
     caplog.set_level("INFO", "fast_sam3d")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert processes_for(Pipe(device), objects, seed, asked) == count
+    assert processes_for(Pipe(device), objects, asked) == count
     assert ("one after another" in caplog.text) == (asked is not None and asked > 1 and count == 1)
 
 
 def test_where_nothing_can_be_forked(monkeypatch):
     monkeypatch.setattr(engines, "can_fork", lambda: False)
-    assert processes_for(Pipe("cpu"), 8, 42, 4) == 1
+    assert processes_for(Pipe("cpu"), 8, 4) == 1

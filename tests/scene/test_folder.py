@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -95,7 +96,8 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def scene(capsys, folder: Path, *arguments: object) -> tuple[int, str, str]:
-    return run(capsys, "scene", "--image_dir", folder, *QUICK, *arguments)
+    workers = () if {"--workers", "--engine"} & set(map(str, arguments)) else ("--workers", 1)  # which see `Posed.runs`
+    return run(capsys, "scene", "--image_dir", folder, *QUICK, *workers, *arguments)
 
 
 # ---------------------------------------------------------------------------------------------------- what is written
@@ -142,6 +144,25 @@ def test_what_goes_wrong_in_another_process_is_told(pipeline, kitchen, elsewhere
     assert "object 11 failed: RuntimeError: the model found no object in this picture" in err
     assert "only gaussian fitted" in out
     assert scene(capsys, kitchen, "--workers", "0")[0] == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_a_process_that_dies_while_it_composes(pipeline, kitchen, elsewhere, capsys, monkeypatch):
+    from fast_sam3d.scene import files as scene_files
+
+    here, save_ply = os.getpid(), scene_files.save_scene_ply
+
+    def die_elsewhere(path, made):
+        if os.getpid() != here:
+            path.with_name(f".{path.name}.0123abcd.tmp").write_text("unfinished")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return save_ply(path, made)
+
+    assert scene(capsys, kitchen, "--output_dir", "a", "--workers", 2)[0] == 0
+    monkeypatch.setattr(scene_files, "save_scene_ply", die_elsewhere)
+    code, _, err = scene(capsys, kitchen, "--output_dir", "b", "--workers", 2)
+    assert code == 0 and "ended with signal 9" in err
+    assert contents(elsewhere / "a") == contents(elsewhere / "b")
 
 
 def test_composed_files_put_objects_where_their_poses_say(pipeline, kitchen, elsewhere, capsys):
