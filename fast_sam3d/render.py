@@ -53,7 +53,7 @@ class MeshDrawing:
         self._points, self._faces = as_numpy(vertices, np.float64), as_numpy(faces, np.int64).reshape(-1, 3)
         tint = np.full((len(self._points), 3), 0.7) if colors is None else as_numpy(colors, np.float64)[:, :3]
         self._tint = np.ascontiguousarray(tint)
-        self._normals = _normals(self._points, self._faces)
+        self._normals, self._at_corners = _normals(self._points, self._faces)
 
     def __call__(self, camera: Camera, size: int | None = None, background: Color = WHITE) -> MeshImage:
         """See `render_mesh`."""
@@ -78,7 +78,8 @@ class MeshDrawing:
         total = weight.sum(axis=1, keepdims=True)
         weight /= total
         ray = np.concatenate([(np.asarray(fine.principal) - centre) / fine.focal, np.ones((len(hit), 1))], axis=1)
-        shade = _shading(self._corner_normals(face, corner) @ camera.rotation, weight, ray)
+        light = camera.rotation @ (np.asarray(LIGHT) / np.linalg.norm(LIGHT))
+        shade = _shading(self._normals[face], self._at_corners[face], weight, ray @ camera.rotation.T, light)
         rgb[hit] = np.clip(np.einsum("nk,nkc->nc", weight, self._tint[corner]) * shade[:, None], 0.0, 1.0)
         deep[hit] = 1.0 / total[:, 0]
 
@@ -88,16 +89,6 @@ class MeshDrawing:
         mean = sum(parts[0][1:], parts[0][0]) / np.float32(len(samples))
         count = sum((part.astype(np.int64) for part in parts[2][1:]), parts[2][0].astype(np.int64))
         return MeshImage(mean, np.minimum.reduce(parts[1]), 2 * count >= len(samples))
-
-    def _corner_normals(self, face: np.ndarray, corner: np.ndarray) -> np.ndarray:
-        """[N, 4, 3] unit normals of faces [N] with corners [N, 3]: smoothed ones of the corners, then the face's own.
-
-        A corner whose smoothed normal is far from the face's takes the face's, so that sharp edges stay sharp.
-        """
-        normal, smooth = self._normals
-        own, at_corner = normal[face][:, None], smooth[corner]
-        close = np.einsum("nkc,njc->nk", at_corner, own)[..., None] > SHARP_EDGE_COS
-        return np.concatenate([np.where(close, at_corner, own), own], axis=1)
 
 
 def render_mesh(
@@ -207,22 +198,32 @@ def _barycentric(corner: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[F, 3] unit normals of the faces, [V, 3] smoothed ones of the vertices."""
+    """Unit normals of the faces [F, 3] and at their corners [F, 3, 3].
+
+    At a corner that of the vertex, the mean of its faces weighted by area; but the face's own where that is far from
+    it, so that sharp edges stay sharp.
+    """
     corner = vertices[faces]
     normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])  # length: twice the area
     index = faces.reshape(-1)
     smooth = np.stack([np.bincount(index, np.repeat(normal[:, k], 3), len(vertices)) for k in range(3)], axis=1)
-    normal, smooth = (n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-30) for n in (normal, smooth))
-    return normal, smooth
+    own, smooth = (n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-30) for n in (normal, smooth))
+    at_corner = smooth[faces]
+    close = np.einsum("fkc,fc->fk", at_corner, own)[..., None] > SHARP_EDGE_COS
+    return own, np.where(close, at_corner, own[:, None])
 
 
-def _shading(normals: np.ndarray, weight: np.ndarray, ray: np.ndarray) -> np.ndarray:
-    """[N] brightness from camera-frame corner and face normals [N, 4, 3], weights [N, 3] and viewing rays [N, 3]."""
-    light = np.asarray(LIGHT) / np.linalg.norm(LIGHT)
-    normal = np.einsum("nk,nkc->nc", weight, normals[:, :3])
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
-    facing = np.where(np.einsum("nc,nc->n", normals[:, 3], ray) > 0, -1.0, 1.0)  # a back side is lit like a front
-    return AMBIENT + DIFFUSE * np.clip(normal @ light * facing, 0.0, 1.0)
+def _shading(
+    own: np.ndarray, at_corner: np.ndarray, weight: np.ndarray, ray: np.ndarray, light: np.ndarray
+) -> np.ndarray:
+    """[N] brightness from normals of faces [N, 3] and corners [N, 3, 3], weights and viewing rays [N, 3], light [3].
+
+    All in one frame.
+    """
+    normal = np.einsum("nk,nkc->nc", weight, at_corner)
+    length = np.sqrt(np.einsum("nc,nc->n", normal, normal))
+    facing = np.where(np.einsum("nc,nc->n", own, ray) > 0, -1.0, 1.0)  # a back side is lit like a front
+    return AMBIENT + DIFFUSE * np.clip(normal @ light * facing / np.maximum(length, 1e-12), 0.0, 1.0)
 
 
 def _splat_conics(cloud: GaussianCloud, order: np.ndarray, camera: Camera) -> np.ndarray:
