@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +34,8 @@ def side_by_side(worker: Worker, processes: int) -> Engine:
     """Forks of this process, each with one thread, in the order in which they are done.
 
     On a CPU two objects at once are made faster than one with two threads. What the objects share, their picture and
-    the batch of their sparse structures, is made here, with all threads, before the fork.
+    the batch of their sparse structures, is made here, with all threads, before the fork. An object whose process dies,
+    as where the memory does not suffice, is made again alone, then in the next smaller mode.
 
     Args:
         worker: has its pipeline, and nothing of it on a GPU.
@@ -60,13 +62,15 @@ def side_by_side(worker: Worker, processes: int) -> Engine:
             yield alone(task)
 
     def alone(task: ObjectTask) -> Outcome:
-        ((_, answer),) = in_forks(worker.process, [task], 1)
-        if not isinstance(answer, Lost):
-            return answer
-        clear_left_behind(task.target.parent)
-        return Outcome(
-            task.number, "failed", f"its process ended with {answer}, alone too: does it fit into the memory?"
-        )
+        ended: list[str] = []
+        for formats in ((), *worker.smaller):
+            again = functools.partial(worker.process, formats=formats, ended=tuple(ended))
+            ((_, answer),) = in_forks(again, [task], 1)
+            if not isinstance(answer, Lost):
+                return answer
+            clear_left_behind(task.target.parent)
+            ended.append(f"{', '.join(formats) or 'everything'}, alone: its process ended with {answer}")
+        return Outcome(task.number, "failed", f"does it fit into the memory? ({'; '.join(ended)})")
 
     return run
 

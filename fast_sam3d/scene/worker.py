@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,15 +146,24 @@ class Worker:
         known = dict(zip(task.group, self._ahead.voxels, strict=False))
         return known.get(task.number, 0)
 
-    def process(self, task: ObjectTask) -> Outcome:
+    @property
+    def smaller(self) -> list[tuple[str, ...]]:
+        """The formats to decode instead where the memory does not suffice, one set after another."""
+        return self._smaller_than(self.config.pipeline.formats)
+
+    def process(self, task: ObjectTask, formats: tuple[str, ...] = (), ended: Sequence[str] = ()) -> Outcome:
         """Makes one object; whatever goes wrong with it is told, not raised.
+
+        Args:
+            formats: of `smaller`; none takes those that are asked for.
+            ended: the tries that this process does not know of, because they have ended others.
 
         Raises:
             OutputError: the disk is full, or the place cannot be written: no other object would fare better.
         """
         begin = time.perf_counter()
         try:
-            formats, told = self._make(task)
+            formats, told = self._make(task, formats or self.config.pipeline.formats, list(ended))
         except OutputError:
             raise
         except Exception as error:
@@ -175,11 +184,10 @@ class Worker:
             self._ahead.prepare((task.folder, task.group), map(scene.object, task.group))
         return scene
 
-    def _make(self, task: ObjectTask) -> tuple[tuple[str, ...], list[str]]:
-        from fast_sam3d.scene.objects import decodable, observed_run
+    def _make(self, task: ObjectTask, formats: Sequence[str], tried: list[str]) -> tuple[tuple[str, ...], list[str]]:
+        from fast_sam3d.scene.objects import observed_run
 
         given, asked = self._share(task).object(task.number), self.config.pipeline
-        tried: list[str] = []
 
         def make(formats: tuple[str, ...]) -> None:
             result, report = observed_run(
@@ -202,9 +210,13 @@ class Worker:
             self._handle = accelerate(self.pipeline, self.config)
             free_memory()
 
-        less = smaller_than(asked.formats, self.config.scene.smaller, decodable(self.pipeline))
-        _, formats, _ = run_fitting(make, asked.formats, less, free, tried)
-        return formats, tried
+        _, fitted, _ = run_fitting(make, formats, self._smaller_than(formats), free, tried)
+        return fitted, tried
+
+    def _smaller_than(self, formats: Sequence[str]) -> list[tuple[str, ...]]:
+        from fast_sam3d.scene.objects import decodable
+
+        return smaller_than(formats, self.config.scene.smaller, decodable(self.pipeline))
 
 
 def _write_done(folder: Path, task: ObjectTask, written: list[str], run: Run, size: tuple[int, int]) -> None:

@@ -23,6 +23,7 @@ class Recorder:
 
     def __init__(self, place, act=lambda number: None):
         self.place, self.act, self.prepared = place, act, []
+        self.smaller = [("gaussian",), ("gaussian_4",)]
 
     def prepare(self, task):
         self.prepared.append(task.group)
@@ -30,11 +31,11 @@ class Recorder:
     def voxels(self, task):
         return task.number % 10
 
-    def process(self, task):
+    def process(self, task, formats=(), ended=()):
         with open(self.place / "log", "a") as file:
             file.write(f"{task.number} {os.getpid()}\n")
         self.act(task.number)
-        return Outcome(task.number, "complete")
+        return Outcome(task.number, "complete", formats=formats, out_of_memory=ended)
 
     @property
     def log(self):
@@ -79,7 +80,22 @@ def test_an_object_whose_process_dies_is_made_again_alone(tmp_path, caplog):
     assert not any((tmp_path / "out").iterdir())
 
 
-def test_an_object_whose_process_dies_twice_has_failed(tmp_path):
+def test_an_object_whose_process_dies_alone_too_is_made_with_less(tmp_path):
+    def die_thrice(number):
+        if number == 3 and sum(n == 3 for n, _ in worker.log) <= 3:
+            os._exit(5)
+
+    worker = Recorder(tmp_path, die_thrice)
+    told = {o.number: o for o in side_by_side(worker, 2)(tasks_of(tmp_path, (1, 2, 3, 4)))}
+    assert told[3].status == "complete" and told[3].formats == ("gaussian_4",)
+    assert told[3].out_of_memory == (
+        "everything, alone: its process ended with exit code 5",
+        "gaussian, alone: its process ended with exit code 5",
+    )
+    assert [told[n].out_of_memory for n in (1, 2, 4)] == [(), (), ()]
+
+
+def test_an_object_whose_process_dies_whatever_it_makes_has_failed(tmp_path):
     def die(number):
         if number == 3:
             os._exit(5)
@@ -87,7 +103,7 @@ def test_an_object_whose_process_dies_twice_has_failed(tmp_path):
     outcomes = list(side_by_side(Recorder(tmp_path, die), 2)(tasks_of(tmp_path, (1, 2, 3, 4))))
     told = {outcome.number: outcome for outcome in outcomes}
     assert [told[n].status for n in (1, 2, 3, 4)] == ["complete", "complete", "failed", "complete"]
-    assert "exit code 5" in told[3].message
+    assert told[3].message.count("exit code 5") == 3
 
 
 def test_a_full_disk_ends_the_run(tmp_path):

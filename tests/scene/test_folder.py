@@ -133,6 +133,26 @@ def test_several_processes_write_what_one_does(pipeline, kitchen, elsewhere, cap
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_an_object_that_the_system_ends_is_made_with_less(pipeline, kitchen, elsewhere, capsys, monkeypatch):
+    plain, here = Posed.run, os.getpid()
+
+    def killed_with_mesh(self, image=None, *args, **options):
+        if image[17, 13, 3] and not image[17, 29, 3] and "mesh" in options["decode_formats"] and os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(self, image, *args, **options)
+
+    monkeypatch.setattr(Posed, "run", killed_with_mesh)
+    code, out, err = scene(capsys, kitchen, "--workers", 2)
+    assert code == 0, err
+    done = {n: json.loads((elsewhere / f"outputs/kitchen/{n}/done.json").read_text()) for n in (0, 2, 11)}
+    assert [done[n]["formats"] for n in (0, 2, 11)] == [["mesh", "gaussian"], ["mesh", "gaussian"], ["gaussian"]]
+    assert done[11]["out_of_memory"] == ["everything, alone: its process ended with signal 9"]
+    report = json.loads((elsewhere / "outputs/kitchen/11/report.json").read_text())
+    assert report["out_of_memory"] == done[11]["out_of_memory"]
+    assert "only gaussian fitted" in out and "object 11: its process ended with signal 9" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
 def test_what_goes_wrong_in_another_process_is_told(pipeline, kitchen, elsewhere, capsys):
     for name, corner in (("11.png", (0, 0)), ("2.png", (0, -1))):
         mask = np.array(Image.open(kitchen / name))
