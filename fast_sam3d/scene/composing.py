@@ -139,16 +139,12 @@ def _all_of(ways: Sequence[Callable[[], Any]], processes: int, target: Path) -> 
     """What each returns, in order; what a process that died was at is done here, once the others have ended."""
     if processes < 2:
         return [way() for way in ways]
-    done = dict(in_forks(_call, ways, processes))
+    done = dict(in_forks(lambda way: way(), ways, processes))
     for answer in done.values():
         if isinstance(answer, Lost):
             log.warning("a process that composed the scene ended with %s; its part is made again here", answer)
             clear_left_behind(target)
     return [ways[i]() if isinstance(done[i], Lost) else done[i] for i in range(len(ways))]
-
-
-def _call(way: Callable[[], Any]) -> Any:
-    return way()
 
 
 def _camera(scene: SceneInput) -> Camera | None:

@@ -86,7 +86,6 @@ class Worker:
         tag: of the checkpoint.
         load_seconds: that loading took.
         embedded: pictures are reduced beforehand to what the embedded pipeline would reduce them to.
-        progress: told of every step and stage.
     """
 
     def __init__(
@@ -96,19 +95,19 @@ class Worker:
         tag: str,
         load_seconds: float = 0.0,
         embedded: bool = False,
-        progress: Progress | None = None,
     ) -> None:
         from fast_sam3d.api import accelerate
 
         self.pipeline = getattr(pipeline, "_pipeline", pipeline)
         self.config, self.tag, self.load_seconds, self.embedded = config, tag, load_seconds, embedded
-        self.progress = progress
+        self.progress: Progress | None = None
+        """Told of every step and stage."""
         self._scene: tuple[Path, str, SceneInput] | None = None
         self._ahead = Ahead(self.pipeline, config.seed, config.pipeline.ss_steps)
         self._handle = accelerate(self.pipeline, config)
 
     @classmethod
-    def load(cls, config: Config, checkpoint: Checkpoint, progress: Progress | None = None) -> Worker:
+    def load(cls, config: Config, checkpoint: Checkpoint) -> Worker:
         """A worker with a pipeline of its own."""
         from fast_sam3d.loading import load_checkpoint
 
@@ -117,7 +116,7 @@ class Worker:
         pipeline = load_checkpoint(checkpoint, asked.device, asked.dtype, asked.depth_model)
         seconds = time.perf_counter() - begin
         log.info("loaded on %s in %.1f s", pipeline.device, seconds)
-        return cls(pipeline, config, checkpoint.tag, seconds, checkpoint.kind == "mini", progress)
+        return cls(pipeline, config, checkpoint.tag, seconds, checkpoint.kind == "mini")
 
     def __enter__(self) -> Worker:
         return self
