@@ -22,6 +22,9 @@ EXTRAPOLATED_CELLS = 2.0
 DECISIVE = 0.8
 """Share of a region's border that must agree for the whole region to take its sign."""
 
+VOID = 8
+"""A void is filled if at least so many of its cells have nothing but void around them; less is a gap, not a void."""
+
 SMALLEST = np.float32(0.01)
 """Smallest magnitude of a distance, in voxels, that is handed to marching cubes."""
 
@@ -45,7 +48,7 @@ class MeshExtractor:
 
     Cells near the active ones continue their field; each region of all others is inside or outside as its border
     says, or cell by cell as the nearest field says where that is not clear. A voxel missing from the shell then shows
-    as a dent, not as a hole into the inside.
+    as a dent, not as a hole into the inside. Voids that nothing wider than two cells leads to are filled.
 
     Args:
         resolution: cells along each axis.
@@ -136,6 +139,7 @@ def _fill(index: np.ndarray, cells: np.ndarray, sdf: np.ndarray) -> tuple[np.nda
     # Exact zeros would put several vertices onto one lattice point and pinch the surface there.
     small = np.abs(volume) < SMALLEST
     volume[small] = np.where(volume[small] < 0, -SMALLEST, SMALLEST)
+    _fill_voids(volume)
     return volume, near
 
 
@@ -193,6 +197,27 @@ def _sign_of_the_rest(volume: np.ndarray, rest: np.ndarray) -> None:
             where = ndimage.distance_transform_edt(rest[wider], return_distances=False, return_indices=True)
             part, mine = volume[wider], region[wider] == number
             part[mine] = np.where(part[tuple(axis[mine] for axis in where)] < 0, -TRUNCATION, TRUNCATION)
+
+
+def _fill_voids(volume: np.ndarray) -> None:
+    """Make inside what nobody outside can see, in place: walls in there are where the shell was guessed wrong.
+
+    Voids that are closed, and those that only a gap of up to two cells, half a voxel, leads to from outside. A gap
+    between two walls is no void, however narrow: nowhere in it is there room for a cell and its 26 neighbours.
+    """
+    from scipy import ndimage
+
+    around = np.ones((3, 3, 3), bool)
+    free = volume > 0
+    region, count = ndimage.label(ndimage.binary_erosion(free, around, border_value=1))
+    outside = region[0, 0, 0]
+    void = np.bincount(region.ravel(), minlength=count + 1) >= VOID
+    void[[0, outside]] = False
+    if outside and void.any():
+        beyond = ndimage.binary_dilation(region == outside, around)
+        volume[ndimage.binary_dilation(void[region], around, iterations=2, mask=free & ~beyond)] = -TRUNCATION
+    region, _ = ndimage.label(volume > 0)
+    volume[(region > 0) & (region != region[0, 0, 0])] = -TRUNCATION
 
 
 def _gradient(index: np.ndarray, cells: np.ndarray, sdf: np.ndarray) -> np.ndarray:

@@ -176,6 +176,43 @@ def test_a_region_of_one_cell_takes_the_sign_of_a_cell_beside_it():
     assert np.array_equal(volume, want)
 
 
+def hollow(edge: int = 24, wall: int = 4) -> np.ndarray:
+    """[edge]^3 distances of a cube with an empty inside: -1 within the wall, 1 in the void and around the cube."""
+    volume = np.ones((edge,) * 3, np.float32)
+    volume[3:-3, 3:-3, 3:-3] = -1
+    low, high = 3 + wall, edge - 3 - wall
+    volume[low:high, low:high, low:high] = 1
+    return volume
+
+
+@pytest.mark.parametrize("hole", [0, 1, 2])
+def test_a_void_behind_a_narrow_hole_is_filled(hole):
+    volume = hollow()
+    centre = volume.shape[0] // 2
+    volume[centre : centre + hole, centre : centre + hole, :centre] = 1
+    extract._fill_voids(volume)
+    assert (volume[7:-7, 7:-7, 8:-7] < 0).all()
+
+
+def test_an_inside_that_can_be_seen_stays():
+    volume = hollow()
+    centre = volume.shape[0] // 2
+    volume[centre - 2 : centre + 1, centre - 2 : centre + 1, :centre] = 1  # three cells wide
+    want = volume.copy()
+    extract._fill_voids(volume)
+    assert np.array_equal(volume, want)
+
+
+@pytest.mark.parametrize("gap", [1, 2])
+def test_a_narrow_gap_between_two_plates_stays(gap):
+    volume = np.ones((24, 24, 24), np.float32)
+    volume[3:-3, 3:-3, 4:-4] = -1
+    volume[:, :, 11 : 11 + gap] = 1
+    want = volume.copy()
+    extract._fill_voids(volume)
+    assert np.array_equal(volume, want)
+
+
 @pytest.mark.parametrize("x", [4, 8])
 def test_a_vertex_far_from_all_cells_has_the_colour_of_the_nearest(x):
     index = np.full((12, 7, 7), -1, np.int32)
