@@ -68,6 +68,7 @@ NOTHING: Mapping[str, float] = {
     "rotation_deg": 180.0,
     "box_iou": 0.0,
     "chamfer": metrics.WORST_CHAMFER,
+    "chamfer_mean": metrics.WORST_CHAMFER / 2,
     "chamfer_squared": metrics.WORST_CHAMFER**2 / 2,
     "f1@0.05": 0.0,
     "f1@0.01": 0.0,
@@ -80,7 +81,10 @@ CLOSE = Protocol(parts=("surface", "voxels", "pose"), points=SURFACE_POINTS)
 
 
 def score(result: Mapping[str, Any], subject: Subject) -> dict[str, float]:
-    """Everything that is judged against the truth. Lengths in the unit cube of the truth's box unless named."""
+    """Everything that is judged against the truth. Lengths in the unit cube of the truth's box unless named.
+
+    `chamfer` adds the two directions up, as everywhere else; `chamfer_mean` is their mean, which the bar is about.
+    """
     found = Reconstruction.of(result)
     voxels = result["coords"][:, 1:].numpy()
     compared = metrics.compare(found, subject.truth, JUDGED)
@@ -94,6 +98,7 @@ def score(result: Mapping[str, Any], subject: Subject) -> dict[str, float]:
     a, b = (normal(points.vertices) for points in shell)
     scores |= {"ss_chamfer": metrics.chamfer(a, b), "ss_f1@0.05": metrics.f1(a, b, 0.05)}
     scores |= {name: compared[name] for name in ("chamfer", "chamfer_squared", "f1@0.05", "f1@0.01")}
+    scores["chamfer_mean"] = compared["chamfer"] / 2
     if found.mesh is not metrics.NO_MESH:
         scores["colour_mae"] = _colours_at(result["mesh"][0], subject)
     return {name: float(value) for name, value in scores.items()}
