@@ -32,7 +32,7 @@ class Recipe:
     noise_draws: int = 2
     ss_vae: Schedule = Schedule(3000, 32, rate=2e-3, average=0.995)
     slat_vae: Schedule = Schedule(600, 2, rate=2e-3, average=0.995, checkpoint=100)
-    ss_flow: Schedule = Schedule(29_000, 128, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
+    ss_flow: Schedule = Schedule(39_700, 128, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
     slat_flow: Schedule = Schedule(7200, 8, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
     ss_encoder: SSEncoderConfig = SSEncoderConfig()
     slat_encoder: SLatEncoderConfig = SLatEncoderConfig()
@@ -47,7 +47,7 @@ class Recipe:
             slat_decoder_gs=GaussianDecoderConfig(num_gaussians=8),
             slat_decoder_gs_4=GaussianDecoderConfig(num_gaussians=4),
             # Measured: with these few steps hurt, as they do in the real model, and many do not lose (model card).
-            ss_sampling=SamplingConfig(cfg_strength=5.0, rescale_t=1.5),
+            ss_sampling=SamplingConfig(cfg_strength=3.0, rescale_t=0.3),
             slat_sampling=SamplingConfig(cfg_strength=1.0, rescale_t=1.0),
         )
     )
