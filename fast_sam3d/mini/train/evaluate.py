@@ -83,7 +83,7 @@ CLOSE = Protocol(parts=("surface", "voxels", "pose"), points=SURFACE_POINTS)
 def score(result: Mapping[str, Any], subject: Subject) -> dict[str, float]:
     """Everything that is judged against the truth. Lengths in the unit cube of the truth's box unless named.
 
-    `chamfer` adds the two directions up, as everywhere else; `chamfer_mean` is their mean, which the bar is about.
+    `chamfer` adds the two directions up, as everywhere else; `chamfer_mean` is their mean.
     """
     found = Reconstruction.of(result)
     voxels = result["coords"][:, 1:].numpy()

@@ -18,7 +18,7 @@ from fast_sam3d.errors import ConfigError
 BARS: dict[str, tuple[float, bool]] = {
     "f1@0.05": (0.92, True),
     "f1@0.01": (0.22, True),
-    "chamfer_mean": (0.022, False),
+    "chamfer": (0.022, False),
     "voxel_iou": (0.38, True),
     "box_iou": (0.78, True),
     "rotation_deg": (12.0, False),
