@@ -34,7 +34,7 @@ def find_pointmap(folder: Path, choice: str) -> Path | None:
     if choice == "auto":
         for name in _NAMES:
             if (folder / name).is_file():
-                log.info("using the pointmap %s; --no-pointmap goes without", folder / name)
+                log.info("using the pointmap %s; --no_pointmap goes without", folder / name)
                 return folder / name
         return None
     try:
@@ -105,11 +105,11 @@ def check_known(points: NDArray[np.float32], mask: NDArray[np.bool_], path: Path
 
 def _check_share(known: int, pixels: int, path: Path) -> None:
     if not known:
-        raise InputError(f"the pointmap {path} knows no point on the object: leave it out with --no-pointmap")
+        raise InputError(f"the pointmap {path} knows no point on the object: leave it out with --no_pointmap")
     if known < LEAST_SHARE * pixels:
         raise InputError(
             f"the pointmap {path} knows {known} of the object's {pixels} points, too few to place it: "
-            "leave it out with --no-pointmap"
+            "leave it out with --no_pointmap"
         )
 
 
@@ -136,7 +136,7 @@ def _check_header(stream, shape: tuple[int, ...], path: Path) -> None:  # type: 
     if found != shape:
         raise InputError(
             f"the pointmap {path} has shape {list(found)} where the picture needs {list(shape)}: "
-            "make it from the same picture, or leave it out with --no-pointmap"
+            "make it from the same picture, or leave it out with --no_pointmap"
         )
     if dtype.kind != "f":
         raise InputError(f"the pointmap {path} holds {dtype}: save it as float32")

@@ -135,7 +135,7 @@ def test_too_few_known_points_are_said_to_be_too_few(object_folder, points):
     lonely = np.full_like(points, np.nan)
     lonely[20, 22] = points[20, 22]
     np.save(object_folder / "pointmap.npy", lonely)
-    refused("knows 1 of the object's 305 points", "--no-pointmap", image_path=object_folder)
+    refused("knows 1 of the object's 305 points", "--no_pointmap", image_path=object_folder)
     lonely[20, 20:24] = points[20, 20:24]
     np.save(object_folder / "pointmap.npy", lonely)
     assert load_object(object_folder).pointmap is not None
