@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fast_sam3d.mini.data.shards import Objects
 from fast_sam3d.mini.pose import LAYOUT_LEAVES
 from fast_sam3d.mini.train.conditions import crops, layout_targets, standardise
+from fast_sam3d.mini.train.sensitivity import token_blocks
 
 DROP = 0.1  # share of samples trained without condition
 LAYOUT_WEIGHT = 0.4  # of each layout leaf against the shape
@@ -93,13 +94,18 @@ class SSFlowLoss:
         coarse: [n, cells^3] bool, whether anything is in each cell of the latent grid.
         statistics: of the layout leaves.
         backbone, embedder: what is trained.
+        weighting: [D, D] of the shape's error in a block of the grid's cells, see `sensitivity.weighting`; D tells the
+            block's size.
         draws: noises per crop; the embedder runs once for all of them.
     """
 
     def __init__(self, objects: Objects, latents: Tensor, coarse: Tensor, statistics: dict, backbone: nn.Module,
-                 embedder: nn.Module, readout: Readout, device: torch.device, draws: int = 2) -> None:  # fmt: skip
+                 embedder: nn.Module, readout: Readout, weighting: Tensor, device: torch.device,
+                 draws: int = 2) -> None:  # fmt: skip
         self.objects, self.latents, self.coarse, self.statistics = objects, latents, coarse, statistics
         self.backbone, self.embedder, self.readout, self.device, self.draws = backbone, embedder, readout, device, draws
+        self.weighting = weighting.to(device)
+        self.edge = round((len(weighting) / latents.shape[-1]) ** (1 / 3))
 
     def batch(self, generator: torch.Generator, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """Crops, clean leaves and coarse occupancy of `count` random views."""
@@ -129,8 +135,8 @@ class SSFlowLoss:
             "readout_cells": READOUT_WEIGHT * F.binary_cross_entropy_with_logits(told_cells, coarse.to(self.device)),
             "readout_colours": COLOUR_READOUT_WEIGHT * colour,
         }
-        return losses | {
-            name: (1.0 if name == "shape" else LAYOUT_WEIGHT)
-            * (velocity[name].float() - (clean[name] - noise[name])).square().mean()
-            for name in ("shape", *LAYOUT_LEAVES)
-        }
+        errors = {name: velocity[name].float() - (clean[name] - noise[name]) for name in ("shape", *LAYOUT_LEAVES)}
+        with torch.autocast(self.device.type, enabled=False):
+            shape = (token_blocks(errors.pop("shape"), self.edge) @ self.weighting).square().mean()
+        layout_errors = {name: LAYOUT_WEIGHT * error.square().mean() for name, error in errors.items()}
+        return losses | {"shape": shape} | layout_errors

@@ -22,7 +22,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
         "slat_vae_objects", "slat_objects", "slat_vae", "slat_encoder", "pipeline.slat_decoder_mesh",
         "pipeline.slat_decoder_gs", "pipeline.slat_decoder_gs_4",
     ),
-    "ss_flow": ("objects", "views", "noise_draws", "ss_flow", "pipeline.ss_embedder", "pipeline.ss_flow"),
+    "ss_flow": (
+        "objects", "views", "noise_draws", "decoder_share", "ss_flow", "pipeline.ss_embedder", "pipeline.ss_flow",
+    ),
     "slat_flow": ("slat_objects", "views", "slat_flow", "pipeline.ss_embedder", "pipeline.slat_flow"),
 }  # fmt: skip
 """The recipe's settings that a stage's result depends on, by their dotted names."""

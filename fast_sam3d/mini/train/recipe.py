@@ -20,6 +20,8 @@ class Recipe:
         ss_vae_objects, slat_vae_objects: how many of them the autoencoders use; they converge on fewer.
         slat_objects: how many of them the structured latent's flow uses.
         noise_draws: noises per crop and update of the SS flow.
+        decoder_share: of the shape's error in the SS flow, how much is weighed by what its decoder notices of it; the
+            rest counts every direction of the latent alike.
         ss_encoder, slat_encoder: sizes of what is trained but not shipped.
         pipeline: sizes of what is shipped, and how it samples.
     """
@@ -30,6 +32,7 @@ class Recipe:
     slat_vae_objects: int = 4_000
     slat_objects: int = 20_000
     noise_draws: int = 2
+    decoder_share: float = 0.8
     ss_vae: Schedule = Schedule(3000, 32, rate=2e-3, average=0.995)
     slat_vae: Schedule = Schedule(600, 2, rate=2e-3, average=0.995, checkpoint=100)
     ss_flow: Schedule = Schedule(39_700, 128, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
@@ -68,6 +71,8 @@ class Recipe:
             raise ValueError(
                 "Recipe.pipeline needs one embedder for both stages (slat_embedder null) and both gaussian decoders"
             )
+        if not 0 <= self.decoder_share < 1:
+            raise ValueError(f"Recipe.decoder_share must be in [0, 1), got {self.decoder_share}")
         if self.ss_flow.batch % self.noise_draws:
             raise ValueError(f"ss_flow.batch must be a multiple of noise_draws={self.noise_draws}")
 

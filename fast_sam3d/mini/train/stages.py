@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,10 @@ from fast_sam3d.mini.ss_vae import SSDecoder, SSEncoder
 from fast_sam3d.mini.train import autoencoders, structured
 from fast_sam3d.mini.train.conditions import layout_statistics
 from fast_sam3d.mini.train.flows import Readout, SSFlowLoss
-from fast_sam3d.mini.train.loop import Trainer, load_whole, save_whole
+from fast_sam3d.mini.train.loop import Trainer, load_whole, save_whole, step_generator
 from fast_sam3d.mini.train.origin import check_origin, origin, result_digest
 from fast_sam3d.mini.train.recipe import Recipe
+from fast_sam3d.mini.train.sensitivity import sensitivity, weighting
 
 log = logging.getLogger(__name__)
 
@@ -255,7 +257,9 @@ def run_ss_flow(run: Run) -> None:
     objects = run.objects(recipe.objects, "coords", *VIEW_ARRAYS)
     coarse = autoencoders.coarse_occupancy(objects, config.ss_flow.resolution)
     statistics = layout_statistics(objects.arrays["pose"])
-    latents: Tensor = run.stored("ss_latents")["latents"]
+    encoded = run.stored("ss_latents")
+    latents: Tensor = encoded["latents"]
+    weighting = _error_weighting(run, encoded)
     modules = run.train(
         "ss_flow",
         lambda: {
@@ -263,10 +267,22 @@ def run_ss_flow(run: Run) -> None:
             "embedder": ConditionEmbedder(config.ss_embedder),
             "readout": Readout(config.ss_embedder.model_channels, config.ss_flow.resolution),
         },
-        lambda m: SSFlowLoss(objects, latents, coarse, statistics, **m, device=run.device, draws=recipe.noise_draws),
+        lambda m: SSFlowLoss(
+            objects, latents, coarse, statistics, **m, weighting=weighting, device=run.device, draws=recipe.noise_draws
+        ),
     )
     kept = {name: modules[name].state_dict() for name in ("backbone", "embedder")}
     run.store("ss_flow", {"statistics": statistics, **kept})
+
+
+def _error_weighting(run: Run, encoded: Mapping[str, Any]) -> Tensor:
+    """What the shape's error is weighed by: `sensitivity.weighting` of the occupancy autoencoder's decoder."""
+    config = run.recipe.pipeline
+    decoder = SSDecoder(config.ss_decoder).to(run.device)
+    decoder.load_state_dict(encoded["decoder"])
+    chance = step_generator(run.seed, "sensitivity", 0)
+    information = sensitivity(decoder.eval(), encoded["latents"], config.ss_flow.patch_size, chance, run.device)
+    return weighting(information, run.recipe.decoder_share)
 
 
 def run_slat_flow(run: Run) -> None:

@@ -29,6 +29,7 @@ def loss(objects, tiny) -> SSFlowLoss:
         SparseStructureFlow(config.ss_flow),
         ConditionEmbedder(config.ss_embedder),
         Readout(config.ss_embedder.model_channels, 8),
+        torch.eye(64),
         CPU,
         draws=2,
     )
@@ -113,6 +114,33 @@ def test_the_true_velocity_costs_nothing(loss):
     for name in ("shape", *LAYOUT_LEAVES):
         assert losses[name].item() == pytest.approx(0, abs=1e-4)
     assert oracle.context.shape[0] == 4
+
+
+def test_an_error_counts_as_much_as_the_decoder_notices_it(loss):
+    _, clean, _ = loss.batch(torch.Generator().manual_seed(3), 2)
+    wrong = {name: leaf.repeat(2, 1, 1) for name, leaf in clean.items()}
+    true = wrong["shape"].clone()
+
+    class Off(Oracle):
+        def forward(self, mixed, t, context):
+            velocity = super().forward(mixed, t, context)
+            return velocity | {"shape": velocity["shape"] + (wrong["shape"] - true)}
+
+    loss.backbone = Off({name: leaf.repeat(2, 1, 1) for name, leaf in clean.items()})
+    costs = {}
+    # Rows of a block run over channels first: 3 and 5 are two channels of the 8, over all 8 cells.
+    weights = torch.ones(8, 8)
+    weights[3], weights[5] = 2, 0
+    loss.weighting = torch.diag(weights.flatten())
+    for channel in (0, 3, 5):
+        wrong["shape"] = true.clone()
+        wrong["shape"][..., channel] += 1
+        costs[channel] = loss(torch.Generator().manual_seed(3), 4)["shape"].item()
+    assert costs == {
+        0: pytest.approx(1 / 8, abs=1e-3),
+        3: pytest.approx(4 / 8, abs=1e-3),
+        5: pytest.approx(0, abs=1e-3),
+    }
 
 
 def test_dropped_conditions_reach_the_backbone_as_zeros(loss, monkeypatch):
