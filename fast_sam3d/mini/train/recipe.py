@@ -35,7 +35,7 @@ class Recipe:
     decoder_share: float = 0.8
     ss_vae: Schedule = Schedule(3000, 32, rate=2e-3, average=0.995)
     slat_vae: Schedule = Schedule(600, 2, rate=2e-3, average=0.995, checkpoint=100)
-    ss_flow: Schedule = Schedule(39_700, 128, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
+    ss_flow: Schedule = Schedule(49_300, 128, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
     slat_flow: Schedule = Schedule(7200, 8, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
     ss_encoder: SSEncoderConfig = SSEncoderConfig()
     slat_encoder: SLatEncoderConfig = SLatEncoderConfig()
