@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fast_sam3d.api import Handle, accelerate, accelerated, restore
-    from fast_sam3d.loading import load_pipeline
-    from fast_sam3d.report import Report
+    from fast_sam3d.checkpoints.load import load_pipeline
+    from fast_sam3d.report import observe
     from fast_sam3d.scene import compose_scene, run_scene
+    from fast_sam3d.telemetry import Report
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "accelerated",
     "compose_scene",
     "load_pipeline",
+    "observe",
+    "report",
     "restore",
     "run_scene",
 ]
@@ -40,14 +43,17 @@ _HOMES = {
     "accelerate": "fast_sam3d.api",
     "accelerated": "fast_sam3d.api",
     "restore": "fast_sam3d.api",
-    "load_pipeline": "fast_sam3d.loading",
-    "Report": "fast_sam3d.report",
+    "observe": "fast_sam3d.report",
+    "load_pipeline": "fast_sam3d.checkpoints.load",
+    "Report": "fast_sam3d.telemetry",
     "compose_scene": "fast_sam3d.scene",
     "run_scene": "fast_sam3d.scene",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "report":
+        return import_module("fast_sam3d.report")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import fast_sam3d
-from fast_sam3d.config import compose, group_options
+from fast_sam3d.config.compose import compose, group_options
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.exact import Exact
 from fast_sam3d.report import observe

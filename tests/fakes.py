@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fast_sam3d.mini.flow import ClassifierFreeGuidance, FlowMatching, ShortCut
+from fast_sam3d.model.flow import ClassifierFreeGuidance, FlowMatching, ShortCut
 
 SS_SHAPES = {
     "shape": (1, 6, 4),

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from fast_sam3d.mini.config import EmbedderConfig, SSDecoderConfig, SSFlowConfig
-from fast_sam3d.mini.pipeline import MiniPipeline
-from fast_sam3d.mini.pipeline_config import PipelineConfig, SamplingConfig
-from fast_sam3d.mini.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
+from fast_sam3d.model.config import EmbedderConfig, SSDecoderConfig, SSFlowConfig
+from fast_sam3d.model.pipeline import MiniPipeline
+from fast_sam3d.model.pipeline_config import PipelineConfig, SamplingConfig
+from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
 
 STEPS = 8
 VOXELS = 150

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fast_sam3d.solve.guide import GUIDE
-from fast_sam3d.solve.predict import PREDICT
-from fast_sam3d.solve.when import WHEN
-from fast_sam3d.solve.where import WHERE
+from fast_sam3d.sampling.guide import GUIDE
+from fast_sam3d.sampling.predict import PREDICT
+from fast_sam3d.sampling.when import WHEN
+from fast_sam3d.sampling.where import WHERE
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "adding-a-method.md"
@@ -59,9 +59,12 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_is_one_file_one_line_and_one_yaml(copy: Path) -> None:
     ours = {p.relative_to(ROOT) for p in (*(ROOT / "fast_sam3d").rglob("*.py"), *(ROOT / "configs").rglob("*.yaml"))}
     theirs = {p.relative_to(copy) for p in (*(copy / "fast_sam3d").rglob("*.py"), *(copy / "configs").rglob("*.yaml"))}
-    assert {str(path) for path in theirs - ours} == {"fast_sam3d/solve/predict/average.py", "configs/ss/average.yaml"}
+    assert {str(path) for path in theirs - ours} == {
+        "fast_sam3d/sampling/predict/average.py",
+        "configs/ss/average.yaml",
+    }
     assert [str(path) for path in ours if (ROOT / path).read_text() != (copy / path).read_text()] == [
-        "fast_sam3d/solve/predict/__init__.py"
+        "fast_sam3d/sampling/predict/__init__.py"
     ]
 
 

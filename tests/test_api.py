@@ -20,7 +20,7 @@ from fast_sam3d import api
 from fast_sam3d.adapters import NotAPipelineError
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.patch import Seam
-from fast_sam3d.solve.driver import SolverError
+from fast_sam3d.sampling.driver import SolverError
 from tests.fakes import FakeInference, FakePipeline, equal, same_vars, snapshot
 
 PAPER: dict[str, Any] = {
@@ -320,7 +320,7 @@ def test_a_compiled_forward_keeps_working_and_comes_back(pipeline: FakePipeline,
 def test_configurations_of_every_kind(pipeline: FakePipeline, tmp_path: Path) -> None:
     from omegaconf import OmegaConf
 
-    from fast_sam3d.config import compose, load
+    from fast_sam3d.config.compose import compose, load
 
     file = tmp_path / "mine.yaml"
     OmegaConf.save(OmegaConf.create(PAPER), file)

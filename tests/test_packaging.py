@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import fast_sam3d
-from fast_sam3d import resources
+from fast_sam3d.config import packaged as resources
+from fast_sam3d.config.packaged import checkout, checkpoint_roots, resource
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.resources import checkout, checkpoint_roots, resource
 
 ROOT = Path(fast_sam3d.__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text() if (ROOT / "pyproject.toml").is_file() else ""
@@ -163,7 +163,8 @@ def test_wheel_works_in_an_empty_folder(wheel, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "seed: 3" in done.stdout
     code = (
-        "from fast_sam3d.resources import checkout, resource; from fast_sam3d.loading import find_checkpoint;"
+        "from fast_sam3d.config.packaged import checkout, resource;"
+        "from fast_sam3d.checkpoints.load import find_checkpoint;"
         "assert checkout() is None; print(find_checkpoint().folder); print(resource('configs'))"
     )
     done = python("-c", code, cwd=empty, path=site)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.patch import Seam
-from fast_sam3d.solve.driver import SolveStage
+from fast_sam3d.sampling.driver import SolveStage
 
 SHAPE = "shape"
 LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from fast_sam3d.bench.record import Key, Record, Rows
-from fast_sam3d.mini.workers import worker_pool
+from fast_sam3d.run.pool import worker_pool
 
 log = logging.getLogger(__name__)
 

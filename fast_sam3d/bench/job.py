@@ -17,8 +17,8 @@ from fast_sam3d.bench.record import Rows
 from fast_sam3d.bench.suite import OFF, OTHER_SEED, SEED_STEP
 from fast_sam3d.bench.turns import Given, Outcome, run, take_turns
 from fast_sam3d.bench.variant import Variant
-from fast_sam3d.config import SEED_MAX
-from fast_sam3d.loading import Checkpoint
+from fast_sam3d.checkpoints.load import Checkpoint
+from fast_sam3d.config.compose import SEED_MAX
 from fast_sam3d.metrics import Protocol, Reconstruction, three_ways
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Job:
     """What a process needs to know.
 
     Args:
-        checkpoint: of the pipeline. device, dtype, depth_model: see `fast_sam3d.loading.load_checkpoint`.
+        checkpoint: of the pipeline. device, dtype, depth_model: see `fast_sam3d.checkpoints.load.load_checkpoint`.
         variants: "off" and "other seed", then the methods.
         objects: where they come from.
         formats: to decode.
@@ -70,7 +70,7 @@ _warm = False
 def start(job: Job, threads: int) -> None:
     """Load the pipeline of this process."""
     global _pipeline, _job, _warm  # one pipeline per worker process
-    from fast_sam3d.loading import load_checkpoint
+    from fast_sam3d.checkpoints.load import load_checkpoint
 
     torch.set_num_threads(threads)
     _pipeline = load_checkpoint(job.checkpoint, job.device, job.dtype, job.depth_model)

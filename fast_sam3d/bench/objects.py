@@ -83,7 +83,7 @@ class Folder:
         Raises:
             InputError: no picture with a mask.
         """
-        from fast_sam3d.images import list_masks
+        from fast_sam3d.inputs.load import list_masks
 
         if not self.path.is_dir():
             raise InputError(f"--image_dir {self.path} is not a folder: name one with pictures and their masks")
@@ -105,7 +105,7 @@ class Folder:
         return found[: self.count]
 
     def load(self, name: str) -> BenchObject:
-        from fast_sam3d.images import load_object
+        from fast_sam3d.inputs.load import load_object
 
         place, _, number = name.rpartition("#") if "#" in name else (name, "", "")
         given = load_object(self.path / place, int(number) if number else None)

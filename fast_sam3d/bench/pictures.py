@@ -72,7 +72,7 @@ def pareto(path: Path, found: Mapping[str, Standing], names: Sequence[str]) -> P
 
 def stages(path: Path, names: Sequence[str], found: Mapping[str, Standing]) -> Path:
     """Stacked bars: mean seconds per stage, with the error of the whole."""
-    from fast_sam3d.progress import STAGES as SAID
+    from fast_sam3d.run.progress import STAGES as SAID
 
     shown = [name for name in names if found[name].stages]
     plot, figure, ((axis,),) = _figure(1, 1, (9.5, 1.2 + 0.42 * len(shown)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.errors import OutputError
-from fast_sam3d.mini.pipeline_config import CONFIG_NAME
+from fast_sam3d.model.pipeline_config import CONFIG_NAME
 
 Rows = list[dict[str, Any]]
 Key = int | str

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.bench.variant import Variant, method_of
-from fast_sam3d.config import SEED_MAX, load
+from fast_sam3d.config.compose import SEED_MAX, load
 from fast_sam3d.errors import ConfigError, suggest
 
 OFF, OTHER_SEED = "off", "other seed"

@@ -14,7 +14,8 @@ import numpy as np
 
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.report import Report, observe
+from fast_sam3d.report import observe
+from fast_sam3d.telemetry import Report
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def _measured(
     """The result, its seconds, those of the processor, and the peak of memory."""
     import torch
 
-    from fast_sam3d.exact.measure import measured
+    from fast_sam3d.bench.exact_parts import measured
 
     results: list[tuple[dict[str, Any], float]] = []
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fast_sam3d.config import Config, check_methods, load
+from fast_sam3d.config.compose import Config, check_methods, load
 from fast_sam3d.errors import ConfigError
 
 STEPS = 25

@@ -15,7 +15,7 @@ from typing import Any
 from fast_sam3d import __version__
 from fast_sam3d.cli.arguments import Parser
 from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
-from fast_sam3d.out_of_memory import is_out_of_memory
+from fast_sam3d.run.memory import is_out_of_memory
 
 __all__ = ["main"]
 

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Measure, write, print; 1 where a run has failed."""
     from fast_sam3d.bench import results
-    from fast_sam3d.mini.train.folders import writable_folder
+    from fast_sam3d.outputs.writable import writable_folder
 
     suite = chosen_suite(args)
     suite.variants()  # a method that does not fit is told before anything is loaded
@@ -83,7 +83,7 @@ def chosen_suite(args: argparse.Namespace) -> Suite:
         ConfigError: of the suite, or of a flag.
     """
     from fast_sam3d.bench.suite import load_suite
-    from fast_sam3d.config import SEED_MAX
+    from fast_sam3d.config.compose import SEED_MAX
 
     suite = load_suite(args.suite or "quick")
     if args.accelerate:
@@ -132,8 +132,8 @@ def _job(args: argparse.Namespace, suite: Suite) -> tuple[Job, Suite]:
     """What to run, and the suite with as many objects as there are."""
     from fast_sam3d.bench.job import Job, keys_of
     from fast_sam3d.bench.objects import Folder, HeldOut, Objects
-    from fast_sam3d.config import load
-    from fast_sam3d.loading import find_checkpoint
+    from fast_sam3d.checkpoints.load import find_checkpoint
+    from fast_sam3d.config.compose import load
 
     values = {"pipeline.device": args.device, "pipeline.dtype": args.dtype}
     pipeline = load([], {key: value for key, value in values.items() if value is not None}).pipeline

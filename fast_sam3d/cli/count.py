@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     import json
 
-    from fast_sam3d.exact.count import network_calls, published, solves, table
+    from fast_sam3d.bench.operations import network_calls, published, solves, table
 
     pipeline, columns = published(), list(solves())
     counts = table(pipeline, columns, lambda row: print(f"counting: {row}", file=sys.stderr))

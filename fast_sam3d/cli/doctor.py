@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from fast_sam3d.doctor import Examination, PackageState, WeightsState, examine
+from fast_sam3d.checkpoints.doctor import Examination, PackageState, WeightsState, examine
 
 __all__ = ["add_arguments", "main"]
 

@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from fast_sam3d.download import REPOSITORY, download_weights, unfinished_folder
+from fast_sam3d.checkpoints.download import REPOSITORY, download_weights, unfinished_folder
 
 __all__ = ["add_arguments", "main"]
 

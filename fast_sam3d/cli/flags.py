@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fast_sam3d.config import ACCELERATED, PRESET, Config, load
+from fast_sam3d.config.compose import ACCELERATED, PRESET, Config, load
 from fast_sam3d.errors import ConfigError
 
 __all__ = ["add_config_flags", "config_from"]
@@ -120,7 +120,7 @@ def config_from(args: argparse.Namespace) -> Config:
     picks the method that does, and says so.
 
     Raises:
-        ConfigError: as `fast_sam3d.config.load`; a flag of a module that is off.
+        ConfigError: as `fast_sam3d.config.compose.load`; a flag of a module that is off.
     """
     alone = {module: getattr(args, switch) for module, switch in SWITCHES.items()}
     # First, so that what the user picks for a module counts more.

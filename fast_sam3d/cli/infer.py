@@ -9,13 +9,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
 from fast_sam3d.cli.flags import add_config_flags, config_from
-from fast_sam3d.config import Config, check_methods
+from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError
-from fast_sam3d.images import ObjectInput, load_object
-from fast_sam3d.loading import Checkpoint, find_checkpoint
-from fast_sam3d.object_run import RESULT_NAMES, Run, run_pipeline, write_results
-from fast_sam3d.result_folder import check_target, result_folder, results_complete
+from fast_sam3d.inputs.load import ObjectInput, load_object
+from fast_sam3d.outputs.folder import check_target, result_folder, results_complete
+from fast_sam3d.run.object import RESULT_NAMES, Run, run_pipeline, write_results
 
 __all__ = ["OVERRIDES", "add_arguments", "main", "run_object"]
 
@@ -52,7 +52,7 @@ def _reduced(given: ObjectInput) -> ObjectInput:
 
     Left alone where the reduced mask would cover the whole picture, which is refused.
     """
-    from fast_sam3d.mini.inputs import match_size, reduce_picture
+    from fast_sam3d.model.inputs import match_size, reduce_picture
 
     image, mask = reduce_picture(given.image, given.mask)
     if mask is given.mask or mask.all():
@@ -64,9 +64,9 @@ def _reduced(given: ObjectInput) -> ObjectInput:
 def run_object(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> Run:
     """Loads the pipeline, accelerates it as configured, and runs it on one object."""
     from fast_sam3d.api import accelerated
-    from fast_sam3d.loading import load_checkpoint
-    from fast_sam3d.progress import ProgressBars
+    from fast_sam3d.checkpoints.load import load_checkpoint
     from fast_sam3d.report import observe
+    from fast_sam3d.run.progress import ProgressBars
 
     log.info("pipeline: %s, because %s", checkpoint.tag, checkpoint.reason)
     begin = time.perf_counter()
@@ -97,7 +97,7 @@ def _print_summary(run: Run, target: Path, written: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fast_sam3d.progress import STAGES
+    from fast_sam3d.run.progress import STAGES
 
     table = Table(title="accelerated: " + ", ".join(run.methods) if run.methods else "not accelerated")
     for i, heading in enumerate(run.report.HEADER):

@@ -23,7 +23,7 @@ def main(args: argparse.Namespace) -> int:
     import dataclasses
     import json
 
-    from fast_sam3d.exact.measure import everything
+    from fast_sam3d.bench.exact_parts import everything
 
     if args.rounds < 1:
         raise ConfigError(f"--rounds is {args.rounds}: give at least 1")

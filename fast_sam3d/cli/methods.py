@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from fast_sam3d.zoo import NEEDS, Listing, listed
+from fast_sam3d.config.catalogue import NEEDS, Listing, listed
 
 __all__ = ["add_arguments", "main"]
 

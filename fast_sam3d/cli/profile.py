@@ -8,11 +8,11 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_sam3d.config import check_methods, load
+from fast_sam3d.config.compose import check_methods, load
 from fast_sam3d.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from fast_sam3d.profile import Timing
+    from fast_sam3d.bench.profile import Timing
 
 WAYS = ("exact=all", "preset=fast_sam3d", "preset=default", "preset=fast")
 
@@ -42,9 +42,9 @@ def main(args: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from fast_sam3d.images import load_object
-    from fast_sam3d.loading import find_checkpoint, load_checkpoint
-    from fast_sam3d.profile import draw, profile
+    from fast_sam3d.bench.profile import draw, profile
+    from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
+    from fast_sam3d.inputs.load import load_object
 
     if args.rounds < 1:
         raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
@@ -100,7 +100,7 @@ def main(args: argparse.Namespace) -> int:
 
 def lines(timings: list[Timing]) -> list[str]:
     """The table: stages down, ways across; then the whole, the median ratio, and the calls of the networks."""
-    from fast_sam3d.progress import STAGES
+    from fast_sam3d.run.progress import STAGES
 
     medians = [timing.medians() for timing in timings]
     stages = [stage for stage in (*STAGES, "other") if any(stage in median for median in medians)]

@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
     import torch
 
     from fast_sam3d.cli import main as command
-    from fast_sam3d.images import list_masks
+    from fast_sam3d.inputs.load import list_masks
 
     if args.rounds < 1:
         raise ConfigError(f"--rounds is {args.rounds}: give at least 1")

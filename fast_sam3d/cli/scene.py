@@ -10,15 +10,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
 from fast_sam3d.cli.flags import add_config_flags, config_from
-from fast_sam3d.config import Config, check_methods
+from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError, OutputError
-from fast_sam3d.loading import Checkpoint, find_checkpoint
-from fast_sam3d.progress import ObjectsProgress, SceneProgress
-from fast_sam3d.result_folder import check_target
-from fast_sam3d.scene.engines import Engine, one_after_another, processes_for, side_by_side
+from fast_sam3d.outputs.folder import check_target
+from fast_sam3d.run.progress import ObjectsProgress, SceneProgress
 from fast_sam3d.scene.folder import plan, run_folder, scene_lock
 from fast_sam3d.scene.inputs import SceneInput, load_scene, scene_folders
+from fast_sam3d.scene.parallel import Engine, one_after_another, processes_for, side_by_side
 from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker, config_identity
 
 __all__ = ["OVERRIDES", "add_arguments", "main"]
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(config.pipeline.tag)
     check_methods(config)
     if args.engine == "ray":
-        from fast_sam3d.cli.scene_cluster import run_on_cluster
+        from fast_sam3d.cli.scene_ray import run_on_cluster
 
         return run_on_cluster(folders, single, config, checkpoint, {"workers": args.workers, **given}, args.overwrite)
     with ExitStack() as stack:
@@ -195,7 +195,7 @@ def note_failure(row: dict[str, Any], folder: Path, error: FastSam3dError) -> No
 
 def end_all(rows: list[dict[str, Any]], config: Config) -> int:
     """Writes and prints what became of every scene. Returns the exit code."""
-    from fast_sam3d.export import save_json
+    from fast_sam3d.outputs.export import save_json
 
     config.output.dir.mkdir(parents=True, exist_ok=True)
     failed = sum(row["status"] == "failed" for row in rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.cli.flags import add_config_flags, config_from
-from fast_sam3d.config import check_methods
+from fast_sam3d.config.compose import check_methods
 
 __all__ = ["add_arguments", "main"]
 

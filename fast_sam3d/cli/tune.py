@@ -17,8 +17,8 @@ from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
 if TYPE_CHECKING:
     from fast_sam3d.bench.objects import Objects
     from fast_sam3d.bench.record import Record
-    from fast_sam3d.config import PipelineConfig
-    from fast_sam3d.loading import Checkpoint
+    from fast_sam3d.checkpoints.load import Checkpoint
+    from fast_sam3d.config.compose import PipelineConfig
     from fast_sam3d.tune.ledger import Case
     from fast_sam3d.tune.plan import Plan
 
@@ -67,9 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Search, write, print."""
-    from fast_sam3d.config import load
-    from fast_sam3d.loading import find_checkpoint, load_checkpoint
-    from fast_sam3d.mini.train.folders import writable_folder
+    from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
+    from fast_sam3d.config.compose import load
+    from fast_sam3d.outputs.writable import writable_folder
     from fast_sam3d.tune.judge import GUARDED, check_measures
     from fast_sam3d.tune.runner import PipelineRunner
 
@@ -178,7 +178,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    from fast_sam3d.config import SEED_MAX
+    from fast_sam3d.config.compose import SEED_MAX
 
     try:
         seeds = tuple(dict.fromkeys(int(seed) for seed in text.split(",")))

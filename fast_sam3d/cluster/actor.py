@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d import __version__
-from fast_sam3d.config import Config
+from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
+from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import CheckpointError, FastSam3dError, InputError, OutputError
-from fast_sam3d.loading import Checkpoint, find_checkpoint
-from fast_sam3d.scene.composing import finish
+from fast_sam3d.scene.compose import finish
 from fast_sam3d.scene.folder import LOCK, Plan
 from fast_sam3d.scene.inputs import load_scene
 from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker, config_identity

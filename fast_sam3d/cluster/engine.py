@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d import __version__
+from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cluster.actor import Closed, Hello, Made
 from fast_sam3d.cluster.connect import connected
 from fast_sam3d.cluster.job import SceneJob
 from fast_sam3d.cluster.pool import Pool, Worker, check_device
 from fast_sam3d.cluster.schedule import Schedule
 from fast_sam3d.cluster.settings import ClusterSettings
-from fast_sam3d.config import Config
+from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError, OutputError
-from fast_sam3d.loading import Checkpoint
-from fast_sam3d.progress import ObjectsProgress
+from fast_sam3d.run.progress import ObjectsProgress
 from fast_sam3d.scene.worker import ObjectTask, Outcome
 
 __all__ = ["ClusterEngine"]

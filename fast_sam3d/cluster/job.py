@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.cluster.actor import Closing
-from fast_sam3d.config import Config
+from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.result_folder import check_target
-from fast_sam3d.scene.composing import finish
+from fast_sam3d.outputs.folder import check_target
+from fast_sam3d.scene.cleanup import clear_left_behind
+from fast_sam3d.scene.compose import finish
 from fast_sam3d.scene.folder import count_as_missing, plan, scene_lock
 from fast_sam3d.scene.inputs import SceneInput
-from fast_sam3d.scene.left_behind import clear_left_behind
 from fast_sam3d.scene.worker import ObjectTask, Outcome, read_done
 
 __all__ = ["SceneJob"]

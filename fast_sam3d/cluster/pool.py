@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cluster.actor import Hello, Order, SceneActor
 from fast_sam3d.cluster.connect import capacity
 from fast_sam3d.cluster.settings import ClusterSettings
-from fast_sam3d.config import Config
+from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.loading import Checkpoint
 
 __all__ = ["Pool", "Worker", "check_device"]
 

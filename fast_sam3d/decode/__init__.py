@@ -3,6 +3,6 @@
 `spectrum` and `aggregate` are pure; `around` goes around the parts of a pipeline.
 """
 
-from fast_sam3d.decode.aggregate import AggregationRecord, MeshMethod, build
+from fast_sam3d.decode.aggregate import MeshMethod, build
 
-__all__ = ["AggregationRecord", "MeshMethod", "build"]
+__all__ = ["MeshMethod", "build"]

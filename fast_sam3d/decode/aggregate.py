@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.errors import ConfigError, suggest
-from fast_sam3d.solve.check import number, whole
+from fast_sam3d.ranges import number, whole
 
 FACTORS = (1.0, 1.25, 1.5, 2.0)
 PLACES = ("decoder", "voxels")
@@ -94,23 +94,6 @@ def build(mapping: Any, path: str = "mesh") -> MeshMethod:
         return MeshMethod(**mapping)
     except ConfigError as error:
         raise ConfigError(f"{path}.{error}") from None
-
-
-@dataclass(frozen=True, slots=True)
-class AggregationRecord:
-    """What was done to one object.
-
-    Args:
-        factor: by which its voxels were merged; 1 left it as it was.
-        picture, shape: high-frequency ratios, None where they say nothing.
-        voxels, kept: before and after.
-    """
-
-    factor: float
-    picture: float | None
-    shape: float | None
-    voxels: int
-    kept: int
 
 
 def merge(coords: Tensor, factor: float, centre: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from fast_sam3d.exact.attention import AttentionSeam
 from fast_sam3d.exact.saving import SavingSeam
-from fast_sam3d.mini.slat_flow import StructuredLatentFlow
-from fast_sam3d.mini.sparse_grid import SparseGrid
+from fast_sam3d.model.slat_flow import StructuredLatentFlow
+from fast_sam3d.model.sparse_grid import SparseGrid
 from fast_sam3d.patch import Seam
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Contexts:
         kept: keys and values by the identity of their projection.
         constants: of unconditional cross-attentions, by the identity of the attention.
         voxels: those of the first call, and what the embedded structured latent makes of them.
-        guided: `fast_sam3d.solve.guide.GuidedCalls` of a method that spares unconditional calls.
+        guided: `fast_sam3d.sampling.guide.GuidedCalls` of a method that spares unconditional calls.
     """
 
     first: tuple[Any, ...] | None = None

@@ -20,7 +20,7 @@ from torch.compiler import is_compiling
 from fast_sam3d.exact.programs import Program, same_bits
 from fast_sam3d.exact.settings import Exact
 from fast_sam3d.patch import Layer, Seam
-from fast_sam3d.solve.scene import Scene
+from fast_sam3d.sampling.exchange import Scene
 
 logger = logging.getLogger(__name__)
 

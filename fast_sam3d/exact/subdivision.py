@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fast_sam3d.exact.saving import SavingSeam
-from fast_sam3d.mini.slat_decoder import SubdivideBlock
-from fast_sam3d.mini.sparse import SparseTensor
-from fast_sam3d.mini.sparse_grid import CHILDREN, OFFSETS, SparseGrid
+from fast_sam3d.model.slat_decoder import SubdivideBlock
+from fast_sam3d.model.sparse import SparseTensor
+from fast_sam3d.model.sparse_grid import CHILDREN, OFFSETS, SparseGrid
 
 logger = logging.getLogger(__name__)
 

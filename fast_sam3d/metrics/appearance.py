@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fast_sam3d.arrays import as_numpy
-from fast_sam3d.camera import Camera
-from fast_sam3d.render import MeshDrawing, render_gaussians
+from fast_sam3d.geometry.arrays import as_numpy
+from fast_sam3d.geometry.camera import Camera
+from fast_sam3d.render.renderer import MeshDrawing, render_gaussians
 
 VIEWS: tuple[tuple[float, float], ...] = ((0.0, 20.0), (90.0, 20.0), (180.0, 20.0), (270.0, -20.0))
 """(azimuth, elevation) in degrees around the canonical cube, +z up."""
@@ -29,7 +29,7 @@ def render_views(thing: Any, cameras: Sequence[Camera] | None = None) -> np.ndar
     """[V, H, W, 3] float32 pictures in 0..1 on white, from `view_cameras` unless others are given.
 
     Args:
-        thing: gaussians (see `fast_sam3d.gaussian_cloud.GaussianCloud`), or a mesh with vertices [V, 3], faces [F, 3]
+        thing: gaussians (as `geometry.gaussians.GaussianCloud`), or a mesh with vertices [V, 3], faces [F, 3]
             and perhaps vertex_attrs [V, >= 3], rgb in 0..1 first.
     """
     cameras = view_cameras() if cameras is None else cameras

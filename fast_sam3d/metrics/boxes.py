@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from fast_sam3d.arrays import as_numpy, transform_points
+from fast_sam3d.geometry.arrays import as_numpy, transform_points
 from fast_sam3d.metrics.neighbours import Backend, chosen
 
 Frame: TypeAlias = Literal["unit_cube", "sam3d"]
@@ -69,7 +69,7 @@ def layout_box_iou(vertices: Any, matrix: Any, truth_vertices: Any, truth_matrix
 
     Args:
         vertices, truth_vertices: [V, 3] canonical coordinates.
-        matrix, truth_matrix: [4, 4] object to camera for column vectors (`fast_sam3d.export.pose_matrix`).
+        matrix, truth_matrix: [4, 4] object to camera for column vectors (`fast_sam3d.outputs.export.pose_matrix`).
     """
     posed = transform_points(vertices, matrix), transform_points(truth_vertices, truth_matrix)
     return box_iou(box(posed[0]), box(posed[1]))

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fast_sam3d.arrays import as_numpy
-from fast_sam3d.export import quaternion_matrix
-from fast_sam3d.gaussian_cloud import GaussianCloud
+from fast_sam3d.geometry.arrays import as_numpy
+from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.metrics.appearance import psnr, render_views, ssim
 from fast_sam3d.metrics.boxes import FRAMES, Frame, layout_box_iou, oriented_box_iou, unit_box
 from fast_sam3d.metrics.latent import latent_error
@@ -20,6 +19,7 @@ from fast_sam3d.metrics.neighbours import Backend
 from fast_sam3d.metrics.occupancy import RESOLUTION, cells, volume_iou, voxel_iou
 from fast_sam3d.metrics.pose import Symmetry, add_s, posed_diameter, rotation_error_deg, scale_error, translation_error
 from fast_sam3d.metrics.surface import F1_THRESHOLDS, SURFACE_POINTS, compare_meshes, sample_surface
+from fast_sam3d.outputs.export import quaternion_matrix
 
 TRUTH, PLAIN, NOISE = "truth", "plain", "noise"
 """What a number was measured against; its name begins with it. The noise is that of another seed, without methods."""
@@ -83,7 +83,7 @@ class Reconstruction:
         rotation: [3, 3] for row vectors, p_camera = (p_object * scale) @ rotation + translation.
         translation: [3]. scale: [3], camera units per canonical unit.
         symmetry: of the object, see `rotation_error_deg`. That of the truth counts.
-        gaussians: see `fast_sam3d.gaussian_cloud.GaussianCloud`.
+        gaussians: see `fast_sam3d.geometry.gaussians.GaussianCloud`.
         latent: see `latent_error`.
         failed: nothing came out at all: worst scores where there are any.
     """

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from fast_sam3d.arrays import as_numpy
+from fast_sam3d.geometry.arrays import as_numpy
 
 Backend: TypeAlias = Literal["auto", "pytorch3d", "kaolin", "scipy"]
 ALL: tuple[Backend, ...] = ("pytorch3d", "kaolin", "scipy")

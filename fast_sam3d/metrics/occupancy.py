@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fast_sam3d.arrays import as_numpy
+from fast_sam3d.geometry.arrays import as_numpy
 from fast_sam3d.metrics.boxes import unit_box
 
 RESOLUTION = 64

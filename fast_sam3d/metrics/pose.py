@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from fast_sam3d.arrays import as_numpy, transform_points
+from fast_sam3d.geometry.arrays import as_numpy, transform_points
 from fast_sam3d.metrics.boxes import box
 from fast_sam3d.metrics.neighbours import Backend, nearest_distances
 
@@ -75,7 +75,7 @@ def add_s(points: Any, matrix: Any, truth_points: Any, truth_matrix: Any, backen
 
     Args:
         points, truth_points: [N, 3] and [M, 3] on the surfaces, canonical coordinates.
-        matrix, truth_matrix: [4, 4] object to camera for column vectors (`fast_sam3d.export.pose_matrix`).
+        matrix, truth_matrix: [4, 4] object to camera for column vectors (`fast_sam3d.outputs.export.pose_matrix`).
         backend: see `fast_sam3d.metrics.neighbours`.
 
     Source: average distance for symmetric objects of PoseCNN (arXiv 1711.00199), which takes one direction only, as

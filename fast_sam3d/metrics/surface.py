@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fast_sam3d.arrays import as_numpy
+from fast_sam3d.geometry.arrays import as_numpy
 from fast_sam3d.metrics.boxes import FRAMES, Frame, unit_box
 from fast_sam3d.metrics.neighbours import Backend, align, nearest_distances
 

@@ -12,10 +12,10 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fast_sam3d.errors import InputError
-from fast_sam3d.object_run import with_alpha
+from fast_sam3d.run.object import with_alpha
 
 if TYPE_CHECKING:
-    from fast_sam3d.images import ObjectInput
+    from fast_sam3d.inputs.load import ObjectInput
 
 __all__ = ["Ahead", "Masked", "groups_of"]
 

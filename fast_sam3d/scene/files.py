@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fast_sam3d.camera import Camera
-from fast_sam3d.export import (
+from fast_sam3d.geometry.camera import Camera
+from fast_sam3d.geometry.poses import OPENCV_FROM_CAMERA, Y_UP_FROM_Z_UP, Pose
+from fast_sam3d.outputs.export import (
     CAMERA_FRAME,
     OBJECT_FRAME,
     POSE_CONVENTION,
@@ -20,8 +21,7 @@ from fast_sam3d.export import (
     save_json,
     whole_trimesh,
 )
-from fast_sam3d.object_run import GAUSSIANS, GAUSSIANS_4, MESH, POSE
-from fast_sam3d.placement import OPENCV_FROM_CAMERA, Y_UP_FROM_Z_UP, Pose
+from fast_sam3d.run.object import GAUSSIANS, GAUSSIANS_4, MESH, POSE
 from fast_sam3d.scene import PlacedObject, Scene, Surface
 
 if TYPE_CHECKING:

@@ -20,14 +20,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from fast_sam3d.config import Config
+from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError, InputError, OutputError
-from fast_sam3d.result_folder import check_target
+from fast_sam3d.outputs.folder import check_target
 from fast_sam3d.scene.batch import groups_of
-from fast_sam3d.scene.composing import finish
-from fast_sam3d.scene.engines import Engine
+from fast_sam3d.scene.cleanup import clear_left_behind
+from fast_sam3d.scene.compose import finish
 from fast_sam3d.scene.inputs import SceneInput
-from fast_sam3d.scene.left_behind import clear_left_behind
+from fast_sam3d.scene.parallel import Engine
 from fast_sam3d.scene.worker import DONE, OBJECT_NAMES, ObjectTask, Outcome, input_identity, read_done
 
 __all__ = [

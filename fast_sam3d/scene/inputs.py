@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_sam3d.errors import InputError
-from fast_sam3d.images import ObjectInput, find_image, numbered_masks, result_name
-from fast_sam3d.picture_files import picture_size, read_mask, read_picture
-from fast_sam3d.pointmap_file import check_known, find_pointmap, read_pointmap
+from fast_sam3d.inputs.load import ObjectInput, find_image, numbered_masks, result_name
+from fast_sam3d.inputs.pictures import picture_size, read_mask, read_picture
+from fast_sam3d.inputs.pointmaps import check_known, find_pointmap, read_pointmap
 
 __all__ = ["SceneInput", "digest", "load_scene", "scene_folders"]
 
@@ -77,7 +77,7 @@ class SceneInput:
         """
         mask = self.mask(number)
         if self.max_side is not None:
-            from fast_sam3d.mini.inputs import reduce_mask
+            from fast_sam3d.model.inputs import reduce_mask
 
             mask = reduce_mask(mask, self.max_side)
         if self.pointmap is not None and self.pointmap_path is not None:
@@ -89,7 +89,7 @@ class SceneInput:
 
     def reduced(self) -> SceneInput:
         """The scene at the size to which the embedded pipeline reduces it, so that it is done once."""
-        from fast_sam3d.mini.inputs import MAX_SIDE, match_size, reduce_colours
+        from fast_sam3d.model.inputs import MAX_SIDE, match_size, reduce_colours
 
         image = reduce_colours(self.image)
         points = self.pointmap

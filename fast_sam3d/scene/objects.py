@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_sam3d.arrays import transform_points
 from fast_sam3d.errors import InputError
-from fast_sam3d.gaussian_cloud import GaussianCloud
-from fast_sam3d.object_run import first, run_pipeline
-from fast_sam3d.out_of_memory import SMALLER, free_memory, run_fitting, smaller_than
-from fast_sam3d.placement import Pose, merge_gaussians, place_gaussians
+from fast_sam3d.geometry.arrays import transform_points
+from fast_sam3d.geometry.gaussians import GaussianCloud
+from fast_sam3d.geometry.poses import Pose, merge_gaussians, place_gaussians
+from fast_sam3d.run.memory import SMALLER, free_memory, run_fitting, smaller_than
+from fast_sam3d.run.object import first, run_pipeline
 from fast_sam3d.scene.batch import Ahead, Masked, groups_of
 
 if TYPE_CHECKING:
-    from fast_sam3d.report import Progress, Report
+    from fast_sam3d.telemetry import Progress, Report
 
 __all__ = ["PlacedObject", "Scene", "SceneObject", "Surface", "compose_scene", "run_scene"]
 
@@ -69,7 +69,7 @@ class Surface:
     @classmethod
     def of(cls, mesh: Any) -> Surface:
         """A decoded mesh; see `export.mesh_to_trimesh`."""
-        from fast_sam3d.export import linear_from_srgb, mesh_to_trimesh
+        from fast_sam3d.outputs.export import linear_from_srgb, mesh_to_trimesh
 
         surface = mesh_to_trimesh(mesh)
         visual: Any = surface.visual

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_sam3d.arrays import transform_points
-from fast_sam3d.camera import Camera
-from fast_sam3d.dots import LARGEST_PX, draw_dots
-from fast_sam3d.panels import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
-from fast_sam3d.render import AMBIENT, DIFFUSE, LIGHT, MeshDrawing, nearest_faces
+from fast_sam3d.geometry.arrays import transform_points
+from fast_sam3d.geometry.camera import Camera
+from fast_sam3d.render.renderer import AMBIENT, DIFFUSE, LIGHT, MeshDrawing, nearest_faces
+from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
+from fast_sam3d.render.splat import LARGEST_PX, draw_dots
+from fast_sam3d.render.threads import side_by_side
 from fast_sam3d.scene import PlacedObject, Scene
-from fast_sam3d.threads import side_by_side
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_sam3d.config import Config
+from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError, OutputError
-from fast_sam3d.object_run import REPORT, RESULT_NAMES, Run, write_results
-from fast_sam3d.out_of_memory import free_memory, run_fitting, smaller_than
-from fast_sam3d.result_folder import result_folder
+from fast_sam3d.outputs.folder import result_folder
+from fast_sam3d.run.memory import free_memory, run_fitting, smaller_than
+from fast_sam3d.run.object import REPORT, RESULT_NAMES, Run, write_results
 from fast_sam3d.scene.batch import Ahead
 from fast_sam3d.scene.inputs import SceneInput, digest, load_scene
 
 if TYPE_CHECKING:
-    from fast_sam3d.loading import Checkpoint
-    from fast_sam3d.report import Progress
+    from fast_sam3d.checkpoints.load import Checkpoint
+    from fast_sam3d.telemetry import Progress
 
 __all__ = ["DONE", "OBJECT_NAMES", "ObjectTask", "Outcome", "Worker", "config_identity", "input_identity", "read_done"]
 
@@ -109,7 +109,7 @@ class Worker:
     @classmethod
     def load(cls, config: Config, checkpoint: Checkpoint) -> Worker:
         """A worker with a pipeline of its own."""
-        from fast_sam3d.loading import load_checkpoint
+        from fast_sam3d.checkpoints.load import load_checkpoint
 
         log.info("pipeline: %s, because %s", checkpoint.tag, checkpoint.reason)
         begin, asked = time.perf_counter(), config.pipeline
@@ -219,8 +219,8 @@ class Worker:
 
 
 def _write_done(folder: Path, task: ObjectTask, written: list[str], run: Run, size: tuple[int, int]) -> None:
-    from fast_sam3d.camera import Camera
-    from fast_sam3d.export import save_json
+    from fast_sam3d.geometry.camera import Camera
+    from fast_sam3d.outputs.export import save_json
 
     camera = None
     if run.result.get("pointmap") is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fast_sam3d.bench.record import without_nan, write_rows, write_text
 from fast_sam3d.bench.summary import told
-from fast_sam3d.config import load
+from fast_sam3d.config.compose import load
 from fast_sam3d.tune.judge import Share, Verdict
 from fast_sam3d.tune.plan import Found, Plan
 from fast_sam3d.tune.space import EXACT

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from fast_sam3d.config import compose, group_options
-from fast_sam3d.zoo import listed
+from fast_sam3d.config.catalogue import listed
+from fast_sam3d.config.compose import compose, group_options
 
 STAGES = ("ss", "slat", "mesh")
 """In the order in which they run."""

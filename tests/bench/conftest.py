@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fast_sam3d import loading
+from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.metrics import comparison
 from tests.stand_in import StandIn
 

@@ -15,7 +15,7 @@ import pytest
 
 from fast_sam3d import cli
 from fast_sam3d.bench import job as jobs
-from fast_sam3d.resources import checkout
+from fast_sam3d.config.packaged import checkout
 from tests.stand_in import StandIn
 
 TIMED = ("seconds", "bytes")
@@ -118,7 +118,7 @@ def test_mistakes_are_told_before_anything_runs(loaded, elsewhere, capsys, monke
 
 
 def test_another_model_needs_pictures(elsewhere, capsys, monkeypatch, tmp_path):
-    from fast_sam3d import loading
+    from fast_sam3d.checkpoints import load as loading
 
     stock = loading.Checkpoint("hf", tmp_path, "sam3d", "so")
     monkeypatch.setattr(loading, "find_checkpoint", lambda tag: stock)

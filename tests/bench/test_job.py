@@ -17,9 +17,9 @@ from fast_sam3d.bench.objects import BenchObject, Folder
 from fast_sam3d.bench.suite import OFF, OTHER_SEED
 from fast_sam3d.bench.turns import Given
 from fast_sam3d.bench.variant import Variant, variant_of
-from fast_sam3d.loading import Checkpoint
+from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.metrics import Protocol
-from fast_sam3d.solve.driver import SolveSeam
+from fast_sam3d.sampling.driver import SolveSeam
 from tests.fakes import same_vars, snapshot
 from tests.minis import picture, random_mini
 from tests.stand_in import StandIn

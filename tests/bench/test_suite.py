@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from fast_sam3d.bench.suite import OFF, OTHER_SEED, Suite, load_suite, suite_names
+from fast_sam3d.config.packaged import checkout
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.resources import checkout
 
 GOOD = {"objects": 3, "seeds": [1, 2], "methods": {"a": "ss=fast_sam3d"}}
 

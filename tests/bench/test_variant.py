@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fast_sam3d.bench.variant import method_of, variant_of
-from fast_sam3d.config import load
+from fast_sam3d.config.compose import load
 from fast_sam3d.errors import ConfigError
 
 

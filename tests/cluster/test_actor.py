@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fast_sam3d import loading
+from fast_sam3d.checkpoints import load as loading
+from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cluster import actor as module
 from fast_sam3d.cluster.actor import Order, SceneActor
-from fast_sam3d.config import Config, load
+from fast_sam3d.config.compose import Config, load
 from fast_sam3d.errors import OutputError
-from fast_sam3d.loading import Checkpoint
 from fast_sam3d.scene.folder import LOCK
 from fast_sam3d.scene.worker import ObjectTask, config_identity
 from tests.stand_in import StandIn
@@ -83,7 +83,7 @@ def test_loads_and_makes_in_the_folder_of_the_command(config, weights, room, els
 def test_remarks_are_told_once(config, weights, room, elsewhere):
     worker = actor(config, weights, elsewhere)
     worker.load()
-    logging.getLogger("fast_sam3d.export").warning("the mesh has %d holes", 3)
+    logging.getLogger("fast_sam3d.outputs.export").warning("the mesh has %d holes", 3)
     assert worker.make(TASK).remarks == ("the mesh has 3 holes",)
     assert worker.make(TASK).remarks == ()
 

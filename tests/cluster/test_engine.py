@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from fast_sam3d import __version__
+from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cluster import engine as module
 from fast_sam3d.cluster import pool
 from fast_sam3d.cluster.actor import Closed, Hello, Made
 from fast_sam3d.cluster.engine import DEATHS_IN_A_ROW, SUBMITTED_PER_WORKER, ClusterEngine
 from fast_sam3d.cluster.job import SceneJob
 from fast_sam3d.cluster.settings import ClusterSettings
-from fast_sam3d.config import load
+from fast_sam3d.config.compose import load
 from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
-from fast_sam3d.loading import Checkpoint
-from fast_sam3d.progress import ObjectsProgress
+from fast_sam3d.run.progress import ObjectsProgress
 from fast_sam3d.scene.worker import ObjectTask, Outcome
 from tests.cluster.fake_ray import Crash, FakeRay
 

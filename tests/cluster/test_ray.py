@@ -19,12 +19,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fast_sam3d.cli import scene_cluster
+from fast_sam3d.cli import scene_ray as scene_cluster
 from fast_sam3d.cluster.connect import import_ray
 from fast_sam3d.cluster.engine import ClusterEngine
+from fast_sam3d.config.packaged import checkout
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.progress import ObjectsProgress
-from fast_sam3d.resources import checkout
+from fast_sam3d.run.progress import ObjectsProgress
 from tests.minis import random_mini
 from tests.stand_in import files, run
 

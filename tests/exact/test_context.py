@@ -16,10 +16,10 @@ import fast_sam3d
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.exact import Exact
 from fast_sam3d.exact.context import Contexts, KeysSeam
-from fast_sam3d.mini.flow import ClassifierFreeGuidance
-from fast_sam3d.mini.layers import CrossAttention
-from fast_sam3d.mini.pipeline import MiniPipeline
-from fast_sam3d.mini.sparse_grid import SparseGrid
+from fast_sam3d.model.flow import ClassifierFreeGuidance
+from fast_sam3d.model.layers import CrossAttention
+from fast_sam3d.model.pipeline import MiniPipeline
+from fast_sam3d.model.sparse_grid import SparseGrid
 from fast_sam3d.patch import seam_at
 from tests.fakes import same_vars, snapshot
 from tests.minis import STEPS, picture, random_mini

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fast_sam3d
 from fast_sam3d.exact.extraction import _Regular, _surface_cubes
-from fast_sam3d.mini.pipeline import MiniPipeline
+from fast_sam3d.model.pipeline import MiniPipeline
 from fast_sam3d.patch import seam_at
 from tests.minis import picture, random_mini
 

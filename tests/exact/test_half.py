@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fast_sam3d
 from fast_sam3d.exact.half import LinearSeam
-from fast_sam3d.mini.pipeline import MiniPipeline
+from fast_sam3d.model.pipeline import MiniPipeline
 from fast_sam3d.patch import seam_at
 from tests.beds import EMBEDDED, differing
 from tests.exact.test_passes import only

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 import fast_sam3d
-from fast_sam3d.exact.count import OFF
+from fast_sam3d.bench.operations import OFF
 from fast_sam3d.exact.passes import LIMITS, Passes, PassSeam
 from fast_sam3d.exact.programs import Program, checksum, same_bits
-from fast_sam3d.mini.embedder import ConditionEmbedder
-from fast_sam3d.mini.pipeline import MiniPipeline
+from fast_sam3d.model.embedder import ConditionEmbedder
+from fast_sam3d.model.pipeline import MiniPipeline
 from fast_sam3d.patch import seam_at
 from tests.beds import EMBEDDED, differing, random_state
 from tests.fakes import same_vars, snapshot

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import fast_sam3d
 from fast_sam3d.exact import Exact, subdivision
 from fast_sam3d.exact.subdivision import SubdivisionSeam, convolve, fits, folded, taps
-from fast_sam3d.mini.slat_decoder import SubdivideBlock
-from fast_sam3d.mini.sparse import SparseTensor
-from fast_sam3d.mini.sparse_grid import SparseGrid
+from fast_sam3d.model.slat_decoder import SubdivideBlock
+from fast_sam3d.model.sparse import SparseTensor
+from fast_sam3d.model.sparse_grid import SparseGrid
 from fast_sam3d.patch import seam_at
 from tests.minis import picture, random_mini
 
@@ -202,7 +202,7 @@ def test_another_type_is_tried_anew(caplog):
 
 
 def test_a_compiled_decoder_is_left_alone(monkeypatch, caplog):
-    monkeypatch.setattr("fast_sam3d.exact.seams.compiled", lambda module: True)
+    monkeypatch.setattr("fast_sam3d.exact.places.compiled", lambda module: True)
     caplog.set_level(logging.INFO, "fast_sam3d")
     pipeline = random_mini()
     with fast_sam3d.accelerated(pipeline, ONLY):

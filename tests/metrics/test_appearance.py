@@ -8,7 +8,7 @@ import trimesh
 from scipy.ndimage import gaussian_filter
 
 from fast_sam3d import metrics
-from fast_sam3d.gaussian_cloud import GaussianCloud
+from fast_sam3d.geometry.gaussians import GaussianCloud
 
 
 def cloud(colour=(0.9, 0.2, 0.1), shift=0.0, count=60) -> GaussianCloud:

@@ -18,11 +18,11 @@ import torch
 import trimesh
 from PIL import Image
 
-from fast_sam3d import loading
+from fast_sam3d.checkpoints import load as loading
+from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cli import scene as command
-from fast_sam3d.export import load_gaussians_ply
-from fast_sam3d.loading import Checkpoint
-from fast_sam3d.placement import GLB_FROM_CAMERA, Pose
+from fast_sam3d.geometry.poses import GLB_FROM_CAMERA, Pose
+from fast_sam3d.outputs.export import load_gaussians_ply
 from tests.stand_in import StandIn, files, run
 
 OBJECT = {"done.json", "gaussians.ply", "mesh.glb", "pose.json", "preview.png", "report.json"}
@@ -476,7 +476,7 @@ def test_results_never_replace_a_folder_with_other_files(pipeline, kitchen, else
 
 
 def test_a_full_disk_stops_the_scene(pipeline, kitchen, elsewhere, capsys, monkeypatch):
-    from fast_sam3d import export
+    from fast_sam3d.outputs import export
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import trimesh
 
-from fast_sam3d.camera import Camera
-from fast_sam3d.gaussian_cloud import GaussianCloud
-from fast_sam3d.placement import Pose
+from fast_sam3d.geometry.camera import Camera
+from fast_sam3d.geometry.gaussians import GaussianCloud
+from fast_sam3d.geometry.poses import Pose
 from fast_sam3d.scene import PlacedObject, Scene, Surface, pictures
 from fast_sam3d.scene.pictures import mask_ious, scene_preview, scene_up, turntable, visible_objects
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fast_sam3d.exact import measure
+from fast_sam3d.bench import exact_parts as measure
 from tests.stock.stand_ins import importable
 
 

@@ -14,7 +14,7 @@ import torch
 import fast_sam3d
 from fast_sam3d.decode.spectrum import picture_ratio
 from fast_sam3d.report import observe
-from fast_sam3d.solve.driver import SolverError
+from fast_sam3d.sampling.driver import SolverError
 from tests.beds import STEPS, counted_calls, differing
 from tests.contract import METHODS, PLAIN_CALLS
 from tests.fakes import FakeInference, same_vars, snapshot

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fast_sam3d import accelerate
-from fast_sam3d.config import load
+from fast_sam3d.config.compose import load
 from fast_sam3d.tune import evidence
 from fast_sam3d.tune.judge import Share, Verdict
 from fast_sam3d.tune.picture import draw

@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from fast_sam3d.bench.variant import variant_of
-from fast_sam3d.config import group_options, load
+from fast_sam3d.config.compose import group_options, load
 from fast_sam3d.tune.sampler import import_optuna
 from fast_sam3d.tune.space import EXACT, RANGES, STAGES, Candidate, Method, ask, methods
 

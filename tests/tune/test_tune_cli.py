@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fast_sam3d import loading
+from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.cli import tune
 from fast_sam3d.tune import evidence
 from fast_sam3d.tune import runner as runners

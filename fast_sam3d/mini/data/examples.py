@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from fast_sam3d.result_folder import check_target, result_folder
+    from fast_sam3d.outputs.folder import check_target, result_folder
 
     wanted = args.only or _names()
     for name in wanted:
@@ -79,7 +79,7 @@ def file_names() -> list[str]:
 
 def write(folder: Path, example: Example, photo: Photo) -> None:
     """Write image.png, its masks, pointmap.npz and truth.json into an existing folder."""
-    from fast_sam3d.export import save_json
+    from fast_sam3d.outputs.export import save_json
 
     _write_png(folder / "image.png", photo.rgb)
     for number, index in enumerate(example.masks):
@@ -98,7 +98,7 @@ def _truth(example: Example, photo: Photo, index: int) -> dict[str, Any]:
     import torch
 
     from fast_sam3d.mini.data.pictures import image_grid
-    from fast_sam3d.mini.pose import quaternion_from_matrix
+    from fast_sam3d.model.pose import quaternion_from_matrix
 
     sampled, camera = photo.placed[index].sampled, photo.placed[index].camera
     seen = int(photo.mask(index).sum())

@@ -11,8 +11,8 @@ import torch
 
 from fast_sam3d.mini.data import views
 from fast_sam3d.mini.data.families import FAMILIES, Sampled, sample_object
-from fast_sam3d.mini.depth import ASSUMED_FOCAL, ASSUMED_SIZE_M, silhouette_points
-from fast_sam3d.mini.pose import normalise_pointmap
+from fast_sam3d.model.depth import ASSUMED_FOCAL, ASSUMED_SIZE_M, silhouette_points
+from fast_sam3d.model.pose import normalise_pointmap
 
 RESOLUTION = 32  # occupancy grid
 FINE = 4  # distance samples per voxel side

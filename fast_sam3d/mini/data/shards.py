@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fast_sam3d.errors import InputError
 from fast_sam3d.mini.data.samples import write_shard
-from fast_sam3d.mini.workers import worker_pool
+from fast_sam3d.run.pool import worker_pool
 
 SHARD = 100  # objects
 HELD_OUT_SEED = 10_000_000  # seeds from here on are never trained on

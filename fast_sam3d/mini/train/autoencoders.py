@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from fast_sam3d.mini.data.samples import RESOLUTION
 from fast_sam3d.mini.data.shards import Objects
-from fast_sam3d.mini.ss_vae import SSDecoder, SSEncoder, sample_latent
+from fast_sam3d.model.ss_vae import SSDecoder, SSEncoder, sample_latent
 
 SS_KL = 1e-4
 SS_DILATION_WEIGHT = 1.0

@@ -13,9 +13,9 @@ import torch
 
 from fast_sam3d.mini.data.families import FAMILIES
 from fast_sam3d.mini.data.shards import HELD_OUT_SEED
-from fast_sam3d.mini.networks import build_networks, weight_parts
 from fast_sam3d.mini.train.evaluate_cli import BARS, with_error
 from fast_sam3d.mini.train.stages import STAGES, Run
+from fast_sam3d.model.networks import build_networks, weight_parts
 
 NAME = "MODEL_CARD.md"
 CURVES = "curves.png"

@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
     import torch
 
     from fast_sam3d.mini.train import recipe_file, stages
-    from fast_sam3d.mini.train.folders import writable_folder
+    from fast_sam3d.outputs.writable import writable_folder
 
     recipe, device = _recipe(args), _device(args.device)
     stages.check_inputs(args.run_dir, asked)
@@ -154,7 +154,7 @@ def _device(name: str | None) -> torch.device:
 
 
 def _check_weights(checkpoint: Path, asked: list[str]) -> None:
-    from fast_sam3d.mini.pipeline_config import CONFIG_NAME
+    from fast_sam3d.model.pipeline_config import CONFIG_NAME
 
     if "evaluate" in asked and "export" not in asked and not (checkpoint / CONFIG_NAME).exists():
         raise ConfigError(f"evaluate needs the weights that export leaves in {checkpoint}: name export too")

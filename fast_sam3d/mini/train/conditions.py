@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.mini.data.shards import Objects
-from fast_sam3d.mini.pose import LAYOUT_LEAVES, encode_pose
+from fast_sam3d.model.pose import LAYOUT_LEAVES, encode_pose
 
 POINT_NOISE = 0.02  # scene scales, on half of the crops
 TINT = 0.1  # of each colour channel's gain

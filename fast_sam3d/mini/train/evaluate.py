@@ -38,7 +38,7 @@ _job: Job
 
 def _start(job: Job, threads: int) -> None:
     global _pipeline, _job  # one pipeline per worker process
-    from fast_sam3d.mini.pipeline import MiniPipeline
+    from fast_sam3d.model.pipeline import MiniPipeline
 
     torch.set_num_threads(threads)
     _pipeline, _job = MiniPipeline.from_pretrained(job.checkpoint), job

@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure and print; 0 even where a bar is missed, which the table shows."""
-    from fast_sam3d.mini.pipeline_config import CONFIG_NAME
-    from fast_sam3d.resources import resource
+    from fast_sam3d.config.packaged import resource
+    from fast_sam3d.model.pipeline_config import CONFIG_NAME
 
     if args.objects < 1 or args.processes < 1:
         raise ConfigError("--objects and --processes must be at least 1")
@@ -134,9 +134,9 @@ def measure(checkpoint: Path, objects: int, processes: int, output: Path, others
     from fast_sam3d.bench.held_out import FIRST_SEED
     from fast_sam3d.bench.record import Record, code_digest, weights_digest, without_nan, write_rows, write_text
     from fast_sam3d.bench.variant import Variant
-    from fast_sam3d.mini.pipeline import MiniPipeline
     from fast_sam3d.mini.train import evaluate
-    from fast_sam3d.mini.train.folders import writable_folder
+    from fast_sam3d.model.pipeline import MiniPipeline
+    from fast_sam3d.outputs.writable import writable_folder
 
     writable_folder(output, "--output_dir")  # told now rather than when everything is measured
     MiniPipeline.from_pretrained(checkpoint)  # damaged weights are told here, not by every worker

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_sam3d.mini.data.shards import Objects
-from fast_sam3d.mini.pose import LAYOUT_LEAVES
 from fast_sam3d.mini.train.conditions import crops, layout_targets, standardise
 from fast_sam3d.mini.train.sensitivity import token_blocks
+from fast_sam3d.model.pose import LAYOUT_LEAVES
 
 DROP = 0.1  # share of samples trained without condition
 LAYOUT_WEIGHT = 0.4  # of each layout leaf against the shape

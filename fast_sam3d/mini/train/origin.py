@@ -11,9 +11,9 @@ from typing import Any
 
 from fast_sam3d.bench.record import file_digest
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.mini.pipeline_config import to_mapping
 from fast_sam3d.mini.train.loop import load_whole
 from fast_sam3d.mini.train.recipe import Recipe
+from fast_sam3d.model.pipeline_config import to_mapping
 
 RECIPE = "recipe"
 PARTS: Mapping[str, tuple[str, ...]] = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from fast_sam3d.mini.config import EmbedderConfig, SSDecoderConfig, SSEncoderConfig, SSFlowConfig
 from fast_sam3d.mini.data.shards import HELD_OUT_SEED
-from fast_sam3d.mini.pipeline_config import PipelineConfig, SamplingConfig
-from fast_sam3d.mini.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatEncoderConfig, SLatFlowConfig
 from fast_sam3d.mini.train.loop import Schedule
+from fast_sam3d.model.config import EmbedderConfig, SSDecoderConfig, SSEncoderConfig, SSFlowConfig
+from fast_sam3d.model.pipeline_config import PipelineConfig, SamplingConfig
+from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatEncoderConfig, SLatFlowConfig
 
 
 @dataclass(frozen=True)

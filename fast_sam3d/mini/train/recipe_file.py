@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.mini.pipeline_config import to_mapping
 from fast_sam3d.mini.train.recipe import Recipe
+from fast_sam3d.model.pipeline_config import to_mapping
 
 NAME = "recipe.json"
 

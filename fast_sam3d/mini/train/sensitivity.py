@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fast_sam3d.mini.ss_vae import fold_cells, tokens_to_grid
+from fast_sam3d.model.ss_vae import fold_cells, tokens_to_grid
 
 NOISE = 0.4
 """Standard deviation of the error around which the decoder is looked at: about what a trained flow leaves."""

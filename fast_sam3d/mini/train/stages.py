@@ -19,13 +19,6 @@ from fast_sam3d.metrics import voxel_iou
 from fast_sam3d.mini.data.families import sample_object
 from fast_sam3d.mini.data.samples import voxelise
 from fast_sam3d.mini.data.shards import HELD_OUT_SEED, Objects, generate, read
-from fast_sam3d.mini.embedder import ConditionEmbedder
-from fast_sam3d.mini.pipeline_config import PipelineConfig
-from fast_sam3d.mini.slat_decoder import GaussianDecoder, MeshDecoder
-from fast_sam3d.mini.slat_flow import StructuredLatentFlow
-from fast_sam3d.mini.slat_vae import SLatEncoder
-from fast_sam3d.mini.ss_flow import SparseStructureFlow
-from fast_sam3d.mini.ss_vae import SSDecoder, SSEncoder
 from fast_sam3d.mini.train import autoencoders, structured
 from fast_sam3d.mini.train.conditions import layout_statistics
 from fast_sam3d.mini.train.flows import Readout, SSFlowLoss
@@ -33,6 +26,13 @@ from fast_sam3d.mini.train.loop import Trainer, load_whole, save_whole, step_gen
 from fast_sam3d.mini.train.origin import check_origin, origin, result_digest
 from fast_sam3d.mini.train.recipe import Recipe
 from fast_sam3d.mini.train.sensitivity import sensitivity, weighting
+from fast_sam3d.mini.train.slat_vae import SLatEncoder
+from fast_sam3d.model.embedder import ConditionEmbedder
+from fast_sam3d.model.pipeline_config import PipelineConfig
+from fast_sam3d.model.slat_decoder import GaussianDecoder, MeshDecoder
+from fast_sam3d.model.slat_flow import StructuredLatentFlow
+from fast_sam3d.model.ss_flow import SparseStructureFlow
+from fast_sam3d.model.ss_vae import SSDecoder, SSEncoder
 
 log = logging.getLogger(__name__)
 
@@ -341,7 +341,7 @@ def export(run: Run, checkpoint: Path) -> None:
     Raises:
         ConfigError: a stage has not run, or was built on what another has replaced since.
     """
-    from fast_sam3d.mini.pipeline import MiniPipeline
+    from fast_sam3d.model.pipeline import MiniPipeline
 
     for stage in STAGES:
         run.check(stage)

@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from fast_sam3d.mini.data.samples import RESOLUTION
 from fast_sam3d.mini.data.shards import Objects
-from fast_sam3d.mini.slat_decoder import GaussianDecoder, MeshDecoder
-from fast_sam3d.mini.slat_vae import SLatEncoder
-from fast_sam3d.mini.sparse import SparseTensor
-from fast_sam3d.mini.ss_vae import sample_latent
-from fast_sam3d.mini.surface_targets import gaussian_loss, surface_targets
 from fast_sam3d.mini.train.conditions import crops
 from fast_sam3d.mini.train.flows import keep_condition, sample_times
+from fast_sam3d.mini.train.slat_vae import SLatEncoder
+from fast_sam3d.mini.train.surface_targets import gaussian_loss, surface_targets
+from fast_sam3d.model.slat_decoder import GaussianDecoder, MeshDecoder
+from fast_sam3d.model.sparse import SparseTensor
+from fast_sam3d.model.ss_vae import sample_latent
 
 SLAT_KL = 5e-4
 COLOUR_WEIGHT = 2.0  # of the three channels that colour starts in

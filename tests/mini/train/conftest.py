@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from fast_sam3d.mini.config import EmbedderConfig, SSDecoderConfig, SSEncoderConfig, SSFlowConfig
 from fast_sam3d.mini.data.samples import write_shard
 from fast_sam3d.mini.data.shards import Objects, read
-from fast_sam3d.mini.pipeline_config import PipelineConfig, SamplingConfig
-from fast_sam3d.mini.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatEncoderConfig, SLatFlowConfig
 from fast_sam3d.mini.train.loop import Schedule
 from fast_sam3d.mini.train.recipe import Recipe
+from fast_sam3d.model.config import EmbedderConfig, SSDecoderConfig, SSEncoderConfig, SSFlowConfig
+from fast_sam3d.model.pipeline_config import PipelineConfig, SamplingConfig
+from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatEncoderConfig, SLatFlowConfig
+from tests.model.conftest import scatter, shell  # noqa: F401  (fixtures)
 
 OBJECTS, VIEWS = 4, 2
 ARRAYS = ("coords", "sdf", "rgb", "image", "mask", "pointmap", "descriptor", "pose")

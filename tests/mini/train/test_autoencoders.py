@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fast_sam3d.mini.ss_vae import SSDecoder, SSEncoder, tokens_to_grid
 from fast_sam3d.mini.train import autoencoders
 from fast_sam3d.mini.train.autoencoders import SSAutoencoderLoss
+from fast_sam3d.model.ss_vae import SSDecoder, SSEncoder, tokens_to_grid
 
 CPU = torch.device("cpu")
 

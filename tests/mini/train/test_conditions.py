@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fast_sam3d.mini.pose import LAYOUT_LEAVES, decode_pose
-from fast_sam3d.mini.pose_decoder import PoseDecoder
 from fast_sam3d.mini.train.conditions import crops, layout_statistics, layout_targets, poses, standardise
+from fast_sam3d.model.pose import LAYOUT_LEAVES, decode_pose
+from fast_sam3d.model.pose_decoder import PoseDecoder
 
 
 @pytest.fixture

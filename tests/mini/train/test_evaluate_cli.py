@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from fast_sam3d.errors import CheckpointError, ConfigError, OutputError
-from fast_sam3d.mini.pipeline import MiniPipeline
 from fast_sam3d.mini.train import evaluate, evaluate_cli
 from fast_sam3d.mini.train.evaluate_cli import (
     BARS,
@@ -24,6 +23,7 @@ from fast_sam3d.mini.train.evaluate_cli import (
     show,
     stiffness_checks,
 )
+from fast_sam3d.model.pipeline import MiniPipeline
 
 Rows = list[dict[str, Any]]
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from fast_sam3d.mini.embedder import ConditionEmbedder
-from fast_sam3d.mini.pose import LAYOUT_LEAVES
-from fast_sam3d.mini.ss_flow import SparseStructureFlow
 from fast_sam3d.mini.train import flows
 from fast_sam3d.mini.train.autoencoders import coarse_occupancy
 from fast_sam3d.mini.train.conditions import layout_statistics
 from fast_sam3d.mini.train.flows import Readout, SSFlowLoss, keep_condition, sample_times
+from fast_sam3d.model.embedder import ConditionEmbedder
+from fast_sam3d.model.pose import LAYOUT_LEAVES
+from fast_sam3d.model.ss_flow import SparseStructureFlow
 
 CPU = torch.device("cpu")
 

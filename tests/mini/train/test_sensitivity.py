@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fast_sam3d.mini.ss_vae import tokens_to_grid
 from fast_sam3d.mini.train.sensitivity import sensitivity, token_blocks, weighting
+from fast_sam3d.model.ss_vae import tokens_to_grid
 
 CPU = torch.device("cpu")
 

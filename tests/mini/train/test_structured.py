@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from fast_sam3d.mini.embedder import ConditionEmbedder
-from fast_sam3d.mini.slat_decoder import GaussianDecoder, MeshDecoder
-from fast_sam3d.mini.slat_flow import StructuredLatentFlow
-from fast_sam3d.mini.slat_vae import SLatEncoder
 from fast_sam3d.mini.train import structured
+from fast_sam3d.mini.train.slat_vae import SLatEncoder
 from fast_sam3d.mini.train.structured import SLatAutoencoderLoss, SLatFlowLoss
+from fast_sam3d.model.embedder import ConditionEmbedder
+from fast_sam3d.model.slat_decoder import GaussianDecoder, MeshDecoder
+from fast_sam3d.model.slat_flow import StructuredLatentFlow
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,139 @@
+"""Where the time of an object goes, without and with accelerations, measured in turns."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.report import observe
+
+PLAIN = "off"
+"""The name of the unaccelerated way."""
+
+
+@dataclass
+class Timing:
+    """The rounds of one way to run.
+
+    Args:
+        name: of the way.
+        seconds: stage to its seconds, one number per round.
+        network_calls: of one run.
+    """
+
+    name: str
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    network_calls: int = 0
+
+    @property
+    def totals(self) -> list[float]:
+        """Seconds of each round."""
+        return [sum(round_) for round_ in zip(*self.seconds.values(), strict=True)]
+
+    def medians(self) -> dict[str, float]:
+        """Stage to its median seconds."""
+        return {stage: statistics.median(values) for stage, values in self.seconds.items()}
+
+    def ratios(self, plain: Timing) -> list[float]:
+        """How many times faster than `plain`, round by round."""
+        return [other / own for own, other in zip(self.totals, plain.totals, strict=True)]
+
+
+def profile(
+    pipeline: Any,
+    run: Callable[[], Any],
+    ways: Mapping[str, Any],
+    rounds: int = 7,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+    earlier: Callable[[], Any] = lambda: None,
+    after: Collection[str] = (),
+) -> list[Timing]:
+    """Time a run without and with accelerations, in turns, so that what else the machine does meets all of them.
+
+    One round that does not count comes first: libraries are imported, kernels chosen, caches filled.
+
+    Args:
+        pipeline: a SAM 3D pipeline.
+        run: runs it once, always on the same input.
+        ways: name to a configuration as `fast_sam3d.accelerate` takes it.
+        rounds: that count.
+        tell: (runs done, runs in all).
+        earlier: runs first in each turn, not timed, such as the same picture with another mask: before the
+            acceleration, so that nothing of it is kept.
+        after: names of ways that have it accelerated too, so that what it leaves behind is there.
+
+    Returns:
+        the plain way, named `PLAIN`, and then the others.
+
+    Raises:
+        FastSam3dError: a way that has the plain one's name, or fewer rounds than one.
+    """
+    from fast_sam3d.api import accelerated
+
+    if PLAIN in ways or rounds < 1:
+        raise FastSam3dError(f"the name {PLAIN!r} is taken" if PLAIN in ways else f"{rounds} rounds: give at least 1")
+    timings = [Timing(name) for name in (PLAIN, *ways)]
+    total, done = (rounds + 1) * len(timings), 0
+    for number in range(rounds + 1):
+        order = timings if number % 2 else timings[::-1]
+        for timing in order:
+            with ExitStack() as stack:
+                if timing.name not in after:
+                    earlier()
+                if timing.name != PLAIN:
+                    stack.enter_context(accelerated(pipeline, ways[timing.name]))
+                if timing.name in after:
+                    earlier()
+                report = stack.enter_context(observe(pipeline))
+                run()
+            done += 1
+            tell(done, total)
+            if number:
+                for stage, seconds in report.seconds.items():
+                    timing.seconds.setdefault(stage, []).append(seconds)
+                timing.network_calls = report.network_calls
+    return timings
+
+
+def draw(timings: Sequence[Timing], path: Path, title: str) -> None:
+    """One stacked bar per way, median seconds per stage.
+
+    Raises:
+        FastSam3dError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise FastSam3dError("the picture needs matplotlib: pip install matplotlib") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from fast_sam3d.run.progress import STAGES
+
+    stages = [stage for stage in STAGES if any(timing.medians().get(stage, 0) > 0 for timing in timings)]
+    others = sorted({stage for timing in timings for stage in timing.seconds} - set(STAGES))
+    figure, axis = pyplot.subplots(figsize=(9, 0.9 + 0.55 * len(timings)), constrained_layout=True)
+    colours = pyplot.get_cmap("tab10")
+    ends = [0.0] * len(timings)
+    for number, stage in enumerate([*stages, *others]):
+        widths = [timing.medians().get(stage, 0.0) for timing in timings]
+        if max(widths) < 0.005 * max(sum(timing.medians().values()) for timing in timings):
+            continue  # thinner than a line
+        names = [timing.name for timing in timings]
+        axis.barh(names, widths, left=ends, label=STAGES.get(stage, stage), color=colours(number % 10), height=0.7)
+        ends = [end + width for end, width in zip(ends, widths, strict=True)]
+    for row, (timing, end) in enumerate(zip(timings, ends, strict=True)):
+        ratio = statistics.median(timing.ratios(timings[0]))
+        axis.text(end, row, f"  {end:.2f} s" + ("" if timing is timings[0] else f", {ratio:.2f}x"), va="center")
+    axis.invert_yaxis()
+    axis.set_xlim(0, max(ends) * 1.18)
+    axis.set(xlabel="seconds per object, median", title=title)
+    axis.legend(loc="lower right", fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,325 @@
+"""What is there to run SAM 3D Objects: Python, torch, GPUs, packages, weights, attention; and the next thing to do.
+
+Versions are read from the packages' metadata. Nothing but torch and this package is imported, so that a package that is
+broken, or slow to start, does no harm here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from fast_sam3d import __version__
+
+__all__ = ["PACKAGES", "Attention", "Examination", "Gpu", "Package", "PackageState", "WeightsState", "examine"]
+
+_GITHUB = "https://github.com"
+_DRIVER_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package that the stock code imports.
+
+    Args:
+        module: the name to import.
+        distributions: the names under which it may be installed.
+        how: how to get it.
+        optional: the pipeline is built without it.
+    """
+
+    module: str
+    distributions: tuple[str, ...]
+    how: str
+    optional: bool = False
+
+
+def _pip(module: str, *distributions: str, how: str = "", optional: bool = False) -> Package:
+    names = distributions or (module,)
+    return Package(module, names, how or f"pip install {names[0]}", optional)
+
+
+# What importing the stock pipeline and the classes of its yaml files imports at their top (sam3d_objects/**.py), and
+# how to get it. doc/setup.md of the stock repository names the versions that its authors use.
+PACKAGES: tuple[Package, ...] = (
+    _pip(
+        "sam3d_objects",
+        how=f"git clone {_GITHUB}/facebookresearch/sam-3d-objects, then pip install --no-deps -e sam-3d-objects "
+        "(its doc/setup.md has the whole environment)",
+    ),
+    _pip("torchvision", how="install the torchvision of your torch version, from where torch came"),
+    _pip("pytorch3d", how=f'pip install --no-build-isolation "git+{_GITHUB}/facebookresearch/pytorch3d.git"'),
+    _pip("kaolin", how="pip install kaolin -f PAGE, with the page that kaolin's guide names for your torch and CUDA"),
+    _pip(
+        "spconv",
+        *(f"spconv-cu{cuda}" for cuda in (121, 126, 124, 120, 118, 117, 116, 114, 113, 102)),
+        "spconv",
+        how="pip install spconv-cu121 (or the name of your CUDA: spconv-cu118, spconv-cu126)",
+    ),
+    _pip("gsplat"),
+    _pip("moge", how=f'pip install "git+{_GITHUB}/microsoft/MoGe.git"'),
+    _pip("utils3d", how=f'pip install "git+{_GITHUB}/EasternJournalist/utils3d.git"'),
+    _pip("astor"),
+    _pip("cv2", "opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
+    _pip("easydict"),
+    _pip("hydra", "hydra-core"),
+    _pip("igraph"),
+    _pip("lightning"),
+    _pip("loguru"),
+    _pip("matplotlib"),
+    _pip("numpy"),
+    _pip("omegaconf"),
+    _pip("open3d", "open3d", "open3d-cpu"),
+    _pip("optree"),
+    _pip("PIL", "pillow"),
+    _pip("plyfile"),
+    _pip("pymeshfix"),
+    _pip("pyvista"),
+    _pip("safetensors"),
+    _pip("scipy"),
+    _pip("timm"),
+    _pip("tqdm"),
+    _pip("trimesh"),
+    _pip("xatlas"),
+    _pip("flash_attn", "flash-attn", how="pip install flash-attn --no-build-isolation", optional=True),
+    _pip("xformers", how="pip install xformers, in the version of your torch", optional=True),
+)
+# The choices of modules/attention/__init__.py and modules/sparse/__init__.py, and the package that each needs.
+_DENSE = {"sdpa": None, "naive": None, "torch_flash_attn": None, "flash_attn": "flash_attn", "xformers": "xformers"}
+_SPARSE = {"sdpa": None, "flash_attn": "flash_attn", "xformers": "xformers"}
+_VARIABLES = ("ATTN_BACKEND", "SPARSE_ATTN_BACKEND", "SPARSE_BACKEND", "SPCONV_ALGO")
+# The stock pipeline overrules the variables on these (inference_pipeline.py, set_attention_backend).
+_FLASH_GPUS = ("A100", "H100", "H200")
+
+
+@dataclass(frozen=True, slots=True)
+class PackageState:
+    """`version`: None where it is not installed or not known; `problem`: None where the package is there."""
+
+    module: str
+    version: str | None
+    problem: str | None
+    how: str
+    optional: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """`total` and `free` in bytes; `free` is None where it cannot be asked for."""
+
+    name: str
+    total: int
+    free: int | None
+    capability: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsState:
+    """One folder of weights. `problem`: None where they are whole."""
+
+    tag: str
+    folder: str
+    kind: str
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Back ends of the stock code: those that could run, those that it would choose here, and the user's variables."""
+
+    available: tuple[str, ...]
+    dense: str
+    sparse: str
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Everything that was found. `next_step`: None when SAM 3D Objects can run."""
+
+    fast_sam3d: str
+    python: str
+    system: str
+    torch: PackageState
+    cuda: str | None  # what torch was built for
+    gpus: tuple[Gpu, ...]
+    packages: tuple[PackageState, ...]
+    embedded: WeightsState
+    weights: tuple[WeightsState, ...]
+    attention: Attention
+    next_step: str | None
+
+    @property
+    def ready(self) -> bool:
+        return self.next_step is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON."""
+        return {"ready": self.ready, **asdict(self)}
+
+
+def examine() -> Examination:
+    """Looks at everything. Raises nothing because of what it finds."""
+    torch_state, cuda, gpus = _torch()
+    packages = tuple(_state(package) for package in PACKAGES)
+    attention = _attention(packages, gpus, torch_state)
+    embedded = _embedded()
+    weights = _weights()
+    return Examination(
+        fast_sam3d=__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        torch=torch_state,
+        cuda=cuda,
+        gpus=gpus,
+        packages=packages,
+        embedded=embedded,
+        weights=weights,
+        attention=attention,
+        next_step=_next_step(torch_state, cuda, gpus, packages, embedded, weights, attention),
+    )
+
+
+def _next_step(
+    torch_state: PackageState,
+    cuda: str | None,
+    gpus: Iterable[Gpu],
+    packages: Iterable[PackageState],
+    embedded: WeightsState,
+    weights: Iterable[WeightsState],
+    attention: Attention,
+) -> str | None:
+    """The first thing that is missing, in the order in which it pays to get them."""
+    if torch_state.problem is not None:
+        return f"torch {torch_state.problem}: {torch_state.how}"
+    if embedded.problem is not None:
+        return f"the embedded model cannot be loaded: {embedded.problem}"
+    if not gpus:
+        if _driver_sees_gpu():
+            if cuda is None:
+                return "there is a GPU and torch was built for the CPU: install the torch build for your CUDA version"
+            return f"torch for CUDA {cuda} does not see the GPU: unset CUDA_VISIBLE_DEVICES, or update the driver"
+        return "SAM 3D Objects needs an NVIDIA GPU and torch sees none; the embedded model runs here: --tag mini"
+    wanted = {_DENSE[attention.dense], _SPARSE[attention.sparse]}
+    for package in packages:
+        if package.problem is not None and (not package.optional or package.module in wanted):
+            return f"{package.module} {package.problem}: {package.how}"
+    if not any(found.problem is None for found in weights):
+        problem = next((f"{found.folder} cannot be used ({found.problem})" for found in weights), None)
+        return problem or (
+            "the weights are missing: accept the licence on https://huggingface.co/facebook/sam-3d-objects, "
+            "`hf auth login`, `fast-sam3d download`"
+        )
+    return None
+
+
+def _state(package: Package) -> PackageState:
+    version = next((v for name in package.distributions if (v := _version(name)) is not None), None)
+    problem = None
+    if not _importable(package.module):
+        problem = "is not installed" if version is None else "is registered and its files are missing"
+    return PackageState(package.module, version, problem, package.how, package.optional)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution) or None
+    except Exception:  # not installed, or its metadata is damaged: both are no version
+        return None
+
+
+def _importable(module: str) -> bool:
+    """Whether there is a package of that name. Imports nothing; a folder that only shares the name is none."""
+    try:
+        found = importlib.util.find_spec(module)
+    except Exception:  # whatever a damaged package, or a hook of another one, raises
+        return False
+    return found is not None and found.origin is not None
+
+
+def _torch() -> tuple[PackageState, str | None, tuple[Gpu, ...]]:
+    """torch's state, the CUDA version that it was built for, and the GPUs that it sees."""
+    how = 'choose the build for your machine on PyTorch\'s "Get started" page'
+    state = _state(_pip("torch", how=how))
+    if state.problem is not None:
+        return state, None, ()
+    try:
+        import torch
+
+        cuda = torch.version.cuda
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpus = tuple(_gpu(torch, index) for index in range(count))
+    except Exception as error:  # a library that is missing or does not fit
+        return PackageState("torch", state.version, f"cannot be imported ({_brief(error)})", how, False), None, ()
+    return state, cuda, gpus
+
+
+def _gpu(torch: Any, index: int) -> Gpu:
+    about = torch.cuda.get_device_properties(index)
+    try:
+        free = int(torch.cuda.mem_get_info(index)[0])
+    except Exception:  # a GPU that others have filled, or that only one process may use
+        free = None
+    return Gpu(about.name, int(about.total_memory), free, f"{about.major}.{about.minor}")
+
+
+def _driver_sees_gpu() -> bool:
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_DRIVER_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0 and "GPU" in done.stdout
+
+
+def _attention(packages: Iterable[PackageState], gpus: tuple[Gpu, ...], torch_state: PackageState) -> Attention:
+    there = {package.module for package in packages if package.problem is None}
+    usable = [
+        name for name, needs in _DENSE.items() if torch_state.problem is None and (needs is None or needs in there)
+    ]
+    set_by_user = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    dense = set_by_user.get("ATTN_BACKEND", "sdpa")
+    sparse = set_by_user.get("SPARSE_ATTN_BACKEND", dense)
+    if gpus and any(name in gpus[0].name for name in _FLASH_GPUS):
+        dense = sparse = "flash_attn"
+    # The stock code passes over a value that it does not know.
+    return Attention(
+        tuple(usable), dense if dense in _DENSE else "sdpa", sparse if sparse in _SPARSE else "sdpa", set_by_user
+    )
+
+
+def _embedded() -> WeightsState:
+    folder = ""
+    try:
+        from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
+
+        checkpoint = find_checkpoint("mini")
+        folder = str(checkpoint.folder)
+        load_checkpoint(checkpoint, device="cpu")
+    except ModuleNotFoundError as error:
+        how = "install fast-sam3d again, with its dependencies (in a clone of its repository: pip install -e .)"
+        return WeightsState("mini", folder, "mini", f"{_brief(error)}: {how}")
+    except Exception as error:  # damaged weights
+        return WeightsState("mini", folder, "mini", _brief(error))
+    return WeightsState("mini", folder, "mini", None)
+
+
+def _weights() -> tuple[WeightsState, ...]:
+    """The user's own SAM 3D Objects weights, checkpoints/hf first."""
+    try:
+        from fast_sam3d.checkpoints.load import check_stock_folder, stock_folders
+
+        return tuple(
+            WeightsState(folder.name, str(folder), "sam3d", check_stock_folder(folder)) for folder in stock_folders()
+        )
+    except Exception as error:  # a package of ours that is missing, or a folder that may not be read
+        return (WeightsState("", "checkpoints", "sam3d", _brief(error)),)
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,1 @@
+"""The Hydra configuration: composing, validating, the catalogue of methods, and the packaged files."""

@@ -1,0 +1,154 @@
+"""The methods that configs/ holds: what each is called, whose it is, where it fits, and what it needs.
+
+All of that stands in the first lines of a method's YAML files, as comments:
+
+    # method: TaylorSeer
+    # paper: 2503.06923
+    # needs: nothing
+
+so a method is listed as soon as its file is there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.config.packaged import resource
+from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
+
+__all__ = ["NEEDS", "STAGES", "Listing", "find", "listed"]
+
+STAGES = ("ss", "slat", "mesh")
+"""The groups of configs/ that hold methods, in the order in which they run."""
+
+NEEDS: Mapping[str, str] = {
+    "voxels": "tokens that are voxels, which it chooses from or merges",
+    "guidance": "classifier-free guidance in two calls that can be told apart, on a network that is not compiled",
+    "calibration": "numbers measured on the model beforehand (fast_sam3d.tune.calibrate)",
+    "occupancy": "decodes the sparse structure on the way",
+    "picture": "looks at the picture and its mask",
+}
+
+_HEADER = re.compile(r"#\s*(method|paper|needs):\s*(.+?)\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One method.
+
+    Args:
+        name: the option of its groups, as in ss=taylorseer.
+        title: what its authors call it.
+        paper: arXiv number, None where there is none.
+        needs: keys of `NEEDS` by stage; the stages are those that it fits.
+        switch: overrides that switch it on, by stage.
+    """
+
+    name: str
+    title: str
+    paper: str | None
+    needs: Mapping[str, tuple[str, ...]]
+    switch: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """See the class."""
+        return tuple(self.needs)
+
+    @property
+    def all_needs(self) -> tuple[str, ...]:
+        """Of all its stages, each one once."""
+        return tuple(dict.fromkeys(need for needs in self.needs.values() for need in needs))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "paper": self.paper,
+            "stages": list(self.stages),
+            "needs": {stage: list(needs) for stage, needs in self.needs.items()},
+            "switch_on": {stage: list(overrides) for stage, overrides in self.switch.items()},
+        }
+
+
+FEWER_STEPS = Listing(
+    "fewer_steps",
+    "Fewer steps",
+    None,
+    {"ss": (), "slat": ()},
+    {"ss": ("pipeline.ss_steps=10",), "slat": ("pipeline.slat_steps=10",)},
+)
+"""Not a file of configs/, because it is no acceleration of a solve but another solve: the sampler's own grid with fewer
+points, which no choice among the steps of a finer grid gives."""
+
+
+def listed(stage: str | None = None, configs: Path | None = None) -> list[Listing]:
+    """The methods, by title: first the pipeline as it is, then with fewer steps, then the rest.
+
+    Args:
+        stage: only those that fit it.
+        configs: the folder of the groups; None: the project's own.
+
+    Raises:
+        ConfigError: there is no such stage.
+        FastSam3dError: a file without its first lines, or files of one name that disagree.
+    """
+    if stage is not None and stage not in STAGES:
+        raise ConfigError(f"there is no stage '{stage}' that methods are for: {suggest(stage, STAGES)}")
+    root = resource("configs") if configs is None else configs
+    found: dict[str, Listing] = {FEWER_STEPS.name: FEWER_STEPS}
+    for group in STAGES:
+        for path in sorted((root / group).glob("*.yaml")):
+            title, paper, needs = _header(path)
+            known = found.get(path.stem, Listing(path.stem, title, paper, {}))
+            if (known.title, known.paper) != (title, paper):
+                raise FastSam3dError(f"{path} says {title!r}, {paper}; another stage's says {known.title!r}")
+            found[path.stem] = Listing(
+                path.stem,
+                title,
+                paper,
+                {**known.needs, group: needs},
+                {**known.switch, group: (f"{group}={path.stem}",)},
+            )
+    rank = {"off": 0, FEWER_STEPS.name: 1}
+    order = sorted(found.values(), key=lambda method: (rank.get(method.name, 2), method.title.lower()))
+    return [method for method in order if stage is None or stage in method.stages]
+
+
+def find(name: str) -> Listing | None:
+    """The method of that name, or None."""
+    return next((method for method in listed() if method.name == name), None)
+
+
+def _header(path: Path) -> tuple[str, str | None, tuple[str, ...]]:
+    """Title, paper and needs from a file's first comments."""
+    values: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        if match := _HEADER.match(line):
+            values[match[1]] = match[2]
+    missing = [key for key in ("method", "paper", "needs") if key not in values]
+    if missing:
+        raise FastSam3dError(f"{path} does not say its {' and '.join(missing)}: begin it with '# {missing[0]}: ...'")
+    needs = () if values["needs"] == "nothing" else tuple(need.strip() for need in values["needs"].split(","))
+    for need in needs:
+        if need not in NEEDS:
+            raise FastSam3dError(f"{path} needs {need!r}: {suggest(need, [*NEEDS, 'nothing'])}")
+    return values["method"], None if values["paper"] == "none" else values["paper"], needs
+
+
+def misplaced(name: str, stage: str, options: Sequence[str]) -> str:
+    """What to say of a method's name that `stage` has no option of."""
+    method = find(name) if stage in STAGES else None
+    if method is None:
+        return f"{stage} has no option '{name}': {suggest(name, options)}"
+    ways = [override for overrides in method.switch.values() for override in overrides]
+    if stage in method.switch:
+        return f"{stage} has no option '{name}', it is switched on by {' '.join(method.switch[stage])}"
+    return f"{name} does not fit {stage}, it fits {' and '.join(method.stages)}: {' '.join(ways)}"

@@ -1,0 +1,338 @@
+"""The single Hydra configuration: composed from configs/, checked, and turned into frozen settings.
+
+Every error names the bad key or value and the nearest valid ones, and is raised before anything else happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.config.catalogue import misplaced
+from fast_sam3d.config.packaged import resource
+from fast_sam3d.config.read import Reader, dotted_keys
+from fast_sam3d.errors import ConfigError, suggest
+
+__all__ = [
+    "ACCELERATED",
+    "FORMATS",
+    "MODULES",
+    "PRESET",
+    "Config",
+    "InputConfig",
+    "OutputConfig",
+    "PipelineConfig",
+    "SceneConfig",
+    "check_methods",
+    "compose",
+    "group_options",
+    "load",
+    "methods_of",
+]
+
+FORMATS = ("mesh", "gaussian", "gaussian_4")
+DTYPES = ("float32", "float16", "bfloat16")
+# The groups that hold an acceleration module each, and the option that switching it on alone means.
+ACCELERATED: Mapping[str, str] = {
+    "ss": "fast_sam3d",
+    "slat": "fast_sam3d",
+    "mesh": "fast_sam3d",
+    "exact": "all",
+}
+MODULES = tuple(ACCELERATED)
+PRESET = "default"
+"""The preset that "accelerate" means."""
+_HYDRA_VERSION = "1.3"
+SEED_MAX = 2**32 - 1  # what numpy's and torch's generators both take
+
+
+@dataclass(frozen=True, slots=True)
+class InputConfig:
+    """What goes in. Paths are not checked here (fast_sam3d.inputs.load does)."""
+
+    image_path: Path | None
+    mask_index: int | None
+    mask_path: Path | None
+    pointmap: str  # "auto", "none" or a file
+
+
+@dataclass(frozen=True, slots=True)
+class OutputConfig:
+    """Where results go, and whether a picture to look at is rendered too."""
+
+    dir: Path
+    preview: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineConfig:
+    """Which pipeline runs, and how.
+
+    Args:
+        ss_steps, slat_steps: Euler steps.
+        formats: a non-empty subset of FORMATS.
+        layout_postprocess: refine the pose against mask and pointmap once the object is decoded.
+    """
+
+    tag: str | None
+    device: str | None
+    dtype: str | None
+    depth_model: str | None
+    ss_steps: int
+    slat_steps: int
+    formats: tuple[str, ...]
+    layout_postprocess: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SceneConfig:
+    """Of a folder of masks.
+
+    Args:
+        smaller: sets of formats to decode instead where the memory does not suffice.
+        turntable: write one.
+        batch: objects whose sparse structures are sampled together, >= 1.
+    """
+
+    smaller: tuple[tuple[str, ...], ...] = (("gaussian",), ("gaussian_4",))
+    turntable: bool = True
+    batch: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that one run needs to know.
+
+    Args:
+        modules: one mapping per acceleration module ("ss", "slat", "mesh", "exact"), as in its YAML file; empty: off.
+        choices: the option picked in each group, such as {"pipeline": "auto", "ss": "fast_sam3d"}.
+    """
+
+    seed: int
+    input: InputConfig
+    output: OutputConfig
+    pipeline: PipelineConfig
+    scene: SceneConfig = field(default_factory=SceneConfig)
+    modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+
+def load(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
+    """Composes and checks the configuration.
+
+    Args:
+        overrides: Hydra overrides, such as "ss=fast_sam3d" and "ss.when.stride=4".
+        values: dotted key to value, set after the overrides and taken as they are (a path may hold any character).
+
+    Raises:
+        ConfigError: an unknown key or option, a malformed override, a value of the wrong type or out of range.
+    """
+    tree, choices = compose(overrides, values)
+    return _validate(tree, choices)
+
+
+def check_methods(config: Config) -> None:
+    """Refuses wrong methods before a pipeline is loaded; `accelerate` checks them again against the live one.
+
+    Raises:
+        ConfigError: an unknown method or setting, or a value out of range.
+    """
+    methods_of(config)
+
+
+def methods_of(config: Config) -> dict[str, Any]:
+    """The methods of the modules that are on, by module, for the leaves of the stock pipeline.
+
+    Raises:
+        ConfigError: as `check_methods`.
+    """
+    from fast_sam3d.adapters.sam3d import LAYOUT, SHAPE
+    from fast_sam3d.decode import build as build_mesh
+    from fast_sam3d.exact import build as build_exact
+    from fast_sam3d.sampling import build
+
+    methods: dict[str, Any] = {}
+    if config.modules["ss"]:
+        methods["ss"] = build(config.modules["ss"], {"shape": (SHAPE,), "layout": LAYOUT}, path="ss", voxels=False)
+    if config.modules["slat"]:
+        methods["slat"] = build(config.modules["slat"], {"feats": ("feats",)}, path="slat", voxels=True)
+    if config.modules["mesh"]:
+        methods["mesh"] = build_mesh(config.modules["mesh"])
+    if config.modules["exact"]:
+        methods["exact"] = build_exact(config.modules["exact"])
+    return methods
+
+
+def group_options() -> dict[str, list[str]]:
+    """Returns the groups of configs/ and the options of each, sorted."""
+    root = resource("configs")
+    return {d.name: sorted(f.stem for f in d.glob("*.yaml")) for d in sorted(root.iterdir()) if any(d.glob("*.yaml"))}
+
+
+def compose(
+    overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Composes the configuration without checking its values.
+
+    Args, Raises: as `load`, but for the values.
+
+    Returns:
+        The configuration as plain containers, and the option picked in each group.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    groups = group_options()
+    picks, edits = _split(overrides, groups)
+    tree, choices = _hydra(picks)
+    for keys, override in edits:
+        for key in keys:
+            _check_key(key, override, tree, choices, groups)
+    if edits:
+        tree, choices = _hydra([*picks, *(override for _, override in edits)])
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration cannot be resolved: {_first_line(error)}") from error
+    for key, value in (values or {}).items():
+        _check_key(key, key, plain, choices, groups)
+        # Set in plain containers: to OmegaConf a path with ${...} in it would be an interpolation.
+        *parents, last = key.split(".")
+        node = plain
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    return plain, choices
+
+
+def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[list[str], list[tuple[list[str], str]]]:
+    """Sorts overrides into those that pick a group's option and those that edit values, as (keys, override)."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    picks: list[str] = []
+    edits: list[tuple[list[str], str]] = []
+    for override in overrides:
+        try:
+            parsed = parser.parse_override(override)
+        except HydraException as error:
+            raise ConfigError(f"'{override}' is not an override: write key=value, such as seed=7") from error
+        if parsed.is_sweep_override():
+            raise ConfigError(f"'{override}' asks for several runs: give one value, or quote it, key='a,b'")
+        if parsed.is_delete():
+            raise ConfigError(f"'{override}' deletes a key, and every key is needed: set it to a value instead")
+        key = parsed.key_or_group
+        if "@" in override.split("=", 1)[0]:
+            raise ConfigError(f"'{override}' names a package with @, and every group has one place: write {key}=...")
+        if key in groups and not isinstance(parsed.value(), dict):
+            option = str(parsed.value()).removesuffix(".yaml")
+            if option not in groups[key]:
+                raise ConfigError(misplaced(option, key, groups[key]))
+            picks.append(f"{key}={option}")
+        else:
+            # What is added with a plus sign is checked when the whole is read.
+            value = parsed.value()
+            inside = dotted_keys(value) if isinstance(value, dict) and not parsed.is_add() else ()
+            edits.append(([key, *(f"{key}.{name}" for name in inside)], override))
+    return picks, edits
+
+
+def _hydra(overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
+    """Runs Hydra's own compose. An application's Hydra that is already initialised is left as it was."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with _own_hydra(), hydra.initialize_config_dir(str(resource("configs")), version_base=_HYDRA_VERSION):
+            tree = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"the configuration does not compose: {_first_line(error)}") from error
+    choices = {k: str(v) for k, v in tree.hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    with open_dict(tree):
+        del tree["hydra"]
+    OmegaConf.set_struct(tree, False)
+    return tree, choices
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Puts the process's Hydra aside: it is a singleton, and an application around us may be using it."""
+    from hydra import version
+    from hydra.core.global_hydra import GlobalHydra
+
+    theirs, their_version = GlobalHydra.instance().hydra, version.VersionBase.instance().version_base
+    GlobalHydra.instance().hydra = None
+    try:
+        yield
+    finally:
+        # Asked for again: Hydra's own initialize replaces the instance by a copy.
+        GlobalHydra.instance().hydra = theirs
+        version.VersionBase.instance().version_base = their_version
+
+
+def _check_key(key: str, override: str, tree: Any, choices: Mapping[str, str], groups: Mapping[str, list[str]]) -> None:
+    """Refuses a key that the composed configuration does not have."""
+    known = set(dotted_keys(tree))
+    if key in known:
+        return
+    if key in groups:
+        raise ConfigError(f"'{override}' gives {key} settings, and it picks a file: {key}=<{'|'.join(groups[key])}>")
+    head = key.split(".", 1)[0]
+    if head in MODULES:
+        if not tree.get(head):
+            raise ConfigError(
+                f"{key} has no effect while {head}={choices.get(head, 'off')}: "
+                f"add --enable_acceleration, or {head}=<{'|'.join(groups[head])}>"
+            )
+        # A method may know settings that its file leaves at their defaults; the module's own check decides.
+        if override.startswith("+"):
+            return
+        inside = [k for k in known if k.startswith(head + ".")]
+        raise ConfigError(f"{head}={choices.get(head)} has no key '{key}': {suggest(key, inside)}")
+    raise ConfigError(f"there is no configuration key '{key}': {suggest(key, known | set(groups))}")
+
+
+def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
+    read = Reader(tree)
+    modules = {name: read.mapping(name, f"{name}={option}") for name, option in ACCELERATED.items()}
+    config = Config(
+        seed=read.integer("seed", 0, SEED_MAX),
+        input=InputConfig(
+            image_path=read.path("input.image_path"),
+            mask_index=read.optional("input.mask_index", lambda key: read.integer(key, 0, 10**9)),
+            mask_path=read.path("input.mask_path"),
+            pointmap=read.text("input.pointmap"),
+        ),
+        output=OutputConfig(dir=read.file("output.dir"), preview=read.boolean("output.preview")),
+        pipeline=PipelineConfig(
+            tag=read.optional("pipeline.tag", read.text),
+            device=read.optional("pipeline.device", read.text),
+            dtype=read.optional("pipeline.dtype", lambda key: read.choice(key, DTYPES)),
+            depth_model=read.optional("pipeline.depth_model", read.text),
+            ss_steps=read.integer("pipeline.ss_steps", 1, 1000),
+            slat_steps=read.integer("pipeline.slat_steps", 1, 1000),
+            formats=read.choices("pipeline.formats", FORMATS),
+            layout_postprocess=read.boolean("pipeline.layout_postprocess"),
+        ),
+        scene=SceneConfig(
+            smaller=read.sets("scene.smaller", FORMATS),
+            turntable=read.boolean("scene.turntable"),
+            batch=read.integer("scene.batch", 1, 1024),
+        ),
+        modules=modules,
+        choices=dict(choices),
+    )
+    read.refuse_unread()
+    if config.input.mask_index is not None and config.input.mask_path is not None:
+        raise ConfigError("input.mask_index and input.mask_path both name a mask: give one of them")
+    return config
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,1 @@
+"""Cameras, poses and gaussian clouds as plain numpy arrays."""

@@ -1,0 +1,1 @@
+"""Reading pictures, masks and pointmaps."""

@@ -1,0 +1,168 @@
+"""Finds a picture, the mask of one object in it and, where there is one, a pointmap, as callers name them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_sam3d.errors import InputError, suggest
+from fast_sam3d.inputs.pictures import checked_mask, read_mask, read_picture
+from fast_sam3d.inputs.pointmaps import find_pointmap, read_pointmap
+
+__all__ = ["ObjectInput", "find_image", "list_masks", "load_object", "numbered_masks", "result_name"]
+
+log = logging.getLogger(__name__)
+
+MAX_NAME = 200  # bytes; file systems take 255
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+_MASK_NAME = re.compile(r"(\d+)\.png", re.IGNORECASE)
+_OTHER_MASK_NAME = re.compile(r"(\d+)\.(jpe?g|webp|bmp|tiff?|gif|ppm)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectInput:
+    """One object to reconstruct.
+
+    Args:
+        name: a file name for its results, made of the picture's name and the mask's number.
+        image: [H, W, 3] uint8, RGB.
+        mask: [H, W] bool, True on the object.
+        pointmap: [H, W, 3] float32 in metres or any one unit, PyTorch3D camera frame (+x left, +y up, +z forward),
+            NaN where unknown; or None.
+        size: (width, height) of the picture in its file, in pixels.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    pointmap: NDArray[np.float32] | None
+    image_path: Path
+    mask_path: Path
+    pointmap_path: Path | None
+    size: tuple[int, int]
+
+
+def load_object(
+    image_path: Path | str, mask_index: int | None = None, mask_path: Path | str | None = None, pointmap: str = "auto"
+) -> ObjectInput:
+    """Reads everything that one object needs.
+
+    Args:
+        image_path: a folder with image.png and masks 0.png, 1.png ... (gaps are fine), or an image file.
+        mask_index: the number of the mask beside the picture; None takes the lowest.
+        mask_path: a mask file to use instead.
+        pointmap: "auto" takes pointmap.npz or pointmap.npy beside the picture if it is there, "none" takes none,
+            anything else is the path of a file.
+
+    Raises:
+        InputError: with one sentence that says what to do.
+    """
+    try:
+        return _load(Path(image_path), mask_index, mask_path, pointmap)
+    except InputError:
+        raise
+    except OSError as error:  # a folder that may not be listed, a name too long for the file system
+        raise InputError(f"{image_path} cannot be read ({error.strerror or error}): check the path") from error
+
+
+def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None, pointmap: str) -> ObjectInput:
+    image_file = find_image(image_path)
+    folder = image_file.parent
+    image, alpha = read_picture(image_file)
+    if mask_path is not None:
+        mask_file = Path(mask_path)
+        mask = read_mask(mask_file)
+        label = mask_file.stem
+    else:
+        masks = list_masks(folder)
+        if mask_index is None and not masks and alpha is not None:
+            log.info("%s: no mask beside it, so its alpha channel is the mask", image_file)
+            mask_file, mask, label = image_file, checked_mask(alpha > 0, image_file), "alpha"
+        else:
+            mask_file = _pick_mask(masks, mask_index, folder)
+            mask = read_mask(mask_file)
+            label = str(int(mask_file.stem))
+    if mask.shape == image.shape[1::-1] != image.shape[:2]:
+        turned, _ = read_picture(image_file, upright=True)
+        if turned.shape[:2] == mask.shape:
+            log.info("%s: turned as its EXIF data says, because the mask is", image_file)
+            image = turned
+    if mask.shape != image.shape[:2]:
+        raise InputError(
+            f"{mask_file} is {mask.shape[1]}x{mask.shape[0]} pixels and {image_file} is {image.shape[1]}x"
+            f"{image.shape[0]}: save the mask at the picture's size"
+        )
+    points_file = find_pointmap(folder, pointmap)
+    points = None if points_file is None else read_pointmap(points_file, image.shape[:2], mask)
+    base = image_file.stem if image_file.stem.lower() != "image" else image_file.resolve().parent.name
+    size = (image.shape[1], image.shape[0])
+    return ObjectInput(result_name(base, label), image, mask, points, image_file, mask_file, points_file, size)
+
+
+def list_masks(folder: Path) -> dict[int, Path]:
+    """Returns the numbered masks of a folder, by number. Of 1.png and 01.png the plain name is taken."""
+    return {number: paths[0] for number, paths in numbered_masks(folder).items()}
+
+
+def numbered_masks(folder: Path) -> dict[int, list[Path]]:
+    """Returns every numbered mask of a folder, by number; of several with one number the plain name comes first."""
+    found: dict[int, list[Path]] = {}
+    for path in sorted(folder.iterdir(), key=lambda p: (len(p.name), p.name)):
+        match = _MASK_NAME.fullmatch(path.name)
+        if match and path.is_file():
+            found.setdefault(int(match.group(1)), []).append(path)
+    return dict(sorted(found.items()))
+
+
+def find_image(path: Path) -> Path:
+    """Resolves --image_path to the picture itself."""
+    if path.is_dir():
+        # Cameras and some systems write IMAGE.PNG; the plain name wins.
+        there = {p.name.lower(): p for p in sorted(path.iterdir(), key=lambda p: p.name) if p.is_file()}
+        for suffix in _SUFFIXES:
+            if f"image{suffix}" in there:
+                return there[f"image{suffix}"]
+        raise InputError(f"the folder {path} holds no image.png: put the picture there under that name, or name a file")
+    if not path.exists():
+        near = suggest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        hint = f" ({near})" if near.startswith("did") else ""
+        raise InputError(f"there is no picture at {path}: check --image_path{hint}")
+    return path
+
+
+def _pick_mask(masks: dict[int, Path], index: int | None, folder: Path) -> Path:
+    others = {int(m[1]): p for p in sorted(folder.iterdir()) if (m := _OTHER_MASK_NAME.fullmatch(p.name))}
+    if others and (not masks if index is None else index not in masks and index in others):
+        other = others[index] if index is not None else others[min(others)]
+        raise InputError(
+            f"{folder} holds {other.name}, and numbered masks are PNG files: save it as {other.stem}.png, or name it "
+            "with --mask_path"
+        )
+    if not masks:
+        raise InputError(f"{folder} holds no mask: save one there as 0.png, or name one with --mask_path")
+    if index is None:
+        first = next(iter(masks))
+        if len(masks) > 1:
+            log.info("%d masks in %s: taking %d; choose with --mask_index", len(masks), folder, first)
+        return masks[first]
+    if index not in masks:
+        there = ", ".join(str(i) for i in masks)
+        raise InputError(f"{folder} has no mask {index}.png: those that are there are {there}")
+    return masks[index]
+
+
+def result_name(base: str, label: str) -> str:
+    """A name of at most `MAX_NAME` bytes; of a longer one the start, a checksum of all, and the label."""
+    name, label = (re.sub(r"[^\w.-]+", "_", part) for part in (base, label))
+    whole = f"{name}_{label}".strip("._") or "object"
+    if len(whole.encode()) <= MAX_NAME:
+        return whole
+    start = whole.encode()[: MAX_NAME // 2].decode(errors="ignore")
+    end = label if len(label.encode()) <= 20 else "mask"
+    return f"{start}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}_{end}"

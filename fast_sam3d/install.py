@@ -1,0 +1,133 @@
+"""What is put where: checks the methods of a configuration against a pipeline, and installs them as seams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+from fast_sam3d.adapters import Sam3d
+from fast_sam3d.config.resolve import refuse_unknown, resolve
+from fast_sam3d.decode.aggregate import MeshMethod
+from fast_sam3d.decode.aggregate import build as build_mesh
+from fast_sam3d.decode.hooks import AggregateInDecoder, AggregateVoxels, KeepPicture, MeshAlone
+from fast_sam3d.errors import ConfigError
+from fast_sam3d.exact import Exact
+from fast_sam3d.exact import build as build_exact
+from fast_sam3d.exact.context import BackboneSeam
+from fast_sam3d.exact.passes import OneRun
+from fast_sam3d.exact.places import places as exact_places
+from fast_sam3d.patch import Layer, Patch, seam_at
+from fast_sam3d.sampling.driver import SolveSeam
+from fast_sam3d.sampling.exchange import Begin, Chain, KeepOccupancy, KeepScale, RequireVoxels, Scene
+from fast_sam3d.sampling.guide import Both
+from fast_sam3d.sampling.method import StageMethod, build
+from fast_sam3d.telemetry import Report, StageSeam
+
+__all__ = ["Method", "install", "plan", "seam_places"]
+
+Method: TypeAlias = StageMethod | MeshMethod | Exact
+
+
+def plan(
+    adapter: Sam3d, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Method]:
+    """The methods that a configuration asks for, by module, checked against the pipeline; installs nothing.
+
+    Args, Raises: as `accelerate`.
+    """
+    stages = adapter.stages
+    settings = resolve(config, preset, overrides)
+    refuse_unknown(settings, [*stages, "mesh", "exact"])
+    methods: dict[str, Method] = {
+        name: build(settings[name], stage.groups, path=name, voxels=stage.coords is not None)
+        for name, stage in stages.items()
+        if settings.get(name)
+    }
+    for name, method in methods.items():
+        reason = adapter.unguidable(name) if _guides(method) else None
+        if reason:
+            raise ConfigError(f"{name}.guide cannot act on this pipeline, because {reason}: leave it out, or use both")
+    if settings.get("mesh"):
+        methods["mesh"] = build_mesh(settings["mesh"])
+    if settings.get("exact") and (exact := build_exact(settings["exact"])).any:
+        methods["exact"] = exact
+    return methods
+
+
+def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None = None) -> Patch:
+    """Put a report on a pipeline, and methods where there are any; all or nothing.
+
+    Args:
+        adapter: the pipeline.
+        report: collects from now on.
+        methods: by stage. None only watches. A mapping is an acceleration and replaces the last; an empty one takes
+            the last off and installs nothing.
+
+    Returns:
+        the undo log.
+    """
+    patch = Patch()
+    accelerates = methods is not None
+    scene = Scene()
+    around = _around(methods or {})
+    try:
+        # With nothing to accelerate the pipeline stays as its author made it, without a report, too.
+        if methods or not accelerates:
+            for owner, name, stage in adapter.timed():
+                layer = Layer(report, accelerates, around.get(stage), scene)
+                patch.add(owner, name, layer, partial(StageSeam, owner, name, stage))
+            for name, solve_stage in adapter.stages.items():
+                solver = adapter.solver(name)
+                method = (methods or {}).get(name)
+                layer = Layer(report, accelerates, method, scene)
+                patch.add(solver, "solve_iter", layer, partial(SolveSeam, solver, solve_stage))
+                if _guides(method):
+                    backbone = adapter.backbone(name)
+                    patch.add(backbone, "forward", layer, partial(BackboneSeam, backbone))
+                if isinstance(method, StageMethod) and method.where.needs_decoder:
+                    scene.decoder = seam_at(adapter.structure_decoder(), "forward")
+            exact = (methods or {}).get("exact")
+            if isinstance(exact, Exact):
+                for owner, name, make in exact_places(adapter, exact):
+                    patch.add(owner, name, Layer(report, accelerates, exact, scene), make)
+        # The last acceleration goes when the new one is in place, so that the seams they share stay where they are.
+        if accelerates:
+            patch.take_off(seam_places(adapter), lambda layer: layer.accelerates and layer.report is not report)
+    except BaseException:
+        patch.rollback()
+        raise
+    return patch
+
+
+def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
+    """What goes around the parts of the pipeline, by their rows of the report."""
+    rows: dict[str, list[Callable[..., Any]]] = {}
+    if methods:
+        rows["slat"], rows["postprocess"] = [RequireVoxels()], [MeshAlone()]
+    mesh = methods.get("mesh")
+    if isinstance(mesh, MeshMethod):
+        rows["preprocess"] = [KeepPicture()]
+        if mesh.where == "voxels":
+            rows["ss"] = [AggregateVoxels(mesh)]
+        else:
+            rows["mesh"] = [AggregateInDecoder(mesh)]
+    if mesh or any(isinstance(m, StageMethod) and m.where.needs_tokens for m in methods.values()):
+        rows["other"] = [Begin()]
+        rows["ss_decoder"] = [KeepOccupancy()]
+        rows.setdefault("ss", []).append(KeepScale())
+    exact = methods.get("exact")
+    if isinstance(exact, Exact) and (exact.embedders or exact.images):
+        rows.setdefault("other", []).append(OneRun(exact.images))
+    return {row: Chain(tuple(around)) for row, around in rows.items()}
+
+
+def _guides(method: Method | None) -> bool:
+    return isinstance(method, StageMethod) and not isinstance(method.guide, Both)
+
+
+def seam_places(adapter: Sam3d) -> list[tuple[object, str]]:
+    places = [(owner, name) for owner, name, _ in adapter.timed()]
+    places += [(owner, name) for owner, name, _ in exact_places(adapter, Exact(), everywhere=True)]
+    places += [(adapter.backbone(stage), "forward") for stage in adapter.stages]
+    return places + [(adapter.solver(stage), "solve_iter") for stage in adapter.stages]

@@ -1,0 +1,84 @@
+"""Maps between latent leaves and transformer tokens."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fast_sam3d.model.layers import grid_positions, init_linears
+
+
+class Latent(nn.Module):
+    """One latent leaf: a linear layer and a position code in, a norm and a linear layer out.
+
+    The output layer starts at zero, so an untrained network's velocity is zero.
+
+    Args:
+        tokens: tokens of the leaf.
+        channels: channels of the leaf.
+        model_channels: width of the stream.
+    """
+
+    def __init__(self, tokens: int, channels: int, model_channels: int) -> None:
+        super().__init__()
+        self.latent_shape = (tokens, channels)
+        self._build(tokens, channels, model_channels)
+        self.pos_emb = nn.Parameter(torch.randn(tokens, model_channels))
+
+    def _build(self, stream_tokens: int, in_features: int, model_channels: int) -> None:
+        self.stream_tokens = stream_tokens
+        self.input_layer = nn.Linear(in_features, model_channels)
+        self.out_layer = nn.Linear(model_channels, in_features)
+        init_linears(self)
+        nn.init.zeros_(self.out_layer.weight)
+
+    def to_input(self, x: Tensor) -> Tensor:
+        """x: [B, *latent_shape] -> [B, stream_tokens, model_channels]."""
+        return self.input_layer(x) + self.pos_emb
+
+    def to_output(self, h: Tensor) -> Tensor:
+        """h: [B, stream_tokens, model_channels] -> [B, *latent_shape]."""
+        return self.out_layer(F.layer_norm(h, h.shape[-1:]))
+
+
+class GridLatent(Latent):
+    """A leaf that is a cubic grid, row-major in x, y, z; patch_size**3 neighbouring cells share one token.
+
+    With patch_size 1 this is the stock latent: `pos_emb.shape[0]` and `input_layer.in_features` are the leaf's
+    shape. With larger patches they are the token's, and `latent_shape` tells the leaf's.
+
+    Args:
+        resolution: cells along each axis.
+        channels: channels of the leaf.
+        model_channels: width of the stream.
+        patch_size: must divide resolution.
+    """
+
+    def __init__(self, resolution: int, channels: int, model_channels: int, patch_size: int = 1) -> None:
+        nn.Module.__init__(self)
+        self.latent_shape = (resolution**3, channels)
+        self.patch_size = patch_size
+        self.cells = resolution // patch_size
+        self._build(self.cells**3, channels * patch_size**3, model_channels)
+        self.register_buffer("pos_emb", grid_positions(self.cells, model_channels), persistent=False)
+
+    def to_input(self, x: Tensor) -> Tensor:
+        return super().to_input(self._patchify(x))
+
+    def to_output(self, h: Tensor) -> Tensor:
+        return self._unpatchify(super().to_output(h))
+
+    def _patchify(self, x: Tensor) -> Tensor:
+        if self.patch_size == 1:
+            return x
+        r, p = self.cells, self.patch_size
+        x = x.reshape(x.shape[0], r, p, r, p, r, p, -1).permute(0, 1, 3, 5, 2, 4, 6, 7)
+        return x.reshape(x.shape[0], r**3, -1)
+
+    def _unpatchify(self, x: Tensor) -> Tensor:
+        if self.patch_size == 1:
+            return x
+        r, p = self.cells, self.patch_size
+        x = x.reshape(x.shape[0], r, r, r, p, p, p, -1).permute(0, 1, 4, 2, 5, 3, 6, 7)
+        return x.reshape(x.shape[0], *self.latent_shape)

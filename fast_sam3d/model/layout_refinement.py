@@ -1,0 +1,141 @@
+"""A pose brought into line with its mask and pointmap after the object is decoded.
+
+The network tells the pose before the shape is known; what is left between the two can be seen. Refined are the turn,
+the place and one size: seven numbers. The network's pose stays, bit for bit, unless the silhouette covers the mask
+better by a margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from fast_sam3d.geometry.arrays import as_numpy, transform_points
+from fast_sam3d.geometry.camera import NEAR, Camera
+from fast_sam3d.geometry.poses import Pose
+from fast_sam3d.model.layout_fit import LayoutSettings, Motion, fit
+from fast_sam3d.model.layout_target import LayoutTarget
+from fast_sam3d.render.renderer import nearest_faces
+from fast_sam3d.render.splat import draw_dots
+
+__all__ = ["LayoutOutcome", "LayoutSettings", "Solid", "refine_pose"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solid:
+    """An object in its canonical cube, as far as its outline goes.
+
+    Args:
+        points: [N, 3] on its surface. faces: [F, 3] between them, or None: then they are dots.
+        sides: [N] of the dots, canonical units.
+    """
+
+    points: NDArray[np.float64]
+    faces: NDArray[np.int64] | None = None
+    sides: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any], resolution: int) -> Solid | None:
+        """The mesh of a pipeline's result, else its gaussians, else its voxels; None where nothing came out.
+
+        Args:
+            resolution: of the voxels.
+        """
+        for mesh in result.get("mesh") or ():
+            if len(mesh.faces):
+                return cls(as_numpy(mesh.vertices, np.float64), as_numpy(mesh.faces, np.int64))
+        for name in ("gaussian", "gaussian_4"):
+            for cloud in result.get(name) or ():
+                seen = as_numpy(cloud.get_opacity)[:, 0] > 0.3  # as scenes are drawn
+                if seen.any():
+                    sides = 2.0 * as_numpy(cloud.get_scaling, np.float64)[seen].mean(axis=1)
+                    return cls(as_numpy(cloud.get_xyz, np.float64)[seen], sides=sides)
+        voxels = (as_numpy(result["coords"], np.float64)[:, 1:] + 0.5) / resolution - 0.5
+        return cls(voxels, sides=np.full(len(voxels), 1.0 / resolution)) if len(voxels) else None
+
+    def silhouette(self, pose: Pose, camera: Camera) -> NDArray[np.bool_]:
+        """[H, W], where the object is seen."""
+        placed = transform_points(self.points, pose.matrix)
+        if self.faces is not None:
+            return nearest_faces(placed, self.faces, camera)[0] >= 0
+        assert self.sides is not None
+        return draw_dots(placed, self.sides * pose.scale.mean(), camera).owner >= 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayoutOutcome:
+    """What came of a refinement.
+
+    Args:
+        pose: the refined one; None where the given one stays.
+        before, after: overlap of the silhouette with the mask at the given and at the fitted pose, intersection over
+            union, 0..1; None where it was not found.
+        reason: why the given pose stays; empty where it does not.
+    """
+
+    pose: Pose | None
+    before: float | None = None
+    after: float | None = None
+    reason: str = ""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For reports."""
+        return {
+            "accepted": self.pose is not None,
+            "mask_iou_before": self.before,
+            "mask_iou_after": self.after,
+            "reason": self.reason,
+        }
+
+
+def refine_pose(
+    solid: Solid | None,
+    pose: Pose,
+    mask: NDArray[np.bool_],
+    pointmap: NDArray[np.floating],
+    measured: bool,
+    settings: LayoutSettings | None = None,
+) -> LayoutOutcome:
+    """Bring a pose into line with the picture.
+
+    Args:
+        solid: the object; None where nothing was decoded.
+        pose: that the network told.
+        mask: [H, W], the object's visible pixels.
+        pointmap: [H, W, 3], camera frame, NaN where unknown; tells the camera, too.
+        measured: whether the points mean more than their pixels' rays; a guess from the silhouette does not.
+    """
+    settings = settings or LayoutSettings()
+    if solid is None or not np.ptp(solid.points, axis=0).any():
+        return LayoutOutcome(None, reason="there is no shape")
+    if not mask.any():
+        return LayoutOutcome(None, reason="the mask is empty")
+    try:
+        camera = Camera.from_pointmap(pointmap)
+    except ValueError as error:
+        return LayoutOutcome(None, reason=f"the camera is not known: {error}")
+    points = solid.points[np.linspace(0, len(solid.points) - 1, min(len(solid.points), settings.points)).astype(int)]
+    placed = transform_points(points, pose.matrix)
+    if not (placed[:, 2] > NEAR).all():
+        return LayoutOutcome(None, reason="the object reaches behind the camera")
+    diameter = float(np.linalg.norm(np.ptp(solid.points, axis=0) * pose.scale))
+    known = pointmap if measured else None
+    motion = fit(placed, LayoutTarget.around(mask, known, camera, settings.span, diameter), diameter, settings)
+    judge = LayoutTarget.around(mask, known, camera, settings.judged_span, diameter)
+    refined = _moved(pose, motion)
+    before, after = (judge.overlap(solid.silhouette(each, judge.camera)) for each in (pose, refined))
+    if after < before + settings.least_gain:
+        return LayoutOutcome(None, before, after, "the mask would not be covered better")
+    return LayoutOutcome(refined, before, after)
+
+
+def _moved(pose: Pose, motion: Motion) -> Pose:
+    """The pose after a motion in the camera's frame."""
+    rotation = Rotation.from_matrix(pose.rotation_matrix @ motion.turn).as_quat(canonical=True)
+    return Pose(rotation[[3, 0, 1, 2]], motion(pose.translation[None])[0], pose.scale * motion.growth)

@@ -1,0 +1,187 @@
+"""From a picture, a mask and a pointmap to the square crop that the condition embedder takes.
+
+Image coordinates are those of `data/views.py`, whose crops the networks are trained on: units of the longer image
+side, origin in the image centre, u to the right, v down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from fast_sam3d.errors import InputError
+from fast_sam3d.mini.data.samples import describe
+from fast_sam3d.mini.data.views import crop_box, crop_grid
+from fast_sam3d.model.pose import normalise_pointmap
+
+MIN_MASK_PIXELS = 24
+"""Fewest object pixels in a training crop; below it, thin parts are widened so that the crop still shows them."""
+
+MAX_SUBSAMPLES = 12
+"""Most samples along each side of a crop's pixel when colours are averaged."""
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionCrop:
+    """One crop, ready for the embedder. Tensors are float32 on the CPU.
+
+    Args:
+        image: [3, S, S] in 0..1.
+        mask: [1, S, S], 0 or 1.
+        pointmap: [3, S, S] normalised, 0 where unknown.
+        descriptor: [8], see `data.samples.describe`.
+        scene_scale: 0-dim, metres.
+        scene_shift: [3], metres.
+    """
+
+    image: Tensor
+    mask: Tensor
+    pointmap: Tensor
+    descriptor: Tensor
+    scene_scale: Tensor
+    scene_shift: Tensor
+
+
+def crop_condition(
+    rgb: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    pointmap: Tensor | NDArray[np.float32],
+    out: int = 64,
+    guessed: bool = False,
+) -> ConditionCrop:
+    """Cut the object out the way the training crops are rendered: one ray per pixel, hard mask, padded square.
+
+    Masks and points are point-sampled. A pixel's colour is the mean over its footprint, but only over what has its
+    mask value, so that outlines are not blended with the background (the training crops have no such blend).
+
+    Args:
+        rgb: [H, W, 3] uint8.
+        mask: [H, W] bool, the object's visible pixels.
+        pointmap: [H, W, 3] metres, PyTorch3D camera frame; entries that are not finite are unknown.
+        out: S, pixels.
+        guessed: the pointmap comes from the silhouette, so its focal length says nothing.
+
+    Raises:
+        InputError: an empty mask, sizes that differ, or no known point on the object.
+    """
+    height, width = mask.shape
+    if rgb.shape != (height, width, 3) or tuple(pointmap.shape) != (height, width, 3):
+        raise InputError(
+            f"picture {list(rgb.shape)}, mask {list(mask.shape)} and pointmap {list(pointmap.shape)} differ in size:"
+            " make them from the same picture"
+        )
+    if not mask.any():
+        raise InputError("the mask is empty: mark the object in it")
+    longer = max(height, width)
+    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    # Corners of the mask's outermost pixels.
+    corners = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]], np.float32)
+    centre, side = crop_box((corners - (width / 2, height / 2)) / longer)
+
+    def pixel_lines(samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Columns and rows of the picture under a square grid of samples, outside the picture too."""
+        grid = crop_grid(centre, side, samples).reshape(samples, samples, 2)
+        u, v = grid[0, :, 0], grid[:, 0, 1]
+        return (np.floor(u * longer + width / 2).astype(int), np.floor(v * longer + height / 2).astype(int))
+
+    c, r = pixel_lines(out)
+    inside = ((r >= 0) & (r < height))[:, None] & ((c >= 0) & (c < width))[None]
+    row_of, column_of = (
+        np.ascontiguousarray(a) for a in np.broadcast_arrays(r.clip(0, height - 1)[:, None], c.clip(0, width - 1)[None])
+    )
+    crop_mask = mask[row_of, column_of] & inside
+    if crop_mask.sum() < MIN_MASK_PIXELS:
+        reach = side * longer / out / 2**0.5
+        snapped = _snap_to_mask(mask, row_of, column_of, reach)
+        crop_mask, inside = crop_mask | snapped, inside | snapped
+    points = torch.as_tensor(pointmap)[torch.from_numpy(row_of), torch.from_numpy(column_of)].float().cpu()
+    points[~torch.from_numpy(inside)] = torch.nan
+    try:
+        normal, scale, shift = normalise_pointmap(points, torch.from_numpy(crop_mask))
+    except ValueError as error:
+        if torch.isfinite(torch.as_tensor(pointmap)[torch.from_numpy(mask)]).all(-1).any():
+            raise InputError(
+                f"the pointmap knows too few points of the object for {out} x {out} samples to meet one:"
+                " give another pointmap or none"
+            ) from error
+        raise InputError(str(error)) from error
+
+    colour = _mean_colour(rgb, mask, crop_mask, row_of, column_of, pixel_lines, side * longer / out)
+    focal = 0.0 if guessed else infer_focal(pointmap)
+    # A point behind the camera has no logarithm; such a pointmap is far from anything trained on in any case.
+    depth = max(float(shift[2]), 1e-3 * float(scale))
+    descriptor = describe(centre * 2, side, float(crop_mask.mean()), focal, not guessed, float(scale), depth)
+    return ConditionCrop(
+        image=torch.from_numpy(colour).permute(2, 0, 1).contiguous(),
+        mask=torch.from_numpy(crop_mask)[None].float(),
+        pointmap=normal.permute(2, 0, 1).contiguous(),
+        descriptor=torch.from_numpy(descriptor),
+        scene_scale=scale,
+        scene_shift=shift,
+    )
+
+
+def infer_focal(pointmap: Tensor | NDArray[np.float32]) -> float:
+    """Focal length of a pointmap [H, W, 3] in units of its longer side, principal point in the centre; 0 if unclear."""
+    height, width = pointmap.shape[:2]
+    longer = max(height, width)
+    step = max(longer // 256, 1)  # a sparse grid of pixels says as much
+    points = torch.as_tensor(pointmap)[::step, ::step].double().cpu()
+    v, u = torch.meshgrid(
+        (torch.arange(0, height, step, dtype=torch.float64) + 0.5 - height / 2) / longer,
+        (torch.arange(0, width, step, dtype=torch.float64) + 0.5 - width / 2) / longer,
+        indexing="ij",
+    )
+    good = torch.isfinite(points).all(-1) & (points[..., 2] > 0)
+    slope = -points[good][:, :2] / points[good][:, 2:]
+    pixel = torch.stack([u[good], v[good]], -1)
+    square = slope.square().sum()
+    focal = float((pixel * slope).sum() / square) if square > 0 else 0.0
+    return focal if 0.1 < focal < 20 else 0.0
+
+
+def _snap_to_mask(
+    mask: NDArray[np.bool_], row_of: NDArray[np.int64], column_of: NDArray[np.int64], reach: float
+) -> NDArray[np.bool_]:
+    """Move samples that miss the object by up to `reach` pixels onto it, in place; returns which samples are on it."""
+    distance, (near_row, near_column) = distance_transform_edt(~mask, return_indices=True)
+    hit = distance[row_of, column_of] <= reach
+    nearest = near_row[row_of, column_of], near_column[row_of, column_of]
+    row_of[hit], column_of[hit] = nearest[0][hit], nearest[1][hit]
+    return hit
+
+
+def _mean_colour(rgb, mask, crop_mask, row_of, column_of, pixel_lines, footprint) -> NDArray[np.float32]:
+    """[S, S, 3] float32 in 0..1: mean colour of each crop pixel's footprint where the mask agrees with the pixel."""
+    out = len(crop_mask)
+    k = int(np.clip(np.ceil(footprint), 1, MAX_SUBSAMPLES))
+    c, r = pixel_lines(out * k)
+    height, width = mask.shape
+    # Beyond the border its colours go on, which is what is there in most pictures.
+    window = np.ix_(r.clip(0, height - 1), c.clip(0, width - 1))
+    agrees = mask[window].reshape(out, k, out, k) == crop_mask[:, None, :, None]
+    weight = agrees.astype(np.float32)
+    total = weight.sum((1, 3))[..., None]
+    samples = rgb[window].reshape(out, k, out, k, 3)
+    mean = np.einsum("ikjlc,ikjl->ijc", samples.astype(np.float32), weight) / np.maximum(total, 1)
+    return np.where(total > 0, mean, rgb[row_of, column_of]).astype(np.float32) / 255
+
+
+@dataclass(frozen=True)
+class CropPreprocessor:
+    """`crop_condition` with a fixed crop size: stands where the stock pipeline has its preprocessor.
+
+    Args:
+        size: of the crop in pixels.
+    """
+
+    size: int = 64
+
+    def __call__(self, rgb, mask, pointmap, guessed: bool = False) -> ConditionCrop:
+        """See `crop_condition`."""
+        return crop_condition(rgb, mask, pointmap, self.size, guessed)

@@ -1,0 +1,150 @@
+"""Structured-latent backbone: sparse convolutions around a transformer over 2x2x2-packed voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fast_sam3d.model.layers import TimestepEmbedder, init_linears
+from fast_sam3d.model.slat_config import SLatFlowConfig
+from fast_sam3d.model.sparse import SparseConv3d, SparseDownsample, SparseTensor, SparseUpsample
+from fast_sam3d.model.sparse_grid import SparseGrid
+from fast_sam3d.model.sparse_transformer import ModulatedCrossBlock, per_voxel, require_voxels, voxel_positions
+
+
+class SparseResBlock(nn.Module):
+    """Two sparse convolutions with a skip connection and the time as scale and shift, after an optional resampling.
+
+    Args:
+        channels: of the input.
+        emb_channels: of the time embedding.
+        out_channels: of the output.
+        resample: "down" packs 2x2x2 voxels first, "up" unpacks them first, None does neither.
+    """
+
+    def __init__(self, channels: int, emb_channels: int, out_channels: int, resample: str | None = None) -> None:
+        super().__init__()
+        self.updown = {"down": SparseDownsample, "up": SparseUpsample, None: nn.Identity}[resample]()
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.conv1 = SparseConv3d(channels, out_channels)
+        self.norm2 = nn.LayerNorm(out_channels, elementwise_affine=False, eps=1e-6)
+        self.conv2 = SparseConv3d(out_channels, out_channels)
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
+        self.skip_connection = nn.Linear(channels, out_channels) if channels != out_channels else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: SparseTensor, emb: Tensor) -> SparseTensor:
+        """x: N voxels of B objects, emb: [B or 1, emb_channels]."""
+        x = self.updown(x)
+        scale, shift = per_voxel(self.emb_layers(emb), x).chunk(2, dim=1)
+        h = self.conv1(x.replace(F.silu(self.norm1(x.feats))))
+        h = self.conv2(h.replace(F.silu(self.norm2(h.feats) * (1 + scale) + shift)))
+        return h + self.skip_connection(x.feats)
+
+
+class StructuredLatentFlow(nn.Module):
+    """Velocity of the structured latent of a batch of objects.
+
+    The voxels pass `num_io_blocks` sparse residual blocks, the last of which packs 2x2x2 voxels into one token; a
+    transformer with full attention among the tokens of each object and cross-attention to the image follows; then
+    the mirrored blocks unpack, each one taking the output of its counterpart as well.
+
+    Source: the flow transformer for structured latents of TRELLIS (Xiang et al., 2024), section 3.3.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: SLatFlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.resolution = config.resolution
+        self.in_channels = self.out_channels = config.latent_channels
+        self.model_channels = config.model_channels
+        self.num_heads = config.num_heads
+        self.share_mod = config.share_mod
+        self.force_zeros_cond = True
+        width, io = config.model_channels, config.io_channels
+
+        if config.share_mod:
+            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.input_layer = nn.Linear(config.latent_channels, io)
+        flat = config.num_io_blocks - 1
+        self.input_blocks = nn.ModuleList(
+            [*(SparseResBlock(io, width, io) for _ in range(flat)), SparseResBlock(io, width, width, "down")]
+        )
+        self.blocks = nn.ModuleList(
+            ModulatedCrossBlock(
+                width,
+                config.cond_channels,
+                config.num_heads,
+                config.mlp_ratio,
+                config.share_mod,
+                config.qk_rms_norm,
+                config.qk_rms_norm_cross,
+            )
+            for _ in range(config.num_blocks)
+        )
+        self.out_blocks = nn.ModuleList(
+            [SparseResBlock(2 * width, width, io, "up"), *(SparseResBlock(2 * io, width, io) for _ in range(flat))]
+        )
+        self.out_layer = nn.Linear(io, config.latent_channels)
+        init_linears(self)
+        self.t_embedder = TimestepEmbedder(width)  # brings its own initial weights
+        # Each block starts as the identity, and the velocity as zero.
+        for owner in [self] if config.share_mod else self.blocks:
+            nn.init.zeros_(owner.get_parameter("adaLN_modulation.1.weight"))
+        nn.init.zeros_(self.out_layer.weight)
+
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Tensor, coords: Tensor | np.ndarray | SparseGrid, cfg: bool = False
+    ) -> Tensor:
+        """Velocity at time t.
+
+        Args:
+            x: [1, N, latent_channels] float32, the voxels of all objects.
+            t: [] or [B], 0..1000.
+            cond: [B, L, cond_channels] context tokens, or [1, L, cond_channels] for all objects.
+            coords: [N, 4] int, (batch, x, y, z), sorted by batch; or a grid, to reuse its neighbour pairs.
+            cfg: the unconditional call: the context counts as zero.
+
+        Returns:
+            [1, N, latent_channels], dtype of x.
+
+        Raises:
+            ValueError: coords out of order or not fitting x; a context for another number of objects.
+        """
+        if x.ndim != 3 or x.shape[0] != 1 or x.shape[2] != self.in_channels:
+            raise ValueError(f"x must be [1, N, {self.in_channels}], got {list(x.shape)}")
+        voxels = SparseTensor(x[0], _grid(coords, x.device))
+        require_voxels(voxels.grid.counts)
+        if cond.shape[0] not in (1, voxels.grid.batch_size):
+            raise ValueError(f"{cond.shape[0]} contexts for {voxels.grid.batch_size} objects")
+        if cfg and self.force_zeros_cond:
+            cond = cond * 0
+        cond = cond.expand(voxels.grid.batch_size, -1, -1)
+
+        emb = self.t_embedder(t)
+        h = voxels.replace(self.input_layer(voxels.feats))
+        skips = []
+        for block in self.input_blocks:
+            h = block(h, emb)
+            skips.append(h.feats)
+        h = h + voxel_positions(h.coords, self.model_channels, h.device).to(h.dtype)
+        mod = self.adaLN_modulation(emb) if self.share_mod else emb
+        for block in self.blocks:
+            h = block(h, mod, cond)
+        for block, skip in zip(self.out_blocks, reversed(skips), strict=True):
+            h = block(h.replace(torch.cat([h.feats, skip], dim=1)), emb)
+        out = self.out_layer(F.layer_norm(h.feats, h.feats.shape[-1:]))
+        return out.to(x.dtype)[None]
+
+
+def _grid(coords: Tensor | np.ndarray | SparseGrid, device: torch.device) -> SparseGrid:
+    """The grid of `coords`, on `device` unless that holds no data."""
+    if isinstance(coords, SparseGrid):
+        return coords
+    coords = torch.as_tensor(coords)
+    return SparseGrid(coords if device.type == "meta" else coords.to(device))

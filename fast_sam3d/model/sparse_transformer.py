@@ -1,0 +1,198 @@
+"""Transformer layers over the voxels of a batch of objects of different size, without masks or padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fast_sam3d.model.layers import FeedForward, HeadRMSNorm, attend, sinusoid
+from fast_sam3d.model.sparse import SparseTensor
+from fast_sam3d.model.sparse_grid import Windows
+
+
+def voxel_positions(coords: Tensor, channels: int, device: torch.device) -> Tensor:
+    """Fixed position code of voxels.
+
+    Args:
+        coords: [N, 4] int32, (batch, x, y, z).
+        channels: features; what does not divide by 6 is left zero.
+
+    Returns:
+        [N, channels] float32 on `device`.
+    """
+    per_axis = 2 * (channels // 6)
+    code = sinusoid(coords[:, 1:].to(device), per_axis).flatten(1)
+    return F.pad(code, (0, channels - code.shape[1]))
+
+
+def _heads(x: Tensor, num_heads: int) -> Tensor:
+    """[N, C] -> [H, N, C / H]."""
+    return x.view(x.shape[0], num_heads, -1).transpose(0, 1)
+
+
+class ObjectAttention(nn.Module):
+    """Full self-attention among the voxels of each object."""
+
+    def __init__(self, channels: int, num_heads: int, qk_rms_norm: bool = False) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qk_rms_norm = qk_rms_norm
+        self.to_qkv = nn.Linear(channels, 3 * channels)
+        self.to_out = nn.Linear(channels, channels)
+        if qk_rms_norm:
+            self.q_rms_norm = HeadRMSNorm(num_heads, channels // num_heads)
+            self.k_rms_norm = HeadRMSNorm(num_heads, channels // num_heads)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        q, k, v = (_heads(part, self.num_heads) for part in self.to_qkv(x.feats).chunk(3, dim=1))
+        if self.qk_rms_norm:
+            q, k = self.q_rms_norm(q[None])[0], self.k_rms_norm(k[None])[0]
+        # One call per object: objects differ in size, and a mask would cost the square of their sum.
+        rows = [attend(q[None, :, r], k[None, :, r], v[None, :, r])[0] for r in x.layout]
+        attended = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+        return x.replace(self.to_out(attended.transpose(0, 1).flatten(1)))
+
+
+class ContextAttention(nn.Module):
+    """Attention of each object's voxels to its own context tokens."""
+
+    def __init__(self, channels: int, context_channels: int, num_heads: int, qk_rms_norm: bool = False) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qk_rms_norm = qk_rms_norm
+        self.to_q = nn.Linear(channels, channels)
+        self.to_kv = nn.Linear(context_channels, 2 * channels)
+        self.to_out = nn.Linear(channels, channels)
+        if qk_rms_norm:
+            self.q_rms_norm = HeadRMSNorm(num_heads, channels // num_heads)
+            self.k_rms_norm = HeadRMSNorm(num_heads, channels // num_heads)
+
+    def forward(self, x: SparseTensor, context: Tensor) -> SparseTensor:
+        """x: N voxels of B objects, context: [B, L, context_channels]."""
+        q = _heads(self.to_q(x.feats), self.num_heads)
+        k, v = self.to_kv(context).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.qk_rms_norm:
+            q, k = self.q_rms_norm(q[None])[0], self.k_rms_norm(k)
+        rows = [attend(q[None, :, r], k[b : b + 1], v[b : b + 1])[0] for b, r in enumerate(x.layout)]
+        attended = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+        return x.replace(self.to_out(attended.transpose(0, 1).flatten(1)))
+
+
+class WindowAttention(nn.Module):
+    """Self-attention within cubes of voxels (of the same object).
+
+    Args:
+        channels: width of the tokens.
+        num_heads: attention heads.
+        window_size: edge of a cube in voxels.
+        shift: offset of the cubes in voxels along each axis.
+    """
+
+    def __init__(self, channels: int, num_heads: int, window_size: int, shift: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.shift = shift
+        self.to_qkv = nn.Linear(channels, 3 * channels)
+        self.to_out = nn.Linear(channels, channels)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        windows = x.grid.windows(self.window_size, self.shift)
+        qkv = self.to_qkv(x.feats).index_select(0, windows.order.to(x.device))
+        attended = self._attend(qkv, windows).index_select(0, windows.inverse.to(x.device))
+        return x.replace(self.to_out(attended))
+
+    def _attend(self, qkv: Tensor, windows: Windows) -> Tensor:
+        """[N, 3 C] in window order -> [N, C]: one call for all windows of the same size."""
+        ends = accumulate(count * size for count, size in windows.groups)
+        parts = []
+        for (count, size), end in zip(windows.groups, ends, strict=True):
+            group = qkv[end - count * size : end].view(count, size, 3, self.num_heads, -1)
+            q, k, v = group.permute(2, 0, 3, 1, 4).unbind(0)
+            out = attend(q, k, v)
+            parts.append(out.transpose(1, 2).reshape(count * size, -1))
+        return torch.cat(parts)
+
+
+class WindowBlock(nn.Module):
+    """Pre-norm block: window attention, then MLP."""
+
+    def __init__(self, channels: int, num_heads: int, mlp_ratio: float, window_size: int, shift: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.attn = WindowAttention(channels, num_heads, window_size, shift)
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = FeedForward(channels, mlp_ratio)
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        x = x + self.attn(x.replace(self.norm1(x.feats)))
+        return x.replace(x.feats + self.mlp(self.norm2(x.feats)))
+
+
+class ModulatedCrossBlock(nn.Module):
+    """Self-attention, cross-attention and MLP over voxels, the first and the last modulated by the time (adaLN).
+
+    Args:
+        channels: width of the tokens.
+        context_channels: width of the context tokens.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLP over channels.
+        share_mod: the modulation comes ready-made instead of from a layer of this block.
+        qk_rms_norm, qk_rms_norm_cross: RMS-normalise queries and keys of self- and cross-attention.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        context_channels: int,
+        num_heads: int,
+        mlp_ratio: float,
+        share_mod: bool,
+        qk_rms_norm: bool,
+        qk_rms_norm_cross: bool,
+    ) -> None:
+        super().__init__()
+        self.share_mod = share_mod
+        self.norm1 = nn.LayerNorm(channels, elementwise_affine=False, eps=1e-6)
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.norm3 = nn.LayerNorm(channels, elementwise_affine=False, eps=1e-6)
+        self.self_attn = ObjectAttention(channels, num_heads, qk_rms_norm)
+        self.cross_attn = ContextAttention(channels, context_channels, num_heads, qk_rms_norm_cross)
+        self.mlp = FeedForward(channels, mlp_ratio)
+        if share_mod:
+            # The blocks share what the time does, but each starts from its own place.
+            self.modulation_offset = nn.Parameter(torch.zeros(6 * channels))
+        else:
+            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
+
+    def forward(self, x: SparseTensor, emb: Tensor, context: Tensor) -> SparseTensor:
+        """emb: [B, C] time embedding, or [B, 6 C] modulation under share_mod; context: [B, L, context_channels]."""
+        emb = emb + self.modulation_offset if self.share_mod else self.adaLN_modulation(emb)
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = per_voxel(emb, x).chunk(6, dim=1)
+        h = self.self_attn(x.replace(self.norm1(x.feats) * (1 + scale_attn) + shift_attn))
+        x = x + h * gate_attn
+        x = x + self.cross_attn(x.replace(self.norm2(x.feats)), context)
+        h_feats = self.mlp(self.norm3(x.feats) * (1 + scale_mlp) + shift_mlp)
+        return x.replace(x.feats + h_feats * gate_mlp)
+
+
+def per_voxel(values: Tensor, x: SparseTensor) -> Tensor:
+    """One row per object -> one row per voxel; a single object's row is left to broadcasting.
+
+    Args:
+        values: [B, C], or [1, C] for all objects.
+
+    Returns:
+        [N, C] or [1, C].
+    """
+    return values if values.shape[0] == 1 else values.index_select(0, x.grid.batch_index(values.device))
+
+
+def require_voxels(sizes: Sequence[int]) -> None:
+    """Raise ValueError where a batch has no voxels, or an object in it has none."""
+    if not sizes or min(sizes) == 0:
+        raise ValueError(f"every object needs at least one active voxel, got {list(sizes)} per object")

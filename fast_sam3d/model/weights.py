@@ -1,0 +1,104 @@
+"""Weights of one network in one safetensors file: half precision on disk, float32 in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import nn
+
+from fast_sam3d.errors import CheckpointError
+from fast_sam3d.model.pipeline_config import CONFIG_NAME, REPAIR
+from fast_sam3d.outputs.export import atomic_write, save_json
+
+HASHES_NAME: Final = "sha256.json"
+"""File name to SHA-256 of every weights file of a folder: a flipped bit changes a weight and nothing else tells."""
+
+
+def save_weights(module: nn.Module, path: Path) -> str:
+    """Write a network's state as float16; the file appears whole or not at all.
+
+    Returns:
+        The file's SHA-256, 64 hexadecimal digits.
+
+    Raises:
+        ValueError: a weight is not finite in float16.
+    """
+    from safetensors.torch import save
+
+    state = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in module.state_dict().items()}
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{name} has values that float16 cannot hold")
+    content = save(state)
+    with atomic_write(path) as file:
+        file.write(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_weights(module: nn.Module, path: Path, sha256: str | None = None) -> None:
+    """Read what `save_weights` wrote, converting to the network's own types.
+
+    Args:
+        module: gets the weights.
+        path: of the file.
+        sha256: that the file must have; None checks none.
+
+    Raises:
+        CheckpointError: missing, cut short, damaged, or of another network; names the file and what to do.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        # Read at once, not mapped: a file replaced later cannot change a loaded model.
+        content = path.read_bytes()
+        state = load(content)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"the weights {path} are missing: {REPAIR}") from error
+    except OSError as error:
+        raise CheckpointError(f"the weights {path} cannot be read ({error.strerror}): {REPAIR}") from error
+    # A header may also name a type that torch lacks (KeyError), or no UTF-8 (ValueError).
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"the weights {path} are damaged or cut short: {REPAIR}") from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise CheckpointError(f"the weights {path} are damaged ({HASHES_NAME} has another checksum): {REPAIR}")
+    wanted = {name: value.shape for name, value in module.state_dict().items()}
+    found = {name: value.shape for name, value in state.items()}
+    if wanted != found:
+        odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise CheckpointError(f"the weights {path} do not fit {CONFIG_NAME} beside them ({odd[0]} differs): {REPAIR}")
+    for name, value in state.items():
+        if not value.is_floating_point() or not value.isfinite().all():
+            fault = "not finite" if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(f"the weights {path} are damaged ({name} is {fault}): {REPAIR}")
+    module.load_state_dict(state)
+
+
+def save_hashes(folder: Path, hashes: Mapping[str, str]) -> None:
+    """Write `HASHES_NAME`: file name to SHA-256."""
+    save_json(folder / HASHES_NAME, dict(hashes))
+
+
+def load_hashes(folder: Path) -> dict[str, str]:
+    """Read what `save_hashes` wrote; empty where there is no such file, as in folders from before it.
+
+    Raises:
+        CheckpointError: not a mapping of file names to SHA-256.
+    """
+    path = folder / HASHES_NAME
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {REPAIR}") from error
+    hashes = found.values() if isinstance(found, dict) else ()
+    if not hashes or not all(re.fullmatch("[0-9a-f]{64}", str(value)) for value in hashes):
+        raise CheckpointError(f"{path} holds no checksums: {REPAIR}")
+    return found

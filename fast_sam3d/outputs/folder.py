@@ -1,0 +1,151 @@
+"""A folder of results that appears whole: written aside, then renamed; an older one stays until the new is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from fast_sam3d.errors import OutputError
+from fast_sam3d.outputs.interrupts import interrupts_deferred
+
+__all__ = ["check_target", "result_folder", "results_complete"]
+
+log = logging.getLogger(__name__)
+
+
+def check_target(target: Path, known_names: Collection[str]) -> None:
+    """Finds out before the work whether `target` can be written, leaving nothing behind.
+
+    Args:
+        target: the folder to be made or replaced.
+        known_names: the file names that results have; a folder that holds anything else is never replaced.
+
+    Raises:
+        OutputError: with one sentence that says what to do.
+    """
+    try:
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise OutputError(f"{target} is in the way and not a folder: move it, or choose another --output_dir")
+        if target.is_dir():
+            foreign = sorted(p.name for p in target.iterdir() if p.name not in known_names or p.is_dir())
+            if foreign:
+                raise OutputError(
+                    f"{target} holds files that are not results ({', '.join(foreign[:3])}): choose another --output_dir"
+                )
+        parent = next(p for p in target.absolute().parents if p.exists() or p.is_symlink())
+        if not parent.is_dir():
+            raise OutputError(f"{parent} is a file, so no folder can be made in it: choose another --output_dir")
+    except OSError as error:  # a name too long for the file system, or a folder that may not be listed
+        raise OutputError(
+            f"{_short(target)} cannot be written ({error.strerror}): choose another --output_dir"
+        ) from error
+    # Only trying tells: read-only mounts and quotas are not in the permission bits, and root passes every check.
+    made: list[Path] = []
+    with interrupts_deferred():
+        try:
+            for folder in (*reversed(_missing_parents(target)), target):
+                if not folder.exists():
+                    folder.mkdir()
+                    made.append(folder)
+            made.append(Path(tempfile.mkdtemp(prefix=".fast_sam3d-", dir=target.parent)))
+            longest = made[-1] / max(known_names, key=len, default="")
+            made.append(longest.with_name(longest.name + ".12345678.tmp"))  # what `export.atomic_write` adds
+            made[-1].mkdir()
+        except OSError as error:
+            raise OutputError(
+                f"{_short(target)} cannot be written ({error.strerror}): choose another --output_dir"
+            ) from error
+        finally:
+            for folder in reversed(made):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
+@contextlib.contextmanager
+def result_folder(target: Path) -> Iterator[Path]:
+    """Gives a new folder to write into, which takes the place of `target` only when the block ends without exception.
+
+    On any exception, KeyboardInterrupt too, it is removed with the parent folders made for it, and an older `target`
+    stays as it was. An interrupt in the moment of the change waits until `target` is complete.
+
+    Raises:
+        OutputError: the disk is full, or the place can no longer be written.
+    """
+    made: list[Path] = []
+    aside: Path | None = None
+    complete = False
+    try:
+        with interrupts_deferred():
+            made = _missing_parents(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # A short name: the target's own, with something added, may be too long.
+            aside = Path(tempfile.mkdtemp(prefix=".fast_sam3d-", suffix=".unfinished", dir=target.parent))
+        yield aside
+        with interrupts_deferred():
+            _open_to_others(aside)
+            _swap(aside, target)
+            complete = True
+    except BaseException as error:
+        if complete:
+            with results_complete(target):
+                raise
+        with interrupts_deferred():
+            if aside is not None:
+                shutil.rmtree(aside, ignore_errors=True)
+            for folder in made:
+                with contextlib.suppress(OSError):  # not empty: someone else has written there
+                    folder.rmdir()
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --output_dir"
+            raise OutputError(f"{target} cannot be written ({error.strerror or error}): {hint}") from error
+        raise
+
+
+@contextlib.contextmanager
+def results_complete(target: Path) -> Iterator[None]:
+    """Makes an interrupt in the block say that `target` holds complete results all the same."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"the results in {target} are complete") from error
+
+
+def _missing_parents(target: Path) -> list[Path]:
+    """The folders above `target` that are not there, the innermost first."""
+    return [p for p in target.absolute().parents if not p.exists()]
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= 120 else f"{text[:60]}…{text[-40:]}"
+
+
+def _open_to_others(folder: Path) -> None:
+    """mkdtemp makes a folder for its owner only; results get what a plain mkdir gives."""
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+
+
+def _swap(new: Path, target: Path) -> None:
+    if not target.exists():
+        new.rename(target)
+        return
+    # A folder cannot be renamed over one that holds files: the old one steps aside for the moment between two renames.
+    old = Path(tempfile.mkdtemp(prefix=".fast_sam3d-", suffix=".old", dir=target.parent)) / "results"
+    try:
+        target.rename(old)
+        new.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        with contextlib.suppress(OSError):
+            old.parent.rmdir()
+        raise
+    shutil.rmtree(old.parent, ignore_errors=True)

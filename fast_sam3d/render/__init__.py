@@ -1,0 +1,1 @@
+"""A small CPU renderer and the pictures made with it."""

@@ -1,0 +1,221 @@
+"""One picture to judge a result by: the input with its mask beside four rendered views."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fast_sam3d.geometry.arrays import as_numpy, transform_points
+from fast_sam3d.geometry.camera import Camera
+from fast_sam3d.geometry.gaussians import GaussianCloud
+from fast_sam3d.outputs.export import atomic_write, pose_matrix
+from fast_sam3d.render.renderer import MeshDrawing, render_gaussians
+from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
+from fast_sam3d.render.threads import side_by_side
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+log = logging.getLogger(__name__)
+
+VIEW_PX = 288
+INPUT_PX = 2 * VIEW_PX + GAP_PX + LABEL_PX  # as tall as two views with their labels
+ACCENT = (255, 96, 32)  # outline of the mask
+FADE = 0.6  # share of the panel's grey over what the mask leaves out; the object keeps its colours
+ORBITS: tuple[tuple[float, str], ...] = (
+    (0.0, "the front"),
+    (90.0, "the right"),
+    (180.0, "behind"),
+    (270.0, "the left"),
+)
+ELEVATION_DEG = 20.0
+ORBIT_DISTANCE = 1.8  # diagonals of the object's box
+PNG_LEVEL = 6  # of 9: the last levels and Pillow's `optimize` take longer than the drawing, for a few percent
+MARGIN = 0.1  # free border around the object, share of the view
+
+Draw = Callable[[Camera], np.ndarray]
+
+
+def save_preview(path: str | os.PathLike[str], image: Any, mask: Any, result: Mapping[str, Any]) -> None:
+    """Write a PNG: the input with its mask, the result through the input's camera, and three views around it.
+
+    Args:
+        path: of the file; its folder must exist.
+        image: [H, W, 3 or 4] uint8, or a PIL image.
+        mask: [H, W], non-zero on the object.
+        result: of a pipeline. The mesh is shown, or the gaussians if there is no mesh. With rotation, translation and
+            scale and a pointmap (of any resolution over the same picture) the first view is from the input's camera
+            with the mask's outline over it, so that a wrong pose shows; without them it is from the front.
+
+    Raises:
+        ValueError: neither mesh nor gaussians in the result, or image and mask of different size.
+    """
+    picture = compose_preview(image, mask, result)
+    with atomic_write(path) as file:
+        picture.save(file, format="PNG", compress_level=PNG_LEVEL)
+
+
+def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.Image:
+    """The picture that `save_preview` writes, as a PIL image."""
+    from PIL import Image, ImageDraw
+
+    rgb = np.asarray(image)
+    if rgb.ndim != 3 or rgb.shape[2] < 3:
+        raise ValueError(f"image must be [H, W, 3], got shape {rgb.shape}")
+    rgb, covered = rgb[..., :3], np.asarray(mask) > 0
+    if covered.shape != rgb.shape[:2]:
+        raise ValueError(f"image is {rgb.shape[:2]} and mask {covered.shape} (height, width): they must agree")
+    kind, points, draw = _subject(result)
+    camera, front_azimuth, matrix = _input_camera(result, rgb.shape[:2])
+
+    panels = [(_faded(rgb, covered, INPUT_PX), "input and mask", 0)]
+    orbits, outline, through = ORBITS, None, []
+    if camera is not None and matrix is not None:
+        placed, outline = _through_input_camera(camera, matrix, points, covered)
+        orbits, through = ORBITS[1:], [placed]
+    cameras = [*through, *_orbits(points, [front_azimuth + turn for turn, _ in orbits])]
+    views = side_by_side(draw, cameras)
+    if outline is not None:
+        panels.append((_outlined(views.pop(0), outline), f"{kind} as posed, input mask outlined", 1))
+    for (_, label), view in zip(orbits, views, strict=True):
+        panels.append((eight_bit(view), f"{kind} from {label}", len(panels)))
+
+    step = VIEW_PX + GAP_PX
+    left = panels[0][0].shape[1] + 2 * GAP_PX
+    size = (left + 2 * step, INPUT_PX + LABEL_PX + 2 * GAP_PX)
+    sheet = Image.new("RGB", size, BACKGROUND)
+    pen, font = ImageDraw.Draw(sheet), label_font()
+    for pixels, label, slot in panels:
+        column, row = (slot - 1) % 2, (slot - 1) // 2
+        x, y = (GAP_PX, GAP_PX) if slot == 0 else (left + column * step, GAP_PX + row * (step + LABEL_PX))
+        sheet.paste(Image.fromarray(pixels), (x, y))
+        pen.text((x + 1, y + pixels.shape[0] + 4), label, fill=INK, font=font)
+    return sheet
+
+
+# ------------------------------------------------------------------------------------------------------- views
+
+
+def _subject(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Draw]:
+    """What to show: its name, the points that must be in view [N, 3], and how to draw it for a camera."""
+    mesh = _first(result.get("mesh"))
+    background = tuple(level / 255.0 for level in PANEL)
+    if mesh is not None and len(mesh.faces):
+        vertices, faces = as_numpy(mesh.vertices, np.float64), as_numpy(mesh.faces, np.int64)
+        attributes = getattr(mesh, "vertex_attrs", None)
+        colors = None if attributes is None else as_numpy(attributes)[:, :3]
+        drawing = MeshDrawing(vertices, faces, colors)
+        return "mesh", vertices, lambda camera: drawing(camera, background=background).rgb
+    found = [_first(result.get(key)) for key in ("gaussian", "gs", "gaussian_4", "gs_4")]
+    found = [gaussians for gaussians in found if gaussians is not None and len(gaussians.get_xyz)]
+    if found:
+        cloud = GaussianCloud.of(found[0])
+        return "gaussians", cloud.get_xyz, lambda camera: render_gaussians(cloud, camera, background=background).rgb
+    raise ValueError("the result holds neither a mesh nor gaussians, so there is nothing to show")
+
+
+def _first(item: Any) -> Any:
+    """Results hold a list per format, or the object itself."""
+    if isinstance(item, (list, tuple)):
+        return item[0] if item else None
+    return item
+
+
+def _input_camera(result: Mapping[str, Any], size: tuple[int, int]) -> tuple[Camera | None, float, np.ndarray | None]:
+    """The input's camera in its own frame, the azimuth it sees the object from in degrees, the object's pose."""
+    if any(result.get(key) is None for key in ("rotation", "translation", "scale")):
+        return None, 0.0, None
+    matrix = pose_matrix(result)
+    eye = np.linalg.solve(matrix[:3, :3], -matrix[:3, 3]) if abs(np.linalg.det(matrix[:3, :3])) > 1e-12 else np.zeros(3)
+    azimuth = math.degrees(math.atan2(eye[0], -eye[1]))
+    if result.get("pointmap") is None:
+        return None, azimuth, matrix
+    try:
+        camera = Camera.from_pointmap(result["pointmap"]).resized(max(size))
+    except ValueError as error:
+        log.warning("preview without the input's camera: %s", error)
+        return None, azimuth, matrix
+    return camera, azimuth, matrix
+
+
+def _orbits(points: np.ndarray, azimuths_deg: list[float]) -> list[Camera]:
+    """Cameras around the points, all with the one focal length at which the largest view just fits."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    distance = ORBIT_DISTANCE * max(float(np.linalg.norm(high - low)), 1e-6)
+    target = ((low + high) / 2.0).tolist()
+    cameras = [Camera.orbit(azimuth, ELEVATION_DEG, distance, target, size=VIEW_PX) for azimuth in azimuths_deg]
+    reach = max(float(np.abs(camera.project(points)[0] - VIEW_PX / 2.0).max()) for camera in cameras)
+    zoom = VIEW_PX * (0.5 - MARGIN) / max(reach, 1e-6)
+    return [replace(camera, focal=camera.focal * zoom) for camera in cameras]
+
+
+def _through_input_camera(
+    camera: Camera, matrix: np.ndarray, points: np.ndarray, covered: np.ndarray
+) -> tuple[Camera, np.ndarray]:
+    """What sees the object as posed, in a square window around it and the mask; and the mask in that window."""
+    posed, depth = camera.project(transform_points(points, matrix))
+    rows, columns = np.nonzero(covered)
+    corners = [np.stack([columns, rows], axis=1), np.stack([columns, rows], axis=1) + 1.0]
+    if len(rows) == 0:
+        corners = [np.array([[0.0, 0.0], covered.shape[::-1]])]
+    # A badly wrong pose may lie far outside: look at most one picture further on each side.
+    height, width = covered.shape
+    visible = posed[depth > 0].clip([-width, -height], [2.0 * width, 2.0 * height])
+    window = np.concatenate([*corners, visible])
+    low, high = window.min(axis=0), window.max(axis=0)
+    side = max(1, math.ceil(float((high - low).max()) * (1.0 + 2.0 * MARGIN)))
+    left, top = np.round((low + high) / 2.0 - side / 2.0)
+    # Draw in the object's own coordinates: the pose, with its scale, becomes part of the view.
+    view = camera.cropped(left, top, side, side).resized(VIEW_PX)
+    placed = _posed_camera(view, matrix)
+    grid = ((np.arange(VIEW_PX) + 0.5) * side / VIEW_PX).astype(int)
+    ys, xs = grid + int(top), grid + int(left)
+    inside = ((ys >= 0) & (ys < height))[:, None] & ((xs >= 0) & (xs < width))[None]
+    outline = inside & covered[ys.clip(0, height - 1)][:, xs.clip(0, width - 1)]
+    return placed, outline
+
+
+def _posed_camera(camera: Camera, matrix: np.ndarray) -> Camera:
+    """The camera that sees the unposed object as `camera` sees the posed one.
+
+    Exact for one scale on all axes, which is what the pipelines give; else the mean scale is taken. A picture does not
+    change when object and distance shrink together, so the scale goes into the translation.
+    """
+    scale = np.cbrt(abs(np.linalg.det(matrix[:3, :3])))
+    rotation = (matrix[:3, :3] / max(scale, 1e-12)).T
+    return Camera(rotation, matrix[:3, 3] / max(scale, 1e-12), camera.focal, camera.principal, camera.size)
+
+
+# ------------------------------------------------------------------------------------------------------ pixels
+
+
+def _faded(rgb: np.ndarray, covered: np.ndarray, height: int) -> np.ndarray:
+    """The whole picture in a panel of the given height, mask outlined and the rest faded."""
+    from PIL import Image
+
+    factor = height / max(rgb.shape[:2])
+    size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
+    smooth = np.asarray(Image.fromarray(np.ascontiguousarray(rgb, np.uint8)).resize(size, Image.Resampling.LANCZOS))
+    soft = np.asarray(Image.fromarray(covered.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)) / 255.0
+    mixed = smooth + (np.asarray(PANEL) - smooth) * (FADE * (1.0 - soft[..., None]))
+    drawn = _outlined(mixed / 255.0, soft >= 0.5)
+    panel = np.full((height, size[0], 3), PANEL, np.uint8)
+    top = (height - size[1]) // 2
+    panel[top : top + size[1]] = drawn
+    return panel
+
+
+def _outlined(rgb: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Picture [H, W, 3] in 0..1 as uint8 with the border of a mask drawn over it, two pixels wide."""
+    from scipy.ndimage import binary_dilation, binary_erosion
+
+    pixels = eight_bit(rgb)
+    # border_value=1: where the object is cut by the picture's edge there is no outline to draw.
+    pixels[binary_dilation(covered) & ~binary_erosion(covered, border_value=1)] = ACCENT
+    return pixels

@@ -1,0 +1,275 @@
+"""A small CPU renderer: meshes by z-buffer, gaussians by splatting. numpy only, no OpenGL.
+
+Pictures for previews and image metrics, not for training. Cameras: `fast_sam3d.geometry.camera`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fast_sam3d.geometry.arrays import as_numpy
+from fast_sam3d.geometry.camera import NEAR, Camera
+from fast_sam3d.geometry.gaussians import GaussianCloud
+from fast_sam3d.render.zbuffer import batches, expand, nearest_triangle, pixel_range
+
+Color = float | Sequence[float]
+WHITE = 1.0
+SUPERSAMPLING = 2
+AMBIENT, DIFFUSE = 0.5, 0.5
+SHARP_EDGE_COS = 0.85  # smoothed and own normal further apart than 32 degrees: an edge, not a curve
+LIGHT = (0.35, 0.5, -0.8)  # towards the light, camera frame: from above the photographer's left shoulder
+FRAGMENTS_AT_ONCE = 1_500_000  # bounds memory: about 100 bytes each
+BLUR_PX2 = 0.3  # added to every splat's variance so that none falls between pixels (3DGS rasteriser)
+MIN_ALPHA = 1.0 / 255.0
+MAX_ALPHA = 0.99
+
+
+class MeshImage(NamedTuple):
+    """rgb [H, W, 3] float32 in 0..1; depth [H, W] float32, inf where nothing is; mask [H, W] bool."""
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    mask: np.ndarray
+
+
+class GaussianImage(NamedTuple):
+    """rgb [H, W, 3] float32 in 0..1 over the background; alpha [H, W] float32 in 0..1."""
+
+    rgb: np.ndarray
+    alpha: np.ndarray
+
+
+class MeshDrawing:
+    """A triangle mesh to be drawn from several sides: what does not depend on the camera is worked out once.
+
+    Args:
+        vertices: [V, 3]. faces: [F, 3]. colors: [V, 3] rgb in 0..1, or None for grey.
+    """
+
+    def __init__(self, vertices: Any, faces: Any, colors: Any) -> None:
+        self._points, self._faces = as_numpy(vertices, np.float64), as_numpy(faces, np.int64).reshape(-1, 3)
+        tint = np.full((len(self._points), 3), 0.7) if colors is None else as_numpy(colors, np.float64)[:, :3]
+        self._tint = np.ascontiguousarray(tint)
+        self._normals, self._at_corners = _normals(self._points, self._faces)
+
+    def __call__(self, camera: Camera, size: int | None = None, background: Color = WHITE) -> MeshImage:
+        """See `render_mesh`."""
+        camera = camera if size is None else camera.resized(size)
+        height, width = (side * SUPERSAMPLING for side in camera.size)
+        fine = camera.resized(max(height, width))
+        pixels, depth = fine.project(self._points)
+        before = depth > NEAR
+        kept = None if before.all() else np.flatnonzero(before[self._faces].all(axis=1))
+        triangles = self._faces if kept is None else self._faces[kept]
+        inverse_depth = 1.0 / np.where(before, depth, 1.0)
+        winner = nearest_triangle(pixels, inverse_depth, triangles, height, width, FRAGMENTS_AT_ONCE)
+
+        rgb = np.empty((height * width, 3), np.float32)
+        rgb[:] = background
+        deep = np.full(height * width, np.inf, np.float32)
+        hit = np.flatnonzero(winner >= 0)
+        face = winner[hit] if kept is None else kept[winner[hit]]
+        corner = self._faces[face]
+        centre = np.stack([hit % width, hit // width], axis=1) + 0.5
+        weight = _barycentric(pixels[corner], centre) * inverse_depth[corner]  # perspective-correct interpolation
+        total = weight.sum(axis=1, keepdims=True)
+        weight /= total
+        ray = np.concatenate([(np.asarray(fine.principal) - centre) / fine.focal, np.ones((len(hit), 1))], axis=1)
+        light = camera.rotation @ (np.asarray(LIGHT) / np.linalg.norm(LIGHT))
+        shade = _shading(self._normals[face], self._at_corners[face], weight, ray @ camera.rotation.T, light)
+        rgb[hit] = np.clip(np.einsum("nk,nkc->nc", weight, self._tint[corner]) * shade[:, None], 0.0, 1.0)
+        deep[hit] = 1.0 / total[:, 0]
+
+        samples = [(row, column) for row in range(SUPERSAMPLING) for column in range(SUPERSAMPLING)]
+        grids = rgb.reshape(height, width, 3), deep.reshape(height, width), (winner >= 0).reshape(height, width)
+        parts = [[grid[i::SUPERSAMPLING, j::SUPERSAMPLING] for i, j in samples] for grid in grids]
+        mean = sum(parts[0][1:], parts[0][0]) / np.float32(len(samples))
+        count = sum((part.astype(np.int64) for part in parts[2][1:]), parts[2][0].astype(np.int64))
+        return MeshImage(mean, np.minimum.reduce(parts[1]), 2 * count >= len(samples))
+
+
+def render_mesh(
+    vertices: Any,
+    faces: Any,
+    colors: Any,
+    camera: Camera,
+    size: int | None = None,
+    background: Color = WHITE,
+) -> MeshImage:
+    """Draw a triangle mesh, both sides, with smooth Lambert shading and 2 x 2 samples per pixel.
+
+    Args:
+        vertices: [V, 3]. faces: [F, 3]. colors: [V, 3] rgb in 0..1, or None for grey.
+        camera: triangles that reach closer than `NEAR` are left out, not clipped.
+        size: longer side of the picture in pixels; None takes the camera's own.
+        background: grey level or rgb in 0..1.
+    """
+    return MeshDrawing(vertices, faces, colors)(camera, size, background)
+
+
+def nearest_faces(vertices: Any, faces: Any, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """Which triangle is seen at the centre of each pixel: [H, W] int64, -1 for none, and its depth, inf for none."""
+    points, triangles = as_numpy(vertices, np.float64), as_numpy(faces, np.int64).reshape(-1, 3)
+    height, width = camera.size
+    pixels, depth = camera.project(points)
+    kept = np.flatnonzero((depth[triangles] > NEAR).all(axis=1))
+    inverse = 1.0 / np.where(depth > NEAR, depth, 1.0)
+    winner = nearest_triangle(pixels, inverse, triangles[kept], height, width, FRAGMENTS_AT_ONCE)
+    hit = np.flatnonzero(winner >= 0)
+    corner = triangles[kept[winner[hit]]]
+    centre = np.stack([hit % width, hit // width], axis=1) + 0.5
+    deep = np.full(height * width, np.inf)
+    deep[hit] = 1.0 / (_barycentric(pixels[corner], centre) * inverse[corner]).sum(axis=1)
+    face = np.full(height * width, -1, np.int64)
+    face[hit] = kept[winner[hit]]
+    return face.reshape(height, width), deep.reshape(height, width)
+
+
+def render_gaussians(
+    gaussians: Any, camera: Camera, size: int | None = None, background: Color = WHITE
+) -> GaussianImage:
+    """Draw gaussians as elliptical splats, sorted by the depth of their centres and composited front to back.
+
+    Args:
+        gaussians: object with the attributes of `GaussianCloud`.
+        camera: gaussians whose centre is closer than `NEAR` are left out.
+        size: longer side of the picture in pixels; None takes the camera's own.
+        background: grey level or rgb in 0..1.
+
+    Source: 3D Gaussian Splatting (arXiv 2308.04079), the same blur, cut and limits of alpha as its rasteriser; splats
+    are cut where their alpha falls under 1/255, not at 3 sigma.
+    """
+    camera = camera if size is None else camera.resized(size)
+    cloud = GaussianCloud.of(gaussians)
+    height, width = camera.size
+    pixels, depth = camera.project(cloud.get_xyz)
+    opacity = np.minimum(cloud.get_opacity[:, 0].astype(np.float64), MAX_ALPHA)
+    order = np.argsort(depth, kind="stable")
+    order = order[(depth[order] > NEAR) & (opacity[order] > MIN_ALPHA)]
+    pixels, opacity, rgb = pixels[order], opacity[order], cloud.rgb[order]
+    conic, cut = _splat_conics(cloud, order, camera), 2.0 * np.log(opacity / MIN_ALPHA)
+    # Half height of the ellipse {d : d' conic d <= cut}.
+    reach = np.sqrt(cut * conic[:, 0] / (conic[:, 0] * conic[:, 2] - conic[:, 1] ** 2))
+
+    transmittance = np.ones(height * width)
+    colour = np.zeros((height * width, 3))
+    first, last = pixel_range(pixels[:, 1] - reach, pixels[:, 1] + reach, height)
+    extent = np.sqrt(cut * conic[:, 2] / (conic[:, 0] * conic[:, 2] - conic[:, 1] ** 2))
+    area = (last - first).astype(np.float64) * np.minimum(2.0 * extent + 1.0, width)
+    for batch in batches(area, FRAGMENTS_AT_ONCE):
+        item, row = expand(first[batch], last[batch])
+        item += batch.start
+        dy = row + 0.5 - pixels[item, 1]
+        a, b, c = conic[item, 0], conic[item, 1] * dy, conic[item, 2] * dy * dy
+        half = np.sqrt(np.maximum(b * b - a * (c - cut[item]), 0.0)) / a
+        middle = pixels[item, 0] - b / a
+        span, column = expand(*pixel_range(middle - half, middle + half, width))
+        pixel = row[span] * width + column
+        alive = transmittance[pixel] > MIN_ALPHA  # nothing behind an opaque pixel can be seen
+        span, column, pixel = span[alive], column[alive], pixel[alive]
+        dx = column + 0.5 - pixels[item[span], 0]
+        power = 0.5 * (a[span] * dx * dx + 2.0 * b[span] * dx + c[span])
+        _composite(pixel, item[span], opacity[item[span]] * np.exp(-power), rgb, transmittance, colour)
+    picture = colour + transmittance[:, None] * np.broadcast_to(background, (3,))
+    return GaussianImage(
+        np.clip(picture, 0.0, 1.0).reshape(height, width, 3).astype(np.float32),
+        (1.0 - transmittance).reshape(height, width).astype(np.float32),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- parts
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[N] z component of the cross product of vectors [N, 2]."""
+    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
+
+
+def _barycentric(corner: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """[N, 3] weights of triangles [N, 3, 2] at points [N, 2], clipped to the triangle."""
+    to = corner - point[:, None]
+    weight = np.stack([_cross(to[:, i], to[:, (i + 1) % 3]) for i in (1, 2, 0)], axis=1)
+    total = weight.sum(axis=1, keepdims=True)
+    weight = np.clip(weight / np.where(np.abs(total) > 1e-12, total, 1.0), 0.0, 1.0)
+    return weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
+
+
+def _normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit normals of the faces [F, 3] and at their corners [F, 3, 3].
+
+    At a corner that of the vertex, the mean of its faces weighted by area; but the face's own where that is far from
+    it, so that sharp edges stay sharp.
+    """
+    corner = vertices[faces]
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])  # length: twice the area
+    index = faces.reshape(-1)
+    smooth = np.stack([np.bincount(index, np.repeat(normal[:, k], 3), len(vertices)) for k in range(3)], axis=1)
+    own, smooth = (n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-30) for n in (normal, smooth))
+    at_corner = smooth[faces]
+    close = np.einsum("fkc,fc->fk", at_corner, own)[..., None] > SHARP_EDGE_COS
+    return own, np.where(close, at_corner, own[:, None])
+
+
+def _shading(
+    own: np.ndarray, at_corner: np.ndarray, weight: np.ndarray, ray: np.ndarray, light: np.ndarray
+) -> np.ndarray:
+    """[N] brightness from normals of faces [N, 3] and corners [N, 3, 3], weights and viewing rays [N, 3], light [3].
+
+    All in one frame.
+    """
+    normal = np.einsum("nk,nkc->nc", weight, at_corner)
+    length = np.sqrt(np.einsum("nc,nc->n", normal, normal))
+    facing = np.where(np.einsum("nc,nc->n", own, ray) > 0, -1.0, 1.0)  # a back side is lit like a front
+    return AMBIENT + DIFFUSE * np.clip(normal @ light * facing / np.maximum(length, 1e-12), 0.0, 1.0)
+
+
+def _splat_conics(cloud: GaussianCloud, order: np.ndarray, camera: Camera) -> np.ndarray:
+    """[n, 3] inverse image covariances (xx, xy, yy) in pixels^-2, of the chosen gaussians (EWA, local affine)."""
+    w, x, y, z = cloud.get_rotation[order].astype(np.float64).T
+    turn = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    ).transpose(2, 0, 1)
+    axes = camera.rotation.T @ (turn * cloud.get_scaling[order].astype(np.float64)[:, None, :])  # columns, camera frame
+    local = cloud.get_xyz[order].astype(np.float64) @ camera.rotation + camera.translation
+    ratio = camera.focal / local[:, 2]
+    # Rows of the projection's Jacobian, u = cx - f x / z: -(f / z) (1, 0, -x / z), the same for v with y. The sign
+    # of both falls out of the covariance.
+    slope = np.clip(local[:, :2] / local[:, 2:], -1e3, 1e3)
+    image = ratio[:, None, None] * (axes[:, :2] - slope[:, :, None] * axes[:, 2:])
+    covariance = image @ image.transpose(0, 2, 1)
+    xx, xy, yy = covariance[:, 0, 0] + BLUR_PX2, covariance[:, 0, 1], covariance[:, 1, 1] + BLUR_PX2
+    return np.stack([yy, -xy, xx], axis=1) / (xx * yy - xy * xy)[:, None]
+
+
+def _composite(
+    pixel: np.ndarray,
+    item: np.ndarray,
+    alpha: np.ndarray,
+    rgb: np.ndarray,
+    transmittance: np.ndarray,
+    colour: np.ndarray,
+) -> None:
+    """Add fragments, given front to back, to `colour` [P, 3] and `transmittance` [P] in place."""
+    from scipy.sparse import coo_array
+
+    if len(pixel) == 0:
+        return
+    count = len(transmittance)
+    log_pass = np.log1p(-alpha)
+    # coo -> csr is a counting sort that keeps the order inside each row: the cheapest way to group by pixel.
+    table = coo_array((log_pass, (pixel, item)), shape=(count, len(rgb))).tocsr()
+    log_pass, item, ends = table.data, table.indices, table.indptr
+    pixel = np.repeat(np.arange(count), np.diff(ends))
+    through = np.cumsum(log_pass)
+    before = np.concatenate([[0.0], through])[ends[:-1]]  # what all earlier pixels summed to
+    weight = transmittance[pixel] * np.exp(through - log_pass - before[pixel]) * -np.expm1(log_pass)
+    for channel in range(3):
+        colour[:, channel] += np.bincount(pixel, weight * rgb[item, channel], count)
+    transmittance *= np.exp(np.concatenate([[0.0], through])[ends[1:]] - before)

@@ -1,0 +1,143 @@
+"""Applies a stage method to a solver, and reports what each step cost.
+
+The seam is `solver.solve_iter`, the boundary of one run. The original `solve_iter` still does the stepping; only the
+dynamics function that it is given decides, per step, between the network and a prediction. So evaluated steps keep
+the solver's own arithmetic to the bit, and all state lives in the frame of one run: there is nothing to reset after
+an abort, and two interleaved runs do not see each other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from fast_sam3d.patch import Layer, Seam, seam_at
+from fast_sam3d.sampling.method import StageMethod
+from fast_sam3d.sampling.solve import Run, SolveLog
+from fast_sam3d.sampling.stage import SolverError, SolveStage, one_call
+from fast_sam3d.sampling.step import Tree, to_leaves
+from fast_sam3d.sampling.tokens import Tokens
+
+__all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "one_call", "require_euler"]
+
+logger = logging.getLogger(__name__)
+
+
+class SolveSeam(Seam):
+    """Stands in for `solver.solve_iter`."""
+
+    def __init__(self, solver: object, stage: SolveStage) -> None:
+        super().__init__(solver, "solve_iter")
+        self.stage = stage
+
+    @property
+    def method(self) -> StageMethod | None:
+        """The method of the acceleration on this solver, if there is one."""
+        return None if (layer := self._accelerating) is None else layer.method
+
+    @property
+    def _accelerating(self) -> Layer | None:
+        return next((layer for layer in reversed(self.layers) if layer.method is not None), None)
+
+    def __call__(
+        self, dynamics_fn: Callable[..., Tree], x_init: Tree, times: Sequence[float], *args: Any, **kwargs: Any
+    ) -> Iterator[tuple[Tree, Any]]:
+        """As the solver's own `solve_iter`."""
+        original = self.original()
+        if not self.layers:
+            yield from original(dynamics_fn, x_init, times, *args, **kwargs)
+            return
+        grid = _floats(times)
+        logs = [layer.report.begin_solve(self.stage.name, grid) for layer in self.layers]
+        method = self._method_for(x_init)
+        tokens = None if method is None else self._tokens(method, x_init, args, kwargs)
+        if tokens is not None:
+            tokens = replace(tokens, steps=len(grid) - 1)
+        scenes = [layer.scene for layer in self.layers if layer.accelerates and layer.scene is not None]
+        run = Run(self.stage, method, dynamics_fn, grid, logs, tokens, scenes)
+        steps = original(run, x_init, times, *args, **kwargs)
+        try:
+            for state in steps:
+                run.end_step()
+                yield state
+        finally:
+            close = getattr(steps, "close", None)
+            if close is not None:
+                close()
+        for log in logs:
+            log.finish(run.contexts.bytes)
+
+    def _method_for(self, x_init: Tree) -> StageMethod | None:
+        method = self.method
+        leaves = to_leaves(x_init, self.stage.bare)
+        if method is None or (leaves is not None and method.covers(list(leaves))):
+            return method
+        # Not the sampler's own state: the stock FlowMatching also solves for log-likelihoods on the same solver.
+        logger.warning("%s: a solve with an unknown state is left unaccelerated", self.stage.name)
+        return None
+
+    def _tokens(self, method: StageMethod, x_init: Tree, args: Any, kwargs: Any) -> Tokens | None:
+        """What the method may know of the state's tokens."""
+        if method.where.needs_decoder:
+            return self._structure(x_init)
+        if not method.where.needs_tokens or self.stage.coords is None or not isinstance(x_init, torch.Tensor):
+            return None
+        coords = self.stage.coords(args, kwargs)
+        if coords is None or x_init.dim() != 3 or tuple(coords.shape) != (x_init.shape[1], 4):
+            logger.warning("%s: a solve without known voxels runs on all its tokens", self.stage.name)
+            return None
+        coords = torch.as_tensor(coords).to(x_init.device)
+        layer = self._accelerating
+        scene = None if layer is None else layer.scene
+        return Tokens(coords) if scene is None else scene.tokens(coords)
+
+    def _structure(self, x_init: Tree) -> Tokens | None:
+        """The cells of a sparse structure, which can be decoded at any step."""
+        layer = self._accelerating
+        scene = None if layer is None else layer.scene
+        latent = (to_leaves(x_init, self.stage.bare) or {}).get(self.stage.bare)
+        edge = 0 if latent is None or latent.dim() != 3 else round(latent.shape[1] ** (1 / 3))
+        if self.stage.decode is None or scene is None or scene.decoder is None or edge == 0:
+            logger.warning("%s: a solve whose shape cannot be decoded runs on all its tokens", self.stage.name)
+            return None
+        cells = torch.argwhere(torch.ones(1, edge, edge, edge)).int()
+        return Tokens(cells, decode=partial(self.stage.decode, scene.decoder.original()))
+
+
+def require_euler(solver: object, stage: str) -> None:
+    """Refuse a solver whose steps are not plain Euler steps, one velocity each.
+
+    Raises:
+        SolverError: the solver is something else.
+    """
+    kind = type(solver)
+    if not any(base.__name__ == "Euler" for base in kind.__mro__):
+        raise SolverError(
+            f"{stage}: the solver is {kind.__name__}, and step caching needs Euler, where one velocity is one step: "
+            "build the generator with solver_method='euler'"
+        )
+    times: list[float] = []
+
+    def constant(x: torch.Tensor, t: float) -> torch.Tensor:
+        times.append(float(t))
+        return torch.ones_like(x)
+
+    seam = seam_at(solver, "solve_iter")
+    solve_iter = solver.solve_iter if seam is None else seam.original()  # type: ignore[attr-defined]
+    grid = [0.0, 0.25, 1.0]
+    states = [float(x) for x, _ in solve_iter(constant, torch.zeros(()), grid)]
+    if times != grid[:-1] or states != grid[1:]:
+        raise SolverError(
+            f"{stage}: the solver {kind.__name__} does not take Euler steps (it evaluated at {times} on the grid "
+            f"{grid}): step caching cannot serve it"
+        )
+
+
+def _floats(times: Sequence[float]) -> list[float]:
+    tolist = getattr(times, "tolist", None)
+    return [float(t) for t in times] if tolist is None else [float(t) for t in tolist()]

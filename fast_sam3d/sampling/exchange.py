@@ -1,0 +1,124 @@
+"""What the stages of one run tell each other, and the steps at which they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.sampling.tokens import Tokens
+
+
+@dataclass
+class Scene:
+    """The object that a pipeline works on. One per installation; every run begins with an empty one.
+
+    Args:
+        occupancy: [B, R, R, R] logits of the sparse structure.
+        scale: cells of that grid along each side of a voxel of the structured latent.
+        picture: [H, W, 4] uint8, the mask in the last channel.
+        told: what stages want in the reports, since it was last taken.
+        contexts: `fast_sam3d.exact.context.Contexts` of the solve whose network runs at this moment.
+        decoder: the seam on the decoder of sparse structures, for a method that decodes on the way.
+        passes: `fast_sam3d.exact.passes.Passes` of this installation, which outlive an object; never copied.
+    """
+
+    occupancy: Tensor | None = None
+    scale: float = 1.0
+    picture: Any = None
+    told: list[Any] = field(default_factory=list)
+    contexts: Any = None
+    decoder: Any = None
+    passes: Any = None
+
+    def clear(self) -> None:
+        """Forget the last object."""
+        self.occupancy, self.scale, self.picture = None, 1.0, None
+        self.told.clear()
+
+    def take(self) -> list[Any]:
+        """What was told, once."""
+        told, self.told = self.told, []
+        return told
+
+    def resolution(self, coords: Tensor) -> int:
+        """Of the grid of voxels [N, 4]: the logits', or where nobody has seen them the least power of two."""
+        if self.occupancy is not None:
+            return int(self.occupancy.shape[-1])
+        return 1 << int(coords[:, 1:].max()).bit_length()
+
+    def tokens(self, coords: Tensor) -> Tokens:
+        """What is known of voxels [N, 4]; without the logits where these are of another object."""
+        known = Tokens(coords, self.occupancy, self.scale)
+        if self.occupancy is None or not len(coords):
+            return Tokens(coords)
+        inside = known.places.amax(0).cpu() < Tensor(list(self.occupancy.shape))
+        return known if bool(inside.all()) else Tokens(coords)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"occupancy": None, "scale": 1.0, "picture": None, "told": [], "decoder": self.decoder}
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Several methods around the same part, the first one innermost."""
+
+    methods: tuple[Callable[..., Any], ...]
+
+    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        for method in self.methods:
+            call = partial(method, scene, call)
+        return call(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Goes around a pipeline's `run`: a new object."""
+
+    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        scene.clear()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            scene.clear()  # nothing of an object outlives its run
+
+
+@dataclass(frozen=True, slots=True)
+class RequireVoxels:
+    """Goes around `sample_slat`, whose second argument is the voxels [N, 4]: the stock one fails obscurely without."""
+
+    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        coords = args[1] if len(args) > 1 else kwargs.get("coords")
+        if coords is not None and not len(coords):
+            raise FastSam3dError("the model found no object in this picture: try another seed, mask or pointmap")
+        return call(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepOccupancy:
+    """Goes around the sparse-structure decoder, which answers with logits [B, 1, R, R, R]."""
+
+    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        logits = call(*args, **kwargs)
+        if isinstance(logits, Tensor) and logits.dim() == 5:
+            scene.occupancy = logits[:, 0].detach()
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class KeepScale:
+    """Goes around `sample_sparse_structure`, which says by how much it merged voxels."""
+
+    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        result = call(*args, **kwargs)
+        scene.scale = float(result.get("downsample_factor", 1.0))
+        return result

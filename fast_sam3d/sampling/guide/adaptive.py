@@ -1,0 +1,60 @@
+"""Guidance ends where it has nothing left to say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fast_sam3d.ranges import number
+from fast_sam3d.sampling.step import Leaves
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """The unconditional call is dropped for the rest of a solve once both velocities point the same way.
+
+    From then on the velocity is the conditional one, as where the guidance's interval has ended.
+
+    Source: Adaptive Guidance (arXiv 2312.12487), section 4. The cosine is taken over all leaves together, so the
+    shape's many numbers decide.
+
+    Args:
+        threshold: cosine of the two, -1 to 1; above 1 nothing is dropped.
+    """
+
+    threshold: float = 0.99
+
+    def __post_init__(self) -> None:
+        number("threshold", self.threshold, -1.0, 2.0)
+
+    def start(self) -> Dropping:
+        """See `Guide`."""
+        return Dropping(self.threshold)
+
+
+class Dropping:
+    """See `Guiding`."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._dropped = False
+
+    def stand_in(self, conditional: Leaves) -> Leaves | None:
+        """See `Guiding`."""
+        return conditional if self._dropped else None
+
+    def learn(self, conditional: Leaves, unconditional: Leaves) -> None:
+        """See `Guiding`."""
+        self._dropped = cosine(conditional, unconditional) >= self._threshold
+
+
+def cosine(a: Leaves, b: Leaves) -> float:
+    """Of the angle between two trees taken as vectors; 0 where one has no length. Reads the device once."""
+    rows = []
+    for name, left in a.items():
+        x, y = left.float().flatten(), b[name].float().flatten()
+        rows.append(torch.stack([x @ y, x @ x, y @ y]))
+    sums = torch.stack(rows).sum(0).double()
+    inner, xx, yy = (float(value) for value in sums.tolist())
+    return inner / (xx * yy) ** 0.5 if xx > 0 and yy > 0 else 0.0

@@ -1,0 +1,48 @@
+"""The last few evaluations of one solve, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
+
+from fast_sam3d.sampling.step import Evaluation, LeafEvaluation
+
+E = TypeVar("E", bound="Evaluation | LeafEvaluation")
+
+
+class History(Generic[E]):
+    """Evaluations in the order newest to oldest, no two at the same time; the oldest are dropped beyond `depth`.
+
+    Args:
+        depth: how many are kept, at least 1. More keeps more velocities in memory.
+        evaluations: to start with, newest first.
+    """
+
+    def __init__(self, depth: int, evaluations: Sequence[E] = ()) -> None:
+        if depth < 1:
+            raise ValueError(f"depth is {depth}: a history keeps at least 1 evaluation")
+        self.depth = depth
+        self._evaluations: list[E] = list(evaluations[:depth])
+
+    def push(self, evaluation: E) -> None:
+        """Add the newest; it replaces the present newest when both are at the same time."""
+        # Equal times would divide by zero in every difference.
+        if self._evaluations and self._evaluations[0].t == evaluation.t:
+            self._evaluations[0] = evaluation
+        else:
+            self._evaluations.insert(0, evaluation)
+            del self._evaluations[self.depth :]
+
+    def __getitem__(self, index: int) -> E:
+        return self._evaluations[index]
+
+    def __len__(self) -> int:
+        return len(self._evaluations)
+
+    def __iter__(self) -> Iterator[E]:
+        return iter(self._evaluations)
+
+
+def leaf_history(history: History[Evaluation], name: str) -> History[LeafEvaluation]:
+    """A history as the leaf `name` sees it."""
+    return History(history.depth, [LeafEvaluation(e.t, e.x[name], e.v[name]) for e in history])

@@ -1,0 +1,146 @@
+"""A method for one sampling stage: when, where, predict and guide together, built from a configuration mapping."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.sampling.guide import GUIDE, Both, Guide
+from fast_sam3d.sampling.predict import PREDICT, Hold, Predict
+from fast_sam3d.sampling.when import WHEN, Always, When
+from fast_sam3d.sampling.where import WHERE, All, Where
+
+ALL = "all"
+"""The predict key of a predictor for every leaf that no other key covers."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageMethod:
+    """How one stage is sampled.
+
+    Args:
+        when: decides at which steps the network runs.
+        where: decides on which tokens.
+        predict: a predictor by leaf name.
+        guide: decides how the unconditional call of guidance is made.
+    """
+
+    when: When
+    where: Where
+    predict: Mapping[str, Predict]
+    guide: Guide = Both()
+
+    @property
+    def depth(self) -> int:
+        """Evaluations that must be kept."""
+        return max(1, self.when.depth, self.where.depth, *(predictor.depth for predictor in self.predict.values()))
+
+    def covers(self, leaves: Sequence[str]) -> bool:
+        """Whether each of the leaves has a predictor."""
+        return all(name in self.predict for name in leaves)
+
+    def settings(self) -> dict[str, Any]:
+        """The method as a plain mapping, every default written out."""
+        return {
+            "when": _settings(self.when, WHEN),
+            "where": _settings(self.where, WHERE),
+            "predict": {leaf: _settings(predictor, PREDICT) for leaf, predictor in self.predict.items()},
+            "guide": _settings(self.guide, GUIDE),
+        }
+
+
+def build(
+    mapping: Mapping[str, Any],
+    groups: Mapping[str, Sequence[str]] | None = None,
+    path: str = "",
+    voxels: bool | None = None,
+) -> StageMethod:
+    """Make the method that a mapping describes.
+
+    Args:
+        mapping: {when: {name, ...}, where: {name, ...}, predict: {name, ...} or {leaf or group: {name, ...}}, guide:
+            {name, ...}}; what is missing is `always`, `all`, `hold` and `both`.
+        groups: the leaves that a predict key stands for, such as {"shape": ["shape"], "layout": ["scale", ...]}. None:
+            each predict key is a leaf of its own.
+        path: where the mapping stands in the configuration ("ss"), for messages.
+        voxels: whether the stage's tokens are voxels, which may be chosen from; where they are not, the state is a
+            sparse structure, which can be decoded. None: nobody knows.
+
+    Raises:
+        ConfigError: an unknown key, name or leaf, a value out of range, a leaf without a predictor, or a choice of
+            voxels where there are none.
+    """
+    mapping = _mapping(mapping, path or "the method")
+    _known(mapping, ("when", "where", "predict", "guide"), path)
+    where = _part(mapping.get("where"), WHERE, All(), _join(path, "where"))
+    if (where.needs_tokens and voxels is False) or (where.needs_decoder and voxels is True):
+        name, fits = _settings(where, WHERE)["name"], "slat" if where.needs_tokens else "ss"
+        what = "chooses voxels" if where.needs_tokens else "decodes the sparse structure on the way"
+        raise ConfigError(f"{_join(path, 'where')}.name is {name!r}, which {what}: it fits {fits}, not {path}")
+    return StageMethod(
+        when=_part(mapping.get("when"), WHEN, Always(), _join(path, "when")),
+        where=where,
+        predict=_predictors(mapping.get("predict"), groups, _join(path, "predict")),
+        guide=_part(mapping.get("guide"), GUIDE, Both(), _join(path, "guide")),
+    )
+
+
+def _predictors(value: Any, groups: Mapping[str, Sequence[str]] | None, path: str) -> dict[str, Predict]:
+    given = {ALL: {"name": "hold"}} if value is None else _mapping(value, path)
+    if "name" in given:
+        given = {ALL: given}
+    made = {key: _part(part, PREDICT, Hold(), _join(path, key)) for key, part in given.items()}
+    if groups is None:
+        return made
+    leaves = [leaf for members in groups.values() for leaf in members]
+    _known(made, [*groups, *leaves, ALL], path)
+    predictors: dict[str, Predict] = {}
+    for group, members in groups.items():
+        for leaf in members:
+            key = next((key for key in (leaf, group, ALL) if key in made), None)
+            if key is None:
+                raise ConfigError(f"{path} says nothing for '{leaf}': add {group} to {', '.join(made) or 'it'}")
+            predictors[leaf] = made[key]
+    return predictors
+
+
+def _part(value: Any, registry: Mapping[str, type], default: Any, path: str) -> Any:
+    if value is None:
+        return default
+    settings = dict(_mapping(value, path))
+    name = settings.pop("name", None)
+    if name is None:
+        raise ConfigError(f"{path} has no name: give one of {', '.join(sorted(registry))}")
+    if not isinstance(name, str) or name not in registry:
+        raise ConfigError(f"{path}.name is {name!r}: {suggest(str(name), registry)}")
+    kind = registry[name]
+    _known(settings, [f.name for f in dataclasses.fields(kind)], path)
+    try:
+        return kind(**settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}.{error}") from None
+
+
+def _known(mapping: Mapping[str, Any], valid: Sequence[str], path: str) -> None:
+    for key in mapping:
+        if key not in valid:
+            raise ConfigError(f"{_join(path, str(key))} is unknown: {suggest(str(key), valid)}")
+
+
+def _mapping(value: Any, path: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path} is {value!r}: give a mapping, such as {{name: ...}}")
+    return value
+
+
+def _settings(part: Any, registry: Mapping[str, type]) -> dict[str, Any]:
+    name = next((name for name, kind in registry.items() if type(part) is kind), type(part).__name__)
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(part).items()}
+    return {"name": name, **plain}
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

@@ -1,0 +1,40 @@
+"""Extrapolation on a leash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fast_sam3d.ranges import number
+from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.step import LeafEvaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """The linear extrapolation pulled towards the last evaluated velocity: beta v_lin + (1 - beta) v_anchor.
+
+    Source: Fast-SAM3D (arXiv 2602.05293) section 3.2, for the layout leaves. The public release computes this and
+    then overwrites it, so that beta has no effect there.
+
+    Args:
+        beta: 0 holds the anchor, 1 is the extrapolation alone; the paper recommends 0.5 to 0.7.
+    """
+
+    beta: float = 0.5
+    depth: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        number("beta", self.beta, 0.0, 1.0)
+
+    def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
+        """See `Predict`."""
+        anchor = history[0].v
+        if len(history) == 1:
+            return anchor
+        dtype = torch.promote_types(anchor.dtype, torch.float32)
+        slope = (anchor.to(dtype) - history[1].v.to(dtype)) / (history[0].t - history[1].t)
+        return (anchor.to(dtype) + self.beta * (t - history[0].t) * slope).to(anchor.dtype)

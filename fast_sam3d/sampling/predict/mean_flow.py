@@ -1,0 +1,55 @@
+"""The mean velocity from where the network last ran."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fast_sam3d.ranges import whole
+from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.step import LeafEvaluation
+
+
+@dataclass(frozen=True, slots=True)
+class MeanFlow:
+    """The mean velocity from the last evaluation e to a later s is v_e + (s - e) J with J = (v_e - u) / (e - w).
+
+    u is the mean velocity with which the state came from w to e, so J stands for the derivative of the mean velocity
+    along the flow. Skipped steps are the differences of that path; evaluated ones are plain Euler steps.
+
+    Source: MeanCache (arXiv 2601.19961). Its schedule is a shortest path through errors that were measured beforehand
+    for a model; here any schedule will do.
+
+    Args:
+        window: evaluations from w to e; with stride 3 two of them are the paper's six steps.
+    """
+
+    window: int = 2
+    corrects: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        whole("window", self.window, 1)
+
+    @property
+    def depth(self) -> int:
+        """See `Predict`."""
+        return self.window + 1
+
+    def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
+        """See `Predict`."""
+        return self.over(history, t, t, x)
+
+    def over(self, history: History[LeafEvaluation], start: float, end: float, x: Tensor) -> Tensor:
+        """See `Integrate`."""
+        last = history[0]
+        if len(history) == 1:
+            return last.v
+        first = history[min(self.window, len(history) - 1)]
+        dtype = torch.promote_types(last.v.dtype, torch.float32)
+        mean = (last.x.to(dtype) - first.x.to(dtype)) / (last.t - first.t)
+        bend = (last.v.to(dtype) - mean) / (last.t - first.t)
+        # ((end - e) mean to end - (start - e) mean to start) / (end - start)
+        return (last.v.to(dtype) + (start - last.t + end - last.t) * bend).to(last.v.dtype)

@@ -1,0 +1,28 @@
+"""What the network added to the state stays as it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.step import LeafEvaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """The state plus what the network added to it at the last evaluation: x + (v - x) of then.
+
+    Source: Fast-SAM3D (arXiv 2602.05293) section 3.3 for the structured latent; EasyCache (arXiv 2507.02860).
+    """
+
+    depth: ClassVar[int] = 1
+
+    def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
+        """See `Predict`."""
+        last = history[0]
+        dtype = torch.promote_types(last.v.dtype, torch.float32)
+        return (x.to(dtype) + (last.v.to(dtype) - last.x.to(dtype))).to(last.v.dtype)

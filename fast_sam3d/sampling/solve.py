@@ -1,0 +1,213 @@
+"""One solve: which velocity each step gets, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fast_sam3d.exact.context import Contexts
+from fast_sam3d.sampling.exchange import Scene
+from fast_sam3d.sampling.guide import GuidedCalls
+from fast_sam3d.sampling.history import History, leaf_history
+from fast_sam3d.sampling.method import StageMethod
+from fast_sam3d.sampling.predict.base import Integrate
+from fast_sam3d.sampling.stage import SolverError, SolveStage
+from fast_sam3d.sampling.step import Evaluation, Leaves, Tree, like, to_leaves, token_count
+from fast_sam3d.sampling.tokens import Tokens
+from fast_sam3d.sampling.where import Held, Merged
+from fast_sam3d.telemetry import StepRecord
+
+
+class SolveLog(Protocol):
+    """Receives the steps of one solve."""
+
+    def step(self, record: StepRecord) -> None:
+        """One step is done."""
+        ...
+
+    def finish(self, context_bytes: int = 0) -> None:
+        """The solve reached its end, having kept so much of its context."""
+        ...
+
+
+class Run:
+    """The dynamics function of one solve, given to the solver in place of the generator's.
+
+    Args:
+        stage: what is known of the sampling stage.
+        method: what is done; None only watches.
+        dynamics: the generator's own.
+        grid: [steps + 1] times.
+        logs: told of each step.
+        tokens: what the method may know of the state's tokens.
+        scenes: of the accelerations whose network seams act during this solve.
+    """
+
+    def __init__(
+        self,
+        stage: SolveStage,
+        method: StageMethod | None,
+        dynamics: Callable[..., Tree],
+        grid: Sequence[float],
+        logs: Sequence[SolveLog],
+        tokens: Tokens | None = None,
+        scenes: Sequence[Scene] = (),
+    ) -> None:
+        self.contexts = Contexts()
+        self._scenes = scenes
+        self._stage = stage
+        self._method = method
+        self._dynamics = dynamics
+        self._grid = grid
+        self._logs = logs
+        self._step = 0
+        self._asked = 0
+        self._made = self._saved = self._tokens = 0
+        self._fallback = False
+        self._choose = None if method is None or tokens is None else method.where.start(tokens)
+        self._history: History[Evaluation] = History(1 if method is None else method.depth)
+        self._decide = None if method is None else method.when.start(grid)
+        self._velocity: Tree | None = None
+        guiding = None if method is None else method.guide.start()
+        if guiding is not None:
+            self.contexts.guided = GuidedCalls(guiding, stage.bare)
+
+    def __call__(self, x: Tree, t: Any, *args: Any, **kwargs: Any) -> Tree:
+        self._asked += 1
+        if self._method is None:
+            return self._evaluate(x, t, args, kwargs)
+        if self._asked > 1:
+            raise SolverError(
+                f"{self._stage.name}: the solver asks for a second velocity in step {self._step}: step caching needs "
+                "Euler steps, so build the generator with its euler solver or restore the pipeline"
+            )
+        state = to_leaves(x, self._stage.bare)
+        if state is None:
+            raise SolverError(f"{self._stage.name}: the solver's state became a {type(x).__name__} in mid-solve")
+        if not self._runs(state):
+            predicted = self._predict(state)
+            if predicted is not None:
+                self._saved += self._calls(t)
+                return predicted
+            self._fallback = True
+        velocity = self._chosen(x, t, args, kwargs)
+        leaves = to_leaves(velocity, self._stage.bare)
+        if leaves is None or leaves.keys() != state.keys():
+            raise SolverError(f"{self._stage.name}: the velocity does not have the leaves of the state")
+        self._velocity = velocity
+        self._history.push(Evaluation(self._grid[self._step], state, leaves))
+        return self._corrected(state)
+
+    def end_step(self) -> None:
+        """The solver has yielded the state after this step."""
+        if self._logs:
+            record = StepRecord(
+                step=self._step,
+                t=self._grid[self._step],
+                evaluated=self._made > 0,
+                calls=self._made,
+                saved=self._saved,
+                tokens=self._tokens,
+                fallback=self._fallback,
+            )
+            for log in self._logs:
+                log.step(record)
+        self._step += 1
+        self._asked = self._made = self._saved = self._tokens = 0
+        self._fallback = False
+
+    @property
+    def _at_an_end(self) -> bool:
+        return self._step in (0, len(self._grid) - 2)
+
+    def _runs(self, state: Leaves) -> bool:
+        return self._at_an_end or self._decide is None or self._decide(self._step, self._history, state)
+
+    def _chosen(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
+        """The velocity, from the tokens that the method chooses."""
+        if self._choose is None or self._fallback or self._at_an_end:
+            return self._evaluate(x, t, args, kwargs)
+        choice = self._choose(self._step, self._history)
+        if choice is None:
+            return self._evaluate(x, t, args, kwargs)
+        if isinstance(choice, Held):
+            return self._hold(self._evaluate(x, t, args, kwargs), choice)
+        return self._carve(x, t, args, kwargs, choice)
+
+    def _hold(self, velocity: Tree, choice: Held) -> Tree:
+        """The velocity where some tokens of the shape keep their last."""
+        leaves = to_leaves(velocity, self._stage.bare) or {}
+        bare, last = self._stage.bare, self._history[0].v
+        if bare not in leaves:
+            return velocity
+        held = leaves[bare].index_copy(1, choice.index, last[bare][:, choice.index].to(leaves[bare].dtype))
+        return like(velocity, {**leaves, bare: held})
+
+    def _carve(self, x: Tree, t: Any, args: Any, kwargs: Any, choice: Tensor | Merged) -> Tree:
+        """The velocity with some tokens evaluated; the others keep their last, or take that of one of these."""
+        assert isinstance(x, Tensor)
+        assert isinstance(self._velocity, Tensor)
+        assert self._stage.subset
+        index = choice.index if isinstance(choice, Merged) else choice
+        if len(index) == x.shape[1]:
+            return self._evaluate(x, t, args, kwargs)
+        few_args, few_kwargs = self._stage.subset(args, kwargs, index)
+        fresh = self._evaluate(x[:, index], t, few_args, few_kwargs)
+        if not isinstance(fresh, Tensor):
+            raise SolverError(f"{self._stage.name}: the velocity of a part of the tokens is a {type(fresh).__name__}")
+        fresh = fresh.to(self._velocity.dtype)
+        if isinstance(choice, Merged):
+            return choice.spread(x, fresh, self._grid[self._step])
+        return self._velocity.index_copy(1, index, fresh)
+
+    def _evaluate(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
+        # Laid out for the length of one call only: another solve may run between two steps of this one.
+        for scene in self._scenes:
+            scene.contexts = self.contexts
+        try:
+            velocity = self._dynamics(x, t, *args, **kwargs)
+        finally:
+            for scene in self._scenes:
+                scene.contexts = None
+        spared = 0 if self.contexts.guided is None else self.contexts.guided.take()
+        self._made += self._calls(t) - spared
+        self._saved += spared
+        self._tokens = max(self._tokens, token_count(to_leaves(x, self._stage.bare) or {}))
+        return velocity
+
+    def _corrected(self, state: Leaves) -> Tree:
+        """The network's velocity, but for leaves whose predictor integrates over evaluated steps as well."""
+        assert self._method is not None
+        assert self._velocity is not None
+        changed = {
+            name: predictor.over(leaf_history(self._history, name), *self._span(), state[name])
+            for name in state
+            if isinstance(predictor := self._method.predict[name], Integrate) and predictor.corrects
+        }
+        return like(self._velocity, {**self._history[0].v, **changed}) if changed else self._velocity
+
+    def _predict(self, state: Leaves) -> Tree | None:
+        """The predicted velocity, or None where it is not finite."""
+        if self._method is None or self._velocity is None:
+            return None
+        leaves = {}
+        for name, x in state.items():
+            predictor, past = self._method.predict[name], leaf_history(self._history, name)
+            if isinstance(predictor, Integrate):
+                leaves[name] = predictor.over(past, *self._span(), x)
+            else:
+                leaves[name] = predictor(past, self._grid[self._step], x)
+        # One host read per predicted step: the choice between prediction and network needs it.
+        finite = torch.stack([torch.isfinite(leaf).all() for leaf in leaves.values()])
+        return like(self._velocity, leaves) if bool(finite.all()) else None
+
+    def _span(self) -> tuple[float, float]:
+        return self._grid[self._step], self._grid[self._step + 1]
+
+    def _calls(self, t: Any) -> int:
+        # Reading a device's own t costs a synchronisation, so the grid is read where it says the same.
+        time = self._grid[self._step] if self._asked == 1 else float(t)
+        return self._stage.count_calls(self._dynamics, time)

@@ -1,0 +1,72 @@
+"""The values that one step of a solve handles: the state as named leaves, an evaluation, the record of a step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+Tree: TypeAlias = Tensor | Mapping[str, Tensor]
+Leaves: TypeAlias = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One run of the network.
+
+    Args:
+        t: time in 0 (noise) to 1 (data).
+        x: state at t, by leaf.
+        v: velocity at t after guidance, by leaf, in the network's dtype.
+    """
+
+    t: float
+    x: Leaves
+    v: Leaves
+
+
+@dataclass(frozen=True, slots=True)
+class LeafEvaluation:
+    """An `Evaluation` seen by one leaf: x and v are tensors of the leaf's shape."""
+
+    t: float
+    x: Tensor
+    v: Tensor
+
+
+def to_leaves(tree: Any, bare: str) -> dict[str, Tensor] | None:
+    """The leaves of a state or velocity.
+
+    Args:
+        tree: a tensor, or a mapping of tensors.
+        bare: the name given to a tensor that comes without one.
+
+    Returns:
+        name -> tensor, or None for anything else.
+    """
+    if isinstance(tree, Tensor):
+        return {bare: tree}
+    if isinstance(tree, Mapping) and tree and all(isinstance(leaf, Tensor) for leaf in tree.values()):
+        return dict(tree)
+    return None
+
+
+def like(tree: Tree, leaves: Leaves) -> Tree:
+    """`leaves` in the container of `tree`: same type, same key order (the solver maps over both side by side)."""
+    if isinstance(tree, Tensor):
+        (leaf,) = leaves.values()
+        return leaf
+    if type(tree) is dict:
+        return {name: leaves[name] for name in tree}
+    result: Any = copy.copy(tree)
+    for name in tree:
+        result[name] = leaves[name]
+    return result
+
+
+def token_count(leaves: Leaves) -> int:
+    """Tokens of a state: the sum over its [B, N, C] leaves of N."""
+    return sum(int(leaf.shape[-2]) if leaf.dim() > 1 else 1 for leaf in leaves.values())

@@ -1,0 +1,88 @@
+"""What a choice of tokens is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.step import Evaluation
+from fast_sam3d.sampling.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Merged:
+    """Some tokens enter the network and answer for the others.
+
+    Args:
+        index: [K] int64 ascending, the tokens that enter.
+        source: [N] int64 in 0..K-1, whose answer each token takes; those that enter take their own.
+    """
+
+    index: Tensor
+    source: Tensor
+
+    def spread(self, x: Tensor, fresh: Tensor, t: float) -> Tensor:
+        """The velocity of all tokens.
+
+        What is copied is the data that the answer points at, x + (1 - t) v. A velocity is data minus noise, and every
+        token has noise of its own: with a copied velocity it would keep that to the end.
+
+        Args:
+            x: [1, N, C] states. fresh: [1, K, C] velocities of those that entered. t: time, below 1.
+
+        Returns:
+            [1, N, C], dtype of `fresh`.
+        """
+        dtype = torch.promote_types(fresh.dtype, torch.float32)
+        state = x.to(dtype)
+        data = state[:, self.index] + (1 - t) * fresh.to(dtype)
+        velocity = ((data[:, self.source] - state) / (1 - t)).to(fresh.dtype)
+        return velocity.index_copy(1, self.index, fresh)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """All tokens enter the network, and some keep their last velocity all the same.
+
+    Args:
+        index: [K] int64, those that keep it, of the leaf that holds the shape.
+    """
+
+    index: Tensor
+
+
+Choose: TypeAlias = Callable[[int, History[Evaluation]], Tensor | Merged | Held | None]
+
+
+class Where(Protocol):
+    """Settings of a choice of tokens; what it must remember during a solve lives in the function that `start` returns.
+
+    `needs_tokens`: it only serves a stage whose tokens are voxels. `needs_decoder`: it only serves a stage whose state
+    can be decoded to occupancy on the way.
+    """
+
+    needs_tokens: ClassVar[bool]
+    needs_decoder: ClassVar[bool]
+
+    @property
+    def depth(self) -> int:
+        """Evaluations that the choice looks back on."""
+        ...
+
+    def start(self, tokens: Tokens | None) -> Choose:
+        """Begin a solve.
+
+        Args:
+            tokens: what is known of the solve's tokens; None where nothing is.
+
+        Returns:
+            (step, history) -> [K] int64 ascending indices of the tokens that enter the network, the others keep their
+            last velocity; or `Merged`, or `Held`; None: all enter. Called at every evaluated step between the first
+            and the last.
+        """
+        ...

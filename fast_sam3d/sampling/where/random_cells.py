@@ -1,0 +1,56 @@
+"""Tokens by lot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fast_sam3d.ranges import number, whole
+from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.step import Evaluation
+from fast_sam3d.sampling.tokens import Tokens, cells
+from fast_sam3d.sampling.where.base import Choose
+
+
+@dataclass(frozen=True, slots=True)
+class RandomCells:
+    """A random share of the 2x2x2 cells, new at every evaluated step: what any clever choice has to beat.
+
+    Args:
+        keep: share of the cells that enter the network.
+        seed: of a generator of its own; the global random state is left alone.
+        warmup: steps that run on all tokens first, at least 1.
+    """
+
+    keep: float = 0.5
+    seed: int = 0
+    warmup: int = 3
+    needs_tokens: ClassVar[bool] = True
+    needs_decoder: ClassVar[bool] = False
+    depth: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        number("keep", self.keep, 1e-3, 1.0)
+        whole("seed", self.seed, 0)
+        whole("warmup", self.warmup, 1)
+
+    def start(self, tokens: Tokens | None) -> Choose:
+        """See `Where`."""
+        if tokens is None or self.keep >= 1:
+            return lambda step, history: None
+        cell, count = cells(tokens.coords)
+        kept = max(1, ceil(self.keep * count))
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def choose(step: int, history: History[Evaluation]) -> Tensor | None:
+            if step < self.warmup:
+                return None
+            chosen = torch.zeros(count, dtype=torch.bool)
+            chosen[torch.randperm(count, generator=generator)[:kept]] = True
+            return torch.nonzero(chosen.to(cell.device)[cell]).flatten()
+
+        return choose

@@ -1,0 +1,109 @@
+"""Tokens that are alike are merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fast_sam3d.ranges import number, whole
+from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.step import Evaluation
+from fast_sam3d.sampling.tokens import Tokens, cells
+from fast_sam3d.sampling.where.base import Choose, Merged
+
+
+@dataclass(frozen=True, slots=True)
+class MergeCells:
+    """Of each 2x2x2 block of packed tokens one is the destination, and those most like theirs are merged into it.
+
+    A packed token is a cell of 2x2x2 voxels, which the backbone works on; so a block is 4x4x4 voxels. The merged cells'
+    voxels do not enter the network. Each takes the data that the destination's voxel in the same corner of its cell
+    points at (the nearest corner, where that one is empty), which is the unmerging by copy.
+
+    Source: ToMe (arXiv 2210.09461) with one destination per block as in its use for diffusion (arXiv 2303.17604). Keys
+    are out of reach outside the blocks, so the similarity is that of the data that the last evaluation points at,
+    averaged over a cell. A merged token is its destination, not the mean of both: the mean of two noisy states has
+    less noise than the network is told.
+
+    Args:
+        merge: share of the cells that are merged away, at most, from 0 to 0.875.
+        warmup: steps that run on all tokens first, at least 1.
+    """
+
+    merge: float = 0.5
+    warmup: int = 3
+    needs_tokens: ClassVar[bool] = True
+    needs_decoder: ClassVar[bool] = False
+    depth: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        number("merge", self.merge, 0.0, 0.875)
+        whole("warmup", self.warmup, 1)
+
+    def start(self, tokens: Tokens | None) -> Choose:
+        """See `Where`."""
+        if tokens is None or self.merge == 0:
+            return lambda step, history: None
+        blocks = Blocks(tokens.coords)
+        merged = min(int(self.merge * blocks.count), len(blocks.sources))
+        if merged == 0:
+            return lambda step, history: None
+
+        def choose(step: int, history: History[Evaluation]) -> Merged | None:
+            if step < self.warmup:
+                return None
+            last = history[0]
+            (x,), (v,) = last.x.values(), last.v.values()
+            data = (x.float() + (1 - last.t) * v.float())[0]
+            return blocks.merge(blocks.alike(data)[:merged])
+
+        return choose
+
+
+class Blocks:
+    """The cells of a solve's voxels, and the destination of each.
+
+    Args:
+        coords: [N, 4] int (object, x, y, z).
+
+    Attributes:
+        count: of cells.
+        sources: [S] int64, the cells that are no destination.
+    """
+
+    def __init__(self, coords: Tensor) -> None:
+        self.cell, self.count = cells(coords, 2)
+        block, number_of_blocks = cells(coords, 4)
+        # The first cell of each block is its destination.
+        first = block.new_full((number_of_blocks,), self.count)
+        first = first.scatter_reduce(0, block, self.cell, "amin")
+        self.destination = block.new_zeros(self.count).scatter(0, self.cell, first[block])
+        own = torch.arange(self.count, device=coords.device)
+        self.sources = own[self.destination != own]
+        corner = (coords[:, 1:].long() % 2) @ torch.tensor([4, 2, 1], device=coords.device)
+        self.at = block.new_full((self.count, 8), -1)
+        self.at[self.cell, corner] = torch.arange(len(coords), device=coords.device)
+        bits = torch.tensor([[n >> 2 & 1, n >> 1 & 1, n & 1] for n in range(8)], device=coords.device)
+        self.apart = (bits[:, None] - bits[None]).abs().sum(-1)[corner]  # [N, 8] steps from a voxel's corner to each
+
+    def alike(self, data: Tensor) -> Tensor:
+        """The sources, most like their destination first, by the cosine of the means of data [N, C] over each cell."""
+        total = data.new_zeros(self.count, data.shape[1]).index_add_(0, self.cell, data)
+        unit = F.normalize(total, dim=1)
+        likeness = (unit[self.sources] * unit[self.destination[self.sources]]).sum(1)
+        return self.sources[torch.sort(likeness, descending=True, stable=True).indices]
+
+    def merge(self, gone: Tensor) -> Merged:
+        """Without the cells `gone` [G]."""
+        kept = torch.ones(self.count, dtype=torch.bool, device=gone.device)
+        kept[gone] = False
+        enters = kept[self.cell]
+        candidates = self.at[self.destination[self.cell]]
+        nearest = (self.apart + 8 * (candidates < 0)).argmin(1, keepdim=True)
+        source = torch.where(enters, torch.arange(len(enters), device=gone.device), candidates.gather(1, nearest)[:, 0])
+        place = enters.long().cumsum(0) - 1
+        return Merged(torch.nonzero(enters).flatten(), place[source])

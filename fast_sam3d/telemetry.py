@@ -1,0 +1,369 @@
+"""What a run cost: seconds per stage, network calls made and saved per solve, peak memory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+from fast_sam3d.patch import Seam
+
+Progress = Callable[[str, int, int], None]
+"""(stage, steps done, steps in all); a stage without steps counts 0 of 1 and 1 of 1."""
+
+_ORDER = (
+    "pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess", "layout",
+    "other",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one step cost, measured where the network is called.
+
+    Args:
+        step: 0 for the first.
+        t: time at the step's start.
+        evaluated: the network ran; False: the velocity was predicted.
+        calls: network calls made, the unconditional ones of guidance included.
+        saved: network calls that a prediction, or the way in which guidance was made, spared.
+        tokens: tokens that reached the network in one call; 0 when predicted.
+        fallback: a prediction was not finite, so the network ran in its place.
+    """
+
+    step: int
+    t: float
+    evaluated: bool
+    calls: int
+    saved: int
+    tokens: int
+    fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationRecord:
+    """What was done to one object.
+
+    Args:
+        factor: by which its voxels were merged; 1 left it as it was.
+        picture, shape: high-frequency ratios, None where they say nothing.
+        voxels, kept: before and after.
+    """
+
+    factor: float
+    picture: float | None
+    shape: float | None
+    voxels: int
+    kept: int
+
+
+@dataclass
+class SolveRecord:
+    """One solve.
+
+    Args:
+        stage: "ss" or "slat".
+        steps_planned: steps of the time grid.
+        steps: those taken, in order.
+        complete: the end was reached; False after an abort.
+        context_bytes: memory that kept keys and values of the context took during the solve.
+    """
+
+    stage: str
+    steps_planned: int
+    steps: list[StepRecord] = field(default_factory=list)
+    complete: bool = False
+    context_bytes: int = 0
+
+    @property
+    def calls(self) -> int:
+        """Network calls made."""
+        return sum(step.calls for step in self.steps)
+
+    @property
+    def saved(self) -> int:
+        """Network calls that predictions and the way of guidance spared."""
+        return sum(step.saved for step in self.steps)
+
+    @property
+    def evaluated(self) -> list[int]:
+        """The steps at which the network ran."""
+        return [step.step for step in self.steps if step.evaluated]
+
+    @property
+    def fallbacks(self) -> int:
+        """Predictions that were not finite and gave way to an evaluation."""
+        return sum(step.fallback for step in self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "stage": self.stage,
+            "steps_planned": self.steps_planned,
+            "complete": self.complete,
+            "network_calls": self.calls,
+            "network_calls_saved": self.saved,
+            "evaluated": self.evaluated,
+            "fallbacks": self.fallbacks,
+            "context_bytes": self.context_bytes,
+            "steps": [
+                {
+                    "step": s.step,
+                    "t": s.t,
+                    "evaluated": s.evaluated,
+                    "network_calls": s.calls,
+                    "network_calls_saved": s.saved,
+                    "tokens": s.tokens,
+                    "fallback": s.fallback,
+                }
+                for s in self.steps
+            ],
+        }
+
+
+class Report:
+    """Collects the records of every run since it was made or cleared.
+
+    Args:
+        methods: settings of the acceleration by stage; empty when nothing is accelerated.
+        progress: told of every step and stage, for a progress bar. Never copied with the report.
+    """
+
+    HEADER = ("stage", "seconds", "share", "steps run", "network calls", "saved")
+
+    def __init__(self, methods: Mapping[str, Any] | None = None, progress: Progress | None = None) -> None:
+        self.methods = dict(methods or {})
+        self.progress = progress
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all records; a long batch clears once per object to keep the report small."""
+        self.solves: list[SolveRecord] = []
+        self.aggregations: list[AggregationRecord] = []
+        self.seconds: dict[str, float] = {}
+        self.peak_host_bytes: int | None = None
+        self.peak_device_bytes: int | None = None
+        self._running: list[str] = []
+        self._since = 0.0
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds inside the pipeline; a stage's time excludes the stages inside it, so the rows add up to this."""
+        return sum(self.seconds.values())
+
+    @property
+    def network_calls(self) -> int:
+        """Network calls made by all solves."""
+        return sum(solve.calls for solve in self.solves)
+
+    @property
+    def network_calls_saved(self) -> int:
+        """Network calls spared in all solves."""
+        return sum(solve.saved for solve in self.solves)
+
+    def begin_solve(self, stage: str, times: Sequence[float]) -> _SolveLog:
+        """Open the record of a solve on the grid `times` [steps + 1]."""
+        solve = SolveRecord(stage, len(times) - 1)
+        self.solves.append(solve)
+        self._tell(stage, 0, solve.steps_planned)
+        return _SolveLog(self, solve)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Take the time of a stage; a stage inside it stops the outer clock."""
+        self._charge()
+        self._running.append(name)
+        self.seconds.setdefault(name, 0.0)
+        whole = name not in {"ss", "slat"}  # these two tell their steps themselves
+        if whole:
+            self._tell(name, 0, 1)
+        try:
+            yield
+        finally:
+            self._charge()
+            if self._running:
+                self._running.pop()
+            if not self._running:
+                self._note_memory()
+            if whole:
+                self._tell(name, 1, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready. Seconds are wall-clock; bytes are the process's peak so far, null where it cannot be read."""
+        by_stage: dict[str, dict[str, int]] = {}
+        for solve in self.solves:
+            row = by_stage.setdefault(
+                solve.stage,
+                {"solves": 0, "steps": 0, "steps_evaluated": 0, "made": 0, "saved": 0, "fallbacks": 0},
+            )
+            row["solves"] += 1
+            row["steps"] += len(solve.steps)
+            row["steps_evaluated"] += len(solve.evaluated)
+            row["made"] += solve.calls
+            row["saved"] += solve.saved
+            row["fallbacks"] += solve.fallbacks
+        return {
+            "methods": self.methods,
+            "total_seconds": self.total_seconds,
+            "seconds": {name: self.seconds[name] for name in self._stage_names()},
+            "network_calls": by_stage,
+            "peak_memory_bytes": {"host": self.peak_host_bytes, "device": self.peak_device_bytes},
+            "aggregations": [asdict(record) for record in self.aggregations],
+            "solves": [solve.to_dict() for solve in self.solves],
+        }
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The table's cells: stage, seconds, share, steps run, network calls, calls saved; empty where none apply."""
+        calls = self.to_dict()["network_calls"]
+        total = self.total_seconds
+        rows: list[tuple[str, ...]] = []
+        for name in dict.fromkeys([*self._stage_names(), *calls]):
+            seconds = self.seconds.get(name)
+            row = calls.get(name)
+            rows.append(
+                (
+                    name,
+                    "" if seconds is None else f"{seconds:.2f}",
+                    "" if seconds is None or not total else f"{100 * seconds / total:.0f} %",
+                    "" if row is None else f"{row['steps_evaluated']}/{row['steps']}",
+                    "" if row is None else str(row["made"]),
+                    "" if row is None else str(row["saved"]),
+                )
+            )
+        made, saved = self.network_calls, self.network_calls_saved
+        rows.append(("total", f"{total:.2f}", "", "", str(made), str(saved)))
+        return rows
+
+    def table(self) -> str:
+        """Plain text: one line per stage, the totals, peak memory."""
+        rows = [self.HEADER, *self.rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(self.HEADER))]
+        lines = [
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        lines.insert(1, "-" * len(lines[0]))
+        lines.insert(-1, "-" * len(lines[0]))
+        peaks = [("host", self.peak_host_bytes), ("device", self.peak_device_bytes)]
+        known = [f"{place} {peak / 2**20:,.0f} MiB" for place, peak in peaks if peak]
+        if known:
+            lines.append(f"peak memory of the process: {', '.join(known)}")
+        return "\n".join(line.rstrip() for line in [*lines, *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """What the table has no column for: merged voxels, and predictions that gave way to the network."""
+        lines = []
+        for record in self.aggregations:
+            ratios = (("picture", record.picture), ("shape", record.shape))
+            said = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios if ratio is not None)
+            lines.append(
+                f"voxels merged by {record.factor:g}: {record.voxels:,} -> {record.kept:,}"
+                f" (high-frequency ratio: {said or 'none'})"
+            )
+        fallbacks = sum(solve.fallbacks for solve in self.solves)
+        if fallbacks:
+            lines.append(f"{fallbacks} predictions were not finite and were evaluated instead")
+        return lines
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "progress": None}
+
+    def _stage_names(self) -> list[str]:
+        known = [name for name in _ORDER if name in self.seconds]
+        return known + [name for name in self.seconds if name not in _ORDER]
+
+    def _charge(self) -> None:
+        _synchronize()
+        now = time.perf_counter()
+        if self._running:
+            self.seconds[self._running[-1]] = self.seconds.get(self._running[-1], 0.0) + now - self._since
+        self._since = now
+
+    def _note_memory(self) -> None:
+        self.peak_host_bytes = peak_host_bytes()
+        self.peak_device_bytes = peak_device_bytes()
+
+    def _tell(self, stage: str, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(stage, done, total)
+
+
+class _SolveLog:
+    """Feeds one solve's steps to its record."""
+
+    def __init__(self, report: Report, record: SolveRecord) -> None:
+        self._report = report
+        self._record = record
+
+    def step(self, record: StepRecord) -> None:
+        self._record.steps.append(record)
+        self._report._tell(self._record.stage, len(self._record.steps), self._record.steps_planned)
+
+    def finish(self, context_bytes: int = 0) -> None:
+        self._record.complete = True
+        self._record.context_bytes = context_bytes
+
+
+class StageSeam(Seam):
+    """Stands in for a method whose time is taken, and which an acceleration may go around.
+
+    A layer's method is called as `method(scene, call, *args, **kwargs)` and its result is returned; `call` is what it
+    goes around.
+    """
+
+    def __init__(self, owner: object, name: str, stage: str) -> None:
+        super().__init__(owner, name)
+        self.stage = stage
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = self.original()
+        layers = self.layers
+        for layer in layers:
+            if layer.method is not None:
+                call = partial(layer.method, layer.scene, call)
+            call = _timed(layer.report, self.stage, call)
+        result = call(*args, **kwargs)
+        told = [record for layer in layers if layer.scene is not None for record in layer.scene.take()]
+        for layer in layers:  # who only watches wants to know, too
+            layer.report.aggregations += told
+        return result
+
+
+def _timed(report: Report, stage: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        with report.stage(stage):
+            return call(*args, **kwargs)
+
+    return timed
+
+
+def peak_host_bytes() -> int | None:
+    """Peak resident memory of this process so far, or None where the platform does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def peak_device_bytes() -> int | None:
+    """Peak memory that torch allocated on the current CUDA device so far, or None without one in use."""
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return None
+    return int(torch.cuda.max_memory_allocated())
+
+
+def _synchronize() -> None:
+    """Wait for the device at a stage's ends, or its time would fall to the next stage."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -1,0 +1,84 @@
+"""Time and memory, off and on in turns. `tests/stock/test_measure.py` measures the stock parts."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import pytest
+import torch
+
+from fast_sam3d.bench import exact_parts as measure
+from fast_sam3d.bench.exact_parts import Comparison, compare
+from fast_sam3d.cli import measure_exact as command
+from tests.stand_in import run
+
+MEBI = 2**20
+BOTH = Comparison("windows", ((4.0, 1.0), (9.0, 3.0), (8.0, 2.0)), ((400, 100), (300, 150), (None, None)), True)
+
+
+def test_both_ways_take_turns_on_fresh_inputs() -> None:
+    order: list[str] = []
+    inputs: list[torch.Tensor] = []
+
+    def given() -> torch.Tensor:
+        inputs.append(torch.zeros(3))
+        return inputs[-1]
+
+    def off(x: torch.Tensor) -> tuple[torch.Tensor]:
+        order.append("off")
+        time.sleep(0.02)
+        return (x.add_(1),)
+
+    def on(x: torch.Tensor) -> tuple[torch.Tensor]:
+        order.append("on")
+        return (x.add_(1),)
+
+    compared = compare("both", off, on, given, rounds=3)
+    assert order == ["off", "on", "off", "on", "on", "off", "off", "on"]  # the first two for the bits
+    assert len(inputs) == 8 and all(bool((x == 1).all()) for x in inputs)
+    assert compared.equal and len(compared.seconds) == 3
+    assert compared.faster > 1
+    assert not compare("differ", off, lambda x: (x,), given, rounds=1).equal
+
+
+def test_medians() -> None:
+    assert BOTH.faster == 4.0
+    assert BOTH.median_seconds() == (8.0, 2.0)
+    assert BOTH.median_peaks() == (350, 125)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing tells the peak")
+def test_the_peak_of_a_call_on_the_host() -> None:
+    def use(mebibytes: int) -> torch.Tensor:
+        return torch.ones(mebibytes * MEBI // 4)[:1].clone()
+
+    for mebibytes in (300, 60, 300):
+        _, peak = measure.measured(use, mebibytes, torch.device("cpu"))
+        if peak is None:
+            pytest.skip("this system does not let a process reset its peak")
+        assert peak == pytest.approx(mebibytes * MEBI, rel=0.1)
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(measure, "everything", lambda *args: asked.append(args) or [BOTH])
+    row = "windows 8.00 s 2.00 s 4.00 0 MiB 0 MiB 64 % equal"
+    code, out, _ = run(capsys, "measure-exact", "--part", "attention", "--rounds", "3")
+    assert code == 0
+    assert asked == [(["attention"], 3, "cpu")]
+    assert out.splitlines()[1].split() == row.split()
+    code, out, _ = run(capsys, "measure-exact", "--json")
+    assert code == 0 and json.loads(out)[0]["seconds"] == [[4.0, 1.0], [9.0, 3.0], [8.0, 2.0]]
+    assert asked[-1] == (command.PARTS, 7, "cpu")
+
+
+def test_what_the_command_refuses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = run(capsys, "measure-exact", "--rounds", "0")
+    assert code == 2 and "--rounds is 0: give at least 1" in err
+    monkeypatch.setitem(sys.modules, "sam3d_objects", None)
+    for name in [name for name in sys.modules if name.startswith("sam3d_objects.")]:
+        monkeypatch.delitem(sys.modules, name)
+    code, _, err = run(capsys, "measure-exact")
+    assert code == 2 and "install SAM 3D Objects" in err and "embedded model has nothing to save" in err

@@ -1,0 +1,78 @@
+"""Counted operations at the published sizes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from fast_sam3d.bench.operations import OFF, RADII, network_calls, operations, published, solves
+from fast_sam3d.cli import count as command
+from fast_sam3d.exact import Exact
+from fast_sam3d.model.config import PUBLISHED_SS_CONTEXT
+from tests.fakes import same_vars, snapshot
+
+CONTEXT = Exact(**{**OFF.settings(), "context": True})
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Any:
+    return published()
+
+
+def test_the_published_guidance(pipeline: Any) -> None:
+    assert network_calls(pipeline.models["ss_generator"]) == (25, 19)
+    assert network_calls(pipeline.models["slat_generator"]) == (25, 13)
+
+
+def test_what_all_savings_take_off(pipeline: Any) -> None:
+    before = snapshot(pipeline)
+    want = {
+        "SS": (400, -0.32),
+        "SLaT 5": (84, -0.35),
+        "SLaT 9": (157, -0.25),
+        "SLaT 20": (342, -0.17),
+        "mesh 20": (6.6, -0.2),
+    }
+    for (label, (plain, saved)), solve in zip(want.items(), solves(), strict=True):
+        assert solve.label.startswith(label)
+        off, all_on = (operations(pipeline, solve, exact) for exact in (OFF, Exact()))
+        assert off / 1e12 == pytest.approx(plain, rel=0.02)
+        assert saved - 0.02 < all_on / off - 1 <= saved
+    assert same_vars(before, snapshot(pipeline))
+
+
+def test_a_kept_context_by_hand(pipeline: Any) -> None:
+    solve = next(solves(()))
+    tokens, width = PUBLISHED_SS_CONTEXT
+    keys_and_values = 2 * tokens * width * 2 * 1024
+    spared = 24 * 24 * 2 * keys_and_values  # of 25 conditional calls, in 24 blocks, for shape and layout
+    assert operations(pipeline, solve) - operations(pipeline, solve, CONTEXT) == spared
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from fast_sam3d import cli
+    from fast_sam3d.bench import operations as count
+
+    asked: list[Exact] = []
+
+    def counted(pipeline: Any, solve: Any, exact: Exact = OFF) -> int:
+        asked.append(exact)
+        return 1000 - 100 * exact.context - 200 * exact.unconditional
+
+    monkeypatch.setattr(count, "operations", counted)
+    monkeypatch.setattr(count, "solves", lambda: solves(RADII[:1]))
+    assert cli.main(["count", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert {row: list(values.values()) for row, values in table.items() if row in ("off", "context", "all")} == {
+        "off": [1000] * 3, "context": [900, 900, 1000], "all": [700] * 3
+    }  # fmt: skip
+    assert table.keys() == {"off", "all", *OFF.settings()}
+    assert len(asked) == 12  # a saving that leaves these networks alone is not counted again
+    shown = command.lines({"off": [4 * 10**14], "half": [4 * 10**14], "all": [3 * 10**14]}, ["SS"])
+    assert shown[1:] == [
+        "off     400.0         ",
+        "all     300.0  -25.0 %",
+        "elsewhere than in these networks: half",
+    ]

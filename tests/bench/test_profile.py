@@ -1,0 +1,135 @@
+"""Timing in turns, its table and its picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fast_sam3d import cli
+from fast_sam3d.bench.profile import PLAIN, Timing, draw, profile
+from fast_sam3d.checkpoints import load as loading
+from fast_sam3d.cli.profile import lines
+from fast_sam3d.errors import FastSam3dError
+from tests.fakes import FakePipeline, same_vars, snapshot
+from tests.stand_in import StandIn
+
+CACHED = {"ss": {"when": {"name": "stride", "stride": 5}}}
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
+    """What is loaded, whatever is asked for."""
+    made = StandIn()
+    monkeypatch.setattr(loading, "find_checkpoint", lambda tag: loading.Checkpoint("mini", tmp_path, "mini", "so"))
+    monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: made)
+    return made
+
+
+def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
+    pipeline = FakePipeline()
+    before, seen, told = snapshot(pipeline), [], []
+
+    def run() -> None:
+        network = pipeline.models["ss_generator"].reverse_fn.backbone
+        network.calls = 0
+        pipeline.run(seed=0)
+        seen.append(network.calls)
+
+    timings = profile(pipeline, run, {"cached": CACHED}, 3, lambda done, total: told.append((done, total)))
+    few, many = min(seen), max(seen)
+    assert seen == [few, many, many, few, few, many, many, few]
+    assert told == [(done, 8) for done in range(1, 9)]
+    assert [timing.name for timing in timings] == [PLAIN, "cached"]
+    assert all(len(values) == 3 for timing in timings for values in timing.seconds.values())
+    assert timings[1].network_calls < timings[0].network_calls
+    assert same_vars(before, snapshot(pipeline))
+
+
+def test_what_runs_earlier_is_not_timed_and_accelerated_where_asked() -> None:
+    pipeline, order, calls = FakePipeline(), [], []
+    network = pipeline.models["ss_generator"].reverse_fn.backbone
+
+    def earlier() -> None:
+        network.calls = 0
+        pipeline.run(seed=0)
+        order.append("mask")
+        calls.append(network.calls)
+
+    ways = {"first": CACHED, "second": CACHED}
+    timings = profile(pipeline, lambda: order.append("run"), ways, 1, earlier=earlier, after={"second"})
+    assert order == ["mask", "run"] * 6
+    assert calls == [min(calls), *[max(calls)] * 4, min(calls)] and min(calls) < max(calls)
+    assert [timing.network_calls for timing in timings] == [0, 0, 0]
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    plain = Timing(PLAIN, {"ss": [1.0, 4.0], "slat": [1.0, 4.0]}, 10)
+    quick = Timing("quick", {"ss": [0.5, 2.0], "slat": [0.5, 0.0]}, 5)
+    assert quick.ratios(plain) == [2.0, 4.0]
+    table = lines([plain, quick])
+    assert table[0].split() == ["median", "seconds", "off", "quick"]
+    assert [line.split()[-1] for line in table[-4:]] == ["1.500", "3.00x", "4.00", "5"]
+
+
+def test_the_picture_has_a_bar_per_way(tmp_path) -> None:
+    two = [Timing(name, {"ss": [seconds], "slat": [1.0]}) for name, seconds in ((PLAIN, 2.0), ("quick", 1.0))]
+    draw(two[:1], tmp_path / "one.png", "one")
+    draw(two, tmp_path / "two.png", "two")
+    one, both = (Image.open(tmp_path / f"{name}.png") for name in ("one", "two"))
+    assert both.width == one.width and both.height > one.height
+    assert len(both.convert("RGB").getcolors(1 << 20)) > 3
+
+
+@pytest.mark.parametrize(("ways", "rounds"), [({PLAIN: CACHED}, 1), ({"cached": CACHED}, 0)])
+def test_what_cannot_be_timed_is_refused(ways, rounds) -> None:
+    with pytest.raises(FastSam3dError):
+        profile(FakePipeline(), lambda: None, ways, rounds)
+
+
+def test_the_second_mask_of_a_picture(loaded, object_folder, elsewhere, capsys) -> None:
+    covered: list[int] = []
+    plain = loaded.run
+
+    def run(image, *args, **kwargs):
+        covered.append(int((image[..., 3] > 0).sum()))
+        return plain(image, *args, **kwargs)
+
+    loaded.run = run
+    code = cli.main(
+        ["profile", "--image_path", str(object_folder), "--mask_index", "0", "--after_mask", "2", "--rounds", "1",
+         "--accelerate", "ss=fast_sam3d"]
+    )  # fmt: skip
+    assert code == 0
+    assert "ss=fast_sam3d, after mask 2" in capsys.readouterr().out
+    disc, around = min(covered), max(covered)
+    assert covered == [around, disc] * 6
+
+
+def test_the_command_writes_a_table_a_picture_and_the_numbers(loaded, object_folder, elsewhere, capsys) -> None:
+    code = cli.main(
+        ["profile", "--image_path", str(object_folder), "--rounds", "2", "--accelerate", "ss=fast_sam3d",
+         "--picture", "bars.png", "--json", "bars.json"]
+    )  # fmt: skip
+    assert code == 0
+    out = capsys.readouterr().out
+    assert "ss=fast_sam3d" in out and "whole object" in out and "picture in bars.png" in out
+    assert Image.open(elsewhere / "bars.png").width > 300
+    plain, cached = json.loads((elsewhere / "bars.json").read_text())
+    assert plain["name"] == PLAIN and cached["network_calls"] < plain["network_calls"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--rounds", "0"], "--rounds is 0"),
+        (["--accelerate", "preset=fats"], "no option 'fats'"),
+        (["--picture", "nowhere/bars.png"], "does not exist"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(loaded, object_folder, elsewhere, capsys, arguments, says) -> None:
+    assert cli.main(["profile", "--image_path", str(object_folder), *arguments]) == 2
+    assert says in capsys.readouterr().err
+    assert not list(elsewhere.iterdir())

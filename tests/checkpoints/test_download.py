@@ -1,0 +1,350 @@
+"""Downloads from a local stand-in for the hub: whole, resumed, refused, and never half a folder."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub.file_download
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import constants
+
+from fast_sam3d.checkpoints import download
+from fast_sam3d.checkpoints.download import download_weights, unfinished_folder
+from fast_sam3d.checkpoints.load import find_checkpoint
+from fast_sam3d.config.packaged import checkout
+from fast_sam3d.errors import CheckpointError, OutputError
+from tests.fake_hub import COMMIT, FakeHub
+from tests.stand_in import run
+
+SETTINGS = """_target_: sam3d_objects.pipeline.Pipeline
+ss_decoder_config_path: ss_decoder.yaml
+ss_decoder_ckpt_path: ss_decoder.safetensors
+ss_generator_ckpt_path: ss_generator.ckpt
+"""
+
+
+def published() -> dict[str, bytes]:
+    from safetensors.numpy import save
+
+    stream = io.BytesIO()
+    torch.save({"state_dict": {"weight": torch.zeros(50_000)}}, stream)
+    return {
+        ".gitattributes": b"* lfs",
+        "README.md": b"the model card",
+        "checkpoints/pipeline.yaml": SETTINGS.encode(),
+        "checkpoints/ss_decoder.yaml": b"_target_: sam3d_objects.pipeline.Part\n",
+        "checkpoints/ss_decoder.safetensors": save({"weight": np.zeros(9, np.float32)}),
+        "checkpoints/ss_generator.ckpt": stream.getvalue(),
+    }
+
+
+@pytest.fixture
+def hub(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub with the published layout, a user who is not logged in, and an empty working folder."""
+    with FakeHub(published()) as hub:
+        # The client reads HF_ENDPOINT and HF_HOME once, when it is imported (huggingface_hub/constants.py).
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(elsewhere / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(elsewhere / "cache"))
+        # Its log handler holds on to the stream of the test that imported it.
+        monkeypatch.setattr(logging, "raiseExceptions", False)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        yield hub
+
+
+TARGET = Path("checkpoints/hf")
+
+
+def refused(error: type[Exception], **options) -> str:
+    with pytest.raises(error) as caught:
+        download_weights(TARGET, **options)
+    assert not TARGET.exists()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def inner(hub: FakeHub) -> dict[str, bytes]:
+    start = "checkpoints/"
+    return {name.removeprefix(start): content for name, content in hub.files.items() if name.startswith(start)}
+
+
+# ----------------------------------------------------------------------------------------------------------- whole
+
+
+def test_the_inner_folder_arrives_and_nothing_else(hub, capsys):
+    code, out, err = run(capsys, "download")
+    assert code == 0, err
+    assert str(TARGET.absolute()) in out
+    assert contents(TARGET) == inner(hub)
+    assert [p.name for p in Path("checkpoints").iterdir()] == ["hf"]
+    assert "ss_generator.ckpt (0.2 MB)" in err
+    assert find_checkpoint("hf").kind == "sam3d"
+
+
+def test_a_repository_without_the_inner_folder(hub):
+    hub.files = {**inner(hub), ".gitattributes": b""}
+    download_weights(TARGET)
+    assert contents(TARGET) == inner(FakeHub(published()))
+
+
+def test_flags(hub, capsys):
+    hub.repository = "me/copy"
+    arguments = ("--repo", "me/copy", "--revision", COMMIT, "--output_dir", "elsewhere/weights")
+    assert run(capsys, "download", *arguments)[0] == 0
+    assert contents(Path("elsewhere/weights")) == inner(hub)
+
+
+def test_a_whole_folder_is_left_alone(hub, caplog):
+    caplog.set_level("INFO", "fast_sam3d")
+    download_weights(TARGET)
+    hub.requests.clear()
+    download_weights(TARGET)
+    assert hub.requests == []
+    assert "already holds a whole checkpoint" in caplog.text
+
+
+def test_an_empty_folder_is_filled(hub):
+    TARGET.mkdir(parents=True)
+    download_weights(TARGET)
+    assert contents(TARGET) == inner(hub)
+
+
+def test_the_login_is_used_and_never_shown(hub, monkeypatch, capsys):
+    hub.tokens = {"hf_secret"}
+    assert run(capsys, "download")[0] == 2
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    code, out, err = run(capsys, "download")
+    assert code == 0
+    assert "hf_secret" not in out + err
+
+
+def test_from_the_environment_variable_as_a_user_sets_it(hub):
+    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": "home", "PYTHONPATH": str(checkout())}
+    done = subprocess.run(
+        [sys.executable, "-m", "fast_sam3d.cli", "download"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert contents(TARGET) == inner(hub)
+
+
+# --------------------------------------------------------------------------------------------------------- resumed
+
+
+WEIGHTS = "checkpoints/ss_generator.ckpt"
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client writes what arrives in pieces of this size; ten megabytes otherwise."""
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 20_000)
+
+
+def test_a_dropped_connection_goes_on_within_the_file(hub, small_chunks):
+    hub.drop_after[WEIGHTS] = 70_000
+    download_weights(TARGET)
+    assert contents(TARGET) == inner(hub)
+    assert hub.fetched("ss_generator.ckpt") == [None, "bytes=60000-"]
+
+
+def test_a_second_call_goes_on_within_the_file(hub, small_chunks, monkeypatch, caplog):
+    caplog.set_level("INFO", "fast_sam3d")
+
+    def stopped(seconds):
+        raise KeyboardInterrupt
+
+    hub.drop_after[WEIGHTS] = 70_000
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface_hub.file_download.time, "sleep", stopped)  # where the client waits to try again
+        with pytest.raises(KeyboardInterrupt):
+            download_weights(TARGET)
+    assert not TARGET.exists()
+    with pytest.raises(CheckpointError, match="no checkpoint 'hf'"):
+        find_checkpoint("hf")
+    hub.requests.clear()
+    download_weights(TARGET)
+    assert "going on with 1 of 4 files" in caplog.text
+    assert [entry for entry in hub.requests if "/resolve/" in entry[0]] == [
+        (f"/facebook/sam-3d-objects/resolve/{COMMIT}/{WEIGHTS}", "bytes=60000-")
+    ]
+    assert contents(TARGET) == inner(hub)
+
+
+def partial_file(hub: FakeHub, content: bytes) -> None:
+    path = unfinished_folder(TARGET) / COMMIT / (WEIGHTS + ".part")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_file_that_had_arrived_or_is_too_long(hub, extra):
+    partial_file(hub, hub.files[WEIGHTS] + bytes(extra))
+    download_weights(TARGET)
+    assert hub.fetched("ss_generator.ckpt") == [None] * extra
+    assert contents(TARGET) == inner(hub)
+
+
+def test_a_damaged_file_is_fetched_again(hub):
+    hub.damage = {WEIGHTS}
+    assert "ss_generator.ckpt arrived damaged" in refused(CheckpointError)
+    hub.damage = set()
+    download_weights(TARGET)
+    assert contents(TARGET) == inner(hub)
+
+
+def test_what_another_commit_left_does_not_come_along(hub):
+    left = unfinished_folder(TARGET) / ("f" * 40) / "checkpoints" / "other.ckpt"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"old")
+    hub.files["checkpoints/ss_decoder.yaml"] = b"_target_: os.system\n"
+    refused(CheckpointError)
+    assert [p.name for p in unfinished_folder(TARGET).iterdir()] == [COMMIT]
+
+
+def test_an_interrupt_says_that_the_same_command_goes_on(hub, monkeypatch, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", interrupted)
+    code, _, err = run(capsys, "download")
+    assert code == 130
+    assert ".hf.partial" in err
+    assert "no unfinished file" not in err
+
+
+# --------------------------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_gated_and_not_logged_in(hub, capsys, status):
+    hub.refusal = (status, "GatedRepo", "Access to model facebook/sam-3d-objects is restricted.")
+    code, _, err = run(capsys, "download")
+    assert code == 2
+    for word in ("licence", f"{hub.address}/facebook/sam-3d-objects", "hf auth login", "HF_TOKEN", "not logged in"):
+        assert word in err
+    assert list(Path("checkpoints").iterdir()) == []
+
+
+def test_gated_and_logged_in_without_access(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.refusal = (403, "GatedRepo", "You are not in the authorized list.")
+    text = refused(CheckpointError)
+    assert "your token has no access" in text
+    assert "hf_secret" not in text
+
+
+def test_gated_on_a_second_call_is_no_success(hub):
+    partial_file(hub, hub.files[WEIGHTS][:1000])
+    hub.refusal = (403, "GatedRepo", "")
+    assert "gated" in refused(CheckpointError)
+
+
+def test_a_token_that_is_not_accepted(hub):
+    hub.refusal = (401, "Other", "Invalid credentials in Authorization header")
+    assert "does not accept your token" in refused(CheckpointError)
+
+
+def test_forbidden_for_another_reason(hub):
+    hub.refusal = (403, "Other", "Please enable access to public gated repositories")
+    text = refused(CheckpointError)
+    assert "forbids the download" in text
+    assert "enable access to public gated repositories" in text
+
+
+def test_a_repository_that_does_not_exist(hub, capsys):
+    hub.missing = True
+    code, _, err = run(capsys, "download", "--repo", "facebook/nothing")
+    assert code == 2
+    assert "no repository 'facebook/nothing'" in err
+
+
+def test_a_name_that_is_none(hub):
+    assert "write owner/name" in refused(CheckpointError, repository="a b/c/d")
+
+
+def test_a_revision_that_does_not_exist(hub):
+    assert "no revision 'v9'" in refused(CheckpointError, revision="v9")
+
+
+def test_a_repository_of_something_else(hub):
+    hub.files = {"model.safetensors": b"x", "config.json": b"{}"}
+    assert "holds no pipeline.yaml" in refused(CheckpointError)
+
+
+def test_no_network(hub, monkeypatch):
+    hub.__exit__()
+    text = refused(CheckpointError)
+    assert "check the network" in text
+    assert "same command" in text
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in refused(CheckpointError)
+
+
+def test_yaml_that_would_call_something_foreign_is_not_put_in_place(hub):
+    hub.files["checkpoints/ss_decoder.yaml"] = b"_target_: os.system\n"
+    assert "'os.system'" in refused(CheckpointError)
+
+
+def test_names_that_lead_out_of_the_folder_are_left_out(hub):
+    hub.files["checkpoints/../../escaped.yaml"] = b"a: 1"
+    download_weights(TARGET)
+    assert not list(Path().rglob("escaped.yaml"))
+
+
+# ------------------------------------------------------------------------------------------------------------ disk
+
+
+def test_too_little_space_is_said_before_anything_is_fetched(hub, monkeypatch):
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1000))
+    text = refused(OutputError)
+    assert "0.2 MB are still to come" in text
+    assert not any("/resolve/" in path for path, _ in hub.requests)
+
+
+def test_a_disk_that_fills_up(hub, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", full)
+    assert "is full" in refused(OutputError)
+
+
+def test_something_else_in_the_way(hub):
+    TARGET.mkdir(parents=True)
+    (TARGET / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="move it away"):
+        download_weights(TARGET)
+    assert contents(TARGET) == {"notes.txt": b"mine"}
+    shutil.rmtree(TARGET)
+    TARGET.write_text("a file")
+    with pytest.raises(OutputError, match="move it away"):
+        download_weights(TARGET)
+    with pytest.raises(OutputError, match="cannot be written"):
+        download_weights(TARGET / "below")
+
+
+def test_other_errors_are_not_disguised(hub, monkeypatch):
+    def broken(*arguments, **options):
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", broken)
+    with pytest.raises(KeyError):
+        download_weights(TARGET)

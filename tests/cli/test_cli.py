@@ -1,0 +1,84 @@
+"""The commands: their help, their mistakes, and what the small ones print."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fast_sam3d import cli
+from fast_sam3d.cli.arguments import Parser
+from fast_sam3d.config.packaged import checkout
+from tests.stand_in import run
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_command_explains_itself(capsys, name):
+    code, out, _ = run(capsys, name, "--help")
+    assert code == 0
+    assert out.startswith(f"usage: fast-sam3d {name}")
+
+
+def test_overview(capsys):
+    for arguments in ([], ["--help"]):
+        code, out, _ = run(capsys, *arguments)
+        assert code == 0
+        for name in cli.COMMANDS:
+            assert name in out
+
+
+def test_version(capsys):
+    from fast_sam3d import __version__
+
+    assert run(capsys, "--version")[:2] == (0, __version__ + "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("infr", "'infer'"), ("train_mini", "'train-mini'"), ("--bogus", "valid are")]
+)
+def test_unknown_commands(capsys, name, near):
+    code, _, err = run(capsys, name)
+    assert code == 2
+    assert near in err
+
+
+def test_config_prints_what_composes_again(capsys):
+    import yaml
+
+    code, out, _ = run(capsys, "config", "--enable_acceleration", "--ss_cache_stride", "5", "seed=3")
+    assert code == 0
+    tree = yaml.safe_load(out)
+    assert tree["seed"] == 3
+    assert tree["ss"]["when"] == {"name": "guided_stride", "stride": 5, "late": 4, "end": 0.5, "warmup": 4}
+    assert out.startswith("# picked: ")
+
+
+def test_config_checks_methods(capsys):
+    code, _, err = run(capsys, "config", "ss=fast_sam3d", "ss.when=3")
+    assert code == 2
+    assert "ss.when is 3" in err
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_goes_away_is_no_error(buffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    command = f"{sys.executable} -m fast_sam3d.cli config | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=checkout(), env=environment)
+    assert done.stderr == ""
+
+
+def test_commands_without_overrides_refuse_them(capsys):
+    parser = Parser(prog="x")
+    parser.add_argument("--steps-per-run", type=int)
+    assert parser.parse(["--steps_per_run", "3"], overrides=False).steps_per_run == 3
+    with pytest.raises(ValueError, match="'seed=3' is not expected"):
+        parser.parse(["seed=3"], overrides=False)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_started_without_an_output(closed):
+    command = f"{sys.executable} -m fast_sam3d.cli methods {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

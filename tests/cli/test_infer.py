@@ -1,0 +1,403 @@
+"""`fast-sam3d infer`: what is written and, above all, what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fast_sam3d import cli
+from fast_sam3d.checkpoints import load as loading
+from fast_sam3d.checkpoints.load import Checkpoint
+from fast_sam3d.cli import infer
+from fast_sam3d.model.inputs import limit_size, match_size
+from fast_sam3d.outputs import export
+from tests.fakes import same_vars, snapshot
+from tests.stand_in import StandIn, files, run
+
+RESULTS = {"gaussians.ply", "mesh.glb", "pose.json", "preview.png", "report.json"}
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
+    """What `infer` finds and loads, whatever it is asked for."""
+    made = StandIn()
+    found = Checkpoint("mini", tmp_path, "mini", "the test says so")
+    monkeypatch.setattr(infer, "find_checkpoint", lambda tag: found)
+
+    def load(checkpoint: Checkpoint, device: str | None, dtype: str | None, depth_model: str | None) -> StandIn:
+        made.loaded = True
+        made.asked_for = (device, dtype, depth_model)
+        return made
+
+    monkeypatch.setattr(loading, "load_checkpoint", load)
+    return made
+
+
+# ----------------------------------------------------------------------------------------------------------- infer
+
+
+def test_infer_writes_every_result(pipeline, object_folder, elsewhere, capsys, picture, disc):
+    code, out, _ = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 0
+    folder = elsewhere / "outputs" / "cup_0"
+    assert files(elsewhere) == {"outputs", "outputs/cup_0", *(f"outputs/cup_0/{n}" for n in RESULTS)}
+    assert f"results in {Path('outputs/cup_0')}" in out
+    np.testing.assert_array_equal(pipeline.arguments["image"], np.dstack([picture, disc * np.uint8(255)]))
+    assert pipeline.arguments["mask"] is None
+    assert pipeline.arguments["seed"] == 42
+    assert pipeline.arguments["pointmap"] is None
+    assert Image.open(folder / "preview.png").width > 256
+    assert len(export.load_gaussians_ply(folder / "gaussians.ply").get_xyz) == 4
+    assert json.loads((folder / "pose.json").read_text())["translation"] == [0, 0, 2]
+    assert (folder.stat().st_mode & 0o777) == (object_folder.stat().st_mode & 0o777)
+
+
+def test_the_pipeline_is_loaded_as_configured(pipeline, object_folder, elsewhere, capsys):
+    wanted = ("pipeline.dtype=float16", "pipeline.depth_model=weights/model.pt")
+    assert run(capsys, "infer", "--image_path", object_folder, "--device", "cpu", *wanted)[0] == 0
+    assert pipeline.asked_for == ("cpu", "float16", "weights/model.pt")
+    assert pipeline.arguments["with_layout_postprocess"] is True
+    assert run(capsys, "infer", "--image_path", object_folder, "pipeline.layout_postprocess=false")[0] == 0
+    assert pipeline.arguments["with_layout_postprocess"] is False
+
+
+def test_the_glb_opens_with_colours(pipeline, object_folder, elsewhere, capsys):
+    import trimesh
+
+    run(capsys, "infer", "--image_path", object_folder)
+    mesh = trimesh.load(elsewhere / "outputs/cup_0/mesh.glb", force="mesh")
+    assert mesh.is_watertight
+    assert mesh.volume > 0
+    assert len(np.unique(mesh.visual.vertex_colors[:, :3])) > 4
+
+
+def test_report_tells_the_run(pipeline, object_folder, elsewhere, capsys):
+    code, out, _ = run(
+        capsys, "infer", "--image_path", object_folder, "--enable_acceleration", "--seed", 7, "pipeline.slat_steps=4"
+    )
+    assert code == 0
+    report = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())
+    assert report["seed"] == 7
+    assert report["steps"] == {"ss": 25, "slat": 4}
+    assert report["methods"]["ss"]["when"]["name"] == "guided_stride"
+    calls = report["network_calls"]
+    assert (calls["ss"]["steps_evaluated"], calls["ss"]["steps"]) == (10, 25)
+    assert calls["ss"]["saved"] > 0
+    assert (calls["slat"]["steps_evaluated"], calls["slat"]["steps"]) == (2, 4)
+    assert report["peak_memory_bytes"]["host"] > 1e7
+    assert report["seconds"]["ss"] > 0
+    assert report["result"]["mesh"]["watertight"] is True
+    assert report["result"]["gaussians"] == 4
+    assert "sparse structure" in out
+    assert "10/25" in out
+
+
+def test_without_acceleration_nothing_is_installed(pipeline, object_folder, elsewhere, capsys):
+    before = snapshot(pipeline)
+    run(capsys, "infer", "--image_path", object_folder)
+    after = snapshot(pipeline)
+    after[""] = {
+        k: v for k, v in after[""].items() if k not in ("arguments", "loaded", "asked_for")
+    }  # the stand-in's own
+    for name in ("ss", "slat"):
+        for state in (before, after):
+            state[f"models.{name}_generator"].pop("inference_steps")
+    assert same_vars(before, after)
+    report = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())
+    assert report["methods"] == {}
+    assert report["network_calls"]["ss"]["saved"] == 0
+
+
+def test_flags_reach_the_run(pipeline, object_folder, elsewhere, capsys):
+    code, *_ = run(
+        capsys, "infer", f"--image-dir={object_folder}", "--mask_index", 11, "--output-dir", "my results",
+        "--enable_ss_cache", "--ss_cache_stride", 4, "--ss_warmup", 3, "--ss_order", 2, "--ss_momentum_beta", 0.7,
+        "pipeline.formats=[mesh]", "output.preview=false",
+    )  # fmt: skip
+    assert code == 0
+    folder = elsewhere / "my results" / "cup_11"
+    assert files(folder) == {"mesh.glb", "pose.json", "report.json"}
+    method = json.loads((folder / "report.json").read_text())["methods"]["ss"]
+    assert method["when"] == {"name": "stride", "stride": 4, "warmup": 3}
+    assert method["predict"]["shape"]["order"] == 2
+    assert method["predict"]["translation"]["beta"] == 0.7
+
+
+def test_an_override_of_a_module_counts_more_than_enabling_all(pipeline, object_folder, elsewhere, capsys):
+    code, *_ = run(capsys, "infer", "--image_path", object_folder, "ss=off", "--enable_acceleration")
+    assert code == 0
+    assert "ss" not in json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"]
+
+
+def test_carving_flags_reach_the_run(pipeline, object_folder, elsewhere, capsys):
+    code, *_ = run(
+        capsys, "infer", "--image_path", object_folder, "--enable_slat_carving",
+        "--slat_thresh", 0.5, "--slat_warmup", 4, "--slat_carving_ratio", 0.2,
+    )  # fmt: skip
+    assert code == 0
+    methods = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"]
+    assert set(methods) == {"slat"}
+    assert methods["slat"]["when"] == {"name": "budget", "threshold": 0.5, "warmup": 4, "momentum": 0.7}
+    assert (methods["slat"]["where"]["keep"], methods["slat"]["where"]["warmup"]) == (0.2, 4)
+
+
+def test_a_flag_of_the_papers_method_picks_it(pipeline, object_folder, elsewhere, capsys, caplog):
+    code, *_ = run(
+        capsys, "infer", "--image_path", object_folder, "--enable_acceleration", "--ss_momentum_beta", 0.7,
+        "--slat_carving_ratio", 0.2, "--slat_warmup", 4, "--mesh_spectral_threshold_low", 0.4,
+    )  # fmt: skip
+    assert code == 0
+    methods = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"]
+    assert methods["ss"]["predict"]["scale"]["beta"] == 0.7
+    assert methods["ss"]["when"]["warmup"] == 4  # the default preset's own method has a beta
+    assert (methods["slat"]["where"]["keep"], methods["slat"]["when"]["warmup"]) == (0.2, 4)
+    assert methods["mesh"]["threshold_low"] == 0.4
+
+
+def test_a_module_of_the_preset_stays_its_own(pipeline, object_folder, elsewhere, capsys):
+    given = ["infer", "--image_path", object_folder, "--enable_acceleration"]
+    assert run(capsys, *given, "--enable_ss_cache", "--enable_mesh_aggregation")[0] == 0
+    methods = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"]
+    assert methods["ss"]["when"]["stride"] == 4  # the default preset's
+    assert methods["mesh"]["where"] == "decoder"  # which the default preset leaves off
+
+
+def test_a_list_of_keys_stays_one(object_folder, elsewhere, capsys):
+    _, _, err = run(capsys, "infer", "--image_path", object_folder, "foo=1")
+    assert "input.image_path" in err and "--image_path" not in err
+
+
+def test_a_flag_does_not_pick_against_an_override(pipeline, object_folder, elsewhere, capsys):
+    given = ["infer", "--image_path", object_folder, "--enable_acceleration", "--slat_carving_ratio", 0.2]
+    code, _, err = run(capsys, *given, "slat=off")
+    assert code == 2 and "slat=off" in err
+
+
+def test_pointmap_is_handed_on_as_a_tensor(pipeline, object_folder, elsewhere, capsys):
+    np.save(object_folder / "pointmap.npy", np.ones((40, 48, 3), np.float32))
+    run(capsys, "infer", "--image_path", object_folder)
+    assert pipeline.arguments["pointmap"].shape == (40, 48, 3)
+    run(capsys, "infer", "--image_path", object_folder, "--no-pointmap")
+    assert pipeline.arguments["pointmap"] is None
+
+
+def test_a_large_picture_is_reduced_before_the_run_as_the_pipeline_would(pipeline, tmp_path, elsewhere, capsys):
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 256, (30, 4200, 3)).astype(np.uint8), np.zeros((30, 4200), np.uint8)
+    mask[5:25, 100:2000] = 255
+    points = rng.uniform(1, 2, (30, 4200, 3)).astype(np.float32)
+    Image.fromarray(image).save(tmp_path / "wide.png")
+    Image.fromarray(mask).save(tmp_path / "0.png")
+    np.save(tmp_path / "pointmap.npy", points)
+    assert run(capsys, "infer", "--image_path", tmp_path / "wide.png")[0] == 0
+    small = limit_size(np.dstack([image, mask]))
+    np.testing.assert_array_equal(pipeline.arguments["image"], small)
+    np.testing.assert_array_equal(pipeline.arguments["pointmap"], match_size(points, *small.shape[:2]))
+    report = json.loads((elsewhere / "outputs/wide_0/report.json").read_text())
+    assert report["input"]["size"] == [4200, 30]
+    mask[:] = 255
+    mask[0, 0] = 0
+    Image.fromarray(mask).save(tmp_path / "0.png")
+    assert run(capsys, "infer", "--image_path", tmp_path / "wide.png")[0] == 0
+    assert pipeline.arguments["image"].shape == (30, 4200, 4)  # reduced, it would be covered whole
+
+
+def test_a_new_result_replaces_the_old_one_whole(pipeline, object_folder, elsewhere, capsys):
+    run(capsys, "infer", "--image_path", object_folder)
+    code, *_ = run(capsys, "infer", "--image_path", object_folder, "pipeline.formats=[gaussian]")
+    assert code == 0
+    assert files(elsewhere / "outputs") == {"cup_0", *(f"cup_0/{n}" for n in RESULTS - {"mesh.glb"})}
+
+
+def test_a_mesh_without_faces_leaves_the_rest(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+    plain_run = StandIn.run
+
+    def without_faces(self, *arguments, **options):
+        result = plain_run(self, *arguments, **options)
+        result["mesh"][0].faces = result["mesh"][0].faces[:0]
+        return result
+
+    monkeypatch.setattr(StandIn, "run", without_faces)
+    code, _, err = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 0
+    assert "no mesh.glb is written" in err
+    assert files(elsewhere / "outputs/cup_0") == RESULTS - {"mesh.glb"}
+
+
+def test_paths_of_another_encoding(pipeline, object_folder, elsewhere, capsys):
+    source = object_folder.rename(object_folder.with_name(os.fsdecode(b"c\xffp")))
+    code, out, _ = run(capsys, "infer", "--image_path", source, "--output_dir", os.fsdecode(b"r\xff"))
+    assert code == 0
+    assert "results in r\\udcff/c_p_0" in out
+    report = json.loads((elsewhere / os.fsdecode(b"r\xff") / "c_p_0" / "report.json").read_text(encoding="utf-8"))
+    assert report["input"]["image"] == str(source / "image.png")
+
+
+def test_a_picture_with_the_longest_name(pipeline, object_folder, elsewhere, capsys):
+    path = (object_folder / "image.png").rename(object_folder / ("x" * 251 + ".png"))
+    assert run(capsys, "infer", "--image_path", path)[0] == 0
+    (folder,) = (elsewhere / "outputs").iterdir()
+    assert files(folder) == RESULTS
+    assert folder.name.endswith("_0")
+
+
+# ------------------------------------------------------------------------------------- mistakes: exit code 2, no file
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--image_path"]),
+        (["--image_path", "nowhere"], ["no picture at nowhere"]),
+        (["--image_path", "{cup}", "--mask_index", "1"], ["0, 2, 11"]),
+        (["--image_path", "{cup}", "--mask_index", "x"], ["--mask_index", "x", "--help"]),
+        (["--image_path", "{cup}", "--mask_index", "1", "--mask_path", "a"], ["both name a mask"]),
+        (["--image_path"], ["--image_path", "expected one argument"]),
+        (["--image_path", "{cup}", "--see", "3"], ["no flag --see", "'--seed'"]),
+        (["--image_path", "{cup}", "--enable_aceleration"], ["'--enable_acceleration'"]),
+        (["--image_path", "{cup}", "--seed=-3"], ["seed is -3"]),
+        (["--image_path", "{cup}", "sed=3"], ["'seed'"]),
+        (["--image_path", "{cup}", "stray"], ["'stray'", "key=value"]),
+        (["--image_path", "{cup}", "ss=fast"], ["no option 'fast'"]),
+        (["--image_path", "{cup}", "--ss_cache_stride", "3"], ["--ss_cache_stride", "--enable_acceleration"]),
+        (["--image_path", "{cup}", "--enable_acceleration", "--ss_cache_stride", "0"], ["ss.when.stride", "0"]),
+        (["--image_path", "{cup}", "--enable_acceleration", "--ss_momentum_beta", "7"], ["beta", "7"]),
+        (["--image_path", "{cup}", "--enable_acceleration", "ss.when.name=strid"], ["'strid'", "stride"]),
+        (["--image_path", "{cup}", "--slat_thresh", "1.5"], ["--slat_thresh", "--enable_acceleration"]),
+        (["--image_path", "{cup}", "--enable_slat_carving", "--slat_carving_ratio", "0"], ["slat.where.keep", "0"]),
+        (["--image_path", "{cup}", "--enable_mesh_aggregation", "--mesh_spectral_threshold_low", "0.9"], ["swap them"]),
+        (["--image_path", "{cup}", "--pointmap", "a.npz", "--no_pointmap"], ["exclude"]),
+        (["--image_path", "{cup}", "--pointmap", "a.npz"], ["no pointmap at a.npz"]),
+        (["--image_path", "{cup}", "--output_dir", "{cup}/image.png"], ["is a file"]),
+        (["--image_path", "{cup}", "--output_dir", "{cup}/image.png/deeper"], ["is a file"]),
+        (["--image_path", "{cup}", "--output_dir", "/proc/none"], ["cannot be written"]),
+        (["--image_path", "{cup}", "--output_dir", "n" * 300], ["too long", "--output_dir"]),
+        (["--image_path", "{cup}", "--device="], ["--device is ''"]),
+        (["--image_path", "{cup}", "--seed=-3"], ["--seed is -3"]),
+        (["--image_path", "{cup}", "--mask_index=-3"], ["--mask_index is -3"]),
+        (["--image_path", "{cup}", "--output_dir", "~nobody-of-that-name/a"], ["--output_dir is"]),
+        (["--image_path", "{cup}", "pipeline.device=[]"], ["pipeline.device is []"]),
+        (["--image_path", "{cup}", "ss@x=off"], ["package"]),
+    ],
+)
+def test_mistakes_are_one_sentence(pipeline, object_folder, elsewhere, capsys, arguments, words):
+    if "/proc/none" in arguments and not Path("/proc").is_dir():
+        pytest.skip("there is no /proc here")
+    before = files(object_folder)
+    code, out, err = run(capsys, "infer", *[a.replace("{cup}", str(object_folder)) for a in arguments])
+    assert (code, out) == (2, "")
+    sentences = [line for line in err.splitlines() if line.startswith("fast-sam3d: ")]
+    assert len(sentences) == 1
+    assert "Traceback" not in err
+    for word in words:
+        assert word in sentences[0]
+    assert files(elsewhere) == set()
+    assert files(object_folder) == before
+    assert not pipeline.loaded
+
+
+def test_results_never_replace_a_folder_with_other_files(pipeline, object_folder, elsewhere, capsys):
+    before = files(object_folder)
+    (object_folder.parent / "cup_0").mkdir()
+    (object_folder.parent / "cup_0" / "notes.txt").write_text("mine")
+    code, _, err = run(capsys, "infer", "--image_path", object_folder, "--output_dir", object_folder.parent)
+    assert code == 2
+    assert "notes.txt" in err
+    assert (object_folder.parent / "cup_0" / "notes.txt").read_text() == "mine"
+    assert files(object_folder) == before
+
+
+@pytest.mark.parametrize("device", ["meta", "xpu", "cuda:99", "gpu"])
+def test_devices_that_are_not_there(object_folder, elsewhere, capsys, device):
+    code, out, err = run(capsys, "infer", "--image_path", object_folder, "--tag", "mini", "--device", device)
+    assert (code, out) == (2, "")
+    assert "pipeline.device" not in err
+    assert files(elsewhere) == set()
+
+
+def test_weights_that_are_not_there(object_folder, elsewhere, capsys, monkeypatch):
+    monkeypatch.setattr(loading, "checkpoint_roots", lambda: [])
+    code, _, err = run(capsys, "infer", "--image_path", object_folder, "--tag", "hf")
+    assert code == 2
+    assert "request access" in err
+    assert files(elsewhere) == set()
+
+
+# ------------------------------------------------------------------------------- interruptions leave nothing behind
+
+
+def interrupt(*arguments: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("place", "name"), [(StandIn, "run"), (export, "save_glb"), (export, "save_json")])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_ctrl_c_leaves_no_file_and_the_older_result(
+    pipeline, object_folder, elsewhere, capsys, monkeypatch, place, name, earlier
+):
+    if earlier:
+        run(capsys, "infer", "--image_path", object_folder)
+    content = {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()}
+    before = files(elsewhere)
+    monkeypatch.setattr(place, name, interrupt)
+    code, _, err = run(capsys, "infer", "--image_path", object_folder, "--seed", 5)
+    assert code == 130
+    assert "interrupted" in err
+    assert files(elsewhere) == before
+    assert {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()} == content
+
+
+def test_an_interrupt_after_the_results_are_there_says_so(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+    monkeypatch.setattr(infer, "_print_summary", interrupt)
+    code, _, err = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 130
+    assert "interrupted; the results in outputs/cup_0 are complete" in err
+    assert files(elsewhere / "outputs/cup_0") == RESULTS
+
+
+def test_termination_too(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+    monkeypatch.setattr(export, "save_glb", lambda *a, **o: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
+    before = signal.getsignal(signal.SIGTERM)
+    code, *_ = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 143
+    assert files(elsewhere) == set()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_full_disk_is_one_sentence(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "save_glb", full)
+    code, _, err = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 2
+    assert "No space left on device): free some space" in err
+    assert files(elsewhere) == set()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried")])
+def test_out_of_memory_says_what_helps(pipeline, object_folder, elsewhere, capsys, monkeypatch, error):
+    def run_out(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(StandIn, "run", run_out)
+    code, _, err = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 1
+    assert "out of memory" in err
+
+
+def test_our_own_mistakes_are_not_hidden(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(export, "save_glb", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["infer", "--image_path", str(object_folder)])
+    assert files(elsewhere) == set()

@@ -1,0 +1,209 @@
+"""Poses brought back to their masks and points, and poses that must stay."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fast_sam3d.geometry.arrays import transform_points
+from fast_sam3d.geometry.camera import Camera
+from fast_sam3d.geometry.poses import Pose
+from fast_sam3d.metrics import rotation_error_deg
+from fast_sam3d.model.layout_fit import LayoutSettings, Motion, _motions
+from fast_sam3d.model.layout_refinement import Solid, refine_pose
+from fast_sam3d.model.layout_target import LayoutTarget
+from fast_sam3d.render.renderer import nearest_faces
+
+CAMERA = Camera(np.eye(3), np.zeros(3), 160.0, (80.0, 60.0), (120, 160))
+TRUE = Pose(np.array([0.85, 0.1, 0.45, -0.2]), np.array([0.1, -0.05, 2.5]), np.full(3, 0.9))
+NAN = np.full((120, 160, 3), np.nan, np.float32)
+
+
+def block() -> Solid:
+    """Three boxes of different sides in one dense mesh: no turn of it looks like another."""
+    import trimesh
+
+    boxes = [trimesh.creation.box(sides) for sides in ((0.9, 0.25, 0.2), (0.25, 0.25, 0.6), (0.2, 0.6, 0.2))]
+    for item, middle in zip(boxes, ((0, 0, -0.3), (-0.3, 0, 0), (0.35, 0.1, -0.3)), strict=True):
+        item.apply_translation(middle)
+    whole = trimesh.util.concatenate(boxes)
+    for _ in range(5):
+        whole = whole.subdivide()
+    return Solid(np.asarray(whole.vertices), np.asarray(whole.faces))
+
+
+SOLID = block()
+
+
+def photograph(solid: Solid = SOLID, pose: Pose = TRUE, camera: Camera = CAMERA):
+    """Mask [H, W] and pointmap [H, W, 3] of an object before a wall."""
+    _, depth = nearest_faces(transform_points(solid.points, pose.matrix), solid.faces, camera)
+    mask = np.isfinite(depth)
+    depth = np.where(mask, depth, 6.0)
+    v, u = np.mgrid[: camera.size[0], : camera.size[1]] + 0.5
+    (cx, cy), focal = camera.principal, camera.focal
+    return mask, np.stack([(cx - u) / focal * depth, (cy - v) / focal * depth, depth], -1)
+
+
+def disturbed(turn=(0.08, -0.06, 0.1), shift=(0.04, -0.03, 0.05), growth=1.06, pose: Pose = TRUE) -> Pose:
+    from scipy.spatial.transform import Rotation
+
+    matrix = pose.rotation_matrix @ Rotation.from_rotvec(turn).as_matrix()
+    wxyz = Rotation.from_matrix(matrix).as_quat()[[3, 0, 1, 2]]
+    return Pose(wxyz, pose.translation + shift, pose.scale * growth)
+
+
+def errors(pose: Pose, truth: Pose = TRUE) -> np.ndarray:
+    """Degrees, distance, relative size."""
+    return np.array([
+        rotation_error_deg(pose.rotation_matrix, truth.rotation_matrix),
+        np.linalg.norm(pose.translation - truth.translation),
+        abs(pose.scale[0] / truth.scale[0] - 1),
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_disturbed_pose_comes_back(side):
+    mask, points = photograph()
+    given = disturbed(*(tuple(side * part for part in parts) for parts in ((0.08, -0.06, 0.1), (0.04, -0.03, 0.05))),
+                      growth=1.06**side)  # fmt: skip
+    outcome = refine_pose(SOLID, given, mask, points, True)
+    assert outcome.pose is not None
+    assert outcome.before < 0.8 and outcome.after > 0.95
+    assert (errors(outcome.pose) < 0.35 * errors(given)).all()
+    assert np.ptp(outcome.pose.scale) == 0
+    again = refine_pose(SOLID, given, mask, points, True).pose
+    for name in ("rotation", "translation", "scale"):
+        np.testing.assert_array_equal(getattr(outcome.pose, name), getattr(again, name))
+
+
+def test_the_silhouette_alone_brings_the_mask_back():
+    mask, points = photograph()
+    guess = np.where(mask[..., None], points, np.nan)
+    given = disturbed()
+    outcome = refine_pose(SOLID, given, mask, guess, False)
+    assert outcome.pose is not None and outcome.after > 0.9
+    assert errors(outcome.pose)[0] < errors(given)[0]
+
+
+def test_poses_that_differ_by_rounding_stay_so():
+    mask, points = photograph()
+    given = disturbed()
+    close = Pose(given.rotation, given.translation * (1 + 1e-7), given.scale)
+    one, other = (refine_pose(SOLID, pose, mask, points, True).pose for pose in (given, close))
+    assert one is not None and other is not None
+    np.testing.assert_allclose(one.matrix, other.matrix, atol=1e-5)
+
+
+def test_dots_do_as_well_as_a_mesh():
+    mask, points = photograph()
+    dots = Solid(SOLID.points, sides=np.full(len(SOLID.points), 0.02))
+    outcome = refine_pose(dots, disturbed(), mask, points, True)
+    assert outcome.pose is not None
+    assert (errors(outcome.pose) < 0.5 * errors(disturbed())).all()
+
+
+def test_a_good_pose_stays():
+    mask, points = photograph()
+    outcome = refine_pose(SOLID, TRUE, mask, points, True)
+    assert outcome.pose is None and outcome.before > 0.95
+    assert outcome.facts["reason"] == "the mask would not be covered better" and not outcome.facts["accepted"]
+
+
+def test_behind_something_the_object_may_go_on():
+    """A box before the right third: the truth must not be squeezed into what is seen."""
+    mask, points = photograph()
+    columns = np.flatnonzero(mask.any(0))
+    cut = columns[0] + 2 * len(columns) // 3
+    hidden = mask.copy()
+    hidden[:, cut:] = False
+    points[:, cut:] *= 1.2 / points[:, cut:, 2:]
+    assert refine_pose(SOLID, TRUE, hidden, points, True).before > 0.97
+    outcome = refine_pose(SOLID, disturbed(), hidden, points, True)
+    assert outcome.pose is not None
+    assert (errors(outcome.pose) < 0.7 * errors(disturbed())).all()
+    flat = np.where(mask[..., None], points, np.nan)  # nothing tells of the box any more
+    assert refine_pose(SOLID, TRUE, hidden, flat, False).before < 0.8
+
+
+def test_off_the_picture_the_object_may_go_on():
+    aside = Pose(TRUE.rotation, TRUE.translation + np.array([0.9, 0, 0]), TRUE.scale)
+    mask, points = photograph(pose=aside)
+    assert mask[:, 0].any()
+    assert refine_pose(SOLID, aside, mask, points, True).before > 0.95
+    given = disturbed(pose=aside)
+    outcome = refine_pose(SOLID, given, mask, points, True)
+    assert outcome.pose is not None
+    assert (errors(outcome.pose, aside) < 0.7 * errors(given, aside)).all()
+
+
+def test_what_cannot_be_refined_keeps_its_pose():
+    mask, points = photograph()
+    near = Pose(TRUE.rotation, np.array([0, 0, 0.1]), TRUE.scale)
+    nowhere = Pose(TRUE.rotation, np.array([30.0, 0, 2.5]), TRUE.scale)
+    for solid, pose, covered, seen, why in (
+        (None, TRUE, mask, points, "no shape"),
+        (Solid(np.zeros((1, 3)), sides=np.ones(1)), TRUE, mask, points, "no shape"),
+        (SOLID, TRUE, np.zeros_like(mask), points, "empty"),
+        (SOLID, TRUE, mask, NAN, "camera"),
+        (SOLID, near, mask, points, "behind the camera"),
+        (SOLID, nowhere, mask, points, "covered better"),
+    ):
+        outcome = refine_pose(solid, pose, covered, seen, True)
+        assert outcome.pose is None and why in outcome.reason
+
+
+def test_few_known_points_still_tell_the_camera():
+    mask, points = photograph()
+    sparse = np.full_like(points, np.nan)
+    sparse[::15, ::15] = points[::15, ::15]
+    outcome = refine_pose(SOLID, disturbed(), mask, sparse, True)
+    assert outcome.pose is not None and outcome.after > outcome.before
+
+
+def test_motions_are_derivatives():
+    rng = np.random.default_rng(0)
+    points, centre = rng.normal(size=(5, 3)), rng.normal(size=3)
+    slopes = _motions(points, centre, 0.7)
+    for k in range(7):
+        step = np.zeros(7)
+        step[k] = 1e-6
+        motions = [Motion.of(sign * step, centre, 0.7) for sign in (1, -1)]
+        moved = [motion(points) for motion in motions]
+        np.testing.assert_allclose(motions[0].undo(moved[0]), points, atol=1e-12)
+        np.testing.assert_allclose((moved[0] - moved[1]) / 2e-6, slopes[:, :, k], atol=1e-8)
+
+
+def test_the_window_sees_what_the_picture_sees():
+    mask, points = photograph()
+    target = LayoutTarget.around(mask, points, CAMERA, 64, 1.0)
+    rows, columns = np.nonzero(target.mask)
+    pixels, _ = target.camera.project(target.points[rows, columns])
+    assert np.abs(pixels - np.stack([columns, rows], 1) - 0.5).max() < 1.01 * target.camera.focal / CAMERA.focal
+    assert max(np.ptp(rows), np.ptp(columns)) + 1 == 64
+    assert (target.distance[target.mask] < 0).all() and (target.distance[~target.mask] > 0).all()
+    assert not target.open.any() and not target.behind.any()
+
+
+def test_solids_are_found_in_results():
+    coords = torch.tensor([[0, 0, 0, 0], [0, 31, 31, 31]])
+    cloud = SimpleNamespace(get_xyz=torch.zeros(2, 3), get_opacity=torch.tensor([[0.9], [0.1]]),
+                            get_scaling=torch.full((2, 3), 0.1))  # fmt: skip
+    empty = SimpleNamespace(vertices=torch.zeros(0, 3), faces=torch.zeros(0, 3, dtype=torch.long))
+    full = SimpleNamespace(vertices=torch.eye(3), faces=torch.tensor([[0, 1, 2]]))
+    mesh = Solid.of({"mesh": [full], "gaussian": [cloud], "coords": coords}, 32)
+    dots = Solid.of({"mesh": [empty], "gaussian": [cloud], "coords": coords}, 32)
+    voxels = Solid.of({"coords": coords}, 32)
+    assert mesh is not None and mesh.faces is not None
+    assert dots is not None and dots.faces is None and len(dots.points) == 1
+    assert voxels is not None and np.abs(voxels.points).max() == 0.5 - 1 / 64
+    assert Solid.of({"coords": coords[:0]}, 32) is None
+
+
+@pytest.mark.parametrize("wrong", [{"span": 0}, {"blurs": ()}, {"blurs": (1.0, -1.0)}, {"depth": -1.0}])
+def test_settings_are_checked(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        LayoutSettings(**wrong)

@@ -1,0 +1,142 @@
+"""A folder of results appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from fast_sam3d.errors import OutputError
+from fast_sam3d.outputs.folder import check_target, result_folder
+from tests.stand_in import files
+
+
+def test_new_folder_with_its_parents(tmp_path):
+    with result_folder(tmp_path / "a" / "b" / "c") as folder:
+        (folder / "x").write_text("new")
+        assert not (tmp_path / "a" / "b" / "c").exists()
+    assert files(tmp_path) == {"a", "a/b", "a/b/c", "a/b/c/x"}
+
+
+def test_older_results_go_only_when_the_new_are_complete(tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "old").write_text("old")
+    with result_folder(tmp_path / "c") as folder:
+        (folder / "new").write_text("new")
+        assert (tmp_path / "c" / "old").is_file()
+    assert files(tmp_path) == {"c", "c/new"}
+
+
+def test_failure_removes_what_was_made_for_it(tmp_path):
+    with pytest.raises(ZeroDivisionError), result_folder(tmp_path / "a" / "b" / "c") as folder:
+        (folder / "x").write_text("new")
+        raise ZeroDivisionError
+    assert files(tmp_path) == set()
+
+
+def test_failing_rename_brings_the_older_results_back(tmp_path, monkeypatch):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "old").write_text("old")
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if "unfinished" in self.name:
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OutputError, match="Permission denied"), result_folder(tmp_path / "c") as folder:
+        (folder / "new").write_text("new")
+    assert files(tmp_path) == {"c", "c/old"}
+
+
+def test_foreign_files_appear_in_a_made_parent_and_stay(tmp_path):
+    with pytest.raises(ZeroDivisionError), result_folder(tmp_path / "a" / "c"):
+        (tmp_path / "a" / "mine").write_text("mine")
+        raise ZeroDivisionError
+    assert files(tmp_path) == {"a", "a/mine"}
+
+
+def test_checking_leaves_nothing(tmp_path):
+    check_target(tmp_path / "a" / "b", {"x"})
+    assert files(tmp_path) == set()
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes").write_text("")
+    (tmp_path / "folder" / "x").mkdir(parents=True)
+    for target, word in (
+        ("folder", "not results"),
+        ("file", "in the way"),
+        ("file/x", "is a file"),
+        ("link", "in the way"),
+        ("full", "notes"),
+    ):
+        with pytest.raises(OutputError, match=word):
+            check_target(tmp_path / target, {"x"})
+
+
+def interrupted_rename(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Sends an interrupt just before the `at`-th rename of a folder."""
+    rename, seen = Path.rename, []
+
+    def watched(self: Path, target: Path) -> Path:
+        seen.append(self)
+        if len(seen) == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+
+
+@pytest.mark.parametrize(("older", "at"), [(False, 1), (True, 1), (True, 2)])
+def test_an_interrupt_during_the_change_waits_and_says_that_all_is_there(tmp_path, monkeypatch, older, at):
+    if older:
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c" / "old").write_text("old")
+    interrupted_rename(monkeypatch, at)
+    with pytest.raises(KeyboardInterrupt, match="results in .*c are complete"), result_folder(tmp_path / "c") as folder:
+        (folder / "new").write_text("new")
+    assert files(tmp_path) == {"c", "c/new"}
+
+
+def test_an_interrupt_while_the_folder_is_made_leaves_nothing(tmp_path, monkeypatch):
+    make = tempfile.mkdtemp
+
+    def interrupted(*arguments: object, **options: object) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        made = make(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(tempfile, "mkdtemp", interrupted)
+    with pytest.raises(KeyboardInterrupt), result_folder(tmp_path / "a" / "c"):
+        raise AssertionError
+    assert files(tmp_path) == set()
+    with pytest.raises(KeyboardInterrupt):
+        check_target(tmp_path / "a" / "c", {"x"})
+    assert files(tmp_path) == set()
+
+
+def test_the_longest_name_that_the_file_system_takes(tmp_path):
+    target = tmp_path / ("n" * 255)
+    check_target(target, {"x"})
+    with result_folder(target) as folder:
+        (folder / "x").write_text("new")
+    with result_folder(target) as folder:
+        (folder / "y").write_text("new")
+    assert files(target) == {"y"}
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "a/" + "n" * 256, "n" * 256 + "/a", "/".join(["n" * 200] * 21)])
+def test_names_that_are_too_long_are_told_before_the_work(tmp_path, name):
+    with pytest.raises(OutputError, match="too long.*--output_dir") as caught:
+        check_target(tmp_path / name, {"x"})
+    assert len(str(caught.value)) < 300
+    assert files(tmp_path) == set()

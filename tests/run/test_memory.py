@@ -1,0 +1,104 @@
+"""Less is asked for where the memory does not suffice, and only there."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from fast_sam3d.run.memory import DoesNotFit, is_out_of_memory, run_fitting, smaller_than
+
+ALL = ("mesh", "gaussian")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
+        RuntimeError("CUDA out of memory"),
+    ],
+)
+def test_what_counts(error):
+    assert is_out_of_memory(error)
+    outer = ValueError("a decoder failed")
+    outer.__cause__ = error
+    assert is_out_of_memory(outer)
+
+
+def test_what_does_not():
+    assert not is_out_of_memory(RuntimeError("shapes differ"))
+    assert not is_out_of_memory(None)
+
+
+def runs_out(times: int, error: BaseException | None = None):
+    tries: list[tuple[str, ...]] = []
+
+    def run(formats: tuple[str, ...]) -> str:
+        tries.append(formats)
+        if len(tries) <= times:
+            raise error or MemoryError("no room")
+        return "made"
+
+    return run, tries
+
+
+def test_what_fits_is_run_once():
+    run, tries = runs_out(0)
+    assert run_fitting(run, ALL, [("gaussian",)]) == ("made", ALL, [])
+    assert tries == [ALL]
+
+
+def test_the_same_again_alone_then_less():
+    freed = []
+    run, tries = runs_out(2)
+    made, formats, told = run_fitting(run, ALL, [("gaussian",), ("gaussian_4",)], lambda: freed.append(len(tries)))
+    assert (made, formats) == ("made", ("gaussian",))
+    assert tries == [ALL, ALL, ("gaussian",)]
+    assert freed == [1, 2]
+    assert told == ["mesh, gaussian: no room", "mesh, gaussian again, alone: no room"]
+
+
+def test_nothing_fits():
+    run, tries = runs_out(9)
+    with pytest.raises(DoesNotFit, match=r"mesh, gaussian again, alone.*gaussian: no room"):
+        run_fitting(run, ALL, [("gaussian",)])
+    assert len(tries) == 3
+
+
+def test_other_errors_pass():
+    run, tries = runs_out(1, RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_fitting(run, ALL, [("gaussian",)])
+    assert len(tries) == 1
+
+
+def test_what_the_failed_run_held_is_free_before_the_next():
+    class Held:
+        pass
+
+    seen = []
+
+    def run(formats: tuple[str, ...]) -> int:
+        held = Held()
+        seen.append(weakref.ref(held))
+        if len(seen) == 1:
+            raise MemoryError
+        return 1
+
+    def free() -> None:
+        gc.collect()
+        assert seen[0]() is None
+
+    run_fitting(run, ALL, [], free)
+
+
+def test_the_ladder_only_goes_down():
+    assert smaller_than(ALL) == [("gaussian",), ("gaussian_4",)]
+    assert smaller_than(("gaussian",)) == [("gaussian_4",)]
+    assert smaller_than(("gaussian_4",)) == []
+    assert smaller_than(ALL, there={"mesh", "gaussian"}) == [("gaussian",)]
+    assert smaller_than(("mesh",), [("mesh", "gaussian"), ("gaussian",)]) == [("gaussian",)]

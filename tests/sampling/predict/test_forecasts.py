@@ -1,0 +1,282 @@
+"""Predictors of published caches, each against its formula written out slowly, on equations with known solutions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fast_sam3d.config.compose import compose
+from fast_sam3d.errors import ConfigError
+from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.predict import Chebyshev, DynamicModes, Hermite, MeanFlow, Taylor
+from fast_sam3d.sampling.predict.dmd import equally_spaced
+from fast_sam3d.sampling.step import LeafEvaluation
+from tests.sampling.reference import GRID, ODES, PAPER, STEPS, Past, driven, slow
+
+UNIFORM = [i / STEPS for i in range(STEPS + 1)]
+STRIDE = {"name": "stride", "stride": 3, "warmup": 2}
+
+
+def line(past: Past, t: float) -> np.ndarray:
+    if len(past) == 1:
+        return past[0][2]
+    (t0, _, v0), (t1, _, v1) = past[:2]
+    return v0 + (t - t0) * (v0 - v1) / (t0 - t1)
+
+
+def slow_taylor(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
+    """The parabola through three points, by solving for its coefficients."""
+    known = past[:3]
+    rows = np.array([[t**p for p in range(len(known))] for t, _, _ in known])
+    coefficients = np.linalg.solve(rows, np.array([v for _, _, v in known]))
+    return sum(a**p * c for p, c in enumerate(coefficients))
+
+
+def slow_hermite(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
+    """In steps, with derivatives per step from divided differences; H_1 and H_2 written out."""
+    sigma, (t0, _, v0) = 0.5, past[0]
+    if len(past) == 1:
+        return v0
+    t1, _, v1 = past[1]
+    step = (t0 - t1) / 3
+    k = (a - t0) / step
+    first = (v0 - v1) / (t0 - t1) * step
+    result = v0 + first * sigma * (2 * sigma * k)
+    if len(past) > 2:
+        t2, _, v2 = past[2]
+        second = 2 * ((v0 - v1) / (t0 - t1) - (v1 - v2) / (t1 - t2)) / (t0 - t2) * step**2
+        result = result + second / 2 * sigma**2 * (4 * (sigma * k) ** 2 - 2)
+    return result
+
+
+def slow_modes(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
+    """Exact DMD with the pseudo-inverse in full, where four or more of the last six are equally spaced."""
+    run = [past[0]]
+    for earlier in past[1:6]:
+        if len(run) > 1 and not math.isclose(run[-1][0] - earlier[0], run[0][0] - run[1][0], rel_tol=1e-6):
+            break
+        run.append(earlier)
+    if len(run) < 4:
+        return slow_hermite(past, a, b, x)
+    columns = np.array([v for _, _, v in reversed(run)]).T
+    u, s, vh = np.linalg.svd(columns[:, :-1], full_matrices=False)
+    rank = int((s > 1e-4 * s[0]).sum())
+    u, s, vh = u[:, :rank], s[:rank], vh[:rank]
+    operator = u @ (u.T @ columns[:, 1:] @ vh.T @ np.diag(1 / s)) @ u.T
+    values, vectors = np.linalg.eig(operator)
+    keep = np.argsort(-abs(values))[:rank]
+    amplitudes = np.linalg.pinv(vectors[:, keep]) @ (u @ u.T @ columns[:, -1])
+    power = (a - run[0][0]) / (run[0][0] - run[1][0])
+    outside = columns[:, -1] - u @ u.T @ columns[:, -1]
+    return (vectors[:, keep] @ (amplitudes * values[keep].astype(complex) ** power)).real + outside
+
+
+def slow_mean_flow(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
+    """The displacement from the last evaluation to the end of the step, less that to its start."""
+    if len(past) == 1:
+        return past[0][2]
+    e, at_e, v = past[0]
+    w, at_w, _ = past[min(2, len(past) - 1)]
+    jvp = (v - (at_e - at_w) / (e - w)) / (e - w)
+
+    def moved(s: float) -> np.ndarray:
+        return (s - e) * (v + (s - e) * jvp)
+
+    return (moved(b) - moved(a)) / (b - a)
+
+
+def slow_chebyshev(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
+    terms = min(4, len(past))
+    rows = np.polynomial.chebyshev.chebvander([2 * t - 1 for t, _, _ in past], terms - 1)
+    # Ridge regression as least squares with a row more for each term.
+    wide = np.vstack([rows, math.sqrt(0.1) * np.eye(terms)])
+    target = np.vstack([np.array([v for _, _, v in past]), np.zeros((terms, 3))])
+    coefficients = np.linalg.lstsq(wide, target, rcond=None)[0]
+    fitted = np.polynomial.chebyshev.chebval(2 * a - 1, coefficients)
+    return 0.5 * fitted + 0.5 * line(past, a)
+
+
+def slow_offset(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
+    return x + past[0][2] - past[0][1]
+
+
+CASES: dict[str, tuple[dict[str, Any], Callable[..., np.ndarray]]] = {
+    "hold": ({"name": "hold"}, lambda past, a, b, x: past[0][2]),
+    "line": ({"name": "taylor", "order": 1}, lambda past, a, b, x: line(past, a)),
+    "taylorseer": ({"name": "taylor", "order": 2}, slow_taylor),
+    "hicache": ({"name": "hermite"}, slow_hermite),
+    "dmd": ({"name": "dmd"}, slow_modes),
+    "meancache": ({"name": "mean_flow"}, slow_mean_flow),
+    "spectrum": ({"name": "chebyshev"}, slow_chebyshev),
+    "easycache": ({"name": "offset"}, slow_offset),
+}
+
+
+@pytest.mark.parametrize("ode", ODES)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("times", [GRID, UNIFORM], ids=["ss", "slat"])
+def test_a_solve_is_the_slow_one(ode: str, case: str, times: list[float]) -> None:
+    settings, predict = CASES[case]
+    got, record, _ = driven({"when": STRIDE, "predict": settings}, ODES[ode][0], times)
+    assert record.evaluated == PAPER and record.fallbacks == 0
+    np.testing.assert_allclose(got, slow(ODES[ode][0], PAPER, predict, times), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_forecast_comes_to_the_solution_as_steps_get_finer(case: str) -> None:
+    field, solution = ODES["forced"]
+    errors = []
+    for steps in (25, 200):
+        times = [i / steps for i in range(steps + 1)]
+        got, _, _ = driven({"when": STRIDE, "predict": CASES[case][0]}, field, times)
+        errors.append(float(np.abs(got - solution(1.0)).max()))
+    # The ridge pulls towards zero, the less the more evaluations there are.
+    assert errors[1] < errors[0] / (2 if case == "spectrum" else 4)
+
+
+def history(times: list[float], values: list[Any], states: list[Any] | None = None) -> History[LeafEvaluation]:
+    """Oldest first."""
+    past: History[LeafEvaluation] = History(len(times))
+    for i, (t, v) in enumerate(zip(times, values, strict=True)):
+        x = torch.zeros(()) if states is None else torch.as_tensor(states[i])
+        past.push(LeafEvaluation(t, x, torch.as_tensor(v)))
+    return past
+
+
+NOTHING = torch.zeros(())
+
+
+def test_hermite_with_sigma_of_half_a_root_begins_like_taylor_and_with_a_half_goes_half_as_far() -> None:
+    past = history([0.1, 0.4], [torch.tensor([1.0]), torch.tensor([2.0])])
+    full = Taylor(1)(past, 0.5, NOTHING) - 2
+    assert (Hermite(1, sigma=0.5**0.5)(past, 0.5, NOTHING) - 2) == pytest.approx(full)
+    assert (Hermite(1, sigma=0.5)(past, 0.5, NOTHING) - 2) == pytest.approx(full / 2)
+
+
+def test_modes_continue_sums_of_exponentials_exactly() -> None:
+    """A growing, a decaying and a turning one; taken apart from five snapshots, carried on between them and past."""
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(4, 50))
+
+    def value(t: float) -> torch.Tensor:
+        turning = math.cos(5 * t) * vectors[2] + math.sin(5 * t) * vectors[3]
+        return torch.as_tensor(math.exp(0.4 * t) * vectors[0] + math.exp(-2 * t) * vectors[1] + turning)
+
+    times = [0.2, 0.3, 0.4, 0.5, 0.6]
+    past = history(times, [value(t) for t in times])
+    for t in (0.6333, 0.7, 0.85):
+        torch.testing.assert_close(DynamicModes()(past, t, NOTHING), value(t), rtol=1e-6, atol=1e-6)
+
+
+def test_what_lies_outside_the_modes_stays() -> None:
+    """A great part that decays, and a small one that a coarse cutoff drops."""
+
+    def value(t: float, small: float = 1.0) -> torch.Tensor:
+        return torch.tensor([100 * math.exp(-t), 0.0, small], dtype=torch.float64)
+
+    times = [0.1, 0.2, 0.3, 0.4]
+    past = history(times, [value(t, 1.0 + (-1) ** i) for i, t in enumerate(times)])
+    got = DynamicModes(cutoff=0.3)(past, 0.5, NOTHING)
+    torch.testing.assert_close(got, value(0.5, 0.0), rtol=0.02, atol=0.3)
+    past = history(times, [value(t, 1.0 + (-1) ** (i + 1)) for i, t in enumerate(times)])
+    got = DynamicModes(cutoff=0.3)(past, 0.5, NOTHING)
+    torch.testing.assert_close(got, value(0.5, 2.0), rtol=0.02, atol=0.3)
+
+
+def test_modes_need_equal_intervals() -> None:
+    assert equally_spaced([1.0]) == 1
+    assert equally_spaced([1.0, 0.9]) == 2
+    assert equally_spaced([1.0, 0.9, 0.8, 0.7, 0.55]) == 4
+    assert equally_spaced([GRID[i] for i in (22, 19, 16, 13)]) == 2
+    past = history([0.1, 0.2, 0.3, 0.45], [torch.randn(5) for _ in range(4)])
+    assert torch.equal(DynamicModes()(past, 0.5, NOTHING), Hermite()(past, 0.5, NOTHING))
+
+
+def test_modes_of_nothing_are_nothing() -> None:
+    past = history([0.1, 0.2, 0.3, 0.4], [torch.zeros(5)] * 4)
+    assert torch.equal(DynamicModes()(past, 0.5, NOTHING), torch.zeros(5))
+
+
+def test_a_linear_velocity_with_its_true_states_is_followed_exactly_by_mean_flow() -> None:
+    """v = 1 + 2t, x = t + t^2."""
+    times = [0.1, 0.25, 0.4]
+    past = history(times, [1 + 2 * t for t in times], [t + t * t for t in times])
+    for window in (1, 2, 3):
+        mean = MeanFlow(window).over(past, 0.5, 0.7, NOTHING)
+        assert float(mean) == pytest.approx(((0.7 + 0.49) - (0.5 + 0.25)) / 0.2, rel=1e-6)
+
+
+def test_a_cubic_is_fitted_exactly_without_ridge_and_a_constant_not_quite_with_one() -> None:
+    times = [0.0, 0.2, 0.3, 0.5, 0.6]
+    past = history(times, [torch.tensor([t**3 - t], dtype=torch.float64) for t in times])
+    got = Chebyshev(terms=4, ridge=0.0, blend=1.0)(past, 0.8, NOTHING)
+    assert float(got) == pytest.approx(0.8**3 - 0.8, abs=1e-9)
+    past = history(times, [torch.tensor([1.0])] * 5)
+    assert 0.5 < float(Chebyshev(ridge=0.1, blend=1.0)(past, 0.8, NOTHING)) < 0.999
+
+
+def test_blend_zero_is_the_line() -> None:
+    past = history([0.1, 0.3, 0.4], [torch.randn(4) for _ in range(3)])
+    torch.testing.assert_close(Chebyshev(blend=0.0)(past, 0.6, NOTHING), Taylor(1)(past, 0.6, NOTHING))
+
+
+@pytest.mark.parametrize("predictor", [Hermite(), DynamicModes(), MeanFlow(), Chebyshev()])
+def test_half_precision_is_computed_in_float32_and_comes_back(predictor: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randn(300, generator=generator).bfloat16() for _ in range(5)]
+    times = [0.1, 0.2, 0.3, 0.4, 0.5]
+    half = predictor(history(times, rows, [r.float() for r in rows]), 0.6, NOTHING)
+    full = predictor(history(times, [r.float() for r in rows], [r.float() for r in rows]), 0.6, NOTHING)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half, full.bfloat16(), rtol=1e-2, atol=1e-4)
+    one = history([0.1], rows[:1], rows[:1])
+    torch.testing.assert_close(predictor(one, 0.2, NOTHING), rows[0], rtol=1, atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (Hermite, {"order": 3}, "order is 3: give a whole number from 1 to 2"),
+        (Hermite, {"sigma": 0}, "sigma is 0"),
+        (DynamicModes, {"least": 2}, "least is 2"),
+        (DynamicModes, {"window": 3}, "window is 3: give a whole number of at least 4"),
+        (DynamicModes, {"cutoff": 1.0}, "cutoff is 1.0"),
+        (DynamicModes, {"sigma": -1}, "sigma is -1"),
+        (MeanFlow, {"window": 0}, "window is 0"),
+        (Chebyshev, {"terms": 0}, "terms is 0"),
+        (Chebyshev, {"blend": 1.5}, "blend is 1.5"),
+        (Chebyshev, {"ridge": -0.1}, "ridge is -0.1"),
+    ],
+)
+def test_settings_check_themselves(kind: type, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**settings)
+
+
+FILES: dict[str, tuple[Callable[..., np.ndarray], list[int] | None]] = {
+    "step_cache": (CASES["hold"][1], [0, 1, 2, 3, 7, 11, 15, 19, 23, 24]),
+    "taylorseer": (slow_taylor, PAPER),
+    "release": (CASES["line"][1], PAPER),
+    "hicache": (slow_hermite, PAPER),
+    "meancache": (slow_mean_flow, PAPER),
+    "spectrum": (slow_chebyshev, [0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 24]),
+    "easycache": (slow_offset, None),  # its schedule has a slow reference in test_when
+    "magcache": (CASES["hold"][1], None),  # and so has this in test_schedules
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_files_are_these(name: str) -> None:
+    """As configs/ss has them, on SAM 3D's grid."""
+    predict, schedule = FILES[name]
+    settings = compose([f"ss={name}"])[0]["ss"]
+    settings["predict"] = settings["predict"].get("shape", settings["predict"])  # the toy has one leaf
+    got, record, _ = driven(settings, ODES["forced"][0])
+    assert record.evaluated == (schedule or record.evaluated)
+    assert record.saved > 5
+    np.testing.assert_allclose(got, slow(ODES["forced"][0], record.evaluated, predict), rtol=0, atol=1e-9)

@@ -1,0 +1,361 @@
+"""The driver around real solvers, with dynamics worked out by hand."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fast_sam3d.model.flow import time_grid
+from fast_sam3d.model.solver import Euler, Midpoint
+from fast_sam3d.patch import Layer
+from fast_sam3d.sampling import build
+from fast_sam3d.sampling.driver import SolverError, SolveSeam, SolveStage, require_euler
+from fast_sam3d.telemetry import Report
+
+STAGE = SolveStage("ss", "shape", {"shape": ("shape",), "layout": ("scale", "translation")})
+ONE_LEAF = SolveStage("ss", "x", {"x": ("x",)})
+TIMES = time_grid(25, 3.0).tolist()
+
+
+def put_on(solver: Any, method: dict[str, Any] | None, stage: SolveStage = STAGE) -> tuple[SolveSeam, Report]:
+    seam, report = SolveSeam(solver, stage), Report()
+    built = None if method is None else build(method, stage.groups)
+    seam.add(Layer(report, method is not None, built))
+    return seam, report
+
+
+def stride(stride: int, predict: dict[str, Any] | None = None, warmup: int = 2) -> dict[str, Any]:
+    return {"when": {"name": "stride", "stride": stride, "warmup": warmup}, "predict": predict or {"name": "hold"}}
+
+
+def state() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        name: torch.randn(shape, generator=generator)
+        for name, shape in {"shape": (1, 4, 3), "scale": (1, 1, 3), "translation": (1, 1, 3)}.items()
+    }
+
+
+def bent(x: dict[str, Tensor], t: float) -> dict[str, Tensor]:
+    """A velocity that depends on its own leaf and bends in t."""
+    return {name: torch.sin(3 * leaf) + t * t for name, leaf in x.items()}
+
+
+def linear(x: dict[str, Tensor], t: float) -> dict[str, Tensor]:
+    return {name: torch.full_like(leaf, 2.0) - 3.0 * t for name, leaf in x.items()}
+
+
+def final(solver: Any, dynamics: Any, times: Any = TIMES, x: Any = None, *args: Any) -> Any:
+    return solver.solve(dynamics, state() if x is None else x, times, *args)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("method", [None, stride(1), {}, {"when": {"name": "always"}}])
+def test_all_steps_evaluated_is_bit_exact(method: dict[str, Any] | None) -> None:
+    solver = Euler()
+    put_on(solver, method)
+    assert same(final(solver, bent), final(Euler(), bent))
+
+
+def test_a_linear_velocity_costs_nothing_on_the_non_uniform_grid() -> None:
+    for predict in [{"name": "taylor", "order": 1}, {"name": "taylor", "order": 2}, {"name": "anchored", "beta": 1.0}]:
+        solver = Euler()
+        _, report = put_on(solver, stride(3, predict))
+        got, want = final(solver, linear), final(Euler(), linear)
+        assert report.solves[0].evaluated == [0, 1, 4, 7, 10, 13, 16, 19, 22, 24]
+        for name in want:
+            torch.testing.assert_close(got[name], want[name], rtol=1e-5, atol=1e-5)
+    solver = Euler()
+    put_on(solver, stride(3))
+    assert not torch.allclose(final(solver, linear)["shape"], want["shape"], atol=1e-3)
+
+
+def test_each_kind_of_step_by_hand() -> None:
+    """Grid 0, .1, .3, .6, 1 with stride 3 and warm-up 1: steps 0 and 3 run, 1 and 2 hold or extrapolate."""
+    solver = Euler()
+    put_on(solver, stride(3, {"name": "hold"}, warmup=1), ONE_LEAF)
+    seen: list[float] = []
+
+    def velocity(x: Tensor, t: float) -> Tensor:
+        seen.append(t)
+        return x + 1
+
+    states = [
+        float(x) for x, _ in solver.solve_iter(velocity, torch.zeros(1, dtype=torch.float64), [0, 0.1, 0.3, 0.6, 1])
+    ]
+    assert seen == [0, 0.6]
+    assert states == pytest.approx([0.1, 0.3, 0.6, 0.6 + 0.4 * 1.6])
+
+
+def test_beta_changes_layout_and_only_layout() -> None:
+    """The leaves move independently here, so what the layout predictor does cannot reach shape through the dynamics."""
+
+    def run(beta: float) -> dict[str, Tensor]:
+        solver = Euler()
+        put_on(solver, stride(3, {"shape": {"name": "taylor"}, "layout": {"name": "anchored", "beta": beta}}))
+        return final(solver, bent)
+
+    low, high = run(0.2), run(0.8)
+    assert torch.equal(low["shape"], high["shape"])
+    for name in ("scale", "translation"):
+        assert not torch.equal(low[name], high[name])
+
+
+def test_the_last_step_is_evaluated_for_any_count() -> None:
+    for steps in range(1, 30):
+        solver = Euler()
+        _, report = put_on(solver, stride(4))
+        final(solver, bent, time_grid(steps, 3.0).tolist())
+        assert report.solves[0].evaluated[-1] == steps - 1
+        assert report.solves[0].complete
+
+
+def test_arguments_and_keywords_reach_the_dynamics() -> None:
+    solver, got = Euler(), []
+    put_on(solver, stride(3))
+
+    def dynamics(x: dict[str, Tensor], t: float, d: float, cond: Tensor, flag: str = "") -> dict[str, Tensor]:
+        got.append((d, cond, flag))
+        return linear(x, t)
+
+    cond = torch.ones(2)
+    list(solver.solve_iter(dynamics, state(), TIMES, 0.0, cond, flag="on"))
+    assert len(got) == 10
+    assert all(d == 0.0 and c is cond and flag == "on" for d, c, flag in got)
+
+
+@pytest.mark.parametrize("times", [torch.tensor(TIMES), torch.tensor(TIMES, dtype=torch.float64), TIMES])
+def test_grids_of_tensors_and_of_floats(times: Any) -> None:
+    solver = Euler()
+    _, report = put_on(solver, stride(3, {"name": "taylor"}))
+    yielded = [t for _, t in solver.solve_iter(linear, state(), list(times) if isinstance(times, list) else times)]
+    assert len(yielded) == 25
+    assert [s.t for s in report.solves[0].steps] == pytest.approx(TIMES[:-1])
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+def test_velocity_keeps_its_container_and_dtype(kind: type) -> None:
+    kinds: list[tuple[type, torch.dtype]] = []
+
+    class Spy(Euler):
+        def step(self, dynamics_fn: Any, x_t: Any, t: Any, dt: Any, *args: Any, **kwargs: Any) -> Any:
+            v = dynamics_fn(x_t, t)
+            kinds.append((type(v), v["shape"].dtype))
+            assert list(v) == list(reversed(list(x_t)))
+            return {name: x_t[name] + v[name] * dt for name in x_t}
+
+    def dynamics(x: dict[str, Tensor], t: float) -> dict[str, Tensor]:
+        return kind((name, x[name].to(torch.bfloat16)) for name in reversed(list(x)))
+
+    solver = Spy()
+    _, report = put_on(solver, stride(3, {"name": "taylor"}))
+    final(solver, dynamics)
+    assert set(kinds) == {(kind, torch.bfloat16)}
+    assert len(report.solves[0].evaluated) == 10
+
+
+def test_a_prediction_that_is_not_finite_is_evaluated_and_counted() -> None:
+    """Float16 velocities whose line overflows: 0 then 60000 extrapolates past 65504."""
+    solver = Euler()
+    _, report = put_on(solver, stride(3, {"name": "taylor"}), ONE_LEAF)
+    ran: list[float] = []
+
+    def dynamics(x: Tensor, t: float) -> Tensor:
+        ran.append(t)
+        return torch.tensor([0.0 if t == 0 else 60000.0 if t == 0.1 else 1.0], dtype=torch.float16)
+
+    times = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0]
+    result = final(solver, dynamics, times, torch.zeros(1))
+    solve = report.solves[0]
+    assert torch.isfinite(result).all()
+    assert ran == [0.0, 0.1, 0.2, 0.4, 0.5]  # 0.2 was to be predicted; 0.3 then follows a falling line
+    assert [s.step for s in solve.steps if s.fallback] == [2]
+    assert solve.fallbacks == 1
+    assert solve.saved == 1
+
+
+def test_a_network_that_is_not_finite_fails_as_it_does_unaccelerated() -> None:
+    solver = Euler()
+    _, report = put_on(solver, stride(3))
+    result = final(solver, lambda x, t: {name: leaf * float("nan") for name, leaf in x.items()})
+    assert all(torch.isnan(leaf).all() for leaf in result.values())
+    assert report.solves[0].saved == 0
+
+
+def test_interleaved_solves_do_not_see_each_other() -> None:
+    solver = Euler()
+    _, report = put_on(solver, stride(3, {"name": "taylor"}))
+    alone = [
+        [x for x, _ in solver.solve_iter(bent, start, times)]
+        for start, times in [(state(), TIMES), ({k: -v for k, v in state().items()}, time_grid(17, 1.0).tolist())]
+    ]
+    first = solver.solve_iter(bent, state(), TIMES)
+    second = solver.solve_iter(bent, {k: -v for k, v in state().items()}, time_grid(17, 1.0).tolist())
+    mixed: list[list[Any]] = [[], []]
+    for _ in range(25):
+        for out, iterator in zip(mixed, (first, second), strict=True):
+            step = next(iterator, None)
+            if step is not None:
+                out.append(step[0])
+    assert [len(m) for m in mixed] == [25, 17]
+    assert all(same(a, b) for m, n in zip(alone, mixed, strict=True) for a, b in zip(m, n, strict=True))
+    assert len(report.solves) == 4
+    assert [s.complete for s in report.solves[:2]] == [True, True]
+
+
+def test_an_abort_leaves_nothing_for_the_next_solve() -> None:
+    solver = Euler()
+    _, report = put_on(solver, stride(3, {"name": "taylor"}))
+    want = final(solver, bent)
+    iterator = solver.solve_iter(bent, {k: v + 9 for k, v in state().items()}, TIMES)
+    for _ in range(6):
+        next(iterator)
+    iterator.close()  # type: ignore[attr-defined]
+
+    def failing(x: dict[str, Tensor], t: float) -> dict[str, Tensor]:
+        if t > 0.2:
+            raise KeyboardInterrupt
+        return bent(x, t)
+
+    with pytest.raises(KeyboardInterrupt):
+        final(solver, failing)
+    assert same(final(solver, bent), want)
+    assert [s.complete for s in report.solves] == [True, False, False, True]
+    assert len(report.solves[1].steps) == 6
+
+
+def test_an_unknown_state_is_left_alone() -> None:
+    """As in the stock `log_likelihood`, which solves for {x, log_p: float} on the same solver."""
+    solver = Euler()
+    _, report = put_on(solver, stride(3))
+    ran: list[float] = []
+
+    def dynamics(x: dict[str, Any], t: float) -> dict[str, Any]:
+        ran.append(t)
+        return {"x": x["x"], "log_p": 1.0}
+
+    result = final(solver, dynamics, TIMES, {"x": torch.ones(1), "log_p": 0.0})
+    assert len(ran) == 25
+    assert result["log_p"] == pytest.approx(1.0)
+    assert report.solves[0].saved == 0
+
+
+def test_an_unknown_leaf_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    solver = Euler()
+    _, report = put_on(solver, stride(3))
+    x = {**state(), "colour": torch.zeros(1, 1, 3)}
+    assert same(final(solver, bent, TIMES, x), final(Euler(), bent, TIMES, x))
+    assert report.solves[0].saved == 0
+    assert "unknown state is left unaccelerated" in caplog.text
+
+
+def test_nothing_is_known_of_the_dynamics_but_calls_are_counted() -> None:
+    solver = Euler()
+    _, report = put_on(solver, stride(3))
+    final(solver, bent)
+    solve = report.solves[0]
+    assert (solve.calls, solve.saved) == (10, 15)
+    assert [s.tokens for s in solve.steps[:3]] == [6, 6, 0]  # 4 of shape, 1 each of scale and translation
+
+
+def test_a_second_velocity_in_one_step_is_refused() -> None:
+    solver = Midpoint()
+    put_on(solver, stride(3))
+    with pytest.raises(SolverError, match="second velocity in step 0"):
+        final(solver, bent)
+
+
+def test_watching_a_solver_that_is_not_euler() -> None:
+    solver = Midpoint()
+    _, report = put_on(solver, None)
+    assert same(final(solver, bent), final(Midpoint(), bent))
+    assert [s.calls for s in report.solves[0].steps] == [2] * 25
+
+
+class Lazy(Euler):
+    """An Euler that looks ahead: two velocities per step."""
+
+    def step(self, dynamics_fn: Any, x_t: Any, t: float, dt: float, *args: Any, **kwargs: Any) -> Any:
+        dynamics_fn(x_t, t + dt, *args, **kwargs)
+        return super().step(dynamics_fn, x_t, t, dt, *args, **kwargs)
+
+
+class Renamed(Euler):
+    """Still Euler."""
+
+
+@pytest.mark.parametrize("kind", [Midpoint, Lazy, object])
+def test_other_solvers_are_refused_before_anything_is_touched(kind: type) -> None:
+    solver = kind()
+    with pytest.raises(SolverError, match=r"slat: the solver"):
+        require_euler(solver, "slat")
+    assert not getattr(solver, "__dict__", {})
+
+
+def test_euler_is_accepted_patched_or_not_without_a_trace() -> None:
+    solver = Renamed()
+    rng = torch.get_rng_state()
+    require_euler(solver, "ss")
+    _, report = put_on(solver, stride(3))
+    require_euler(solver, "ss")
+    assert report.solves == []
+    assert torch.equal(rng, torch.get_rng_state())
+
+
+def test_a_copy_drives_its_own_solver() -> None:
+    class Scaled(Euler):
+        factor = 1.0
+
+        def step(self, dynamics_fn: Any, x_t: Any, t: float, dt: float, *args: Any, **kwargs: Any) -> Any:
+            return super().step(dynamics_fn, x_t, t, dt * self.factor, *args, **kwargs)
+
+    solver = Scaled()
+    seam, report = put_on(solver, stride(3))
+    double = copy.deepcopy(solver)
+    double.factor = 2.0
+    assert vars(double)["solve_iter"] is not seam
+    moved = final(double, linear)["shape"] - state()["shape"]
+    torch.testing.assert_close(moved, 2 * (final(solver, linear)["shape"] - state()["shape"]), rtol=1e-4, atol=1e-5)
+    assert len(report.solves) == 1  # the copy has a report of its own
+
+
+def test_a_patched_solver_can_be_pickled() -> None:
+    solver = Euler()
+    put_on(solver, stride(3))
+    again = pickle.loads(pickle.dumps(solver))
+    assert same(final(again, bent), final(solver, bent))
+    assert again.solve_iter.owner() is again
+
+
+def test_the_seam_makes_no_reference_cycle() -> None:
+    solver = Euler()
+    put_on(solver, stride(3))
+    final(solver, bent)
+    alive = weakref.ref(solver)
+    gc.disable()
+    try:
+        del solver
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_solve_iter_stays_lazy() -> None:
+    """As the generator function that it stands in for: nothing runs before the first state is asked for."""
+    solver, ran = Euler(), []
+    _, report = put_on(solver, stride(3))
+    steps = solver.solve_iter(lambda x, t: ran.append(t) or linear(x, t), state(), TIMES)
+    assert isinstance(steps, Iterator)
+    assert (ran, report.solves) == ([], [])

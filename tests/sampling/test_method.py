@@ -1,0 +1,100 @@
+"""A mapping becomes a method; what is wrong with it is named."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+from fast_sam3d.errors import ConfigError
+from fast_sam3d.sampling import build
+from fast_sam3d.sampling.method import StageMethod
+from fast_sam3d.sampling.predict import Anchored, Hold, Taylor
+from fast_sam3d.sampling.when import Always, Stride
+from fast_sam3d.sampling.where import All
+
+GROUPS = {"shape": ("shape",), "layout": ("scale", "translation")}
+PAPER: dict[str, Any] = {
+    "when": {"name": "stride", "stride": 3, "warmup": 2},
+    "where": {"name": "all"},
+    "predict": {"shape": {"name": "taylor", "order": 1}, "layout": {"name": "anchored", "beta": 0.5}},
+}
+
+
+def test_the_papers_method() -> None:
+    method = build(PAPER, GROUPS)
+    assert method == StageMethod(
+        Stride(3, 2), All(), {"shape": Taylor(1), "scale": Anchored(0.5), "translation": Anchored(0.5)}
+    )
+    assert method.depth == 2
+
+
+def test_what_is_missing_changes_nothing() -> None:
+    assert build({}, GROUPS) == StageMethod(Always(), All(), dict.fromkeys(["shape", "scale", "translation"], Hold()))
+
+
+def test_one_predictor_for_all_and_a_leaf_before_its_group_before_all() -> None:
+    assert set(build({"predict": {"name": "taylor", "order": 2}}, GROUPS).predict.values()) == {Taylor(2)}
+    predict = {"all": {"name": "hold"}, "layout": {"name": "anchored"}, "scale": {"name": "taylor"}}
+    assert build({"predict": predict}, GROUPS).predict == {
+        "shape": Hold(),
+        "scale": Taylor(1),
+        "translation": Anchored(0.5),
+    }
+
+
+def test_settings_write_every_default_out_and_build_the_same_method() -> None:
+    method = build({"when": {"name": "stride"}}, GROUPS)
+    assert method.settings()["when"] == {"name": "stride", "stride": 3, "warmup": 2}
+    assert build(method.settings(), GROUPS) == method
+
+
+def test_building_leaves_the_mapping_alone() -> None:
+    before = copy.deepcopy(PAPER)
+    build(PAPER, GROUPS)
+    assert before == PAPER
+
+
+def test_a_method_can_be_pickled() -> None:
+    method = build(PAPER, GROUPS)
+    assert pickle.loads(pickle.dumps(method)) == method
+
+
+def changed(**parts: Any) -> dict[str, Any]:
+    return {**PAPER, **parts}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        (changed(wen={}), r"ss\.wen is unknown: did you mean 'when'"),
+        (changed(when={"name": "strid"}), r"ss\.when\.name is 'strid': did you mean 'stride'"),
+        (changed(when={"stride": 3}), r"ss\.when has no name: give one of always, budget, .*stride"),
+        (changed(when="stride"), r"ss\.when is 'stride': give a mapping"),
+        (changed(when={"name": "stride", "strid": 3}), r"ss\.when\.strid is unknown: did you mean 'stride'"),
+        (changed(when={"name": "stride", "stride": 0}), r"ss\.when\.stride is 0: give a whole number"),
+        (changed(when={"name": ["stride"]}), r"ss\.when\.name is \['stride'\]"),
+        (changed(where={"name": "xyz"}), r"ss\.where\.name is 'xyz': valid are: all, .*random, .*saliency"),
+        (changed(predict={"shap": {"name": "hold"}}), r"ss\.predict\.shap is unknown: did you mean 'shape'"),
+        (changed(predict={"shape": {"name": "hold"}}), r"ss\.predict says nothing for 'scale': add layout"),
+        (changed(predict={}), r"ss\.predict says nothing for 'shape'"),
+        (changed(predict={"name": "taylor", "order": 7}), r"ss\.predict\.all\.order is 7"),
+        (changed(predict=[1]), r"ss\.predict is \[1\]: give a mapping"),
+        (changed(when={"name": "budget", "warmup": 1}), r"ss\.when\.warmup is 1: give a whole number of at least 2"),
+        (changed(where={"name": "saliency", "keep": 0}), r"ss\.where\.keep is 0: give a number from 0\.001 to 1"),
+        (changed(where={"name": "random", "seed": -1}), r"ss\.where\.seed is -1"),
+        ("stride", r"ss is 'stride': give a mapping"),
+    ],
+)
+def test_errors_name_the_key_and_the_valid_ones(mapping: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(mapping, GROUPS, path="ss")
+
+
+def test_voxels_are_chosen_only_where_there_are_some() -> None:
+    carved = changed(where={"name": "saliency"})
+    assert build(carved, GROUPS, path="ss").depth == 2
+    with pytest.raises(ConfigError, match=r"ss\.where\.name is 'saliency', which chooses voxels: it fits slat, not ss"):
+        build(carved, GROUPS, path="ss", voxels=False)

@@ -1,0 +1,146 @@
+"""A scene's objects by several processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+from fast_sam3d.errors import OutputError
+from fast_sam3d.scene import parallel as engines
+from fast_sam3d.scene.parallel import processes_for, side_by_side
+from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+
+
+class Recorder:
+    """A worker that notes what it is asked on disk; `act` does the rest."""
+
+    def __init__(self, place, act=lambda number: None):
+        self.place, self.act, self.prepared = place, act, []
+        self.smaller = [("gaussian",), ("gaussian_4",)]
+
+    def prepare(self, task):
+        self.prepared.append(task.group)
+
+    def voxels(self, task):
+        return task.number % 10
+
+    def process(self, task, formats=(), ended=()):
+        with open(self.place / "log", "a") as file:
+            file.write(f"{task.number} {os.getpid()}\n")
+        self.act(task.number)
+        return Outcome(task.number, "complete", formats=formats, out_of_memory=ended)
+
+    @property
+    def log(self):
+        return [tuple(map(int, line.split())) for line in (self.place / "log").read_text().splitlines()]
+
+
+def tasks_of(place, *groups):
+    place.joinpath("out").mkdir()
+    return [
+        ObjectTask(place, "none", number, place / "out" / str(number), {}, tuple(group))
+        for group in groups
+        for number in group
+    ]
+
+
+def test_groups_in_turn_and_the_large_ones_first(tmp_path):
+    def wait_for_the_other(number):  # so that both processes have begun before either is done with its first
+        end = time.monotonic() + 30
+        while len(worker.log) < (2 if number < 10 else 5) and time.monotonic() < end:
+            time.sleep(0.01)
+
+    worker = Recorder(tmp_path, wait_for_the_other)
+    outcomes = list(side_by_side(worker, 2)(tasks_of(tmp_path, (1, 3, 2), (15, 19, 11))))
+    assert sorted(outcome.number for outcome in outcomes) == [1, 2, 3, 11, 15, 19]
+    assert worker.prepared == [(1, 3, 2), (15, 19, 11)]
+    assert {number for number, _ in worker.log[:2]} == {3, 2}
+    assert {number for number, _ in worker.log[3:5]} == {19, 15}
+    assert len({pid for _, pid in worker.log}) > 1 and os.getpid() not in {pid for _, pid in worker.log}
+
+
+def test_an_object_whose_process_dies_is_made_again_alone(tmp_path, caplog):
+    def die_once(number):
+        if number == 3 and sum(n == 3 for n, _ in worker.log) == 1:
+            (tmp_path / "out" / ".fast_sam3d-xyz.unfinished").mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    worker = Recorder(tmp_path, die_once)
+    outcomes = list(side_by_side(worker, 2)(tasks_of(tmp_path, (1, 2, 3, 4))))
+    assert sorted((o.number, o.status) for o in outcomes) == [(n, "complete") for n in (1, 2, 3, 4)]
+    assert "object 3: its process ended with signal 9" in caplog.text
+    assert worker.log[-1][0] == 3
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_an_object_whose_process_dies_alone_too_is_made_with_less(tmp_path):
+    def die_thrice(number):
+        if number == 3 and sum(n == 3 for n, _ in worker.log) <= 3:
+            os._exit(5)
+
+    worker = Recorder(tmp_path, die_thrice)
+    told = {o.number: o for o in side_by_side(worker, 2)(tasks_of(tmp_path, (1, 2, 3, 4)))}
+    assert told[3].status == "complete" and told[3].formats == ("gaussian_4",)
+    assert told[3].out_of_memory == (
+        "everything, alone: its process ended with exit code 5",
+        "gaussian, alone: its process ended with exit code 5",
+    )
+    assert [told[n].out_of_memory for n in (1, 2, 4)] == [(), (), ()]
+
+
+def test_an_object_whose_process_dies_whatever_it_makes_has_failed(tmp_path):
+    def die(number):
+        if number == 3:
+            os._exit(5)
+
+    outcomes = list(side_by_side(Recorder(tmp_path, die), 2)(tasks_of(tmp_path, (1, 2, 3, 4))))
+    told = {outcome.number: outcome for outcome in outcomes}
+    assert [told[n].status for n in (1, 2, 3, 4)] == ["complete", "complete", "failed", "complete"]
+    assert told[3].message.count("exit code 5") == 3
+
+
+def test_a_full_disk_ends_the_run(tmp_path):
+    def full(number):
+        raise OutputError("no space left: free some space")
+
+    with pytest.raises(OutputError, match="free some space"):
+        list(side_by_side(Recorder(tmp_path, full), 2)(tasks_of(tmp_path, (1, 2))))
+
+
+def test_what_cannot_be_prepared_is_in_the_log(tmp_path, caplog, monkeypatch):
+    caplog.set_level("DEBUG", "fast_sam3d")
+    monkeypatch.setattr(Worker, "_share", lambda self, task: [][task.number])
+    (task,) = tasks_of(tmp_path, (7,))
+    Worker.prepare(object.__new__(Worker), task)
+    assert "object 7" in caplog.text and "IndexError" in caplog.text
+
+
+class Pipe:
+    def __init__(self, device):
+        self.device = torch.device(device)
+
+
+@pytest.mark.parametrize(
+    ("device", "objects", "asked", "count"),
+    [
+        ("cpu", 8, None, 3), ("cpu", 2, None, 2), ("cpu", 8, 5, 5), ("cpu", 8, 1, 1), ("cpu", 1, None, 1),
+        ("cpu", 1, 4, 1), ("cuda", 8, 4, 1),
+    ],
+)  # fmt: skip
+def test_how_many(monkeypatch, caplog, device, objects, asked, count):
+    caplog.set_level("INFO", "fast_sam3d")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert processes_for(Pipe(device), objects, asked) == count
+    assert ("one after another" in caplog.text) == (asked is not None and asked > 1 and count == 1)
+
+
+def test_where_nothing_can_be_forked(monkeypatch):
+    monkeypatch.setattr(engines, "can_fork", lambda: False)
+    assert processes_for(Pipe("cpu"), 8, 4) == 1
