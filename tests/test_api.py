@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import fast_sam3d
-from fast_sam3d import api
+from fast_sam3d import install
 from fast_sam3d.adapters import NotAPipelineError
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.patch import Seam
@@ -222,12 +222,12 @@ def test_a_failing_installation_rolls_back_whole(pipeline: FakePipeline, monkeyp
 def test_a_failing_first_installation_leaves_nothing(pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(pipeline)
 
-    class Failing(api.SolveSeam):
+    class Failing(install.SolveSeam):
         def __init__(self, *args: Any) -> None:
             assert seams(pipeline)  # the stages' clocks are on already
             raise MemoryError
 
-    monkeypatch.setattr(api, "SolveSeam", Failing)
+    monkeypatch.setattr(install, "SolveSeam", Failing)
     with pytest.raises(MemoryError):
         fast_sam3d.accelerate(pipeline, PAPER)
     assert same_vars(before, snapshot(pipeline))
