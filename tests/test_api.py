@@ -201,13 +201,13 @@ def test_a_failing_installation_rolls_back_whole(pipeline: FakePipeline, monkeyp
     first_result = pipeline.run(seed=0)
     before, layers = snapshot(pipeline), [list(s.layers) for s in seams(pipeline)]
 
-    take_off = api.Patch.take_off
+    take_off = install.Patch.take_off
 
     def failing(*args: Any) -> None:
         take_off(*args)
         raise MemoryError
 
-    monkeypatch.setattr(api.Patch, "take_off", failing)
+    monkeypatch.setattr(install.Patch, "take_off", failing)
     with pytest.raises(MemoryError):
         fast_sam3d.accelerate(pipeline, stride("ss", 5))
     monkeypatch.undo()
