@@ -78,8 +78,8 @@ def add_s(points: Any, matrix: Any, truth_points: Any, truth_matrix: Any, backen
         matrix, truth_matrix: [4, 4] object to camera for column vectors (`fast_sam3d.geometry.poses.pose_matrix`).
         backend: see `fast_sam3d.metrics.neighbours`.
 
-    Source: average distance for symmetric objects of PoseCNN (arXiv 1711.00199), which takes one direction only: there both
-    sides are the same model.
+    Source: average distance for symmetric objects of PoseCNN (arXiv 1711.00199). It takes one direction only, because
+    both sides are the same model there.
     """
     posed, truth = transform_points(points, matrix), transform_points(truth_points, truth_matrix)
     there, back = nearest_distances(posed, truth, backend), nearest_distances(truth, posed, backend)
