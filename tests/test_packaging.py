@@ -130,7 +130,6 @@ def test_examples_are_found_from_any_folder(elsewhere, tmp_path, monkeypatch):
     assert bundled_example(Path("examples/teapot")) == Path("examples/teapot")
 
 
-
 def test_a_clone_is_told_how_to_get_its_folders_back(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "pyproject.toml").write_text("")

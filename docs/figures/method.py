@@ -95,7 +95,8 @@ def _axis(axes: Any) -> None:
     axes.text(LEFT - 0.35, -0.25, "step of the sampler", ha="right", va="center", fontsize=10.5)
     axes.annotate("", (end, -0.62), (LEFT, -0.62), arrowprops={"arrowstyle": "->", "color": QUIET, "linewidth": 1.2})
     axes.text(LEFT, -0.92, "noise, warm-up", ha="left", va="center", fontsize=9.5, color=QUIET)
-    axes.text((LEFT + end) / 2, -0.92, "guidance ends after step 5", ha="center", va="center", fontsize=9.5, color=QUIET)
+    middle = (LEFT + end) / 2
+    axes.text(middle, -0.92, "guidance ends after step 5", ha="center", va="center", fontsize=9.5, color=QUIET)
     axes.text(end, -0.92, "result", ha="right", va="center", fontsize=9.5, color=QUIET)
 
 
