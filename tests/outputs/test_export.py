@@ -10,6 +10,7 @@ import pytest
 import torch
 import trimesh
 
+from fast_sam3d.geometry.gaussians import SH_C0, GaussianCloud
 from fast_sam3d.outputs.export import (
     PLY_FIELDS,
     atomic_write,
@@ -22,7 +23,6 @@ from fast_sam3d.outputs.export import (
     save_json,
     save_pose_json,
 )
-from fast_sam3d.geometry.gaussians import SH_C0, GaussianCloud
 
 
 def gaussians(count=5, **changes):
