@@ -191,7 +191,7 @@ def test_sdist_holds_everything_that_the_readme_shows_and_the_tests_need(tmp_pat
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     shown = {link for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()) if "://" not in link}
-    assert "docs/preview.png" in shown
+    assert "docs/method.png" in shown
     for folder in ("fast_sam3d", "configs", "checkpoints/mini", "docs", "examples", "tests", ".ci"):
         here = {str(p.relative_to(ROOT)) for p in (ROOT / folder).rglob("*") if p.is_file()}
         assert {name for name in here if "__pycache__" not in name} <= names
