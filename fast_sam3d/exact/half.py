@@ -70,7 +70,7 @@ class LinearSeam(Seam):
         """The kept ones, made anew where the parameters have changed; through `.data`, where another solve begins."""
         given = [weight] if bias is None else [weight, bias]
         marks = (dtype, *((t.untyped_storage()._cdata, t.storage_offset(), t._version, t.dtype) for t in given))
-        solve = next((layer.scene.contexts for layer in self.layers if layer.scene is not None), None)
+        solve = next((layer.scene.solve for layer in self.layers if layer.scene is not None), None)
         if self.half is not None and (self.half.solve is None or self.half.solve() is not solve):
             self.half.solve = None if solve is None else weakref.ref(solve)
             if self.half.sums != checksum(given):
