@@ -15,7 +15,7 @@ import torch
 from fast_sam3d import metrics
 from fast_sam3d.bench.collect import collect
 from fast_sam3d.bench.held_out import FIRST_SEED, Subject
-from fast_sam3d.bench.record import Record, code_digest, weights_digest, without_nan, write_rows, write_text
+from fast_sam3d.bench.record import Record, code_digest, without_nan, write_rows, write_text
 from fast_sam3d.bench.turns import take_turns
 from fast_sam3d.bench.variant import NOISE_SEED, STEPS, Variant, variant_of
 from fast_sam3d.errors import ConfigError
@@ -23,6 +23,7 @@ from fast_sam3d.metrics import Protocol, Reconstruction
 from fast_sam3d.mini.data.families import FAMILIES
 from fast_sam3d.mini.data.samples import RESOLUTION
 from fast_sam3d.model.pipeline import MiniPipeline
+from fast_sam3d.model.weights import weights_digest
 from fast_sam3d.outputs.writable import writable_folder
 
 SURFACE_POINTS = 10_000
