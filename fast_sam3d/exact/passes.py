@@ -24,7 +24,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from fast_sam3d.exact.settings import Exact
 from fast_sam3d.patch import Layer, Seam
-from fast_sam3d.sampling.exchange import Scene
+from fast_sam3d.sampling.exchange import Exchange
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class OneRun:
 
     images: bool
 
-    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         passes = passes_of(scene)
         passes.running = True
@@ -212,7 +212,7 @@ class PassSeam(Seam):
         logger.info("%s: exact.embedders and exact.images stay off here, because %s", self.place, reason)
 
 
-def passes_of(scene: Scene) -> Passes:
+def passes_of(scene: Exchange) -> Passes:
     """The passes of an installation."""
     if scene.passes is None:
         scene.passes = Passes()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fast_sam3d.model.solver import Euler
 from fast_sam3d.patch import Layer
-from fast_sam3d.sampling import build
+from fast_sam3d.sampling import build_stage_method
 from fast_sam3d.sampling.driver import SolveSeam, SolveStage
 from fast_sam3d.telemetry import Report, SolveRecord
 
@@ -81,7 +81,7 @@ def driven(
     solver, report = Euler(), Report()
     stage = SolveStage("ss", "x", {"x": ("x",)})
     seam = SolveSeam(solver, stage)
-    seam.add(Layer(report, True, build(method, stage.groups)))
+    seam.add(Layer(report, True, build_stage_method(method, stage.groups)))
 
     def dynamics(x: Tensor, t: float) -> Tensor:
         return torch.as_tensor(field(x.numpy(), float(t)))
