@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -249,6 +250,26 @@ def test_every_flag_exists() -> None:
         assert flags <= known | foreign, (page.name, flags - known - foreign)
 
 
+def test_the_page_of_methods_names_every_class_and_preset() -> None:
+    from fast_sam3d.sampling.guide import GUIDE
+    from fast_sam3d.sampling.predict import PREDICT
+    from fast_sam3d.sampling.when import WHEN
+    from fast_sam3d.sampling.where import WHERE
+
+    table = rows(DOCS / "methods.md", "| question | decides | answers |")
+    for question, registry in {"when": WHEN, "where": WHERE, "predict": PREDICT, "guide": GUIDE}.items():
+        assert set(re.findall(r"`(\w+)`", table[question][1])) == registry.keys()
+    presets = {path.stem for path in (ROOT / "configs" / "preset").glob("*.yaml")}
+    assert rows(DOCS / "methods.md", "| preset | what it is |").keys() == presets
+
+
+def test_the_page_of_exact_savings_names_every_saving() -> None:
+    from fast_sam3d.exact.settings import Exact
+
+    table = rows(DOCS / "exact-savings.md", "| saving (`exact.…`) | what is saved | result |")
+    assert table.keys() == {field.name for field in dataclasses.fields(Exact)}
+
+
 OVERRIDE = re.compile(r"`((?:(?:ss|slat|mesh|exact|preset|pipeline|scene)[\w.]*=[^`…]+))`")
 
 
@@ -314,9 +335,9 @@ def rows(page: Path, header: str) -> dict[str, list[str]]:
     """The table of a page that has this header: first cell -> the others."""
     _, _, table = page.read_text().partition(f"{header}\n")
     assert table, header
-    lines = table.split("\n\n")[0].splitlines()[1:]
+    lines = table.split("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
-    return {re.sub(r"[*`]", "", first): rest for first, *rest in cells}
+    return {re.sub(r"[*`]", "", first): rest for first, *rest in cells if first.strip("-")}
 
 
 def close(cell: str, value: float, error: float | None = None) -> bool:
