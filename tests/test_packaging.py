@@ -185,6 +185,18 @@ def test_wheel_works_in_an_empty_folder(wheel, tmp_path):
     assert list(empty.iterdir()) == []
 
 
+def test_the_readmes_second_snippet_runs_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    zipfile.ZipFile(wheel).extractall(site)
+    _, snippet = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = python("-c", snippet, cwd=empty, path=site)
+    assert done.returncode == 0, done.stderr
+    assert "network calls" in done.stdout
+    assert [path.name for path in empty.iterdir()] == ["teapot.glb"]
+    assert (empty / "teapot.glb").stat().st_size > 100_000
+
+
 def test_sdist_holds_everything_that_the_readme_shows_and_the_tests_need(tmp_path):
     builder = pytest.importorskip("hatchling.builders.sdist")
     path = Path(next(iter(builder.SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))))
