@@ -209,12 +209,17 @@ class Sam3d:
             compiled(embedder) for embedder in embedders if hasattr(embedder, "embedder_list")
         )
 
+    @property
+    def depth_model(self) -> Any:
+        """The depth model, None where the pipeline has none."""
+        return getattr(self.pipeline, "depth_model", None)
+
     def depth_network(self) -> Any:
         """The network of the depth model, called as `infer(image, ...)`; None where it has not that place.
 
         As in sam3d_objects/pipeline/depth_models/moge.py.
         """
-        network = getattr(getattr(self.pipeline, "depth_model", None), "model", None)
+        network = getattr(self.depth_model, "model", None)
         return network if callable(getattr(network, "infer", None)) else None
 
     def timed(self) -> Iterator[tuple[object, str, str]]:

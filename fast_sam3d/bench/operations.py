@@ -20,13 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from fast_sam3d.adapters.sam3d import count_calls
 from fast_sam3d.api import accelerated
 from fast_sam3d.exact.settings import Exact
+from fast_sam3d.geometry.sparse_grid import SparseGrid
 from fast_sam3d.model.config import PUBLISHED_SS, PUBLISHED_SS_CONTEXT
 from fast_sam3d.model.flow import ClassifierFreeGuidance, FlowMatching, ShortCut
 from fast_sam3d.model.slat_config import PUBLISHED_MESH, PUBLISHED_SLAT, PUBLISHED_SLAT_CONTEXT
 from fast_sam3d.model.slat_decoder import MeshDecoder
 from fast_sam3d.model.slat_flow import StructuredLatentFlow
 from fast_sam3d.model.sparse import SparseTensor
-from fast_sam3d.model.sparse_grid import SparseGrid
 from fast_sam3d.model.ss_flow import SparseStructureFlow
 from fast_sam3d.patch import seam_at
 
