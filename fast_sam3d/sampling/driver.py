@@ -19,11 +19,11 @@ import torch
 from fast_sam3d.patch import Layer, Seam, seam_at
 from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.sampling.solve import Solve, SolveLog
-from fast_sam3d.sampling.stage import SolverError, SolveStage, one_call
+from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Tree, to_leaves
 from fast_sam3d.sampling.tokens import Tokens
 
-__all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "one_call", "require_euler"]
+__all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "require_euler"]
 
 logger = logging.getLogger(__name__)
 

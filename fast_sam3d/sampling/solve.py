@@ -67,7 +67,7 @@ class Solve:
         self._fallback = False
         self._choose = None if method is None or tokens is None else method.where.start(tokens)
         self._history: History[Evaluation] = History(1 if method is None else method.depth)
-        self._decide = None if method is None else method.when.start(grid)
+        self._decide = None if method is None else method.when.start(grid, stage.guidance(dynamics))
         self._velocity: Tree | None = None
         guiding = None if method is None else method.guide.start()
         self.state = SolveState(None if guiding is None else GuidedCalls(guiding, stage.bare))
@@ -207,4 +207,5 @@ class Solve:
     def _calls(self, t: Any) -> int:
         # Reading a device's own t costs a synchronisation, so the grid is read where it says the same.
         time = self._grid[self._step] if self._asked == 1 else float(t)
-        return self._stage.count_calls(self._dynamics, time)
+        guidance = self._stage.guidance(self._dynamics)
+        return guidance.calls if guidance is not None and guidance.acts_at(time) else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fast_sam3d.sampling.guide.adaptive import Adaptive
-from fast_sam3d.sampling.guide.base import Guide, Guiding
+from fast_sam3d.sampling.guide.base import Guidance, Guide, Guiding
 from fast_sam3d.sampling.guide.both import Both
 from fast_sam3d.sampling.guide.calls import GuidedCalls, NetworkSeam, SolveState, guide_call, running_solve
 from fast_sam3d.sampling.guide.reuse import Reuse
@@ -12,6 +12,7 @@ __all__ = [
     "GUIDE",
     "Adaptive",
     "Both",
+    "Guidance",
     "Guide",
     "GuidedCalls",
     "Guiding",

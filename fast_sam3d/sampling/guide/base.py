@@ -1,10 +1,36 @@
-"""The interface of guidance methods."""
+"""Classifier-free guidance as the pipeline sets it, and the interface of methods that save its calls."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from fast_sam3d.sampling.step import Leaves
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """The pipeline's guidance during one solve.
+
+    Args:
+        strength: s of (1 + s) conditional - s unconditional, the greatest of all leaves, above 0.
+        intervals: (first, last) network time at which guidance acts, both included, for each leaf with its own.
+        time_scale: network time of t = 1.
+        calls: network calls of a guided step.
+    """
+
+    strength: float
+    intervals: tuple[tuple[float, float], ...]
+    time_scale: float = 1000.0
+    calls: int = 2
+
+    def acts_at(self, t: float) -> bool:
+        """Whether a step that starts at t (0 noise, 1 data) is guided."""
+        # Compared in float32, as the pipeline does, so that a step at the end of an interval falls on the same side.
+        time = np.float32(t * self.time_scale)
+        return any(np.float32(low) <= time <= np.float32(high) for low, high in self.intervals)
 
 
 class Guiding(Protocol):
