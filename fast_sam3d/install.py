@@ -81,7 +81,7 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
                 layer = Layer(report, accelerates, method, scene)
                 patch.add(solver, "solve_iter", layer, partial(SolveSeam, solver, solve_stage))
                 if _guides(method):
-                    network, guide = adapter.backbone(name), Layer(report, accelerates, guide_call, scene)
+                    network, guide = adapter.network(name), Layer(report, accelerates, guide_call, scene)
                     patch.add(network, "forward", guide, partial(NetworkSeam, network))
                 if isinstance(method, StageMethod) and method.where.needs_decoder:
                     scene.decoder = seam_at(adapter.structure_decoder(), "forward")
@@ -127,5 +127,5 @@ def _guides(method: Method | None) -> bool:
 def seam_places(adapter: Sam3d) -> list[tuple[object, str]]:
     places = [(owner, name) for owner, name, _ in adapter.timed()]
     places += [(owner, name) for owner, name, _ in exact_places(adapter, Exact(), everywhere=True)]
-    places += [(adapter.backbone(stage), "forward") for stage in adapter.stages]
+    places += [(adapter.network(stage), "forward") for stage in adapter.stages]
     return places + [(adapter.solver(stage), "solve_iter") for stage in adapter.stages]

@@ -62,7 +62,7 @@ def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[P
 
 def _context_places(adapter: Sam3d, exact: Exact, everywhere: bool) -> Iterator[Place]:
     for stage in adapter.stages:
-        backbone = adapter.backbone(stage)
+        backbone = adapter.network(stage)
         found = list(adapter.cross_attentions(stage))
         reason = None if everywhere else _unfit(adapter, stage, bool(found))
         if reason:
@@ -152,7 +152,7 @@ def _depth_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
 
 def _linear_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
     for stage in adapter.stages:
-        precision, backbone = adapter.precision(stage), adapter.backbone(stage)
+        precision, backbone = adapter.precision(stage), adapter.network(stage)
         if not isinstance(backbone, nn.Module) or (precision is torch.float32 and not everywhere):
             continue
         # The projections of the context have a seam of their own.
