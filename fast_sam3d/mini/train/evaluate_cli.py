@@ -136,7 +136,7 @@ def measure(checkpoint: Path, objects: int, processes: int, output: Path, others
     from fast_sam3d.bench.variant import Variant
     from fast_sam3d.mini.train import evaluate
     from fast_sam3d.model.pipeline import MiniPipeline
-    from fast_sam3d.outputs.writable import writable_folder
+    from fast_sam3d.outputs.folder import writable_folder
 
     writable_folder(output, "--output_dir")  # told now rather than when everything is measured
     MiniPipeline.from_pretrained(checkpoint)  # damaged weights are told here, not by every worker
