@@ -92,14 +92,14 @@ def _signed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
     return float(np.einsum("ij,ij->", corner[:, 0], np.cross(corner[:, 1], corner[:, 2])) / 6.0)
 
 
-def save_glb(path: str | os.PathLike[str], mesh: trimesh.Trimesh, up: Literal["z", "y"] = "z") -> None:
+def save_glb(path: str | os.PathLike[str], mesh: Any, up: Literal["z", "y"] = "z") -> None:
     """Write a coloured glTF binary, +y up as glTF expects, with vertex normals and linear vertex colours.
 
     A mesh with +z up is rotated by (x, y, z) -> (x, z, -y). glTF vertex colours are linear, so the sRGB colours are
     converted; otherwise viewers would show them washed out.
 
     Args:
-        mesh: with uint8 sRGB vertex colours; it is not modified.
+        mesh: a decoded mesh (a result's "mesh"[0]), or a trimesh with uint8 sRGB vertex colours; not modified.
         up: up axis of the mesh; with "y" (stock `glb` results) coordinates are not rotated.
 
     Raises:
@@ -109,12 +109,12 @@ def save_glb(path: str | os.PathLike[str], mesh: trimesh.Trimesh, up: Literal["z
         raise ValueError(f"up must be 'z' or 'y', got {up!r}")
     if len(mesh.faces) == 0:
         raise ValueError("the mesh has no faces to write")
+    surface = mesh if hasattr(mesh, "visual") else mesh_to_trimesh(mesh)
     with interrupts_deferred():
-        rotated = mesh.copy()
+        rotated = surface.copy()
         if up == "z":
-            rotated.vertices = np.stack(
-                [rotated.vertices[:, 0], rotated.vertices[:, 2], -rotated.vertices[:, 1]], axis=1
-            )
+            x, y, z = rotated.vertices.T
+            rotated.vertices = np.stack([x, z, -y], axis=1)
         visual: Any = rotated.visual
         if visual.kind in ("vertex", "face"):
             rgba = np.array(visual.vertex_colors, np.uint8)

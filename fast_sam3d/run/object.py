@@ -98,8 +98,17 @@ def with_alpha(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.
     return np.dstack([image, mask.astype(np.uint8) * 255])
 
 
-def write_results(folder: Path, config: Config, given: ObjectInput, run: Run) -> list[str]:
-    """Writes every result that there is into `folder`. Returns the names of the files, in order of interest."""
+def write_results(
+    folder: Path, config: Config, given: ObjectInput, run: Run, identity: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Writes every result into `folder`, and the report last.
+
+    Args:
+        identity: of the inputs and settings, for the report; see `fast_sam3d.outputs.folder.has_results`.
+
+    Returns:
+        the names of the files, in order of interest.
+    """
     from fast_sam3d.outputs.files import save_json
     from fast_sam3d.outputs.gaussians import save_gaussians_ply
     from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
@@ -137,7 +146,10 @@ def write_results(folder: Path, config: Config, given: ObjectInput, run: Run) ->
         # A few hundred pixels high: what is drawn from does not have to be larger than this.
         save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result)
         written.insert(0, PREVIEW)
-    save_json(folder / REPORT, _report(config, given, run, facts))
+    report = _report(config, given, run, facts)
+    if identity is not None:
+        report |= {"identity": identity, "files": {name: (folder / name).stat().st_size for name in written}}
+    save_json(folder / REPORT, report)
     return [*written, REPORT]
 
 
@@ -150,6 +162,7 @@ def _report(config: Config, given: ObjectInput, run: Run, facts: Mapping[str, An
             "size": given.size,
         },
         "pipeline": {"tag": run.tag, "device": run.device, "dtype": config.pipeline.dtype},
+        "preset": config.choices.get("preset", "off"),
         "seed": config.seed,
         "steps": {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps},
         "formats": run.formats,

@@ -114,6 +114,13 @@ def test_glb_holds_normals_so_that_viewers_shade_smoothly(tmp_path):
     assert {"POSITION", "NORMAL", "COLOR_0"} <= set(tree["meshes"][0]["primitives"][0]["attributes"])
 
 
+def test_glb_of_a_decoded_mesh_needs_no_conversion(tmp_path):
+    ball = decoded(trimesh.creation.icosphere(subdivisions=1))
+    save_glb(tmp_path / "a.glb", ball)
+    save_glb(tmp_path / "b.glb", mesh_to_trimesh(ball))
+    assert (tmp_path / "a.glb").read_bytes() == (tmp_path / "b.glb").read_bytes()
+
+
 def test_glb_of_a_mesh_that_is_y_up_already(tmp_path):
     box = trimesh.creation.box((1, 2, 3))
     save_glb(tmp_path / "a.glb", box, up="y")
