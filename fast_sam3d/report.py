@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fast_sam3d.adapters import find
+from fast_sam3d.adapters import adapt
 from fast_sam3d.install import install
 from fast_sam3d.telemetry import Progress, Report, SolveRecord
 
@@ -29,7 +29,7 @@ def observe(pipeline: Any, progress: Progress | None = None) -> Iterator[Report]
     """
 
     report = Report(progress=progress)
-    patch = install(find(pipeline), report)
+    patch = install(adapt(pipeline), report)
     try:
         yield report
     finally:

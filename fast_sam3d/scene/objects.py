@@ -223,7 +223,9 @@ def run_scene(
                 pipe, progress, image=pixels, mask=covered, pointmap=pointmap, seed=seed, formats=decoded, **options
             )
 
-        less = smaller_than(asked, smaller, decodable(pipe))
+        from fast_sam3d.adapters import adapt
+
+        less = smaller_than(asked, smaller, adapt(pipe).formats)
         (result, report), decoded, told = run_fitting(run, asked, less, free_memory)
         return SceneObject(name, result, report, decoded, tuple(told))
 
@@ -259,13 +261,6 @@ def observed_run(pipeline: Any, progress: Progress | None, **arguments: Any) -> 
     with observe(pipeline, progress) as report:
         result = run_pipeline(pipeline, **arguments)
     return result, report
-
-
-def decodable(pipeline: Any) -> set[str]:
-    """The formats that a pipeline has decoders for."""
-    decoders = {"mesh": "slat_decoder_mesh", "gaussian": "slat_decoder_gs", "gaussian_4": "slat_decoder_gs_4"}
-    models = pipeline.models
-    return {name for name, part in decoders.items() if part in models and models[part] is not None}
 
 
 def compose_scene(
