@@ -69,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
     """Search, write, print."""
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
     from fast_sam3d.config.compose import load
-    from fast_sam3d.outputs.writable import writable_folder
+    from fast_sam3d.outputs.folder import writable_folder
     from fast_sam3d.tune.judge import GUARDED, check_measures
     from fast_sam3d.tune.runner import PipelineRunner
 

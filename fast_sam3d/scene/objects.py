@@ -69,7 +69,7 @@ class Surface:
     @classmethod
     def of(cls, mesh: Any) -> Surface:
         """A decoded mesh; see `export.mesh_to_trimesh`."""
-        from fast_sam3d.outputs.export import linear_from_srgb, mesh_to_trimesh
+        from fast_sam3d.outputs.meshes import linear_from_srgb, mesh_to_trimesh
 
         surface = mesh_to_trimesh(mesh)
         visual: Any = surface.visual

@@ -219,7 +219,7 @@ class Worker:
 
 def _write_done(folder: Path, task: ObjectTask, written: list[str], run: Run, size: tuple[int, int]) -> None:
     from fast_sam3d.geometry.camera import Camera
-    from fast_sam3d.outputs.export import save_json
+    from fast_sam3d.outputs.files import save_json
 
     camera = None
     if run.result.get("pointmap") is not None:
