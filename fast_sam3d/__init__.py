@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fast_sam3d.api import Handle, accelerate, accelerated, restore
     from fast_sam3d.checkpoints.load import load_pipeline
     from fast_sam3d.inputs.load import load_object
-    from fast_sam3d.outputs.export import save_gaussians_ply, save_glb, save_pose_json
+    from fast_sam3d.outputs import save_gaussians_ply, save_glb, save_pose_json
     from fast_sam3d.report import observe
     from fast_sam3d.scene import compose_scene, run_scene
     from fast_sam3d.telemetry import Report
@@ -58,9 +58,9 @@ _HOMES = {
     "observe": "report",
     "restore": "api",
     "run_scene": "scene",
-    "save_gaussians_ply": "outputs.export",
-    "save_glb": "outputs.export",
-    "save_pose_json": "outputs.export",
+    "save_gaussians_ply": "outputs",
+    "save_glb": "outputs",
+    "save_pose_json": "outputs",
 }
 
 explain_old_imports()
