@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from fast_sam3d.api import Handle, accelerate, accelerated, restore
     from fast_sam3d.checkpoints.load import load_pipeline
     from fast_sam3d.report import observe
+    from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
     from fast_sam3d.scene import compose_scene, run_scene
     from fast_sam3d.telemetry import Report
 
 __version__ = "0.1.0"
 __all__ = [
     "Handle",
+    "ObjectRun",
     "Report",
+    "RunSettings",
     "__version__",
     "accelerate",
     "accelerated",
@@ -35,6 +38,7 @@ __all__ = [
     "observe",
     "report",
     "restore",
+    "run_object",
     "run_scene",
 ]
 
@@ -46,6 +50,9 @@ _HOMES = {
     "observe": "fast_sam3d.report",
     "load_pipeline": "fast_sam3d.checkpoints.load",
     "Report": "fast_sam3d.telemetry",
+    "ObjectRun": "fast_sam3d.run.object",
+    "RunSettings": "fast_sam3d.run.object",
+    "run_object": "fast_sam3d.run.object",
     "compose_scene": "fast_sam3d.scene",
     "run_scene": "fast_sam3d.scene",
 }

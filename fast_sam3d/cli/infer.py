@@ -15,9 +15,10 @@ from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import ObjectInput, load_object
 from fast_sam3d.outputs.folder import check_target, result_folder, results_complete
-from fast_sam3d.run.object import RESULT_NAMES, Run, run_pipeline, write_results
+from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
+from fast_sam3d.run.results import RESULT_NAMES, write_results
 
-__all__ = ["OVERRIDES", "add_arguments", "main", "run_object"]
+__all__ = ["OVERRIDES", "add_arguments", "main"]
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,11 @@ def main(args: argparse.Namespace) -> int:
     check_methods(config)
     if checkpoint.kind == "mini":
         given = _reduced(given)
-    run = run_object(config, given, checkpoint)
+    found, load_seconds = run(config, given, checkpoint)
     with result_folder(target) as folder:
-        written = write_results(folder, config, given, run)
+        written = write_results(folder, config, given, found, tag=checkpoint.tag, load_seconds=load_seconds)
     with results_complete(target):
-        _print_summary(run, target, written)
+        _print_summary(found, target, written)
     return 0
 
 
@@ -61,11 +62,10 @@ def _reduced(given: ObjectInput) -> ObjectInput:
     return replace(given, image=image, mask=mask, pointmap=points)
 
 
-def run_object(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> Run:
-    """Loads the pipeline, accelerates it as configured, and runs it on one object."""
+def run(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> tuple[ObjectRun, float]:
+    """Load the pipeline, accelerate it as configured, and run it on one object. Returns the seconds of loading too."""
     from fast_sam3d.api import accelerated
     from fast_sam3d.checkpoints.load import load_checkpoint
-    from fast_sam3d.report import observe
     from fast_sam3d.run.progress import ProgressBars
 
     log.info("pipeline: %s, because %s", checkpoint.tag, checkpoint.reason)
@@ -74,32 +74,19 @@ def run_object(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> Ru
     pipeline = load_checkpoint(checkpoint, asked.device, asked.dtype, asked.depth_model)
     load_seconds = time.perf_counter() - begin
     log.info("loaded on %s in %.1f s", pipeline.device, load_seconds)
-    with (
-        accelerated(pipeline, config) as handle,
-        ProgressBars() as progress,
-        observe(pipeline, progress) as report,
-    ):
-        result = run_pipeline(
-            pipeline,
-            given.image,
-            given.mask,
-            given.pointmap,
-            seed=config.seed,
-            ss_steps=asked.ss_steps,
-            slat_steps=asked.slat_steps,
-            formats=asked.formats,
-            layout=asked.layout_postprocess,
-        )
-    return Run(result, report, dict(handle.methods), load_seconds, checkpoint.tag, str(pipeline.device), asked.formats)
+    settings = RunSettings.of(config.seed, asked)
+    with accelerated(pipeline, config), ProgressBars() as progress:
+        found = run_object(pipeline, given.image, given.mask, given.pointmap, settings=settings, progress=progress)
+    return found, load_seconds
 
 
-def _print_summary(run: Run, target: Path, written: list[str]) -> None:
+def _print_summary(run: ObjectRun, target: Path, written: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from fast_sam3d.run.progress import STAGES
 
-    table = Table(title="accelerated: " + ", ".join(run.methods) if run.methods else "not accelerated")
+    table = Table(title="accelerated: " + ", ".join(run.report.methods) if run.report.methods else "not accelerated")
     for i, heading in enumerate(run.report.HEADER):
         table.add_column(heading, justify="left" if i == 0 else "right")
     for row in run.report.rows():

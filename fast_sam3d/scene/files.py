@@ -21,8 +21,8 @@ from fast_sam3d.outputs.export import (
     save_json,
     whole_trimesh,
 )
-from fast_sam3d.run.object import GAUSSIANS, GAUSSIANS_4, MESH, POSE
-from fast_sam3d.scene import PlacedObject, Scene, Surface
+from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE
+from fast_sam3d.scene.objects import PlacedObject, Scene, Surface
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,7 +43,7 @@ def node_name(name: str) -> str:
 
 
 def load_object_folder(name: str, folder: Path) -> PlacedObject:
-    """Reads what `object_run.write_results` wrote.
+    """Reads what `run.results.write_results` wrote.
 
     Raises:
         OSError, ValueError: a file is missing or damaged.
