@@ -14,14 +14,14 @@ from fast_sam3d.decode.hooks import AggregateInDecoder, AggregateVoxels, KeepPic
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.exact import Exact
 from fast_sam3d.exact import build as build_exact
-from fast_sam3d.exact.context import BackboneSeam
 from fast_sam3d.exact.passes import OneRun
+from fast_sam3d.exact.places import layers as exact_layers
 from fast_sam3d.exact.places import places as exact_places
 from fast_sam3d.patch import Layer, Patch, seam_at
 from fast_sam3d.sampling.driver import SolveSeam
-from fast_sam3d.sampling.exchange import Begin, Chain, KeepOccupancy, KeepScale, RequireVoxels, Scene
-from fast_sam3d.sampling.guide import Both
-from fast_sam3d.sampling.method import StageMethod, build
+from fast_sam3d.sampling.exchange import Begin, Chain, Exchange, KeepOccupancy, KeepScale, RequireVoxels
+from fast_sam3d.sampling.guide import Both, NetworkSeam, guide_call
+from fast_sam3d.sampling.method import StageMethod, build_stage_method
 from fast_sam3d.telemetry import Report, StageSeam
 
 __all__ = ["Method", "install", "methods_on", "plan", "seam_places"]
@@ -40,7 +40,7 @@ def plan(
     settings = resolve(config, preset, overrides)
     refuse_unknown(settings, [*stages, "mesh", "exact"])
     methods: dict[str, Method] = {
-        name: build(settings[name], stage.groups, path=name, voxels=stage.coords is not None)
+        name: build_stage_method(settings[name], stage.groups, path=name, voxels=stage.coords is not None)
         for name, stage in stages.items()
         if settings.get(name)
     }
@@ -69,7 +69,7 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
     """
     patch = Patch()
     accelerates = methods is not None
-    scene = Scene()
+    scene = Exchange()
     around = _around(methods or {})
     try:
         # With nothing to accelerate the pipeline stays as its author made it, without a report, too.
@@ -83,14 +83,14 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
                 layer = Layer(report, accelerates, method, scene)
                 patch.add(solver, "solve_iter", layer, partial(SolveSeam, solver, solve_stage))
                 if _guides(method):
-                    backbone = adapter.backbone(name)
-                    patch.add(backbone, "forward", layer, partial(BackboneSeam, backbone))
+                    network, guide = adapter.backbone(name), Layer(report, accelerates, guide_call, scene)
+                    patch.add(network, "forward", guide, partial(NetworkSeam, network))
                 if isinstance(method, StageMethod) and method.where.needs_decoder:
                     scene.decoder = seam_at(adapter.structure_decoder(), "forward")
             exact = (methods or {}).get("exact")
             if isinstance(exact, Exact):
-                for owner, name, make in exact_places(adapter, exact):
-                    patch.add(owner, name, Layer(report, accelerates, exact, scene), make)
+                for owner, name, make, acts in exact_layers(adapter, exact):
+                    patch.add(owner, name, Layer(report, accelerates, acts, scene), make)
         # The last acceleration goes when the new one is in place, so that the seams they share stay where they are.
         if accelerates:
             patch.take_off(seam_places(adapter), lambda layer: layer.accelerates and layer.report is not report)

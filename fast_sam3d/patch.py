@@ -76,6 +76,11 @@ class Seam:
         owner = self.owner()
         return getattr(type(owner), self.name).__get__(owner, type(owner))
 
+    @property
+    def earlier(self) -> Any:
+        """The instance attribute that this seam replaced, None where there was none."""
+        return self._earlier
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.original()(*args, **kwargs)
 

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
+from unittest import mock
 
 import pytest
 import torch
@@ -256,6 +257,20 @@ class Contract:
         changed = differing(low, high)
         assert changed <= LAYOUT
         assert changed >= {"6drotation_normalized", "rotation", "translation"}
+
+    @pytest.mark.parametrize(("interval", "first"), [((0, 300), 5), ((0, 100), 3), (None, STEPS - 1)])
+    def test_a_guided_stride_restarts_where_the_pipelines_guidance_ends(
+        self, interval: tuple[int, int] | None, first: int, pipeline: Any
+    ) -> None:
+        """Steps of t = s / (3 - 2 s) start at 0, 0.05, 0.1, 0.17, 0.25, 0.36, 0.5 and 0.7."""
+        guidance = pipeline.models["ss_generator"].reverse_fn
+        when = {"name": "guided_stride", "stride": STEPS, "late": STEPS, "warmup": 1}
+        with (
+            mock.patch.object(guidance, "interval", interval),
+            fast_sam3d.accelerated(pipeline, {"ss": {"when": when}}) as handle,
+        ):
+            self.bed.raw(pipeline, stage1_only=True)
+        assert handle.report.solves[0].evaluated == [0, *range(first, STEPS - 1, STEPS), STEPS - 1]
 
     def test_applying_twice_replaces(self, name: str, pipeline: Any) -> None:
         want = self.accelerated_once(name)

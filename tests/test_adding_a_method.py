@@ -45,7 +45,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = folder / match[1]
             assert path.parent.is_dir() and not path.exists()
             path.write_text(block[match.end() :])
-    registry = folder / "fast_sam3d" / "solve" / "predict" / "__init__.py"
+    registry = folder / "fast_sam3d" / "sampling" / "predict" / "__init__.py"
     lines = registry.read_text().splitlines()
     (change,) = blocks("diff")
     for line in change.splitlines():

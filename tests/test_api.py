@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import fast_sam3d
-from fast_sam3d import api
+from fast_sam3d import install
 from fast_sam3d.adapters import NotAPipelineError
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.patch import Seam
@@ -201,13 +201,13 @@ def test_a_failing_installation_rolls_back_whole(pipeline: FakePipeline, monkeyp
     first_result = pipeline.run(seed=0)
     before, layers = snapshot(pipeline), [list(s.layers) for s in seams(pipeline)]
 
-    take_off = api.Patch.take_off
+    take_off = install.Patch.take_off
 
     def failing(*args: Any) -> None:
         take_off(*args)
         raise MemoryError
 
-    monkeypatch.setattr(api.Patch, "take_off", failing)
+    monkeypatch.setattr(install.Patch, "take_off", failing)
     with pytest.raises(MemoryError):
         fast_sam3d.accelerate(pipeline, stride("ss", 5))
     monkeypatch.undo()
@@ -222,12 +222,12 @@ def test_a_failing_installation_rolls_back_whole(pipeline: FakePipeline, monkeyp
 def test_a_failing_first_installation_leaves_nothing(pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(pipeline)
 
-    class Failing(api.SolveSeam):
+    class Failing(install.SolveSeam):
         def __init__(self, *args: Any) -> None:
             assert seams(pipeline)  # the stages' clocks are on already
             raise MemoryError
 
-    monkeypatch.setattr(api, "SolveSeam", Failing)
+    monkeypatch.setattr(install, "SolveSeam", Failing)
     with pytest.raises(MemoryError):
         fast_sam3d.accelerate(pipeline, PAPER)
     assert same_vars(before, snapshot(pipeline))

@@ -15,7 +15,7 @@ import pytest
 
 import fast_sam3d
 from fast_sam3d.config import packaged as resources
-from fast_sam3d.config.packaged import checkout, checkpoint_roots, resource
+from fast_sam3d.config.packaged import bundled_example, checkout, checkpoint_roots, resource
 from fast_sam3d.errors import FastSam3dError
 
 ROOT = Path(fast_sam3d.__file__).parents[1]
@@ -119,6 +119,17 @@ def test_an_installed_copy_uses_what_travelled_with_it(tmp_path, monkeypatch):
         resource("examples")
 
 
+def test_examples_are_found_from_any_folder(elsewhere, tmp_path, monkeypatch):
+    assert bundled_example(Path("examples/chair")) == ROOT / "examples" / "chair"
+    package = tmp_path / "site-packages" / "fast_sam3d"
+    (package / "_data" / "examples" / "teapot").mkdir(parents=True)
+    monkeypatch.setattr(resources, "_PACKAGE", package)
+    assert bundled_example(Path("examples/teapot")) == package / "_data" / "examples" / "teapot"
+    assert bundled_example(Path("examples/chair")) == Path("examples/chair")
+    (elsewhere / "examples" / "teapot").mkdir(parents=True)
+    assert bundled_example(Path("examples/teapot")) == Path("examples/teapot")
+
+
 def test_a_clone_is_told_how_to_get_its_folders_back(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "pyproject.toml").write_text("")
@@ -142,9 +153,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(next(iter(builder.WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"]))))
 
 
-def test_wheel_holds_the_configuration_and_the_weights(wheel):
+def test_wheel_holds_the_configuration_the_weights_and_an_example(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("configs", "checkpoints/mini"):
+    for folder in ("configs", "checkpoints/mini", "examples/teapot"):
         here = {f"fast_sam3d/_data/{p.relative_to(ROOT)}" for p in (ROOT / folder).rglob("*") if p.is_file()}
         assert here
         assert here <= names
@@ -165,6 +176,7 @@ def test_wheel_works_in_an_empty_folder(wheel, tmp_path):
     code = (
         "from fast_sam3d.config.packaged import checkout, resource;"
         "from fast_sam3d.checkpoints.load import find_checkpoint;"
+        "from fast_sam3d.inputs.load import load_object; assert load_object('examples/teapot').pointmap is not None;"
         "assert checkout() is None; print(find_checkpoint().folder); print(resource('configs'))"
     )
     done = python("-c", code, cwd=empty, path=site)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.patch import Seam
-from fast_sam3d.sampling.driver import SolveStage
+from fast_sam3d.sampling.guide import Guidance
+from fast_sam3d.sampling.stage import SolveStage
 
 SHAPE = "shape"
 LAYOUT = ("6drotation_normalized", "scale", "translation", "translation_scale")
@@ -47,32 +47,36 @@ class NotAPipelineError(FastSam3dError, TypeError):
     """Something that has not the surface of a SAM 3D pipeline."""
 
 
-def count_calls(dynamics: Callable[..., Any], t: float) -> int:
-    """Network calls of one `generator._generate_dynamics` at time t, those of guidance included.
+def guidance_of(dynamics: Callable[..., Any]) -> Guidance | None:
+    """The guidance that acts in `generator._generate_dynamics`, None without any.
 
-    Read from the guidance settings at the moment of the call, because wrapping the network would break its
-    compilation.
+    Read at the moment of the call: the pipeline sets strength and interval for each run.
 
     Args:
-        dynamics: the bound method, or anything else (counted as one call).
-        t: time in 0..1.
+        dynamics: the bound method; anything else has no guidance.
     """
     generator = getattr(dynamics, "__self__", None)
     guidance = getattr(generator, "reverse_fn", None)
     strength = getattr(guidance, "strength", None)
     interval = getattr(guidance, "interval", None)
     if strength is None or interval is None or getattr(guidance, "training", False):
-        return 1
-    # Rounded to float32 as in `_generate_dynamics`, so that the ends of the interval fall on the same side.
-    time = np.float32(t * getattr(generator, "time_scale", 1.0))
-    pairs = [
-        (s, interval[leaf] if isinstance(interval, Mapping) else interval)
-        for leaf, s in (strength.items() if isinstance(strength, Mapping) else [(None, strength)])
-    ]
-    if not any(s > 0 and np.float32(low) <= time <= np.float32(high) for s, (low, high) in pairs):
-        return 1
+        return None
+    # Either may be a mapping by leaf.
+    strengths = strength if isinstance(strength, Mapping) else {None: strength}
+    intervals = {
+        tuple(interval[leaf] if isinstance(interval, Mapping) else interval) for leaf, s in strengths.items() if s > 0
+    }
+    if not intervals:
+        return None
     # `PointmapCFG` makes one more call, without the pointmap.
-    return 3 if any(kind.__name__ == "PointmapCFG" for kind in type(guidance).__mro__) else 2
+    calls = 3 if any(kind.__name__ == "PointmapCFG" for kind in type(guidance).__mro__) else 2
+    return Guidance(max(strengths.values()), tuple(sorted(intervals)), getattr(generator, "time_scale", 1.0), calls)
+
+
+def count_calls(dynamics: Callable[..., Any], t: float) -> int:
+    """Network calls of one `generator._generate_dynamics` at time t in 0..1, those of guidance included."""
+    guidance = guidance_of(dynamics)
+    return guidance.calls if guidance is not None and guidance.acts_at(t) else 1
 
 
 def voxels_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -115,8 +119,8 @@ class Sam3d:
         layout = tuple(self._layout_leaves())
         groups = {"shape": (SHAPE,), **({"layout": layout} if layout else {})}
         return {
-            "ss": SolveStage("ss", SHAPE, groups, count_calls, decode=decode_structure),
-            "slat": SolveStage("slat", "feats", {"feats": ("feats",)}, count_calls, voxels_of, only_voxels),
+            "ss": SolveStage("ss", SHAPE, groups, guidance_of, decode=decode_structure),
+            "slat": SolveStage("slat", "feats", {"feats": ("feats",)}, guidance_of, voxels_of, only_voxels),
         }
 
     def solver(self, stage: str) -> Any:

@@ -19,7 +19,7 @@ from fast_sam3d.bench.turns import Given, VariantRun, run, take_turns
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.config.compose import SEED_MAX
-from fast_sam3d.metrics import Protocol, Reconstruction, three_ways
+from fast_sam3d.metrics import Protocol, Reconstruction, quality_and_fidelity
 from fast_sam3d.run.object import RunSettings
 
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def measure(pipeline: Any, thing: BenchObject, seed: int, job: BenchTask, count:
 def _scores(outcome: VariantRun, plain: VariantRun, thing: BenchObject, protocol: Protocol) -> dict[str, float]:
     found = _reconstruction(outcome)
     other = None if outcome is plain or plain.error else _reconstruction(plain)
-    return three_ways(found, truth=thing.truth, plain=other, protocol=protocol)
+    return quality_and_fidelity(found, thing.truth, other, protocol)
 
 
 def _reconstruction(outcome: VariantRun) -> Reconstruction:

@@ -112,7 +112,7 @@ class Folder:
         return BenchObject(name, Given(given.image, given.mask, given.pointmap))
 
     def identity(self) -> object:
-        from fast_sam3d.bench.record import file_digest
+        from fast_sam3d.outputs.digests import file_digest
 
         files = [item for item in self.path.rglob("*") if item.is_file() and not item.name.startswith(".")]
         return file_digest(files, self.path)

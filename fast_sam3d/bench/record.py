@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.errors import OutputError
-from fast_sam3d.model.pipeline_config import CONFIG_NAME
+from fast_sam3d.outputs.digests import file_digest
 
 Rows = list[dict[str, Any]]
 Key = int | str
@@ -63,31 +63,6 @@ def without_nan(tree: Any) -> Any:
     if isinstance(tree, (list, tuple)):
         return [without_nan(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
-
-
-def file_digest(paths: Iterable[Path], relative_to: Path) -> str:
-    """SHA-256 of some files' names and contents."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(f"{path.relative_to(relative_to).as_posix()}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def weights_digest(checkpoint: Path) -> str:
-    """SHA-256 of a checkpoint folder's weights and settings."""
-    return file_digest([checkpoint / CONFIG_NAME, *checkpoint.glob("*.safetensors")], checkpoint)
-
-
-def folder_identity(folder: Path) -> str:
-    """SHA-256 of the names, sizes and times of a folder's files: for weights too large to be read for this."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        facts = path.stat()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
-    return digest.hexdigest()
 
 
 def code_digest() -> str:

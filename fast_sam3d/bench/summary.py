@@ -14,7 +14,7 @@ from typing import Any
 
 from fast_sam3d.bench.job import PLACES
 from fast_sam3d.bench.suite import OFF, OTHER_SEED
-from fast_sam3d.metrics import PLAIN, TRUTH, by_group, mean_and_error, median_and_error
+from fast_sam3d.metrics import BASELINE, TRUTH, by_group, mean_and_error, median_and_error
 
 Number = tuple[float, float]
 """A middle and its standard error; NaN where not known."""
@@ -90,7 +90,9 @@ def _standing(
         return mean_and_error(by_group(pairs, groups))
 
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    scores = {against: [column for column in columns if column.startswith(f"{against}_")] for against in (PLAIN, TRUTH)}
+    scores = {
+        against: [column for column in columns if column.startswith(f"{against}_")] for against in (BASELINE, TRUTH)
+    }
     return Standing(
         name=name,
         runs=len(rows),
@@ -101,7 +103,7 @@ def _standing(
         network_calls=mean("network_calls"),
         operations=mean_and_error(by_group(ratios("operations", faster=False), groups)),
         peak_bytes=mean("peak_bytes"),
-        plain={column.split("_", 1)[1]: middle(column) for column in scores[PLAIN]},
+        plain={column.split("_", 1)[1]: middle(column) for column in scores[BASELINE]},
         truth={column.split("_", 1)[1]: middle(column) for column in scores[TRUTH]},
         gain={} if name == OFF else {column.split("_", 1)[1]: gain(column) for column in scores[TRUTH]},
     )

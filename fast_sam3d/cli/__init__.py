@@ -37,9 +37,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "fast_sam3d.cli.measure_exact",
         "time stock parts and their peak memory, off and with their exact saving",
     ),
-    "examples": ("fast_sam3d.mini.data.examples", "render the bundled examples again"),
-    "train-mini": ("fast_sam3d.mini.train.cli", "train the embedded model"),
-    "evaluate-mini": ("fast_sam3d.mini.train.evaluate_cli", "measure the embedded model on held-out objects"),
+    "examples": ("fast_sam3d.cli.examples", "render the bundled examples again"),
+    "train-mini": ("fast_sam3d.cli.train_mini", "train the embedded model"),
+    "evaluate-mini": ("fast_sam3d.cli.evaluate_mini", "measure the embedded model on held-out objects"),
 }
 PROGRAM = "fast-sam3d"
 USER_ERROR, INTERRUPTED, TERMINATED, FAILED = 2, 130, 143, 1

@@ -165,7 +165,9 @@ def _record(output: Path, job: BenchTask, args: argparse.Namespace) -> Record:
     """The rows of an earlier start with the same weights, code, methods and objects."""
     import torch
 
-    from fast_sam3d.bench.record import Record, code_digest, folder_identity, weights_digest
+    from fast_sam3d.bench.record import Record, code_digest
+    from fast_sam3d.model.weights import weights_digest
+    from fast_sam3d.outputs.digests import folder_identity
 
     folder = job.checkpoint.folder
     settings = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from fast_sam3d.cli.tables import aligned
+
 __all__ = ["add_arguments", "main"]
 
 
@@ -45,9 +47,5 @@ def lines(counts: dict[str, list[int]], labels: list[str]) -> list[str]:
         for value, plain in zip(values, counts["off"], strict=True):
             share = "" if value == plain else f"{100 * (value / plain - 1):.1f} %"
             cells[-1].append(f"{value / 1e12:.1f} {share:>8}")
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    table = [
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
-        for line in cells
-    ]
+    table = aligned(cells)
     return table + ([f"elsewhere than in these networks: {', '.join(elsewhere)}"] if elsewhere else [])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
 from fast_sam3d.cli.flags import add_config_flags, config_from
+from fast_sam3d.cli.tables import print_path, print_table
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import ObjectInput, load_object
@@ -68,7 +68,6 @@ def run(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> tuple[Obj
     from fast_sam3d.checkpoints.load import load_checkpoint
     from fast_sam3d.run.progress import ProgressBars
 
-    log.info("pipeline: %s, because %s", checkpoint.tag, checkpoint.reason)
     begin = time.perf_counter()
     asked = config.pipeline
     pipeline = load_checkpoint(checkpoint, asked.device, asked.dtype, asked.depth_model)
@@ -81,26 +80,16 @@ def run(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> tuple[Obj
 
 
 def _print_summary(run: ObjectRun, target: Path, written: list[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from fast_sam3d.run.progress import STAGES
 
-    table = Table(title="accelerated: " + ", ".join(run.report.methods) if run.report.methods else "not accelerated")
-    for i, heading in enumerate(run.report.HEADER):
-        table.add_column(heading, justify="left" if i == 0 else "right")
-    for row in run.report.rows():
-        table.add_row(STAGES.get(row[0], row[0]), *row[1:])
-    console = Console(highlight=False)
-    console.print(table)
-    peaks = (("host", run.report.peak_host_bytes), ("device", run.report.peak_device_bytes))
+    report = run.report
+    title = "accelerated: " + ", ".join(report.methods) if report.methods else "not accelerated"
+    rows = [(STAGES.get(stage, stage), *cells) for stage, *cells in report.rows()]
+    print_table(title, report.HEADER, rows, report.HEADER[1:])
+    peaks = (("host", report.peak_host_bytes), ("device", report.peak_device_bytes))
     memory = ", ".join(f"{place} {peak / 2**20:,.0f} MiB" for place, peak in peaks if peak)
     if memory:
-        console.print(f"peak memory of the process: {memory}")
-    for remark in run.report.remarks():
-        console.print(remark)
-    # Not wrapped or marked up: paths are for copying, and brackets in them are no markup.
-    # Bytes that are no text in the terminal's encoding are escaped: results are there, and no place to fail.
-    encoding = sys.stdout.encoding or "utf-8"
-    text = f"results in {target}: {', '.join(written)}".encode(encoding, "backslashreplace").decode(encoding)
-    print(text)
+        print(f"peak memory of the process: {memory}")
+    for remark in report.remarks():
+        print(remark)
+    print_path(f"results in {target}: {', '.join(written)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from fast_sam3d.cli.tables import aligned
 from fast_sam3d.errors import ConfigError
 
 __all__ = ["add_arguments", "main"]
@@ -54,8 +55,4 @@ def lines(found: list[Any]) -> list[str]:
                 "equal" if part.equal else "DIFFER",
             ]
         )
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    return [
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
-        for line in cells
-    ]
+    return aligned(cells)

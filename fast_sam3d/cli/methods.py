@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from fast_sam3d.cli.tables import aligned
 from fast_sam3d.config.catalogue import NEEDS, Listing, listed
 
 __all__ = ["add_arguments", "main"]
@@ -23,8 +24,7 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps([method.to_dict() for method in methods], indent=2))
         return 0
     rows = [HEADER, *(_row(method, args.stage) for method in methods)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = aligned(rows, left=len(HEADER))
     lines.insert(1, "-" * max(len(line) for line in lines))
     print("\n".join(lines))
     shown = dict.fromkeys(need for method in methods for need in _needs(method, args.stage))

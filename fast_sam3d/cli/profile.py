@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fast_sam3d.cli.tables import aligned
 from fast_sam3d.config.compose import check_methods, load
 from fast_sam3d.errors import ConfigError, OutputError
 
@@ -112,8 +113,4 @@ def lines(timings: list[Timing]) -> list[str]:
     rows.append(["from .. to", *(f"{min(ratio):.2f} .. {max(ratio):.2f}" for ratio in ratios)])
     rows.append(["network calls", *(str(timing.network_calls) for timing in timings)])
     rows.append(["pose refined", *("yes" if timing.pose_refined else "no" for timing in timings)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
+    return aligned(rows)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
 from fast_sam3d.cli.flags import add_config_flags, config_from
+from fast_sam3d.cli.scene_summary import SOME_FAILED, end_all, new_row, note_failure, note_summary, print_scene
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError, OutputError
 from fast_sam3d.outputs.folder import check_target
@@ -33,8 +33,6 @@ CLUSTER: tuple[tuple[str, Callable[[str], Any], str, str], ...] = (
     ("max_retries", int, "N", "times that an object is made again after its worker has died (default: 2)"),
 )
 """Flags of `--engine ray`; each sets the value of `cluster.settings.ClusterSettings` of its name."""
-SUMMARY = "summary.json"
-SOME_FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -176,79 +174,3 @@ def _run_all(folders: list[Path], config: Config, checkpoint: Checkpoint, engine
         finally:
             engine.scene = None
     return end_all(rows, config)
-
-
-def new_row(folder: Path) -> dict[str, Any]:
-    """A scene in the table of all."""
-    return {"folder": folder.name, "scene": None, "status": "failed", "message": ""}
-
-
-def note_summary(row: dict[str, Any], summary: Mapping[str, Any]) -> None:
-    counts = {key: summary[key] for key in ("complete", "failed", "duplicate", "mean_mask_iou")}
-    row |= {"status": "failed" if summary["failed"] else "complete", **counts}
-
-
-def note_failure(row: dict[str, Any], folder: Path, error: FastSam3dError) -> None:
-    row["message"] = " ".join(str(error).split())
-    log.error("scene %s failed: %s", folder, row["message"])
-
-
-def end_all(rows: list[dict[str, Any]], config: Config) -> int:
-    """Writes and prints what became of every scene. Returns the exit code."""
-    from fast_sam3d.outputs.export import save_json
-
-    config.output.dir.mkdir(parents=True, exist_ok=True)
-    failed = sum(row["status"] == "failed" for row in rows)
-    summary = {"scenes": rows, "complete": len(rows) - failed, "failed": failed}
-    save_json(config.output.dir / SUMMARY, summary)
-    _print_all(rows)
-    return SOME_FAILED if failed else 0
-
-
-def print_scene(summary: Mapping[str, Any], outcomes: Mapping[int, Outcome], target: Path) -> None:
-    rows = []
-    for item in summary["objects"]:
-        outcome = outcomes[item["number"]]
-        seconds = "kept" if outcome.seconds is None and outcome.status == "complete" else _number(outcome.seconds)
-        note = item["message"] or ("; ".join(item["out_of_memory"]) and f"only {', '.join(item['formats'])} fitted")
-        rows.append((item["mask"], item["status"], seconds, _number(item["mask_iou"]), note))
-    mean = summary["mean_mask_iou"]
-    title = f"{summary['scene']}: {summary['complete']} of {len(rows)} objects"
-    _table(title, ("mask", "status", "seconds", "mask IoU", "remark"), rows)
-    if mean is not None:
-        print(f"mean overlap of the composed scene with the masks (IoU): {mean:.3f}")
-    _print_path(f"results in {target}: {', '.join([*summary['files'], SUMMARY])}")
-
-
-def _print_all(rows: list[dict[str, Any]]) -> None:
-    cells = [
-        (row["folder"], row["status"], str(row.get("complete", "")), str(row.get("failed", "")),
-         _number(row.get("mean_mask_iou")), row["message"])
-        for row in rows
-    ]  # fmt: skip
-    _table(f"{len(rows)} scenes", ("scene", "status", "objects", "failed", "mask IoU", "remark"), cells)
-
-
-def _table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(title))
-    for heading in headings:
-        table.add_column(
-            heading, justify="right" if heading in ("seconds", "mask IoU", "objects", "failed") else "left"
-        )
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    Console(highlight=False).print(table)
-
-
-def _print_path(text: str) -> None:
-    # Bytes that are no text in the terminal's encoding are escaped: results are there, and no place to fail.
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint
-from fast_sam3d.cli import scene as command
+from fast_sam3d.cli.scene_summary import SOME_FAILED, end_all, new_row, note_failure, note_summary, print_scene
 from fast_sam3d.cluster.connect import import_ray
 from fast_sam3d.cluster.engine import ClusterEngine
 from fast_sam3d.cluster.job import SceneJob
@@ -40,7 +40,7 @@ def run_on_cluster(
     settings = ClusterSettings(**{name.removeprefix("ray_"): value for name, value in given.items()})
     import_ray()
     identity = config_identity(config, checkpoint)
-    rows = {folder: command.new_row(folder) for folder in folders}
+    rows = {folder: new_row(folder) for folder in folders}
 
     def jobs() -> Iterator[SceneJob]:
         taken: set[str] = set()
@@ -55,7 +55,7 @@ def run_on_cluster(
             except FastSam3dError as error:
                 if single:
                     raise
-                command.note_failure(rows[folder], folder, error)
+                note_failure(rows[folder], folder, error)
                 continue
             yield job
 
@@ -72,7 +72,7 @@ def run_on_cluster(
                 f"the objects in {config.output.dir} that were finished are kept, and the same command goes on from "
                 "there"
             ) from error
-    return code if single else command.end_all(list(rows.values()), config)
+    return code if single else end_all(list(rows.values()), config)
 
 
 def _objects(folder: Path) -> int:
@@ -88,8 +88,8 @@ def _told(job: SceneJob, row: dict[str, Any], single: bool) -> int:
         error = job.error or FastSam3dError(f"nothing is known of {job.folder}")
         if single:
             raise error
-        command.note_failure(row, job.folder, error)
-        return command.SOME_FAILED
-    command.print_scene(job.summary, job.outcomes, job.target)
-    command.note_summary(row, job.summary)
-    return command.SOME_FAILED if job.summary["failed"] else 0
+        note_failure(row, job.folder, error)
+        return SOME_FAILED
+    print_scene(job.summary, job.outcomes, job.target)
+    note_summary(row, job.summary)
+    return SOME_FAILED if job.summary["failed"] else 0

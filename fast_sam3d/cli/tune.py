@@ -245,7 +245,9 @@ def _record(
     """What an earlier start with the same weights, code and objects has measured, whatever its budget and time."""
     import torch
 
-    from fast_sam3d.bench.record import Record, code_digest, folder_identity, weights_digest
+    from fast_sam3d.bench.record import Record, code_digest
+    from fast_sam3d.model.weights import weights_digest
+    from fast_sam3d.outputs.digests import folder_identity
 
     folder = checkpoint.folder
     known = {

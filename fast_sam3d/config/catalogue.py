@@ -20,7 +20,7 @@ from typing import Any
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
 
-__all__ = ["NEEDS", "STAGES", "Listing", "find", "listed"]
+__all__ = ["NEEDS", "STAGES", "Listing", "listed", "method_named"]
 
 STAGES = ("ss", "slat", "mesh")
 """The groups of configs/ that hold methods, in the order in which they run."""
@@ -120,7 +120,7 @@ def listed(stage: str | None = None, configs: Path | None = None) -> list[Listin
     return [method for method in order if stage is None or stage in method.stages]
 
 
-def find(name: str) -> Listing | None:
+def method_named(name: str) -> Listing | None:
     """The method of that name, or None."""
     return next((method for method in listed() if method.name == name), None)
 
@@ -145,7 +145,7 @@ def _header(path: Path) -> tuple[str, str | None, tuple[str, ...]]:
 
 def misplaced(name: str, stage: str, options: Sequence[str]) -> str:
     """What to say of a method's name that `stage` has no option of."""
-    method = find(name) if stage in STAGES else None
+    method = method_named(name) if stage in STAGES else None
     if method is None:
         return f"{stage} has no option '{name}': {suggest(name, options)}"
     ways = [override for overrides in method.switch.values() for override in overrides]

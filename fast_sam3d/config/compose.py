@@ -152,13 +152,15 @@ def methods_of(config: Config) -> dict[str, Any]:
     from fast_sam3d.adapters.sam3d import LAYOUT, SHAPE
     from fast_sam3d.decode import build as build_mesh
     from fast_sam3d.exact import build as build_exact
-    from fast_sam3d.sampling import build
+    from fast_sam3d.sampling import build_stage_method
 
     methods: dict[str, Any] = {}
     if config.modules["ss"]:
-        methods["ss"] = build(config.modules["ss"], {"shape": (SHAPE,), "layout": LAYOUT}, path="ss", voxels=False)
+        methods["ss"] = build_stage_method(
+            config.modules["ss"], {"shape": (SHAPE,), "layout": LAYOUT}, path="ss", voxels=False
+        )
     if config.modules["slat"]:
-        methods["slat"] = build(config.modules["slat"], {"feats": ("feats",)}, path="slat", voxels=True)
+        methods["slat"] = build_stage_method(config.modules["slat"], {"feats": ("feats",)}, path="slat", voxels=True)
     if config.modules["mesh"]:
         methods["mesh"] = build_mesh(config.modules["mesh"])
     if config.modules["exact"]:

@@ -1,4 +1,4 @@
-"""Finds the configuration and the embedded weights, in a checkout and in an installed copy."""
+"""Finds the configuration, the embedded weights and the examples, in a checkout and in an installed copy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fast_sam3d.errors import FastSam3dError
 
-__all__ = ["checkout", "checkpoint_roots", "resource"]
+__all__ = ["bundled_example", "checkout", "checkpoint_roots", "resource"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -29,6 +29,18 @@ def resource(name: str) -> Path:
         mend = "reinstall fast-sam3d" if root is None else f"`git checkout -- {name}` in that clone brings it back"
         raise FastSam3dError(f"the folder {path} is missing: {mend}")
     return path
+
+
+def bundled_example(path: Path) -> Path:
+    """Returns where an example is: `path` itself, or examples/NAME of the checkout or the wheel if it is not here.
+
+    The wheel holds examples/teapot only.
+    """
+    if path.parts[:1] != ("examples",) or path.exists():
+        return path
+    root = checkout()
+    found = (root if root is not None else _PACKAGE / "_data") / path
+    return found if found.exists() else path
 
 
 def checkpoint_roots() -> list[Path]:

@@ -11,7 +11,7 @@ import torch
 
 from fast_sam3d.decode.aggregate import MeshMethod, max_pool, mean_pool, merge, unmerged
 from fast_sam3d.decode.spectrum import mixed, picture_ratio, shape_ratio
-from fast_sam3d.sampling.exchange import Scene
+from fast_sam3d.sampling.exchange import Exchange
 from fast_sam3d.telemetry import AggregationRecord
 
 
@@ -19,7 +19,7 @@ from fast_sam3d.telemetry import AggregationRecord
 class KeepPicture:
     """Goes around `preprocess_image`, whose first argument is the picture [H, W, 4] uint8 with the mask as alpha."""
 
-    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         scene.picture = args[0] if args else kwargs.get("image")
         return call(*args, **kwargs)
@@ -33,7 +33,7 @@ class MeshAlone:
     needs them for baking a texture only.
     """
 
-    def __call__(self, scene: Scene, call: Callable[..., Any], outputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, scene: Exchange, call: Callable[..., Any], outputs: Any, *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         if "mesh" not in outputs or "gaussian" in outputs:
             return call(outputs, *args, **kwargs)
@@ -47,7 +47,7 @@ class AggregateInDecoder:
 
     method: MeshMethod
 
-    def __call__(self, scene: Scene, call: Callable[..., Any], slat: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, scene: Exchange, call: Callable[..., Any], slat: Any, *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         if not (hasattr(slat, "coords") and hasattr(slat, "feats")):
             return call(slat, *args, **kwargs)
@@ -66,7 +66,7 @@ class AggregateVoxels:
 
     method: MeshMethod
 
-    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         result = call(*args, **kwargs)
         coords = result["coords"]
@@ -77,7 +77,7 @@ class AggregateVoxels:
         return {**result, "coords": bins, "downsample_factor": result.get("downsample_factor", 1) * record.factor}
 
 
-def _route(method: MeshMethod, scene: Scene, coords: Any, resolution: int, centre: float) -> tuple[Any, Any, Any]:
+def _route(method: MeshMethod, scene: Exchange, coords: Any, resolution: int, centre: float) -> tuple[Any, Any, Any]:
     """Decide by how much to merge, merge, and write it down."""
     picture = None
     if scene.picture is not None:

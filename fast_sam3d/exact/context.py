@@ -1,16 +1,15 @@
 """Cross-attention to a context that stays the same over a solve, or is all zeros.
 
-The backbone's seam tells, for each call, which of the two the context is; the seams on its cross-attentions and on
-their `to_kv` act on that. What they keep belongs to one solve (`Contexts`), which the solver's seam makes, lays out in
-the scene while the network runs, and drops at the end. Outside a solve everything passes through.
+At the network's seam `WatchContext` finds out, for each call, which of the two the context is; the seams on its
+cross-attentions and on their `to_kv` act on that. What they keep (`Contexts`) belongs to one solve, as a part of its
+`SolveState`. Outside a solve everything passes through.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,11 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.exact.attention import AttentionSeam
-from fast_sam3d.exact.saving import SavingSeam
+from fast_sam3d.exact.settings import Exact
 from fast_sam3d.model.slat_flow import StructuredLatentFlow
 from fast_sam3d.model.sparse_grid import SparseGrid
 from fast_sam3d.patch import Seam
+from fast_sam3d.sampling.guide import SolveState, running_solve
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ class Contexts:
         kept: keys and values by the identity of their projection.
         constants: of unconditional cross-attentions, by the identity of the attention.
         voxels: those of the first call, and what the embedded structured latent makes of them.
-        guided: `fast_sam3d.sampling.guide.GuidedCalls` of a method that spares unconditional calls.
     """
 
     first: tuple[Any, ...] | None = None
@@ -50,7 +49,6 @@ class Contexts:
     kept: dict[int, Tensor] = field(default_factory=dict)
     constants: dict[int, Tensor] = field(default_factory=dict)
     voxels: tuple[Any, SparseGrid] | None = None
-    guided: Any = None
 
     @property
     def bytes(self) -> int:
@@ -58,29 +56,26 @@ class Contexts:
         return sum(kept.numel() * kept.element_size() for kept in self.kept.values())
 
 
-class BackboneSeam(SavingSeam):
-    """Stands in for the `forward` of a sampler's backbone: (x, t, *condition, **kwargs), `cfg=True` if unconditional.
+@dataclass(frozen=True, slots=True)
+class WatchContext:
+    """The method of the savings at a sampler network's `NetworkSeam`: finds out which context each call has.
 
     `cfg` is set by sam3d_objects/model/backbone/generator/classifier_free_guidance.py, `force_zeros_cond` makes the
     backbone multiply its context by zero then.
     """
 
-    def __init__(self, backbone: Any) -> None:
-        super().__init__(backbone, "forward")
+    exact: Exact
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = self.original()
-        contexts = active(self)
-        if contexts is None or contexts.kind is not None:
+    def __call__(self, network: Any, state: SolveState, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """See the class."""
+        contexts = contexts_of(state)
+        if contexts.kind is not None:
             return call(*args, **kwargs)
-        if contexts.guided is not None:
-            call = partial(contexts.guided, call)
-        backbone = self.owner()
-        if self.wanted("grids") and isinstance(backbone, StructuredLatentFlow):
+        if self.exact.grids and isinstance(network, StructuredLatentFlow):
             args = (*args[:-1], _grid(contexts, args[-1], args[0].device))
-        if not backbone.training and (self.wanted("unconditional") or self.wanted("context")):
+        if not network.training and (self.exact.unconditional or self.exact.context):
             if kwargs.get("cfg"):
-                contexts.kind = "unconditional" if getattr(backbone, "force_zeros_cond", False) else None
+                contexts.kind = "unconditional" if getattr(network, "force_zeros_cond", False) else None
             else:
                 contexts.kind = "same" if _same(contexts, _conditions(args[2:], kwargs)) else None
         try:
@@ -151,10 +146,15 @@ class KeysSeam(Seam):
 
 def active(seam: Seam) -> Contexts | None:
     """The contexts of the solve in which this seam is called, None outside one."""
-    for layer in reversed(seam.layers):
-        if layer.scene is not None and layer.scene.contexts is not None:
-            return layer.scene.contexts
-    return None
+    state = running_solve(seam)
+    return None if state is None else contexts_of(state)
+
+
+def contexts_of(state: SolveState) -> Contexts:
+    """What is kept for a solve, created at the first call."""
+    if not isinstance(state.kept, Contexts):
+        state.kept = Contexts()
+    return state.kept
 
 
 def _conditions(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:

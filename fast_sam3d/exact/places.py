@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from fast_sam3d.adapters import Sam3d
 from fast_sam3d.adapters.sam3d import compiled
 from fast_sam3d.exact import subdivision
 from fast_sam3d.exact.attention import AttentionSeam, fits
-from fast_sam3d.exact.context import BackboneSeam, CrossAttentionSeam, KeysSeam
+from fast_sam3d.exact.context import CrossAttentionSeam, KeysSeam, WatchContext
 from fast_sam3d.exact.extraction import ExtractionSeam, unfit
 from fast_sam3d.exact.half import LinearSeam
 from fast_sam3d.exact.passes import PassSeam
@@ -24,11 +25,19 @@ from fast_sam3d.model.extract import MeshExtractor
 from fast_sam3d.model.slat_decoder import SLatTrunk, SubdivideBlock
 from fast_sam3d.model.slat_flow import StructuredLatentFlow
 from fast_sam3d.patch import Seam, seam_at
+from fast_sam3d.sampling.guide import NetworkSeam
 
 logger = logging.getLogger(__name__)
 
 Place = tuple[object, str, Callable[[], Seam]]
 """An object, the name of its method, and what makes the seam there."""
+
+
+def layers(adapter: Sam3d, exact: Exact) -> Iterator[tuple[object, str, Callable[[], Seam], Any]]:
+    """The places of `exact`, each with the method of the layer there: the settings, or what acts around a network."""
+    for owner, name, make in places(adapter, exact):
+        watches = isinstance(make, partial) and make.func is NetworkSeam
+        yield owner, name, make, WatchContext(exact) if watches else exact
 
 
 def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[Place]:
@@ -68,7 +77,7 @@ def _context_places(adapter: Sam3d, exact: Exact, everywhere: bool) -> Iterator[
             logger.info("%s: exact.unconditional and exact.context stay off, because %s", stage, reason)
         if reason or not found:
             continue
-        yield backbone, "forward", partial(BackboneSeam, backbone)
+        yield backbone, "forward", partial(NetworkSeam, backbone)
         for name, attention in found:
             if exact.unconditional:
                 yield attention, "forward", partial(CrossAttentionSeam, attention, name)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_sam3d.config.packaged import bundled_example
 from fast_sam3d.errors import InputError, suggest
 from fast_sam3d.inputs.pictures import checked_mask, read_mask, read_picture
 from fast_sam3d.inputs.pointmaps import find_pointmap, read_pointmap
@@ -54,7 +55,8 @@ def load_object(
     """Reads everything that one object needs.
 
     Args:
-        image_path: a folder with image.png and masks 0.png, 1.png ... (gaps are fine), or an image file.
+        image_path: a folder with image.png and masks 0.png, 1.png ... (gaps are fine), or an image file; or
+            "examples/teapot", the example that the installed package carries.
         mask_index: the number of the mask beside the picture; None takes the lowest.
         mask_path: a mask file to use instead.
         pointmap: "auto" takes pointmap.npz or pointmap.npy beside the picture if it is there, "none" takes none,
@@ -121,7 +123,8 @@ def numbered_masks(folder: Path) -> dict[int, list[Path]]:
 
 
 def find_image(path: Path) -> Path:
-    """Resolves --image_path to the picture itself."""
+    """Resolves --image_path to the picture itself; examples/NAME is also found where the package is installed."""
+    path = bundled_example(path)
     if path.is_dir():
         # Cameras and some systems write IMAGE.PNG; the plain name wins.
         there = {p.name.lower(): p for p in sorted(path.iterdir(), key=lambda p: p.name) if p.is_file()}

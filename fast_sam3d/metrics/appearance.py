@@ -1,4 +1,4 @@
-"""How alike two objects look: PSNR and SSIM of our own renderer's pictures from fixed views."""
+"""Appearance: PSNR and SSIM between renderings from fixed views."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ VIEWS: tuple[tuple[float, float], ...] = ((0.0, 20.0), (90.0, 20.0), (180.0, 20.
 """(azimuth, elevation) in degrees around the canonical cube, +z up."""
 VIEW_PX = 128
 DISTANCE, FOV_DEG = 2.2, 40.0
-"""Canonical units from the middle of the cube, and full angle: the whole cube is in every picture."""
-PSNR_MAX = 100.0  # dB; equal pictures have none, and an infinite one would swallow every mean
+"""Canonical units from the centre of the cube, and full field of view: the whole cube is in every view."""
+PSNR_MAX = 100.0  # dB; the value for equal pictures, where PSNR is infinite
 SSIM_SIGMA_PX = 1.5
 
 
 def view_cameras(views: Sequence[tuple[float, float]] = VIEWS, pixels: int = VIEW_PX) -> list[Camera]:
-    """The fixed cameras, the same for every object: what is larger must look larger."""
+    """The fixed cameras. They do not adapt to the object, so that differences in size are visible."""
     return [Camera.orbit(azimuth, elevation, DISTANCE, fov_deg=FOV_DEG, size=pixels) for azimuth, elevation in views]
 
 
 def render_views(thing: Any, cameras: Sequence[Camera] | None = None) -> np.ndarray:
-    """[V, H, W, 3] float32 pictures in 0..1 on white, from `view_cameras` unless others are given.
+    """[V, H, W, 3] float32 renderings in 0..1 on white, from `view_cameras` by default.
 
     Args:
         thing: gaussians (as `geometry.gaussians.GaussianCloud`), or a mesh with vertices [V, 3], faces [F, 3]
-            and perhaps vertex_attrs [V, >= 3], rgb in 0..1 first.
+            and optionally vertex_attrs [V, >= 3], whose first three channels are rgb in 0..1.
     """
     cameras = view_cameras() if cameras is None else cameras
     if hasattr(thing, "get_xyz"):
@@ -45,7 +45,7 @@ def psnr(pictures: Any, truth: Any) -> float:
     """Peak signal-to-noise ratio in dB, at most `PSNR_MAX`, from the mean squared error over all pixels and views.
 
     Args:
-        pictures, truth: [..., H, W, 3] in 0..1; the background counts, so compare only equal views.
+        pictures, truth: [..., H, W, 3] in 0..1, from equal views; background pixels are included.
 
     Raises:
         ValueError: pictures of different shape.
@@ -58,8 +58,8 @@ def psnr(pictures: Any, truth: Any) -> float:
 def ssim(pictures: Any, truth: Any) -> float:
     """Structural similarity, mean over views and channels, in -1..1.
 
-    Gaussian window of sigma 1.5 pixels cut to 11 x 11, weights of the population, K1 = 0.01, K2 = 0.03, data range 1
-    (Wang et al., 2004), as scikit-image computes it.
+    Gaussian window with sigma 1.5 pixels truncated to 11 x 11, population covariance, K1 = 0.01, K2 = 0.03, data range
+    1 (Wang et al., 2004), by scikit-image.
 
     Args:
         pictures, truth: [H, W, 3] or [V, H, W, 3] in 0..1, at least 11 pixels a side.
@@ -82,12 +82,6 @@ def ssim(pictures: Any, truth: Any) -> float:
             ]
         )
     )  # fmt: skip
-
-
-def compare_views(thing: Any, truth: Any) -> dict[str, float]:
-    """psnr and ssim of two objects of one kind from the fixed views."""
-    pictures, others = render_views(thing), render_views(truth)
-    return {"psnr": psnr(pictures, others), "ssim": ssim(pictures, others)}
 
 
 def _alike(pictures: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Boxes: the frame that shapes are compared in, and the overlap of posed objects."""
+"""Bounding boxes: the frame that shapes are compared in, and the overlap (IoU) of posed objects."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from fast_sam3d.geometry.arrays import as_numpy, transform_points
-from fast_sam3d.metrics.neighbours import Backend, chosen
+from fast_sam3d.metrics.neighbours import Backend, check_backend
 
 Frame: TypeAlias = Literal["unit_cube", "sam3d"]
 FRAMES: dict[str, float] = {"unit_cube": 1.0, "sam3d": 2.0}
-"""Frame to the length that the longest side of the truth's box gets: [-0.5, 0.5], our default, and SAM 3D's [-1, 1]."""
-FLAT = 1e-12  # a box with less volume in its own units has none
+"""Frame to length of the longest side of the ground truth's box: [-0.5, 0.5], the default, and SAM 3D's [-1, 1]."""
+FLAT = 1e-12  # volume, in units of the scene, below which a box counts as flat
 
 
 @dataclass(frozen=True)
 class UnitBox:
-    """The similarity that takes a box to the middle of a frame.
+    """The similarity transform from an axis-aligned box to a frame centred at the origin.
 
     Attributes:
         centre: [3] float64.
-        side: longest side of the box, > 0, over the length that it gets.
+        side: longest side of the box, > 0, divided by its length in the frame.
     """
 
     centre: np.ndarray
@@ -37,10 +37,10 @@ def unit_box(points: Any, frame: Frame = "unit_cube") -> UnitBox:
     """Normalisation by the axis-aligned box of points [N, 3]: centred, longest side 1, or 2 in SAM 3D's frame.
 
     Raises:
-        ValueError: no points, all in one place, or an unknown frame.
+        ValueError: no points, points without extent, or an unknown frame.
     """
     if frame not in FRAMES:
-        raise ValueError(f"there is no frame {frame!r}: valid are {', '.join(FRAMES)}")
+        raise ValueError(f"unknown frame {frame!r}: use one of {', '.join(FRAMES)}")
     low, high = box(points)
     side = float((high - low).max())
     if side <= 0:
@@ -69,37 +69,37 @@ def layout_box_iou(vertices: Any, matrix: Any, truth_vertices: Any, truth_matrix
 
     Args:
         vertices, truth_vertices: [V, 3] canonical coordinates.
-        matrix, truth_matrix: [4, 4] object to camera for column vectors (`fast_sam3d.outputs.export.pose_matrix`).
+        matrix, truth_matrix: [4, 4] object to camera for column vectors (`fast_sam3d.geometry.poses.pose_matrix`).
     """
     posed = transform_points(vertices, matrix), transform_points(truth_vertices, truth_matrix)
     return box_iou(box(posed[0]), box(posed[1]))
 
 
 def oriented_box_iou(
-    vertices: Any, matrix: Any, truth_vertices: Any, truth_matrix: Any, backend: Backend = "auto"
+    vertices: Any, matrix: Any, truth_vertices: Any, truth_matrix: Any, backend: Backend = "scipy"
 ) -> float:
-    """3D-IoU of oriented boxes: each object's box along its own axes, turned with it into the camera frame.
+    """3D-IoU of oriented boxes: each object's box along its own axes, posed in the camera frame.
 
     Args:
-        vertices, truth_vertices, matrix, truth_matrix: see `layout_box_iou`; the matrices keep right angles.
-        backend: "pytorch3d" asks `pytorch3d.ops.box3d_overlap`, "scipy" its half-space intersection and convex hull;
-            "auto" the first where it is importable.
+        vertices, truth_vertices, matrix, truth_matrix: see `layout_box_iou`; the matrices have no shear.
+        backend: "scipy" (half-space intersection and convex hull) or "pytorch3d" (`pytorch3d.ops.box3d_overlap`).
 
     Raises:
-        ValueError: a backend that is not there, or that knows no boxes.
+        ValueError: the backend has no box overlap or is not installed.
     """
+    check_backend(backend, ("scipy", "pytorch3d"))
     first, second = (
         transform_points(corners(box(points)), turn)
         for points, turn in ((vertices, matrix), (truth_vertices, truth_matrix))
     )
     side = max(float(np.ptp(np.concatenate([first, second]), axis=0).max()), 1e-30)
     middle = first.mean(axis=0)
-    # Overlap is a ratio: in units of the scene, so that float32 and absolute tolerances serve every size.
+    # IoU is a ratio: in units of the scene, so that float32 and absolute tolerances fit every size.
     first, second = (first - middle) / side, (second - middle) / side
     volumes = [abs(float(np.linalg.det(c[[1, 3, 4]] - c[0]))) for c in (first, second)]
     if min(volumes) < FLAT:
         return 0.0
-    if chosen(backend, ("pytorch3d", "scipy")) == "pytorch3d":
+    if backend == "pytorch3d":
         import torch
         from pytorch3d.ops import box3d_overlap
 
@@ -110,18 +110,18 @@ def oriented_box_iou(
 
 
 def corners(limits: np.ndarray) -> np.ndarray:
-    """[8, 3] corners of a box [2, 3], around the lower face and then around the upper (pytorch3d's order)."""
+    """[8, 3] corners of a box [2, 3]: around the lower face, then around the upper one (pytorch3d's order)."""
     around = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]])
     return np.where(around == 1, limits[1], limits[0])
 
 
 def _intersection_volume(first: np.ndarray, second: np.ndarray) -> float:
-    """Volume of what two boxes, given by their corners [8, 3], have in common."""
+    """Volume of the intersection of two boxes given by their corners [8, 3]."""
     from scipy.optimize import linprog
     from scipy.spatial import ConvexHull, HalfspaceIntersection
 
     planes = np.concatenate([ConvexHull(first).equations, ConvexHull(second).equations])  # normal @ x + offset <= 0
-    # The largest ball inside: its centre lies inside of all planes, which the intersection must start from.
+    # The centre of the largest inscribed ball is the interior point that HalfspaceIntersection needs.
     radius = np.linalg.norm(planes[:, :3], axis=1, keepdims=True)
     found = linprog(
         [0, 0, 0, -1],

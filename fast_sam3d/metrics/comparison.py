@@ -1,4 +1,4 @@
-"""All measures of one object at once: against the truth, against the unaccelerated result, and the noise floor."""
+"""All measures of one object at once, against the ground truth and against the unaccelerated baseline."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from fast_sam3d.metrics.pose import Symmetry, add_s, posed_diameter, rotation_er
 from fast_sam3d.metrics.surface import F1_THRESHOLDS, SURFACE_POINTS, compare_meshes, sample_surface
 from fast_sam3d.outputs.export import quaternion_matrix
 
-TRUTH, PLAIN, NOISE = "truth", "plain", "noise"
-"""What a number was measured against; its name begins with it. The noise is that of another seed, without methods."""
+TRUTH, BASELINE = "truth", "plain"
+"""Prefix of a score's name: what it was measured against, the ground truth or the unaccelerated result."""
 
 PERFECT: Mapping[str, float] = {
     "volume_iou": 1.0,
@@ -35,7 +35,7 @@ PERFECT: Mapping[str, float] = {
     "scale_error": 0.0,
     "latent_error": 0.0,
 }
-"""What equal objects score. Chamfer, F1 and ADD-S are not here: they also see which points were drawn on each side."""
+"""Scores of equal objects. Not chamfer, F1 and ADD-S: they also depend on the points sampled on each surface."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Protocol:
     """How objects are compared.
 
     Args:
-        parts: of `PARTS`, what is measured where both sides have it.
-        points: drawn on each surface. seed: of the draws.
-        frame, taus, icp: see `compare_meshes`; without ICP unless it is asked for, as a wrong place is an error too.
+        parts: of `PARTS`: what to measure, where both sides have it.
+        points: sampled on each surface. seed: of the sampling.
+        frame, taus, icp: see `compare_meshes`; ICP is off by default, because a wrong position is an error too.
         resolution, filled: see `volume_iou`.
-        backend: see `fast_sam3d.metrics.neighbours`.
+        backend: of nearest neighbours, ICP and boxes, see `fast_sam3d.metrics.neighbours`.
 
     Raises:
-        ValueError: a setting out of range, or an unknown name.
+        ValueError: a setting is out of range, or an unknown name.
     """
 
     parts: tuple[str, ...] = ("surface", "volume", "voxels", "pose", "layout", "appearance", "latent")
@@ -61,31 +61,31 @@ class Protocol:
     icp: bool = False
     resolution: int = RESOLUTION
     filled: bool = True
-    backend: Backend = "auto"
+    backend: Backend = "scipy"
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.parts if part not in PARTS]
         if unknown:
-            raise ValueError(f"there is no part {unknown[0]!r} to compare: valid are {', '.join(PARTS)}")
+            raise ValueError(f"unknown part {unknown[0]!r} of a comparison: use some of {', '.join(PARTS)}")
         if self.points < 1 or self.resolution < 1 or any(not tau > 0 for tau in self.taus):
-            raise ValueError("points and resolution must be at least 1, and every tau positive")
+            raise ValueError("points and resolution must be at least 1, and each tau positive")
         if self.frame not in FRAMES:
-            raise ValueError(f"there is no frame {self.frame!r}: valid are {', '.join(FRAMES)}")
+            raise ValueError(f"unknown frame {self.frame!r}: use one of {', '.join(FRAMES)}")
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """One object, reconstructed or true. What is None was not asked for, or is not known, and is not compared.
+    """One object, a result or the ground truth. Fields that are None are not compared.
 
     Args:
-        mesh: vertices [V, 3] canonical, faces [F, 3]; no face: there should be a mesh, and none came out.
+        mesh: vertices [V, 3] canonical, faces [F, 3]; without faces: the decoder found no surface.
         voxels: [N, C] int, canonical, as `voxel_iou` takes them.
         rotation: [3, 3] for row vectors, p_camera = (p_object * scale) @ rotation + translation.
         translation: [3]. scale: [3], camera units per canonical unit.
-        symmetry: of the object, see `rotation_error_deg`. That of the truth counts.
+        symmetry: see `rotation_error_deg`; only the ground truth's is used.
         gaussians: see `fast_sam3d.geometry.gaussians.GaussianCloud`.
         latent: see `latent_error`.
-        failed: nothing came out at all: worst scores where there are any.
+        failed: the run failed: worst scores, for the measures that have one.
     """
 
     mesh: Any = None
@@ -100,7 +100,7 @@ class Reconstruction:
 
     @classmethod
     def of(cls, result: Mapping[str, Any] | None) -> Reconstruction:
-        """From what a pipeline's `run` returned; None stands for a run that failed."""
+        """From the result of a pipeline's `run`; None stands for a failed run."""
         if result is None:
             return cls(failed=True)
         mesh = _first(result.get("mesh"))
@@ -117,10 +117,10 @@ class Reconstruction:
         return cls(mesh, result.get("coords"), gaussians=gaussians, latent=result.get("shape"), **pose)
 
     def on_host(self) -> Reconstruction:
-        """The same as arrays, so that many can be kept without a device's memory.
+        """A copy as numpy arrays, which holds no device memory.
 
         Raises:
-            ValueError: gaussians that `GaussianCloud.of` refuses.
+            ValueError: `GaussianCloud.of` rejects the gaussians.
         """
         mesh = self.mesh
         if mesh is not None and mesh is not NO_MESH:
@@ -150,30 +150,30 @@ class Reconstruction:
 
     @cached_property
     def own_cells(self) -> np.ndarray:
-        """[K, 3] cells of its mesh in its own cube, filled, at `RESOLUTION`, found once."""
+        """[K, 3] occupied cells of the mesh in its own cube, filled, at `RESOLUTION`; cached."""
         return cells(self.mesh, unit_box(self.mesh.vertices)(self.mesh.vertices), RESOLUTION, True)
 
     @cached_property
     def pictures(self) -> np.ndarray:
-        """[V, H, W, 3] from the fixed views, drawn once; of the gaussians."""
+        """[V, H, W, 3] renderings of the gaussians from the fixed views; cached."""
         return render_views(self.gaussians)
 
 
 NO_MESH = SimpleNamespace(vertices=np.zeros((0, 3)), faces=np.zeros((0, 3), np.int64))
-"""A mesh that should be there and is not."""
+"""Stands for a decoder that found no surface."""
 
 
 def compare(found: Reconstruction, truth: Reconstruction, protocol: Protocol | None = None) -> dict[str, float]:
     """Every measure of what both sides have.
 
     Args:
-        found: what is judged. A failed one gets the worst value of each measure that has one.
-        truth: what it is judged by: the true object, or another result.
+        found: the result. A failed one gets the worst value of each measure that has one.
+        truth: the reference: the ground truth, or another result.
 
     Returns:
-        by name. surface: chamfer, chamfer_squared, f1@<tau>. volume: volume_iou (vIoU). voxels: voxel_iou. pose:
-        rotation_deg, translation_error (in the truth's diameters), scale_error. layout: box_iou (3D-IoU),
-        oriented_box_iou, add_s. appearance: psnr, ssim. latent: latent_error. Empty where the truth has failed.
+        scores by name. surface: chamfer, chamfer_squared, f1@<tau>. volume: volume_iou (vIoU). voxels: voxel_iou. pose:
+        rotation_deg, translation_error (in diameters of the reference), scale_error. layout: box_iou (3D-IoU),
+        oriented_box_iou, add_s. appearance: psnr, ssim. latent: latent_error. Empty if the reference failed.
     """
     protocol = protocol or Protocol()
     scores: dict[str, float] = {}
@@ -183,51 +183,25 @@ def compare(found: Reconstruction, truth: Reconstruction, protocol: Protocol | N
     return {name: float(value) for name, value in scores.items()}
 
 
-def three_ways(
+def quality_and_fidelity(
     found: Reconstruction,
     truth: Reconstruction | None = None,
-    plain: Reconstruction | None = None,
-    reseeded: Reconstruction | None = None,
+    baseline: Reconstruction | None = None,
     protocol: Protocol | None = None,
 ) -> dict[str, float]:
-    """An accelerated result against everything that there is.
+    """The scores of `compare` against each reference that is given, with its prefix.
 
     Args:
         found: the result.
-        truth: the true object, for "truth_..." numbers: quality.
-        plain: the unaccelerated result of the same seed, for "plain_...": fidelity.
-        reseeded: the unaccelerated result of another seed, for "noise_...", against `plain`: the floor without which a
-            fidelity means nothing.
-
-    Returns:
-        the numbers of `compare`, each with its beginning.
+        truth: the ground truth, for "truth_<measure>": quality.
+        baseline: the unaccelerated result of the same seed, for "plain_<measure>": fidelity.
     """
-    pairs = ((TRUTH, found, truth), (PLAIN, found, plain), (NOISE, reseeded, plain))
     return {
-        f"{against}_{name}": value
-        for against, first, second in pairs
-        if first is not None and second is not None
-        for name, value in compare(first, second, protocol).items()
+        f"{prefix}_{name}": value
+        for prefix, reference in ((TRUTH, truth), (BASELINE, baseline))
+        if reference is not None
+        for name, value in compare(found, reference, protocol).items()
     }
-
-
-def drift_share(name: str, drift: float, noise: float) -> float:
-    """A drift in units of the seed noise: how far `drift` is from perfect over how far `noise` is.
-
-    Args:
-        name: of a measure in `PERFECT`.
-        drift: of a method against the plain result. noise: of another seed against it.
-
-    Returns:
-        0 where nothing drifts, 1 where a method drifts as far as another seed does; NaN where there is no noise.
-
-    Raises:
-        ValueError: another name.
-    """
-    if name not in PERFECT:
-        raise ValueError(f"{name!r} has no value that equal objects score: valid are {', '.join(PERFECT)}")
-    far = abs(noise - PERFECT[name])
-    return abs(drift - PERFECT[name]) / far if far > 0 else float("nan")
 
 
 def _surface(found: Reconstruction, truth: Reconstruction, protocol: Protocol) -> dict[str, float]:
@@ -252,7 +226,7 @@ def _voxels(found: Reconstruction, truth: Reconstruction, protocol: Protocol) ->
         return {}
     if found.failed:
         return {"voxel_iou": 0.0}
-    # The truth is one object; a result's coordinates have its number in the batch first.
+    # The ground truth is one object; the coordinates of a result start with the batch index.
     first, second = (as_numpy(item, np.int64)[:, -3:] for item in (found.voxels, truth.voxels))
     return {"voxel_iou": voxel_iou(first, second)}
 
@@ -280,14 +254,14 @@ def _layout(found: Reconstruction, truth: Reconstruction, protocol: Protocol) ->
         return {}
     posed = found.mesh.vertices, found.matrix, truth.mesh.vertices, truth.matrix
     boxes: Backend = "scipy" if protocol.backend == "kaolin" else protocol.backend
-    drawn = [
+    sampled = [
         sample_surface(item.mesh, protocol.points, 2 * protocol.seed + 1 - place)
         for place, item in enumerate((found, truth))
     ]
     return {
         "box_iou": layout_box_iou(*posed),
         "oriented_box_iou": oriented_box_iou(*posed, backend=boxes),
-        "add_s": add_s(drawn[0], found.matrix, drawn[1], truth.matrix, protocol.backend),
+        "add_s": add_s(sampled[0], found.matrix, sampled[1], truth.matrix, protocol.backend),
     }
 
 

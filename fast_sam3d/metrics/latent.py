@@ -1,4 +1,4 @@
-"""Error of a latent, before any decoder."""
+"""Relative error of a latent."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def latent_error(latent: Any, truth: Any) -> float:
 
     Args:
         latent, truth: two arrays or tensors of one shape, or two sparse tensors (feats [N, C] and coords [N, 4]),
-            which are compared on the voxels that both have.
+            which are compared on their common voxels.
 
     Returns:
-        NaN where two sparse tensors have no voxel in common, or the truth is zero.
+        NaN where two sparse tensors have no common voxel, or `truth` is zero.
 
     Raises:
-        ValueError: of different shape.
+        ValueError: the shapes differ.
     """
     if hasattr(latent, "feats") and hasattr(truth, "feats"):
-        first, second = _in_common(latent, truth)
+        first, second = _at_common_voxels(latent, truth)
     else:
         first, second = as_numpy(latent, np.float64), as_numpy(truth, np.float64)
     if first.shape != second.shape:
@@ -32,8 +32,8 @@ def latent_error(latent: Any, truth: Any) -> float:
     return float(np.linalg.norm(first - second)) / size if size > 0 else float("nan")
 
 
-def _in_common(latent: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Features [K, C] of both at the voxels that both have, in one order."""
+def _at_common_voxels(latent: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Features [K, C] of both at their K common voxels, in the same order."""
     places = [
         {tuple(row): i for i, row in enumerate(as_numpy(item.coords, np.int64).tolist())} for item in (latent, truth)
     ]

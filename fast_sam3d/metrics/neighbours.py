@@ -1,7 +1,7 @@
-"""Nearest neighbours and alignment of point sets, by the library that is there.
+"""Nearest neighbours and rigid alignment (ICP) of point sets.
 
-pytorch3d where it is importable, else kaolin for neighbours where it is importable and torch sees a GPU (its kernels
-know no CPU), else scipy and trimesh. All give the same numbers up to float32.
+The default backend is scipy, so that numbers do not depend on which optional packages are installed. pytorch3d and
+kaolin, in float32, are used only where they are named.
 """
 
 from __future__ import annotations
@@ -14,56 +14,41 @@ import numpy as np
 
 from fast_sam3d.geometry.arrays import as_numpy
 
-Backend: TypeAlias = Literal["auto", "pytorch3d", "kaolin", "scipy"]
-ALL: tuple[Backend, ...] = ("pytorch3d", "kaolin", "scipy")
+Backend: TypeAlias = Literal["scipy", "pytorch3d", "kaolin"]
+NEAREST: tuple[Backend, ...] = ("scipy", "pytorch3d", "kaolin")
+"""Backends of `nearest_distances`; kaolin has neither ICP nor boxes."""
 ICP_STEPS = 100
 
 
-def chosen(backend: Backend, able: Sequence[Backend]) -> Backend:
-    """The backend to use.
-
-    Args:
-        backend: what was asked for; "auto" takes the first of `able` that is there.
-        able: those that can do what is needed, best first; "scipy" is always there.
-
-    Raises:
-        ValueError: one that is not there, or cannot do it.
-    """
-    if backend == "auto":
-        return next(name for name in able if _there(name))
-    if backend not in able:
-        raise ValueError(f"backend {backend!r} cannot do this: valid are auto, {', '.join(able)}")
-    if not _there(backend):
-        raise ValueError(f"backend {backend!r} is not there: install it (kaolin needs a GPU too), or take 'auto'")
-    return backend
-
-
-def _there(backend: Backend) -> bool:
+def check_backend(backend: Backend, valid: Sequence[Backend]) -> None:
+    """Raises ValueError unless `backend` is one of `valid` and is installed; kaolin's kernels also need a GPU."""
+    if backend not in valid:
+        raise ValueError(f"backend {backend!r} is not available for this measure: use one of {', '.join(valid)}")
     if backend == "scipy":
-        return True
+        return
     try:
         importlib.import_module({"pytorch3d": "pytorch3d.ops", "kaolin": "kaolin.metrics.pointcloud"}[backend])
-    except ImportError:
-        return False
+    except ImportError as error:
+        raise ValueError(f"backend {backend!r} is not installed: install it, or use 'scipy'") from error
     if backend == "kaolin":
         import torch
 
-        return torch.cuda.is_available()
-    return True
+        if not torch.cuda.is_available():
+            raise ValueError("backend kaolin needs a GPU: use 'scipy'")
 
 
-def nearest_distances(points: Any, others: Any, backend: Backend = "auto") -> np.ndarray:
-    """[N] float64 distance from each of points [N, 3] to its nearest of others [M, 3].
+def nearest_distances(points: Any, others: Any, backend: Backend = "scipy") -> np.ndarray:
+    """[N] float64 distance from each of points [N, 3] to the nearest of others [M, 3].
 
     Args:
-        backend: see the module.
+        backend: of `NEAREST`.
 
     Raises:
-        ValueError: a backend that is not there.
+        ValueError: the backend is unknown or not installed.
     """
-    name = chosen(backend, ALL)
+    check_backend(backend, NEAREST)
     points, others = as_numpy(points, np.float64), as_numpy(others, np.float64)
-    if name == "scipy":
+    if backend == "scipy":
         from scipy.spatial import cKDTree
 
         return cKDTree(others).query(points)[0]
@@ -71,7 +56,7 @@ def nearest_distances(points: Any, others: Any, backend: Backend = "auto") -> np
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pair = [torch.from_numpy(item).float().to(device)[None] for item in (points, others)]
-    if name == "pytorch3d":
+    if backend == "pytorch3d":
         from pytorch3d.ops import knn_points
 
         squared = knn_points(*pair, K=1).dists[0, :, 0]
@@ -82,20 +67,20 @@ def nearest_distances(points: Any, others: Any, backend: Backend = "auto") -> np
     return as_numpy(squared, np.float64).clip(min=0.0) ** 0.5
 
 
-def align(points: Any, target: Any, backend: Backend = "auto") -> np.ndarray:
-    """[N, 3] float64 points, moved onto a target [M, 3] by a rigid motion found by ICP from where they are.
+def align(points: Any, target: Any, backend: Backend = "scipy") -> np.ndarray:
+    """[N, 3] float64 points after the rigid motion onto target [M, 3] that ICP finds from their current position.
 
-    Neither scale nor reflection. A local optimum: what starts far off may stay so. At most `ICP_STEPS` steps.
+    No scale and no reflection. ICP finds a local optimum, in at most `ICP_STEPS` steps.
 
     Args:
-        backend: "pytorch3d" or "scipy" (which stands for trimesh's, on scipy's trees); "auto" the first that is there.
+        backend: "scipy" (`trimesh.registration.icp`) or "pytorch3d".
 
     Raises:
-        ValueError: a backend that is not there, or knows no ICP.
+        ValueError: the backend has no ICP or is not installed.
     """
-    name = chosen(backend, ("pytorch3d", "scipy"))
+    check_backend(backend, ("scipy", "pytorch3d"))
     points, target = as_numpy(points, np.float64), as_numpy(target, np.float64)
-    if name == "pytorch3d":
+    if backend == "pytorch3d":
         import torch
         from pytorch3d.ops import iterative_closest_point
 

@@ -1,4 +1,4 @@
-"""Overlap of what two shapes fill."""
+"""Volume overlap of two shapes: IoU of voxels and of solid meshes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fast_sam3d.geometry.arrays import as_numpy
 from fast_sam3d.metrics.boxes import unit_box
 
 RESOLUTION = 64
-INSIDE = 1.0 - 1e-6  # a face exactly on the side of the box is in its last cell, not in the next
+INSIDE = 1.0 - 1e-6  # a face exactly on the side of the box belongs to its last cell, not to the next
 
 
 def voxel_iou(coords: Any, truth: Any) -> float:
-    """|A and B| / |A or B| of two sets of integer voxels [N, C] and [M, C]; repeated rows count once, empty ones 1.
+    """|A and B| / |A or B| of two sets of integer voxels [N, C] and [M, C]; 1 where both are empty.
 
-    Columns are compared as they are: [N, 3] (x, y, z) or [N, 4] (batch, x, y, z), the same in both.
+    Repeated rows count once. Either [N, 3] (x, y, z) or [N, 4] (batch, x, y, z), the same in both.
     """
     first, second = (np.unique(as_numpy(item, np.int64), axis=0) for item in (coords, truth))
     if first.ndim != 2 or first.shape[1:] != second.shape[1:]:
@@ -28,18 +28,18 @@ def voxel_iou(coords: Any, truth: Any) -> float:
 def volume_iou(
     mesh: Any, truth: Any, resolution: int = RESOLUTION, filled: bool = True, truth_cells: np.ndarray | None = None
 ) -> float:
-    """vIoU: |A and B| / |A or B| of the cells of two meshes, on `resolution`^3 cells over the truth's cube.
+    """vIoU: IoU of the occupied cells of two meshes, on `resolution`^3 cells over the ground truth's cube.
 
-    The cube is that of the truth's box, its longest side. What sticks out of it is counted too, on the same lattice.
-    A cell is taken where the surface passes through, and, if `filled`, where a surface without holes encloses it.
+    The side of the cube is the longest side of the ground truth's box; what lies outside is counted on the same
+    lattice. A cell is occupied where the surface passes through it and, if `filled`, inside a closed surface.
 
     Args:
         mesh, truth: objects with vertices [V, 3] and faces [F, 3] in one frame. A mesh that is None or has no faces
             scores 0.
-        truth_cells: what `cells` gave for the truth with these settings, where it is known already.
+        truth_cells: result of `cells` for the ground truth with the same settings, if already computed.
 
     Raises:
-        ValueError: a resolution below 1, or a truth without extent.
+        ValueError: a resolution below 1, or a ground truth without extent.
     """
     if resolution < 1:
         raise ValueError(f"resolution must be at least 1, got {resolution}")
@@ -52,7 +52,7 @@ def volume_iou(
 
 
 def cells(mesh: Any, vertices: np.ndarray, resolution: int, filled: bool) -> np.ndarray:
-    """[K, 3] int cells of a mesh whose normalised vertices [V, 3] lie about in [-0.5, 0.5]^3; see `volume_iou`."""
+    """[K, 3] int64 occupied cells of a mesh with vertices [V, 3] normalised to about [-0.5, 0.5]^3."""
     import trimesh
     from trimesh.voxel.creation import voxelize
 

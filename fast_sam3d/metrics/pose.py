@@ -1,4 +1,4 @@
-"""Errors of a pose: rotation, translation, scale, and how far the posed surface is off."""
+"""Pose errors: rotation, translation, scale, and ADD-S."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ Symmetry: TypeAlias = int | Literal["inf"] | Sequence[Any]
 
 
 def rotation_error_deg(rotation: Any, truth: Any, symmetry: Symmetry = 1) -> float:
-    """Smallest angle in degrees (0..180) between a rotation and any that shows the same object.
+    """Smallest angle in degrees (0..180) between a rotation and any equivalent one under the object's symmetries.
 
     Args:
         rotation, truth: [3, 3] for row vectors, p_camera = p_object @ R.
-        symmetry: turns S of the object that leave it unchanged, p_object @ S; S @ truth is then as right as truth.
-            An integer n: n-fold about the object's z axis. "inf" or 0: any angle about z, so only the axis counts.
+        symmetry: rotations S that map the object onto itself, p_object @ S; S @ truth is then equivalent to truth.
+            An integer n: n-fold about the object's z axis. "inf" or 0: any angle about z, so only the axis matters.
             A sequence of [3, 3] rotations: these and the identity.
     """
     r, g = as_numpy(rotation, np.float64), as_numpy(truth, np.float64)
     if isinstance(symmetry, str) and symmetry != "inf":
         raise ValueError(f"symmetry must be an integer, 'inf' or rotations, got {symmetry!r}")
     if isinstance(symmetry, (str, int, np.integer)) and symmetry in ("inf", 0):
-        # The best turn about z brings everything but the axis into line, so the axes' angle is what is left.
+        # The best rotation about z aligns everything but the axis, so the angle between the axes remains.
         return _angle_deg(float(np.linalg.norm(np.cross(r[2], g[2]))), float(r[2] @ g[2]))
     if isinstance(symmetry, (int, np.integer)):
         if symmetry < 0:
             raise ValueError(f"n-fold symmetry needs n >= 0, got {symmetry}")
-        turns = [_turn_about_z(2.0 * np.pi * k / symmetry) for k in range(symmetry)]
+        rotations = [_rotation_about_z(2.0 * np.pi * k / symmetry) for k in range(symmetry)]
     else:
-        turns = [np.eye(3), *(as_numpy(item, np.float64) for item in symmetry)]
-    relative = [r.T @ (turn @ g) for turn in turns]
-    # From sine and cosine: arccos alone loses small angles (1e-8 in the cosine is 1e-2 degrees).
+        rotations = [np.eye(3), *(as_numpy(item, np.float64) for item in symmetry)]
+    relative = [r.T @ (turn @ g) for turn in rotations]
+    # arctan2 of sine and cosine: arccos alone loses small angles (1e-8 in the cosine is 1e-2 degrees).
     return min(
         _angle_deg(float(np.linalg.norm([m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]])), np.trace(m) - 1.0)
         for m in relative
@@ -48,7 +48,7 @@ def _angle_deg(sine: float, cosine: float) -> float:
     return float(np.degrees(np.arctan2(sine, cosine)))
 
 
-def _turn_about_z(angle: float) -> np.ndarray:
+def _rotation_about_z(angle: float) -> np.ndarray:
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
@@ -67,19 +67,19 @@ def scale_error(scale: Any, truth: Any) -> float:
     return float(np.abs(ratio - 1.0).mean())
 
 
-def add_s(points: Any, matrix: Any, truth_points: Any, truth_matrix: Any, backend: Backend = "auto") -> float:
-    """ADD-S: mean distance between nearest points of the two posed objects, over the true one's diameter.
+def add_s(points: Any, matrix: Any, truth_points: Any, truth_matrix: Any, backend: Backend = "scipy") -> float:
+    """ADD-S: mean distance between nearest points of two posed objects, over the ground truth's diameter.
 
-    The mean of both directions, as in SAM 3D's protocol, so that it also serves shapes that differ. Poses that show
-    the same object, such as turns of a solid of revolution, score alike. A pose counts as found below 0.1.
+    The mean of both directions, as in SAM 3D's protocol, so that the two shapes may differ. Equivalent poses of a
+    symmetric object score alike. A pose below 0.1 is usually counted as correct.
 
     Args:
         points, truth_points: [N, 3] and [M, 3] on the surfaces, canonical coordinates.
-        matrix, truth_matrix: [4, 4] object to camera for column vectors (`fast_sam3d.outputs.export.pose_matrix`).
+        matrix, truth_matrix: [4, 4] object to camera for column vectors (`fast_sam3d.geometry.poses.pose_matrix`).
         backend: see `fast_sam3d.metrics.neighbours`.
 
-    Source: average distance for symmetric objects of PoseCNN (arXiv 1711.00199), which takes one direction only, as
-    there both sides are the same model.
+    Source: average distance for symmetric objects of PoseCNN (arXiv 1711.00199). It takes one direction only, because
+    both sides are the same model there.
     """
     posed, truth = transform_points(points, matrix), transform_points(truth_points, truth_matrix)
     there, back = nearest_distances(posed, truth, backend), nearest_distances(truth, posed, backend)
@@ -87,15 +87,15 @@ def add_s(points: Any, matrix: Any, truth_points: Any, truth_matrix: Any, backen
 
 
 def posed_diameter(points: Any, matrix: Any) -> float:
-    """Diagonal of an object's own box [N, 3], after the scale of its pose [4, 4].
+    """Diagonal of the bounding box of points [N, 3] in the object's own axes, scaled by its pose [4, 4].
 
     Raises:
         ValueError: the object has no extent.
     """
     low, high = box(points)
     diagonal = as_numpy(matrix, np.float64)[:3, :3] @ np.diag(high - low)
-    # Each column is a side of the turned box: the sides stay at right angles, whatever the rotation.
+    # Each column is a side of the rotated box; the sides stay orthogonal.
     diameter = float(np.linalg.norm(diagonal))
     if not diameter > 0:
-        raise ValueError("the object has no extent, so lengths cannot be told in its diameters")
+        raise ValueError("the object has no extent, so errors cannot be measured in its diameters")
     return diameter

@@ -1,4 +1,4 @@
-"""Means with their standard errors: of paired differences, of medians, and of several runs of one object."""
+"""Means and medians with standard errors, paired differences and ratios, and averages per object."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def mean_and_error(values: Any) -> tuple[float, float]:
 
 
 def median_and_error(values: Any, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float]:
-    """Median of values [N] and its standard error by the bootstrap (Efron, 1979), as no formula fits every spread.
+    """Median of values [N] and its standard error by the bootstrap (Efron, 1979).
 
     Args:
         values: entries that are not finite are left out.
-        resamples: draws of N values with replacement; the error is the deviation of their medians.
-        seed: of a generator of its own.
+        resamples: draws of N values with replacement; the error is the standard deviation of their medians.
+        seed: of a separate generator.
 
     Returns:
         as `mean_and_error`.
@@ -49,20 +49,20 @@ def _finite(values: Any) -> np.ndarray:
 
 
 def paired_difference(values: Any, base: Any) -> tuple[float, float]:
-    """Mean and standard error of values [N] minus base [N], pair by pair; pairs with an unknown side are left out.
+    """Mean and standard error of values [N] minus base [N], pair by pair; pairs with a NaN are left out.
 
     Raises:
-        ValueError: of different length.
+        ValueError: the lengths differ.
     """
     first, second = _pairs(values, base)
     return mean_and_error(first - second)
 
 
 def paired_ratio(values: Any, base: Any) -> tuple[float, float]:
-    """Median of base [N] / values [N], pair by pair, with its standard error: how many times less `values` are.
+    """Median and standard error of base [N] / values [N], pair by pair: the speed-up if these are seconds.
 
     Raises:
-        ValueError: of different length.
+        ValueError: the lengths differ.
     """
     first, second = _pairs(values, base)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -72,8 +72,8 @@ def paired_ratio(values: Any, base: Any) -> tuple[float, float]:
 def by_group(values: Any, groups: Sequence[Hashable]) -> np.ndarray:
     """[G] mean of the values [N] of each group, in the order of their first member.
 
-    Several seeds of one object are no independent samples: take their mean first, and the error over the objects.
-    What is not finite is left out; NaN for a group with nothing else.
+    Several seeds of one object are not independent samples: average them first, then take the error over objects.
+    Values that are not finite are left out; NaN for a group without any finite value.
 
     Raises:
         ValueError: values and groups of different length.
@@ -92,5 +92,5 @@ def by_group(values: Any, groups: Sequence[Hashable]) -> np.ndarray:
 def _pairs(values: Any, base: Any) -> tuple[np.ndarray, np.ndarray]:
     first, second = (as_numpy(item, np.float64).reshape(-1) for item in (values, base))
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} values and {len(second)} of the base: pairs need as many of both")
+        raise ValueError(f"{len(first)} values and {len(second)} base values: give one base value per value")
     return first, second

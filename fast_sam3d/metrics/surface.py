@@ -1,4 +1,4 @@
-"""Distance between surfaces, by points drawn on them: chamfer and F1."""
+"""Distances between surfaces from points sampled on them: chamfer and F1."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fast_sam3d.metrics.boxes import FRAMES, Frame, unit_box
 from fast_sam3d.metrics.neighbours import Backend, align, nearest_distances
 
 SURFACE_POINTS = 10_000
-F1_THRESHOLDS = (0.05, 0.01)  # the papers' tables: Fast-SAM3D's and SAM 3D's
-WORST_CHAMFER = 2.0 * 3.0**0.5  # both directions across the unit cube's diagonal, given to an empty prediction
+F1_THRESHOLDS = (0.05, 0.01)  # as in the tables of the papers: Fast-SAM3D and SAM 3D
+WORST_CHAMFER = 2.0 * 3.0**0.5  # score of an empty prediction: twice the diagonal of the unit cube
 
 
 def sample_surface(mesh: Any, count: int = SURFACE_POINTS, seed: int = 0) -> np.ndarray:
-    """Draw points uniformly by area from a triangle mesh.
+    """Sample points uniformly by area on a triangle mesh.
 
     Args:
         mesh: object with vertices [V, 3] and faces [F, 3] (tensors or arrays).
         count: number of points.
-        seed: of a generator of its own; the global ones are not touched.
+        seed: of a separate generator; the global ones are not used.
 
     Returns:
         [count, 3] float64.
@@ -51,7 +51,7 @@ def chamfer(points: Any, truth: Any, squared: bool = False) -> float:
 
 
 def f1(points: Any, truth: Any, tau: float) -> float:
-    """Harmonic mean of precision (points within tau of the truth) and recall (truth within tau of the points)."""
+    """Harmonic mean of precision (points within tau of truth) and recall (truth within tau of points)."""
     return _f1(nearest_distances(points, truth), nearest_distances(truth, points), tau)
 
 
@@ -69,20 +69,20 @@ def compare_meshes(
     taus: Sequence[float] = F1_THRESHOLDS,
     frame: Frame = "unit_cube",
     icp: bool = False,
-    backend: Backend = "auto",
+    backend: Backend = "scipy",
 ) -> dict[str, float]:
-    """All surface measures of one mesh against its ground truth, both in the frame of the truth's box.
+    """All surface measures of a mesh against its ground truth, both in the frame of the ground truth's box.
 
     Args:
-        mesh, truth: objects with vertices [V, 3] and faces [F, 3] in one frame. None or a mesh without faces counts as
-            a failure: F1 0 and `worst_chamfer`.
-        count, seed: see `sample_surface`; the two meshes get different seeds derived from `seed`, so that equal meshes
-            do not score a distance of zero by equal draws.
-        taus: thresholds of F1, in lengths of the frame.
-        frame: "unit_cube", [-0.5, 0.5] along the longest side of the truth, or "sam3d", [-1, 1]: every length is
-            doubled, so that a tau there is half that tau here.
-        icp: move the mesh onto the truth first (`fast_sam3d.metrics.align`).
-        backend: of nearest neighbours and ICP.
+        mesh, truth: objects with vertices [V, 3] and faces [F, 3] in one frame. None or a mesh without faces
+            is a failed prediction: F1 0 and `worst_chamfer`.
+        count, seed: see `sample_surface`; each mesh has its own seed derived from `seed`, so that equal meshes do
+            not score zero because of equal samples.
+        taus: F1 thresholds, in units of the frame.
+        frame: "unit_cube", [-0.5, 0.5] along the longest side of the ground truth, or "sam3d", [-1, 1]: lengths are
+            doubled, so the same tau is twice as strict.
+        icp: align the mesh to the ground truth first (`fast_sam3d.metrics.align`).
+        backend: of nearest neighbours and ICP; with kaolin, ICP uses scipy.
 
     Returns:
         chamfer, chamfer_squared, and f1@<tau> for each.
@@ -105,5 +105,5 @@ def compare_meshes(
 
 
 def worst_chamfer(frame: Frame = "unit_cube") -> float:
-    """What an empty prediction scores: both directions across the frame's diagonal."""
+    """Score of an empty prediction: twice the diagonal of the frame."""
     return WORST_CHAMFER * FRAMES[frame]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fast_sam3d.errors import CheckpointError, FastSam3dError
 from fast_sam3d.geometry.poses import Pose
-from fast_sam3d.model.batch import known_solve, solve_structures
+from fast_sam3d.model.batch import BatchedStructure, SolvedStructure, sample_structures
 from fast_sam3d.model.depth import SilhouetteDepth
 from fast_sam3d.model.flow import FlowMatching
 from fast_sam3d.model.inputs import limit_size, match_size, merge_rgba
@@ -33,7 +33,6 @@ from fast_sam3d.model.ss_vae import tokens_to_grid
 from fast_sam3d.model.voxels import surface_voxels
 from fast_sam3d.model.weights import HASHES_NAME, load_hashes, load_weights, save_hashes, save_weights
 from fast_sam3d.model.window import Window
-from fast_sam3d.sampling.batch import Solved
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ class MiniPipeline:
         self.ss_condition_input_mapping = self.slat_condition_input_mapping = CONDITION_INPUTS
         self.slat_mean = torch.tensor(config.slat_mean, device=self.device)
         self.slat_std = torch.tensor(config.slat_std, device=self.device)
-        self.solved_ahead: list[Solved] = []
+        self.solved_ahead: list[SolvedStructure] = []
         self.decode_formats = list(config.decode_formats)
         self.downsample_ss_dist = config.downsample_ss_dist
         self.pose_decoder: Callable[..., dict[str, Tensor]] = PoseDecoder(config.layout_mean, config.layout_std)
@@ -244,7 +243,8 @@ class MiniPipeline:
             args, kwargs = self.get_condition_input(
                 self.condition_embedders["ss_condition_embedder"], ss_input_dict, self.ss_condition_input_mapping
             )
-            solved = known_solve(self.solved_ahead, generator, args, kwargs)
+            ahead = (each.latents_for(generator, *args) for each in self.solved_ahead)
+            solved = next((latents for latents in ahead if latents is not None), None)
             result: dict[str, Any] = dict(solved or generator(shapes, self.device, *args, **kwargs))
             logits = self.models["ss_decoder"](tokens_to_grid(result["shape"]))
         coords = torch.argwhere(logits[:, 0] > 0).int()
@@ -256,11 +256,14 @@ class MiniPipeline:
         # Never coarsened: the stock pipeline halves grids above 42,000 voxels, more than this one's 32^3 can hold.
         return {**result, "coords": coords, "downsample_factor": 1}
 
-    def solve_structures(
+    def sample_structures(
         self, objects: Sequence[tuple[Any, Any, Any]], seed: int, inference_steps: int | None = None
-    ) -> list[Solved]:
-        """Sample the sparse structures of several objects in one batch; see `together.solve_structures`."""
-        return solve_structures(self, objects, seed, inference_steps)
+    ) -> list[BatchedStructure]:
+        """Sample the sparse structures of several objects in one batch; see `batch.sample_structures`.
+
+        Put into `solved_ahead`, they replace the solves of these objects' runs.
+        """
+        return sample_structures(self, objects, seed, inference_steps)
 
     def sample_slat(
         self,

@@ -1,7 +1,7 @@
-"""From a picture, a mask and a pointmap to the square crop that the condition embedder takes.
+"""Square crop of a picture, mask and pointmap, which the condition embedder takes.
 
-Image coordinates are those of `data/views.py`, whose crops the networks are trained on: units of the longer image
-side, origin in the image centre, u to the right, v down.
+Image coordinates (u, v) are in units of the longer image side, origin in the image centre, u to the right, v down. The
+training crops are cut by the same functions.
 """
 
 from __future__ import annotations
@@ -15,15 +15,49 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from fast_sam3d.errors import InputError
-from fast_sam3d.mini.data.samples import describe
-from fast_sam3d.mini.data.views import crop_box, crop_grid
 from fast_sam3d.model.pose import normalise_pointmap
+
+CROP_PADDING = 0.10
+"""Share of the longer box side that is added on each side of a crop."""
 
 MIN_MASK_PIXELS = 24
 """Fewest object pixels in a training crop; below it, thin parts are widened so that the crop still shows them."""
 
 MAX_SUBSAMPLES = 12
 """Most samples along each side of a crop's pixel when colours are averaged."""
+
+
+def crop_box(silhouette: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centre [2] and side of the padded square around visible points [P, 2]."""
+    low, high = silhouette.min(0), silhouette.max(0)
+    return (low + high) / 2, float((high - low).max()) * (1 + 2 * CROP_PADDING)
+
+
+def crop_grid(centre: np.ndarray, side: float, pixels: int) -> np.ndarray:
+    """Image coordinates [pixels * pixels, 2] of a square crop, row by row."""
+    line = (np.arange(pixels, dtype=np.float32) + 0.5) / pixels - 0.5
+    v, u = np.meshgrid(line, line, indexing="ij")
+    return (np.stack([u, v], -1).reshape(-1, 2) * side + centre).astype(np.float32)
+
+
+def describe(
+    centre: np.ndarray, side: float, mask_share: float, focal: float, known: bool, scale: float, depth: float
+) -> np.ndarray:
+    """Descriptor [8] of a crop: its place in the picture, and how its pointmap was normalised.
+
+    Args:
+        centre: [2], of the box, in units of half the longer image side.
+        side: of the box, in units of the longer image side.
+        mask_share: share of the crop's pixels that the mask covers.
+        focal: focal length in units of the longer image side, 0 if unknown.
+        known: whether depth was given.
+        scale: scene_scale, metres.
+        depth: z of scene_shift, metres.
+    """
+    half_over_focal = 0.5 / focal if focal else 0.0
+    return np.array(
+        [*centre, side, mask_share, half_over_focal, float(known), np.log(scale), np.log(depth / scale)], np.float32
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +68,7 @@ class ConditionCrop:
         image: [3, S, S] in 0..1.
         mask: [1, S, S], 0 or 1.
         pointmap: [3, S, S] normalised, 0 where unknown.
-        descriptor: [8], see `data.samples.describe`.
+        descriptor: [8], see `describe`.
         scene_scale: 0-dim, metres.
         scene_shift: [3], metres.
     """

@@ -14,6 +14,7 @@ from torch import nn
 
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.pipeline_config import CONFIG_NAME, REPAIR
+from fast_sam3d.outputs.digests import file_digest
 from fast_sam3d.outputs.export import atomic_write, save_json
 
 HASHES_NAME: Final = "sha256.json"
@@ -102,3 +103,8 @@ def load_hashes(folder: Path) -> dict[str, str]:
     if not hashes or not all(re.fullmatch("[0-9a-f]{64}", str(value)) for value in hashes):
         raise CheckpointError(f"{path} holds no checksums: {REPAIR}")
     return found
+
+
+def weights_digest(folder: Path) -> str:
+    """Hexadecimal SHA-256 of a checkpoint folder's weights and `CONFIG_NAME`."""
+    return file_digest([folder / CONFIG_NAME, *folder.glob("*.safetensors")], folder)

@@ -208,14 +208,14 @@ def _signed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
     return float(np.einsum("ij,ij->", corner[:, 0], np.cross(corner[:, 1], corner[:, 2])) / 6.0)
 
 
-def save_glb(path: str | os.PathLike[str], mesh: trimesh.Trimesh, up: Literal["z", "y"] = "z") -> None:
+def save_glb(path: str | os.PathLike[str], mesh: Any, up: Literal["z", "y"] = "z") -> None:
     """Write a coloured glTF binary, +y up as glTF expects, with vertex normals and linear vertex colours.
 
     Vertices are turned by (x, y, z) -> (x, z, -y) where the mesh is +z up. glTF takes COLOR_0 as linear light, so the
     sRGB colours are converted: written as they are, every viewer shows them washed out.
 
     Args:
-        mesh: with uint8 sRGB vertex colours; not changed.
+        mesh: a decoded mesh (a result's "mesh"[0]), or a trimesh with uint8 sRGB vertex colours; not changed.
         up: the mesh's own up axis; "y" (stock `glb` results) writes the coordinates as they are.
 
     Raises:
@@ -225,8 +225,9 @@ def save_glb(path: str | os.PathLike[str], mesh: trimesh.Trimesh, up: Literal["z
         raise ValueError(f"up must be 'z' or 'y', got {up!r}")
     if len(mesh.faces) == 0:
         raise ValueError("there is no face to write")
+    surface = mesh if hasattr(mesh, "visual") else mesh_to_trimesh(mesh)
     with whole_trimesh():
-        turned = mesh.copy()
+        turned = surface.copy()
         if up == "z":
             turned.vertices = np.stack([turned.vertices[:, 0], turned.vertices[:, 2], -turned.vertices[:, 1]], axis=1)
         visual: Any = turned.visual

@@ -6,7 +6,7 @@ solver, and `run` is one solve under it. docs/adding-a-method.md shows how a met
 """
 
 from fast_sam3d.sampling.history import History
-from fast_sam3d.sampling.method import StageMethod, build
+from fast_sam3d.sampling.method import StageMethod, build_stage_method
 from fast_sam3d.sampling.step import Evaluation, LeafEvaluation
 
-__all__ = ["Evaluation", "History", "LeafEvaluation", "StageMethod", "build"]
+__all__ = ["Evaluation", "History", "LeafEvaluation", "StageMethod", "build_stage_method"]

@@ -1,4 +1,4 @@
-"""Whether several objects may be solved as one batch, and what is kept of such a solve until each object's own run.
+"""Whether several objects may be solved as one batch, and the records of such a solve.
 
 A batch takes its steps together. So it is only for methods whose decisions follow from the step alone; where they look
 at the state, each object is solved by itself and decides for itself.
@@ -6,12 +6,7 @@ at the state, each object is solved by itself and decides for itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
 from fast_sam3d.patch import seam_at
 from fast_sam3d.sampling.driver import SolveSeam
@@ -22,38 +17,10 @@ from fast_sam3d.sampling.when import Always, GuidedStride, Stride
 from fast_sam3d.sampling.where import All
 from fast_sam3d.telemetry import StepRecord
 
-__all__ = ["Solved", "decides_alike", "method_on", "tell"]
+__all__ = ["decides_alike", "method_on", "tell"]
 
 ALIKE: tuple[tuple[type, ...], ...] = ((Always, GuidedStride, Stride), (All,), (Both,), (Anchored, Hold, Taylor))
 """Parts that treat every object of a batch as if it were alone; others may do so, too, but nobody has tried."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Solved:
-    """One object's part of a batch.
-
-    Args:
-        condition: [1, L, C] context tokens of the object.
-        settings: of the sampler, that a run must have in common.
-        before, after: torch's generator before and after the object's noise was drawn, as if it ran alone.
-        leaves: the sampled latents, [1, ...] each.
-        grid: [steps + 1] times. records: of the steps.
-        voxels: that the latents decode to, which tells how long the rest of the run takes.
-    """
-
-    condition: Tensor
-    settings: tuple[Any, ...]
-    before: Tensor
-    after: Tensor
-    leaves: Mapping[str, Tensor]
-    grid: Sequence[float]
-    records: Sequence[StepRecord]
-    voxels: int = 0
-
-    def is_of(self, condition: Tensor, settings: tuple[Any, ...]) -> bool:
-        """Whether a solve with this condition, begun now, would be this one."""
-        alike = self.settings == settings and self.condition.shape == condition.shape
-        return alike and torch.equal(self.condition, condition) and torch.equal(self.before, torch.get_rng_state())
 
 
 def decides_alike(method: StageMethod | None) -> bool:
@@ -72,13 +39,13 @@ def method_on(solver: object) -> StageMethod | None:
     return seam.method if isinstance(seam, SolveSeam) else None
 
 
-def tell(solver: object, solved: Solved) -> None:
+def tell(solver: object, grid: Sequence[float], records: Sequence[StepRecord]) -> None:
     """Writes the steps of a solve that was made before into the reports of those who watch the solver."""
     seam = seam_at(solver, "solve_iter")
     if not isinstance(seam, SolveSeam):
         return
     for layer in seam.layers:
-        log = layer.report.begin_solve(seam.stage.name, solved.grid)
-        for record in solved.records:
+        log = layer.report.begin_solve(seam.stage.name, grid)
+        for record in records:
             log.step(record)
         log.finish()

@@ -18,12 +18,12 @@ import torch
 
 from fast_sam3d.patch import Layer, Seam, seam_at
 from fast_sam3d.sampling.method import StageMethod
-from fast_sam3d.sampling.solve import Run, SolveLog
-from fast_sam3d.sampling.stage import SolverError, SolveStage, one_call
+from fast_sam3d.sampling.solve import Solve, SolveLog
+from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Tree, to_leaves
 from fast_sam3d.sampling.tokens import Tokens
 
-__all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "one_call", "require_euler"]
+__all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "require_euler"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,18 +59,19 @@ class SolveSeam(Seam):
         if tokens is not None:
             tokens = replace(tokens, steps=len(grid) - 1)
         scenes = [layer.scene for layer in self.layers if layer.accelerates and layer.scene is not None]
-        run = Run(self.stage, method, dynamics_fn, grid, logs, tokens, scenes)
-        steps = original(run, x_init, times, *args, **kwargs)
+        solve = Solve(self.stage, method, dynamics_fn, grid, logs, tokens, scenes)
+        steps = original(solve, x_init, times, *args, **kwargs)
         try:
             for state in steps:
-                run.end_step()
+                solve.end_step()
                 yield state
         finally:
             close = getattr(steps, "close", None)
             if close is not None:
                 close()
+        kept = 0 if solve.state.kept is None else solve.state.kept.bytes
         for log in logs:
-            log.finish(run.contexts.bytes)
+            log.finish(kept)
 
     def _method_for(self, x_init: Tree) -> StageMethod | None:
         method = self.method

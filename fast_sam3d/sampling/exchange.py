@@ -14,7 +14,7 @@ from fast_sam3d.sampling.tokens import Tokens
 
 
 @dataclass
-class Scene:
+class Exchange:
     """The object that a pipeline works on. One per installation; every run begins with an empty one.
 
     Args:
@@ -22,7 +22,7 @@ class Scene:
         scale: cells of that grid along each side of a voxel of the structured latent.
         picture: [H, W, 4] uint8, the mask in the last channel.
         told: what stages want in the reports, since it was last taken.
-        contexts: `fast_sam3d.exact.context.Contexts` of the solve whose network runs at this moment.
+        solve: `fast_sam3d.sampling.guide.SolveState` of the solve whose network runs at this moment.
         decoder: the seam on the decoder of sparse structures, for a method that decodes on the way.
         passes: `fast_sam3d.exact.passes.Passes` of this installation, which outlive an object; never copied.
     """
@@ -31,7 +31,7 @@ class Scene:
     scale: float = 1.0
     picture: Any = None
     told: list[Any] = field(default_factory=list)
-    contexts: Any = None
+    solve: Any = None
     decoder: Any = None
     passes: Any = None
 
@@ -69,7 +69,7 @@ class Chain:
 
     methods: tuple[Callable[..., Any], ...]
 
-    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         for method in self.methods:
             call = partial(method, scene, call)
@@ -80,7 +80,7 @@ class Chain:
 class Begin:
     """Goes around a pipeline's `run`: a new object."""
 
-    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         scene.clear()
         try:
@@ -93,7 +93,7 @@ class Begin:
 class RequireVoxels:
     """Goes around `sample_slat`, whose second argument is the voxels [N, 4]: the stock one fails obscurely without."""
 
-    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         coords = args[1] if len(args) > 1 else kwargs.get("coords")
         if coords is not None and not len(coords):
@@ -105,7 +105,7 @@ class RequireVoxels:
 class KeepOccupancy:
     """Goes around the sparse-structure decoder, which answers with logits [B, 1, R, R, R]."""
 
-    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         logits = call(*args, **kwargs)
         if isinstance(logits, Tensor) and logits.dim() == 5:
@@ -117,7 +117,7 @@ class KeepOccupancy:
 class KeepScale:
     """Goes around `sample_sparse_structure`, which says by how much it merged voxels."""
 
-    def __call__(self, scene: Scene, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
         result = call(*args, **kwargs)
         scene.scale = float(result.get("downsample_factor", 1.0))

@@ -52,7 +52,7 @@ class StageMethod:
         }
 
 
-def build(
+def build_stage_method(
     mapping: Mapping[str, Any],
     groups: Mapping[str, Sequence[str]] | None = None,
     path: str = "",

@@ -8,9 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fast_sam3d.exact.context import Contexts
-from fast_sam3d.sampling.exchange import Scene
-from fast_sam3d.sampling.guide import GuidedCalls
+from fast_sam3d.sampling.exchange import Exchange
+from fast_sam3d.sampling.guide import GuidedCalls, SolveState
 from fast_sam3d.sampling.history import History, leaf_history
 from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.sampling.predict.base import Integrate
@@ -33,7 +32,7 @@ class SolveLog(Protocol):
         ...
 
 
-class Run:
+class Solve:
     """The dynamics function of one solve, given to the solver in place of the generator's.
 
     Args:
@@ -54,9 +53,8 @@ class Run:
         grid: Sequence[float],
         logs: Sequence[SolveLog],
         tokens: Tokens | None = None,
-        scenes: Sequence[Scene] = (),
+        scenes: Sequence[Exchange] = (),
     ) -> None:
-        self.contexts = Contexts()
         self._scenes = scenes
         self._stage = stage
         self._method = method
@@ -69,11 +67,10 @@ class Run:
         self._fallback = False
         self._choose = None if method is None or tokens is None else method.where.start(tokens)
         self._history: History[Evaluation] = History(1 if method is None else method.depth)
-        self._decide = None if method is None else method.when.start(grid)
+        self._decide = None if method is None else method.when.start(grid, stage.guidance(dynamics))
         self._velocity: Tree | None = None
         guiding = None if method is None else method.guide.start()
-        if guiding is not None:
-            self.contexts.guided = GuidedCalls(guiding, stage.bare)
+        self.state = SolveState(None if guiding is None else GuidedCalls(guiding, stage.bare))
 
     def __call__(self, x: Tree, t: Any, *args: Any, **kwargs: Any) -> Tree:
         self._asked += 1
@@ -166,13 +163,13 @@ class Run:
     def _evaluate(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
         # Laid out for the length of one call only: another solve may run between two steps of this one.
         for scene in self._scenes:
-            scene.contexts = self.contexts
+            scene.solve = self.state
         try:
             velocity = self._dynamics(x, t, *args, **kwargs)
         finally:
             for scene in self._scenes:
-                scene.contexts = None
-        spared = 0 if self.contexts.guided is None else self.contexts.guided.take()
+                scene.solve = None
+        spared = 0 if self.state.guided is None else self.state.guided.take()
         self._made += self._calls(t) - spared
         self._saved += spared
         self._tokens = max(self._tokens, token_count(to_leaves(x, self._stage.bare) or {}))
@@ -210,4 +207,5 @@ class Run:
     def _calls(self, t: Any) -> int:
         # Reading a device's own t costs a synchronisation, so the grid is read where it says the same.
         time = self._grid[self._step] if self._asked == 1 else float(t)
-        return self._stage.count_calls(self._dynamics, time)
+        guidance = self._stage.guidance(self._dynamics)
+        return guidance.calls if guidance is not None and guidance.acts_at(time) else 1

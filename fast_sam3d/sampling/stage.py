@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.sampling.guide.base import Guidance
 
 
 class SolverError(FastSam3dError):
     """A solver that step caching cannot serve."""
 
 
-def one_call(dynamics: Callable[..., Any], t: float) -> int:
-    """The network calls of dynamics that nothing is known of."""
-    return 1
+def unguided(dynamics: Callable[..., Any]) -> None:
+    """The guidance of dynamics without any."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SolveStage:
         name: "ss" or "slat".
         bare: the leaf name of a state that is a plain tensor.
         groups: the leaves that a configuration's predict key stands for.
-        count_calls: (dynamics, t in 0..1) -> network calls that one run of these dynamics makes.
+        guidance: dynamics -> the guidance that acts in them at this moment, None without any.
         coords: (args, kwargs) of the dynamics -> [N, 4] voxels of the state's tokens, or None if they are not there.
             None: the tokens are not voxels, and all of them always run.
         subset: (args, kwargs, [K] indices) -> args and kwargs for those tokens alone; needed with `coords`.
@@ -40,7 +40,7 @@ class SolveStage:
     name: str
     bare: str
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    count_calls: Callable[[Callable[..., Any], float], int] = one_call
+    guidance: Callable[[Callable[..., Any]], Guidance | None] = unguided
     coords: Callable[[Any, Any], Any] | None = None
     subset: Callable[[Any, Any, torch.Tensor], tuple[Any, Any]] | None = None
     decode: Callable[[Callable[..., Any], torch.Tensor], torch.Tensor] | None = None

@@ -44,7 +44,7 @@ class Ahead:
     Where that cannot be done each object is solved in its own run, and a line in the log says why, once.
 
     Args:
-        pipeline: with or without the method `solve_structures` of `mini.pipeline.MiniPipeline`.
+        pipeline: with or without the method `sample_structures` of `model.pipeline.MiniPipeline`.
         seed, ss_steps: of the objects' runs.
     """
 
@@ -67,15 +67,17 @@ class Ahead:
         self.forget()
         self._group = group
         why = None
-        if not hasattr(self._pipeline, "solve_structures"):
+        if not hasattr(self._pipeline, "sample_structures"):
             why = "this pipeline takes one at a time"
         elif self._seed is None:
             why = "there is no seed"
         else:
+            from fast_sam3d.scene.structures import solve_structures
+
             begin = time.perf_counter()
             try:
                 given = [(with_alpha(item.image, item.mask), None, item.pointmap) for item in objects]
-                solved = self._pipeline.solve_structures(given, self._seed, self._ss_steps)
+                solved = solve_structures(self._pipeline, given, self._seed, self._ss_steps)
             except (InputError, MemoryError, RuntimeError) as error:
                 # Whose fault it is shows when each runs by itself.
                 log.info("some objects are solved one by one, because together it failed: %s", error)

@@ -112,7 +112,6 @@ class Worker:
         """A worker with a pipeline of its own."""
         from fast_sam3d.checkpoints.load import load_checkpoint
 
-        log.info("pipeline: %s, because %s", checkpoint.tag, checkpoint.reason)
         begin, asked = time.perf_counter(), config.pipeline
         pipeline = load_checkpoint(checkpoint, asked.device, asked.dtype, asked.depth_model)
         seconds = time.perf_counter() - begin

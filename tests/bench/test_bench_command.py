@@ -129,7 +129,8 @@ def test_another_model_needs_pictures(elsewhere, capsys, monkeypatch, tmp_path):
 LAUNCH = """
 import os, signal, sys
 from pathlib import Path
-from fast_sam3d import cli, loading
+from fast_sam3d import cli
+from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.bench import job
 from fast_sam3d.metrics import comparison
 from tests.stand_in import StandIn

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fast_sam3d.bench.record import Record, file_digest, without_nan
+from fast_sam3d.bench.record import Record, without_nan
 from fast_sam3d.errors import OutputError
+from fast_sam3d.outputs.digests import file_digest
 
 SETTINGS = {"checkpoint": "a", "variants": [{"steps": 25}]}
 

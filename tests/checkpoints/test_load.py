@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import sys
@@ -131,6 +132,12 @@ def test_a_path_works_too(checkpoints, tmp_path):
     assert find_checkpoint(os.path.relpath(folder)).folder == folder
 
 
+def test_a_path_may_begin_with_the_home_folder(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = write_mini(tmp_path / "last")
+    assert find_checkpoint("~/last").folder == folder
+
+
 def test_the_kind_follows_the_named_class(checkpoints):
     write_stock(checkpoints / "other")
     assert find_checkpoint("other").kind == "sam3d"
@@ -152,7 +159,7 @@ def test_gated_weights_that_are_not_there_say_how_to_get_them(checkpoints):
 
 @pytest.mark.parametrize("name", [".", "..", "checkpoints", "./checkpoints"])
 def test_a_folder_without_a_checkpoint_is_not_taken_for_the_gated_one(checkpoints, name):
-    assert "the folder where the weights lie" in message(find_checkpoint, name)
+    assert "the folder that holds the weights" in message(find_checkpoint, name)
     write_mini(checkpoints / "mine")
     text = message(find_checkpoint, name)
     assert "gated" not in text
@@ -327,7 +334,7 @@ def test_missing_package(checkpoints, monkeypatch):
     write_stock(checkpoints / "hf")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setitem(sys.modules, "sam3d_objects", None)
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "sam3d_objects is not importable" in message(load_pipeline, "hf", device="cpu")
 
 
@@ -422,7 +429,7 @@ def test_torch_files_are_recognised_by_their_zip_directory(tmp_path):
         ("gpu", "is not a device"),
         ("cuda", "no CUDA GPU"),
         ("cuda:7", "no CUDA GPU"),
-        ("meta", "holds no numbers"),
+        ("meta", "holds no data"),
         ("xpu", "cannot use it"),
         ("ipu", "cannot use it"),
     ],

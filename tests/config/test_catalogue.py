@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fast_sam3d.config.catalogue import FEWER_STEPS, NEEDS, STAGES, Listing, find, listed
+from fast_sam3d.config.catalogue import FEWER_STEPS, NEEDS, STAGES, Listing, listed, method_named
 from fast_sam3d.config.compose import check_methods, group_options, load, methods_of
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.decode import MeshMethod
@@ -130,7 +130,7 @@ def test_stages_must_agree(tmp_path: Path) -> None:
 
 
 def test_find() -> None:
-    taylorseer = find("taylorseer")
+    taylorseer = method_named("taylorseer")
     assert taylorseer is not None and taylorseer.paper == "2503.06923"
-    assert find("nothing of that name") is None
+    assert method_named("nothing of that name") is None
     assert (resource("configs") / "ss" / "taylorseer.yaml").is_file()

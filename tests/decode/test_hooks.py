@@ -16,7 +16,7 @@ from fast_sam3d.decode.hooks import AggregateInDecoder, MeshAlone
 from fast_sam3d.model.pipeline import MiniPipeline
 from fast_sam3d.patch import seam_at
 from fast_sam3d.report import observe
-from fast_sam3d.sampling.exchange import Scene
+from fast_sam3d.sampling.exchange import Exchange
 from tests.fakes import same_vars, snapshot
 from tests.minis import picture, random_mini
 
@@ -84,7 +84,7 @@ def test_features_are_pooled_as_the_method_says() -> None:
 
     for pool in ("max", "mean"):
         method = MeshMethod(factors=(2.0, 2.0, 2.0), min_voxels=0, pool=pool)
-        AggregateInDecoder(method)(Scene(), decode, Latent(feats, coords))
+        AggregateInDecoder(method)(Exchange(), decode, Latent(feats, coords))
     assert seen == [[3.0, 7.0], [2.0, 7.0]]
 
 
@@ -191,7 +191,7 @@ def test_results_that_can_be_changed_are_changed_in_place() -> None:
         seen.append(len(x.coords))
         return [mesh]
 
-    scene = Scene(occupancy=torch.ones(1, 8, 8, 8))
+    scene = Exchange(occupancy=torch.ones(1, 8, 8, 8))
     (got,) = around(scene, decoder, slat)
     assert got is mesh and got.res == 64 and seen == [8]
     assert got.vertices.tolist() == [[-0.5, 0.5, 1.0]]
@@ -208,7 +208,7 @@ def test_a_mesh_is_finished_without_gaussians() -> None:
         return outputs
 
     def finished(**outputs: Any) -> dict[str, Any]:
-        return MeshAlone()(Scene(), postprocess, outputs, bake=True)
+        return MeshAlone()(Exchange(), postprocess, outputs, bake=True)
 
     assert finished(mesh=["m"]) == {"mesh": ["m"], "glb": (None, "m", True)}
     assert finished(mesh=["m"], gaussian=["g"]) == {

@@ -1,6 +1,6 @@
-"""pytorch3d's neighbours, ICP and box overlap with its signatures, shapes and precision, written by other means.
+"""A stand-in for pytorch3d's neighbours, ICP and box overlap, with its signatures, shapes and precision.
 
-There is no wheel of pytorch3d for most machines, so that the calls of it would run nowhere else.
+pytorch3d has no wheels for most machines, so the calls to it would not be tested otherwise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Solution = namedtuple("Solution", "converged rmse Xt RTs t_history")
 def knn_points(p1: Tensor, p2: Tensor, lengths1=None, lengths2=None, norm: int = 2, K: int = 1) -> KNN:
     """dists [B, N, K] are squared."""
     assert p1.dtype == p2.dtype == torch.float32 and p1.dim() == p2.dim() == 3
-    # By hand: cdist's products would lose the last digits of near points.
+    # Not cdist: its products lose the last digits of near points.
     squared = torch.stack([((point - p2[0]) ** 2).sum(-1) for point in p1[0]])[None]
     dists, idx = squared.topk(K, largest=False)
     return KNN(dists, idx, None)
@@ -50,7 +50,7 @@ def iterative_closest_point(
 
 
 def box3d_overlap(boxes1: Tensor, boxes2: Tensor, eps: float = 1e-4) -> tuple[Tensor, Tensor]:
-    """By counting points of a lattice in both boxes: slow, rough (1e-2), and nothing in common with ours."""
+    """Counts lattice points in both boxes: slow, accurate to 1e-2, and independent of our implementation."""
     assert boxes1.shape[1:] == boxes2.shape[1:] == (8, 3) and boxes1.dtype == torch.float32
     order = [[0, 1, 2, 3], [3, 2, 6, 7], [0, 1, 5, 4], [0, 3, 7, 4], [1, 2, 6, 5], [4, 5, 6, 7]]
     for box in (boxes1[0], boxes2[0]):
@@ -74,7 +74,7 @@ def _inside(points: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Make `pytorch3d.ops` importable for the length of a test; what is called is noted in its `called`."""
+    """Make `pytorch3d.ops` importable for one test; `called` lists the functions that were called."""
     ops, package = ModuleType("pytorch3d.ops"), ModuleType("pytorch3d")
     ops.called = []
 

@@ -78,5 +78,5 @@ def test_a_flat_object_has_no_volume_to_overlap():
 def test_the_frame_of_sam_3d_is_twice_as_large():
     points = np.array([[1.0, 1, 1], [3, 2, 5]])
     assert np.allclose(metrics.unit_box(points, "sam3d")(points), 2 * metrics.unit_box(points)(points))
-    with pytest.raises(ValueError, match="no frame 'unit'"):
+    with pytest.raises(ValueError, match="unknown frame 'unit'"):
         metrics.unit_box(points, "unit")

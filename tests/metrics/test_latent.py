@@ -11,7 +11,7 @@ import torch
 from fast_sam3d import metrics
 
 
-def test_a_relative_error_by_hand():
+def test_relative_error_by_hand():
     assert metrics.latent_error(torch.tensor([[3.0, 5.0]]), np.array([[3.0, 4.0]])) == pytest.approx(1 / 5)
     assert metrics.latent_error([1.0, 2.0], [1.0, 2.0]) == 0.0
     assert np.isnan(metrics.latent_error([1.0], [0.0]))
@@ -19,7 +19,7 @@ def test_a_relative_error_by_hand():
         metrics.latent_error(np.zeros(3), np.zeros(4))
 
 
-def test_sparse_latents_are_compared_where_both_are():
+def test_sparse_latents_are_compared_at_common_voxels():
     def sparse(places, values):
         return SimpleNamespace(coords=np.array([[0, *p] for p in places]), feats=torch.tensor(values)[:, None])
 

@@ -1,4 +1,4 @@
-"""One set of numbers, whichever library finds the neighbours."""
+"""Every backend gives the same numbers, and the default is always scipy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from fast_sam3d import metrics
-from fast_sam3d.metrics.neighbours import chosen
+from fast_sam3d.metrics.neighbours import NEAREST, check_backend
 from tests.metrics import fake_pytorch3d
 
 REAL = importlib.util.find_spec("pytorch3d") is not None
@@ -21,7 +21,7 @@ REAL = importlib.util.find_spec("pytorch3d") is not None
 
 @pytest.fixture(params=["real", "fake"])
 def pytorch3d(request, monkeypatch):
-    """The library where it is there, and its stand-in everywhere."""
+    """The library where it is installed, and its stand-in everywhere."""
     if request.param == "fake":
         return fake_pytorch3d.install(monkeypatch)
     return pytest.importorskip("pytorch3d.ops")
@@ -37,13 +37,13 @@ def turned(points, degrees=8.0, move=(0.02, -0.01, 0.03)):
     return points @ Rotation.from_euler("xyz", [degrees, -degrees, degrees / 2], degrees=True).as_matrix() + move
 
 
-def test_distances_by_brute_force(points):
+def test_distances_equal_brute_force(points):
     first, second = points
     brute = np.array([min(np.linalg.norm(p - q) for q in second) for p in first])
     assert np.allclose(metrics.nearest_distances(first, second, "scipy"), brute, atol=1e-12)
 
 
-def test_both_libraries_give_the_same_distances(points, pytorch3d):
+def test_backends_give_the_same_distances(points, pytorch3d):
     first, second = points
     ours, theirs = (metrics.nearest_distances(first, second, name) for name in ("scipy", "pytorch3d"))
     assert theirs.dtype == np.float64 and np.allclose(ours, theirs, atol=1e-6)
@@ -51,7 +51,7 @@ def test_both_libraries_give_the_same_distances(points, pytorch3d):
     assert np.isfinite(same).all() and np.allclose(same, 0.0, atol=1e-3)
 
 
-def test_both_libraries_align_alike(pytorch3d):
+def test_backends_align_alike(pytorch3d):
     target = trimesh.creation.box((1.0, 0.6, 0.3)).subdivide().subdivide().vertices
     moved = turned(target)
     for name in ("scipy", "pytorch3d"):
@@ -68,7 +68,7 @@ def test_alignment_neither_scales_nor_mirrors():
     assert np.abs(metrics.align(mirrored, corner, "scipy") - corner).max() > 0.05
 
 
-def test_the_measures_follow_the_backend(pytorch3d):
+def test_measures_use_the_backend(pytorch3d):
     first, second = trimesh.creation.icosphere(subdivisions=3), trimesh.creation.box((1.7, 1.7, 1.7))
     ours, theirs = (metrics.compare_meshes(first, second, 300, backend=name) for name in ("scipy", "pytorch3d"))
     assert ours.keys() == theirs.keys() and all(np.isclose(ours[k], theirs[k], atol=1e-5) for k in ours)
@@ -76,16 +76,27 @@ def test_the_measures_follow_the_backend(pytorch3d):
     assert all(np.isclose(aligned[0][k], aligned[1][k], atol=5e-3) for k in ours)
 
 
-def test_pytorch3d_is_taken_where_it_is_there(monkeypatch, points):
-    if not REAL:
-        assert chosen("auto", ("pytorch3d", "scipy")) == "scipy"
+def test_the_default_does_not_depend_on_installed_packages(monkeypatch, points):
+    expected = metrics.nearest_distances(*points, "scipy"), metrics.align(*points, "scipy")
     ops = fake_pytorch3d.install(monkeypatch)
-    metrics.nearest_distances(*points)
-    metrics.align(*points)
+    np.testing.assert_array_equal(metrics.nearest_distances(*points), expected[0])
+    np.testing.assert_array_equal(metrics.align(*points), expected[1])
+    box = trimesh.creation.box((1.0, 0.6, 0.3))
+    metrics.compare_meshes(box, box, 100, icp=True)
+    metrics.oriented_box_iou(box.vertices, np.eye(4), box.vertices, np.eye(4))
+    assert ops.called == []
+    metrics.nearest_distances(*points, "pytorch3d")
+    metrics.align(*points, "pytorch3d")
     assert ops.called == ["knn_points", "iterative_closest_point"]
 
 
-def test_kaolin_needs_a_gpu_and_is_second(monkeypatch, points):
+@pytest.mark.skipif(REAL, reason="pytorch3d is installed")
+def test_a_backend_that_is_not_installed_is_refused(points):
+    with pytest.raises(ValueError, match="'pytorch3d' is not installed: install it, or use 'scipy'"):
+        metrics.nearest_distances(*points, "pytorch3d")
+
+
+def test_kaolin_needs_a_gpu(monkeypatch, points):
     fake = ModuleType("kaolin.metrics.pointcloud")
     fake.sided_distance = lambda p1, p2: (fake_pytorch3d.knn_points(p1, p2).dists[..., 0], None)
     for name in ("kaolin", "kaolin.metrics"):
@@ -95,17 +106,15 @@ def test_kaolin_needs_a_gpu_and_is_second(monkeypatch, points):
     with pytest.raises(ValueError, match="kaolin needs a GPU"):
         metrics.nearest_distances(*points, "kaolin")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert chosen("kaolin", ("pytorch3d", "kaolin", "scipy")) == "kaolin"
-    if not REAL:
-        assert chosen("auto", ("pytorch3d", "kaolin", "scipy")) == "kaolin"
-    # What is handed over goes to the GPU first; here it stays.
+    check_backend("kaolin", NEAREST)
+    # Tensors move to the GPU first; here they stay on the CPU.
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_: tensor)
     assert np.allclose(
         metrics.nearest_distances(*points, "kaolin"), metrics.nearest_distances(*points, "scipy"), atol=1e-6
     )
 
 
-@pytest.mark.parametrize("backend", ["pytorch", "kaolin"])
-def test_a_backend_that_is_not_there_is_refused(backend, points):
+@pytest.mark.parametrize("backend", ["auto", "pytorch", "kaolin"])
+def test_an_unknown_or_unable_backend_is_refused(backend, points):
     with pytest.raises(ValueError, match="backend"):
         metrics.align(*points, backend)

@@ -34,14 +34,14 @@ def test_volume_iou_of_boxes_by_hand():
         metrics.volume_iou(cube, cube, 0)
 
 
-def test_the_cells_of_a_cube_are_all_of_the_grid():
+def test_a_cube_fills_the_whole_grid():
     cube = trimesh.creation.box()
     shell, solid = (cells(cube, np.asarray(cube.vertices), 16, filled) for filled in (False, True))
     assert len(solid) == 16**3 and solid.min() == 0 and solid.max() == 15
     assert len(shell) == 16**3 - 14**3
 
 
-def test_a_ball_fills_what_a_ball_fills():
+def test_a_filled_ball_has_the_volume_of_a_ball():
     ball = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
     found = cells(ball, np.asarray(ball.vertices), 64, True)
     centre = (found + 0.5) / 64 - 0.5

@@ -23,7 +23,7 @@ def test_rotation_error_by_hand():
         assert metrics.rotation_error_deg(truth @ turn("y", angle), truth) == pytest.approx(angle, rel=1e-5)
 
 
-def test_rotation_error_takes_symmetry_in_the_objects_frame():
+def test_rotation_error_applies_symmetry_in_the_object_frame():
     truth = turn("xyz", [20, 30, 40])
     # p @ S @ R: the object turns first. A quarter turn of a square table is no error; of the camera it is.
     quarter = turn("z", 90)
@@ -80,7 +80,7 @@ def test_add_s_by_hand():
     assert metrics.add_s(more, pose(), points, pose()) == pytest.approx((0.5 + 0) / 2 / 5)
 
 
-def test_add_s_forgives_what_cannot_be_seen():
+def test_add_s_ignores_rotations_of_a_symmetric_object():
     angle = np.linspace(0, 2 * np.pi, 360, endpoint=False)
     ring = np.stack([np.zeros_like(angle), np.cos(angle), np.sin(angle)], axis=1)
     assert metrics.add_s(ring, pose(77.0), ring, pose()) < 0.003
@@ -88,7 +88,7 @@ def test_add_s_forgives_what_cannot_be_seen():
     assert metrics.add_s(bar, pose(77.0), bar, pose()) > 0.1
 
 
-def test_the_diameter_is_of_the_objects_own_box():
+def test_the_diameter_is_measured_along_the_objects_own_axes():
     points = np.array([[0.0, 0, 0], [2, 3, 6]])
     assert metrics.posed_diameter(points, pose(37.0, 0.5, (5, 5, 5))) == pytest.approx(3.5)
     with pytest.raises(ValueError, match="no extent"):

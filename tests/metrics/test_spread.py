@@ -8,7 +8,7 @@ import pytest
 from fast_sam3d import metrics
 
 
-def test_the_error_of_a_mean_leaves_out_what_is_not_finite():
+def test_the_error_of_a_mean_ignores_values_that_are_not_finite():
     mean, error = metrics.mean_and_error([1.0, 2.0, 3.0, np.nan, np.inf])
     assert (mean, error) == (2.0, pytest.approx(1 / 3**0.5))
     for centre in (metrics.mean_and_error, metrics.median_and_error):
@@ -16,7 +16,7 @@ def test_the_error_of_a_mean_leaves_out_what_is_not_finite():
         assert np.isnan(centre([])).all()
 
 
-def test_the_error_of_a_median_is_not_that_of_a_mean():
+def test_the_error_of_a_median_is_bootstrapped():
     # Of a normal sample sqrt(pi / 2) as large; with a few values far away it hardly moves.
     values = np.random.default_rng(0).normal(size=2000)
     expected = (np.pi / 2) ** 0.5 / 2000**0.5
@@ -28,20 +28,20 @@ def test_the_error_of_a_median_is_not_that_of_a_mean():
 
 
 def test_paired_differences_by_hand():
-    # 1, 1, 4 less: mean 2, deviation sqrt(3), error 1. The pair with an unknown side is left out.
+    # Differences 1, 1, 4: mean 2, standard deviation sqrt(3), error 1. The pair with a NaN is left out.
     mean, error = metrics.paired_difference([1.0, 2.0, 3.0, np.nan], [0.0, 1.0, -1.0, 9.0])
     assert (mean, error) == (pytest.approx(2.0), pytest.approx(1.0))
-    with pytest.raises(ValueError, match="pairs"):
+    with pytest.raises(ValueError, match="one base value per value"):
         metrics.paired_difference([1.0], [1.0, 2.0])
 
 
-def test_the_ratio_of_pairs_is_a_median():
+def test_paired_ratios_give_their_median():
     assert metrics.paired_ratio([1.0, 1.0, 1.0], [2.0, 3.0, 50.0])[0] == 3.0
     assert np.isnan(metrics.paired_ratio([0.0], [1.0])[0])
     assert metrics.paired_ratio([2.0] * 5, [4.0] * 5) == (2.0, 0.0)
 
 
-def test_seeds_of_one_object_count_once():
+def test_seeds_of_one_object_are_averaged():
     values, objects = [1.0, 3.0, 10.0, np.nan, np.nan], ["a", "a", "b", "b", "c"]
     assert metrics.by_group(values, objects)[:2].tolist() == [2.0, 10.0] and np.isnan(
         metrics.by_group(values, objects)[2]

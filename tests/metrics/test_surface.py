@@ -21,7 +21,7 @@ def test_sample_surface_is_uniform_by_area():
     assert np.allclose(right.mean(axis=0)[:2], 1 / 3, atol=0.01)  # a triangle's centroid
 
 
-def test_sampling_has_its_own_generator():
+def test_sampling_does_not_use_global_generators():
     mesh = trimesh.creation.box()
     state = np.random.get_state
     before = state()[1].copy(), torch.get_rng_state()
@@ -48,7 +48,7 @@ def test_f1_by_hand():
     assert metrics.f1(a, [[50.0, 0, 0]], 0.1) == 0.0
 
 
-def test_compare_meshes_uses_the_truths_box():
+def test_compare_meshes_normalises_by_the_ground_truth():
     truth = trimesh.creation.icosphere(subdivisions=4, radius=2.0)
     exact = metrics.compare_meshes(truth, truth)
     assert exact["f1@0.05"] == 1.0 and 0 < exact["chamfer"] < 0.02
@@ -67,7 +67,7 @@ def test_a_failed_reconstruction_scores_worst(failed):
     assert scores["chamfer"] == metrics.WORST_CHAMFER and scores["chamfer_squared"] == pytest.approx(6.0)
 
 
-def test_a_threshold_in_sam_3ds_frame_is_half_of_it_here():
+def test_a_threshold_in_sam_3ds_frame_is_half_of_ours():
     first, second = trimesh.creation.icosphere(subdivisions=2), trimesh.creation.box((1.5, 1.5, 1.5))
     here = metrics.compare_meshes(first, second, 400, taus=(0.025, 0.05))
     there = metrics.compare_meshes(first, second, 400, taus=(0.05, 0.1), frame="sam3d")
@@ -78,7 +78,7 @@ def test_a_threshold_in_sam_3ds_frame_is_half_of_it_here():
     assert metrics.compare_meshes(None, second, frame="sam3d")["chamfer"] == 2 * metrics.WORST_CHAMFER
 
 
-def test_icp_forgives_a_shift_and_only_when_asked():
+def test_icp_removes_a_shift_only_if_requested():
     truth = trimesh.creation.box((1.0, 0.7, 0.4))
     shifted = truth.copy().apply_translation((0.06, 0.04, 0.0))
     plain, aligned = (metrics.compare_meshes(shifted, truth, 4000, icp=icp, taus=(0.03,)) for icp in (False, True))

@@ -8,6 +8,7 @@ import pytest
 from fast_sam3d.mini.data import pictures, samples, views
 from fast_sam3d.mini.data.families import FAMILIES, sample_object
 from fast_sam3d.mini.data.sdf import Part, Solid
+from fast_sam3d.model.preprocess import crop_box, crop_grid
 
 SEED = 30_000_000  # of nobody's objects
 # Canonical units. A hit counts from `views.HIT` on; an ellipsoid's distance is an estimate, so rays enter it a little.
@@ -27,7 +28,7 @@ def test_at_rest_the_camera_sees_the_front_with_x_to_the_right_and_z_up() -> Non
 
 def crop_of(camera: views.Camera, side: int) -> np.ndarray:
     centre = camera.project(np.zeros((1, 3), np.float32))[0]
-    return views.crop_grid(centre, camera.focal * camera.size / float(camera.t[2]) * 1.1, side)
+    return crop_grid(centre, camera.focal * camera.size / float(camera.t[2]) * 1.1, side)
 
 
 @each_family
@@ -138,9 +139,9 @@ def test_cameras_cover_what_the_symmetry_leaves_and_keep_the_object_in_the_pictu
 
 
 def test_crops_are_padded_squares_of_pixel_centres() -> None:
-    centre, side = views.crop_box(np.array([[0.1, 0.0], [0.3, 0.1]], np.float32))
+    centre, side = crop_box(np.array([[0.1, 0.0], [0.3, 0.1]], np.float32))
     assert centre == pytest.approx([0.2, 0.05]) and side == pytest.approx(0.2 * 1.2)
-    grid = views.crop_grid(centre, side, 4)
+    grid = crop_grid(centre, side, 4)
     assert grid[0] == pytest.approx(centre - 0.375 * side, abs=1e-6)
     assert grid[1] - grid[0] == pytest.approx([side / 4, 0], abs=1e-6)  # u runs first
     assert pictures.image_grid(2, 4)[[0, 1, 4]] == pytest.approx(

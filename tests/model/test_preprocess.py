@@ -9,9 +9,8 @@ import torch
 from fast_sam3d.errors import InputError
 from fast_sam3d.mini.data import views
 from fast_sam3d.mini.data.families import sample_object
-from fast_sam3d.mini.data.samples import describe
 from fast_sam3d.model.pose import normalise_pointmap
-from fast_sam3d.model.preprocess import CropPreprocessor, crop_condition, infer_focal
+from fast_sam3d.model.preprocess import CropPreprocessor, crop_box, crop_condition, crop_grid, describe, infer_focal
 
 
 def scene(height: int = 160, width: int = 224, seed: int = 5):
@@ -35,8 +34,8 @@ def test_crop_equals_the_training_crop_of_the_same_view() -> None:
 
     rows, columns = np.nonzero(mask)
     corners = np.stack([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]) - (224 / 2, 160 / 2)
-    centre, side = views.crop_box((corners / 224).astype(np.float32))
-    true = views.render(sampled, camera, backdrop, None, views.crop_grid(centre, side, 64))
+    centre, side = crop_box((corners / 224).astype(np.float32))
+    true = views.render(sampled, camera, backdrop, None, crop_grid(centre, side, 64))
     true_mask = true.mask.reshape(64, 64)
     true_points = torch.from_numpy(true.points.reshape(64, 64, 3))
     pointmap, scale, shift = normalise_pointmap(true_points, torch.from_numpy(true_mask))

@@ -10,6 +10,7 @@ import pytest
 import torch
 import trimesh
 
+from fast_sam3d.geometry.gaussians import SH_C0, GaussianCloud
 from fast_sam3d.outputs.export import (
     PLY_FIELDS,
     atomic_write,
@@ -22,7 +23,6 @@ from fast_sam3d.outputs.export import (
     save_json,
     save_pose_json,
 )
-from fast_sam3d.geometry.gaussians import SH_C0, GaussianCloud
 
 
 def gaussians(count=5, **changes):
@@ -296,6 +296,13 @@ def test_glb_holds_normals_so_that_viewers_shade_smoothly(tmp_path):
     content = (tmp_path / "a.glb").read_bytes()
     tree = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
     assert {"POSITION", "NORMAL", "COLOR_0"} <= set(tree["meshes"][0]["primitives"][0]["attributes"])
+
+
+def test_glb_of_a_decoded_mesh_needs_no_conversion(tmp_path):
+    ball = decoded(trimesh.creation.icosphere(subdivisions=1))
+    save_glb(tmp_path / "a.glb", ball)
+    save_glb(tmp_path / "b.glb", mesh_to_trimesh(ball))
+    assert (tmp_path / "a.glb").read_bytes() == (tmp_path / "b.glb").read_bytes()
 
 
 def test_glb_of_a_mesh_that_is_y_up_already(tmp_path):

@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from fast_sam3d.outputs.interrupts import interrupts_deferred
 from fast_sam3d.config.packaged import checkout
+from fast_sam3d.outputs.interrupts import interrupts_deferred
 
 
 def test_an_interrupt_waits_for_the_end_of_the_block():

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from fast_sam3d.model.solver import Euler
 from fast_sam3d.patch import Layer
-from fast_sam3d.sampling import build
+from fast_sam3d.sampling import build_stage_method
 from fast_sam3d.sampling.driver import SolveSeam, SolveStage
+from fast_sam3d.sampling.guide import Guidance
 from fast_sam3d.telemetry import Report, SolveRecord
 
 Field = Callable[[np.ndarray, float], np.ndarray]
@@ -76,12 +77,13 @@ def driven(
     field: Field,
     times: Sequence[float] = GRID,
     start: np.ndarray = START,
+    guidance: Guidance | None = None,
 ) -> tuple[np.ndarray, SolveRecord, list[np.ndarray]]:
     """The state at the end under the driver, what it cost, and the state after each step; all in float64."""
     solver, report = Euler(), Report()
-    stage = SolveStage("ss", "x", {"x": ("x",)})
+    stage = SolveStage("ss", "x", {"x": ("x",)}, guidance=lambda dynamics: guidance)
     seam = SolveSeam(solver, stage)
-    seam.add(Layer(report, True, build(method, stage.groups)))
+    seam.add(Layer(report, True, build_stage_method(method, stage.groups)))
 
     def dynamics(x: Tensor, t: float) -> Tensor:
         return torch.as_tensor(field(x.numpy(), float(t)))

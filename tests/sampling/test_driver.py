@@ -17,7 +17,7 @@ from torch import Tensor
 from fast_sam3d.model.flow import time_grid
 from fast_sam3d.model.solver import Euler, Midpoint
 from fast_sam3d.patch import Layer
-from fast_sam3d.sampling import build
+from fast_sam3d.sampling import build_stage_method
 from fast_sam3d.sampling.driver import SolverError, SolveSeam, SolveStage, require_euler
 from fast_sam3d.telemetry import Report
 
@@ -28,7 +28,7 @@ TIMES = time_grid(25, 3.0).tolist()
 
 def put_on(solver: Any, method: dict[str, Any] | None, stage: SolveStage = STAGE) -> tuple[SolveSeam, Report]:
     seam, report = SolveSeam(solver, stage), Report()
-    built = None if method is None else build(method, stage.groups)
+    built = None if method is None else build_stage_method(method, stage.groups)
     seam.add(Layer(report, method is not None, built))
     return seam, report
 

@@ -9,7 +9,7 @@ import torch
 
 from fast_sam3d.decode.aggregate import MeshMethod
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.sampling.exchange import RequireVoxels, Scene
+from fast_sam3d.sampling.exchange import Exchange, RequireVoxels
 
 
 def sample_slat(slat_input: Any, coords: torch.Tensor, steps: int = 25) -> int:
@@ -18,11 +18,11 @@ def sample_slat(slat_input: Any, coords: torch.Tensor, steps: int = 25) -> int:
 
 def test_a_structured_latent_needs_voxels() -> None:
     around, none = RequireVoxels(), torch.zeros(0, 4, dtype=torch.int32)
-    assert around(Scene(), sample_slat, {}, torch.ones(2, 4), steps=3) == 4
-    assert around(Scene(), sample_slat, slat_input={}, coords=torch.ones(2, 4)) == 26
+    assert around(Exchange(), sample_slat, {}, torch.ones(2, 4), steps=3) == 4
+    assert around(Exchange(), sample_slat, slat_input={}, coords=torch.ones(2, 4)) == 26
     for args, kwargs in ((({}, none), {}), (({},), {"coords": none})):
         with pytest.raises(FastSam3dError, match="found no object in this picture"):
-            around(Scene(), sample_slat, *args, **kwargs)
+            around(Exchange(), sample_slat, *args, **kwargs)
 
 
 def test_no_voxels_are_not_merged() -> None:

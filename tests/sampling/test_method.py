@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.sampling import build
+from fast_sam3d.sampling import build_stage_method
 from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.sampling.predict import Anchored, Hold, Taylor
 from fast_sam3d.sampling.when import Always, Stride
@@ -24,7 +24,7 @@ PAPER: dict[str, Any] = {
 
 
 def test_the_papers_method() -> None:
-    method = build(PAPER, GROUPS)
+    method = build_stage_method(PAPER, GROUPS)
     assert method == StageMethod(
         Stride(3, 2), All(), {"shape": Taylor(1), "scale": Anchored(0.5), "translation": Anchored(0.5)}
     )
@@ -32,13 +32,15 @@ def test_the_papers_method() -> None:
 
 
 def test_what_is_missing_changes_nothing() -> None:
-    assert build({}, GROUPS) == StageMethod(Always(), All(), dict.fromkeys(["shape", "scale", "translation"], Hold()))
+    assert build_stage_method({}, GROUPS) == StageMethod(
+        Always(), All(), dict.fromkeys(["shape", "scale", "translation"], Hold())
+    )
 
 
 def test_one_predictor_for_all_and_a_leaf_before_its_group_before_all() -> None:
-    assert set(build({"predict": {"name": "taylor", "order": 2}}, GROUPS).predict.values()) == {Taylor(2)}
+    assert set(build_stage_method({"predict": {"name": "taylor", "order": 2}}, GROUPS).predict.values()) == {Taylor(2)}
     predict = {"all": {"name": "hold"}, "layout": {"name": "anchored"}, "scale": {"name": "taylor"}}
-    assert build({"predict": predict}, GROUPS).predict == {
+    assert build_stage_method({"predict": predict}, GROUPS).predict == {
         "shape": Hold(),
         "scale": Taylor(1),
         "translation": Anchored(0.5),
@@ -46,19 +48,19 @@ def test_one_predictor_for_all_and_a_leaf_before_its_group_before_all() -> None:
 
 
 def test_settings_write_every_default_out_and_build_the_same_method() -> None:
-    method = build({"when": {"name": "stride"}}, GROUPS)
+    method = build_stage_method({"when": {"name": "stride"}}, GROUPS)
     assert method.settings()["when"] == {"name": "stride", "stride": 3, "warmup": 2}
-    assert build(method.settings(), GROUPS) == method
+    assert build_stage_method(method.settings(), GROUPS) == method
 
 
 def test_building_leaves_the_mapping_alone() -> None:
     before = copy.deepcopy(PAPER)
-    build(PAPER, GROUPS)
+    build_stage_method(PAPER, GROUPS)
     assert before == PAPER
 
 
 def test_a_method_can_be_pickled() -> None:
-    method = build(PAPER, GROUPS)
+    method = build_stage_method(PAPER, GROUPS)
     assert pickle.loads(pickle.dumps(method)) == method
 
 
@@ -90,11 +92,11 @@ def changed(**parts: Any) -> dict[str, Any]:
 )
 def test_errors_name_the_key_and_the_valid_ones(mapping: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build(mapping, GROUPS, path="ss")
+        build_stage_method(mapping, GROUPS, path="ss")
 
 
 def test_voxels_are_chosen_only_where_there_are_some() -> None:
     carved = changed(where={"name": "saliency"})
-    assert build(carved, GROUPS, path="ss").depth == 2
+    assert build_stage_method(carved, GROUPS, path="ss").depth == 2
     with pytest.raises(ConfigError, match=r"ss\.where\.name is 'saliency', which chooses voxels: it fits slat, not ss"):
-        build(carved, GROUPS, path="ss", voxels=False)
+        build_stage_method(carved, GROUPS, path="ss", voxels=False)

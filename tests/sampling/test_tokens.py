@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fast_sam3d.sampling.exchange import Begin, KeepOccupancy, KeepScale, Scene
+from fast_sam3d.sampling.exchange import Begin, Exchange, KeepOccupancy, KeepScale
 from fast_sam3d.sampling.tokens import Tokens, cells, high_frequency
 
 
@@ -74,7 +74,7 @@ def test_places_of_merged_voxels() -> None:
 
 
 def test_a_scene_knows_the_object_of_the_run_only() -> None:
-    scene, rows = Scene(), coords([(0, 1, 2, 3)])
+    scene, rows = Exchange(), coords([(0, 1, 2, 3)])
     logits = torch.ones(1, 1, 4, 4, 4)
     assert KeepOccupancy()(scene, lambda: logits) is logits
     assert KeepScale()(scene, lambda: {"downsample_factor": 2}) == {"downsample_factor": 2}
@@ -84,11 +84,11 @@ def test_a_scene_knows_the_object_of_the_run_only() -> None:
     assert scene.tokens(coords([(0, 1, 4, 1)])).occupancy is None  # outside of a grid of 4: another object's voxels
     assert scene.tokens(coords([(1, 1, 1, 1)])).occupancy is None
     assert Begin()(scene, lambda: "result") == "result"
-    assert scene == Scene()
+    assert scene == Exchange()
 
 
 def test_what_is_no_grid_of_logits_is_let_through() -> None:
-    scene = Scene()
+    scene = Exchange()
     assert KeepOccupancy()(scene, lambda: "a mesh") == "a mesh"
     assert KeepOccupancy()(scene, lambda: torch.ones(1, 6, 4)).shape == (1, 6, 4)
     assert scene.occupancy is None

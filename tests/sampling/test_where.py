@@ -12,9 +12,9 @@ from torch import Tensor
 from fast_sam3d.adapters.sam3d import only_voxels, voxels_of
 from fast_sam3d.model.solver import Euler
 from fast_sam3d.patch import Layer
-from fast_sam3d.sampling import build
+from fast_sam3d.sampling import build_stage_method
 from fast_sam3d.sampling.driver import SolveSeam, SolveStage
-from fast_sam3d.sampling.exchange import Scene
+from fast_sam3d.sampling.exchange import Exchange
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation
 from fast_sam3d.sampling.tokens import Tokens, cells, high_frequency
@@ -149,7 +149,7 @@ def solve(method: Mapping[str, Any] | None, coords: Any, steps: int = 12) -> tup
     solver, network, report = Euler(), Network(), Report()
     if method is not None:
         seam = SolveSeam(solver, STAGE)
-        seam.add(Layer(report, True, build(method, STAGE.groups), Scene()))
+        seam.add(Layer(report, True, build_stage_method(method, STAGE.groups), Exchange()))
     x = torch.randn(1, len(coords), 4, generator=torch.Generator().manual_seed(9))
     times = [i / steps for i in range(steps + 1)]
     return solver.solve(network, x, times, torch.ones(1), coords), network, report
@@ -211,7 +211,7 @@ def test_steps_are_skipped_and_voxels_left_out_at_once() -> None:
 def test_coords_that_do_not_fit_leave_all_tokens_in(caplog: pytest.LogCaptureFixture) -> None:
     solver, report = Euler(), Report()
     seam = SolveSeam(solver, STAGE)
-    seam.add(Layer(report, True, build({"where": {"name": "saliency"}}, STAGE.groups), Scene()))
+    seam.add(Layer(report, True, build_stage_method({"where": {"name": "saliency"}}, STAGE.groups), Exchange()))
     sizes = []
 
     def dynamics(x: Tensor, t: float, coords: Tensor) -> Tensor:

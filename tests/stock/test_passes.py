@@ -152,7 +152,7 @@ def test_encoders_that_differ_share_nothing(shared: Any, passes: list[int], capl
         assert differing(STOCK.run(pipeline), plain) == set()
         STOCK.run(pipeline)
     assert len(passes) == 2 * 2 * INPUTS
-    assert len([r for r in caplog.records if "no two image encoders are equal" in r.message]) == 1
+    assert len([r for r in caplog.records if "no two image encoders have equal" in r.message]) == 1
 
 
 def test_a_depth_model_without_a_network_is_left_alone_with_a_word(

@@ -1,25 +1,20 @@
-"""`fast-sam3d examples`: writes the folders of examples/ again, in the form in which users bring their own."""
+"""Writes the folders of examples/, in the form in which users bring their own."""
 
 from __future__ import annotations
 
-import argparse
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_sam3d.errors import ConfigError, suggest
 from fast_sam3d.mini.data import views
-from fast_sam3d.mini.data.still_lifes import EXAMPLES, FIRST_SEED, Example, render
+from fast_sam3d.mini.data.still_lifes import EXAMPLES, FIRST_SEED, Example
 
 if TYPE_CHECKING:  # imports torch, which --help need not wait for
     from fast_sam3d.mini.data.pictures import Photo
 
-__all__ = ["add_arguments", "cup_mask", "cutout", "main", "photograph", "write"]
-
-log = logging.getLogger(__name__)
+__all__ = ["PHOTO", "cup_mask", "cutout", "file_names", "names", "photograph", "write", "write_photo"]
 
 PHOTO = "photo"
 
@@ -37,44 +32,15 @@ CUP = (
 )  # fmt: skip
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output_dir", metavar="DIR", type=Path, default=Path("examples"), help="default: %(default)s")
-    parser.add_argument("--only", metavar="NAME", nargs="+", help="of " + ", ".join(_names()))
-    parser.add_argument("--longest", metavar="PIXELS", type=int, help="longer side of the rendered pictures")
-
-
-def main(args: argparse.Namespace) -> int:
-    from fast_sam3d.outputs.folder import check_target, result_folder
-
-    wanted = args.only or _names()
-    for name in wanted:
-        if name not in _names():
-            raise ConfigError(f"there is no example '{name}': {suggest(name, _names())}")
-    if args.longest is not None and not 32 <= args.longest <= 4096:
-        raise ConfigError(f"--longest is {args.longest}: give 32 to 4096 pixels")
-    for name in wanted:
-        check_target(args.output_dir / name, file_names())
-    for example in EXAMPLES:
-        if example.name in wanted:
-            with result_folder(args.output_dir / example.name) as folder:
-                write(folder, example, render(example, args.longest))
-            log.info("%s", args.output_dir / example.name)
-    if PHOTO in wanted:
-        rgb = photograph()
-        if rgb is None:
-            log.warning("%s is left out: this scikit-image brings no picture 'coffee'", PHOTO)
-            return 0
-        with result_folder(args.output_dir / PHOTO) as folder:
-            _write_png(folder / "image.png", rgb)
-            _write_png(folder / "0.png", cutout(rgb, cup_mask(*rgb.shape[:2])))
-        log.info("%s", args.output_dir / PHOTO)
-    return 0
-
-
 def file_names() -> list[str]:
     """Every name that a file of an example may have."""
     most = max(len(example.masks) for example in EXAMPLES)
     return ["image.png", "pointmap.npz", "truth.json", *(f"{index}.png" for index in range(most))]
+
+
+def names() -> list[str]:
+    """Every example."""
+    return [*(example.name for example in EXAMPLES), PHOTO]
 
 
 def write(folder: Path, example: Example, photo: Photo) -> None:
@@ -114,6 +80,12 @@ def _truth(example: Example, photo: Photo, index: int) -> dict[str, Any]:
     }
 
 
+def write_photo(folder: Path, rgb: NDArray[np.uint8]) -> None:
+    """Write image.png and the mask of the cup into an existing folder; rgb is that of `photograph`."""
+    _write_png(folder / "image.png", rgb)
+    _write_png(folder / "0.png", cutout(rgb, cup_mask(*rgb.shape[:2])))
+
+
 def cutout(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """[H, W, 4] uint8: the object, clear and black elsewhere; the form of the stock notebook's masks."""
     return np.dstack([rgb * mask[..., None], mask * np.uint8(255)]).astype(np.uint8)
@@ -139,10 +111,6 @@ def cup_mask(height: int, width: int) -> NDArray[np.bool_]:
     canvas = Image.new("L", (width, height))
     ImageDraw.Draw(canvas).polygon(CUP, fill=1)
     return np.asarray(canvas).astype(bool)
-
-
-def _names() -> list[str]:
-    return [*(example.name for example in EXAMPLES), PHOTO]
 
 
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:

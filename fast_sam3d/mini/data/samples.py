@@ -13,12 +13,12 @@ from fast_sam3d.mini.data import views
 from fast_sam3d.mini.data.families import FAMILIES, Sampled, sample_object
 from fast_sam3d.model.depth import ASSUMED_FOCAL, ASSUMED_SIZE_M, silhouette_points
 from fast_sam3d.model.pose import normalise_pointmap
+from fast_sam3d.model.preprocess import crop_box, crop_grid, describe
 
 RESOLUTION = 32  # occupancy grid
 FINE = 4  # distance samples per voxel side
 BAND = 0.55  # voxels; a voxel is active where |distance at its centre| is below this
 CROP = 64  # pixels
-DESCRIPTOR = 8
 NO_DEPTH_SHARE = 0.2  # views that get the silhouette's pointmap instead of the true one
 
 
@@ -64,20 +64,6 @@ class View:
     pose: np.ndarray
 
 
-def describe(centre: np.ndarray, side: float, mask_share: float, focal: float, known: bool, scale: float,
-             depth: float) -> np.ndarray:  # fmt: skip
-    """The crop's descriptor [8]: where it was cut from and how its pointmap was normalised.
-
-    Args:
-        centre: [2], of the box, units of half the longer image side; side: of the box, units of the longer side.
-        mask_share: of the crop's pixels. focal: units of the longer side, 0 if unknown. known: whether depth was given.
-        scale: scene_scale, metres. depth: z of scene_shift, metres.
-    """
-    half_over_focal = 0.5 / focal if focal else 0.0
-    return np.array([*centre, side, mask_share, half_over_focal, float(known), np.log(scale), np.log(depth / scale)],
-                    np.float32)  # fmt: skip
-
-
 def make_view(rng: np.random.Generator, sampled: Sampled, surface: np.ndarray, *, occlude: float = 0.4) -> View:
     """Photograph an object from a random camera.
 
@@ -90,8 +76,8 @@ def make_view(rng: np.random.Generator, sampled: Sampled, surface: np.ndarray, *
         occluder = views.sample_occluder(rng, outline) if rng.random() < occlude else None
         if occluder is not None:
             outline = outline[~occluder.covers(outline)]
-        centre, side = views.crop_box(outline)
-        uv = views.crop_grid(centre, side, CROP)
+        centre, side = crop_box(outline)
+        uv = crop_grid(centre, side, CROP)
         picture = views.render(sampled, camera, views.Backdrop.sample(rng), occluder, uv)
         if picture.mask.sum() >= 24:
             break

@@ -1,4 +1,4 @@
-"""Pictures of one object: a random camera, a sphere tracer, an occluder, and the crop that the model sees.
+"""Pictures of one object: a random camera, a sphere tracer and an occluder.
 
 Camera frame and pose follow PyTorch3D: +x left, +y up, +z forward, row vectors, p_cam = (p_obj * size) @ R + t.
 Image coordinates (u, v) are in units of the longer image side, origin in the image centre, v down.
@@ -13,7 +13,6 @@ import numpy as np
 from fast_sam3d.mini.data.families import Sampled
 from fast_sam3d.mini.data.sdf import Solid, rotation
 
-CROP_PADDING = 0.10  # of the longer box side, on each side
 TRACE_STEPS = 48
 HIT = 1.5e-3  # canonical units
 
@@ -183,16 +182,3 @@ def render(sampled: Sampled, camera: Camera, backdrop: Backdrop, occluder: Occlu
         rgb[over] = occluder.colour
         points[over] = slope[over] * camera.t[2] * occluder.depth_share
     return Picture(np.clip(rgb, 0, 1), mask, points)
-
-
-def crop_box(silhouette: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centre [2] and side of the padded square around visible points [P, 2]."""
-    low, high = silhouette.min(0), silhouette.max(0)
-    return (low + high) / 2, float((high - low).max()) * (1 + 2 * CROP_PADDING)
-
-
-def crop_grid(centre: np.ndarray, side: float, pixels: int) -> np.ndarray:
-    """Image coordinates [pixels * pixels, 2] of a square crop, row by row."""
-    line = (np.arange(pixels, dtype=np.float32) + 0.5) / pixels - 0.5
-    v, u = np.meshgrid(line, line, indexing="ij")
-    return (np.stack([u, v], -1).reshape(-1, 2) * side + centre).astype(np.float32)

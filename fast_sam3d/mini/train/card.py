@@ -13,25 +13,34 @@ import torch
 
 from fast_sam3d.mini.data.families import FAMILIES
 from fast_sam3d.mini.data.shards import HELD_OUT_SEED
-from fast_sam3d.mini.train.evaluate_cli import BARS, with_error
 from fast_sam3d.mini.train.stages import STAGES, Run
 from fast_sam3d.model.networks import build_networks, weight_parts
 
 NAME = "MODEL_CARD.md"
 CURVES = "curves.png"
 
+BARS: dict[str, tuple[float, bool]] = {
+    "f1@0.05": (0.92, True),
+    "f1@0.01": (0.22, True),
+    "chamfer": (0.022, False),
+    "voxel_iou": (0.38, True),
+    "box_iou": (0.78, True),
+    "rotation_deg": (12.0, False),
+}
+"""Least or greatest value of a metric that the embedded model must reach, and whether greater is better."""
 
-def write(run: Run, checkpoint: Path, evaluation: Path) -> Path:
+
+def write(run: Run, checkpoint: Path, summary: Mapping[str, Any]) -> Path:
     """Write the card, the curves and `evaluation.json` beside the weights.
 
     Args:
         run: with its folder's curves and `quality.json`.
-        checkpoint: folder of the weights. evaluation: folder with `summary.json`.
+        checkpoint: folder of the weights.
+        summary: of `evaluate-mini`; see `bench.evaluate_mini.measure`.
 
     Returns:
         the card's path.
     """
-    summary = json.loads((evaluation / "summary.json").read_text())
     (checkpoint / "evaluation.json").write_text(json.dumps(summary, indent=1))
     plot_curves(run, checkpoint / CURVES)
     path = checkpoint / NAME
@@ -94,6 +103,12 @@ def _lines(run: Run, summary: Mapping[str, Any]) -> list[str]:
         "- The step-distillation flags of the stock pipeline are accepted, but the weights were not distilled.",
         "- Its speed and quality say how methods compare on its own dynamics, not what the real model does.",
     ]
+
+
+def with_error(found: Sequence[float | None], form: str = ".3f") -> str:
+    """A number with its standard error (middle, error), if that is known."""
+    middle, error = found
+    return f"{middle:{form}}" if error is None else f"{middle:{form}} ± {error:{form.removeprefix('+')}}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

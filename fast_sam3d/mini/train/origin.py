@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.bench.record import file_digest
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.mini.train.loop import load_whole
 from fast_sam3d.mini.train.recipe import Recipe
 from fast_sam3d.model.pipeline_config import to_mapping
+from fast_sam3d.outputs.digests import file_digest
 
 RECIPE = "recipe"
 PARTS: Mapping[str, tuple[str, ...]] = {

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fast_sam3d.bench.record import weights_digest
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.metrics import voxel_iou
 from fast_sam3d.mini.data.families import sample_object
@@ -33,6 +32,7 @@ from fast_sam3d.model.slat_decoder import GaussianDecoder, MeshDecoder
 from fast_sam3d.model.slat_flow import StructuredLatentFlow
 from fast_sam3d.model.ss_flow import SparseStructureFlow
 from fast_sam3d.model.ss_vae import SSDecoder, SSEncoder
+from fast_sam3d.model.weights import weights_digest
 
 log = logging.getLogger(__name__)
 

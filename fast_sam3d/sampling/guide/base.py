@@ -1,11 +1,36 @@
-"""What a way of making the unconditional call is, and the calls of one solve."""
+"""Classifier-free guidance as the pipeline sets it, and the interface of methods that save its calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from fast_sam3d.sampling.step import Leaves, Tree, like, to_leaves
+import numpy as np
+
+from fast_sam3d.sampling.step import Leaves
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """The pipeline's guidance during one solve.
+
+    Args:
+        strength: s of (1 + s) conditional - s unconditional, the greatest of all leaves, above 0.
+        intervals: (first, last) network time at which guidance acts, both included, for each leaf with its own.
+        time_scale: network time of t = 1.
+        calls: network calls of a guided step.
+    """
+
+    strength: float
+    intervals: tuple[tuple[float, float], ...]
+    time_scale: float = 1000.0
+    calls: int = 2
+
+    def acts_at(self, t: float) -> bool:
+        """Whether a step that starts at t (0 noise, 1 data) is guided."""
+        # Compared in float32, as the pipeline does, so that a step at the end of an interval falls on the same side.
+        time = np.float32(t * self.time_scale)
+        return any(np.float32(low) <= time <= np.float32(high) for low, high in self.intervals)
 
 
 class Guiding(Protocol):
@@ -26,45 +51,3 @@ class Guide(Protocol):
     def start(self) -> Guiding | None:
         """Begin a solve. None: both calls are always made."""
         ...
-
-
-class GuidedCalls:
-    """Goes around the network's calls in one solve: the conditional one first, then that with the keyword cfg=True.
-
-    That order and the keyword are those of sam3d_objects/model/backbone/generator/classifier_free_guidance.py.
-
-    Args:
-        guiding: decides.
-        bare: the leaf name of a velocity that is a plain tensor.
-    """
-
-    def __init__(self, guiding: Guiding, bare: str) -> None:
-        self._guiding = guiding
-        self._bare = bare
-        self._conditional: Tree | None = None
-        self._spared = 0
-
-    def __call__(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Make the call, or stand in for it."""
-        if not kwargs.get("cfg"):
-            self._conditional = None  # of a step that failed
-            self._conditional = call(*args, **kwargs)
-            return self._conditional
-        tree, self._conditional = self._conditional, None
-        conditional = to_leaves(tree, self._bare)
-        if tree is None or conditional is None:
-            return call(*args, **kwargs)
-        given = self._guiding.stand_in(conditional)
-        if given is not None:
-            self._spared += 1
-            return like(tree, given)
-        velocity = call(*args, **kwargs)
-        unconditional = to_leaves(velocity, self._bare)
-        if unconditional is not None:
-            self._guiding.learn(conditional, unconditional)
-        return velocity
-
-    def take(self) -> int:
-        """Calls spared since this was last asked."""
-        spared, self._spared = self._spared, 0
-        return spared

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.when.base import Decide
 
 
@@ -15,6 +16,6 @@ class Always:
 
     depth: ClassVar[int] = 1
 
-    def start(self, times: Sequence[float]) -> Decide:
+    def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""
         return lambda step, history, x: True

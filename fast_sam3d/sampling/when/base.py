@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
+from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation, Leaves
 
@@ -19,11 +20,12 @@ class When(Protocol):
         """Evaluations that the decision looks back on."""
         ...
 
-    def start(self, times: Sequence[float]) -> Decide:
+    def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """Begin a solve.
 
         Args:
             times: [steps + 1] the grid, from its first to its last time.
+            guidance: the pipeline's in this solve; None where it has none.
 
         Returns:
             (step, history, state at the step) -> whether the network runs; called once for every step between the

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from fast_sam3d.ranges import number, whole
+from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation, Leaves
 from fast_sam3d.sampling.when.base import Decide
@@ -41,7 +42,7 @@ class Budget:
         whole("warmup", self.warmup, 2)
         number("momentum", self.momentum, 0.0, 0.999)
 
-    def start(self, times: Sequence[float]) -> Decide:
+    def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""
         kappa: float | None = None
         seen: float | None = None  # time of the evaluation that kappa knows

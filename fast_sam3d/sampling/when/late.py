@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fast_sam3d.ranges import number, whole
+from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.when.base import Decide
 
 
@@ -29,7 +30,7 @@ class Late:
         number("begin", self.begin, 0.0, 1.0)
         whole("stride", self.stride, 1)
 
-    def start(self, times: Sequence[float]) -> Decide:
+    def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""
         first = round(self.begin * (len(times) - 1))
         return lambda step, history, x: step < first or (step - first + 1) % self.stride == 0

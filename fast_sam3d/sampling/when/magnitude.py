@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.ranges import number, whole
+from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation, Leaves
 from fast_sam3d.sampling.when.base import Decide
@@ -51,7 +52,7 @@ class Magnitude:
         whole("longest", self.longest, 1)
         whole("warmup", self.warmup, 1)
 
-    def start(self, times: Sequence[float]) -> Decide:
+    def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""
         ratios = resampled(self.ratios, len(times) - 2)
         product, spent, skipped = 1.0, 0.0, 0

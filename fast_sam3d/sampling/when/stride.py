@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fast_sam3d.ranges import whole
+from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.when.base import Decide
 
 
@@ -30,6 +31,6 @@ class Stride:
         whole("stride", self.stride, 1)
         whole("warmup", self.warmup, 1)
 
-    def start(self, times: Sequence[float]) -> Decide:
+    def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""
         return lambda step, history, x: step < self.warmup or (step - self.warmup + 1) % self.stride == 0

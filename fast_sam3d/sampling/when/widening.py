@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fast_sam3d.ranges import number, whole
+from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation, Leaves
 from fast_sam3d.sampling.when.base import Decide
@@ -35,7 +36,7 @@ class Widening:
         number("growth", self.growth, 0.0, 1000.0)
         whole("warmup", self.warmup, 1)
 
-    def start(self, times: Sequence[float]) -> Decide:
+    def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""
         gap, following = self.first, self.warmup - 1 + int(self.first)
 

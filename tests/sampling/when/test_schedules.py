@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fast_sam3d.errors import ConfigError
+from fast_sam3d.sampling.guide import Guidance
 from fast_sam3d.sampling.when import GuidedStride, Magnitude, Widening
 from fast_sam3d.sampling.when.magnitude import resampled
 from tests.sampling.reference import GRID, ODES, driven
@@ -15,9 +17,10 @@ from tests.sampling.reference import GRID, ODES, driven
 FIELD = ODES["forced"][0]
 
 
-def evaluated(when: dict[str, Any], steps: int) -> list[int]:
-    _, record, _ = driven({"when": when}, FIELD, [i / steps for i in range(steps + 1)])
-    return record.evaluated
+def evaluated(when: dict[str, Any], grid: int | Sequence[float], guidance: Guidance | None = None) -> list[int]:
+    """The steps that ran on a grid, or on a uniform one of so many steps."""
+    times = [i / grid for i in range(grid + 1)] if isinstance(grid, int) else grid
+    return driven({"when": when}, FIELD, times, guidance=guidance)[1].evaluated
 
 
 def test_widening_by_hand() -> None:
@@ -70,19 +73,37 @@ def test_ratios_serve_other_numbers_of_steps() -> None:
         assert ran[0] == 0 and ran[-1] == steps - 1
 
 
-def test_a_stride_begins_anew_where_guidance_ends() -> None:
-    """On SAM 3D's grid guidance ends after step 18: t = 19 / 37 is the first above a half."""
-    _, record, _ = driven({"when": {"name": "guided_stride", "stride": 4, "late": 3, "warmup": 2}}, FIELD)
+STOCK = Guidance(7.0, ((0, 500),))
+
+
+def test_a_stride_restarts_where_the_pipelines_guidance_ends() -> None:
+    """On SAM 3D's grid that is after step 18: t = 19 / 37 is the first above a half."""
+    when = {"name": "guided_stride", "stride": 4, "late": 3, "warmup": 2}
     assert GRID[18] <= 0.5 < GRID[19]
-    assert record.evaluated == [0, 1, 5, 9, 13, 17, 19, 22, 24]
+    assert evaluated(when, GRID, STOCK) == [0, 1, 5, 9, 13, 17, 19, 22, 24]
+    # Each leaf with an interval of its own: guidance ends with the last of them.
+    assert evaluated(when, GRID, Guidance(7.0, ((0, 100), (0, 500)))) == [0, 1, 5, 9, 13, 17, 19, 22, 24]
+    assert evaluated({**when, "warmup": 1}, 10, Guidance(1.0, ((200, 300),))) == [0, 4, 7, 9]
+
+
+def test_a_step_at_the_end_of_the_interval_falls_on_the_networks_side() -> None:
+    """Compared in float32, as there: 0.3 of a float32 grid is a little more, and 1000 * 0.3 is 300 all the same."""
+    times = [0.0, 0.1, 0.2, float(np.float32(0.3)), 0.5, 0.75, 1.0]
+    when = {"name": "guided_stride", "stride": 9, "late": 9, "warmup": 1}
+    assert times[3] > 0.3
+    assert evaluated(when, times, Guidance(1.0, ((0, 300),))) == [0, 4, 5]
+
+
+def test_an_end_that_is_set_takes_precedence_over_the_pipelines() -> None:
     when = {"name": "guided_stride", "stride": 3, "late": 2, "end": 0.25, "warmup": 1}
-    assert evaluated(when, 12) == [0, 3, 4, 6, 8, 10, 11]  # the first time above a quarter is 4 / 12
+    for guidance in (None, STOCK):
+        assert evaluated(when, 12, guidance) == [0, 3, 4, 6, 8, 10, 11]  # the first time above a quarter is 4 / 12
 
 
-@pytest.mark.parametrize("end", [0.0, 1.0])
-def test_guidance_at_all_times_or_at_none_is_a_plain_stride(end: float) -> None:
-    got = evaluated({"name": "guided_stride", "stride": 3, "late": 3, "end": end, "warmup": 2}, 25)
-    assert got == ([0, 1, 4, 7, 10, 13, 16, 19, 22, 24])
+@pytest.mark.parametrize("guidance", [None, Guidance(7.0, ((0, 1000),))])
+def test_guidance_at_all_times_or_at_none_is_a_plain_stride(guidance: Guidance | None) -> None:
+    when = {"name": "guided_stride", "stride": 3, "late": 3, "warmup": 2}
+    assert evaluated(when, 25, guidance) == [0, 1, 4, 7, 10, 13, 16, 19, 22, 24]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from torch import Tensor
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.model.solver import Euler
 from fast_sam3d.patch import Layer
-from fast_sam3d.sampling import build
+from fast_sam3d.sampling import build_stage_method
 from fast_sam3d.sampling.driver import SolveSeam, SolveStage
-from fast_sam3d.sampling.exchange import Scene
+from fast_sam3d.sampling.exchange import Exchange
 from fast_sam3d.sampling.where import Stability
 from fast_sam3d.telemetry import Report
 
@@ -55,10 +55,17 @@ def start() -> dict[str, Tensor]:
 
 
 def solve(where: dict[str, Any], when: str = "always", decoder: Any = None) -> tuple[dict[str, Tensor], Any]:
-    solver, report, scene = Euler(), Report(), Scene()
+    solver, report, scene = Euler(), Report(), Exchange()
     scene.decoder = Decoder() if decoder is None else decoder
     seam = SolveSeam(solver, STAGE)
-    seam.add(Layer(report, True, build({"when": {"name": when}, "where": where}, STAGE.groups, voxels=False), scene))
+    seam.add(
+        Layer(
+            report,
+            True,
+            build_stage_method({"when": {"name": when}, "where": where}, STAGE.groups, voxels=False),
+            scene,
+        )
+    )
     return solver.solve(network, start(), GRID), report.solves[0]
 
 
@@ -125,14 +132,14 @@ def test_full_is_bit_exact() -> None:
 def test_a_shape_that_cannot_be_decoded_is_left_whole(caplog: pytest.LogCaptureFixture) -> None:
     solver = Euler()
     seam = SolveSeam(solver, STAGE)
-    seam.add(Layer(Report(), True, build({"where": {"name": "stability"}}, STAGE.groups), Scene()))
+    seam.add(Layer(Report(), True, build_stage_method({"where": {"name": "stability"}}, STAGE.groups), Exchange()))
     assert torch.equal(solver.solve(network, start(), GRID)["shape"], Euler().solve(network, start(), GRID)["shape"])
     assert "cannot be decoded" in caplog.text
 
 
 def test_it_does_not_fit_voxels() -> None:
     with pytest.raises(ConfigError, match=r"slat\.where\.name is 'stability', which decodes .*: it fits ss, not slat"):
-        build({"where": {"name": "stability"}}, {"feats": ("feats",)}, path="slat", voxels=True)
+        build_stage_method({"where": {"name": "stability"}}, {"feats": ("feats",)}, path="slat", voxels=True)
 
 
 @pytest.mark.parametrize("settings", [{"full": 2}, {"decay": -1}, {"refresh": 0}, {"longest": 0}, {"change": 1.1}])

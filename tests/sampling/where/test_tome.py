@@ -12,9 +12,9 @@ from fast_sam3d.adapters.sam3d import only_voxels, voxels_of
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.model.solver import Euler
 from fast_sam3d.patch import Layer
-from fast_sam3d.sampling import build
+from fast_sam3d.sampling import build_stage_method
 from fast_sam3d.sampling.driver import SolveSeam, SolveStage
-from fast_sam3d.sampling.exchange import Scene
+from fast_sam3d.sampling.exchange import Exchange
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation
 from fast_sam3d.sampling.tokens import Tokens
@@ -90,7 +90,11 @@ def solve(method: dict[str, Any] | None, coords: Tensor, targets: Tensor, steps:
     """From noise to data that the network knows for each voxel."""
     solver, report = Euler(), Report()
     seam = SolveSeam(solver, STAGE)
-    seam.add(Layer(report, method is not None, None if method is None else build(method, STAGE.groups), Scene()))
+    seam.add(
+        Layer(
+            report, method is not None, None if method is None else build_stage_method(method, STAGE.groups), Exchange()
+        )
+    )
     lookup = {tuple(row): target for row, target in zip(coords.tolist(), targets, strict=True)}
 
     def network(x: Tensor, t: float, rows: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def test_a_batch_is_decoded_as_its_objects_are(pipeline):
     seen = []
     hook = pipeline.models["ss_decoder"].register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
     with hook:
-        pipeline.solve_structures([(thing.image, thing.mask, thing.pointmap) for thing in (Thing(5), Thing(20))], 7, 2)
+        pipeline.sample_structures([(thing.image, thing.mask, thing.pointmap) for thing in (Thing(5), Thing(20))], 7, 2)
     assert seen == [False, False]
 
 

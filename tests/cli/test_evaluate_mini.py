@@ -11,18 +11,12 @@ from typing import Any
 
 import pytest
 
+from fast_sam3d.bench import evaluate_mini as evaluate
+from fast_sam3d.bench.evaluate_mini import FEW, HOLD, LINEAR, _paired, accelerated_variant, stiffness_checks
+from fast_sam3d.cli import evaluate_mini
+from fast_sam3d.cli.evaluate_mini import show
 from fast_sam3d.errors import CheckpointError, ConfigError, OutputError
-from fast_sam3d.mini.train import evaluate, evaluate_cli
-from fast_sam3d.mini.train.evaluate_cli import (
-    BARS,
-    FEW,
-    HOLD,
-    LINEAR,
-    _paired,
-    accelerated_variant,
-    show,
-    stiffness_checks,
-)
+from fast_sam3d.mini.train.card import BARS
 from fast_sam3d.model.pipeline import MiniPipeline
 
 Rows = list[dict[str, Any]]
@@ -134,7 +128,7 @@ def test_a_median_has_an_error_of_its_own() -> None:
 
 def arguments(**given: Any) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    evaluate_cli.add_arguments(parser)
+    evaluate_mini.add_arguments(parser)
     args = parser.parse_args([])
     for name, value in given.items():
         setattr(args, name, value)
@@ -180,16 +174,16 @@ def test_a_stopped_evaluation_goes_on_and_overwriting_begins_anew(
     args = arguments(checkpoint_dir=weights, objects=5, processes=1, output_dir=tmp_path / "a" / "b")
     measured.stop_after = 3
     with pytest.raises(KeyboardInterrupt):
-        evaluate_cli.main(args)
+        evaluate_mini.main(args)
     measured.stop_after = None
-    assert evaluate_cli.main(args) == 0
+    assert evaluate_mini.main(args) == 0
     assert measured.seeds == [10_100_000 + i for i in range(5)], "each once"
     with (args.output_dir / "rows.csv").open(newline="") as file:
         assert [int(row["seed"]) for row in csv.DictReader(file)] == measured.seeds
-    evaluate_cli.main(args)
+    evaluate_mini.main(args)
     assert len(measured.seeds) == 5
     args.overwrite = True
-    evaluate_cli.main(args)
+    evaluate_mini.main(args)
     assert len(measured.seeds) == 10
 
 
@@ -198,20 +192,20 @@ def test_what_was_measured_otherwise_is_not_taken(
     tmp_path: Path, weights: Path, measured: Measured, change: str
 ) -> None:
     args = arguments(checkpoint_dir=weights, objects=2, processes=1, output_dir=tmp_path / "out")
-    evaluate_cli.main(args)
+    evaluate_mini.main(args)
     if change == "weights":
         (weights / "ss_decoder.safetensors").write_bytes(b"2")
     elif change == "sampling":
         args.ss_cfg_strength = 5.0
     else:
         args.accelerate = ["preset=fast_sam3d"]
-    evaluate_cli.main(args)
+    evaluate_mini.main(args)
     assert len(measured.seeds) == 4
 
 
 def test_the_summary_is_strict_json(tmp_path: Path, weights: Path, measured: Measured) -> None:
     args = arguments(checkpoint_dir=weights, objects=1, processes=1, output_dir=tmp_path, accelerate=["ss=fast_sam3d"])
-    evaluate_cli.main(args)
+    evaluate_mini.main(args)
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
@@ -226,14 +220,14 @@ def test_the_summary_is_strict_json(tmp_path: Path, weights: Path, measured: Mea
 @pytest.mark.parametrize("strength", [math.nan, math.inf, -1.0])
 def test_a_strength_that_is_none_is_refused(flag: str, strength: float, measured: Measured) -> None:
     with pytest.raises(ConfigError, match=f"--{flag} must be a finite number from 0 up"):
-        evaluate_cli.main(arguments(**{flag: strength}))
+        evaluate_mini.main(arguments(**{flag: strength}))
     assert not measured.seeds
 
 
 def test_an_output_folder_that_cannot_be_made_is_told_first(tmp_path: Path, weights: Path, measured: Measured) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="choose another --output_dir"):
-        evaluate_cli.main(arguments(checkpoint_dir=weights, output_dir=tmp_path / "file" / "out"))
+        evaluate_mini.main(arguments(checkpoint_dir=weights, output_dir=tmp_path / "file" / "out"))
     assert not measured.seeds
 
 
@@ -245,15 +239,15 @@ def test_an_output_folder_that_cannot_be_written_is_told_first(
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(OutputError, match="cannot be written .Permission denied.: choose another --output_dir"):
-        evaluate_cli.main(arguments(checkpoint_dir=weights, output_dir=tmp_path / "out"))
+        evaluate_mini.main(arguments(checkpoint_dir=weights, output_dir=tmp_path / "out"))
     assert not measured.seeds
 
 
 def test_a_folder_without_weights_is_named_with_its_flag(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--checkpoint_dir .*nowhere holds no pipeline.yaml: give the folder"):
-        evaluate_cli.main(arguments(checkpoint_dir=tmp_path / "nowhere"))
+        evaluate_mini.main(arguments(checkpoint_dir=tmp_path / "nowhere"))
 
 
 def test_damaged_weights_are_told_before_any_worker_starts(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(CheckpointError, match=r"pipeline\.yaml"):
-        evaluate_cli.main(arguments(checkpoint_dir=weights, output_dir=tmp_path / "out"))
+        evaluate_mini.main(arguments(checkpoint_dir=weights, output_dir=tmp_path / "out"))

@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from fast_sam3d.cli import train_mini
 from fast_sam3d.errors import ConfigError, OutputError
-from fast_sam3d.mini.train import cli, stages
+from fast_sam3d.mini.train import stages
 from fast_sam3d.mini.train.loop import save_whole
 
 
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    cli.add_arguments(parser)
+    train_mini.add_arguments(parser)
     return parser.parse_args(words)
 
 
@@ -26,7 +27,7 @@ def arguments(*words: str) -> argparse.Namespace:
 def worked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the command got to work on."""
     got: list[Any] = []
-    monkeypatch.setattr(cli, "_work", lambda run, asked, args: got.append(asked))
+    monkeypatch.setattr(train_mini, "_work", lambda run, asked, args: got.append(asked))
     return got
 
 
@@ -34,10 +35,10 @@ def test_a_stale_result_is_told_before_any_work(tmp_path: Path, worked: list[Any
     args = arguments("--run_dir", str(tmp_path), "--stages", "data", "ss_vae")
     save_whole({"origin": {"recipe": "another"}}, tmp_path / "ss_latents.pt")
     with pytest.raises(ConfigError, match=r"ss_latents\.pt was trained with another seed or recipe"):
-        cli.main(args)
+        train_mini.main(args)
     assert not worked
     (tmp_path / "ss_latents.pt").unlink()
-    assert cli.main(args) == 0
+    assert train_mini.main(args) == 0
     assert worked == [["data", "ss_vae"]]
 
 
@@ -48,24 +49,24 @@ def test_weights_that_are_not_this_runs_are_told_before_any_work(tmp_path: Path,
     for name in stages.LEAVES.values():
         save_whole({}, tmp_path / f"{name}.pt")
     args = arguments("--run_dir", str(tmp_path), "--stages", "evaluate")
-    assert cli.main(args) == 0
+    assert train_mini.main(args) == 0
     (tmp_path / "exported.json").write_text(json.dumps({"checkpoint": "of something else"}))
     with pytest.raises(ConfigError, match="name export too"):
-        cli.main(args)
+        train_mini.main(args)
     assert worked == [["evaluate"]]
 
 
 def test_a_run_folder_that_cannot_be_made_is_told(tmp_path: Path, worked: list[Any]) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="choose another --run_dir"):
-        cli.main(arguments("--run_dir", str(tmp_path / "file" / "run")))
+        train_mini.main(arguments("--run_dir", str(tmp_path / "file" / "run")))
     assert not worked
 
 
 def test_advice_on_matplotlib_fits_a_clone_as_well(monkeypatch: pytest.MonkeyPatch, worked: list[Any]) -> None:
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(train_mini.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install matplotlib, or leave evaluate out"):
-        cli.main(arguments())
+        train_mini.main(arguments())
     assert not worked
 
 
@@ -78,8 +79,8 @@ def test_torch_has_its_threads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if error:
             raise error
 
-    monkeypatch.setattr(cli, "_work", work)
+    monkeypatch.setattr(train_mini, "_work", work)
     args = arguments("--run_dir", str(tmp_path), "--stages", "data", "--threads", str(before + 1))
     with pytest.raises(RuntimeError) if error is RuntimeError else contextlib.nullcontext():
-        assert cli.main(args) == (cli.INTERRUPTED if error else 0)
+        assert train_mini.main(args) == (train_mini.INTERRUPTED if error else 0)
     assert (at_work, torch.get_num_threads()) == ([before + 1], before)

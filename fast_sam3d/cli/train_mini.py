@@ -92,7 +92,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _work(run: Run, asked: list[str], args: argparse.Namespace) -> None:
-    from fast_sam3d.mini.train import card, evaluate_cli, stages
+    from fast_sam3d.bench.evaluate_mini import measure
+    from fast_sam3d.cli.evaluate_mini import show
+    from fast_sam3d.mini.train import card, stages
 
     if "data" in asked:
         log.info("%d training shards, %d held-out", len(run.training_shards), len(run.validation_shards))
@@ -103,8 +105,9 @@ def _work(run: Run, asked: list[str], args: argparse.Namespace) -> None:
         stages.export(run, args.checkpoint_dir)
         log.info("weights are in %s", args.checkpoint_dir)
     if "evaluate" in asked:
-        evaluate_cli.measure(args.checkpoint_dir, args.objects, args.processes, args.run_dir / "evaluation")
-        log.info("model card: %s", card.write(run, args.checkpoint_dir, args.run_dir / "evaluation"))
+        summary = measure(args.checkpoint_dir, args.objects, args.processes, args.run_dir / "evaluation")
+        show(summary)
+        log.info("model card: %s", card.write(run, args.checkpoint_dir, summary))
 
 
 def _stages(args: argparse.Namespace) -> list[str]:

@@ -1,0 +1,152 @@
+"""Builds the stock pipeline of SAM 3D Objects from a checkpoint folder, as its own loader does."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.checkpoints.files import check_stock_files, check_stock_homes
+from fast_sam3d.errors import CheckpointError
+
+__all__ = ["GATED_HELP", "check_depth_model", "check_stock", "load_stock"]
+
+log = logging.getLogger(__name__)
+
+GATED_HELP = (
+    "the SAM 3D Objects weights are gated: request access on https://huggingface.co/facebook/sam-3d-objects, "
+    "run `hf auth login` (or set HF_TOKEN), then `fast-sam3d download` puts them into checkpoints/hf"
+)
+# Where pipeline.yaml says what the depth model's from_pretrained takes: a file, or a name on the hub.
+_DEPTH_KEY = "depth_model.model.pretrained_model_name_or_path"
+_DEPTH_CLASSES = "sam3d_objects.pipeline.depth_models."
+
+
+def check_stock(folder: Path) -> None:
+    """Raises CheckpointError unless the stock pipeline could be built from `folder` here."""
+    import torch
+
+    check_stock_files(folder, GATED_HELP)
+    if importlib.util.find_spec("sam3d_objects") is None:
+        raise CheckpointError(
+            "the package sam3d_objects is not importable: install SAM 3D Objects from its repository "
+            "(facebookresearch/sam-3d-objects), or use --tag mini"
+        )
+    if not torch.cuda.is_available():
+        raise CheckpointError("SAM 3D Objects needs an NVIDIA GPU and torch sees none: use --tag mini")
+
+
+def check_depth_model(name: str | Path) -> str:
+    """Returns what the depth model's `from_pretrained` takes: an existing file, or a name on the hub ("owner/name").
+
+    Raises:
+        CheckpointError: a path where nothing is.
+    """
+    path = Path(name).expanduser()
+    file = path / "model.pt" if path.is_dir() else path
+    if file.is_file():
+        return str(file.resolve())
+    # A second slash, a leading dot or an ending of weights: meant as a path.
+    hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)) and file.suffix not in (
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".safetensors",
+    )
+    if path.is_dir() or not hub:
+        raise CheckpointError(
+            f"there is no depth model {file}: give a MoGe model.pt, a folder that holds one, or a name on the hub "
+            "such as Ruicheng/moge-vitl"
+        )
+    return str(name)
+
+
+def load_stock(folder: Path, device: Any, dtype: str | None, depth_model: str | None) -> Any:
+    check_stock(folder)
+    from hydra.utils import instantiate
+
+    with _stock_environment(), _current_device(device):
+        check_stock_homes(folder)
+        config = _stock_config(folder, device, dtype, depth_model)
+        try:
+            return instantiate(config)
+        except Exception as error:  # whatever the package raises while it is built; the cause stays attached
+            if _out_of_memory(error):
+                raise
+            cause = error.__cause__ or error
+            detail = (str(cause).strip().split("\n", 1)[0] or type(cause).__name__)[:300]
+            raise CheckpointError(
+                f"SAM 3D Objects cannot be built from {folder} ({type(cause).__name__}: {detail}): "
+                "check its installation and that the download is complete"
+            ) from error
+
+
+def _stock_config(folder: Path, device: Any, dtype: str | None, depth_model: str | None) -> Any:
+    """pipeline.yaml with the settings of the stock loader, and with what was asked for."""
+    from omegaconf import OmegaConf
+
+    config: Any = OmegaConf.load(folder / "pipeline.yaml")
+    # The three values that the stock loader sets too (notebook/inference.py, Inference.__init__).
+    config.rendering_engine = "pytorch3d"
+    config.compile_model = False
+    config.workspace_dir = str(folder)
+    config.device = str(device)
+    if dtype is not None:
+        config.dtype = dtype
+    if depth_model is not None:
+        if OmegaConf.select(config, _DEPTH_KEY) is None:
+            raise CheckpointError(
+                f"{folder / 'pipeline.yaml'} names no depth model under {_DEPTH_KEY}, so that none can be replaced"
+            )
+        OmegaConf.update(config, _DEPTH_KEY, depth_model)
+    # Left alone, the depth model goes to "cuda", whatever the pipeline's device is (depth_models/base.py).
+    if str(OmegaConf.select(config, "depth_model._target_")).startswith(_DEPTH_CLASSES):
+        config.depth_model.setdefault("device", str(device))
+    return config
+
+
+@contextlib.contextmanager
+def _stock_environment() -> Iterator[None]:
+    """Environment variables that the stock code wants while it is imported and built. A user's values stand."""
+    wanted = {
+        # Without it the package's import runs an initialisation that is not part of the release.
+        "LIDRA_SKIP_INIT": "true",
+        # Read without a default where the code expects conda (notebook/inference.py); any folder will do.
+        "CONDA_PREFIX": sys.prefix,
+    }
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _current_device(device: Any) -> Iterator[None]:
+    """Makes a numbered GPU the current one while the pipeline is built: the stock code loads to plain "cuda"."""
+    import torch
+
+    if device.type != "cuda" or device.index is None or device.index == torch.cuda.current_device():
+        yield
+        return
+    log.warning("SAM 3D Objects uses the current GPU in places: call torch.cuda.set_device(%d) too", device.index)
+    with torch.cuda.device(device):
+        yield
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    import torch
+
+    while error is not None:
+        if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+            return True
+        error = error.__cause__
+    return False
