@@ -1,4 +1,4 @@
-"""`fast-sam3d infer`: everything is checked, then the pipeline is loaded and run, then the results appear together."""
+"""`fast-sam3d infer`: reconstructs one masked object; its results appear together, when all are written."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
-from fast_sam3d.cli.flags import add_config_flags, config_from
+from fast_sam3d.cli.flags import add_config_flags, config_from, log_acceleration
 from fast_sam3d.cli.tables import print_path, print_table
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import ObjectInput, load_object
-from fast_sam3d.outputs.folder import check_target, result_folder, results_complete
+from fast_sam3d.outputs.folder import check_target, has_results, result_folder, results_complete
 from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
-from fast_sam3d.run.results import RESULT_NAMES, write_results
+from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
 
 __all__ = ["OVERRIDES", "add_arguments", "main"]
 
@@ -27,6 +28,7 @@ OVERRIDES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace results of other settings or inputs")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -38,20 +40,42 @@ def main(args: argparse.Namespace) -> int:
     check_target(target, RESULT_NAMES)
     checkpoint = find_checkpoint(config.pipeline.tag)
     check_methods(config)
+    log_acceleration(config)
+    identity = _identity(config, given, checkpoint)
+    if not args.overwrite and has_results(target, REPORT, identity):
+        print_path(f"results in {target} are complete, from the same input and settings; --overwrite repeats the run")
+        return 0
     if checkpoint.kind == "mini":
         given = _reduced(given)
     found, load_seconds = run(config, given, checkpoint)
     with result_folder(target) as folder:
-        written = write_results(folder, config, given, found, tag=checkpoint.tag, load_seconds=load_seconds)
+        written = write_results(
+            folder, config, given, found, tag=checkpoint.tag, load_seconds=load_seconds, identity=identity
+        )
     with results_complete(target):
         _print_summary(found, target, written)
     return 0
 
 
-def _reduced(given: ObjectInput) -> ObjectInput:
-    """The object at the size to which the embedded pipeline reduces it, so that the full one need not stay in memory.
+def _identity(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Digests of the input, and the settings that make a difference to the results."""
+    from fast_sam3d.scene.inputs import digest
+    from fast_sam3d.scene.worker import config_identity
 
-    Left alone where the reduced mask would cover the whole picture, which is refused.
+    settings = config_identity(config, checkpoint)
+    for name in ("smaller", "batch"):  # of scenes alone
+        del settings[name]
+    points = None if given.pointmap is None else digest(given.pointmap)
+    return {
+        "input": {"image": digest(given.image), "mask": digest(given.mask), "pointmap": points},
+        "settings": settings,
+    }
+
+
+def _reduced(given: ObjectInput) -> ObjectInput:
+    """The object at the size to which the embedded pipeline reduces it, so that the full one leaves the memory.
+
+    Unchanged where the reduced mask would cover the whole picture, which is refused.
     """
     from fast_sam3d.model.inputs import match_size, reduce_picture
 
@@ -83,7 +107,7 @@ def _print_summary(run: ObjectRun, target: Path, written: list[str]) -> None:
     from fast_sam3d.run.progress import STAGES
 
     report = run.report
-    title = "accelerated: " + ", ".join(report.methods) if report.methods else "not accelerated"
+    title = f"accelerated: {', '.join(report.methods)}" if report.methods else "not accelerated"
     rows = [(STAGES.get(stage, stage), *cells) for stage, *cells in report.rows()]
     print_table(title, report.HEADER, rows, report.HEADER[1:])
     peaks = (("host", report.peak_host_bytes), ("device", report.peak_device_bytes))

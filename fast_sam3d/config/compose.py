@@ -332,7 +332,9 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
     )
     read.refuse_unread()
     if config.input.mask_index is not None and config.input.mask_path is not None:
-        raise ConfigError("input.mask_index and input.mask_path both name a mask: give one of them")
+        raise ConfigError(
+            "input.mask_index (--mask_index) and input.mask_path (--mask_path) both name a mask: give one of them"
+        )
     return config
 
 

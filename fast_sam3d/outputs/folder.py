@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from fast_sam3d.errors import OutputError
 from fast_sam3d.outputs.interrupts import interrupts_deferred
 
-__all__ = ["check_target", "result_folder", "results_complete"]
+__all__ = ["check_target", "has_results", "refuse_other_settings", "result_folder", "results_complete"]
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,47 @@ def check_target(target: Path, known_names: Collection[str]) -> None:
             for folder in reversed(made):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
+
+
+def has_results(target: Path, report_name: str, identity: Mapping[str, Any]) -> bool:
+    """Whether `target` holds complete results of these inputs and settings.
+
+    Args:
+        report_name: of the JSON file that holds "identity", "files" (name to size) and "input" (image and mask).
+        identity: {"input": digests by name, "settings": values by name}, JSON-ready.
+
+    Raises:
+        OutputError: it holds those of others, or of unknown ones.
+    """
+    if not target.is_dir() or not any(target.iterdir()):
+        return False
+    try:
+        report = json.loads((target / report_name).read_text(encoding="utf-8"))
+        known, files, made_of = report["identity"], report["files"], report["input"]
+        inputs, settings = dict(known["input"]), dict(known["settings"])
+        whole = all(
+            (target / name).is_file() and (target / name).stat().st_size == size for name, size in files.items()
+        )
+        picture = f"{made_of['image']} with {made_of['mask']}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OutputError(
+            f"{target} holds results, and no {report_name} says what they were made from: {_REPLACE}"
+        ) from error
+    if inputs != identity["input"]:
+        raise OutputError(f"{target} holds the results of another input, {picture}: {_REPLACE}")
+    refuse_other_settings(target, settings, identity["settings"])
+    return whole
+
+
+def refuse_other_settings(target: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises OutputError, naming the first difference, unless the settings are equal."""
+    key = next((key for key in (*new, *old) if old.get(key) != new.get(key)), None)
+    if key is not None:
+        before, now = (json.dumps(settings.get(key))[:80] for settings in (old, new))
+        raise OutputError(f"{target} was made with other settings ({key} was {before} and is {now}): {_REPLACE}")
+
+
+_REPLACE = "add --overwrite to replace them, or choose another --output_dir"
 
 
 @contextlib.contextmanager

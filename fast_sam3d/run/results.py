@@ -29,13 +29,15 @@ def write_results(
     tag: str,
     load_seconds: float = 0.0,
     out_of_memory: Sequence[str] = (),
+    identity: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Write every result of a run into `folder`.
+    """Write every result of a run into `folder`, the report last.
 
     Args:
         tag: of the checkpoint.
         load_seconds: time that loading the pipeline took.
         out_of_memory: earlier attempts that did not fit into the memory.
+        identity: of the inputs and settings, for the report; see `fast_sam3d.outputs.folder.has_results`.
 
     Returns:
         The names of the files, in order of interest.
@@ -81,7 +83,7 @@ def write_results(
         # A few hundred pixels high: what is drawn from does not have to be larger than this.
         save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result)
         written.insert(0, PREVIEW)
-    report = {
+    report: dict[str, Any] = {
         "input": {
             "image": str(given.image_path),
             "mask": str(given.mask_path),
@@ -89,6 +91,7 @@ def write_results(
             "size": given.size,
         },
         "pipeline": {"tag": tag, "device": run.device, "dtype": config.pipeline.dtype},
+        "preset": config.choices.get("preset", "off"),
         "seed": config.seed,
         "steps": {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps},
         "formats": run.formats,
@@ -98,5 +101,7 @@ def write_results(
         "result": facts,
         **run.report.to_dict(),
     }
+    if identity is not None:
+        report |= {"identity": identity, "files": {name: (folder / name).stat().st_size for name in written}}
     save_json(folder / REPORT, report)
     return [*written, REPORT]

@@ -253,9 +253,20 @@ def test_what_has_changed_is_made_again(pipeline, kitchen, elsewhere, capsys, di
     (elsewhere / "outputs/kitchen/11/mesh.glb").write_bytes(b"cut")
     code, _, err = scene(capsys, kitchen)
     assert (code, pipeline.runs) == (0, runs + 2)
-    assert "object 2: its picture, mask or pointmap has changed" in err
+    assert "object 2: its mask or pointmap has changed" in err
     after = contents(elsewhere)
     assert {name.split("/")[2] for name in after if after[name] != before[name]} == {"2", *SCENE - PICTURES}
+
+
+def test_results_of_another_picture_are_refused(pipeline, kitchen, elsewhere, capsys, picture):
+    scene(capsys, kitchen)
+    before, runs = contents(elsewhere), pipeline.runs
+    Image.fromarray(picture[::-1]).save(kitchen / "image.png")
+    code, _, err = scene(capsys, kitchen)
+    assert (code, pipeline.runs) == (2, runs) and "another picture" in err and "--overwrite" in err
+    assert contents(elsewhere) == before
+    assert scene(capsys, kitchen, "--overwrite")[0] == 0
+    assert pipeline.runs == runs + 3
 
 
 def test_the_same_mask_in_another_encoding_is_the_same(pipeline, kitchen, elsewhere, capsys, disc, picture):
