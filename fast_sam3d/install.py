@@ -8,12 +8,10 @@ from typing import Any, TypeAlias
 
 from fast_sam3d.adapters import Sam3d
 from fast_sam3d.config.resolve import refuse_unknown, resolve
-from fast_sam3d.decode.aggregate import MeshMethod
-from fast_sam3d.decode.aggregate import build as build_mesh
+from fast_sam3d.decode.aggregate import MeshMethod, build_mesh_method
 from fast_sam3d.decode.hooks import AggregateInDecoder, AggregateVoxels, KeepPicture, MeshAlone
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.exact import Exact
-from fast_sam3d.exact import build as build_exact
+from fast_sam3d.exact import Exact, build_exact
 from fast_sam3d.exact.passes import OneRun
 from fast_sam3d.exact.places import layers as exact_layers
 from fast_sam3d.exact.places import places as exact_places
@@ -49,7 +47,7 @@ def plan(
         if reason:
             raise ConfigError(f"{name}.guide cannot act on this pipeline, because {reason}: leave it out, or use both")
     if settings.get("mesh"):
-        methods["mesh"] = build_mesh(settings["mesh"])
+        methods["mesh"] = build_mesh_method(settings["mesh"])
     if settings.get("exact") and (exact := build_exact(settings["exact"])).any:
         methods["exact"] = exact
     return methods
@@ -83,7 +81,7 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
                 layer = Layer(report, accelerates, method, scene)
                 patch.add(solver, "solve_iter", layer, partial(SolveSeam, solver, solve_stage))
                 if _guides(method):
-                    network, guide = adapter.backbone(name), Layer(report, accelerates, guide_call, scene)
+                    network, guide = adapter.network(name), Layer(report, accelerates, guide_call, scene)
                     patch.add(network, "forward", guide, partial(NetworkSeam, network))
                 if isinstance(method, StageMethod) and method.where.needs_decoder:
                     scene.decoder = seam_at(adapter.structure_decoder(), "forward")
@@ -136,5 +134,5 @@ def _guides(method: Method | None) -> bool:
 def seam_places(adapter: Sam3d) -> list[tuple[object, str]]:
     places = [(owner, name) for owner, name, _ in adapter.timed()]
     places += [(owner, name) for owner, name, _ in exact_places(adapter, Exact(), everywhere=True)]
-    places += [(adapter.backbone(stage), "forward") for stage in adapter.stages]
+    places += [(adapter.network(stage), "forward") for stage in adapter.stages]
     return places + [(adapter.solver(stage), "solve_iter") for stage in adapter.stages]

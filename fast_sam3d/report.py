@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fast_sam3d.adapters import find
+from fast_sam3d.adapters import adapt
 from fast_sam3d.install import install, methods_on
 from fast_sam3d.telemetry import Progress, Report, SolveRecord
 
@@ -27,7 +27,7 @@ def observe(pipeline: Any, progress: Progress | None = None) -> Iterator[Report]
     Raises:
         NotAPipelineError: not such an object.
     """
-    adapter = find(pipeline)
+    adapter = adapt(pipeline)
     report = Report(methods_on(adapter), progress)
     patch = install(adapter, report)
     try:

@@ -24,7 +24,7 @@ from fast_sam3d.mini.data.families import FAMILIES
 from fast_sam3d.mini.data.samples import RESOLUTION
 from fast_sam3d.model.pipeline import MiniPipeline
 from fast_sam3d.model.weights import weights_digest
-from fast_sam3d.outputs.writable import writable_folder
+from fast_sam3d.outputs.folder import writable_folder
 from fast_sam3d.run.object import RunSettings
 
 SURFACE_POINTS = 10_000

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Measure, write, print; 1 where a run has failed."""
     from fast_sam3d.bench import results
-    from fast_sam3d.outputs.writable import writable_folder
+    from fast_sam3d.outputs.folder import writable_folder
 
     suite = chosen_suite(args)
     suite.variants()  # a method that does not fit is told before anything is loaded

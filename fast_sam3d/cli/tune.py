@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
     from fast_sam3d.cli.arguments import check_run_overrides
     from fast_sam3d.config.compose import load
-    from fast_sam3d.outputs.writable import writable_folder
+    from fast_sam3d.outputs.folder import writable_folder
     from fast_sam3d.run.object import RunSettings
     from fast_sam3d.tune.judge import GUARDED, check_measures
     from fast_sam3d.tune.runner import PipelineRunner

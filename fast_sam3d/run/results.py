@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,10 @@ def write_results(
     Returns:
         The names of the files, in order of interest.
     """
-    from fast_sam3d.outputs.export import (
-        mesh_summary,
-        mesh_to_trimesh,
-        save_gaussians_ply,
-        save_glb,
-        save_json,
-        save_pose_json,
-    )
+    from fast_sam3d.outputs.files import save_json
+    from fast_sam3d.outputs.gaussians import save_gaussians_ply
+    from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
+    from fast_sam3d.outputs.pose import save_pose_json
 
     result = run.result
     written: list[str] = []

@@ -38,7 +38,7 @@ def finish(whole: Plan, outcomes: Mapping[int, Outcome], config: Config, process
     Returns:
         what summary.json says; nothing in it depends on time, or on how often the scene was stopped.
     """
-    from fast_sam3d.outputs.export import save_json
+    from fast_sam3d.outputs.files import save_json
 
     complete = [number for number in whole.scene.masks if outcomes[number].status == "complete"]
     made_of = _made_of(whole, complete, config)
@@ -71,7 +71,7 @@ def _up_to_date(target: Path, made_of: str) -> dict[str, Any] | None:
 
 
 def _compose(whole: Plan, complete: list[int], config: Config, made_of: str, processes: int) -> dict[str, Any]:
-    from fast_sam3d.outputs.export import atomic_write
+    from fast_sam3d.outputs.files import atomic_write
     from fast_sam3d.scene.files import (
         camera_of,
         load_object_folder,

@@ -69,7 +69,7 @@ class Surface:
     @classmethod
     def of(cls, mesh: Any) -> Surface:
         """A decoded mesh; see `export.mesh_to_trimesh`."""
-        from fast_sam3d.outputs.export import linear_from_srgb, mesh_to_trimesh
+        from fast_sam3d.outputs.meshes import linear_from_srgb, mesh_to_trimesh
 
         surface = mesh_to_trimesh(mesh)
         visual: Any = surface.visual
@@ -220,7 +220,9 @@ def run_scene(
             settings = RunSettings(seed, ss_steps, slat_steps, decoded, layout)
             return run_object(pipe, pixels, covered, pointmap, settings=settings, progress=progress)
 
-        less = smaller_than(asked, smaller, decodable(pipe))
+        from fast_sam3d.adapters import adapt
+
+        less = smaller_than(asked, smaller, adapt(pipe).formats)
         done, decoded, told = run_fitting(run, asked, less, free_memory)
         return SceneObject(name, done.result, done.report, decoded, tuple(told))
 
@@ -247,13 +249,6 @@ def run_scene(
             ahead.forget()
 
     return each()
-
-
-def decodable(pipeline: Any) -> set[str]:
-    """The formats that a pipeline has decoders for."""
-    decoders = {"mesh": "slat_decoder_mesh", "gaussian": "slat_decoder_gs", "gaussian_4": "slat_decoder_gs_4"}
-    models = pipeline.models
-    return {name for name, part in decoders.items() if part in models and models[part] is not None}
 
 
 def compose_scene(

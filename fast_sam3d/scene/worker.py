@@ -209,16 +209,16 @@ class Worker:
         return fitted, tried
 
     def _smaller_than(self, formats: Sequence[str]) -> list[tuple[str, ...]]:
-        from fast_sam3d.scene.objects import decodable
+        from fast_sam3d.adapters import adapt
 
-        return smaller_than(formats, self.config.scene.smaller, decodable(self.pipeline))
+        return smaller_than(formats, self.config.scene.smaller, adapt(self.pipeline).formats)
 
 
 def _write_done(
     folder: Path, task: ObjectTask, written: list[str], run: ObjectRun, tried: Sequence[str], size: tuple[int, int]
 ) -> None:
     from fast_sam3d.geometry.camera import Camera
-    from fast_sam3d.outputs.export import save_json
+    from fast_sam3d.outputs.files import save_json
 
     camera = None
     if run.result.get("pointmap") is not None:
