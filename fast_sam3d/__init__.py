@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from fast_sam3d.inputs.load import load_object
     from fast_sam3d.outputs import save_gaussians_ply, save_glb, save_pose_json
     from fast_sam3d.report import observe
+    from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
     from fast_sam3d.scene import compose_scene, run_scene
     from fast_sam3d.telemetry import Report
 
 __version__ = "0.1.0"
 __all__ = [
     "Handle",
+    "ObjectRun",
     "Report",
+    "RunSettings",
     "__version__",
     "accelerate",
     "accelerated",
@@ -41,6 +44,7 @@ __all__ = [
     "observe",
     "report",
     "restore",
+    "run_object",
     "run_scene",
     "save_gaussians_ply",
     "save_glb",
@@ -49,7 +53,9 @@ __all__ = [
 
 _HOMES = {
     "Handle": "api",
+    "ObjectRun": "run.object",
     "Report": "telemetry",
+    "RunSettings": "run.object",
     "accelerate": "api",
     "accelerated": "api",
     "compose_scene": "scene",
@@ -57,6 +63,7 @@ _HOMES = {
     "load_pipeline": "checkpoints.load",
     "observe": "report",
     "restore": "api",
+    "run_object": "run.object",
     "run_scene": "scene",
     "save_gaussians_ply": "outputs",
     "save_glb": "outputs",

@@ -68,6 +68,7 @@ PUBLIC: Final[Mapping[str, Sequence[str]]] = {
     "export": ("save_gaussians_ply", "save_glb", "save_pose_json"),
     "images": ("load_object",),
     "loading": ("load_pipeline",),
+    "object_run": ("run_object",),
 }
 """Names of an old module that `fast_sam3d` itself has."""
 
