@@ -175,7 +175,7 @@ def test_commands_parse(case: tuple[str, list[str]], monkeypatch: pytest.MonkeyP
         assert main(case[1]) == 0
         return
     args = parsed(case[1], monkeypatch)
-    if hasattr(args, "overrides"):
+    if hasattr(args, "enable_ss_cache"):
         config_from(args)
     for overrides in getattr(args, "accelerate", None) or []:
         assert load(shlex.split(overrides))
