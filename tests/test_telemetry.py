@@ -112,7 +112,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr("fast_sam3d.telemetry.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("fast_sam3d.telemetry.report.time.perf_counter", lambda: self.now)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
