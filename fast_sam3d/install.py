@@ -22,7 +22,7 @@ from fast_sam3d.sampling.guide import Both, NetworkSeam, guide_call
 from fast_sam3d.sampling.method import StageMethod, build_stage_method
 from fast_sam3d.telemetry import Report, StageSeam
 
-__all__ = ["Method", "install", "plan", "seam_places"]
+__all__ = ["Method", "install", "methods_on", "plan", "seam_places"]
 
 Method: TypeAlias = StageMethod | MeshMethod | Exact
 
@@ -98,11 +98,18 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
     return patch
 
 
+def methods_on(adapter: Sam3d) -> Mapping[str, Any]:
+    """The settings of the acceleration on a pipeline, by stage; empty without one."""
+    seams = (seam_at(owner, name) for owner, name, _ in adapter.timed())
+    layers = (layer for seam in seams if seam is not None for layer in seam.layers)
+    return next((layer.report.methods for layer in layers if layer.accelerates), {})
+
+
 def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
     """What goes around the parts of the pipeline, by their rows of the report."""
-    rows: dict[str, list[Callable[..., Any]]] = {}
+    rows: dict[str, list[Callable[..., Any]]] = {"postprocess": [MeshAlone()]}
     if methods:
-        rows["slat"], rows["postprocess"] = [RequireVoxels()], [MeshAlone()]
+        rows["slat"] = [RequireVoxels()]
     mesh = methods.get("mesh")
     if isinstance(mesh, MeshMethod):
         rows["preprocess"] = [KeepPicture()]

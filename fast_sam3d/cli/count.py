@@ -18,7 +18,8 @@ def main(args: argparse.Namespace) -> int:
     import json
 
     from fast_sam3d.adapters import adapt
-    from fast_sam3d.bench.operations import published, solves, table
+    from fast_sam3d.bench.operations import solves, table
+    from fast_sam3d.model.published import published
 
     pipeline, columns = published(), list(solves())
     counts = table(pipeline, columns, lambda row: print(f"counting: {row}", file=sys.stderr))

@@ -15,8 +15,8 @@ from fast_sam3d.outputs.files import atomic_write, save_json
 from fast_sam3d.outputs.gaussians import load_gaussians_ply, save_gaussians_ply
 from fast_sam3d.outputs.interrupts import interrupts_deferred
 from fast_sam3d.outputs.pose import CAMERA_FRAME, OBJECT_FRAME, POSE_CONVENTION
-from fast_sam3d.run.object import GAUSSIANS, GAUSSIANS_4, MESH, POSE
-from fast_sam3d.scene import PlacedObject, Scene, Surface
+from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE
+from fast_sam3d.scene.objects import PlacedObject, Scene, Surface
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,7 +37,7 @@ def node_name(name: str) -> str:
 
 
 def load_object_folder(name: str, folder: Path) -> PlacedObject:
-    """Reads what `object_run.write_results` wrote.
+    """Reads what `run.results.write_results` wrote.
 
     Raises:
         OSError, ValueError: a file is missing or damaged.

@@ -17,7 +17,7 @@ from fast_sam3d.render.renderer import AMBIENT, DIFFUSE, LIGHT, MeshRenderer, ne
 from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
 from fast_sam3d.render.splat import LARGEST_PX, draw_dots
 from fast_sam3d.render.threads import map_threads
-from fast_sam3d.scene import PlacedObject, Scene
+from fast_sam3d.scene.objects import PlacedObject, Scene
 
 if TYPE_CHECKING:
     from PIL import Image
