@@ -1,12 +1,10 @@
-"""Whether several objects may be solved as one batch, and the records of such a solve.
+"""Whether several objects may be solved as one batch, and which reports record it.
 
 A batch takes its steps together. So it is only for methods whose decisions follow from the step alone; where they look
 at the state, each object is solved by itself and decides for itself.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from fast_sam3d.patch import seam_at
 from fast_sam3d.sampling.driver import SolveSeam
@@ -15,9 +13,9 @@ from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.sampling.predict import Anchored, Hold, Taylor
 from fast_sam3d.sampling.when import Always, GuidedStride, Stride
 from fast_sam3d.sampling.where import All
-from fast_sam3d.telemetry import StepRecord
+from fast_sam3d.telemetry import Report
 
-__all__ = ["decides_alike", "method_on", "tell"]
+__all__ = ["decides_alike", "method_on", "reports_on"]
 
 ALIKE: tuple[tuple[type, ...], ...] = ((Always, GuidedStride, Stride), (All,), (Both,), (Anchored, Hold, Taylor))
 """Parts that treat every object of a batch as if it were alone; others may do so, too, but nobody has tried."""
@@ -39,13 +37,7 @@ def method_on(solver: object) -> StageMethod | None:
     return seam.method if isinstance(seam, SolveSeam) else None
 
 
-def tell(solver: object, grid: Sequence[float], records: Sequence[StepRecord]) -> None:
-    """Writes the steps of a solve that was made before into the reports of those who watch the solver."""
+def reports_on(solver: object) -> list[Report]:
+    """The reports that record a solver's steps."""
     seam = seam_at(solver, "solve_iter")
-    if not isinstance(seam, SolveSeam):
-        return
-    for layer in seam.layers:
-        log = layer.report.begin_solve(seam.stage.name, grid)
-        for record in records:
-            log.step(record)
-        log.finish()
+    return [layer.report for layer in seam.layers] if isinstance(seam, SolveSeam) else []
