@@ -201,7 +201,6 @@ def test_the_readmes_command_runs_in_an_empty_folder(elsewhere: Path) -> None:
     assert (elsewhere / "outputs" / "teapot_0" / "mesh.glb").is_file()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [c for c in OURS if c[1][0] in ("infer", "scene", "compare") and "--engine" not in c[1]], ids=named
 )

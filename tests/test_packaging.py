@@ -17,6 +17,7 @@ import fast_sam3d
 from fast_sam3d.config import packaged as resources
 from fast_sam3d.config.packaged import bundled_example, checkout, checkpoint_roots, resource
 from fast_sam3d.errors import FastSam3dError
+from tests.conftest import SLOW
 
 ROOT = Path(fast_sam3d.__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text() if (ROOT / "pyproject.toml").is_file() else ""
@@ -246,6 +247,17 @@ def test_make_demo_runs_the_main_job_accelerated(tmp_path):
     assert "--enable_acceleration" in line
     example = re.search(r"--image_path (\S+)", line).group(1)
     assert (ROOT / example / "image.png").is_file()
+
+
+def test_every_slow_test_is_there():
+    for slow in SLOW:
+        path, _, name = slow.partition("::")
+        assert (ROOT / "tests" / path).exists(), slow
+        assert not name or f"def {name}(" in (ROOT / "tests" / path).read_text(), slow
+
+
+def test_make_test_fast_leaves_out_what_is_slow(tmp_path):
+    assert '-m "not slow"' in would_run("test-fast", tmp_path=tmp_path)[-1]
 
 
 def test_the_check_runs_tests_and_linters():
