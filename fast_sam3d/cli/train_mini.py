@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.mini.train import recipe_file
     from fast_sam3d.mini.train.export import check_exported
     from fast_sam3d.mini.train.run import TrainingRun, check_inputs
-    from fast_sam3d.outputs.writable import writable_folder
+    from fast_sam3d.outputs.folder import writable_folder
 
     recipe, device = _recipe(args), _device(args.device)
     check_inputs(args.run_dir, asked)

@@ -64,6 +64,8 @@ class MeshExtractor:
         min_component: connected parts with a smaller share of all faces are dropped; the largest always stays.
     """
 
+    built_in_savings = ("extraction",)
+
     def __init__(self, resolution: int, min_component: float = 0.01) -> None:
         self.resolution = resolution
         self.min_component = min_component
@@ -115,7 +117,7 @@ class MeshExtractor:
 
 def y_up(mesh: MeshResult) -> trimesh.Trimesh | None:
     """The mesh turned by (x, y, z) -> (x, z, -y), as the stock pipeline's `glb`; None if it is empty."""
-    from fast_sam3d.outputs.export import mesh_to_trimesh
+    from fast_sam3d.outputs.meshes import mesh_to_trimesh
 
     if not mesh.success:
         log.warning("the mesh decoder found no surface: there is no mesh in the result")

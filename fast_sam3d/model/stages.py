@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.geometry.poses import Pose
+from fast_sam3d.geometry.sparse_grid import surface_voxels
 from fast_sam3d.model.config_file import ModelConfig, check_formats
 from fast_sam3d.model.depth import SilhouetteDepth
 from fast_sam3d.model.extract import y_up
@@ -23,7 +24,6 @@ from fast_sam3d.model.networks import build_networks
 from fast_sam3d.model.pose import PoseDecoder
 from fast_sam3d.model.preprocess import CropPreprocessor, infer_focal
 from fast_sam3d.model.sparse import SparseTensor
-from fast_sam3d.model.sparse_grid import surface_voxels
 from fast_sam3d.model.ss_vae import tokens_to_grid
 from fast_sam3d.model.window import Window
 

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from fast_sam3d.errors import CheckpointError, FastSam3dError, InputError
+from fast_sam3d.geometry.sparse_grid import surface_voxels
 from fast_sam3d.model.config import EmbedderConfig, SSDecoderConfig, SSFlowConfig
 from fast_sam3d.model.config_file import ModelConfig, SamplingConfig
 from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
-from fast_sam3d.model.sparse_grid import surface_voxels
 
 TRUNK = {"resolution": 16, "model_channels": 16, "num_blocks": 1, "num_heads": 2}
 EMBEDDER = EmbedderConfig(image_size=32, model_channels=24, num_blocks=1, num_heads=2)

@@ -12,7 +12,7 @@ from fast_sam3d.mini.train.run import LEAVES, TrainingRun
 from fast_sam3d.model.config_file import ModelConfig
 from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.model.weights import weights_digest
-from fast_sam3d.outputs.export import save_json
+from fast_sam3d.outputs.files import save_json
 
 EXPORTED = "exported.json"
 """In the run's folder: digests of the last export and of what it was made from."""

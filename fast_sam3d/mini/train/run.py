@@ -20,7 +20,7 @@ from fast_sam3d.mini.data.shards import HELD_OUT_SEED, Objects, generate, read
 from fast_sam3d.mini.train.loop import Trainer, load_whole, save_whole
 from fast_sam3d.mini.train.origin import check_origin, origin
 from fast_sam3d.mini.train.recipe import Recipe
-from fast_sam3d.outputs.export import save_json
+from fast_sam3d.outputs.files import save_json
 
 log = logging.getLogger(__name__)
 

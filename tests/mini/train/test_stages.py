@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.mini.train import stages
+from fast_sam3d.mini.train import run as run_module
 from fast_sam3d.mini.train.export import check_exported, export
 from fast_sam3d.mini.train.loop import load_whole, save_whole
 from fast_sam3d.mini.train.origin import PARTS, recipe_digest
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def run(tmp_path: Path, tiny: Recipe, shard: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingRun]:
     """Make a run in one folder, with the session's objects for data."""
-    monkeypatch.setattr(stages, "generate", lambda *_: [shard])
+    monkeypatch.setattr(run_module, "generate", lambda *_: [shard])
     return lambda recipe=tiny, seed=0: TrainingRun(tmp_path, recipe, seed, CPU, 1)
 
 
