@@ -22,8 +22,9 @@ from fast_sam3d.sampling.solve import Solve, SolveLog
 from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Tree, to_leaves
 from fast_sam3d.sampling.tokens import Tokens
+from fast_sam3d.telemetry import StepRecord
 
-__all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "require_euler"]
+__all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "method_on", "report_solve", "require_euler"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,24 @@ class SolveSeam(Seam):
             return None
         cells = torch.argwhere(torch.ones(1, edge, edge, edge)).int()
         return Tokens(cells, decode=partial(self.stage.decode, scene.decoder.original()))
+
+
+def method_on(solver: object) -> StageMethod | None:
+    """The method of the acceleration on a solver, None without one."""
+    seam = seam_at(solver, "solve_iter")
+    return seam.method if isinstance(seam, SolveSeam) else None
+
+
+def report_solve(solver: object, times: Sequence[float], records: Sequence[StepRecord]) -> None:
+    """Add a solve that ran elsewhere (in a batch) to every report on a solver."""
+    seam = seam_at(solver, "solve_iter")
+    if not isinstance(seam, SolveSeam):
+        return
+    for layer in seam.layers:
+        log = layer.report.begin_solve(seam.stage.name, times)
+        for record in records:
+            log.step(record)
+        log.finish()
 
 
 def require_euler(solver: object, stage: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fast_sam3d.adapters import find
 from fast_sam3d.report import observe
-from fast_sam3d.sampling.batch import decides_alike, method_on, tell
+from fast_sam3d.sampling.driver import method_on, report_solve
 from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.telemetry import StepRecord
 
@@ -47,7 +47,7 @@ class Solved:
             return None
         latents = self.structure.latents_for(sampler, condition)
         if latents is not None:
-            tell(self.solver, self.structure.times, self.records)
+            report_solve(self.solver, self.structure.times, self.records)
         return latents
 
 
@@ -61,7 +61,7 @@ def solve_structures(
     """
     solver = find(pipeline).solver("ss")
     method = method_on(solver)
-    if not decides_alike(method):
+    if method is not None and not method.same_for_all_objects:
         return []
     with observe(pipeline) as report:
         structures = pipeline.sample_structures(objects, seed, inference_steps)
