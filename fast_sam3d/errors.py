@@ -17,7 +17,15 @@ class InputError(FastSam3dError):
 
 
 class ConfigError(FastSam3dError):
-    """A flag, override or configuration value that is unknown or out of range."""
+    """A flag, override or configuration value that is unknown or out of range.
+
+    Args:
+        key: the configuration key that it is about, so that the command line can name the flag that set it.
+    """
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class CheckpointError(FastSam3dError):

@@ -24,7 +24,7 @@ from fast_sam3d.sampling.guide.both import Both
 from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.telemetry import Report, StageSeam
 
-__all__ = ["Method", "install", "plan", "seam_places"]
+__all__ = ["Method", "install", "methods_on", "plan", "seam_places"]
 
 
 def plan(
@@ -73,7 +73,7 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
                 layer = Layer(report, accelerates, method, scene)
                 patch.add(solver, "solve_iter", layer, partial(SolveSeam, solver, solve_stage))
                 if _guides(method):
-                    network, guide = adapter.backbone(name), Layer(report, accelerates, guide_call, scene)
+                    network, guide = adapter.network(name), Layer(report, accelerates, guide_call, scene)
                     patch.add(network, "forward", guide, partial(NetworkSeam, network))
                 if isinstance(method, StageMethod) and method.where.needs_decoder:
                     scene.decoder = seam_at(adapter.structure_decoder(), "forward")
@@ -90,11 +90,18 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
     return patch
 
 
+def methods_on(adapter: Sam3d) -> Mapping[str, Any]:
+    """The settings of the acceleration on a pipeline, by stage; empty without one."""
+    seams = (seam_at(owner, name) for owner, name, _ in adapter.timed())
+    layers = (layer for seam in seams if seam is not None for layer in seam.layers)
+    return next((layer.report.methods for layer in layers if layer.accelerates), {})
+
+
 def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
     """What goes around the parts of the pipeline, by their rows of the report."""
-    rows: dict[str, list[Callable[..., Any]]] = {}
+    rows: dict[str, list[Callable[..., Any]]] = {"postprocess": [MeshAlone()]}
     if methods:
-        rows["slat"], rows["postprocess"] = [RequireVoxels()], [MeshAlone()]
+        rows["slat"] = [RequireVoxels()]
     mesh = methods.get("mesh")
     if isinstance(mesh, MeshMethod):
         rows["preprocess"] = [KeepPicture()]
@@ -119,5 +126,5 @@ def _guides(method: Method | None) -> bool:
 def seam_places(adapter: Sam3d) -> list[tuple[object, str]]:
     places = [(owner, name) for owner, name, _ in adapter.timed()]
     places += [(owner, name) for owner, name, _ in exact_places(adapter, Exact(), everywhere=True)]
-    places += [(adapter.backbone(stage), "forward") for stage in adapter.stages]
+    places += [(adapter.network(stage), "forward") for stage in adapter.stages]
     return places + [(adapter.solver(stage), "solve_iter") for stage in adapter.stages]

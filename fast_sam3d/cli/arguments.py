@@ -1,4 +1,4 @@
-"""A parser whose mistakes are one sentence, with the nearest valid names, and that lets Hydra overrides through."""
+"""An argument parser that accepts Hydra overrides, shows defaults, and raises errors that name the nearest flag."""
 
 from __future__ import annotations
 
@@ -8,23 +8,50 @@ from typing import NoReturn
 
 from fast_sam3d.errors import ConfigError, suggest
 
-__all__ = ["Parser"]
+__all__ = ["Parser", "check_run_overrides"]
+
+RUN_KEYS = ("pipeline.layout_postprocess", "pipeline.formats", "pipeline.depth_model")
+"""What may be overridden where every run of a command is to be alike."""
+
+
+def check_run_overrides(overrides: Sequence[str]) -> Sequence[str]:
+    """The overrides of a command that compares methods, if they hold for every one of them.
+
+    Raises:
+        ConfigError: another key than `RUN_KEYS`.
+    """
+    for override in overrides:
+        if override.partition("=")[0] not in RUN_KEYS:
+            raise ConfigError(
+                f"'{override}' does not hold for every method: override {', '.join(RUN_KEYS)} here, and name methods"
+                " and steps with --accelerate"
+            )
+    return overrides
+
+
+class _Help(argparse.HelpFormatter):
+    """Shows the default of every flag that takes a value, unless its help says it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        known = "default" in text or action.nargs == 0 or action.default in (None, [], argparse.SUPPRESS)
+        return text if known else f"{text} (default: %(default)s)"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with whole flag names only (`--see` is a mistake, not `--seed`) and `-` and `_` alike within them."""
+    """argparse without abbreviated flags (`--see` is an error, not `--seed`), in which `-` and `_` are equal."""
 
     def __init__(self, **settings: object) -> None:
-        super().__init__(allow_abbrev=False, **settings)  # type: ignore[arg-type]
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **settings)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; `{self.prog} --help` lists the flags")
 
     def parse(self, arguments: Sequence[str], overrides: bool) -> argparse.Namespace | int:
-        """Parses, and puts key=value arguments into `overrides` of the result if the command takes them.
+        """Parses flags, and collects key=value arguments in `overrides` of the result if the command takes them.
 
         Returns:
-            The arguments, or the exit status when --help or --version has already answered.
+            The arguments, or the exit status after --help or --version.
 
         Raises:
             ConfigError: an unknown flag, or a stray argument.

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from fast_sam3d.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fast_sam3d.bench.job import Job
+    from fast_sam3d.bench.job import BenchTask
     from fast_sam3d.bench.record import Record
     from fast_sam3d.bench.suite import Suite
 
 log = logging.getLogger(__name__)
 
 FAILED = 1
+OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Measure, write, print; 1 where a run has failed."""
     from fast_sam3d.bench import results
-    from fast_sam3d.outputs.writable import writable_folder
+    from fast_sam3d.outputs.folder import writable_folder
 
     suite = chosen_suite(args)
     suite.variants()  # a method that does not fit is told before anything is loaded
@@ -105,7 +106,9 @@ def chosen_suite(args: argparse.Namespace) -> Suite:
     return suite
 
 
-def measure(job: Job, suite: Suite, processes: int, kept: Record | None) -> tuple[list[dict[str, Any]], list[str]]:
+def measure(
+    job: BenchTask, suite: Suite, processes: int, kept: Record | None
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of a suite, and lines that say what was run."""
     import torch
 
@@ -123,20 +126,24 @@ def measure(job: Job, suite: Suite, processes: int, kept: Record | None) -> tupl
     about = [
         f"Suite `{suite.name}` on `{job.checkpoint.tag}`: {len(names)} {source}, {seeds}, 25 + 25 steps unless named.",
         f"{processes} process{'es' * (processes > 1)}, {each} thread{'s' * (each > 1)} each, torch {torch.__version__},"
-        f" formats {', '.join(job.formats)}. Errors are standard errors over the objects.",
+        f" formats {', '.join(job.settings.formats or ())}, pose {'' if job.settings.refine_pose else 'not '}refined."
+        " Errors are standard errors over the objects.",
     ]
     return [row for rows in found.values() for row in rows], about
 
 
-def _job(args: argparse.Namespace, suite: Suite) -> tuple[Job, Suite]:
+def _job(args: argparse.Namespace, suite: Suite) -> tuple[BenchTask, Suite]:
     """What to run, and the suite with as many objects as there are."""
-    from fast_sam3d.bench.job import Job, keys_of
+    from fast_sam3d.bench.job import BenchTask, keys_of
     from fast_sam3d.bench.objects import Folder, HeldOut, Objects
     from fast_sam3d.checkpoints.load import find_checkpoint
+    from fast_sam3d.cli.arguments import check_run_overrides
     from fast_sam3d.config.compose import load
+    from fast_sam3d.run.object import RunSettings
 
     values = {"pipeline.device": args.device, "pipeline.dtype": args.dtype}
-    pipeline = load([], {key: value for key, value in values.items() if value is not None}).pipeline
+    overrides = check_run_overrides(args.overrides)
+    pipeline = load(overrides, {key: value for key, value in values.items() if value is not None}).pipeline
     checkpoint = find_checkpoint(args.tag or "mini")
     objects: Objects = HeldOut(suite.objects)
     if args.image_dir is not None:
@@ -149,12 +156,12 @@ def _job(args: argparse.Namespace, suite: Suite) -> tuple[Job, Suite]:
         )
     names = objects.names()
     counted = frozenset(keys_of(names[:1], suite.seeds[:1]))
-    job = Job(checkpoint, suite.variants(), objects, pipeline.device, pipeline.dtype, pipeline.depth_model,
-              pipeline.formats, counted)  # fmt: skip
+    job = BenchTask(checkpoint, suite.variants(), objects, pipeline.device, pipeline.dtype, pipeline.depth_model,
+              RunSettings.of(0, pipeline), counted)  # fmt: skip
     return job, replace(suite, objects=len(names))
 
 
-def _record(output: Path, job: Job, args: argparse.Namespace) -> Record:
+def _record(output: Path, job: BenchTask, args: argparse.Namespace) -> Record:
     """The rows of an earlier start with the same weights, code, methods and objects."""
     import torch
 
@@ -171,7 +178,8 @@ def _record(output: Path, job: Job, args: argparse.Namespace) -> Record:
         "objects": job.objects.identity(),
         "device": job.device,
         "dtype": job.dtype,
-        "formats": list(job.formats),
+        "formats": list(job.settings.formats or ()),
+        "refine_pose": job.settings.refine_pose,
         "counted": sorted(job.counted),
         "protocol": asdict(job.protocol),
     }
@@ -182,7 +190,7 @@ def _record(output: Path, job: Job, args: argparse.Namespace) -> Record:
     return record
 
 
-def _processes(args: argparse.Namespace, job: Job) -> int:
+def _processes(args: argparse.Namespace, job: BenchTask) -> int:
     if args.processes is not None:
         return int(args.processes)
     import torch

@@ -1,159 +1,290 @@
-"""The flags that people already type, and the configuration keys that they set."""
+"""The flags that commands share, and the configuration keys that they set."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from fast_sam3d.config.compose import ACCELERATED, PRESET, Config, load
+from fast_sam3d.config.compose import ACCELERATED, DTYPES, PRESET, SEED_MAX, Config, group_options, load
+from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import ConfigError
 
-__all__ = ["add_config_flags", "config_from"]
+__all__ = [
+    "add_config_flags",
+    "add_image_path",
+    "add_model_flags",
+    "add_preset",
+    "config_from",
+    "log_acceleration",
+    "pipeline_from",
+    "preset_of",
+    "read_seeds",
+]
 
 log = logging.getLogger(__name__)
 
+INPUT_HELP = "a picture, or a folder with image.png and masks 0.png, 1.png ..."
+SCENES_HELP = "a folder with image.png and masks 0.png, 1.png ..., or a folder of such folders"
+
 
 class Flag(NamedTuple):
-    """One flag: its name, the key that it sets, the type of its value, its help."""
+    """One flag: its names, the configuration key that it sets, the type of its value, its help.
 
-    name: str
+    The first name is also that of its attribute. The default is read from the packaged configuration unless the help
+    says it.
+    """
+
+    names: tuple[str, ...]
     key: str
-    kind: type
-    metavar: str
+    kind: Callable[[str], Any]
+    metavar: str | None
     text: str
+    choices: Sequence[str] | None = None
 
 
-INPUT = (
-    Flag(
-        "image_path", "input.image_path", str, "PATH", "a folder with image.png and masks 0.png, 1.png ..., or a file"
-    ),
-    Flag("mask_index", "input.mask_index", int, "N", "the number of the mask beside the picture (default: the lowest)"),
-    Flag("mask_path", "input.mask_path", str, "FILE", "a mask file to use instead"),
-    Flag(
-        "pointmap", "input.pointmap", str, "FILE", "a pointmap, .npz or .npy (default: pointmap.npz beside the picture)"
-    ),
+OBJECT = (
+    Flag(("mask_index",), "input.mask_index", int, "N", "number of the mask (default: the lowest that is there)"),
+    Flag(("mask_path",), "input.mask_path", str, "FILE", "a mask file instead of a numbered one (default: none)"),
 )
-RUN = (
-    Flag("output_dir", "output.dir", str, "DIR", "where the folder with the results is made (default: outputs)"),
+"""Flags that choose one object; a scene takes all of them."""
+POINTMAP = Flag(
+    ("pointmap",), "input.pointmap", str, "FILE", "a pointmap, .npz or .npy (default: pointmap.npz beside the picture)"
+)
+OUTPUT_DIR = Flag(("output_dir",), "output.dir", str, "DIR", "where the folder of results is created")
+SEED = Flag(("seed",), "seed", int, "N", "seed of the noise; the same seed gives the same result")
+MODEL = (
     Flag(
-        "tag", "pipeline.tag", str, "TAG", "mini, or a folder under checkpoints/ (default: your own weights, else mini)"
+        ("tag",), "pipeline.tag", str, "TAG",
+        "mini, a folder under checkpoints/, or the path of a checkpoint (default: your own weights if usable, else"
+        " mini; the log says which)",
     ),
-    Flag("device", "pipeline.device", str, "DEVICE", "cpu, cuda, cuda:1 (default: cuda if there is one)"),
-    Flag("seed", "seed", int, "N", "the same seed gives the same result (default: 42)"),
-)
-STEP_CACHE = (
-    Flag("ss_cache_stride", "ss.when.stride", int, "K", "the network runs at every K-th step"),
-    Flag("ss_warmup", "ss.when.warmup", int, "N", "it runs at the first N steps"),
-    Flag("ss_order", "ss.predict.shape.order", int, "N", "order of the shape's extrapolation"),
-    Flag("ss_momentum_beta", "ss.predict.layout.beta", float, "B", "0: the layout holds, 1: it is extrapolated"),
-)
-CARVING = (
-    Flag("slat_thresh", "slat.when.threshold", float, "E", "the network runs when the expected change reaches E"),
-    Flag("slat_warmup", "slat.when.warmup", int, "N", "it runs at the first N steps, on all voxels"),
+    Flag(("device",), "pipeline.device", str, "DEVICE", "cpu, cuda, cuda:1 ... (default: cuda if available, else cpu)"),
     Flag(
-        "slat_carving_ratio", "slat.where.keep", float, "SHARE",
-        "share of the voxels that it runs on after that (the first public release left out this share instead)",
+        ("dtype",), "pipeline.dtype", str, None, "precision of the networks (default: the checkpoint's own)", DTYPES
     ),
 )  # fmt: skip
-AGGREGATION = (
-    Flag("mesh_spectral_threshold_low", "mesh.threshold_low", float, "H", "calmer objects are merged most"),
-    Flag("mesh_spectral_threshold_high", "mesh.threshold_high", float, "H", "busier ones least"),
-)
-
-SWITCHES = {
-    "ss": "enable_ss_cache",
-    "slat": "enable_slat_carving",
-    "mesh": "enable_mesh_aggregation",
-    "exact": "enable_exact",
+MODULES = {
+    "ss": (("enable_ss_cache", "enable_ss_faster"), "the paper's step caching of the sparse structure: ss=fast_sam3d"),
+    "slat": (
+        ("enable_slat_carving", "enable_slat_token"),
+        "the paper's token carving of the structured latent: slat=fast_sam3d",
+    ),
+    "mesh": (("enable_mesh_aggregation",), "the paper's token aggregation in the mesh decoder: mesh=fast_sam3d"),
+    "exact": (("enable_exact",), "savings that are exact up to floating-point rounding: exact=all"),
 }
-"""The flag that switches a module on alone."""
+"""The flags that switch one module on, the name of its attribute first."""
+METHODS = {
+    "ss": (
+        Flag(("ss_cache_stride", "ss_faster_stride"), "ss.when.stride", int, "K", "evaluate the network every K steps"),
+        Flag(("ss_warmup",), "ss.when.warmup", int, "N", "evaluate it at the first N steps"),
+        Flag(("ss_order",), "ss.predict.shape.order", int, "N", "order of the shape's extrapolation"),
+        Flag(
+            ("ss_momentum_beta",), "ss.predict.layout.beta", float, "B",
+            "0: the layout's last velocity is reused, 1: it is extrapolated linearly",
+        ),
+    ),
+    "slat": (
+        Flag(("slat_thresh",), "slat.when.threshold", float, "E", "evaluate when the expected change reaches E"),
+        Flag(("slat_warmup",), "slat.when.warmup", int, "N", "evaluate all voxels at the first N steps"),
+        Flag(("slat_carving_ratio",), "slat.where.keep", float, "SHARE", "share of the voxels computed after that"),
+    ),
+    "mesh": (
+        Flag(
+            ("mesh_spectral_threshold_low",), "mesh.threshold_low", float, "H",
+            "objects with a lower high-frequency ratio are merged most",
+        ),
+        Flag(
+            ("mesh_spectral_threshold_high",), "mesh.threshold_high", float, "H",
+            "objects with a higher one are merged least",
+        ),
+    ),
+}  # fmt: skip
+"""Settings of the paper's methods, by module."""
 
 
-ONE_MASK = ("mask_index", "mask_path")
-"""Flags that say which object, and so have no place where all of them are meant."""
+# ------------------------------------------------------------------------------------------------------- adding flags
 
 
 def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False) -> None:
-    """Adds every flag that sets a configuration key; for a scene all but those of `ONE_MASK`."""
+    """Every flag that sets a configuration key; for a scene all but those of `OBJECT`."""
     group = parser.add_argument_group("input")
-    if scene:
-        text = "a folder with image.png and masks 0.png, 1.png ..., or a folder of such folders"
-        group.add_argument("--image_dir", "--image_path", dest="image_path", metavar="DIR", help=text)
-        parser.set_defaults(**dict.fromkeys(ONE_MASK))
-    else:
-        _add(group, INPUT[0])
-        group.add_argument("--image_dir", dest="image_path", metavar="DIR", help="the same as --image_path")
-    for flag in INPUT[1:]:
-        if not (scene and flag.name in ONE_MASK):
-            _add(group, flag)
-    group.add_argument("--no_pointmap", action="store_true", help="leave a pointmap beside the picture alone")
+    add_image_path(group, SCENES_HELP if scene else INPUT_HELP)
+    for flag in () if scene else OBJECT:
+        _add(group, flag)
+    _add(group, POINTMAP)
+    group.add_argument("--no_pointmap", action="store_true", help="ignore a pointmap beside the picture")
     group = parser.add_argument_group("run")
-    for flag in RUN:
-        _add(group, flag)
+    _add(group, OUTPUT_DIR)
+    add_model_flags(group)
+    _add(group, SEED)
     group = parser.add_argument_group("acceleration")
+    group.add_argument("--enable_acceleration", action="store_true", help=f"the same as --preset {PRESET}")
+    add_preset(group)
+    for module, (names, text) in MODULES.items():
+        group.add_argument(*(f"--{name}" for name in names), action="store_true", help=text)
+        for flag in METHODS.get(module, ()):
+            _add(group, flag)
     group.add_argument(
-        "--enable_acceleration", action="store_true", help="the best trade-off measured so far: preset=default"
-    )
-    group.add_argument(
-        "--enable_ss_cache", action="store_true", help="the paper's step caching of the sparse structure"
-    )
-    for flag in STEP_CACHE:
+        "--slat_token_ratio", dest="slat_carving_ratio", type=_skipped, metavar="SHARE",
+        help="the share of the voxels skipped: 0.9 is --slat_carving_ratio 0.1 (default: as there)",
+    )  # fmt: skip
+
+
+def add_image_path(group: Any, text: str, required: bool = False) -> None:
+    """--image_path and its other name, --image_dir."""
+    default = "" if required or "default" in text else " (default: none)"
+    group.add_argument("--image_path", "--image_dir", metavar="PATH", required=required, help=text + default)
+
+
+def add_model_flags(group: Any) -> None:
+    """--tag, --device and --dtype."""
+    for flag in MODEL:
         _add(group, flag)
-    group.add_argument("--enable_slat_carving", action="store_true", help="the paper's token carving")
-    for flag in CARVING:
-        _add(group, flag)
-    group.add_argument(
-        "--enable_mesh_aggregation", action="store_true", help="the paper's merging of voxels in the mesh decoder"
-    )
-    for flag in AGGREGATION:
-        _add(group, flag)
-    group.add_argument("--enable_exact", action="store_true", help="savings that change nothing but the last bits")
+
+
+def add_preset(group: Any, text: str = "how to accelerate", default: str = "off") -> None:
+    """--preset NAME, with the names that there are."""
+    names = ", ".join(group_options()["preset"])
+    group.add_argument("--preset", metavar="NAME", help=f"{text}: {names} (default: {default})")
+
+
+def _add(group: Any, flag: Flag) -> None:
+    text = flag.text if "default" in flag.text else f"{flag.text} ({_default(flag.key)})"
+    names = [f"--{name}" for name in flag.names]
+    group.add_argument(*names, type=flag.kind, metavar=flag.metavar, choices=flag.choices, help=text)
+
+
+def _default(key: str) -> str:
+    """What the packaged configuration sets, for a module the method that its flag picks; read without Hydra."""
+    module, _, rest = key.partition(".")
+    option = ACCELERATED.get(module)
+    node: Any = _packaged("config.yaml" if option is None else f"{module}/{option}.yaml")
+    for part in (key if option is None else rest).split("."):
+        node = node[part]
+    return f"default: {node}" if option is None else f"default of {module}={option}: {node}"
+
+
+@cache
+def _packaged(name: str) -> Mapping[str, Any]:
+    import yaml
+
+    tree: Mapping[str, Any] = yaml.safe_load((resource("configs") / name).read_text(encoding="utf-8"))
+    return tree
+
+
+def _skipped(text: str) -> float:
+    share = float(text)
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share of voxels to skip: give a number from 0 to below 1")
+    return round(1.0 - share, 12)
+
+
+# ------------------------------------------------------------------------------------------------ reading them again
 
 
 def config_from(args: argparse.Namespace) -> Config:
-    """Composes the configuration from parsed flags and overrides. Where both set one key, the flag counts.
+    """Composes the configuration from parsed flags and overrides. A flag takes precedence over an override of its key.
 
-    A flag that the default preset's method does not know, such as --slat_carving_ratio beside --enable_acceleration,
-    picks the method that does, and says so.
+    A flag for a setting that the default preset's method lacks, such as --slat_carving_ratio beside
+    --enable_acceleration, picks the method that has it, and logs so.
 
     Raises:
-        ConfigError: as `fast_sam3d.config.compose.load`; a flag of a module that is off.
+        ConfigError: as `fast_sam3d.config.compose.load`; a flag of a module that is off; flags that exclude each other.
     """
-    alone = {module: getattr(args, switch) for module, switch in SWITCHES.items()}
-    # First, so that what the user picks for a module counts more.
-    picks = [f"preset={PRESET}"] if args.enable_acceleration else []
-    # What the preset accelerates already stays its own.
-    on = load(picks).modules if picks and any(alone.values()) else {}
+    alone = {module: getattr(args, names[0]) for module, (names, _) in MODULES.items()}
+    preset = preset_of(args)
+    # First, so that what the user picks for a module takes precedence.
+    picks = [] if preset is None else [f"preset={preset}"]
+    # A module that the preset accelerates already keeps the preset's method.
+    on = _load(args, picks).modules if picks and any(alone.values()) else {}
     picks += [f"{module}={option}" for module, option in ACCELERATED.items() if alone[module] and not on.get(module)]
     overrides = [*picks, *args.overrides]
-    values: dict[str, Any] = {f.key: v for f in (*INPUT, *RUN) if (v := getattr(args, f.name)) is not None}
+    values = _values(args)
     if args.no_pointmap:
         if args.pointmap is not None:
             raise ConfigError("--pointmap and --no_pointmap exclude each other: give one of them")
         values["input.pointmap"] = "none"
-    for flag in (*STEP_CACHE, *CARVING, *AGGREGATION):
-        if (value := getattr(args, flag.name)) is not None:
-            # As overrides, so that a value that follows another one follows; last, so that the flag counts.
+    for module, flags in METHODS.items():
+        for flag in flags:
+            if (value := getattr(args, flag.names[0])) is None:
+                continue
+            # As overrides, so that a value derived from another one follows; last, so that the flag takes precedence.
             edit = f"{flag.key}={value}"
-            module = flag.key.split(".", 1)[0]
             try:
                 load([*overrides, edit])
             except ConfigError as error:
                 pick = f"{module}={ACCELERATED[module]}"
-                if not args.enable_acceleration or _picked(args.overrides, module) or not _loads([pick, edit]):
-                    switch = SWITCHES[module]
-                    hint = "" if alone[module] else f" (--{switch} picks the method that has it)"
-                    raise ConfigError(f"--{flag.name}: {error}{hint}") from error
-                log.info(f"--{flag.name} picks {pick}: the default preset's method has no such setting")
+                if preset is None or _picked(args.overrides, module) or not _loads([pick, edit]):
+                    hint = "" if alone[module] else f" (--{MODULES[module][0][0]} picks the method that has it)"
+                    raise ConfigError(f"--{flag.names[0]}: {error}{hint}") from error
+                log.info("--%s picks %s: the method of preset=%s has no such setting", flag.names[0], pick, preset)
                 overrides.insert(1, pick)
             overrides.append(edit)
+    return _load(args, overrides, values)
+
+
+def pipeline_from(args: argparse.Namespace) -> Config:
+    """The configuration with the flags that a command without overrides has, and nothing accelerated."""
+    return _load(args, [], _values(args))
+
+
+def preset_of(args: argparse.Namespace) -> str | None:
+    """The preset of --preset or --enable_acceleration; None without either.
+
+    Raises:
+        ConfigError: there is no such preset, or the two flags, or an override, ask for different ones.
+    """
+    name: str | None = args.preset
+    if name is None:
+        return PRESET if getattr(args, "enable_acceleration", False) else None
+    load([f"preset={name}"])
+    if getattr(args, "enable_acceleration", False) and name != PRESET:
+        raise ConfigError(f"--enable_acceleration means --preset {PRESET}, and --preset is {name}: give one of them")
+    other = [text for text in getattr(args, "overrides", ()) if text.startswith("preset=") and text != f"preset={name}"]
+    if other:
+        raise ConfigError(f"--preset {name} and {other[0]} exclude each other: give one of them")
+    return name
+
+
+def read_seeds(text: str) -> tuple[int, ...]:
+    """The numbers of --seeds, each once. Raises ConfigError."""
+    try:
+        seeds = tuple(dict.fromkeys(int(seed) for seed in text.split(",")))
+    except ValueError as error:
+        raise ConfigError(f"--seeds is {text!r}: give whole numbers with commas, 42,43") from error
+    if not all(0 <= seed <= SEED_MAX for seed in seeds):
+        raise ConfigError(f"--seeds is {text!r}: give numbers from 0 to {SEED_MAX}")
+    return seeds
+
+
+def log_acceleration(config: Config) -> None:
+    """Logs the preset and the method of each module that is on."""
+    on = [f"{module}={config.choices[module]}" for module in ACCELERATED if config.modules.get(module)]
+    log.info("acceleration: preset %s (%s)", config.choices["preset"], ", ".join(on) or "every module is off")
+
+
+def _values(args: argparse.Namespace) -> dict[str, Any]:
+    """Configuration keys to the values of the flags that were given."""
+    values = {f.key: v for f in _PLAIN if (v := getattr(args, f.names[0], None)) is not None}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+
+
+_PLAIN = (Flag(("image_path",), "input.image_path", str, None, ""), *OBJECT, POINTMAP, OUTPUT_DIR, SEED, *MODEL)
+
+
+def _load(args: argparse.Namespace, overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> Config:
+    """Composes; an error over a value that a flag has set begins with the flag."""
     try:
         return load(overrides, values)
     except ConfigError as error:
-        raise ConfigError(_with_flags(str(error), args)) from error
+        flag = next((f.names[0] for f in _PLAIN if values and f.key == error.key and f.key in values), None)
+        if flag is None or getattr(args, flag, None) is None:
+            raise
+        raise ConfigError(f"--{flag}: {error}", error.key) from error
 
 
 def _picked(overrides: Sequence[str], module: str) -> bool:
@@ -167,19 +298,3 @@ def _loads(overrides: Sequence[str]) -> bool:
     except ConfigError:
         return False
     return True
-
-
-def _with_flags(message: str, args: argparse.Namespace) -> str:
-    """The message with the flags that were given in place of the keys that they set; lists of keys stay such."""
-    message, separator, listed = message.partition(": valid are")
-    for flag in (*INPUT, *RUN):
-        if getattr(args, flag.name) is None:
-            continue
-        dotted = rf"(?<![\w.'\"]){re.escape(flag.key)}(?![\w.'\"])"
-        # A key without a dot is a word like others, unless the message begins with it.
-        message = re.sub(dotted if "." in flag.key else rf"^{flag.key}(?= is )", f"--{flag.name}", message)
-    return message + separator + listed
-
-
-def _add(group: Any, flag: Flag) -> None:
-    group.add_argument(f"--{flag.name}", type=flag.kind, metavar=flag.metavar, help=flag.text)

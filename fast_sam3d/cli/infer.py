@@ -1,4 +1,4 @@
-"""`fast-sam3d infer`: everything is checked, then the pipeline is loaded and run, then the results appear together."""
+"""`fast-sam3d infer`: reconstructs one masked object; its results appear together, when all are written."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
-from fast_sam3d.cli.flags import add_config_flags, config_from
+from fast_sam3d.cli.flags import add_config_flags, config_from, log_acceleration
 from fast_sam3d.cli.tables import print_path, print_table
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import ObjectInput, load_object
-from fast_sam3d.outputs.folder import check_target, result_folder, results_complete
-from fast_sam3d.run.object import RESULT_NAMES, Run, run_pipeline, write_results
+from fast_sam3d.outputs.folder import check_target, has_results, result_folder, results_complete
+from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
+from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
 
-__all__ = ["OVERRIDES", "add_arguments", "main", "run_object"]
+__all__ = ["OVERRIDES", "add_arguments", "main"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ OVERRIDES = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace results of other settings or inputs")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -37,20 +40,42 @@ def main(args: argparse.Namespace) -> int:
     check_target(target, RESULT_NAMES)
     checkpoint = find_checkpoint(config.pipeline.tag)
     check_methods(config)
+    log_acceleration(config)
+    identity = _identity(config, given, checkpoint)
+    if not args.overwrite and has_results(target, REPORT, identity):
+        print_path(f"results in {target} are complete, from the same input and settings; --overwrite repeats the run")
+        return 0
     if checkpoint.kind == "mini":
         given = _reduced(given)
-    run = run_object(config, given, checkpoint)
+    found, load_seconds = run(config, given, checkpoint)
     with result_folder(target) as folder:
-        written = write_results(folder, config, given, run)
+        written = write_results(
+            folder, config, given, found, tag=checkpoint.tag, load_seconds=load_seconds, identity=identity
+        )
     with results_complete(target):
-        _print_summary(run, target, written)
+        _print_summary(found, target, written)
     return 0
 
 
-def _reduced(given: ObjectInput) -> ObjectInput:
-    """The object at the size to which the embedded pipeline reduces it, so that the full one need not stay in memory.
+def _identity(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Digests of the input, and the settings that make a difference to the results."""
+    from fast_sam3d.scene.inputs import digest
+    from fast_sam3d.scene.worker import config_identity
 
-    Left alone where the reduced mask would cover the whole picture, which is refused.
+    settings = config_identity(config, checkpoint)
+    for name in ("smaller", "batch"):  # of scenes alone
+        del settings[name]
+    points = None if given.pointmap is None else digest(given.pointmap)
+    return {
+        "input": {"image": digest(given.image), "mask": digest(given.mask), "pointmap": points},
+        "settings": settings,
+    }
+
+
+def _reduced(given: ObjectInput) -> ObjectInput:
+    """The object at the size to which the embedded pipeline reduces it, so that the full one leaves the memory.
+
+    Unchanged where the reduced mask would cover the whole picture, which is refused.
     """
     from fast_sam3d.model.inputs import match_size, reduce_picture
 
@@ -61,11 +86,10 @@ def _reduced(given: ObjectInput) -> ObjectInput:
     return replace(given, image=image, mask=mask, pointmap=points)
 
 
-def run_object(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> Run:
-    """Loads the pipeline, accelerates it as configured, and runs it on one object."""
+def run(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> tuple[ObjectRun, float]:
+    """Load the pipeline, accelerate it as configured, and run it on one object. Returns the seconds of loading too."""
     from fast_sam3d.api import accelerated
     from fast_sam3d.checkpoints.load import load_checkpoint
-    from fast_sam3d.report import observe
     from fast_sam3d.run.progress import ProgressBars
 
     begin = time.perf_counter()
@@ -73,30 +97,17 @@ def run_object(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> Ru
     pipeline = load_checkpoint(checkpoint, asked.device, asked.dtype, asked.depth_model)
     load_seconds = time.perf_counter() - begin
     log.info("loaded on %s in %.1f s", pipeline.device, load_seconds)
-    with (
-        accelerated(pipeline, config) as handle,
-        ProgressBars() as progress,
-        observe(pipeline, progress) as report,
-    ):
-        result = run_pipeline(
-            pipeline,
-            given.image,
-            given.mask,
-            given.pointmap,
-            seed=config.seed,
-            ss_steps=asked.ss_steps,
-            slat_steps=asked.slat_steps,
-            formats=asked.formats,
-            layout=asked.layout_postprocess,
-        )
-    return Run(result, report, dict(handle.methods), load_seconds, checkpoint.tag, str(pipeline.device), asked.formats)
+    settings = RunSettings.of(config.seed, asked)
+    with accelerated(pipeline, config), ProgressBars() as progress:
+        found = run_object(pipeline, given.image, given.mask, given.pointmap, settings=settings, progress=progress)
+    return found, load_seconds
 
 
-def _print_summary(run: Run, target: Path, written: list[str]) -> None:
+def _print_summary(run: ObjectRun, target: Path, written: list[str]) -> None:
     from fast_sam3d.run.progress import STAGES
 
     report = run.report
-    title = "accelerated: " + ", ".join(run.methods) if run.methods else "not accelerated"
+    title = f"accelerated: {', '.join(report.methods)}" if report.methods else "not accelerated"
     rows = [(STAGES.get(stage, stage), *cells) for stage, *cells in report.rows()]
     print_table(title, report.HEADER, rows, report.HEADER[1:])
     peaks = (("host", report.peak_host_bytes), ("device", report.peak_device_bytes))

@@ -15,6 +15,7 @@ from fast_sam3d.errors import ConfigError, OutputError
 if TYPE_CHECKING:
     from fast_sam3d.bench.profile import Timing
 
+OVERRIDES = True
 WAYS = ("exact=all", "preset=fast_sam3d", "preset=default", "preset=fast")
 
 
@@ -39,13 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure, print the table, draw the picture."""
-    import numpy as np
     import torch
     from tqdm import tqdm
 
     from fast_sam3d.bench.profile import draw, profile
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
+    from fast_sam3d.cli.arguments import check_run_overrides
     from fast_sam3d.inputs.load import load_object
+    from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
 
     if args.rounds < 1:
         raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
@@ -57,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
     for path in filter(None, (args.picture, args.json)):
         if not path.resolve().parent.is_dir():
             raise OutputError(f"{path.resolve().parent} does not exist: make it, or name another place")
-    plain = load([], {key: value for key, value in {
+    plain = load(check_run_overrides(args.overrides), {key: value for key, value in {
         "input.image_path": args.image_path, "input.mask_index": args.mask_index,
         "pipeline.tag": args.tag, "pipeline.device": args.device,
     }.items() if value is not None})  # fmt: skip
@@ -68,15 +70,10 @@ def main(args: argparse.Namespace) -> int:
         after = {f"{way}, after mask {args.after_mask}": settings for way, settings in ways.items()}
     checkpoint = find_checkpoint(plain.pipeline.tag)
     pipeline = load_checkpoint(checkpoint, plain.pipeline.device, plain.pipeline.dtype, plain.pipeline.depth_model)
-    points = None if given.pointmap is None else torch.from_numpy(given.pointmap)
+    settings = RunSettings.of(plain.seed, plain.pipeline)
 
-    def run(mask: Any = given.mask) -> None:
-        rgba = np.dstack([given.image, mask.astype(np.uint8) * 255])
-        pipeline.run(
-            rgba, None, seed=plain.seed, with_mesh_postprocess=False, with_texture_baking=False, use_vertex_color=True,
-            stage1_inference_steps=plain.pipeline.ss_steps, stage2_inference_steps=plain.pipeline.slat_steps,
-            pointmap=points, decode_formats=list(plain.pipeline.formats),
-        )  # fmt: skip
+    def run(mask: Any = given.mask) -> ObjectRun:
+        return run_object(pipeline, given.image, mask, given.pointmap, settings=settings)
 
     def earlier() -> None:
         if other is not None:
@@ -91,7 +88,10 @@ def main(args: argparse.Namespace) -> int:
         timings = profile(pipeline, run, ways | after, args.rounds, tell, earlier, after)
     print("\n".join(lines(timings)))
     if args.json is not None:
-        facts = [{"name": t.name, "seconds": t.seconds, "network_calls": t.network_calls} for t in timings]
+        facts = [
+            {"name": t.name, "seconds": t.seconds, "network_calls": t.network_calls, "pose_refined": t.pose_refined}
+            for t in timings
+        ]
         args.json.write_text(json.dumps(facts, indent=1))
     threads = f", {torch.get_num_threads()} threads" if pipeline.device.type == "cpu" else ""
     draw(timings, args.picture, f"{given.name}, {checkpoint.tag} on {pipeline.device}{threads}")
@@ -112,4 +112,5 @@ def lines(timings: list[Timing]) -> list[str]:
     rows.append(["faster", *(f"{statistics.median(ratio):.2f}x" for ratio in ratios)])
     rows.append(["from .. to", *(f"{min(ratio):.2f} .. {max(ratio):.2f}" for ratio in ratios)])
     rows.append(["network calls", *(str(timing.network_calls) for timing in timings)])
+    rows.append(["pose refined", *("yes" if timing.pose_refined else "no" for timing in timings)])
     return aligned(rows)

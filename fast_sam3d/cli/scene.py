@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
-from fast_sam3d.cli.flags import add_config_flags, config_from
+from fast_sam3d.cli.flags import add_config_flags, config_from, log_acceleration
 from fast_sam3d.cli.scene_summary import SOME_FAILED, end_all, new_row, note_failure, note_summary, print_scene
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError, OutputError
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     config = config_from(args)
     if config.input.image_path is None:
-        raise InputError("name the scene with --image_dir: a folder with image.png and masks, or a folder of such")
+        raise InputError("name the scene with --image_path: a folder with image.png and masks, or one of such folders")
     if config.input.mask_index is not None or config.input.mask_path is not None:
         raise ConfigError("a scene takes every mask: leave input.mask_index and input.mask_path out, or use infer")
     folders = scene_folders(config.input.image_path)
@@ -72,6 +72,7 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"--workers is {args.workers}: give 1 or more")
     checkpoint = find_checkpoint(config.pipeline.tag)
     check_methods(config)
+    log_acceleration(config)
     if args.engine == "ray":
         from fast_sam3d.cli.scene_ray import run_on_cluster
 

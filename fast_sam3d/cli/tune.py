@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 COSTS = ("seconds", "cpu_seconds", "calls", "operations")
 LEAST_OBJECTS = 4
+OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,15 +69,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Search, write, print."""
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
+    from fast_sam3d.cli.arguments import check_run_overrides
     from fast_sam3d.config.compose import load
-    from fast_sam3d.outputs.writable import writable_folder
+    from fast_sam3d.outputs.folder import writable_folder
+    from fast_sam3d.run.object import RunSettings
     from fast_sam3d.tune.judge import GUARDED, check_measures
     from fast_sam3d.tune.runner import PipelineRunner
 
     measures = check_measures(GUARDED if args.measures is None else args.measures.split(","))
     _check(args)
     values = {"pipeline.device": args.device, "pipeline.dtype": args.dtype}
-    settings = load([], {key: value for key, value in values.items() if value is not None}).pipeline
+    overrides = check_run_overrides(args.overrides)
+    settings = load(overrides, {key: value for key, value in values.items() if value is not None}).pipeline
     checkpoint = find_checkpoint(args.tag or "mini")
     objects, searched, held_out = _objects(args, checkpoint)
     seeds = _seeds(args.seeds)
@@ -86,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
     pipeline = load_checkpoint(checkpoint, settings.device, settings.dtype, settings.depth_model)
     _refuse_other_solvers(pipeline)
     runner = PipelineRunner(
-        pipeline, objects, settings.formats, measures,
+        pipeline, objects, RunSettings.of(0, settings), measures,
         frozenset(plan.cases[:1] + plan.held_out[:1]) if args.cost == "operations" else frozenset(),
     )  # fmt: skip
     source = "your own pictures" if args.image_dir is not None else "held-out objects of the embedded model"
@@ -254,6 +258,7 @@ def _record(
         "device": settings.device,
         "dtype": settings.dtype,
         "formats": list(settings.formats),
+        "refine_pose": settings.layout_postprocess,
         "measures": list(measures),
         "operations": args.cost == "operations",
     }

@@ -128,6 +128,7 @@ def without_about(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     return {
         name: {key: value for key, value in part.items() if key != ABOUT} if isinstance(part, Mapping) else part
         for name, part in settings.items()
+        if name != ABOUT
     }
 
 

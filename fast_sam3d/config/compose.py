@@ -191,6 +191,8 @@ def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[l
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    from fast_sam3d.exact.settings import retired
+
     parser = OverridesParser.create()
     picks: list[str] = []
     edits: list[tuple[list[str], str]] = []
@@ -204,6 +206,8 @@ def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[l
         if parsed.is_delete():
             raise ConfigError(f"'{override}' deletes a key, and every key is needed: set it to a value instead")
         key = parsed.key_or_group
+        if retired(key):
+            continue
         if "@" in override.split("=", 1)[0]:
             raise ConfigError(f"'{override}' names a package with @, and every group has one place: write {key}=...")
         if key in groups and not isinstance(parsed.value(), dict):
@@ -310,7 +314,9 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
     )
     read.refuse_unread()
     if config.input.mask_index is not None and config.input.mask_path is not None:
-        raise ConfigError("input.mask_index and input.mask_path both name a mask: give one of them")
+        raise ConfigError(
+            "input.mask_index (--mask_index) and input.mask_path (--mask_path) both name a mask: give one of them"
+        )
     return config
 
 

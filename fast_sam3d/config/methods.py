@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from fast_sam3d.adapters.sam3d import sampling_stages
-from fast_sam3d.decode.aggregate import MeshMethod
-from fast_sam3d.decode.aggregate import build as build_mesh
-from fast_sam3d.exact import Exact
-from fast_sam3d.exact import build as build_exact
+from fast_sam3d.decode.aggregate import MeshMethod, build_mesh_method
+from fast_sam3d.exact import Exact, build_exact
 from fast_sam3d.sampling import StageMethod, build_stage_method
 from fast_sam3d.sampling.stage import SolveStage
 
@@ -34,7 +32,7 @@ def build_methods(settings: Mapping[str, Any], stages: Mapping[str, SolveStage] 
         if settings.get(name)
     }
     if settings.get("mesh"):
-        methods["mesh"] = build_mesh(settings["mesh"])
+        methods["mesh"] = build_mesh_method(settings["mesh"])
     if settings.get("exact") and (exact := build_exact(settings["exact"])).any:
         methods["exact"] = exact
     return methods

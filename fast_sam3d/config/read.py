@@ -42,19 +42,19 @@ class Reader:
     def integer(self, key: str, low: int, high: int) -> int:
         value = self.raw(key)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ConfigError(f"{key} is {value!r}: give a whole number from {low} to {high}")
+            raise ConfigError(f"{key} is {value!r}: give a whole number from {low} to {high}", key)
         return value
 
     def boolean(self, key: str) -> bool:
         value = self.raw(key)
         if not isinstance(value, bool):
-            raise ConfigError(f"{key} is {value!r}: give true or false")
+            raise ConfigError(f"{key} is {value!r}: give true or false", key)
         return value
 
     def text(self, key: str) -> str:
         value = self.raw(key)
         if isinstance(value, bool) or not isinstance(value, (str, int, float, Path)) or not str(value):
-            raise ConfigError(f"{key} is {value!r}: give a text")
+            raise ConfigError(f"{key} is {value!r}: give a text", key)
         return str(value)
 
     def path(self, key: str) -> Path | None:
@@ -65,31 +65,35 @@ class Reader:
         try:
             return Path(text).expanduser()
         except RuntimeError as error:
-            raise ConfigError(f"{key} is {text!r}, the home of a user who is not known here: check the path") from error
+            raise ConfigError(
+                f"{key} is {text!r}, the home of a user who is not known here: check the path", key
+            ) from error
 
     def choice(self, key: str, valid: Sequence[str]) -> str:
         value = self.raw(key)
         if value not in valid:
-            raise ConfigError(f"{key} is {value!r}: {suggest(str(value), valid)}")
+            raise ConfigError(f"{key} is {value!r}: {suggest(str(value), valid)}", key)
         return value
 
     def choices(self, key: str, valid: Sequence[str]) -> tuple[str, ...]:
         value = self.raw(key)
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list) or not items:
-            raise ConfigError(f"{key} is {value!r}: give one or more of {', '.join(valid)}, as [{valid[0]},{valid[1]}]")
+            raise ConfigError(
+                f"{key} is {value!r}: give one or more of {', '.join(valid)}, as [{valid[0]},{valid[1]}]", key
+            )
         for item in items:
             if item not in valid:
-                raise ConfigError(f"{key} holds {item!r}: {suggest(str(item), valid)}")
+                raise ConfigError(f"{key} holds {item!r}: {suggest(str(item), valid)}", key)
         return tuple(dict.fromkeys(items))
 
     def sets(self, key: str, valid: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         value = self.raw(key)
         if not isinstance(value, list) or not all(isinstance(item, list) and item for item in value):
-            raise ConfigError(f"{key} is {value!r}: give a list of lists, such as [[{valid[1]}]], or []")
+            raise ConfigError(f"{key} is {value!r}: give a list of lists, such as [[{valid[1]}]], or []", key)
         for name in (name for item in value for name in item):
             if name not in valid:
-                raise ConfigError(f"{key} holds {name!r}: {suggest(str(name), valid)}")
+                raise ConfigError(f"{key} holds {name!r}: {suggest(str(name), valid)}", key)
         return tuple(tuple(dict.fromkeys(item)) for item in value)
 
     def mapping(self, key: str, example: str) -> Mapping[str, Any]:
@@ -97,7 +101,7 @@ class Reader:
         if value is None:
             return {}
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{key} is {value!r}: pick a file of configs/{key}, such as {example}")
+            raise ConfigError(f"{key} is {value!r}: pick a file of configs/{key}, such as {example}", key)
         return dict(value)
 
     def refuse_unread(self) -> None:

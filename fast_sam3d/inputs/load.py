@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from fast_sam3d.errors import InputError, suggest
 from fast_sam3d.inputs.pictures import checked_mask, read_mask, read_picture
 from fast_sam3d.inputs.pointmaps import find_pointmap, read_pointmap
 
-__all__ = ["ObjectInput", "find_image", "list_masks", "load_object", "numbered_masks", "result_name"]
+__all__ = ["ObjectInput", "find_image", "folder_name", "list_masks", "load_object", "numbered_masks", "result_name"]
 
 log = logging.getLogger(__name__)
 
@@ -102,9 +103,14 @@ def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None
         )
     points_file = find_pointmap(folder, pointmap)
     points = None if points_file is None else read_pointmap(points_file, image.shape[:2], mask)
-    base = image_file.stem if image_file.stem.lower() != "image" else image_file.resolve().parent.name
+    base = image_file.stem if image_file.stem.lower() != "image" else folder_name(folder)
     size = (image.shape[1], image.shape[0])
     return ObjectInput(result_name(base, label), image, mask, points, image_file, mask_file, points_file, size)
+
+
+def folder_name(folder: Path) -> str:
+    """The name of a folder as it was given: links are not followed, as several may lead to one place."""
+    return Path(os.path.abspath(folder)).name
 
 
 def list_masks(folder: Path) -> dict[int, Path]:

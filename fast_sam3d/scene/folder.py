@@ -11,7 +11,6 @@ objects' files, never of what is in memory, so that a scene that was stopped end
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
@@ -22,7 +21,7 @@ from typing import IO, Any
 
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError, InputError, OutputError
-from fast_sam3d.outputs.folder import check_target
+from fast_sam3d.outputs.folder import check_target, refuse_other_settings
 from fast_sam3d.scene.batch import groups_of
 from fast_sam3d.scene.cleanup import clear_left_behind
 from fast_sam3d.scene.compose import finish
@@ -100,8 +99,13 @@ def plan(scene: SceneInput, config: Config, settings: Mapping[str, Any], target:
             told = tuple(there.get("out_of_memory", ()))
             whole.known[number] = Outcome(number, "complete", "", tuple(there.get("formats", ())), told)
             continue
-        if there is not None and not overwrite:
-            log.info("object %d: its picture, mask or pointmap has changed, so it is made again", number)
+        if there is not None and not overwrite and there["identity"].get("input") != given:
+            if there["identity"].get("input", {}).get("image") != given["image"]:
+                raise OutputError(
+                    f"{target / str(number)} was made from another picture than {scene.image_path}: add --overwrite to "
+                    "replace everything, or choose another --output_dir"
+                )
+            log.info("object %d: its mask or pointmap has changed, so it is reconstructed again", number)
         check_target(target / str(number), OBJECT_NAMES)
         whole.tasks.append(ObjectTask(scene.folder, config.input.pointmap, number, target / str(number), identity))
     # Of all objects that can be made, so that a run that goes on has the groups of one that was not stopped.
@@ -120,14 +124,8 @@ def _refuse_other_settings(
 ) -> None:
     for number, there in done.items():
         old = None if there is None else there["identity"].get("settings")
-        if not isinstance(old, dict) or old == settings:
-            continue
-        key = next((key for key in settings if old.get(key) != settings[key]), "settings")
-        values = [json.dumps(value)[:80] for value in (old.get(key), settings.get(key))]
-        raise OutputError(
-            f"{target / str(number)} was made with other settings ({key} was {values[0]} and is {values[1]}): "
-            "add --overwrite to make everything again, or choose another --output_dir"
-        )
+        if isinstance(old, dict):
+            refuse_other_settings(target / str(number), old, settings)
 
 
 @contextlib.contextmanager

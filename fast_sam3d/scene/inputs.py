@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_sam3d.errors import InputError
-from fast_sam3d.inputs.load import ObjectInput, find_image, numbered_masks, result_name
+from fast_sam3d.inputs.load import ObjectInput, find_image, folder_name, numbered_masks, result_name
 from fast_sam3d.inputs.pictures import picture_size, read_mask, read_picture
 from fast_sam3d.inputs.pointmaps import check_known, find_pointmap, read_pointmap
 
@@ -148,7 +148,7 @@ def load_scene(folder: Path, pointmap: str = "auto") -> SceneInput:
                 image, size = turned, (turned.shape[1], turned.shape[0])
         points_path = find_pointmap(folder, pointmap)
         points = None if points_path is None else read_pointmap(points_path, (size[1], size[0]), None)
-        name = result_name(folder.resolve().name, "")
+        name = result_name(folder_name(folder), "")
     except InputError:
         raise
     except OSError as error:

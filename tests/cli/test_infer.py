@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,7 +18,8 @@ from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cli import infer
 from fast_sam3d.model.inputs import limit_size, match_size
-from fast_sam3d.outputs import export
+from fast_sam3d.outputs import files as output_files
+from fast_sam3d.outputs import load_gaussians_ply, meshes
 from tests.fakes import same_vars, snapshot
 from tests.stand_in import StandIn, files, run
 
@@ -28,7 +30,8 @@ RESULTS = {"gaussians.ply", "mesh.glb", "pose.json", "preview.png", "report.json
 def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     """What `infer` finds and loads, whatever it is asked for."""
     made = StandIn()
-    found = Checkpoint("mini", tmp_path, "mini", "the test says so")
+    (tmp_path / "weights").mkdir()
+    found = Checkpoint("mini", tmp_path / "weights", "mini", "the test says so")
     monkeypatch.setattr(infer, "find_checkpoint", lambda tag: found)
 
     def load(checkpoint: Checkpoint, device: str | None, dtype: str | None, depth_model: str | None) -> StandIn:
@@ -54,7 +57,7 @@ def test_infer_writes_every_result(pipeline, object_folder, elsewhere, capsys, p
     assert pipeline.arguments["seed"] == 42
     assert pipeline.arguments["pointmap"] is None
     assert Image.open(folder / "preview.png").width > 256
-    assert len(export.load_gaussians_ply(folder / "gaussians.ply").get_xyz) == 4
+    assert len(load_gaussians_ply(folder / "gaussians.ply").get_xyz) == 4
     assert json.loads((folder / "pose.json").read_text())["translation"] == [0, 0, 2]
     assert (folder.stat().st_mode & 0o777) == (object_folder.stat().st_mode & 0o777)
 
@@ -64,7 +67,9 @@ def test_the_pipeline_is_loaded_as_configured(pipeline, object_folder, elsewhere
     assert run(capsys, "infer", "--image_path", object_folder, "--device", "cpu", *wanted)[0] == 0
     assert pipeline.asked_for == ("cpu", "float16", "weights/model.pt")
     assert pipeline.arguments["with_layout_postprocess"] is True
-    assert run(capsys, "infer", "--image_path", object_folder, "pipeline.layout_postprocess=false")[0] == 0
+    given = ["infer", "--image_path", object_folder, "--overwrite", "--dtype", "bfloat16"]
+    assert run(capsys, *given, "pipeline.layout_postprocess=false")[0] == 0
+    assert pipeline.asked_for == (None, "bfloat16", None)
     assert pipeline.arguments["with_layout_postprocess"] is False
 
 
@@ -184,7 +189,7 @@ def test_pointmap_is_handed_on_as_a_tensor(pipeline, object_folder, elsewhere, c
     np.save(object_folder / "pointmap.npy", np.ones((40, 48, 3), np.float32))
     run(capsys, "infer", "--image_path", object_folder)
     assert pipeline.arguments["pointmap"].shape == (40, 48, 3)
-    run(capsys, "infer", "--image_path", object_folder, "--no-pointmap")
+    run(capsys, "infer", "--image_path", object_folder, "--no-pointmap", "--overwrite")
     assert pipeline.arguments["pointmap"] is None
 
 
@@ -205,15 +210,98 @@ def test_a_large_picture_is_reduced_before_the_run_as_the_pipeline_would(pipelin
     mask[:] = 255
     mask[0, 0] = 0
     Image.fromarray(mask).save(tmp_path / "0.png")
-    assert run(capsys, "infer", "--image_path", tmp_path / "wide.png")[0] == 0
+    assert run(capsys, "infer", "--image_path", tmp_path / "wide.png", "--overwrite")[0] == 0
     assert pipeline.arguments["image"].shape == (30, 4200, 4)  # reduced, it would be covered whole
 
 
-def test_a_new_result_replaces_the_old_one_whole(pipeline, object_folder, elsewhere, capsys):
+def test_overwrite_replaces_all_older_files(pipeline, object_folder, elsewhere, capsys):
     run(capsys, "infer", "--image_path", object_folder)
-    code, *_ = run(capsys, "infer", "--image_path", object_folder, "pipeline.formats=[gaussian]")
+    code, *_ = run(capsys, "infer", "--image_path", object_folder, "pipeline.formats=[gaussian]", "--overwrite")
     assert code == 0
     assert files(elsewhere / "outputs") == {"cup_0", *(f"cup_0/{n}" for n in RESULTS - {"mesh.glb"})}
+
+
+def test_results_of_the_same_input_and_settings_are_kept(pipeline, object_folder, elsewhere, capsys):
+    run(capsys, "infer", "--image_path", object_folder)
+    before = {p: p.read_bytes() for p in elsewhere.rglob("*.*") if p.is_file()}
+    pipeline.loaded = False
+    code, out, _ = run(capsys, "infer", "--image_path", object_folder, "--device", "cpu")
+    assert code == 0 and "outputs/cup_0 are complete" in out and "--overwrite" in out
+    assert not pipeline.loaded
+    (elsewhere / "outputs/cup_0/mesh.glb").write_bytes(b"cut short")
+    assert run(capsys, "infer", "--image_path", object_folder)[0] == 0
+    assert pipeline.loaded
+    assert {p for p in before if p.name != "report.json" and p.read_bytes() != before[p]} <= {
+        elsewhere / "outputs/cup_0" / name for name in ("gaussians.ply", "mesh.glb", "preview.png")
+    }, "what the stand-in draws anew"
+
+
+@pytest.mark.parametrize("change", ["settings", "mask", "picture", "unknown"])
+def test_other_results_are_refused_before_anything_is_loaded(
+    pipeline, object_folder, elsewhere, capsys, picture, change
+):
+    run(capsys, "infer", "--image_path", object_folder)
+    given, words = (
+        ["infer", "--image_path", object_folder],
+        [f"results of another input, {object_folder / 'image.png'}"],
+    )
+    if change == "settings":
+        given, words = [*given, "--seed", 7], ["seed was 42 and is 7"]
+    elif change == "mask":
+        (object_folder / "2.png").replace(object_folder / "0.png")
+    elif change == "picture":
+        Image.fromarray(picture[::-1]).save(object_folder / "image.png")
+    else:
+        (elsewhere / "outputs/cup_0/report.json").write_text("{}")
+        words = ["no report.json says what they were made from"]
+    before = {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()}
+    pipeline.loaded = False
+    code, _, err = run(capsys, *given)
+    assert code == 2 and "--overwrite" in err and all(word in err for word in words), err
+    assert not pipeline.loaded
+    assert {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()} == before
+    assert run(capsys, *given, "--overwrite")[0] == 0
+    assert pipeline.loaded
+
+
+def test_results_are_named_after_the_folder_even_if_the_picture_is_a_link(pipeline, object_folder, elsewhere, capsys):
+    blobs = object_folder.parent / "blobs"
+    blobs.mkdir()
+    for name in ("cat", "dog"):
+        shutil.copytree(object_folder, object_folder.parent / name)
+        (object_folder.parent / name / "image.png").replace(blobs / name)
+        (object_folder.parent / name / "image.png").symlink_to(blobs / name)
+        assert run(capsys, "infer", "--image_path", object_folder.parent / name)[0] == 0
+    assert {p.name for p in (elsewhere / "outputs").iterdir()} == {"cat_0", "dog_0"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "preset", "on"),
+    [
+        (["--enable_acceleration"], "default", {"ss", "slat", "exact"}),
+        (["--preset", "fast_sam3d"], "fast_sam3d", {"ss", "slat", "mesh", "exact"}),
+        (["--preset", "default", "--enable_acceleration", "ss=off"], "default", {"slat", "exact"}),
+        ([], "off", set()),
+    ],
+)
+def test_the_preset_is_in_the_log_and_the_report(pipeline, object_folder, elsewhere, capsys, flags, preset, on):
+    code, _, err = run(capsys, "infer", "--image_path", object_folder, *flags)
+    assert code == 0
+    report = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())
+    assert report["preset"] == preset and set(report["methods"]) == on
+    assert f"acceleration: preset {preset} (" in err
+    assert all(f"{module}=" in err for module in on)
+
+
+def test_flags_of_other_releases_are_aliases(pipeline, object_folder, elsewhere, capsys):
+    code, *_ = run(
+        capsys, "infer", "--image_path", object_folder, "--enable_ss_faster", "--ss_faster_stride", 4,
+        "--enable_slat_token", "--slat_token_ratio", 0.7,
+    )  # fmt: skip
+    assert code == 0
+    methods = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"]
+    assert methods["ss"]["when"]["stride"] == 4
+    assert methods["slat"]["where"]["keep"] == 0.3, "its ratio is the share skipped"
 
 
 def test_a_mesh_without_faces_leaves_the_rest(pipeline, object_folder, elsewhere, capsys, monkeypatch):
@@ -262,10 +350,17 @@ def test_a_picture_with_the_longest_name(pipeline, object_folder, elsewhere, cap
         (["--image_path"], ["--image_path", "expected one argument"]),
         (["--image_path", "{cup}", "--see", "3"], ["no flag --see", "'--seed'"]),
         (["--image_path", "{cup}", "--enable_aceleration"], ["'--enable_acceleration'"]),
-        (["--image_path", "{cup}", "--seed=-3"], ["seed is -3"]),
         (["--image_path", "{cup}", "sed=3"], ["'seed'"]),
         (["--image_path", "{cup}", "stray"], ["'stray'", "key=value"]),
         (["--image_path", "{cup}", "ss=fast"], ["no option 'fast'"]),
+        (["--image_path", "{cup}", "--preset", "fst"], ["preset has no option 'fst'", "'fast'"]),
+        (
+            ["--image_path", "{cup}", "--preset", "fast", "--enable_acceleration"],
+            ["--preset is fast"],
+        ),
+        (["--image_path", "{cup}", "--preset", "fast", "preset=default"], ["exclude each other"]),
+        (["--image_path", "{cup}", "--dtype", "float8"], ["--dtype", "float16"]),
+        (["--image_path", "{cup}", "--slat_token_ratio", "1"], ["--slat_token_ratio", "below 1"]),
         (["--image_path", "{cup}", "--ss_cache_stride", "3"], ["--ss_cache_stride", "--enable_acceleration"]),
         (["--image_path", "{cup}", "--enable_acceleration", "--ss_cache_stride", "0"], ["ss.when.stride", "0"]),
         (["--image_path", "{cup}", "--enable_acceleration", "--ss_momentum_beta", "7"], ["beta", "7"]),
@@ -279,10 +374,10 @@ def test_a_picture_with_the_longest_name(pipeline, object_folder, elsewhere, cap
         (["--image_path", "{cup}", "--output_dir", "{cup}/image.png/deeper"], ["is a file"]),
         (["--image_path", "{cup}", "--output_dir", "/proc/none"], ["cannot be written"]),
         (["--image_path", "{cup}", "--output_dir", "n" * 300], ["too long", "--output_dir"]),
-        (["--image_path", "{cup}", "--device="], ["--device is ''"]),
-        (["--image_path", "{cup}", "--seed=-3"], ["--seed is -3"]),
-        (["--image_path", "{cup}", "--mask_index=-3"], ["--mask_index is -3"]),
-        (["--image_path", "{cup}", "--output_dir", "~nobody-of-that-name/a"], ["--output_dir is"]),
+        (["--image_path", "{cup}", "--device="], ["--device: pipeline.device is ''"]),
+        (["--image_path", "{cup}", "--seed=-3"], ["--seed: seed is -3"]),
+        (["--image_path", "{cup}", "--mask_index=-3"], ["--mask_index: input.mask_index is -3"]),
+        (["--image_path", "{cup}", "--output_dir", "~nobody-of-that-name/a"], ["--output_dir: output.dir is"]),
         (["--image_path", "{cup}", "pipeline.device=[]"], ["pipeline.device is []"]),
         (["--image_path", "{cup}", "ss@x=off"], ["package"]),
     ],
@@ -337,7 +432,7 @@ def interrupt(*arguments: object, **options: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("place", "name"), [(StandIn, "run"), (export, "save_glb"), (export, "save_json")])
+@pytest.mark.parametrize(("place", "name"), [(StandIn, "run"), (meshes, "save_glb"), (output_files, "save_json")])
 @pytest.mark.parametrize("earlier", [False, True])
 def test_ctrl_c_leaves_no_file_and_the_older_result(
     pipeline, object_folder, elsewhere, capsys, monkeypatch, place, name, earlier
@@ -347,7 +442,7 @@ def test_ctrl_c_leaves_no_file_and_the_older_result(
     content = {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()}
     before = files(elsewhere)
     monkeypatch.setattr(place, name, interrupt)
-    code, _, err = run(capsys, "infer", "--image_path", object_folder, "--seed", 5)
+    code, _, err = run(capsys, "infer", "--image_path", object_folder, "--seed", 5, "--overwrite")
     assert code == 130
     assert "interrupted" in err
     assert files(elsewhere) == before
@@ -363,7 +458,7 @@ def test_an_interrupt_after_the_results_are_there_says_so(pipeline, object_folde
 
 
 def test_termination_too(pipeline, object_folder, elsewhere, capsys, monkeypatch):
-    monkeypatch.setattr(export, "save_glb", lambda *a, **o: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
+    monkeypatch.setattr(meshes, "save_glb", lambda *a, **o: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
     before = signal.getsignal(signal.SIGTERM)
     code, *_ = run(capsys, "infer", "--image_path", object_folder)
     assert code == 143
@@ -375,7 +470,7 @@ def test_a_full_disk_is_one_sentence(pipeline, object_folder, elsewhere, capsys,
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "save_glb", full)
+    monkeypatch.setattr(meshes, "save_glb", full)
     code, _, err = run(capsys, "infer", "--image_path", object_folder)
     assert code == 2
     assert "No space left on device): free some space" in err
@@ -397,7 +492,7 @@ def test_our_own_mistakes_are_not_hidden(pipeline, object_folder, elsewhere, cap
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(export, "save_glb", fail)
+    monkeypatch.setattr(meshes, "save_glb", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["infer", "--image_path", str(object_folder)])
     assert files(elsewhere) == set()

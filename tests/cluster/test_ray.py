@@ -221,5 +221,5 @@ def test_a_cluster_of_its_own(rooms, tiny, capsys):
     assert contents(Path("ray")) == contents(Path("plain"))
     # Only what this package says.
     heard = [line for line in done.stderr.splitlines() if not line.startswith(("the workers are to have", "using "))]
-    assert len(heard) == 1 + 2 + 2, done.stderr
+    assert len(heard) == 3 + 2 + 2, done.stderr
     assert "ray" not in done.stdout.replace("results in ray/bath", "").lower()

@@ -22,7 +22,7 @@ from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cli import scene as command
 from fast_sam3d.geometry.poses import GLB_FROM_CAMERA, Pose
-from fast_sam3d.outputs.export import load_gaussians_ply
+from fast_sam3d.outputs.gaussians import load_gaussians_ply
 from tests.stand_in import StandIn, files, run
 
 OBJECT = {"done.json", "gaussians.ply", "mesh.glb", "pose.json", "preview.png", "report.json"}
@@ -253,9 +253,20 @@ def test_what_has_changed_is_made_again(pipeline, kitchen, elsewhere, capsys, di
     (elsewhere / "outputs/kitchen/11/mesh.glb").write_bytes(b"cut")
     code, _, err = scene(capsys, kitchen)
     assert (code, pipeline.runs) == (0, runs + 2)
-    assert "object 2: its picture, mask or pointmap has changed" in err
+    assert "object 2: its mask or pointmap has changed" in err
     after = contents(elsewhere)
     assert {name.split("/")[2] for name in after if after[name] != before[name]} == {"2", *SCENE - PICTURES}
+
+
+def test_results_of_another_picture_are_refused(pipeline, kitchen, elsewhere, capsys, picture):
+    scene(capsys, kitchen)
+    before, runs = contents(elsewhere), pipeline.runs
+    Image.fromarray(picture[::-1]).save(kitchen / "image.png")
+    code, _, err = scene(capsys, kitchen)
+    assert (code, pipeline.runs) == (2, runs) and "another picture" in err and "--overwrite" in err
+    assert contents(elsewhere) == before
+    assert scene(capsys, kitchen, "--overwrite")[0] == 0
+    assert pipeline.runs == runs + 3
 
 
 def test_the_same_mask_in_another_encoding_is_the_same(pipeline, kitchen, elsewhere, capsys, disc, picture):
@@ -476,12 +487,12 @@ def test_results_never_replace_a_folder_with_other_files(pipeline, kitchen, else
 
 
 def test_a_full_disk_stops_the_scene(pipeline, kitchen, elsewhere, capsys, monkeypatch):
-    from fast_sam3d.outputs import export
+    from fast_sam3d.outputs import meshes
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "save_glb", full)
+    monkeypatch.setattr(meshes, "save_glb", full)
     code, _, err = scene(capsys, kitchen)
     assert code == 2
     assert "free some space" in err
