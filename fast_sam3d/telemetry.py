@@ -71,6 +71,9 @@ class SolveRecord:
         steps: those taken, in order.
         complete: the end was reached; False after an abort.
         context_bytes: memory that kept keys and values of the context took during the solve.
+        objects: sampled together in this solve. A report counts the steps of each, and the network calls once.
+        shared_by: objects of the batch that this solve was part of. A report of one of them counts its own steps, and
+            an even share, 1 / shared_by, of the batch's network calls.
     """
 
     stage: str
@@ -78,10 +81,12 @@ class SolveRecord:
     steps: list[StepRecord] = field(default_factory=list)
     complete: bool = False
     context_bytes: int = 0
+    objects: int = 1
+    shared_by: int = 1
 
     @property
     def calls(self) -> int:
-        """Network calls made."""
+        """Network calls made; those of a batch are for all its objects."""
         return sum(step.calls for step in self.steps)
 
     @property
@@ -105,6 +110,8 @@ class SolveRecord:
             "stage": self.stage,
             "steps_planned": self.steps_planned,
             "complete": self.complete,
+            "objects": self.objects,
+            "shared_by": self.shared_by,
             "network_calls": self.calls,
             "network_calls_saved": self.saved,
             "evaluated": self.evaluated,
@@ -156,14 +163,14 @@ class Report:
         return sum(self.seconds.values())
 
     @property
-    def network_calls(self) -> int:
-        """Network calls made by all solves."""
-        return sum(solve.calls for solve in self.solves)
+    def network_calls(self) -> float:
+        """Network calls made by all solves; whole unless a batch was shared, see `SolveRecord`."""
+        return _whole(sum(solve.calls / solve.shared_by for solve in self.solves))
 
     @property
-    def network_calls_saved(self) -> int:
-        """Network calls spared in all solves."""
-        return sum(solve.saved for solve in self.solves)
+    def network_calls_saved(self) -> float:
+        """Network calls spared in all solves; whole unless a batch was shared."""
+        return _whole(sum(solve.saved / solve.shared_by for solve in self.solves))
 
     def begin_solve(self, stage: str, times: Sequence[float]) -> _SolveLog:
         """Open the record of a solve on the grid `times` [steps + 1]."""
@@ -171,6 +178,26 @@ class Report:
         self.solves.append(solve)
         self._tell(stage, 0, solve.steps_planned)
         return _SolveLog(self, solve)
+
+    def add_shared(self, stage: str, times: Sequence[float], batch: Report, objects: int) -> None:
+        """Add one object's even share of a batch that was solved before its run.
+
+        The seconds and network calls of the batch are divided evenly among its objects, so that the reports of the
+        objects add up to that of the scene. The steps are those of the object.
+
+        Args:
+            stage: of the solve.
+            times: its grid [steps + 1].
+            batch: the report of the batch alone.
+            objects: of the batch.
+        """
+        log = self.begin_solve(stage, times)
+        log.record.shared_by = objects
+        for record in batch.solves[0].steps:
+            log.step(record)
+        log.finish(batch.solves[0].context_bytes)
+        for name, seconds in batch.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds / objects
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -194,17 +221,17 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready. Seconds are wall-clock; bytes are the process's peak so far, null where it cannot be read."""
-        by_stage: dict[str, dict[str, int]] = {}
+        by_stage: dict[str, dict[str, float]] = {}
         for solve in self.solves:
             row = by_stage.setdefault(
                 solve.stage,
                 {"solves": 0, "steps": 0, "steps_evaluated": 0, "made": 0, "saved": 0, "fallbacks": 0},
             )
             row["solves"] += 1
-            row["steps"] += len(solve.steps)
-            row["steps_evaluated"] += len(solve.evaluated)
-            row["made"] += solve.calls
-            row["saved"] += solve.saved
+            row["steps"] += solve.objects * len(solve.steps)
+            row["steps_evaluated"] += solve.objects * len(solve.evaluated)
+            row["made"] = _whole(row["made"] + solve.calls / solve.shared_by)
+            row["saved"] = _whole(row["saved"] + solve.saved / solve.shared_by)
             row["fallbacks"] += solve.fallbacks
         return {
             "methods": self.methods,
@@ -213,6 +240,7 @@ class Report:
             "network_calls": by_stage,
             "peak_memory_bytes": {"host": self.peak_host_bytes, "device": self.peak_device_bytes},
             "aggregations": [asdict(record) for record in self.aggregations],
+            "remarks": self.remarks(),
             "solves": [solve.to_dict() for solve in self.solves],
         }
 
@@ -266,6 +294,11 @@ class Report:
                 f"voxels merged by {record.factor:g}: {record.voxels:,} -> {record.kept:,}"
                 f" (high-frequency ratio: {said or 'none'})"
             )
+        batches = [solve.objects for solve in self.solves if solve.objects > 1]
+        if batches:
+            lines.append(f"{sum(batches)} objects were sampled in batches; network calls of a batch count once")
+        shared = sorted({solve.shared_by for solve in self.solves if solve.shared_by > 1})
+        lines += [f"seconds and calls include 1/{number} of a batch of {number} objects" for number in shared]
         fallbacks = sum(solve.fallbacks for solve in self.solves)
         if fallbacks:
             lines.append(f"{fallbacks} predictions were not finite and were evaluated instead")
@@ -299,15 +332,15 @@ class _SolveLog:
 
     def __init__(self, report: Report, record: SolveRecord) -> None:
         self._report = report
-        self._record = record
+        self.record = record
 
     def step(self, record: StepRecord) -> None:
-        self._record.steps.append(record)
-        self._report._tell(self._record.stage, len(self._record.steps), self._record.steps_planned)
+        self.record.steps.append(record)
+        self._report._tell(self.record.stage, len(self.record.steps), self.record.steps_planned)
 
     def finish(self, context_bytes: int = 0) -> None:
-        self._record.complete = True
-        self._record.context_bytes = context_bytes
+        self.record.complete = True
+        self.record.context_bytes = context_bytes
 
 
 class StageSeam(Seam):
@@ -360,6 +393,11 @@ def peak_device_bytes() -> int | None:
     if not torch.cuda.is_initialized():
         return None
     return int(torch.cuda.max_memory_allocated())
+
+
+def _whole(number: float) -> float:
+    """An int where the number is whole up to rounding, so that it prints as one."""
+    return round(number) if abs(number - round(number)) < 1e-6 else round(number, 6)
 
 
 def _synchronize() -> None:

@@ -22,9 +22,9 @@ from fast_sam3d.sampling.solve import Solve, SolveLog
 from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Tree, to_leaves
 from fast_sam3d.sampling.tokens import Tokens
-from fast_sam3d.telemetry import StepRecord
+from fast_sam3d.telemetry import Report
 
-__all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "method_on", "report_solve", "require_euler"]
+__all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "method_on", "reports_on", "require_euler"]
 
 logger = logging.getLogger(__name__)
 
@@ -117,16 +117,10 @@ def method_on(solver: object) -> StageMethod | None:
     return seam.method if isinstance(seam, SolveSeam) else None
 
 
-def report_solve(solver: object, times: Sequence[float], records: Sequence[StepRecord]) -> None:
-    """Add a solve that ran elsewhere (in a batch) to every report on a solver."""
+def reports_on(solver: object) -> list[Report]:
+    """The reports that a solve on this solver is recorded in."""
     seam = seam_at(solver, "solve_iter")
-    if not isinstance(seam, SolveSeam):
-        return
-    for layer in seam.layers:
-        log = layer.report.begin_solve(seam.stage.name, times)
-        for record in records:
-            log.step(record)
-        log.finish()
+    return [layer.report for layer in seam.layers] if isinstance(seam, SolveSeam) else []
 
 
 def require_euler(solver: object, stage: str) -> None:
