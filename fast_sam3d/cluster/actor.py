@@ -1,4 +1,4 @@
-"""What runs in a worker's process: `scene.worker.Worker`, as in the plain engine, and the end of a scene.
+"""What runs in a worker's process: `scene.worker.ObjectWorker`, as in the plain engine, and the end of a scene.
 
 Nothing here imports Ray, and everything that is returned is small: results go to disk.
 """
@@ -19,9 +19,10 @@ from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import CheckpointError, FastSam3dError, InputError, OutputError
 from fast_sam3d.scene.compose import finish
-from fast_sam3d.scene.folder import LOCK, Plan
+from fast_sam3d.scene.folder import LOCK
 from fast_sam3d.scene.inputs import load_scene
-from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker, config_identity
+from fast_sam3d.scene.plan import ScenePlan
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, ObjectWorker, config_identity
 
 __all__ = ["Closed", "Closing", "Hello", "Made", "Order", "SceneActor"]
 
@@ -65,7 +66,7 @@ class Made:
         remarks: that were logged on the way.
     """
 
-    outcome: Outcome | None
+    outcome: ObjectOutcome | None
     stop: str = ""
     unfit: str = ""
     remarks: tuple[str, ...] = ()
@@ -79,7 +80,7 @@ class Closing:
     pointmap: str
     target: Path
     identities: Mapping[int, Mapping[str, Any]]
-    outcomes: Mapping[int, Outcome]
+    outcomes: Mapping[int, ObjectOutcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class SceneActor:
 
     def __init__(self, order: Order) -> None:
         self._order = order
-        self._worker: Worker | None = None
+        self._worker: ObjectWorker | None = None
         self._remarks = _Remarks()
         logger = logging.getLogger("fast_sam3d")
         logger.addHandler(self._remarks)
@@ -114,7 +115,7 @@ class SceneActor:
             import torch
 
             torch.set_num_threads(order.threads)
-            self._worker = Worker.load(order.config, checkpoint)
+            self._worker = ObjectWorker.load(order.config, checkpoint)
         except Exception as error:
             return _sentence(error)
         return ""
@@ -139,7 +140,7 @@ class SceneActor:
         """Composes a scene."""
         try:
             scene = load_scene(closing.folder, closing.pointmap)
-            whole = Plan(scene, closing.target, identities=dict(closing.identities))
+            whole = ScenePlan(scene, closing.target, identities=dict(closing.identities))
             summary = finish(whole, closing.outcomes, self._order.config)
         except Exception as error:
             return Closed(None, _sentence(error), self._remarks.taken())

@@ -26,7 +26,7 @@ from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError, OutputError
 from fast_sam3d.run.progress import ObjectsProgress
-from fast_sam3d.scene.worker import ObjectTask, Outcome
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask
 
 __all__ = ["ClusterEngine"]
 
@@ -232,7 +232,7 @@ class ClusterEngine:
             if answer.summary is None:
                 job.error = FastSam3dError(answer.error)
 
-    def _know(self, job: SceneJob, outcome: Outcome) -> None:
+    def _know(self, job: SceneJob, outcome: ObjectOutcome) -> None:
         job.outcomes[outcome.number] = outcome
         self._progress.object_done(f"{job.name}/{outcome.number}", outcome.status)
         if outcome.status == "failed":
@@ -317,7 +317,7 @@ class ClusterEngine:
         if found is not None:
             self._know(job, found)
         elif often and job.error is None:
-            self._know(job, Outcome(task.number, "failed", what))
+            self._know(job, ObjectOutcome(task.number, "failed", what))
         else:
             self._again(job, task)
 

@@ -12,12 +12,12 @@ from typing import Any
 from fast_sam3d.cluster.actor import Closing
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.outputs.folder import check_target
-from fast_sam3d.scene.cleanup import clear_left_behind
+from fast_sam3d.outputs.folder import check_target, clear_unfinished
 from fast_sam3d.scene.compose import finish
-from fast_sam3d.scene.folder import count_as_missing, plan, scene_lock
+from fast_sam3d.scene.folder import scene_lock
 from fast_sam3d.scene.inputs import SceneInput
-from fast_sam3d.scene.worker import ObjectTask, Outcome, read_done
+from fast_sam3d.scene.plan import count_as_missing, plan_scene
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, read_done
 
 __all__ = ["SceneJob"]
 
@@ -43,7 +43,7 @@ class SceneJob:
     target: Path
     tasks: list[ObjectTask]
     identities: Mapping[int, Mapping[str, Any]]
-    outcomes: dict[int, Outcome]
+    outcomes: dict[int, ObjectOutcome]
     running: int = 0
     composing: bool = False
     attempts: dict[int, int] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class SceneJob:
         check_target(target / ".fast_sam3d-new", ())  # so that nothing is made where nothing can be written
         with contextlib.ExitStack() as stack:
             stack.enter_context(scene_lock(target))
-            whole = plan(scene, config, settings, target, overwrite)
+            whole = plan_scene(scene, config, settings, target, overwrite)
             kept = sum(known.status == "complete" for known in whole.known.values())
             if kept:
                 log.info("%s: %d of %d objects are there already; --overwrite makes them again", scene.name, kept,
@@ -82,22 +82,22 @@ class SceneJob:
         """Nothing is left to do but to compose."""
         return not self.running and all(task.number in self.outcomes for task in self.tasks)
 
-    def found(self, task: ObjectTask) -> Outcome | None:
+    def found(self, task: ObjectTask) -> ObjectOutcome | None:
         """The object, if it is there in its whole although nobody has told."""
         done = read_done(task.target)
         if done is None or done["identity"] != task.identity:
             return None
-        return Outcome(
+        return ObjectOutcome(
             task.number, "complete", "", tuple(done.get("formats", ())), tuple(done.get("out_of_memory", ()))
         )
 
     def closing(self) -> Closing:
         """What a worker is to compose. Clears away what dead workers have begun."""
-        clear_left_behind(self.target)
+        clear_unfinished(self.target)
         return Closing(self.folder, self.pointmap, self.target, self.identities, dict(self.outcomes))
 
     def close(self) -> None:
         """Gives the folder to others. Nobody may be writing there any more."""
         if self.target.is_dir():
-            clear_left_behind(self.target)
+            clear_unfinished(self.target)
         self._lock.close()

@@ -103,7 +103,7 @@ def test_a_full_disk_is_told(config, weights, room, elsewhere, monkeypatch):
 
     worker = actor(config, weights, elsewhere)
     worker.load()
-    monkeypatch.setattr(module.Worker, "process", full)
+    monkeypatch.setattr(module.ObjectWorker, "process", full)
     assert worker.make(TASK).stop == "the disk is full"
 
 

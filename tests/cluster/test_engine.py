@@ -22,7 +22,7 @@ from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config.compose import load
 from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
 from fast_sam3d.run.progress import ObjectsProgress
-from fast_sam3d.scene.worker import ObjectTask, Outcome
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask
 from tests.cluster.fake_ray import Crash, FakeRay
 
 CORES = ({"CPU": 4.0},)
@@ -57,7 +57,7 @@ class Stub:
         if task.folder.name == Stub.full:
             return Made(None, stop="the disk is full")
         Stub.made.append((self.number, task.folder.name, task.number))
-        return Made(Outcome(task.number, "complete"), remarks=("careful",) if task.number == 99 else ())
+        return Made(ObjectOutcome(task.number, "complete"), remarks=("careful",) if task.number == 99 else ())
 
     def close(self, closing: Any) -> Closed:
         self._live_through(closing.folder.name)
@@ -231,7 +231,7 @@ def test_a_scene_that_cannot_be_composed(bench, stub):
 
 def test_an_object_that_was_finished_by_a_worker_that_died_then_is_not_made_again(bench, stub, monkeypatch):
     stub.deadly = Counter({"a/1": 1})
-    monkeypatch.setattr(SceneJob, "found", lambda job, task: Outcome(task.number, "complete"))
+    monkeypatch.setattr(SceneJob, "found", lambda job, task: ObjectOutcome(task.number, "complete"))
     done = bench.run(bench.scenes(a=3), workers=1)
     assert statuses(done["a"]) == ["complete"] * 3
     assert ("a", 1) not in [(scene, n) for _, scene, n in stub.made]
