@@ -1,4 +1,4 @@
-"""What is put where: checks the methods of a configuration against a pipeline, and installs them as seams."""
+"""Checks the methods of a configuration against a pipeline, and installs them as seams."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from fast_sam3d.adapters import Sam3d
 from fast_sam3d.config.resolve import refuse_unknown, resolve
 from fast_sam3d.decode.aggregate import MeshMethod, build_mesh_method
-from fast_sam3d.decode.hooks import AggregateInDecoder, AggregateVoxels, KeepPicture, MeshAlone
+from fast_sam3d.decode.hooks import AggregateInDecoder, AggregateVoxels, MeshWithoutGaussians, RecordImage
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.exact import Exact, build_exact
 from fast_sam3d.exact.passes import OneRun
@@ -30,7 +30,7 @@ Method: TypeAlias = StageMethod | MeshMethod | Exact
 def plan(
     adapter: Sam3d, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
 ) -> dict[str, Method]:
-    """The methods that a configuration asks for, by module, checked against the pipeline; installs nothing.
+    """The methods of a configuration by module, checked against the pipeline. Installs nothing.
 
     Args, Raises: as `accelerate`.
     """
@@ -54,13 +54,13 @@ def plan(
 
 
 def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None = None) -> Patch:
-    """Put a report on a pipeline, and methods where there are any; all or nothing.
+    """Install a report on a pipeline, and methods if given. A failure undoes everything.
 
     Args:
         adapter: the pipeline.
-        report: collects from now on.
-        methods: by stage. None only watches. A mapping is an acceleration and replaces the last; an empty one takes
-            the last off and installs nothing.
+        report: collects the records.
+        methods: by module. None: observe only. A mapping replaces the last acceleration; an empty one removes it and
+            installs nothing.
 
     Returns:
         the undo log.
@@ -70,7 +70,7 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
     scene = Exchange()
     around = _around(methods or {})
     try:
-        # With nothing to accelerate the pipeline stays as its author made it, without a report, too.
+        # With nothing to accelerate the pipeline stays untouched, without a report as well.
         if methods or not accelerates:
             for owner, name, stage in adapter.timed():
                 layer = Layer(report, accelerates, around.get(stage), scene)
@@ -89,7 +89,7 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
             if isinstance(exact, Exact):
                 for owner, name, make, acts in exact_layers(adapter, exact):
                     patch.add(owner, name, Layer(report, accelerates, acts, scene), make)
-        # The last acceleration goes when the new one is in place, so that the seams they share stay where they are.
+        # The last acceleration is removed after the new one is in place, so that shared seams stay installed.
         if accelerates:
             patch.take_off(seam_places(adapter), lambda layer: layer.accelerates and layer.report is not report)
     except BaseException:
@@ -106,13 +106,13 @@ def methods_on(adapter: Sam3d) -> Mapping[str, Any]:
 
 
 def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
-    """What goes around the parts of the pipeline, by their rows of the report."""
-    rows: dict[str, list[Callable[..., Any]]] = {"postprocess": [MeshAlone()]}
+    """The wrappers of the pipeline's stages, by row of the report."""
+    rows: dict[str, list[Callable[..., Any]]] = {"postprocess": [MeshWithoutGaussians()]}
     if methods:
         rows["slat"] = [RequireVoxels()]
     mesh = methods.get("mesh")
     if isinstance(mesh, MeshMethod):
-        rows["preprocess"] = [KeepPicture()]
+        rows["preprocess"] = [RecordImage()]
         if mesh.where == "voxels":
             rows["ss"] = [AggregateVoxels(mesh)]
         else:
