@@ -104,6 +104,15 @@ def decode_structure(decoder: Callable[..., Any], latent: Tensor) -> Tensor:
     return decoder(latent.transpose(1, 2).reshape(batch, channels, edge, edge, edge))
 
 
+def sampling_stages(layout: Sequence[str] = LAYOUT) -> dict[str, SolveStage]:
+    """The sampling stages by name, of a pipeline whose sparse structure has these leaves beside the shape."""
+    groups = {"shape": (SHAPE,), **({"layout": tuple(layout)} if layout else {})}
+    return {
+        "ss": SolveStage("ss", SHAPE, groups, guidance_of, decode=decode_structure),
+        "slat": SolveStage("slat", "feats", {"feats": ("feats",)}, guidance_of, voxels_of, only_voxels),
+    }
+
+
 class Sam3d:
     """The parts of a loaded pipeline.
 
@@ -117,12 +126,7 @@ class Sam3d:
     @property
     def stages(self) -> dict[str, SolveStage]:
         """The sampling stages by name."""
-        layout = tuple(self._layout_leaves())
-        groups = {"shape": (SHAPE,), **({"layout": layout} if layout else {})}
-        return {
-            "ss": SolveStage("ss", SHAPE, groups, guidance_of, decode=decode_structure),
-            "slat": SolveStage("slat", "feats", {"feats": ("feats",)}, guidance_of, voxels_of, only_voxels),
-        }
+        return sampling_stages(self._layout_leaves())
 
     @property
     def device(self) -> torch.device:
