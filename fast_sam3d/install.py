@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from fast_sam3d.adapters import Sam3d
+from fast_sam3d.config.methods import Method, build_methods
 from fast_sam3d.config.resolve import refuse_unknown, resolve
-from fast_sam3d.decode.aggregate import MeshMethod, build_mesh_method
+from fast_sam3d.decode.aggregate import MeshMethod
 from fast_sam3d.decode.hooks import AggregateInDecoder, AggregateVoxels, MeshWithoutGaussians, RecordImage
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.exact import Exact, build_exact
+from fast_sam3d.exact import Exact
 from fast_sam3d.exact.passes import OneRun
 from fast_sam3d.exact.places import layers as exact_layers
 from fast_sam3d.exact.places import places as exact_places
 from fast_sam3d.patch import Layer, Patch, seam_at
 from fast_sam3d.sampling.driver import SolveSeam
 from fast_sam3d.sampling.exchange import Begin, Chain, Exchange, KeepOccupancy, KeepScale, RequireVoxels
-from fast_sam3d.sampling.guide import Both, NetworkSeam, guide_call
-from fast_sam3d.sampling.method import StageMethod, build_stage_method
+from fast_sam3d.sampling.guide import NetworkSeam, guide_call
+from fast_sam3d.sampling.guide.both import Both
+from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.telemetry import Report, StageSeam
 
 __all__ = ["Method", "install", "methods_on", "plan", "seam_places"]
-
-Method: TypeAlias = StageMethod | MeshMethod | Exact
 
 
 def plan(
@@ -37,19 +37,11 @@ def plan(
     stages = adapter.stages
     settings = resolve(config, preset, overrides)
     refuse_unknown(settings, [*stages, "mesh", "exact"])
-    methods: dict[str, Method] = {
-        name: build_stage_method(settings[name], stage.groups, path=name, voxels=stage.coords is not None)
-        for name, stage in stages.items()
-        if settings.get(name)
-    }
+    methods = build_methods(settings, stages)
     for name, method in methods.items():
         reason = adapter.unguidable(name) if _guides(method) else None
         if reason:
             raise ConfigError(f"{name}.guide cannot act on this pipeline, because {reason}: leave it out, or use both")
-    if settings.get("mesh"):
-        methods["mesh"] = build_mesh_method(settings["mesh"])
-    if settings.get("exact") and (exact := build_exact(settings["exact"])).any:
-        methods["exact"] = exact
     return methods
 
 

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.errors import ConfigError, suggest
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import OneOf, Real, Settings, Whole, setting
 
 FACTORS = (1.0, 1.25, 1.5, 2.0)
 PLACES = ("decoder", "voxels")
 POOLS = ("max", "mean")
+TRIED_FACTORS = ("[2.0,1.5,1.25]", "[1.5,1.5,1.5]", "[1.5,1.25,1.0]", "[1.25,1.25,1.25]", "[1.25,1.0,1.0]")
+"""By `fast-sam3d tune`."""
 
 
 @dataclass(frozen=True, slots=True)
-class MeshMethod:
+class MeshMethod(Settings):
     """Spectral-aware token aggregation: the more high-frequency detail, the fewer voxels are merged.
 
     Source: Fast-SAM3D (arXiv 2602.05293) section 3.4. Its public release merges before the structured latent is
@@ -37,26 +39,24 @@ class MeshMethod:
         pool: "max" or "mean" of merged features in the decoder.
     """
 
-    where: str = "decoder"
-    weight: float = 0.9
-    threshold_low: float = 0.5
-    threshold_high: float = 0.7
-    factors: tuple[float, ...] = (2.0, 1.5, 1.25)
-    min_voxels: int = 512
-    pool: str = "max"
+    where: str = setting("decoder")
+    weight: float = setting(0.9, Real(0.0, 1.0))
+    threshold_low: float = setting(0.5, Real(0.0, 1.0), tune=Real(0.2, 0.55))
+    threshold_high: float = setting(0.7, Real(0.0, 1.0), tune=Real(0.6, 0.95))
+    factors: tuple[float, ...] = setting((2.0, 1.5, 1.25), tune=OneOf(TRIED_FACTORS))
+    min_voxels: int = setting(512, Whole(0))
+    pool: str = setting("max")
 
     def __post_init__(self) -> None:
         if self.where not in PLACES:
             raise ConfigError(f"where is {self.where!r}: {suggest(str(self.where), PLACES)}")
         if self.pool not in POOLS:
             raise ConfigError(f"pool is {self.pool!r}: {suggest(str(self.pool), POOLS)}")
-        for name in ("weight", "threshold_low", "threshold_high"):
-            number(name, getattr(self, name), 0.0, 1.0)
+        Settings.__post_init__(self)
         if self.threshold_low > self.threshold_high:
             raise ConfigError(
                 f"threshold_low is {self.threshold_low:g}, above threshold_high, {self.threshold_high:g}: swap them"
             )
-        whole("min_voxels", self.min_voxels, 0)
         factors = self.factors
         known = isinstance(factors, (list, tuple)) and len(factors) == 3 and all(f in FACTORS for f in factors)
         if not known or list(factors) != sorted(factors, reverse=True):
