@@ -20,6 +20,7 @@ __all__ = [
     "add_preset",
     "config_from",
     "log_acceleration",
+    "overrides_of",
     "pipeline_from",
     "preset_of",
     "read_seeds",
@@ -28,6 +29,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 INPUT_HELP = "a picture, or a folder with image.png and masks 0.png, 1.png ..."
+FOLDER_HELP = "in a folder as for infer, in one of such folders, or in one of pictures cut out by their alpha channel"
 SCENES_HELP = "a folder with image.png and masks 0.png, 1.png ..., or a folder of such folders"
 
 
@@ -146,10 +148,11 @@ def add_model_flags(group: Any) -> None:
         _add(group, flag)
 
 
-def add_preset(group: Any, text: str = "how to accelerate", default: str = "off") -> None:
-    """--preset NAME, with the names that there are."""
+def add_preset(group: Any, text: str = "how to accelerate", default: str = "off", repeat: bool = False) -> None:
+    """--preset NAME, with the existing names in its help."""
     names = ", ".join(group_options()["preset"])
-    group.add_argument("--preset", metavar="NAME", help=f"{text}: {names} (default: {default})")
+    action = "append" if repeat else "store"
+    group.add_argument("--preset", action=action, metavar="NAME", help=f"{text}: {names} (default: {default})")
 
 
 def _add(group: Any, flag: Flag) -> None:
@@ -248,6 +251,14 @@ def preset_of(args: argparse.Namespace) -> str | None:
     if other:
         raise ConfigError(f"--preset {name} and {other[0]} exclude each other: give one of them")
     return name
+
+
+def overrides_of(args: argparse.Namespace) -> list[str]:
+    """The acceleration of each --preset, then of each --accelerate, as overrides. Raises ConfigError."""
+    presets = [f"preset={name}" for name in args.preset or ()]
+    for preset in presets:
+        load([preset])
+    return [*presets, *args.accelerate]
 
 
 def read_seeds(text: str) -> tuple[int, ...]:
