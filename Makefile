@@ -1,6 +1,7 @@
 # make demo   sets everything up in .venv, then turns one bundled picture into a mesh, gaussians and a pose
 # make test   sets everything up in .venv, then runs the test suite
-# make lint   ruff and mypy, in the same environment
+# make lint   ruff, mypy and the direction of imports, in the same environment
+# make imports  draws which package imports which, docs/imports.svg
 # make clean  removes the environment, build products and outputs
 #
 # Variables, all overridable on the command line:
@@ -25,7 +26,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 READY   := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint imports install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -40,6 +41,11 @@ lint: $(LINTERS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python .ci/attribute_paths.py
+
+imports: $(LINTERS)
+	$(BIN)/python .ci/draw_imports.py > docs/imports.svg
 
 install: $(READY)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from fast_sam3d.adapters import find
+from fast_sam3d.adapters import adapt
 from fast_sam3d.install import install, plan, seam_places
 from fast_sam3d.patch import Patch
 from fast_sam3d.sampling.driver import require_euler
@@ -73,7 +73,7 @@ def accelerate(
         NotAPipelineError: `pipeline` is not one.
         SolverError: a stage to be accelerated does not use the Euler solver.
     """
-    adapter = find(pipeline)
+    adapter = adapt(pipeline)
     methods = plan(adapter, config, preset=preset, overrides=overrides)
     for stage in adapter.stages.keys() & methods.keys():
         require_euler(adapter.solver(stage), stage)
@@ -87,7 +87,7 @@ def restore(pipeline: Any) -> None:
     Raises:
         NotAPipelineError: `pipeline` is not one.
     """
-    Patch().take_off(seam_places(find(pipeline)), lambda layer: layer.accelerates)
+    Patch().take_off(seam_places(adapt(pipeline)), lambda layer: layer.accelerates)
 
 
 @contextmanager

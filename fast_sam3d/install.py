@@ -8,12 +8,10 @@ from typing import Any, TypeAlias
 
 from fast_sam3d.adapters import Sam3d
 from fast_sam3d.config.resolve import refuse_unknown, resolve
-from fast_sam3d.decode.aggregate import MeshMethod
-from fast_sam3d.decode.aggregate import build as build_mesh
+from fast_sam3d.decode.aggregate import MeshMethod, build_mesh_method
 from fast_sam3d.decode.hooks import AggregateInDecoder, AggregateVoxels, KeepPicture, MeshAlone
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.exact import Exact
-from fast_sam3d.exact import build as build_exact
+from fast_sam3d.exact import Exact, build_exact
 from fast_sam3d.exact.passes import OneRun
 from fast_sam3d.exact.places import layers as exact_layers
 from fast_sam3d.exact.places import places as exact_places
@@ -24,7 +22,7 @@ from fast_sam3d.sampling.guide import Both, NetworkSeam, guide_call
 from fast_sam3d.sampling.method import StageMethod, build_stage_method
 from fast_sam3d.telemetry import Report, StageSeam
 
-__all__ = ["Method", "install", "plan", "seam_places"]
+__all__ = ["Method", "install", "methods_on", "plan", "seam_places"]
 
 Method: TypeAlias = StageMethod | MeshMethod | Exact
 
@@ -49,7 +47,7 @@ def plan(
         if reason:
             raise ConfigError(f"{name}.guide cannot act on this pipeline, because {reason}: leave it out, or use both")
     if settings.get("mesh"):
-        methods["mesh"] = build_mesh(settings["mesh"])
+        methods["mesh"] = build_mesh_method(settings["mesh"])
     if settings.get("exact") and (exact := build_exact(settings["exact"])).any:
         methods["exact"] = exact
     return methods
@@ -83,7 +81,7 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
                 layer = Layer(report, accelerates, method, scene)
                 patch.add(solver, "solve_iter", layer, partial(SolveSeam, solver, solve_stage))
                 if _guides(method):
-                    network, guide = adapter.backbone(name), Layer(report, accelerates, guide_call, scene)
+                    network, guide = adapter.network(name), Layer(report, accelerates, guide_call, scene)
                     patch.add(network, "forward", guide, partial(NetworkSeam, network))
                 if isinstance(method, StageMethod) and method.where.needs_decoder:
                     scene.decoder = seam_at(adapter.structure_decoder(), "forward")
@@ -100,11 +98,18 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
     return patch
 
 
+def methods_on(adapter: Sam3d) -> Mapping[str, Any]:
+    """The settings of the acceleration on a pipeline, by stage; empty without one."""
+    seams = (seam_at(owner, name) for owner, name, _ in adapter.timed())
+    layers = (layer for seam in seams if seam is not None for layer in seam.layers)
+    return next((layer.report.methods for layer in layers if layer.accelerates), {})
+
+
 def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
     """What goes around the parts of the pipeline, by their rows of the report."""
-    rows: dict[str, list[Callable[..., Any]]] = {}
+    rows: dict[str, list[Callable[..., Any]]] = {"postprocess": [MeshAlone()]}
     if methods:
-        rows["slat"], rows["postprocess"] = [RequireVoxels()], [MeshAlone()]
+        rows["slat"] = [RequireVoxels()]
     mesh = methods.get("mesh")
     if isinstance(mesh, MeshMethod):
         rows["preprocess"] = [KeepPicture()]
@@ -129,5 +134,5 @@ def _guides(method: Method | None) -> bool:
 def seam_places(adapter: Sam3d) -> list[tuple[object, str]]:
     places = [(owner, name) for owner, name, _ in adapter.timed()]
     places += [(owner, name) for owner, name, _ in exact_places(adapter, Exact(), everywhere=True)]
-    places += [(adapter.backbone(stage), "forward") for stage in adapter.stages]
+    places += [(adapter.network(stage), "forward") for stage in adapter.stages]
     return places + [(adapter.solver(stage), "solve_iter") for stage in adapter.stages]

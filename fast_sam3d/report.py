@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fast_sam3d.adapters import find
-from fast_sam3d.install import install
+from fast_sam3d.adapters import adapt
+from fast_sam3d.install import install, methods_on
 from fast_sam3d.telemetry import Progress, Report, SolveRecord
 
 __all__ = ["Progress", "Report", "SolveRecord", "observe"]
@@ -15,21 +15,21 @@ __all__ = ["Progress", "Report", "SolveRecord", "observe"]
 
 @contextmanager
 def observe(pipeline: Any, progress: Progress | None = None) -> Iterator[Report]:
-    """Watch a pipeline, accelerated or not, without changing its result by a bit.
+    """Report what a pipeline's runs cost, accelerated or not, without changing their results by a bit.
 
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
-        progress: told of every step and stage.
+        progress: receives every step and stage.
 
     Yields:
-        the report, which fills while the pipeline runs.
+        the report, which fills while the pipeline runs. Its `methods` are those of the acceleration on the pipeline.
 
     Raises:
         NotAPipelineError: not such an object.
     """
-
-    report = Report(progress=progress)
-    patch = install(find(pipeline), report)
+    adapter = adapt(pipeline)
+    report = Report(methods_on(adapter), progress)
+    patch = install(adapter, report)
     try:
         yield report
     finally:

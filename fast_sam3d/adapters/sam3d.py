@@ -41,6 +41,7 @@ _MODEL_STAGES = {
     "slat_decoder_gs": "gaussian",
     "slat_decoder_gs_4": "gaussian",
 }
+_FORMATS = {"mesh": "slat_decoder_mesh", "gaussian": "slat_decoder_gs", "gaussian_4": "slat_decoder_gs_4"}
 
 
 class NotAPipelineError(FastSam3dError, TypeError):
@@ -123,13 +124,37 @@ class Sam3d:
             "slat": SolveStage("slat", "feats", {"feats": ("feats",)}, guidance_of, voxels_of, only_voxels),
         }
 
-    def solver(self, stage: str) -> Any:
-        """The ODE solver of a sampling stage; its `solve_iter` is where steps are decided."""
-        return self.pipeline.models[_GENERATORS[stage]]._solver
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline runs."""
+        return torch.device(getattr(self.pipeline, "device", "cpu"))
 
-    def backbone(self, stage: str) -> Any:
-        """The network of a sampling stage, called as (x, t, *condition); None where it has not that place."""
-        return getattr(self.pipeline.models[_GENERATORS[stage]].reverse_fn, "backbone", None)
+    @property
+    def formats(self) -> set[str]:
+        """The formats that the pipeline has decoders for, of "mesh", "gaussian" and "gaussian_4"."""
+        return {name for name, part in _FORMATS.items() if self._part(part) is not None}
+
+    def generator(self, stage: str) -> Any:
+        """The sampler of a stage: called as (shape of the noise, device, *condition) for the latents of one solve."""
+        return self.pipeline.models[_GENERATORS[stage]]
+
+    def guidance(self, stage: str) -> Any:
+        """The module that mixes the velocities of a stage's network; called once per evaluated step."""
+        return self.generator(stage).reverse_fn
+
+    def solver(self, stage: str) -> Any:
+        """The ODE solver of a stage; its `solve_iter` is where steps are decided."""
+        return self.generator(stage)._solver
+
+    def network(self, stage: str) -> Any:
+        """The network of a stage, called as (x, t, *condition); None where it is not under the known name."""
+        return getattr(self.guidance(stage), "backbone", None)
+
+    def network_calls(self, stage: str) -> tuple[int, int]:
+        """Conditional and unconditional network calls of one solve without acceleration."""
+        generator = self.generator(stage)
+        calls = [count_calls(generator._generate_dynamics, t) for t in generator._prepare_t()[:-1]]
+        return len(calls), sum(calls) - len(calls)
 
     def compiled(self, stage: str) -> bool:
         """Whether torch.compile, or a wrapper that may hide it, made a stage's network: its parts are not called then.
@@ -137,16 +162,15 @@ class Sam3d:
         The stock compile_model=True puts the compiled function in a closure on the guidance, where nothing tells it
         from any other wrapper (sam3d_objects/pipeline/inference_pipeline_pointmap.py, `compile_wrapper`).
         """
-        backbone = self.backbone(stage)
-        guidance = self.pipeline.models[_GENERATORS[stage]].reverse_fn
+        guidance = self.guidance(stage)
         if "inner_forward" in getattr(guidance, "__dict__", {}):
             return True
-        return compiled(guidance) or compiled(backbone)
+        return compiled(guidance) or compiled(self.network(stage))
 
     def unguidable(self, stage: str) -> str | None:
         """Why the two calls of a stage's guidance cannot be told apart, or None."""
-        backbone, guidance = self.backbone(stage), self.pipeline.models[_GENERATORS[stage]].reverse_fn
-        if not callable(getattr(backbone, "forward", None)):
+        guidance = self.guidance(stage)
+        if not callable(getattr(self.network(stage), "forward", None)):
             return "its guidance has no network under the known name"
         if self.compiled(stage):
             return "its network is compiled or wrapped"
@@ -158,12 +182,11 @@ class Sam3d:
 
     def structure_decoder(self) -> Any:
         """The decoder of sparse structures, None where the pipeline has none."""
-        models = self.pipeline.models
-        return models["ss_decoder"] if "ss_decoder" in models else None  # noqa: SIM401 (a ModuleDict)
+        return self._part("ss_decoder")
 
     def cross_attentions(self, stage: str) -> Iterator[tuple[str, Any]]:
         """(name, module) of every cross-attention of a stage's network: one per block, or one per stream of it."""
-        for number, block in enumerate(getattr(self.backbone(stage), "blocks", ())):
+        for number, block in enumerate(getattr(self.network(stage), "blocks", ())):
             found: Any = getattr(block, "cross_attn", None)
             streams = dict(found.items()) if hasattr(found, "items") else {"": found}
             for stream, attention in streams.items():
@@ -172,17 +195,15 @@ class Sam3d:
 
     def mesh_decoder(self) -> Any:
         """The decoder of meshes, None where the pipeline has none."""
-        models = self.pipeline.models
-        return models["slat_decoder_mesh"] if "slat_decoder_mesh" in models else None  # noqa: SIM401 (a ModuleDict)
+        return self._part("slat_decoder_mesh")
 
     def sparse_networks(self) -> Iterator[tuple[str, Any, bool]]:
         """(name, network over voxels, whether it is compiled or wrapped): the second sampler's and the decoders'."""
-        backbone = self.backbone("slat")
-        if isinstance(backbone, nn.Module):
-            yield "slat", backbone, self.compiled("slat")
-        for name in _MODEL_STAGES:
-            decoder = self.pipeline.models[name] if name in self.pipeline.models else None  # noqa: SIM401
-            if name.startswith("slat") and isinstance(decoder, nn.Module):
+        network = self.network("slat")
+        if isinstance(network, nn.Module):
+            yield "slat", network, self.compiled("slat")
+        for name in _FORMATS.values():
+            if isinstance(decoder := self._part(name), nn.Module):
                 yield name, decoder, compiled(decoder)
 
     def precision(self, stage: str) -> Any:
@@ -213,12 +234,17 @@ class Sam3d:
             compiled(embedder) for embedder in embedders if hasattr(embedder, "embedder_list")
         )
 
+    @property
+    def depth_model(self) -> Any:
+        """The depth model, None where the pipeline has none."""
+        return getattr(self.pipeline, "depth_model", None)
+
     def depth_network(self) -> Any:
         """The network of the depth model, called as `infer(image, ...)`; None where it has not that place.
 
         As in sam3d_objects/pipeline/depth_models/moge.py.
         """
-        network = getattr(getattr(self.pipeline, "depth_model", None), "model", None)
+        network = getattr(self.depth_model, "model", None)
         return network if callable(getattr(network, "infer", None)) else None
 
     def timed(self) -> Iterator[tuple[object, str, str]]:
@@ -226,15 +252,17 @@ class Sam3d:
         for method, stage in _PIPELINE_STAGES.items():
             if callable(getattr(self.pipeline, method, None)):
                 yield self.pipeline, method, stage
-        models = self.pipeline.models
         for name, stage in _MODEL_STAGES.items():
-            # The stock pipeline holds None for a decoder that its configuration leaves out.
-            if name in models and models[name] is not None:
-                yield models[name], "forward", stage
+            if (decoder := self._part(name)) is not None:
+                yield decoder, "forward", stage
+
+    def _part(self, name: str) -> Any:
+        """A part of the pipeline, or None: the stock one holds None for a decoder that its configuration leaves out."""
+        models = self.pipeline.models
+        return models[name] if name in models else None  # noqa: SIM401 (a ModuleDict has no `get`)
 
     def _layout_leaves(self) -> list[str]:
-        backbone = getattr(self.pipeline.models[_GENERATORS["ss"]].reverse_fn, "backbone", None)
-        latents = getattr(backbone, "latent_mapping", None)
+        latents = getattr(self.network("ss"), "latent_mapping", None)
         if latents is None:
             return list(LAYOUT)
         return [name for name in latents.keys() if name != SHAPE]  # noqa: SIM118 (a ModuleDict, not a dict)
@@ -252,7 +280,7 @@ def compiled(module: Any) -> bool:
     )
 
 
-def find(pipeline: Any) -> Sam3d:
+def adapt(pipeline: Any) -> Sam3d:
     """Adapt a pipeline, or an object that holds one in `_pipeline` (the stock notebook's `Inference`).
 
     Raises:

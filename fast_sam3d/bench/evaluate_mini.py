@@ -24,9 +24,12 @@ from fast_sam3d.mini.data.families import FAMILIES
 from fast_sam3d.mini.data.samples import RESOLUTION
 from fast_sam3d.model.pipeline import MiniPipeline
 from fast_sam3d.model.weights import weights_digest
-from fast_sam3d.outputs.writable import writable_folder
+from fast_sam3d.outputs.folder import writable_folder
+from fast_sam3d.run.object import RunSettings
 
 SURFACE_POINTS = 10_000
+SETTINGS = RunSettings(formats=("mesh",), refine_pose=False)
+"""The pose is the network's own, without the refinement that `infer` adds."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def _work(seed: int) -> list[dict[str, Any]]:
     subject = Subject.of(seed)
     rows: list[dict[str, Any]] = []
     base: Mapping[str, Any] | None = None
-    for place, outcome in enumerate(take_turns(_pipeline, subject.given, _task.variants, ["mesh"], name=seed)):
+    for place, outcome in enumerate(take_turns(_pipeline, subject.given, _task.variants, SETTINGS, name=seed)):
         row = {"seed": seed, "family": subject.family, "variant": outcome.variant.name}
         row |= outcome.columns(("ss", "slat", "mesh"))
         row |= score(outcome.result, subject) if outcome.result is not None else NOTHING

@@ -15,28 +15,41 @@ import torch
 from fast_sam3d.bench.objects import BenchObject, Objects
 from fast_sam3d.bench.record import Rows
 from fast_sam3d.bench.suite import OFF, OTHER_SEED, SEED_STEP
-from fast_sam3d.bench.turns import Given, Outcome, run, take_turns
+from fast_sam3d.bench.turns import Given, VariantRun, run, take_turns
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.config.compose import SEED_MAX
 from fast_sam3d.metrics import Protocol, Reconstruction, quality_and_fidelity
+from fast_sam3d.run.object import RunSettings
 
 log = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 4
-PLACES = ("pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess", "other")
+PLACES = (
+    "pointmap",
+    "preprocess",
+    "condition",
+    "ss",
+    "ss_decoder",
+    "slat",
+    "mesh",
+    "gaussian",
+    "postprocess",
+    "layout",
+    "other",
+)
 """Stages whose seconds a row has; they add up to the run but for putting an acceleration on and off."""
 
 
 @dataclass(frozen=True)
-class Job:
+class BenchTask:
     """What a process needs to know.
 
     Args:
         checkpoint: of the pipeline. device, dtype, depth_model: see `fast_sam3d.checkpoints.load.load_checkpoint`.
         variants: "off" and "other seed", then the methods.
         objects: where they come from.
-        formats: to decode.
+        settings: of every run but for its seed and steps.
         counted: keys of the pieces whose operations are counted too, in one further run of each variant.
         protocol: of the comparisons.
     """
@@ -47,7 +60,7 @@ class Job:
     device: str | None = None
     dtype: str | None = None
     depth_model: str | None = None
-    formats: tuple[str, ...] = ("mesh", "gaussian")
+    settings: RunSettings = RunSettings(formats=("mesh", "gaussian"))
     counted: frozenset[str] = frozenset()
     protocol: Protocol = field(default_factory=Protocol)
 
@@ -63,11 +76,11 @@ def keys_of(names: Sequence[str], seeds: Sequence[int]) -> list[str]:
 
 
 _pipeline: Any = None
-_job: Job
+_job: BenchTask
 _warm = False
 
 
-def start(job: Job, threads: int) -> None:
+def start(job: BenchTask, threads: int) -> None:
     """Load the pipeline of this process."""
     global _pipeline, _job, _warm  # one pipeline per worker process
     from fast_sam3d.checkpoints.load import load_checkpoint
@@ -88,12 +101,12 @@ def work(key: str) -> Rows:
         log.warning("object %s cannot be loaded: %s", name, said)
         return [failed_row(name, int(seed), variant, f"{type(problem).__name__}: {said}") for variant in _job.variants]
     if not _warm:
-        warm_up(_pipeline, thing.given, _job.variants, _job.formats)
+        warm_up(_pipeline, thing.given, _job.variants, _job.settings)
         _warm = True
     return measure(_pipeline, thing, int(seed), _job, count=key in _job.counted)
 
 
-def measure(pipeline: Any, thing: BenchObject, seed: int, job: Job, count: bool = False) -> Rows:
+def measure(pipeline: Any, thing: BenchObject, seed: int, job: BenchTask, count: bool = False) -> Rows:
     """Run every variant in turns, in an order drawn for this object and seed, and compare the results.
 
     Args:
@@ -101,33 +114,39 @@ def measure(pipeline: Any, thing: BenchObject, seed: int, job: Job, count: bool 
     """
     variants = seeded(job.variants, seed)
     outcomes = take_turns(
-        pipeline, thing.given, variants, job.formats, order_of(thing.name, seed, len(variants)), catch=(Exception,),
+        pipeline, thing.given, variants, job.settings, order_of(thing.name, seed, len(variants)), catch=(Exception,),
         memory=True, name=thing.name, keep=lambda result: Reconstruction.of(result).on_host(),
     )  # fmt: skip
     rows = []
     plain = next(outcome for outcome in outcomes if outcome.variant.name == OFF)
     for outcome in outcomes:
-        row: dict[str, Any] = {**_head(thing.name, seed, outcome.variant), "error": outcome.error}
+        row: dict[str, Any] = {
+            **_head(thing.name, seed, outcome.variant),
+            "error": outcome.error,
+            "pose_refined": outcome.pose_refined,
+        }
         spent = {**outcome.columns(PLACES), "network_calls_saved": float(outcome.report.network_calls_saved)}
         spent["cpu_seconds"] = outcome.cpu_seconds
         # What a run cost until it failed says nothing.
         row |= {"place": outcome.place, **(dict.fromkeys(spent, math.nan) if outcome.error else spent)}
         row["peak_bytes"] = math.nan if outcome.peak_bytes is None else float(outcome.peak_bytes)
         row["operations"] = (
-            operations(pipeline, thing.given, outcome.variant, job.formats) if count and not outcome.error else math.nan
+            operations(pipeline, thing.given, outcome.variant, job.settings)
+            if count and not outcome.error
+            else math.nan
         )
         row |= _scores(outcome, plain, thing, job.protocol)
         rows.append(row)
     return rows
 
 
-def _scores(outcome: Outcome, plain: Outcome, thing: BenchObject, protocol: Protocol) -> dict[str, float]:
+def _scores(outcome: VariantRun, plain: VariantRun, thing: BenchObject, protocol: Protocol) -> dict[str, float]:
     found = _reconstruction(outcome)
     other = None if outcome is plain or plain.error else _reconstruction(plain)
     return quality_and_fidelity(found, thing.truth, other, protocol)
 
 
-def _reconstruction(outcome: Outcome) -> Reconstruction:
+def _reconstruction(outcome: VariantRun) -> Reconstruction:
     return Reconstruction(failed=True) if outcome.result is None else outcome.result
 
 
@@ -143,22 +162,22 @@ def order_of(name: str, seed: int, count: int) -> list[int]:
     return [int(number) for number in random.permutation(count)]
 
 
-def warm_up(pipeline: Any, given: Given, variants: Sequence[Variant], formats: Sequence[str]) -> None:
+def warm_up(pipeline: Any, given: Given, variants: Sequence[Variant], settings: RunSettings) -> None:
     """Run each variant once with few steps, so that libraries are imported, kernels chosen and caches filled."""
     for variant in variants:
         try:
-            run(pipeline, given, replace(variant, steps=WARM_UP_STEPS, slat_steps=WARM_UP_STEPS, seed=0), formats)
+            run(pipeline, given, replace(variant, steps=WARM_UP_STEPS, slat_steps=WARM_UP_STEPS, seed=0), settings)
         except Exception as problem:  # its own turn will tell
             log.debug("warm-up of %s: %s", variant.name, problem)
 
 
-def operations(pipeline: Any, given: Given, variant: Variant, formats: Sequence[str]) -> float:
+def operations(pipeline: Any, given: Given, variant: Variant, settings: RunSettings) -> float:
     """Operations of a run as torch counts them, 2 per multiply-add; NaN where they cannot be counted."""
     from torch.utils.flop_counter import FlopCounterMode
 
     try:
         with FlopCounterMode(display=False) as counter:
-            run(pipeline, given, variant, formats)
+            run(pipeline, given, variant, settings)
     except Exception as problem:
         log.warning("the operations of %s cannot be counted: %s", variant.name, problem)
         return math.nan

@@ -10,27 +10,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from fast_sam3d.adapters.sam3d import count_calls
+from fast_sam3d.adapters import adapt
 from fast_sam3d.api import accelerated
 from fast_sam3d.exact.settings import Exact
+from fast_sam3d.geometry.sparse_grid import SparseGrid
 from fast_sam3d.model.config import PUBLISHED_SS, PUBLISHED_SS_CONTEXT
-from fast_sam3d.model.flow import ClassifierFreeGuidance, FlowMatching, ShortCut
-from fast_sam3d.model.slat_config import PUBLISHED_MESH, PUBLISHED_SLAT, PUBLISHED_SLAT_CONTEXT
-from fast_sam3d.model.slat_decoder import MeshDecoder
-from fast_sam3d.model.slat_flow import StructuredLatentFlow
+from fast_sam3d.model.slat_config import PUBLISHED_SLAT, PUBLISHED_SLAT_CONTEXT
 from fast_sam3d.model.sparse import SparseTensor
-from fast_sam3d.model.sparse_grid import SparseGrid
-from fast_sam3d.model.ss_flow import SparseStructureFlow
 from fast_sam3d.patch import seam_at
 
-STEPS: Final = 25
 RADII: Final = (14.96, 20.65, 29.6)
 """Of the spherical shells, in voxels: about 5,000, 10,000 and 20,000 voxels."""
 THICKNESS: Final = 0.92
@@ -58,24 +52,6 @@ class Solve:
     keywords: dict[str, Any]
 
 
-def published() -> SimpleNamespace:
-    """The networks at the published sizes, without weights, with the published guidance."""
-    with torch.device("meta"):
-        models: dict[str, nn.Module] = {
-            "ss_generator": ShortCut(
-                ClassifierFreeGuidance(SparseStructureFlow(PUBLISHED_SS), strength=7.0, interval=(0.0, 500.0)),
-                inference_steps=STEPS,
-                rescale_t=3.0,
-            ),
-            "slat_generator": FlowMatching(
-                ClassifierFreeGuidance(StructuredLatentFlow(PUBLISHED_SLAT), strength=1.0, interval=(0.0, 500.0)),
-                inference_steps=STEPS,
-            ),
-        }
-        decoder = MeshDecoder(PUBLISHED_MESH)
-    return SimpleNamespace(models=nn.ModuleDict({**models, "slat_decoder_mesh": decoder}).eval())
-
-
 def solves(radii: Sequence[float] = RADII) -> Iterator[Solve]:
     """The sparse structure, the structured latent on a shell of each radius, and the mesh of the last one."""
     x = {name: torch.empty(1, *shape, device="meta") for name, shape in PUBLISHED_SS.leaf_shapes.items()}
@@ -100,35 +76,28 @@ def shell(radius: float, resolution: int) -> Tensor:
     return torch.cat([torch.zeros(len(voxels), 1), voxels], dim=1).to(torch.int32)
 
 
-def network_calls(generator: Any) -> tuple[int, int]:
-    """Conditional and unconditional network calls of one solve."""
-    times = generator._prepare_t()[:-1]
-    calls = [count_calls(generator._generate_dynamics, t) for t in times]
-    return len(calls), sum(calls) - len(calls)
-
-
 def operations(pipeline: Any, solve: Solve, exact: Exact = OFF) -> int:
     """Operations of one solve, or of one mesh, with these savings."""
+    adapter = adapt(pipeline)
     if solve.stage == "mesh":
         savings = accelerated(pipeline, {"exact": exact.settings()})
         with torch.no_grad(), savings, FlopCounterMode(display=False) as counter:
-            pipeline.models["slat_decoder_mesh"].decode_fields(solve.x)
+            adapter.mesh_decoder().decode_fields(solve.x)
         return int(counter.get_total_flops())
-    generator = pipeline.models[f"{solve.stage}_generator"]
-    backbone, time = generator.reverse_fn.backbone, torch.empty(1, device="meta")
-    conditional, unconditional = network_calls(generator)
+    network, time = adapter.network(solve.stage), torch.empty(1, device="meta")
+    conditional, unconditional = adapter.network_calls(solve.stage)
     counted: list[int] = []
 
     def guided(x: Any, t: float, *args: Any) -> Any:
         """A conditional call and an unconditional one, as guidance makes them."""
         for flag in ({}, {"cfg": True}):
             with FlopCounterMode(display=False) as counter:
-                velocity = backbone(x, time, *args, **solve.keywords, **flag)
+                velocity = network(x, time, *args, **solve.keywords, **flag)
             counted.append(counter.get_total_flops())
         return velocity
 
     with torch.no_grad(), accelerated(pipeline, {"exact": exact.settings()}):
-        for _ in generator._solver.solve_iter(guided, solve.x, [0.0, 0.5, 1.0], *solve.conditions):
+        for _ in adapter.solver(solve.stage).solve_iter(guided, solve.x, [0.0, 0.5, 1.0], *solve.conditions):
             pass
     first, first_empty, later, later_empty = counted
     return first + (conditional - 1) * later + first_empty + (unconditional - 1) * later_empty
@@ -136,9 +105,10 @@ def operations(pipeline: Any, solve: Solve, exact: Exact = OFF) -> int:
 
 def reaches(pipeline: Any, stage: str, exact: Exact) -> bool:
     """Whether these savings change anything in a stage's network."""
-    network, method = ("slat_decoder_mesh", "widen") if stage == "mesh" else (f"{stage}_generator", "forward")
+    adapter = adapt(pipeline)
+    network, method = (adapter.mesh_decoder(), "widen") if stage == "mesh" else (adapter.network(stage), "forward")
     with accelerated(pipeline, {"exact": exact.settings()}):
-        return any(seam_at(part, method) for part in pipeline.models[network].modules())
+        return any(seam_at(part, method) for part in network.modules())
 
 
 def table(

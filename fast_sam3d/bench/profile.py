@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.report import observe
+from fast_sam3d.run.object import ObjectRun
 
 PLAIN = "off"
-"""The name of the unaccelerated way."""
+"""The name of the baseline."""
 
 
 @dataclass
@@ -24,11 +24,13 @@ class Timing:
         name: of the way.
         seconds: stage to its seconds, one number per round.
         network_calls: of one run.
+        pose_refined: the layout stage ran.
     """
 
     name: str
     seconds: dict[str, list[float]] = field(default_factory=dict)
     network_calls: int = 0
+    pose_refined: bool = False
 
     @property
     def totals(self) -> list[float]:
@@ -46,32 +48,32 @@ class Timing:
 
 def profile(
     pipeline: Any,
-    run: Callable[[], Any],
+    run: Callable[[], ObjectRun],
     ways: Mapping[str, Any],
     rounds: int = 7,
     tell: Callable[[int, int], None] = lambda done, total: None,
     earlier: Callable[[], Any] = lambda: None,
     after: Collection[str] = (),
 ) -> list[Timing]:
-    """Time a run without and with accelerations, in turns, so that what else the machine does meets all of them.
+    """Time a run without and with accelerations, in turns, so that other load on the machine affects all alike.
 
-    One round that does not count comes first: libraries are imported, kernels chosen, caches filled.
+    A warm-up round comes first and is discarded.
 
     Args:
         pipeline: a SAM 3D pipeline.
         run: runs it once, always on the same input.
         ways: name to a configuration as `fast_sam3d.accelerate` takes it.
-        rounds: that count.
-        tell: (runs done, runs in all).
-        earlier: runs first in each turn, not timed, such as the same picture with another mask: before the
-            acceleration, so that nothing of it is kept.
-        after: names of ways that have it accelerated too, so that what it leaves behind is there.
+        rounds: measured rounds.
+        tell: called with (runs done, runs in all).
+        earlier: runs first in each turn, not timed, such as the same picture with another mask; before the
+            acceleration is installed, so that nothing of it is cached.
+        after: names of ways that run `earlier` accelerated too, so that its caches are warm.
 
     Returns:
-        the plain way, named `PLAIN`, and then the others.
+        the baseline, named `PLAIN`, then the others.
 
     Raises:
-        FastSam3dError: a way that has the plain one's name, or fewer rounds than one.
+        FastSam3dError: a way with the baseline's name, or fewer than one round.
     """
     from fast_sam3d.api import accelerated
 
@@ -89,14 +91,14 @@ def profile(
                     stack.enter_context(accelerated(pipeline, ways[timing.name]))
                 if timing.name in after:
                     earlier()
-                report = stack.enter_context(observe(pipeline))
-                run()
+                found = run()
             done += 1
             tell(done, total)
             if number:
-                for stage, seconds in report.seconds.items():
+                for stage, seconds in found.report.seconds.items():
                     timing.seconds.setdefault(stage, []).append(seconds)
-                timing.network_calls = report.network_calls
+                timing.network_calls = found.report.network_calls
+                timing.pose_refined = found.pose_refined
     return timings
 
 

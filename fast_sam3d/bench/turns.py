@@ -1,4 +1,4 @@
-"""Several variants on one object, in turns, each watched."""
+"""Several variants on one object, in turns, each observed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from fast_sam3d.api import accelerated
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.report import observe
+from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
 from fast_sam3d.telemetry import Report
 
 log = logging.getLogger(__name__)
@@ -30,18 +31,19 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class VariantRun:
     """One run of one variant.
 
     Args:
-        variant: that ran.
-        place: in the turns, from 0.
-        result: of the pipeline's `run`, or what was kept of it; None where it failed.
-        error: why it failed, in a sentence; empty where it did not.
-        seconds: of the whole run, with the acceleration put on and taken off.
-        report: of its stages.
-        cpu_seconds: that this process spent on it, all threads: what a busy machine disturbs least.
-        peak_bytes: memory at most beyond what was in use before; None where it was not measured.
+        variant: the variant.
+        place: its position in the turns, from 0.
+        result: of the pipeline's `run`, or what was kept of it; None after a failure.
+        error: why it failed, in a sentence; empty otherwise.
+        seconds: wall-clock time of the run, installing and removing the acceleration included.
+        report: of its stages; empty after a failure.
+        cpu_seconds: processor time of this process, all threads; least disturbed by a busy machine.
+        peak_bytes: peak memory above what was in use before; None if not measured.
+        pose_refined: the layout stage ran.
     """
 
     variant: Variant
@@ -52,6 +54,7 @@ class Outcome:
     report: Report
     cpu_seconds: float = math.nan
     peak_bytes: int | None = None
+    pose_refined: bool = False
 
     def columns(self, stages: Sequence[str]) -> dict[str, float]:
         """seconds, <stage>_seconds (NaN where a stage did not run) and network_calls."""
@@ -66,86 +69,74 @@ def take_turns(
     pipeline: Any,
     given: Given,
     variants: Sequence[Variant],
-    formats: Sequence[str],
+    settings: RunSettings,
     order: Sequence[int] | None = None,
     catch: tuple[type[Exception], ...] = (FastSam3dError,),
     memory: bool = False,
     name: object = "",
     keep: Callable[[Any], Any] = lambda result: result,
-) -> list[Outcome]:
+) -> list[VariantRun]:
     """Run every variant once on the same input.
 
     Args:
-        formats: to decode.
-        order: the variants' numbers in the order in which they run; None: as they are.
-        catch: what makes a run failed and not the whole.
-        memory: measure the peak, too; what is freed goes back to the system before each run.
+        settings: formats and pose refinement; seed and steps are the variants'.
+        order: the variants' numbers in the order in which they run; None: in the given order.
+        catch: errors that make one run fail instead of raising.
+        memory: measure the peak too; freed memory is returned to the system before each run.
         name: of the object, for the log.
-        keep: what to keep of a result until all have run, taken outside of the time; fails as the run would.
+        keep: what to keep of a result until all have run, called outside of the measured time; may fail like a run.
 
     Returns:
-        the outcomes in the order of `variants`.
+        the runs in the order of `variants`.
     """
-    outcomes: dict[int, Outcome] = {}
+    runs: dict[int, VariantRun] = {}
     for place, number in enumerate(range(len(variants)) if order is None else order):
-        variant, result, error = variants[number], None, ""
+        variant, result, error, report, refined = variants[number], None, "", Report(), False
         peak: int | None = None
-        with observe(pipeline) as report:
-            began, cpu_began = time.perf_counter(), time.process_time()
-            try:
-                if memory:
-                    result, seconds, cpu_seconds, peak = _measured(pipeline, given, variant, formats)
-                else:
-                    result = run(pipeline, given, variant, formats)
-                    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
-                result = keep(result)
-            except catch as problem:
-                result, seconds = None, time.perf_counter() - began
-                cpu_seconds = time.process_time() - cpu_began
-                said = " ".join(str(problem).split()) or "no reason given"
-                error = f"{type(problem).__name__}: {said}"
-                log.warning("object %s, %s: %s", name, variant.name, said)
-        outcomes[number] = Outcome(variant, place, result, error, seconds, report, cpu_seconds, peak)
-    return [outcomes[number] for number in range(len(variants))]
+        began, cpu_began = time.perf_counter(), time.process_time()
+        try:
+            if memory:
+                done, seconds, cpu_seconds, peak = _measured(pipeline, given, variant, settings)
+            else:
+                done = run(pipeline, given, variant, settings)
+                seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+            result, report, refined = keep(done.result), done.report, done.pose_refined
+        except catch as problem:
+            seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+            said = " ".join(str(problem).split()) or "no reason given"
+            error = f"{type(problem).__name__}: {said}"
+            log.warning("object %s, %s: %s", name, variant.name, said)
+        runs[number] = VariantRun(variant, place, result, error, seconds, report, cpu_seconds, peak, refined)
+    return [runs[number] for number in range(len(variants))]
 
 
-def run(pipeline: Any, given: Given, variant: Variant, formats: Sequence[str]) -> dict[str, Any]:
-    """The pipeline's result, accelerated as the variant says, with the arguments of `fast-sam3d infer`."""
-    import torch
-
-    points = None
-    if variant.given_depth and given.pointmap is not None:
-        points = torch.from_numpy(given.pointmap)
+def run(pipeline: Any, given: Given, variant: Variant, settings: RunSettings) -> ObjectRun:
+    """Run the pipeline as `fast-sam3d infer` does, accelerated as the variant says."""
+    steps = variant.slat_steps or variant.steps
+    settings = replace(settings, seed=variant.seed, ss_steps=variant.steps, slat_steps=steps)
+    points = given.pointmap if variant.given_depth else None
     with ExitStack() as stack:
         if variant.config is not None:
-            from fast_sam3d.api import accelerated
-
             stack.enter_context(accelerated(pipeline, variant.config))
-        result: dict[str, Any] = pipeline.run(
-            np.dstack([given.image, given.mask.astype(np.uint8) * 255]), None, seed=variant.seed,
-            with_mesh_postprocess=False, with_texture_baking=False, use_vertex_color=True,
-            stage1_inference_steps=variant.steps, stage2_inference_steps=variant.slat_steps or variant.steps,
-            pointmap=points, decode_formats=list(formats),
-        )  # fmt: skip
-        return result
+        return run_object(pipeline, given.image, given.mask, points, settings=settings)
 
 
 def _measured(
-    pipeline: Any, given: Given, variant: Variant, formats: Sequence[str]
-) -> tuple[dict[str, Any], float, float, int | None]:
-    """The result, its seconds, those of the processor, and the peak of memory."""
+    pipeline: Any, given: Given, variant: Variant, settings: RunSettings
+) -> tuple[ObjectRun, float, float, int | None]:
+    """The run, its seconds, those of the processor, and the peak of memory."""
     import torch
 
     from fast_sam3d.bench.exact_parts import measured
 
-    results: list[tuple[dict[str, Any], float]] = []
+    runs: list[tuple[ObjectRun, float]] = []
 
     def whole(_: None) -> None:
         began = time.process_time()
-        result = run(pipeline, given, variant, formats)
-        results.append((result, time.process_time() - began))
+        done = run(pipeline, given, variant, settings)
+        runs.append((done, time.process_time() - began))
 
     device = torch.device(getattr(pipeline, "device", "cpu"))
     seconds, peak = measured(whole, None, device)
-    result, cpu_seconds = results[0]
-    return result, seconds, cpu_seconds, peak
+    done, cpu_seconds = runs[0]
+    return done, seconds, cpu_seconds, peak

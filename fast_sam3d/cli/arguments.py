@@ -8,7 +8,25 @@ from typing import NoReturn
 
 from fast_sam3d.errors import ConfigError, suggest
 
-__all__ = ["Parser"]
+__all__ = ["Parser", "check_run_overrides"]
+
+RUN_KEYS = ("pipeline.layout_postprocess", "pipeline.formats", "pipeline.depth_model")
+"""What may be overridden where every run of a command is to be alike."""
+
+
+def check_run_overrides(overrides: Sequence[str]) -> Sequence[str]:
+    """The overrides of a command that compares methods, if they hold for every one of them.
+
+    Raises:
+        ConfigError: another key than `RUN_KEYS`.
+    """
+    for override in overrides:
+        if override.partition("=")[0] not in RUN_KEYS:
+            raise ConfigError(
+                f"'{override}' does not hold for every method: override {', '.join(RUN_KEYS)} here, and name methods"
+                " and steps with --accelerate"
+            )
+    return overrides
 
 
 class _Help(argparse.HelpFormatter):

@@ -22,13 +22,14 @@ from fast_sam3d.cli.flags import (
 from fast_sam3d.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fast_sam3d.bench.job import Job
+    from fast_sam3d.bench.job import BenchTask
     from fast_sam3d.bench.record import Record
     from fast_sam3d.bench.suite import Suite
 
 log = logging.getLogger(__name__)
 
 FAILED = 1
+OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, f"your own pictures with masks, {FOLDER_HELP}; without ground truth, so fidelity is measured alone"
         " (default: held-out objects of the embedded model)",
     )  # fmt: skip
-    add_model_flags(parser)
+    add_model_flags(parser, seed=False)
     parser.add_argument(
         "--output_dir", type=Path, default=None, metavar="DIR",
         help="rows, table and pictures; an interrupted bench resumes there (default: outputs/bench/SUITE)",
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Measures, writes and prints; 1 if a run has failed."""
     from fast_sam3d.bench import results
-    from fast_sam3d.outputs.writable import writable_folder
+    from fast_sam3d.outputs.folder import writable_folder
 
     suite = chosen_suite(args)
     suite.variants()  # a method that does not fit raises before anything is loaded
@@ -108,7 +109,9 @@ def chosen_suite(args: argparse.Namespace) -> Suite:
     return suite
 
 
-def measure(job: Job, suite: Suite, processes: int, kept: Record | None) -> tuple[list[dict[str, Any]], list[str]]:
+def measure(
+    job: BenchTask, suite: Suite, processes: int, kept: Record | None
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of a suite, and lines that describe it."""
     import torch
 
@@ -126,16 +129,18 @@ def measure(job: Job, suite: Suite, processes: int, kept: Record | None) -> tupl
     about = [
         f"Suite `{suite.name}` on `{job.checkpoint.tag}`: {len(names)} {source}, {seeds}, 25 + 25 steps unless named.",
         f"{processes} process{'es' * (processes > 1)}, {each} thread{'s' * (each > 1)} each, torch {torch.__version__},"
-        f" formats {', '.join(job.formats)}. Errors are standard errors over the objects.",
+        f" formats {', '.join(job.settings.formats or ())}, pose {'' if job.settings.refine_pose else 'not '}refined."
+        " Errors are standard errors over the objects.",
     ]
     return [row for rows in found.values() for row in rows], about
 
 
-def _job(args: argparse.Namespace, suite: Suite) -> tuple[Job, Suite]:
+def _job(args: argparse.Namespace, suite: Suite) -> tuple[BenchTask, Suite]:
     """What to run, and the suite with the number of objects that exist."""
-    from fast_sam3d.bench.job import Job, keys_of
+    from fast_sam3d.bench.job import BenchTask, keys_of
     from fast_sam3d.bench.objects import Folder, Objects, held_out
     from fast_sam3d.checkpoints.load import find_checkpoint
+    from fast_sam3d.run.object import RunSettings
 
     config = pipeline_from(args)
     pipeline, pictures = config.pipeline, config.input.image_path
@@ -148,12 +153,12 @@ def _job(args: argparse.Namespace, suite: Suite) -> tuple[Job, Suite]:
         log.info("%s has no ground truth: fidelity to the unaccelerated result is measured alone", pictures)
     names = objects.names()
     counted = frozenset(keys_of(names[:1], suite.seeds[:1]))
-    job = Job(checkpoint, suite.variants(), objects, pipeline.device, pipeline.dtype, pipeline.depth_model,
-              pipeline.formats, counted)  # fmt: skip
+    job = BenchTask(checkpoint, suite.variants(), objects, pipeline.device, pipeline.dtype, pipeline.depth_model,
+              RunSettings.of(0, pipeline), counted)  # fmt: skip
     return job, replace(suite, objects=len(names))
 
 
-def _record(output: Path, job: Job, args: argparse.Namespace) -> Record:
+def _record(output: Path, job: BenchTask, args: argparse.Namespace) -> Record:
     """The rows of an earlier run with the same weights, code, methods and objects."""
     import torch
 
@@ -170,7 +175,8 @@ def _record(output: Path, job: Job, args: argparse.Namespace) -> Record:
         "objects": job.objects.identity(),
         "device": job.device,
         "dtype": job.dtype,
-        "formats": list(job.formats),
+        "formats": list(job.settings.formats or ()),
+        "refine_pose": job.settings.refine_pose,
         "counted": sorted(job.counted),
         "protocol": asdict(job.protocol),
     }
@@ -181,7 +187,7 @@ def _record(output: Path, job: Job, args: argparse.Namespace) -> Record:
     return record
 
 
-def _processes(args: argparse.Namespace, job: Job) -> int:
+def _processes(args: argparse.Namespace, job: BenchTask) -> int:
     if args.processes is not None:
         return int(args.processes)
     import torch

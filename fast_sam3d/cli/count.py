@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     import json
 
-    from fast_sam3d.bench.operations import network_calls, published, solves, table
+    from fast_sam3d.adapters import adapt
+    from fast_sam3d.bench.operations import solves, table
+    from fast_sam3d.model.published import published
 
     pipeline, columns = published(), list(solves())
     counts = table(pipeline, columns, lambda row: print(f"counting: {row}", file=sys.stderr))
@@ -31,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     print("\n".join(lines(counts, [solve.label for solve in columns])))
     print()
     for stage in ("ss", "slat"):
-        conditional, unconditional = network_calls(pipeline.models[f"{stage}_generator"])
+        conditional, unconditional = adapt(pipeline).network_calls(stage)
         print(f"{stage}: {conditional + unconditional} network calls, {unconditional} of them without condition")
     return 0
 

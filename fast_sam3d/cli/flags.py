@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fast_sam3d.cli.arguments import check_run_overrides
 from fast_sam3d.config.compose import ACCELERATED, DTYPES, PRESET, SEED_MAX, Config, group_options, load
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import ConfigError
@@ -16,6 +17,7 @@ from fast_sam3d.errors import ConfigError
 __all__ = [
     "add_config_flags",
     "add_image_path",
+    "add_mask_index",
     "add_model_flags",
     "add_preset",
     "config_from",
@@ -122,7 +124,6 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False) -> No
     group = parser.add_argument_group("run")
     _add(group, OUTPUT_DIR)
     add_model_flags(group)
-    _add(group, SEED)
     group = parser.add_argument_group("acceleration")
     group.add_argument("--enable_acceleration", action="store_true", help=f"the same as --preset {PRESET}")
     add_preset(group)
@@ -142,9 +143,14 @@ def add_image_path(group: Any, text: str, required: bool = False) -> None:
     group.add_argument("--image_path", "--image_dir", metavar="PATH", required=required, help=text + default)
 
 
-def add_model_flags(group: Any) -> None:
-    """--tag, --device and --dtype."""
-    for flag in MODEL:
+def add_mask_index(group: Any) -> None:
+    """--mask_index."""
+    _add(group, OBJECT[0])
+
+
+def add_model_flags(group: Any, seed: bool = True) -> None:
+    """--tag, --device, --dtype and, if asked for, --seed."""
+    for flag in (*MODEL, SEED) if seed else MODEL:
         _add(group, flag)
 
 
@@ -231,8 +237,8 @@ def config_from(args: argparse.Namespace) -> Config:
 
 
 def pipeline_from(args: argparse.Namespace) -> Config:
-    """The configuration with the flags that a command without overrides has, and nothing accelerated."""
-    return _load(args, [], _values(args))
+    """The configuration of a command that compares methods, nothing accelerated, from its flags and overrides."""
+    return _load(args, check_run_overrides(getattr(args, "overrides", ())), _values(args))
 
 
 def preset_of(args: argparse.Namespace) -> str | None:

@@ -16,9 +16,10 @@ from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import ObjectInput, load_object
 from fast_sam3d.outputs.folder import check_target, has_results, result_folder, results_complete
-from fast_sam3d.run.object import REPORT, RESULT_NAMES, Run, run_pipeline, write_results
+from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
+from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
 
-__all__ = ["OVERRIDES", "add_arguments", "main", "run_object"]
+__all__ = ["OVERRIDES", "add_arguments", "main"]
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,13 @@ def main(args: argparse.Namespace) -> int:
         return 0
     if checkpoint.kind == "mini":
         given = _reduced(given)
-    run = run_object(config, given, checkpoint)
+    found, load_seconds = run(config, given, checkpoint)
     with result_folder(target) as folder:
-        written = write_results(folder, config, given, run, identity)
+        written = write_results(
+            folder, config, given, found, tag=checkpoint.tag, load_seconds=load_seconds, identity=identity
+        )
     with results_complete(target):
-        _print_summary(run, target, written)
+        _print_summary(found, target, written)
     return 0
 
 
@@ -83,11 +86,10 @@ def _reduced(given: ObjectInput) -> ObjectInput:
     return replace(given, image=image, mask=mask, pointmap=points)
 
 
-def run_object(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> Run:
-    """Loads the pipeline, accelerates it as configured, and runs it on one object."""
+def run(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> tuple[ObjectRun, float]:
+    """Load the pipeline, accelerate it as configured, and run it on one object. Returns the seconds of loading too."""
     from fast_sam3d.api import accelerated
     from fast_sam3d.checkpoints.load import load_checkpoint
-    from fast_sam3d.report import observe
     from fast_sam3d.run.progress import ProgressBars
 
     begin = time.perf_counter()
@@ -95,30 +97,17 @@ def run_object(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> Ru
     pipeline = load_checkpoint(checkpoint, asked.device, asked.dtype, asked.depth_model)
     load_seconds = time.perf_counter() - begin
     log.info("loaded on %s in %.1f s", pipeline.device, load_seconds)
-    with (
-        accelerated(pipeline, config) as handle,
-        ProgressBars() as progress,
-        observe(pipeline, progress) as report,
-    ):
-        result = run_pipeline(
-            pipeline,
-            given.image,
-            given.mask,
-            given.pointmap,
-            seed=config.seed,
-            ss_steps=asked.ss_steps,
-            slat_steps=asked.slat_steps,
-            formats=asked.formats,
-            layout=asked.layout_postprocess,
-        )
-    return Run(result, report, dict(handle.methods), load_seconds, checkpoint.tag, str(pipeline.device), asked.formats)
+    settings = RunSettings.of(config.seed, asked)
+    with accelerated(pipeline, config), ProgressBars() as progress:
+        found = run_object(pipeline, given.image, given.mask, given.pointmap, settings=settings, progress=progress)
+    return found, load_seconds
 
 
-def _print_summary(run: Run, target: Path, written: list[str]) -> None:
+def _print_summary(run: ObjectRun, target: Path, written: list[str]) -> None:
     from fast_sam3d.run.progress import STAGES
 
     report = run.report
-    title = f"accelerated: {', '.join(run.methods)}" if run.methods else "not accelerated"
+    title = f"accelerated: {', '.join(report.methods)}" if report.methods else "not accelerated"
     rows = [(STAGES.get(stage, stage), *cells) for stage, *cells in report.rows()]
     print_table(title, report.HEADER, rows, report.HEADER[1:])
     peaks = (("host", report.peak_host_bytes), ("device", report.peak_device_bytes))

@@ -38,7 +38,7 @@ def note_failure(row: dict[str, Any], folder: Path, error: FastSam3dError) -> No
 
 def end_all(rows: list[dict[str, Any]], config: Config) -> int:
     """Writes and prints what became of every scene. Returns the exit code."""
-    from fast_sam3d.outputs.export import save_json
+    from fast_sam3d.outputs.files import save_json
 
     config.output.dir.mkdir(parents=True, exist_ok=True)
     failed = sum(row["status"] == "failed" for row in rows)

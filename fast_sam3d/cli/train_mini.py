@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
     import torch
 
     from fast_sam3d.mini.train import recipe_file, stages
-    from fast_sam3d.outputs.writable import writable_folder
+    from fast_sam3d.outputs.folder import writable_folder
 
     recipe, device = _recipe(args), _device(args.device)
     stages.check_inputs(args.run_dir, asked)

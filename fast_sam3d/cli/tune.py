@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 COSTS = ("seconds", "cpu_seconds", "calls", "operations")
 LEAST_OBJECTS = 4
+OVERRIDES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objects", type=int, default=8, metavar="N", help="to search on, at most")
     parser.add_argument("--held_out", type=int, default=8, metavar="N", help="to validate the result on, at most")
     parser.add_argument("--seeds", default="42", metavar="N,N", help="seeds of the noise")
-    add_model_flags(parser)
+    add_model_flags(parser, seed=False)
     add_preset(parser, "the search begins with the methods of this one", "none")
     parser.add_argument("--cost", choices=COSTS, default="seconds", help="what to save")
     parser.add_argument(
@@ -74,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Searches, writes and prints."""
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
-    from fast_sam3d.outputs.writable import writable_folder
+    from fast_sam3d.outputs.folder import writable_folder
+    from fast_sam3d.run.object import RunSettings
     from fast_sam3d.tune.judge import GUARDED, check_measures
     from fast_sam3d.tune.runner import PipelineRunner
 
@@ -90,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
     pipeline = load_checkpoint(checkpoint, settings.device, settings.dtype, settings.depth_model)
     _refuse_other_solvers(pipeline)
     runner = PipelineRunner(
-        pipeline, objects, settings.formats, measures,
+        pipeline, objects, RunSettings.of(0, settings), measures,
         frozenset(plan.cases[:1] + plan.held_out[:1]) if args.cost == "operations" else frozenset(),
     )  # fmt: skip
     source = "your own pictures" if pictures is not None else "held-out objects of the embedded model"
@@ -248,6 +250,7 @@ def _record(
         "device": settings.device,
         "dtype": settings.dtype,
         "formats": list(settings.formats),
+        "refine_pose": settings.layout_postprocess,
         "measures": list(measures),
         "operations": args.cost == "operations",
     }

@@ -150,8 +150,8 @@ def methods_of(config: Config) -> dict[str, Any]:
         ConfigError: as `check_methods`.
     """
     from fast_sam3d.adapters.sam3d import LAYOUT, SHAPE
-    from fast_sam3d.decode import build as build_mesh
-    from fast_sam3d.exact import build as build_exact
+    from fast_sam3d.decode import build_mesh_method
+    from fast_sam3d.exact import build_exact
     from fast_sam3d.sampling import build_stage_method
 
     methods: dict[str, Any] = {}
@@ -162,7 +162,7 @@ def methods_of(config: Config) -> dict[str, Any]:
     if config.modules["slat"]:
         methods["slat"] = build_stage_method(config.modules["slat"], {"feats": ("feats",)}, path="slat", voxels=True)
     if config.modules["mesh"]:
-        methods["mesh"] = build_mesh(config.modules["mesh"])
+        methods["mesh"] = build_mesh_method(config.modules["mesh"])
     if config.modules["exact"]:
         methods["exact"] = build_exact(config.modules["exact"])
     return methods
@@ -215,6 +215,8 @@ def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[l
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    from fast_sam3d.exact.settings import retired
+
     parser = OverridesParser.create()
     picks: list[str] = []
     edits: list[tuple[list[str], str]] = []
@@ -228,6 +230,8 @@ def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[l
         if parsed.is_delete():
             raise ConfigError(f"'{override}' deletes a key, and every key is needed: set it to a value instead")
         key = parsed.key_or_group
+        if retired(key):
+            continue
         if "@" in override.split("=", 1)[0]:
             raise ConfigError(f"'{override}' names a package with @, and every group has one place: write {key}=...")
         if key in groups and not isinstance(parsed.value(), dict):

@@ -3,6 +3,6 @@
 `spectrum` and `aggregate` are pure; `around` goes around the parts of a pipeline.
 """
 
-from fast_sam3d.decode.aggregate import MeshMethod, build
+from fast_sam3d.decode.aggregate import MeshMethod, build_mesh_method
 
-__all__ = ["MeshMethod", "build"]
+__all__ = ["MeshMethod", "build_mesh_method"]

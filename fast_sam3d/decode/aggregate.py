@@ -78,8 +78,8 @@ class MeshMethod:
         return {**dataclasses.asdict(self), "factors": list(self.factors)}
 
 
-def build(mapping: Any, path: str = "mesh") -> MeshMethod:
-    """Make the method that a mapping describes.
+def build_mesh_method(mapping: Any, path: str = "mesh") -> MeshMethod:
+    """The method that a mapping describes.
 
     Raises:
         ConfigError: an unknown key, or a value out of range.

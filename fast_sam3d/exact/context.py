@@ -12,14 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fast_sam3d.exact.attention import AttentionSeam
 from fast_sam3d.exact.settings import Exact
-from fast_sam3d.model.slat_flow import StructuredLatentFlow
-from fast_sam3d.model.sparse_grid import SparseGrid
 from fast_sam3d.patch import Seam
 from fast_sam3d.sampling.guide import SolveState, running_solve
 
@@ -41,14 +38,12 @@ class Contexts:
         kind: of the call that is running: "unconditional", "same" as the first, or None where nothing is known.
         kept: keys and values by the identity of their projection.
         constants: of unconditional cross-attentions, by the identity of the attention.
-        voxels: those of the first call, and what the embedded structured latent makes of them.
     """
 
     first: tuple[Any, ...] | None = None
     kind: str | None = None
     kept: dict[int, Tensor] = field(default_factory=dict)
     constants: dict[int, Tensor] = field(default_factory=dict)
-    voxels: tuple[Any, SparseGrid] | None = None
 
     @property
     def bytes(self) -> int:
@@ -71,9 +66,7 @@ class WatchContext:
         contexts = contexts_of(state)
         if contexts.kind is not None:
             return call(*args, **kwargs)
-        if self.exact.grids and isinstance(network, StructuredLatentFlow):
-            args = (*args[:-1], _grid(contexts, args[-1], args[0].device))
-        if not network.training and (self.exact.unconditional or self.exact.context):
+        if not network.training:
             if kwargs.get("cfg"):
                 contexts.kind = "unconditional" if getattr(network, "force_zeros_cond", False) else None
             else:
@@ -163,16 +156,7 @@ def _conditions(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ..
     return tuple(value for value in (*args, *named) if not _voxels(value))
 
 
-def _grid(contexts: Contexts, coords: Any, device: torch.device) -> Any:
-    """The voxels of every call of a solve but the carved ones, with the tables that were made of them before."""
-    if contexts.voxels is None and isinstance(coords, np.ndarray) and coords.ndim == 2:
-        contexts.voxels = (coords, SparseGrid(torch.as_tensor(coords).to(device)))
-    return contexts.voxels[1] if contexts.voxels is not None and contexts.voxels[0] is coords else coords
-
-
 def _voxels(value: Any) -> bool:
-    if isinstance(value, SparseGrid):
-        return True
     return getattr(value, "ndim", 0) == 2 and value.shape[1] == 4
 
 

@@ -20,10 +20,6 @@ from fast_sam3d.exact.half import LinearSeam
 from fast_sam3d.exact.passes import PassSeam
 from fast_sam3d.exact.settings import Exact
 from fast_sam3d.exact.subdivision import SubdivisionSeam, WideningSeam
-from fast_sam3d.model.depth import SilhouetteDepth
-from fast_sam3d.model.extract import MeshExtractor
-from fast_sam3d.model.slat_decoder import SLatTrunk, SubdivideBlock
-from fast_sam3d.model.slat_flow import StructuredLatentFlow
 from fast_sam3d.patch import Seam, seam_at
 from fast_sam3d.sampling.guide import NetworkSeam
 
@@ -48,7 +44,8 @@ def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[P
         exact: the savings.
         everywhere: also where a saving does not fit now, without a word: what was patched before must be found again.
     """
-    yield from _context_places(adapter, exact, everywhere)
+    if exact.unconditional or exact.context:
+        yield from _context_places(adapter, exact, everywhere)
     if exact.extraction:
         yield from _extraction_places(adapter, everywhere)
     if exact.attention:
@@ -65,17 +62,11 @@ def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[P
 
 def _context_places(adapter: Sam3d, exact: Exact, everywhere: bool) -> Iterator[Place]:
     for stage in adapter.stages:
-        backbone = adapter.backbone(stage)
-        attends = exact.unconditional or exact.context
-        # The stock network makes a sparse tensor of the voxels at each call, and keeps its tables in that.
-        grids = exact.grids and isinstance(backbone, StructuredLatentFlow)
-        if not (attends or grids):
-            continue
+        backbone = adapter.network(stage)
         found = list(adapter.cross_attentions(stage))
         reason = None if everywhere else _unfit(adapter, stage, bool(found))
-        if reason and attends:
+        if reason:
             logger.info("%s: exact.unconditional and exact.context stay off, because %s", stage, reason)
-        if reason or not found:
             continue
         yield backbone, "forward", partial(NetworkSeam, backbone)
         for name, attention in found:
@@ -89,8 +80,7 @@ def _context_places(adapter: Sam3d, exact: Exact, everywhere: bool) -> Iterator[
 def _extraction_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
     decoder = adapter.mesh_decoder()
     extractor = getattr(decoder, "mesh_extractor", None)
-    # The embedded model's works within the object's box; nothing is left to save there, and nobody has to hear of it.
-    if decoder is None or (isinstance(extractor, MeshExtractor) and not everywhere):
+    if decoder is None or (_built_in(extractor, "extraction") and not everywhere):
         return
     reason = None if everywhere else unfit(extractor)
     if reason is None and not everywhere and compiled(decoder):
@@ -105,7 +95,7 @@ def _subdivision_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
     decoder = adapter.mesh_decoder()
     if not isinstance(decoder, nn.Module):
         return
-    own = [part for part in decoder.modules() if isinstance(part, SubdivideBlock)]
+    own = [part for part in decoder.modules() if subdivision.can_widen(part)]
     stock = [part for part in decoder.modules() if subdivision.fits(part)]
     reason = None
     if compiled(decoder):
@@ -129,8 +119,7 @@ def _attention_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
     crossing = {id(attention): name for name, attention in adapter.cross_attentions("slat")}
     for row, network, is_compiled in adapter.sparse_networks():
         found = [module for module in network.modules() if fits(module)]
-        # The embedded model has no masks.
-        if not found and not isinstance(network, SLatTrunk | StructuredLatentFlow):
+        if not found and not _built_in(network, "attention"):
             logger.info("%s: exact.attention stays off, because no part of it attends through `masked_sdpa`", row)
         elif found and is_compiled:
             logger.info("%s: exact.attention stays off, because it is compiled or wrapped", row)
@@ -157,14 +146,13 @@ def _depth_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
     network = adapter.depth_network()
     if isinstance(network, nn.Module):
         yield network, "infer", partial(PassSeam, network, "infer", "depth", "depth_model.model")
-    # The embedded one looks at the mask, and takes no time.
-    elif not everywhere and not isinstance(getattr(adapter.pipeline, "depth_model", None), SilhouetteDepth | None):
+    elif not everywhere and adapter.depth_model is not None and not _built_in(adapter.depth_model, "images"):
         logger.info("exact.images keeps no depth, because the depth model has no network under the known name")
 
 
 def _linear_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
     for stage in adapter.stages:
-        precision, backbone = adapter.precision(stage), adapter.backbone(stage)
+        precision, backbone = adapter.precision(stage), adapter.network(stage)
         if not isinstance(backbone, nn.Module) or (precision is torch.float32 and not everywhere):
             continue
         # The projections of the context have a seam of their own.
@@ -186,6 +174,11 @@ def _linear_places(adapter: Sam3d, everywhere: bool) -> Iterator[Place]:
             continue
         for linear in linears:
             yield linear, "forward", partial(LinearSeam, linear)
+
+
+def _built_in(part: Any, saving: str) -> bool:
+    """Whether a class declares that a saving has nothing to add to it, as those of `fast_sam3d.model` do."""
+    return saving in getattr(part, "built_in_savings", ())
 
 
 def _unfit(adapter: Sam3d, stage: str, found: bool) -> str | None:

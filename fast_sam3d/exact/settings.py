@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fast_sam3d.errors import ConfigError, suggest
+
+logger = logging.getLogger(__name__)
+
+RETIRED: Mapping[str, str] = {"grids": "it made no measurable difference"}
+"""Savings that were removed, and why. Configurations may still name them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +41,6 @@ class Exact:
             Costs half of those weights' memory, 1.6 GiB for SS at the published sizes, until removal.
         subdivision: the convolution behind each subdivision of the mesh decoder reads the voxels, not eight equal
             copies of each, with a kernel summed beforehand for each child. Equal up to rounding.
-        grids: the embedded structured latent finds the neighbours of its voxels once per solve and not at each call.
-            Bit for bit equal. The stock one builds its tables at each call and is left alone.
     """
 
     unconditional: bool = True
@@ -47,7 +51,6 @@ class Exact:
     images: bool = True
     half: bool = True
     subdivision: bool = True
-    grids: bool = True
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -65,14 +68,23 @@ class Exact:
         return dataclasses.asdict(self)
 
 
-def build(mapping: Any, path: str = "exact") -> Exact:
-    """Make the savings that a mapping names; what is missing is on.
+def retired(key: str) -> bool:
+    """Whether a key, such as "exact.grids", names a saving that was removed; logs that it is ignored."""
+    reason = RETIRED.get(key.removeprefix("exact.")) if key.startswith("exact.") else None
+    if reason:
+        logger.warning("%s is ignored: that saving was removed, because %s", key, reason)
+    return reason is not None
+
+
+def build_exact(mapping: Any, path: str = "exact") -> Exact:
+    """The savings that a mapping names; those that it leaves out are on.
 
     Raises:
         ConfigError: an unknown key, or a value that is neither true nor false.
     """
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"{path} is {mapping!r}: give a mapping, such as {{context: true}}")
+    mapping = {key: value for key, value in mapping.items() if not retired(f"exact.{key}")}
     valid = [field.name for field in dataclasses.fields(Exact)]
     for key in mapping:
         if key not in valid:

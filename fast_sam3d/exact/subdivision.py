@@ -23,9 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fast_sam3d.exact.saving import SavingSeam
-from fast_sam3d.model.slat_decoder import SubdivideBlock
-from fast_sam3d.model.sparse import SparseTensor
-from fast_sam3d.model.sparse_grid import CHILDREN, OFFSETS, SparseGrid
+from fast_sam3d.geometry.sparse_grid import CHILDREN, OFFSETS, SparseGrid
 
 logger = logging.getLogger(__name__)
 
@@ -98,14 +96,14 @@ def convolve(feats: Tensor, neighbours: Tensor, weight: Tensor) -> Tensor:
 class WideningSeam(SavingSeam):
     """Stands in for `SubdivideBlock.widen` of the embedded model."""
 
-    def __init__(self, block: SubdivideBlock) -> None:
+    def __init__(self, block: Any) -> None:
         super().__init__(block, "widen")
 
-    def __call__(self, x: SparseTensor, grid: SparseGrid) -> SparseTensor:
+    def __call__(self, x: Any, grid: SparseGrid) -> Any:
         convolution = self.owner().conv1
         feats = x.feats.to(convolution.compute_dtype(x.feats))
         out = convolve(feats, x.grid.neighbours().to(feats.device), convolution.weight)
-        return SparseTensor(out + convolution.bias.to(out.dtype), grid)
+        return type(x)(out + convolution.bias.to(out.dtype), grid)
 
 
 class SubdivisionSeam(SavingSeam):
@@ -152,6 +150,11 @@ def _kind(feats: torch.Tensor) -> Hashable:
     device = feats.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     return feats.device, feats.dtype, autocast
+
+
+def can_widen(block: Any) -> bool:
+    """Whether a module is a block of the embedded model, `fast_sam3d.model.slat_decoder.SubdivideBlock`."""
+    return callable(getattr(block, "widen", None)) and hasattr(block, "conv1")
 
 
 def fits(block: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Plain numpy views of what a pipeline hands out, for the parts that need no network (export, render, metrics)."""
+"""Conversion of tensors to numpy arrays, and point transforms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def as_numpy(values: Any, dtype: Any = np.float32) -> np.ndarray:
-    """Copy or view `values` as a numpy array of `dtype`.
+    """Convert to a numpy array of `dtype`; may share memory.
 
     Args:
         values: torch tensor (any device, any float type, with or without gradient), numpy array or sequence.
@@ -16,7 +16,7 @@ def as_numpy(values: Any, dtype: Any = np.float32) -> np.ndarray:
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu()
-        # numpy has no bfloat16, so half types are widened on the torch side.
+        # numpy has no bfloat16: convert half types to float32 first.
         values = (values.float() if values.is_floating_point() else values).numpy()
     return np.asarray(values, dtype=dtype)
 

@@ -1,7 +1,4 @@
-"""A pinhole camera: where a point of the world falls in the picture.
-
-Pixel (row, column) has its centre at (column + 0.5, row + 0.5); u runs right, v runs down.
-"""
+"""Pinhole camera. Pixel (row, column) has its centre at (u, v) = (column + 0.5, row + 0.5); u right, v down."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import numpy as np
 
 from fast_sam3d.geometry.arrays import as_numpy
 
-NEAR = 1e-4  # camera units; whatever comes closer (or lies behind the camera) is not drawn
+NEAR = 1e-4  # camera units; closer points, and points behind the camera, are not rendered
 
 
 @dataclass(frozen=True)
@@ -51,14 +48,14 @@ class Camera:
         fov_deg: float = 40.0,
         size: int = 256,
     ) -> Camera:
-        """Square picture from `eye` towards `target`, `up` upright in it; fov_deg is the full angle of view."""
+        """Square image from `eye` towards `target` with `up` upright; fov_deg is the full field of view."""
         position = np.asarray(eye, np.float64)
         forward = np.asarray(target, np.float64) - position
         if np.linalg.norm(forward) < 1e-12:
             raise ValueError(f"eye and target are the same point {tuple(eye)}")
         forward /= np.linalg.norm(forward)
         left = np.cross(np.asarray(up, np.float64), forward)
-        if np.linalg.norm(left) < 1e-9:  # looking along up: any upright will do
+        if np.linalg.norm(left) < 1e-9:  # looking along up: any other axis
             left = np.cross([0.0, 1.0, 0.0] if abs(forward[1]) < 0.9 else [1.0, 0.0, 0.0], forward)
         left /= np.linalg.norm(left)
         rotation = np.stack([left, np.cross(forward, left), forward], axis=1)
@@ -75,7 +72,7 @@ class Camera:
         fov_deg: float = 40.0,
         size: int = 256,
     ) -> Camera:
-        """On a sphere around `target`, +z up. Azimuth 0 stands on the -y side and sees +x to the right; 90 on +x."""
+        """On a sphere around `target`, +z up. Azimuth 0 is on the -y side with +x to the right; 90 is on +x."""
         azimuth, elevation = math.radians(azimuth_deg), math.radians(elevation_deg)
         offset = (
             math.sin(azimuth) * math.cos(elevation),
@@ -87,10 +84,10 @@ class Camera:
 
     @classmethod
     def from_pointmap(cls, pointmap: Any) -> Camera:
-        """The camera that took a pointmap [H, W, 3] (camera frame, NaN where unknown), by least squares.
+        """The camera of a pointmap [H, W, 3] (camera frame, NaN where unknown), by least squares.
 
         Raises:
-            ValueError: fewer than 16 known points in front of the camera, or points that fit no pinhole.
+            ValueError: fewer than 16 known points in front of the camera, or no pinhole camera fits.
         """
         points = as_numpy(pointmap, np.float64)
         height, width = points.shape[:2]
@@ -103,7 +100,7 @@ class Camera:
         spread = ((slopes - slope_mean) ** 2).sum()
         focal = ((slopes - slope_mean) * (pixels - pixel_mean)).sum() / spread if spread > 1e-12 else 0.0
         if not focal > 0:
-            raise ValueError("the pointmap fits no pinhole camera; is it in the frame +x left, +y up, +z forward?")
+            raise ValueError("no pinhole camera fits the pointmap; is it in the frame +x left, +y up, +z forward?")
         principal = pixel_mean - focal * slope_mean
         return cls(np.eye(3), np.zeros(3), float(focal), (float(principal[0]), float(principal[1])), (height, width))
 
@@ -115,12 +112,12 @@ class Camera:
         return replace(self, focal=self.focal * factor, principal=(u * factor, v * factor), size=(height, width))
 
     def cropped(self, left: float, top: float, height: int, width: int) -> Camera:
-        """The window of height x width pixels whose corner is (left, top); it may reach outside the picture."""
+        """The window of height x width pixels with its corner at (left, top); it may extend outside the image."""
         u, v = self.principal
         return replace(self, principal=(u - left, v - top), size=(height, width))
 
     def project(self, points: Any) -> tuple[np.ndarray, np.ndarray]:
-        """World points [N, 3] to pixels [N, 2] (u, v) and depth [N]; meaningless where depth <= 0."""
+        """Project world points [N, 3] to pixels [N, 2] (u, v) and depth [N]; undefined where depth <= 0."""
         local = as_numpy(points, np.float64) @ self.rotation + self.translation
         depth = local[:, 2]
         safe = np.where(depth > NEAR, depth, 1.0)

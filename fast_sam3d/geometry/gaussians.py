@@ -1,4 +1,4 @@
-"""Gaussian splats as plain arrays: what export and rendering read of a pipeline's gaussian object."""
+"""Gaussian splats as numpy arrays, for export and rendering."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SH_C0 = 0.28209479177387814  # value of the degree-0 spherical harmonic: rgb = 0
 
 @dataclass(frozen=True)
 class GaussianCloud:
-    """Activated gaussian attributes as arrays, under the attribute names of the pipelines' gaussian objects.
+    """Activated gaussian attributes, with the attribute names of the pipelines' gaussian objects.
 
     Attributes:
         get_xyz: [n, 3] float32 centres.
@@ -39,15 +39,15 @@ class GaussianCloud:
 
     @classmethod
     def of(cls, gaussians: Any) -> GaussianCloud:
-        """Read any object with the gaussian attribute surface (stock or embedded, any device).
+        """Copy from any object with these attributes (stock or embedded, any device).
 
         Raises:
-            ValueError: colour of higher degree than 0, attributes of different length, or values that are not finite.
+            ValueError: spherical harmonics of degree > 0, wrong shapes, or values that are not finite.
         """
         if isinstance(gaussians, cls):
             return gaussians
         if getattr(gaussians, "sh_degree", 0) != 0:
-            raise ValueError(f"only gaussians of spherical-harmonics degree 0 can be used, got {gaussians.sh_degree}")
+            raise ValueError(f"only spherical harmonics of degree 0 are supported, got {gaussians.sh_degree}")
         xyz = as_numpy(gaussians.get_xyz).reshape(-1, 3)
         count = len(xyz)
         parts: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -64,7 +64,7 @@ class GaussianCloud:
             arrays[name] = array.reshape(shape)
         for name, array in arrays.items():
             if not np.isfinite(array).all():
-                raise ValueError(f"{name} of the gaussians holds values that are not finite")
+                raise ValueError(f"{name} of the gaussians has values that are not finite")
         quaternion = arrays["get_rotation"]
         norm = np.linalg.norm(quaternion, axis=1, keepdims=True)
         identity = np.array([1.0, 0.0, 0.0, 0.0], np.float32)

@@ -1,11 +1,11 @@
-"""Objects at their places: poses, and gaussians and meshes moved by them.
+"""Object poses, quaternions, and gaussians transformed by a pose.
 
-One convention everywhere, the stock pipeline's: row vectors, p_camera = (p_object * scale) @ R + t, where R is the
-matrix of the quaternion `rotation` (w, x, y, z), in the PyTorch3D camera frame (+x left, +y up, +z forward). Seen as a
-motion of column vectors the object is turned by R transposed, so a gaussian's own turn g becomes conj(rotation) * g
+The convention everywhere is the stock pipeline's: row vectors, p_camera = (p_object * scale) @ R + t, where R is the
+matrix of the quaternion `rotation` (w, x, y, z), in the PyTorch3D camera frame (+x left, +y up, +z forward). For
+column vectors the rotation is R transposed, so the orientation g of a gaussian becomes conj(rotation) * g
 (sam3d_objects: notebook/inference.py `make_scene`, data/dataset/tdfy/transforms_3d.py `compose_transform`).
 
-Rotations are scipy's. roma, which the tests hold them to, imports torch's compiler, a second for every command.
+Rotations use scipy; roma, the reference in the tests, would import torch's compiler and add a second to each command.
 """
 
 from __future__ import annotations
@@ -20,19 +20,29 @@ from numpy.typing import NDArray
 from fast_sam3d.geometry.arrays import as_numpy, transform_points
 from fast_sam3d.geometry.gaussians import GaussianCloud
 
-__all__ = ["GLB_FROM_CAMERA", "OPENCV_FROM_CAMERA", "Y_UP_FROM_Z_UP", "Pose", "merge_gaussians", "place_gaussians"]
+__all__ = [
+    "GLB_FROM_CAMERA",
+    "OPENCV_FROM_CAMERA",
+    "Y_UP_FROM_Z_UP",
+    "Pose",
+    "matrices_of_unit_quaternions",
+    "merge_gaussians",
+    "place_gaussians",
+    "pose_matrix",
+    "quaternion_matrix",
+]
 
 OPENCV_FROM_CAMERA = np.diag([-1.0, -1.0, 1.0, 1.0])
 """PyTorch3D camera frame to +x right, +y down, +z forward."""
 GLB_FROM_CAMERA = np.diag([-1.0, 1.0, -1.0, 1.0])
-"""PyTorch3D camera frame to +x right, +y up, +z backward, which is how glTF sees the world from its camera."""
+"""PyTorch3D camera frame to +x right, +y up, +z backward, the glTF camera frame."""
 Y_UP_FROM_Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
-"""Object coordinates to those of the .glb files, (x, y, z) -> (x, z, -y)."""
+"""Object coordinates (+z up) to .glb coordinates (+y up), (x, y, z) -> (x, z, -y)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pose:
-    """Where an object is; the convention is the module's.
+    """Position, orientation and size of an object, in the convention above.
 
     Args:
         rotation: [4] float64 unit quaternion (w, x, y, z).
@@ -52,7 +62,7 @@ class Pose:
         known = all(np.isfinite(part).all() for part in (self.rotation, self.translation, self.scale))
         if not known or norm < 1e-12 or not (self.scale > 0).all():
             raise ValueError(
-                "a pose needs a rotation that is not zero and a positive scale, got "
+                "a pose needs a non-zero rotation and a positive scale, got "
                 f"{self.rotation.tolist()} and {self.scale.tolist()}, at {self.translation.tolist()}"
             )
         object.__setattr__(self, "rotation", self.rotation / norm)
@@ -69,7 +79,7 @@ class Pose:
 
     @classmethod
     def from_matrix(cls, matrix: Any) -> Pose:
-        """The pose of an object-to-camera matrix for column vectors [4, 4] without shear; undoes `matrix`."""
+        """The pose of a [4, 4] object-to-camera matrix for column vectors, without shear; inverse of `matrix`."""
         from scipy.spatial.transform import Rotation
 
         upper = as_numpy(matrix, np.float64)[:3, :3]
@@ -95,17 +105,56 @@ class Pose:
 
     @property
     def glb_matrix(self) -> NDArray[np.float64]:
-        """[4, 4] of a node of a scene's .glb whose mesh is in the coordinates of the object's own .glb."""
+        """[4, 4] transform of a node in a scene's .glb, for a mesh in the coordinates of the object's own .glb."""
         product: NDArray[np.float64] = GLB_FROM_CAMERA @ self.matrix @ Y_UP_FROM_Z_UP.T
         return product
 
 
+def matrices_of_unit_quaternions(quaternions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[..., 3, 3] rotation matrices of unit quaternions [..., 4] (w, x, y, z), pytorch3d's `quaternion_to_matrix`."""
+    w, x, y, z = np.moveaxis(quaternions, -1, 0)
+    rows = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    return np.moveaxis(rows, (0, 1), (-2, -1))
+
+
+def quaternion_matrix(quaternion: Any) -> NDArray[np.float64]:
+    """[3, 3] rotation matrix of a quaternion (w, x, y, z) of any non-zero length.
+
+    Raises:
+        ValueError: the length is zero or not finite.
+    """
+    q = as_numpy(quaternion, np.float64).reshape(4)
+    norm = np.linalg.norm(q)
+    if not np.isfinite(norm) or norm < 1e-12:
+        raise ValueError(f"rotation is not a quaternion: {q.tolist()}")
+    return matrices_of_unit_quaternions(q / norm)
+
+
+def pose_matrix(result: Mapping[str, Any]) -> NDArray[np.float64]:
+    """[4, 4] object-to-camera matrix for column vectors from a result's rotation, translation and scale.
+
+    Its upper left block is R transposed times diag(scale), because results use row vectors. Unlike `Pose`, it accepts a
+    scale of zero.
+    """
+    scale = np.broadcast_to(as_numpy(result["scale"], np.float64).reshape(-1), (3,))
+    matrix = np.eye(4)
+    matrix[:3, :3] = quaternion_matrix(result["rotation"]).T * scale
+    matrix[:3, 3] = as_numpy(result["translation"], np.float64).reshape(3)
+    return matrix
+
+
 def place_gaussians(gaussians: Any, pose: Pose) -> GaussianCloud:
-    """Gaussians of an object in the camera's frame: centres, turns and sizes; colours and opacities stay.
+    """Transform gaussians from object to camera frame: centres, orientations and sizes.
 
     Args:
         gaussians: with the attributes of `GaussianCloud`.
-        pose: a scale that differs between axes changes the gaussians' own axes.
+        pose: a scale that differs between axes also changes the axes of each gaussian.
     """
     from scipy.spatial.transform import Rotation
 
@@ -116,7 +165,7 @@ def place_gaussians(gaussians: Any, pose: Pose) -> GaussianCloud:
         turned = Rotation.from_quat(np.roll(pose.rotation, -1)).inv() * turns
         sizes = sizes * pose.scale.mean()
     else:
-        # The images of a gaussian's axes are no longer at right angles: its new axes are the left singular vectors.
+        # The transformed axes are no longer orthogonal: the new axes are the left singular vectors.
         axes = pose.matrix[:3, :3] @ (turns.as_matrix() * sizes[:, None, :])
         left, sizes, _ = np.linalg.svd(axes)
         left *= np.sign(np.linalg.det(left))[:, None, None]
@@ -131,7 +180,7 @@ def place_gaussians(gaussians: Any, pose: Pose) -> GaussianCloud:
 
 
 def merge_gaussians(clouds: Sequence[GaussianCloud]) -> GaussianCloud:
-    """Several clouds as one, in their order.
+    """Concatenate clouds, in order.
 
     Raises:
         ValueError: no cloud.

@@ -9,7 +9,7 @@ import numpy as np
 
 from fast_sam3d.geometry.arrays import as_numpy
 from fast_sam3d.geometry.camera import Camera
-from fast_sam3d.render.renderer import MeshDrawing, render_gaussians
+from fast_sam3d.render.renderer import MeshRenderer, render_gaussians
 
 VIEWS: tuple[tuple[float, float], ...] = ((0.0, 20.0), (90.0, 20.0), (180.0, 20.0), (270.0, -20.0))
 """(azimuth, elevation) in degrees around the canonical cube, +z up."""
@@ -37,7 +37,7 @@ def render_views(thing: Any, cameras: Sequence[Camera] | None = None) -> np.ndar
         return np.stack([render_gaussians(thing, camera).rgb for camera in cameras])
     colours = getattr(thing, "vertex_attrs", None)
     rgb = None if colours is None else as_numpy(colours)[:, :3]
-    drawing = MeshDrawing(thing.vertices, thing.faces, rgb)
+    drawing = MeshRenderer(thing.vertices, thing.faces, rgb)
     return np.stack([drawing(camera).rgb for camera in cameras])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from fast_sam3d.geometry.arrays import as_numpy
 from fast_sam3d.geometry.gaussians import GaussianCloud
+from fast_sam3d.geometry.poses import quaternion_matrix
 from fast_sam3d.metrics.appearance import psnr, render_views, ssim
 from fast_sam3d.metrics.boxes import FRAMES, Frame, layout_box_iou, oriented_box_iou, unit_box
 from fast_sam3d.metrics.latent import latent_error
@@ -19,7 +20,6 @@ from fast_sam3d.metrics.neighbours import Backend
 from fast_sam3d.metrics.occupancy import RESOLUTION, cells, volume_iou, voxel_iou
 from fast_sam3d.metrics.pose import Symmetry, add_s, posed_diameter, rotation_error_deg, scale_error, translation_error
 from fast_sam3d.metrics.surface import F1_THRESHOLDS, SURFACE_POINTS, compare_meshes, sample_surface
-from fast_sam3d.outputs.export import quaternion_matrix
 
 TRUTH, BASELINE = "truth", "plain"
 """Prefix of a score's name: what it was measured against, the ground truth or the unaccelerated result."""

@@ -47,6 +47,8 @@ def ray_slopes(height: int, width: int, focal: float = ASSUMED_FOCAL) -> tuple[n
 class SilhouetteDepth:
     """Stands where the stock pipeline has its depth model; deterministic, knows nothing but the mask."""
 
+    built_in_savings = ("images",)
+
     def __call__(self, image: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Guess a pointmap.
 

@@ -55,6 +55,8 @@ class MeshExtractor:
         min_component: connected parts with a smaller share of all faces are dropped; the largest always stays.
     """
 
+    built_in_savings = ("extraction",)
+
     def __init__(self, resolution: int, min_component: float = 0.01) -> None:
         self.resolution = resolution
         self.min_component = min_component

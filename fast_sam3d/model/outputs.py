@@ -17,7 +17,7 @@ _TURN_Y_UP = ((1, 0, 0, 0), (0, 0, 1, 0), (0, -1, 0, 0), (0, 0, 0, 1))
 
 def mesh_y_up(mesh: MeshResult) -> trimesh.Trimesh | None:
     """The decoded mesh turned by (x, y, z) -> (x, z, -y), as the stock pipeline's `glb`; None if it is empty."""
-    from fast_sam3d.outputs.export import mesh_to_trimesh
+    from fast_sam3d.outputs.meshes import mesh_to_trimesh
 
     if not mesh.success:
         log.warning("the mesh decoder found no surface: there is no mesh in the result")

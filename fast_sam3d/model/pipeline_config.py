@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from fast_sam3d.errors import CheckpointError, suggest
 from fast_sam3d.model.config import LAYOUT_CHANNELS, EmbedderConfig, SSDecoderConfig, SSFlowConfig
 from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
-from fast_sam3d.outputs.export import atomic_write
+from fast_sam3d.outputs.files import atomic_write
 
 FORMATS: Final = ("mesh", "gaussian", "gaussian_4")
 """What the structured latent can be decoded to."""

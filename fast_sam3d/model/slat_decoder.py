@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fast_sam3d.geometry.sparse_grid import CHILDREN, SparseGrid
 from fast_sam3d.model.extract import MeshExtractor, MeshResult
 from fast_sam3d.model.gaussian import SH_C0, Gaussians
 from fast_sam3d.model.layers import init_linears
@@ -20,7 +21,6 @@ from fast_sam3d.model.slat_config import (
     SLatTrunkConfig,
 )
 from fast_sam3d.model.sparse import SparseConv3d, SparseTensor, subdivide
-from fast_sam3d.model.sparse_grid import CHILDREN, SparseGrid
 from fast_sam3d.model.sparse_transformer import WindowBlock, require_voxels, voxel_positions
 
 _PLACES = [
@@ -39,6 +39,8 @@ class SLatTrunk(nn.Module):
     Args:
         config: sizes.
     """
+
+    built_in_savings = ("attention",)
 
     def __init__(self, config: SLatTrunkConfig) -> None:
         super().__init__()

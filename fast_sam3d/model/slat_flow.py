@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fast_sam3d.geometry.sparse_grid import SparseGrid
 from fast_sam3d.model.layers import TimestepEmbedder, init_linears
 from fast_sam3d.model.slat_config import SLatFlowConfig
 from fast_sam3d.model.sparse import SparseConv3d, SparseDownsample, SparseTensor, SparseUpsample
-from fast_sam3d.model.sparse_grid import SparseGrid
 from fast_sam3d.model.sparse_transformer import ModulatedCrossBlock, per_voxel, require_voxels, voxel_positions
 
 
@@ -56,6 +56,8 @@ class StructuredLatentFlow(nn.Module):
     Args:
         config: sizes.
     """
+
+    built_in_savings = ("attention",)
 
     def __init__(self, config: SLatFlowConfig) -> None:
         super().__init__()

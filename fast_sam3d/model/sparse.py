@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fast_sam3d.model.sparse_grid import CENTRE, OFFSETS, SparseGrid
+from fast_sam3d.geometry.sparse_grid import CENTRE, OFFSETS, SparseGrid
 
 GATHER_CHANNELS = 64
 """On a CPU, convolutions of at most this many channels gather all neighbours at once."""

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fast_sam3d.geometry.sparse_grid import Windows
 from fast_sam3d.model.layers import FeedForward, HeadRMSNorm, attend, sinusoid
 from fast_sam3d.model.sparse import SparseTensor
-from fast_sam3d.model.sparse_grid import Windows
 
 
 def voxel_positions(coords: Tensor, channels: int, device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.pipeline_config import CONFIG_NAME, REPAIR
 from fast_sam3d.outputs.digests import file_digest
-from fast_sam3d.outputs.export import atomic_write, save_json
+from fast_sam3d.outputs.files import atomic_write, save_json
 
 HASHES_NAME: Final = "sha256.json"
 """File name to SHA-256 of every weights file of a folder: a flipped bit changes a weight and nothing else tells."""

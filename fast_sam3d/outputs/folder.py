@@ -1,4 +1,4 @@
-"""A folder of results that appears whole: written aside, then renamed; an older one stays until the new is complete."""
+"""Result folders that appear complete or not at all: written under a hidden name, then renamed."""
 
 from __future__ import annotations
 
@@ -16,24 +16,31 @@ from typing import Any
 from fast_sam3d.errors import OutputError
 from fast_sam3d.outputs.interrupts import interrupts_deferred
 
-__all__ = ["check_target", "has_results", "refuse_other_settings", "result_folder", "results_complete"]
+__all__ = [
+    "check_target",
+    "has_results",
+    "refuse_other_settings",
+    "result_folder",
+    "results_complete",
+    "writable_folder",
+]
 
 log = logging.getLogger(__name__)
 
 
 def check_target(target: Path, known_names: Collection[str]) -> None:
-    """Finds out before the work whether `target` can be written, leaving nothing behind.
+    """Check before the work whether `target` can be written, without leaving files.
 
     Args:
-        target: the folder to be made or replaced.
-        known_names: the file names that results have; a folder that holds anything else is never replaced.
+        target: the folder to create or replace.
+        known_names: file names of results; a folder with any other file is never replaced.
 
     Raises:
-        OutputError: with one sentence that says what to do.
+        OutputError: it cannot be written, or holds other files.
     """
     try:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
-            raise OutputError(f"{target} is in the way and not a folder: move it, or choose another --output_dir")
+            raise OutputError(f"{target} exists and is not a folder: move it, or choose another --output_dir")
         if target.is_dir():
             foreign = sorted(p.name for p in target.iterdir() if p.name not in known_names or p.is_dir())
             if foreign:
@@ -42,12 +49,12 @@ def check_target(target: Path, known_names: Collection[str]) -> None:
                 )
         parent = next(p for p in target.absolute().parents if p.exists() or p.is_symlink())
         if not parent.is_dir():
-            raise OutputError(f"{parent} is a file, so no folder can be made in it: choose another --output_dir")
+            raise OutputError(f"{parent} is a file, so no folder can be created in it: choose another --output_dir")
     except OSError as error:  # a name too long for the file system, or a folder that may not be listed
         raise OutputError(
             f"{_short(target)} cannot be written ({error.strerror}): choose another --output_dir"
         ) from error
-    # Only trying tells: read-only mounts and quotas are not in the permission bits, and root passes every check.
+    # Permission bits do not show read-only mounts and quotas, and root passes every check: try.
     made: list[Path] = []
     with interrupts_deferred():
         try:
@@ -57,7 +64,7 @@ def check_target(target: Path, known_names: Collection[str]) -> None:
                     made.append(folder)
             made.append(Path(tempfile.mkdtemp(prefix=".fast_sam3d-", dir=target.parent)))
             longest = made[-1] / max(known_names, key=len, default="")
-            made.append(longest.with_name(longest.name + ".12345678.tmp"))  # what `export.atomic_write` adds
+            made.append(longest.with_name(longest.name + ".12345678.tmp"))  # as `atomic_write` names it
             made[-1].mkdir()
         except OSError as error:
             raise OutputError(
@@ -110,15 +117,32 @@ def refuse_other_settings(target: Path, old: Mapping[str, Any], new: Mapping[str
 _REPLACE = "add --overwrite to replace them, or choose another --output_dir"
 
 
-@contextlib.contextmanager
-def result_folder(target: Path) -> Iterator[Path]:
-    """Gives a new folder to write into, which takes the place of `target` only when the block ends without exception.
+def writable_folder(folder: Path, flag: str) -> None:
+    """Create a folder, with its parents, and check that it can be written.
 
-    On any exception, KeyboardInterrupt too, it is removed with the parent folders made for it, and an older `target`
-    stays as it was. An interrupt in the moment of the change waits until `target` is complete.
+    Args:
+        flag: of the command, for the error message.
 
     Raises:
-        OutputError: the disk is full, or the place can no longer be written.
+        OutputError: it cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permission bits do not show read-only mounts and quotas, so try.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({error.strerror}): choose another {flag}") from error
+
+
+@contextlib.contextmanager
+def result_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder to write into, which replaces `target` only if the block ends without an exception.
+
+    On any exception, including KeyboardInterrupt, it is removed with the parent folders created for it, and an existing
+    `target` is left unchanged. An interrupt during the replacement is deferred until `target` is complete.
+
+    Raises:
+        OutputError: the disk is full, or the folder can no longer be written.
     """
     made: list[Path] = []
     aside: Path | None = None
@@ -127,11 +151,11 @@ def result_folder(target: Path) -> Iterator[Path]:
         with interrupts_deferred():
             made = _missing_parents(target)
             target.parent.mkdir(parents=True, exist_ok=True)
-            # A short name: the target's own, with something added, may be too long.
+            # A short name: the target's name plus a suffix might be too long.
             aside = Path(tempfile.mkdtemp(prefix=".fast_sam3d-", suffix=".unfinished", dir=target.parent))
         yield aside
         with interrupts_deferred():
-            _open_to_others(aside)
+            _set_usual_permissions(aside)
             _swap(aside, target)
             complete = True
     except BaseException as error:
@@ -142,7 +166,7 @@ def result_folder(target: Path) -> Iterator[Path]:
             if aside is not None:
                 shutil.rmtree(aside, ignore_errors=True)
             for folder in made:
-                with contextlib.suppress(OSError):  # not empty: someone else has written there
+                with contextlib.suppress(OSError):  # not empty: another process wrote there
                     folder.rmdir()
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --output_dir"
@@ -152,7 +176,7 @@ def result_folder(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def results_complete(target: Path) -> Iterator[None]:
-    """Makes an interrupt in the block say that `target` holds complete results all the same."""
+    """An interrupt in the block reports that the results in `target` are complete."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -160,7 +184,7 @@ def results_complete(target: Path) -> Iterator[None]:
 
 
 def _missing_parents(target: Path) -> list[Path]:
-    """The folders above `target` that are not there, the innermost first."""
+    """Parents of `target` that do not exist, innermost first."""
     return [p for p in target.absolute().parents if not p.exists()]
 
 
@@ -169,8 +193,8 @@ def _short(path: Path) -> str:
     return text if len(text) <= 120 else f"{text[:60]}…{text[-40:]}"
 
 
-def _open_to_others(folder: Path) -> None:
-    """mkdtemp makes a folder for its owner only; results get what a plain mkdir gives."""
+def _set_usual_permissions(folder: Path) -> None:
+    """Set the permissions of a plain mkdir; mkdtemp restricts a folder to its owner."""
     mask = os.umask(0)
     os.umask(mask)
     folder.chmod(0o777 & ~mask)
@@ -180,7 +204,7 @@ def _swap(new: Path, target: Path) -> None:
     if not target.exists():
         new.rename(target)
         return
-    # A folder cannot be renamed over one that holds files: the old one steps aside for the moment between two renames.
+    # A folder cannot be renamed over a non-empty one: move the old one away first.
     old = Path(tempfile.mkdtemp(prefix=".fast_sam3d-", suffix=".old", dir=target.parent)) / "results"
     try:
         target.rename(old)

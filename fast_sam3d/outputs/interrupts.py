@@ -1,4 +1,4 @@
-"""Ctrl-C and termination held back for the length of a block that must not be cut in two."""
+"""Deferral of SIGINT and SIGTERM during a block that must not be interrupted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["interrupts_deferred"]
 
 @contextlib.contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Lets SIGINT and SIGTERM wait for the end of the block, however it ends; then the handlers that were set get them.
+    """Defer SIGINT and SIGTERM to the end of the block, then pass them to the previous handlers.
 
-    Signals that are ignored, or left to the system, stay so. Outside the main thread, which alone gets signals, it does
-    nothing.
+    Signals with the default action or ignored ones are not changed. No effect outside the main thread, which is the
+    only one to receive signals.
     """
     handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
     waiting: list[tuple[int, FrameType | None]] = []

@@ -13,7 +13,7 @@ from fast_sam3d.geometry.arrays import transform_points
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.render.preview import ACCENT, _input_camera, _orbits, _outlined, _posed_camera, _subject
 from fast_sam3d.render.sheet import BACKGROUND, INK, PANEL, eight_bit, label_font
-from fast_sam3d.render.threads import side_by_side
+from fast_sam3d.render.threads import map_threads
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -109,7 +109,7 @@ def _views(covered: np.ndarray, rows: Sequence[Row], size: int) -> tuple[list[li
     for (_, _, draw), pose in zip(subjects, posed, strict=True):
         first = [] if outline is None else [(draw, _posed_camera(window, pose))]
         tasks.append([*first, *((draw, orbit) for orbit in orbits)])
-    pictures = side_by_side(lambda task: eight_bit(task[0](task[1])), [task for row in tasks for task in row])
+    pictures = map_threads(lambda task: eight_bit(task[0](task[1])), [task for row in tasks for task in row])
     found = []
     for number in range(len(rows)):
         own = pictures[number * len(tasks[0]) : (number + 1) * len(tasks[0])]

@@ -1,4 +1,4 @@
-"""One picture to judge a result by: the input with its mask beside four rendered views."""
+"""Preview of a result: the input with its mask next to four rendered views."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import numpy as np
 from fast_sam3d.geometry.arrays import as_numpy, transform_points
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.gaussians import GaussianCloud
-from fast_sam3d.outputs.export import atomic_write, pose_matrix
-from fast_sam3d.render.renderer import MeshDrawing, render_gaussians
+from fast_sam3d.geometry.poses import pose_matrix
+from fast_sam3d.outputs.files import atomic_write
+from fast_sam3d.render.renderer import MeshRenderer, render_gaussians
 from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
-from fast_sam3d.render.threads import side_by_side
+from fast_sam3d.render.threads import map_threads
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VIEW_PX = 288
-INPUT_PX = 2 * VIEW_PX + GAP_PX + LABEL_PX  # as tall as two views with their labels
+INPUT_PX = 2 * VIEW_PX + GAP_PX + LABEL_PX  # height of two views with labels
 ACCENT = (255, 96, 32)  # outline of the mask
-FADE = 0.6  # share of the panel's grey over what the mask leaves out; the object keeps its colours
+FADE = 0.6  # share of the panel's grey outside the mask
 ORBITS: tuple[tuple[float, str], ...] = (
     (0.0, "the front"),
     (90.0, "the right"),
@@ -35,26 +36,26 @@ ORBITS: tuple[tuple[float, str], ...] = (
     (270.0, "the left"),
 )
 ELEVATION_DEG = 20.0
-ORBIT_DISTANCE = 1.8  # diagonals of the object's box
-PNG_LEVEL = 6  # of 9: the last levels and Pillow's `optimize` take longer than the drawing, for a few percent
-MARGIN = 0.1  # free border around the object, share of the view
+ORBIT_DISTANCE = 1.8  # in diagonals of the object's box
+PNG_LEVEL = 6  # of 9; higher levels take longer than the rendering and save a few percent
+MARGIN = 0.1  # border around the object, as a share of the view
 
-Draw = Callable[[Camera], np.ndarray]
+Renderer = Callable[[Camera], np.ndarray]
 
 
 def save_preview(path: str | os.PathLike[str], image: Any, mask: Any, result: Mapping[str, Any]) -> None:
-    """Write a PNG: the input with its mask, the result through the input's camera, and three views around it.
+    """Write a PNG: the input with its mask, the result seen by the input camera, and three views around it.
 
     Args:
-        path: of the file; its folder must exist.
+        path: its folder must exist.
         image: [H, W, 3 or 4] uint8, or a PIL image.
         mask: [H, W], non-zero on the object.
-        result: of a pipeline. The mesh is shown, or the gaussians if there is no mesh. With rotation, translation and
-            scale and a pointmap (of any resolution over the same picture) the first view is from the input's camera
-            with the mask's outline over it, so that a wrong pose shows; without them it is from the front.
+        result: of a pipeline. Shows the mesh, or the gaussians without one. With rotation, translation, scale and a
+            pointmap (any resolution), the first view is the input camera's with the outline of the mask, which shows
+            a wrong pose; otherwise it is the front.
 
     Raises:
-        ValueError: neither mesh nor gaussians in the result, or image and mask of different size.
+        ValueError: the result has neither mesh nor gaussians, or image and mask differ in size.
     """
     picture = compose_preview(image, mask, result)
     with atomic_write(path) as file:
@@ -62,7 +63,7 @@ def save_preview(path: str | os.PathLike[str], image: Any, mask: Any, result: Ma
 
 
 def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.Image:
-    """The picture that `save_preview` writes, as a PIL image."""
+    """The image that `save_preview` writes."""
     from PIL import Image, ImageDraw
 
     rgb = np.asarray(image)
@@ -80,7 +81,7 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.I
         placed, outline = _through_input_camera(camera, matrix, points, covered)
         orbits, through = ORBITS[1:], [placed]
     cameras = [*through, *_orbits(points, [front_azimuth + turn for turn, _ in orbits])]
-    views = side_by_side(draw, cameras)
+    views = map_threads(draw, cameras)
     if outline is not None:
         panels.append((_outlined(views.pop(0), outline), f"{kind} as posed, input mask outlined", 1))
     for (_, label), view in zip(orbits, views, strict=True):
@@ -102,33 +103,33 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.I
 # ------------------------------------------------------------------------------------------------------- views
 
 
-def _subject(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Draw]:
-    """What to show: its name, the points that must be in view [N, 3], and how to draw it for a camera."""
+def _subject(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Renderer]:
+    """Name, points that must be in view [N, 3], and renderer of what to show."""
     mesh = _first(result.get("mesh"))
     background = tuple(level / 255.0 for level in PANEL)
     if mesh is not None and len(mesh.faces):
         vertices, faces = as_numpy(mesh.vertices, np.float64), as_numpy(mesh.faces, np.int64)
         attributes = getattr(mesh, "vertex_attrs", None)
         colors = None if attributes is None else as_numpy(attributes)[:, :3]
-        drawing = MeshDrawing(vertices, faces, colors)
+        drawing = MeshRenderer(vertices, faces, colors)
         return "mesh", vertices, lambda camera: drawing(camera, background=background).rgb
     found = [_first(result.get(key)) for key in ("gaussian", "gs", "gaussian_4", "gs_4")]
     found = [gaussians for gaussians in found if gaussians is not None and len(gaussians.get_xyz)]
     if found:
         cloud = GaussianCloud.of(found[0])
         return "gaussians", cloud.get_xyz, lambda camera: render_gaussians(cloud, camera, background=background).rgb
-    raise ValueError("the result holds neither a mesh nor gaussians, so there is nothing to show")
+    raise ValueError("the result has neither a mesh nor gaussians, so there is nothing to show")
 
 
 def _first(item: Any) -> Any:
-    """Results hold a list per format, or the object itself."""
+    """Results have a list per format, or the object itself."""
     if isinstance(item, (list, tuple)):
         return item[0] if item else None
     return item
 
 
 def _input_camera(result: Mapping[str, Any], size: tuple[int, int]) -> tuple[Camera | None, float, np.ndarray | None]:
-    """The input's camera in its own frame, the azimuth it sees the object from in degrees, the object's pose."""
+    """The input camera in its own frame, its azimuth around the object in degrees, and the object's pose [4, 4]."""
     if any(result.get(key) is None for key in ("rotation", "translation", "scale")):
         return None, 0.0, None
     matrix = pose_matrix(result)
@@ -139,13 +140,13 @@ def _input_camera(result: Mapping[str, Any], size: tuple[int, int]) -> tuple[Cam
     try:
         camera = Camera.from_pointmap(result["pointmap"]).resized(max(size))
     except ValueError as error:
-        log.warning("preview without the input's camera: %s", error)
+        log.warning("preview without the view of the input camera: %s", error)
         return None, azimuth, matrix
     return camera, azimuth, matrix
 
 
 def _orbits(points: np.ndarray, azimuths_deg: list[float]) -> list[Camera]:
-    """Cameras around the points, all with the one focal length at which the largest view just fits."""
+    """Cameras around the points, with one focal length at which the largest view fits."""
     low, high = points.min(axis=0), points.max(axis=0)
     distance = ORBIT_DISTANCE * max(float(np.linalg.norm(high - low)), 1e-6)
     target = ((low + high) / 2.0).tolist()
@@ -158,20 +159,20 @@ def _orbits(points: np.ndarray, azimuths_deg: list[float]) -> list[Camera]:
 def _through_input_camera(
     camera: Camera, matrix: np.ndarray, points: np.ndarray, covered: np.ndarray
 ) -> tuple[Camera, np.ndarray]:
-    """What sees the object as posed, in a square window around it and the mask; and the mask in that window."""
+    """A camera for a square window around posed object and mask, in object coordinates, and the mask in it."""
     posed, depth = camera.project(transform_points(points, matrix))
     rows, columns = np.nonzero(covered)
     corners = [np.stack([columns, rows], axis=1), np.stack([columns, rows], axis=1) + 1.0]
     if len(rows) == 0:
         corners = [np.array([[0.0, 0.0], covered.shape[::-1]])]
-    # A badly wrong pose may lie far outside: look at most one picture further on each side.
+    # A very wrong pose may be far outside: extend by at most one image size on each side.
     height, width = covered.shape
     visible = posed[depth > 0].clip([-width, -height], [2.0 * width, 2.0 * height])
     window = np.concatenate([*corners, visible])
     low, high = window.min(axis=0), window.max(axis=0)
     side = max(1, math.ceil(float((high - low).max()) * (1.0 + 2.0 * MARGIN)))
     left, top = np.round((low + high) / 2.0 - side / 2.0)
-    # Draw in the object's own coordinates: the pose, with its scale, becomes part of the view.
+    # Render in object coordinates: the pose, with its scale, becomes part of the camera.
     view = camera.cropped(left, top, side, side).resized(VIEW_PX)
     placed = _posed_camera(view, matrix)
     grid = ((np.arange(VIEW_PX) + 0.5) * side / VIEW_PX).astype(int)
@@ -184,8 +185,8 @@ def _through_input_camera(
 def _posed_camera(camera: Camera, matrix: np.ndarray) -> Camera:
     """The camera that sees the unposed object as `camera` sees the posed one.
 
-    Exact for one scale on all axes, which is what the pipelines give; else the mean scale is taken. A picture does not
-    change when object and distance shrink together, so the scale goes into the translation.
+    Exact for uniform scale, which is what the pipelines predict; otherwise it uses the mean scale. An image does not
+    change if object and distance scale together, so the scale goes into the translation.
     """
     scale = np.cbrt(abs(np.linalg.det(matrix[:3, :3])))
     rotation = (matrix[:3, :3] / max(scale, 1e-12)).T
@@ -196,7 +197,7 @@ def _posed_camera(camera: Camera, matrix: np.ndarray) -> Camera:
 
 
 def _faded(rgb: np.ndarray, covered: np.ndarray, height: int) -> np.ndarray:
-    """The whole picture in a panel of the given height, mask outlined and the rest faded."""
+    """The image in a panel of the given height, with the mask outlined and the rest faded."""
     from PIL import Image
 
     factor = height / max(rgb.shape[:2])
@@ -212,10 +213,10 @@ def _faded(rgb: np.ndarray, covered: np.ndarray, height: int) -> np.ndarray:
 
 
 def _outlined(rgb: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Picture [H, W, 3] in 0..1 as uint8 with the border of a mask drawn over it, two pixels wide."""
+    """Image [H, W, 3] in 0..1 as uint8, with the outline of a mask, two pixels wide."""
     from scipy.ndimage import binary_dilation, binary_erosion
 
     pixels = eight_bit(rgb)
-    # border_value=1: where the object is cut by the picture's edge there is no outline to draw.
+    # border_value=1: no outline where the image border cuts the object.
     pixels[binary_dilation(covered) & ~binary_erosion(covered, border_value=1)] = ACCENT
     return pixels

@@ -1,7 +1,4 @@
-"""A small CPU renderer: meshes by z-buffer, gaussians by splatting. numpy only, no OpenGL.
-
-Pictures for previews and image metrics, not for training. Cameras: `fast_sam3d.geometry.camera`.
-"""
+"""CPU renderer in numpy, for previews and image metrics: meshes by z-buffer, gaussians by splatting."""
 
 from __future__ import annotations
 
@@ -13,22 +10,23 @@ import numpy as np
 from fast_sam3d.geometry.arrays import as_numpy
 from fast_sam3d.geometry.camera import NEAR, Camera
 from fast_sam3d.geometry.gaussians import GaussianCloud
+from fast_sam3d.geometry.poses import matrices_of_unit_quaternions
 from fast_sam3d.render.zbuffer import batches, expand, nearest_triangle, pixel_range
 
 Color = float | Sequence[float]
 WHITE = 1.0
 SUPERSAMPLING = 2
 AMBIENT, DIFFUSE = 0.5, 0.5
-SHARP_EDGE_COS = 0.85  # smoothed and own normal further apart than 32 degrees: an edge, not a curve
-LIGHT = (0.35, 0.5, -0.8)  # towards the light, camera frame: from above the photographer's left shoulder
-FRAGMENTS_AT_ONCE = 1_500_000  # bounds memory: about 100 bytes each
-BLUR_PX2 = 0.3  # added to every splat's variance so that none falls between pixels (3DGS rasteriser)
+SHARP_EDGE_COS = 0.85  # cosine between face and vertex normal below which an edge stays sharp (32 degrees)
+LIGHT = (0.35, 0.5, -0.8)  # direction to the light, camera frame: from above left of the camera
+FRAGMENTS_AT_ONCE = 1_500_000  # limits memory: about 100 bytes each
+BLUR_PX2 = 0.3  # added to each splat's variance, so that none falls between pixels (3DGS rasteriser)
 MIN_ALPHA = 1.0 / 255.0
 MAX_ALPHA = 0.99
 
 
 class MeshImage(NamedTuple):
-    """rgb [H, W, 3] float32 in 0..1; depth [H, W] float32, inf where nothing is; mask [H, W] bool."""
+    """rgb [H, W, 3] float32 in 0..1; depth [H, W] float32, inf for background; mask [H, W] bool."""
 
     rgb: np.ndarray
     depth: np.ndarray
@@ -42,8 +40,8 @@ class GaussianImage(NamedTuple):
     alpha: np.ndarray
 
 
-class MeshDrawing:
-    """A triangle mesh to be drawn from several sides: what does not depend on the camera is worked out once.
+class MeshRenderer:
+    """A triangle mesh to render from several cameras; normals are computed once.
 
     Args:
         vertices: [V, 3]. faces: [F, 3]. colors: [V, 3] rgb in 0..1, or None for grey.
@@ -56,7 +54,13 @@ class MeshDrawing:
         self._normals, self._at_corners = _normals(self._points, self._faces)
 
     def __call__(self, camera: Camera, size: int | None = None, background: Color = WHITE) -> MeshImage:
-        """See `render_mesh`."""
+        """Render both sides with smooth Lambert shading and 2 x 2 samples per pixel.
+
+        Args:
+            camera: triangles with a vertex closer than `NEAR` are omitted, not clipped.
+            size: longer side of the image in pixels; None: the camera's own.
+            background: grey level or rgb in 0..1.
+        """
         camera = camera if size is None else camera.resized(size)
         height, width = (side * SUPERSAMPLING for side in camera.size)
         fine = camera.resized(max(height, width))
@@ -91,27 +95,8 @@ class MeshDrawing:
         return MeshImage(mean, np.minimum.reduce(parts[1]), 2 * count >= len(samples))
 
 
-def render_mesh(
-    vertices: Any,
-    faces: Any,
-    colors: Any,
-    camera: Camera,
-    size: int | None = None,
-    background: Color = WHITE,
-) -> MeshImage:
-    """Draw a triangle mesh, both sides, with smooth Lambert shading and 2 x 2 samples per pixel.
-
-    Args:
-        vertices: [V, 3]. faces: [F, 3]. colors: [V, 3] rgb in 0..1, or None for grey.
-        camera: triangles that reach closer than `NEAR` are left out, not clipped.
-        size: longer side of the picture in pixels; None takes the camera's own.
-        background: grey level or rgb in 0..1.
-    """
-    return MeshDrawing(vertices, faces, colors)(camera, size, background)
-
-
 def nearest_faces(vertices: Any, faces: Any, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Which triangle is seen at the centre of each pixel: [H, W] int64, -1 for none, and its depth, inf for none."""
+    """Index of the visible face at each pixel centre, [H, W] int64, -1 for none, and its depth, inf for none."""
     points, triangles = as_numpy(vertices, np.float64), as_numpy(faces, np.int64).reshape(-1, 3)
     height, width = camera.size
     pixels, depth = camera.project(points)
@@ -131,16 +116,16 @@ def nearest_faces(vertices: Any, faces: Any, camera: Camera) -> tuple[np.ndarray
 def render_gaussians(
     gaussians: Any, camera: Camera, size: int | None = None, background: Color = WHITE
 ) -> GaussianImage:
-    """Draw gaussians as elliptical splats, sorted by the depth of their centres and composited front to back.
+    """Render gaussians as elliptical splats, sorted by centre depth and composited front to back.
 
     Args:
         gaussians: object with the attributes of `GaussianCloud`.
-        camera: gaussians whose centre is closer than `NEAR` are left out.
-        size: longer side of the picture in pixels; None takes the camera's own.
+        camera: gaussians with centres closer than `NEAR` are omitted.
+        size: longer side of the image in pixels; None: the camera's own.
         background: grey level or rgb in 0..1.
 
-    Source: 3D Gaussian Splatting (arXiv 2308.04079), the same blur, cut and limits of alpha as its rasteriser; splats
-    are cut where their alpha falls under 1/255, not at 3 sigma.
+    Source: 3D Gaussian Splatting (arXiv 2308.04079), with the blur and alpha limits of its rasteriser; splats are cut
+    at alpha 1/255, not at 3 sigma.
     """
     camera = camera if size is None else camera.resized(size)
     cloud = GaussianCloud.of(gaussians)
@@ -168,7 +153,7 @@ def render_gaussians(
         middle = pixels[item, 0] - b / a
         span, column = expand(*pixel_range(middle - half, middle + half, width))
         pixel = row[span] * width + column
-        alive = transmittance[pixel] > MIN_ALPHA  # nothing behind an opaque pixel can be seen
+        alive = transmittance[pixel] > MIN_ALPHA  # nothing behind an opaque pixel is visible
         span, column, pixel = span[alive], column[alive], pixel[alive]
         dx = column + 0.5 - pixels[item[span], 0]
         power = 0.5 * (a[span] * dx * dx + 2.0 * b[span] * dx + c[span])
@@ -198,10 +183,9 @@ def _barycentric(corner: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit normals of the faces [F, 3] and at their corners [F, 3, 3].
+    """Unit normals of faces [F, 3] and of their corners [F, 3, 3].
 
-    At a corner that of the vertex, the mean of its faces weighted by area; but the face's own where that is far from
-    it, so that sharp edges stay sharp.
+    A corner has the area-weighted vertex normal, or the face normal where the two differ much (sharp edges).
     """
     corner = vertices[faces]
     normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])  # length: twice the area
@@ -216,31 +200,21 @@ def _normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nd
 def _shading(
     own: np.ndarray, at_corner: np.ndarray, weight: np.ndarray, ray: np.ndarray, light: np.ndarray
 ) -> np.ndarray:
-    """[N] brightness from normals of faces [N, 3] and corners [N, 3, 3], weights and viewing rays [N, 3], light [3].
-
-    All in one frame.
-    """
+    """[N] brightness from face normals [N, 3], corner normals [N, 3, 3], weights and rays [N, 3], and light [3]."""
     normal = np.einsum("nk,nkc->nc", weight, at_corner)
     length = np.sqrt(np.einsum("nc,nc->n", normal, normal))
-    facing = np.where(np.einsum("nc,nc->n", own, ray) > 0, -1.0, 1.0)  # a back side is lit like a front
+    facing = np.where(np.einsum("nc,nc->n", own, ray) > 0, -1.0, 1.0)  # back faces are lit like front faces
     return AMBIENT + DIFFUSE * np.clip(normal @ light * facing / np.maximum(length, 1e-12), 0.0, 1.0)
 
 
 def _splat_conics(cloud: GaussianCloud, order: np.ndarray, camera: Camera) -> np.ndarray:
-    """[n, 3] inverse image covariances (xx, xy, yy) in pixels^-2, of the chosen gaussians (EWA, local affine)."""
-    w, x, y, z = cloud.get_rotation[order].astype(np.float64).T
-    turn = np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    ).transpose(2, 0, 1)
+    """[n, 3] inverse image covariances (xx, xy, yy) in pixels^-2, of gaussians `order` (EWA, local affine)."""
+    turn = matrices_of_unit_quaternions(cloud.get_rotation[order].astype(np.float64))
     axes = camera.rotation.T @ (turn * cloud.get_scaling[order].astype(np.float64)[:, None, :])  # columns, camera frame
     local = cloud.get_xyz[order].astype(np.float64) @ camera.rotation + camera.translation
     ratio = camera.focal / local[:, 2]
-    # Rows of the projection's Jacobian, u = cx - f x / z: -(f / z) (1, 0, -x / z), the same for v with y. The sign
-    # of both falls out of the covariance.
+    # Rows of the projection's Jacobian, u = cx - f x / z: -(f / z) (1, 0, -x / z), the same for v with y. The
+    # sign cancels in the covariance.
     slope = np.clip(local[:, :2] / local[:, 2:], -1e3, 1e3)
     image = ratio[:, None, None] * (axes[:, :2] - slope[:, :, None] * axes[:, 2:])
     covariance = image @ image.transpose(0, 2, 1)
@@ -256,19 +230,19 @@ def _composite(
     transmittance: np.ndarray,
     colour: np.ndarray,
 ) -> None:
-    """Add fragments, given front to back, to `colour` [P, 3] and `transmittance` [P] in place."""
+    """Composite fragments, front to back, into `colour` [P, 3] and `transmittance` [P], in place."""
     from scipy.sparse import coo_array
 
     if len(pixel) == 0:
         return
     count = len(transmittance)
     log_pass = np.log1p(-alpha)
-    # coo -> csr is a counting sort that keeps the order inside each row: the cheapest way to group by pixel.
+    # coo -> csr is a stable counting sort: the cheapest way to group by pixel.
     table = coo_array((log_pass, (pixel, item)), shape=(count, len(rgb))).tocsr()
     log_pass, item, ends = table.data, table.indices, table.indptr
     pixel = np.repeat(np.arange(count), np.diff(ends))
     through = np.cumsum(log_pass)
-    before = np.concatenate([[0.0], through])[ends[:-1]]  # what all earlier pixels summed to
+    before = np.concatenate([[0.0], through])[ends[:-1]]  # sum over all earlier pixels
     weight = transmittance[pixel] * np.exp(through - log_pass - before[pixel]) * -np.expm1(log_pass)
     for channel in range(3):
         colour[:, channel] += np.bincount(pixel, weight * rgb[item, channel], count)

@@ -1,4 +1,4 @@
-"""What sheets of several pictures have in common: measures, colours, type."""
+"""Shared layout of contact sheets: sizes, colours, font."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["BACKGROUND", "GAP_PX", "INK", "LABEL_PX", "PANEL", "eight_bit", "lab
 
 GAP_PX, LABEL_PX, FONT_PX = 14, 24, 15
 BACKGROUND = (255, 255, 255)
-PANEL = (241, 242, 244)  # light grey behind the views, so that white objects keep an edge
+PANEL = (241, 242, 244)  # light grey behind the views, so that white objects stay visible
 INK = (60, 64, 70)
 
 
 def eight_bit(rgb: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Levels in 0..1 as 0..255."""
+    """Convert [0, 1] to uint8 0..255."""
     return np.round(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 def label_font(size: int = FONT_PX) -> Any:
-    """For the lines below pictures."""
+    """Font of the captions."""
     from PIL import ImageFont
 
     try:

@@ -1,4 +1,4 @@
-"""Independent pieces of numpy work side by side."""
+"""A parallel `map` on threads, for numpy work on large arrays, which releases the interpreter lock."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
-__all__ = ["side_by_side"]
+__all__ = ["map_threads"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-MOST = 4
-"""Threads: a picture takes about 100 MB while it is drawn."""
+MAX_THREADS = 4
+"""Rendering one image takes about 100 MB."""
 
 
-def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`work` of each item, in their order, on as many threads as torch has; without torch one after the other.
+def map_threads(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`work` of each item, in order, on as many threads as torch uses; sequential without torch.
 
-    numpy lets other threads run while it works on large arrays. What `work` raises is raised here.
+    An exception of `work` is raised here.
     """
     torch = sys.modules.get("torch")
-    count = min(torch.get_num_threads() if torch is not None else 1, MOST)
+    count = min(torch.get_num_threads() if torch is not None else 1, MAX_THREADS)
     if count < 2:
         return [work(item) for item in items]
-    # BLAS's own threads would take the cores from these, to no use: its products here are small.
+    # BLAS threads would compete for the cores and gain nothing: its products are small here.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(count, thread_name_prefix="fast_sam3d") as pool:
         return list(pool.map(work, items))

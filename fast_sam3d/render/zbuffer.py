@@ -1,34 +1,39 @@
-"""Which triangle is in front at each sample of a picture: scanlines and a z-buffer, in numpy."""
+"""Visible triangles by scanlines and a z-buffer, in numpy.
+
+Embree (embreex) is not used: it has no wheel for Linux on ARM, its version depends on Python's, its float32 hits would
+change refined poses, and a picture of 512 x 512 pixels took 0.41 s against 0.08 s here (91,000 faces).
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
 
 __all__ = ["batches", "expand", "nearest_triangle", "pixel_range"]
 
-TILE_PX = 8  # of the coarse z-buffer that tells which triangles are hidden as a whole
-FLAT = 1e-12  # twice the area in pixels: a triangle that is seen edge-on has no pixels
+TILE_PX = 8  # tile of the coarse z-buffer, by which hidden triangles are skipped
+FLAT = 1e-12  # twice the area in pixels, below which a triangle is edge-on and has no pixels
 
 
 def nearest_triangle(
     pixels: np.ndarray, inverse_depth: np.ndarray, triangles: np.ndarray, height: int, width: int, at_once: int
 ) -> np.ndarray:
-    """[height * width] index of the triangle in front at each pixel centre, -1 for none; ties go to the later one.
+    """[height * width] index of the nearest triangle at each pixel centre, -1 for none; ties: the later one.
 
-    Scanlines: every (triangle, row) gives one span of columns between its two edge crossings. A shared edge is crossed
-    at exactly the same place by both of its triangles, because its end points are always taken in the same order.
+    Scanlines: every (triangle, row) gives one span of columns between its two edge crossings. A shared edge has exactly
+    the same crossings in both of its triangles, because its end points are always taken in the same order.
 
     Args:
         pixels: [V, 2] float64, column and row. inverse_depth: [V], > 0.
         triangles: [F, 3].
-        at_once: fragments, which bounds the memory.
+        at_once: fragments per batch, which limits the memory.
     """
     best = np.zeros(height * width, np.uint64)
     u, v = np.ascontiguousarray(pixels[:, 0]), np.ascontiguousarray(pixels[:, 1])
     seen, doubled = _covering(u, v, triangles, height, width)
-    falling = np.argsort(v, kind="stable")  # of two points at the same height the one with the lower index first
+    falling = np.argsort(v, kind="stable")  # ties in the order of the indices
     rank = np.empty(len(v), np.int64)
     rank[falling] = np.arange(len(v))
 
@@ -36,7 +41,7 @@ def nearest_triangle(
         down = falling[np.sort(rank[triangles[chosen]], axis=1)]
         _draw(best, u, v, inverse_depth, triangles, down, chosen, height, width, at_once)
 
-    # One side first: of closed surfaces it hides the other, most of which is then passed over as a whole.
+    # One orientation first: in a closed surface it hides most of the other.
     draw(seen[doubled < 0])
     others = seen[doubled >= 0]
     draw(others[~_hidden(best, u, v, inverse_depth, triangles[others], height, width)])
@@ -44,14 +49,14 @@ def nearest_triangle(
 
 
 def pixel_range(low: np.ndarray, high: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and one-past-last pixel whose centre lies in [low, high], inside 0..count."""
+    """First and one-past-last pixel with centre in [low, high], within 0..count."""
     first = np.ceil(np.clip(low, -1.0, count + 1.0) - 0.5).astype(np.int64).clip(0, count)
     last = np.floor(np.clip(high, -1.0, count + 1.0) - 0.5).astype(np.int64).clip(-1, count - 1) + 1
     return first, np.maximum(first, last)
 
 
 def expand(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All integers of the ranges [first, last), with the index of the range each comes from."""
+    """(range index, integer) of all integers in the ranges [first, last)."""
     counts = last - first
     source = np.repeat(np.arange(len(first)), counts)
     return source, np.arange(len(source)) + (first - (np.cumsum(counts) - counts))[source]
@@ -70,7 +75,7 @@ def batches(cost: np.ndarray, at_once: int) -> Iterator[slice]:
 def _covering(
     u: np.ndarray, v: np.ndarray, triangles: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the triangles whose box holds a pixel centre, and twice their areas, > 0 if they turn clockwise."""
+    """Indices of triangles with a pixel centre in their box, and twice their signed areas (> 0: clockwise)."""
     us, vs = ([line[triangles[:, k]] for k in range(3)] for line in (u, v))
     rows = pixel_range(_least(vs), _most(vs), height)
     columns = pixel_range(_least(us), _most(us), width)
@@ -88,7 +93,7 @@ def _hidden(
     height: int,
     width: int,
 ) -> np.ndarray:
-    """[n] bool: the triangle lies behind what is drawn already at every pixel of the tiles that its box touches."""
+    """[n] bool: the triangle is behind the z-buffer at every pixel of the tiles that its box touches."""
     nearness = (best >> np.uint64(32)).astype(np.uint32).view(np.float32).reshape(height, width)
     tall, wide = -(-height // TILE_PX), -(-width // TILE_PX)
     padded = np.full((tall * TILE_PX, wide * TILE_PX), np.float32(np.inf))
@@ -99,9 +104,9 @@ def _hidden(
         ends = [line[triangles[:, k]] for k in range(3)]
         low.append((_least(ends).clip(0, count * TILE_PX - 1) / TILE_PX).astype(np.int64))
         high.append((_most(ends).clip(0, count * TILE_PX - 1) / TILE_PX).astype(np.int64))
-    small = (high[0] - low[0] <= 1) & (high[1] - low[1] <= 1)  # no more than these four tiles
+    small = (high[0] - low[0] <= 1) & (high[1] - low[1] <= 1)  # at most these four tiles
     corners = [farthest[row, column] for row in (low[0], high[0]) for column in (low[1], high[1])]
-    top = _most([inverse_depth[triangles[:, k]] for k in range(3)])  # none of its fragments is nearer
+    top = _most([inverse_depth[triangles[:, k]] for k in range(3)])  # no fragment is nearer
     hidden: np.ndarray = small & (top.astype(np.float32) < _least(corners))
     return hidden
 
@@ -118,7 +123,7 @@ def _draw(
     width: int,
     at_once: int,
 ) -> None:
-    """Put the chosen triangles into the z-buffer; `down` are their corners from top to bottom."""
+    """Rasterise triangles `chosen` into `best`; `down` has their corners from top to bottom."""
     corner = triangles[chosen]
     us, vs, ws = ([line[corner[:, k]] for k in range(3)] for line in (u, v, inverse_depth))
     slope = _depth_slopes(us, vs, ws)
@@ -141,27 +146,27 @@ def _draw(
         span, column = expand(*pixel_range(np.minimum(long, short), np.maximum(long, short), width))
         item, row, middle = item[span], row[span], middle[span]
         near = ws[0][item] + slope[0][item] * (column + 0.5 - us[0][item]) + slope[1][item] * (middle - vs[0][item])
-        # A sliver's plane is ill-conditioned: never leave the depths of its own corners.
+        # The plane of a sliver is ill-conditioned: clamp to the depths of its corners.
         near = np.minimum(np.maximum(near, low[item]), high[item]).astype(np.float32)
-        # The bits of positive floats sort like the floats: with the owner below them the z-buffer is one maximum.
+        # Bits of positive floats sort like the floats: with the index as low bits, the z-buffer is one maximum.
         key = (near.view(np.uint32).astype(np.uint64) << np.uint64(32)) | (chosen[item] + 1).astype(np.uint64)
         np.maximum.at(best, row * width + column, key)
 
 
 def _rows(edge: np.ndarray, height: int) -> np.ndarray:
-    """The first row whose middle is not above `edge`, inside 0..height."""
+    """First row with its centre at or below `edge`, within 0..height."""
     return np.ceil(np.clip(edge, -1.0, height + 1.0) - 0.5).astype(np.int64).clip(0, height)
 
 
 def _slope(x: list[np.ndarray], y: list[np.ndarray], start: int, end: int) -> np.ndarray:
-    """Columns per row of an edge; 0 where it is level, and no row crosses it."""
+    """Columns per row of an edge; 0 for a horizontal one."""
     rise = y[end] - y[start]
     slope: np.ndarray = (x[end] - x[start]) / np.where(rise > 0, rise, 1.0)
     return slope
 
 
 def _depth_slopes(us: list[np.ndarray], vs: list[np.ndarray], ws: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Change per column and per row of the linear function with the values `ws` at the corners."""
+    """Gradient (per column, per row) of the linear function with values `ws` at the corners."""
     u1, u2, v1, v2 = us[1] - us[0], us[2] - us[0], vs[1] - vs[0], vs[2] - vs[0]
     w1, w2 = ws[1] - ws[0], ws[2] - ws[0]
     doubled = u1 * v2 - v1 * u2
@@ -169,14 +174,10 @@ def _depth_slopes(us: list[np.ndarray], vs: list[np.ndarray], ws: list[np.ndarra
 
 
 def _least(values: list[np.ndarray]) -> np.ndarray:
-    least: np.ndarray = values[0]
-    for other in values[1:]:
-        least = np.minimum(least, other)
+    least: np.ndarray = functools.reduce(np.minimum, values)
     return least
 
 
 def _most(values: list[np.ndarray]) -> np.ndarray:
-    most: np.ndarray = values[0]
-    for other in values[1:]:
-        most = np.maximum(most, other)
+    most: np.ndarray = functools.reduce(np.maximum, values)
     return most

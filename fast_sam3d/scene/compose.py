@@ -38,7 +38,7 @@ def finish(whole: Plan, outcomes: Mapping[int, Outcome], config: Config, process
     Returns:
         what summary.json says; nothing in it depends on time, or on how often the scene was stopped.
     """
-    from fast_sam3d.outputs.export import save_json
+    from fast_sam3d.outputs.files import save_json
 
     complete = [number for number in whole.scene.masks if outcomes[number].status == "complete"]
     made_of = _made_of(whole, complete, config)
@@ -47,7 +47,7 @@ def finish(whole: Plan, outcomes: Mapping[int, Outcome], config: Config, process
         for name in (SCENE_JSON, *SCENE_NAMES):  # what is not made anew must not stay; the .json first, as its seal
             (whole.target / name).unlink(missing_ok=True)
         composed = _compose(whole, complete, config, made_of, processes) if complete else {"files": [], "mask_iou": {}}
-    summary = _summary(whole, outcomes, composed)
+    summary = _summary(whole, outcomes, composed, config.pipeline.layout_postprocess)
     save_json(whole.target / SUMMARY, summary)
     return summary
 
@@ -71,8 +71,7 @@ def _up_to_date(target: Path, made_of: str) -> dict[str, Any] | None:
 
 
 def _compose(whole: Plan, complete: list[int], config: Config, made_of: str, processes: int) -> dict[str, Any]:
-    from fast_sam3d.outputs.export import atomic_write
-    from fast_sam3d.scene import compose_scene
+    from fast_sam3d.outputs.files import atomic_write
     from fast_sam3d.scene.files import (
         camera_of,
         load_object_folder,
@@ -81,6 +80,7 @@ def _compose(whole: Plan, complete: list[int], config: Config, made_of: str, pro
         save_scene_json,
         save_scene_ply,
     )
+    from fast_sam3d.scene.objects import compose_scene
     from fast_sam3d.scene.pictures import FRAME_MS, IOU_PX, mask_ious, sampled, scene_preview, turntable
 
     target = whole.target
@@ -163,7 +163,9 @@ def _mean(overlaps: Mapping[str, float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _summary(whole: Plan, outcomes: Mapping[int, Outcome], composed: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(
+    whole: Plan, outcomes: Mapping[int, Outcome], composed: Mapping[str, Any], refined: bool
+) -> dict[str, Any]:
     overlaps = composed["mask_iou"]
     objects = [
         {
@@ -184,6 +186,7 @@ def _summary(whole: Plan, outcomes: Mapping[int, Outcome], composed: Mapping[str
         "scene": whole.scene.name,
         "image": whole.scene.image_path.name,
         **counts,
+        "pose_refined": refined,
         "passed_over": [path.name for path in whole.scene.passed_over],
         "mean_mask_iou": _mean(overlaps),
         "files": composed["files"],

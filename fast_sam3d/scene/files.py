@@ -11,18 +11,12 @@ import numpy as np
 
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import OPENCV_FROM_CAMERA, Y_UP_FROM_Z_UP, Pose
-from fast_sam3d.outputs.export import (
-    CAMERA_FRAME,
-    OBJECT_FRAME,
-    POSE_CONVENTION,
-    atomic_write,
-    load_gaussians_ply,
-    save_gaussians_ply,
-    save_json,
-    whole_trimesh,
-)
-from fast_sam3d.run.object import GAUSSIANS, GAUSSIANS_4, MESH, POSE
-from fast_sam3d.scene import PlacedObject, Scene, Surface
+from fast_sam3d.outputs.files import atomic_write, save_json
+from fast_sam3d.outputs.gaussians import load_gaussians_ply, save_gaussians_ply
+from fast_sam3d.outputs.interrupts import interrupts_deferred
+from fast_sam3d.outputs.pose import CAMERA_FRAME, OBJECT_FRAME, POSE_CONVENTION
+from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE
+from fast_sam3d.scene.objects import PlacedObject, Scene, Surface
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,7 +37,7 @@ def node_name(name: str) -> str:
 
 
 def load_object_folder(name: str, folder: Path) -> PlacedObject:
-    """Reads what `object_run.write_results` wrote.
+    """Reads what `run.results.write_results` wrote.
 
     Raises:
         OSError, ValueError: a file is missing or damaged.
@@ -56,7 +50,7 @@ def load_object_folder(name: str, folder: Path) -> PlacedObject:
 
 
 def _load_surface(path: Path) -> Surface:
-    with whole_trimesh():
+    with interrupts_deferred():
         import trimesh
 
         loaded: Any = trimesh.load(path, force="mesh", process=False)
@@ -78,7 +72,7 @@ def save_scene_glb(path: Path, scene: Scene) -> bool:
     """Writes a node per object at its pose. Returns False, and writes nothing, without meshes."""
     if not any(item.surface is not None for item in scene.objects):
         return False
-    with whole_trimesh():
+    with interrupts_deferred():
         import trimesh
 
         built = trimesh.Scene()

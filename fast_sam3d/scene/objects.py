@@ -21,7 +21,7 @@ from fast_sam3d.geometry.arrays import transform_points
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import Pose, merge_gaussians, place_gaussians
 from fast_sam3d.run.memory import SMALLER, free_memory, run_fitting, smaller_than
-from fast_sam3d.run.object import first, run_pipeline
+from fast_sam3d.run.object import ObjectRun, RunSettings, first, run_object
 from fast_sam3d.scene.batch import Ahead, Masked, groups_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Surface:
     @classmethod
     def of(cls, mesh: Any) -> Surface:
         """A decoded mesh; see `export.mesh_to_trimesh`."""
-        from fast_sam3d.outputs.export import linear_from_srgb, mesh_to_trimesh
+        from fast_sam3d.outputs.meshes import linear_from_srgb, mesh_to_trimesh
 
         surface = mesh_to_trimesh(mesh)
         visual: Any = surface.visual
@@ -196,8 +196,6 @@ def run_scene(
         raise InputError("there are no masks: give one for each object")
     pipe = getattr(pipeline, "_pipeline", pipeline)
     asked = tuple(formats or getattr(pipe, "decode_formats", None) or ("mesh", "gaussian"))
-    options: dict[str, Any] = {"ss_steps": ss_steps, "slat_steps": slat_steps, "layout": layout}
-
     if batch < 1:
         raise InputError(f"batch is {batch}: give at least 1")
 
@@ -218,14 +216,15 @@ def run_scene(
         if name in groups:
             ahead.prepare(groups[name], (Masked(pixels, usable(member), pointmap) for member in groups[name]))
 
-        def run(decoded: tuple[str, ...]) -> tuple[Any, Any]:
-            return observed_run(
-                pipe, progress, image=pixels, mask=covered, pointmap=pointmap, seed=seed, formats=decoded, **options
-            )
+        def run(decoded: tuple[str, ...]) -> ObjectRun:
+            settings = RunSettings(seed, ss_steps, slat_steps, decoded, layout)
+            return run_object(pipe, pixels, covered, pointmap, settings=settings, progress=progress)
 
-        less = smaller_than(asked, smaller, decodable(pipe))
-        (result, report), decoded, told = run_fitting(run, asked, less, free_memory)
-        return SceneObject(name, result, report, decoded, tuple(told))
+        from fast_sam3d.adapters import adapt
+
+        less = smaller_than(asked, smaller, adapt(pipe).formats)
+        done, decoded, told = run_fitting(run, asked, less, free_memory)
+        return SceneObject(name, done.result, done.report, decoded, tuple(told))
 
     def fits(name: str) -> bool:
         try:
@@ -250,22 +249,6 @@ def run_scene(
             ahead.forget()
 
     return each()
-
-
-def observed_run(pipeline: Any, progress: Progress | None, **arguments: Any) -> tuple[dict[str, Any], Report]:
-    """`run_pipeline` with a report of this one run."""
-    from fast_sam3d.report import observe
-
-    with observe(pipeline, progress) as report:
-        result = run_pipeline(pipeline, **arguments)
-    return result, report
-
-
-def decodable(pipeline: Any) -> set[str]:
-    """The formats that a pipeline has decoders for."""
-    decoders = {"mesh": "slat_decoder_mesh", "gaussian": "slat_decoder_gs", "gaussian_4": "slat_decoder_gs_4"}
-    models = pipeline.models
-    return {name for name, part in decoders.items() if part in models and models[part] is not None}
 
 
 def compose_scene(

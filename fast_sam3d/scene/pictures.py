@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from fast_sam3d.geometry.arrays import transform_points
 from fast_sam3d.geometry.camera import Camera
-from fast_sam3d.render.renderer import AMBIENT, DIFFUSE, LIGHT, MeshDrawing, nearest_faces
+from fast_sam3d.render.renderer import AMBIENT, DIFFUSE, LIGHT, MeshRenderer, nearest_faces
 from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
 from fast_sam3d.render.splat import LARGEST_PX, draw_dots
-from fast_sam3d.render.threads import side_by_side
-from fast_sam3d.scene import PlacedObject, Scene
+from fast_sam3d.render.threads import map_threads
+from fast_sam3d.scene.objects import PlacedObject, Scene
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -106,7 +106,7 @@ def scene_preview(
 
     around = _Around(scene, size)
     front = _sized(camera, size) if camera is not None else around.fitted([(0.0, 0.0)])[0]
-    pixels, other = side_by_side(painter(scene), [front, around.fitted([OTHER_VIEW_DEG])[0]])
+    pixels, other = map_threads(painter(scene), [front, around.fitted([OTHER_VIEW_DEG])[0]])
     if camera is not None:
         for name, mask in small.items():
             _outline(pixels, mask, colours[name])
@@ -136,7 +136,7 @@ def turntable(scene: Scene, camera: Camera | None, frames: int = FRAMES) -> list
     size = (FRAME_PX, max(2, round(FRAME_PX * aspect)))
     turns = [360.0 * number / frames for number in range(frames)]
     views = _Around(scene, size).fitted([(turn, FRAME_RAISED_DEG) for turn in turns])
-    pictures = [Image.fromarray(pixels) for pixels in side_by_side(painter(scene, quick=True), views)]
+    pictures = [Image.fromarray(pixels) for pixels in map_threads(painter(scene, quick=True), views)]
     # One palette for all frames, from frames all around: colours of the back must not be lost.
     every = Image.new("RGB", (size[0], size[1] * 4))
     for slot in range(4):
@@ -162,7 +162,7 @@ def painter(scene: Scene, quick: bool = False) -> Callable[[Camera], NDArray[np.
         vertices = np.concatenate([points for points, _ in surfaces])
         faces = np.concatenate([surface.faces + start for start, (_, surface) in zip(starts, surfaces, strict=False)])
         colours = np.concatenate([surface.srgb for _, surface in surfaces])
-        drawing = MeshDrawing(vertices, faces, colours)
+        drawing = MeshRenderer(vertices, faces, colours)
         return lambda camera: eight_bit(drawing(camera, background=background).rgb)
     points, sides, rgb, normals = (np.concatenate(parts) for parts in zip(*dots, strict=True))
     light = np.asarray(LIGHT) / np.linalg.norm(LIGHT)

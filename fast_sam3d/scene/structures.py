@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from fast_sam3d.adapters import find
+from fast_sam3d.adapters import adapt
 from fast_sam3d.report import observe
 from fast_sam3d.sampling.batch import decides_alike, method_on, tell
 from fast_sam3d.sampling.method import StageMethod
@@ -59,7 +59,7 @@ def solve_structures(
     Returns:
         One per object; none where the sampler's method may decide differently for different objects.
     """
-    solver = find(pipeline).solver("ss")
+    solver = adapt(pipeline).solver("ss")
     method = method_on(solver)
     if not decides_alike(method):
         return []

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError, OutputError
 from fast_sam3d.outputs.folder import result_folder
 from fast_sam3d.run.memory import free_memory, run_fitting, smaller_than
-from fast_sam3d.run.object import REPORT, RESULT_NAMES, Run, write_results
+from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
+from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
 from fast_sam3d.scene.batch import Ahead
 from fast_sam3d.scene.inputs import SceneInput, digest, load_scene
 
@@ -183,23 +184,19 @@ class Worker:
         return scene
 
     def _make(self, task: ObjectTask, formats: Sequence[str], tried: list[str]) -> tuple[tuple[str, ...], list[str]]:
-        from fast_sam3d.scene.objects import observed_run
-
-        given, asked = self._share(task).object(task.number), self.config.pipeline
+        given = self._share(task).object(task.number)
+        settings = RunSettings.of(self.config.seed, self.config.pipeline)
 
         def make(formats: tuple[str, ...]) -> None:
-            result, report = observed_run(
-                self.pipeline, self.progress, image=given.image, mask=given.mask, pointmap=given.pointmap,
-                seed=self.config.seed, ss_steps=asked.ss_steps, slat_steps=asked.slat_steps, formats=formats,
-                layout=asked.layout_postprocess,
-            )  # fmt: skip
-            run = Run(
-                result, report, dict(self._handle.methods), self.load_seconds, self.tag, str(self.pipeline.device),
-                formats, tuple(tried),
+            run = run_object(
+                self.pipeline, given.image, given.mask, given.pointmap,
+                settings=replace(settings, formats=formats), progress=self.progress,
             )  # fmt: skip
             with result_folder(task.target) as folder:
-                written = write_results(folder, self.config, given, run)
-                _write_done(folder, task, written, run, given.size)
+                written = write_results(
+                    folder, self.config, given, run, tag=self.tag, load_seconds=self.load_seconds, out_of_memory=tried
+                )
+                _write_done(folder, task, written, run, tried, given.size)
 
         def free() -> None:
             from fast_sam3d.api import accelerate
@@ -212,14 +209,16 @@ class Worker:
         return fitted, tried
 
     def _smaller_than(self, formats: Sequence[str]) -> list[tuple[str, ...]]:
-        from fast_sam3d.scene.objects import decodable
+        from fast_sam3d.adapters import adapt
 
-        return smaller_than(formats, self.config.scene.smaller, decodable(self.pipeline))
+        return smaller_than(formats, self.config.scene.smaller, adapt(self.pipeline).formats)
 
 
-def _write_done(folder: Path, task: ObjectTask, written: list[str], run: Run, size: tuple[int, int]) -> None:
+def _write_done(
+    folder: Path, task: ObjectTask, written: list[str], run: ObjectRun, tried: Sequence[str], size: tuple[int, int]
+) -> None:
     from fast_sam3d.geometry.camera import Camera
-    from fast_sam3d.outputs.export import save_json
+    from fast_sam3d.outputs.files import save_json
 
     camera = None
     if run.result.get("pointmap") is not None:
@@ -233,7 +232,7 @@ def _write_done(folder: Path, task: ObjectTask, written: list[str], run: Run, si
         # The report tells times, so its size differs from run to run.
         "files": {name: None if name == REPORT else (folder / name).stat().st_size for name in sorted(written)},
         "formats": run.formats,
-        "out_of_memory": run.out_of_memory,
+        "out_of_memory": tried,
         "camera": camera,
     })  # fmt: skip
 

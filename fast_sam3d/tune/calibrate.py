@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fast_sam3d.adapters import find
+from fast_sam3d.adapters import adapt
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.sampling.step import to_leaves
 
@@ -57,10 +57,9 @@ def watched(pipeline: Any) -> Iterator[Magnitudes]:
     Yields:
         what `magnitude` needs, which fills while the pipeline runs.
     """
-    adapter, magnitudes = find(pipeline), Magnitudes()
+    adapter, magnitudes = adapt(pipeline), Magnitudes()
     hooks = []
     for stage in adapter.stages:
-        generator = adapter.pipeline.models[f"{stage}_generator"]
 
         def begin(module: Any, args: Any, stage: str = stage) -> None:
             magnitudes.begin(stage)
@@ -69,7 +68,10 @@ def watched(pipeline: Any) -> Iterator[Magnitudes]:
             with torch.no_grad():
                 magnitudes.note(stage, velocity)
 
-        hooks += [generator.register_forward_pre_hook(begin), generator.reverse_fn.register_forward_hook(note)]
+        hooks += [
+            adapter.generator(stage).register_forward_pre_hook(begin),
+            adapter.guidance(stage).register_forward_hook(note),
+        ]
     try:
         yield magnitudes
     finally:

@@ -13,10 +13,11 @@ from fast_sam3d.bench.job import PLACES, operations, order_of, seeded, warm_up
 from fast_sam3d.bench.objects import BenchObject, Objects
 from fast_sam3d.bench.record import Rows
 from fast_sam3d.bench.suite import OFF, OTHER_SEED
-from fast_sam3d.bench.turns import Outcome, take_turns
+from fast_sam3d.bench.turns import VariantRun, take_turns
 from fast_sam3d.bench.variant import Variant, variant_of
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.metrics import PERFECT, Protocol, Reconstruction, compare
+from fast_sam3d.run.object import RunSettings
 from fast_sam3d.tune.judge import MEASURES
 from fast_sam3d.tune.ledger import DRIFT, Case
 
@@ -30,7 +31,7 @@ class PipelineRunner:
     Args:
         pipeline: loaded, not accelerated.
         objects: where the cases' objects come from; their truth is not used.
-        formats: to decode.
+        settings: of every run but for its seed and steps.
         measures: see `MEASURES`.
         counted: cases on which the operations are counted too, in one further run of each method.
         points: of `Protocol`.
@@ -38,7 +39,7 @@ class PipelineRunner:
 
     pipeline: Any
     objects: Objects
-    formats: tuple[str, ...]
+    settings: RunSettings
     measures: tuple[str, ...]
     counted: frozenset[Case] = frozenset()
     points: int = Protocol.points
@@ -58,12 +59,12 @@ class PipelineRunner:
         refused: dict[str, str] = {}
         known = [variant for method in methods if (variant := self._variant(method, refused)) is not None]
         if not self._warm:
-            warm_up(self.pipeline, thing.given, known, self.formats)
+            warm_up(self.pipeline, thing.given, known, self.settings)
             self._warm = True
         # Drawn for the methods too, so that the unaccelerated run is not always at the same place.
         digest = hashlib.sha256(" | ".join(methods).encode()).hexdigest()
         outcomes = take_turns(
-            self.pipeline, thing.given, seeded(known, seed), self.formats,
+            self.pipeline, thing.given, seeded(known, seed), self.settings,
             order_of(name + digest, seed, len(known)), catch=(Exception,), memory=True, name=name,
             keep=lambda result: Reconstruction.of(result).on_host(),
         )  # fmt: skip
@@ -77,7 +78,7 @@ class PipelineRunner:
                 "object": name, "seed": seed, "method": outcome.variant.name, "error": outcome.error,
                 "place": outcome.place,
                 **(dict.fromkeys(spent, math.nan) if outcome.error else spent),
-                "operations": operations(self.pipeline, thing.given, outcome.variant, self.formats)
+                "operations": operations(self.pipeline, thing.given, outcome.variant, self.settings)
                 if count and not outcome.error else math.nan,
                 **drift,
             })  # fmt: skip
@@ -100,7 +101,7 @@ class PipelineRunner:
                 return None
         return self._variants[method]
 
-    def _drifts(self, outcomes: Sequence[Outcome], plain: Outcome) -> list[dict[str, float]]:
+    def _drifts(self, outcomes: Sequence[VariantRun], plain: VariantRun) -> list[dict[str, float]]:
         """By measure, of each outcome; empty of the plain one."""
         if plain.result is None:
             return [{} for _ in outcomes]

@@ -12,7 +12,7 @@ import trimesh
 
 from fast_sam3d import metrics
 from fast_sam3d.bench import job as jobs
-from fast_sam3d.bench.job import PLACES, Job, key_of, keys_of, measure, order_of, seeded, work
+from fast_sam3d.bench.job import PLACES, BenchTask, key_of, keys_of, measure, order_of, seeded, work
 from fast_sam3d.bench.objects import BenchObject, Folder
 from fast_sam3d.bench.suite import OFF, OTHER_SEED
 from fast_sam3d.bench.turns import Given
@@ -43,7 +43,7 @@ def pipeline():
 @pytest.fixture(scope="module")
 def job():
     nowhere = Path("nowhere")
-    return Job(Checkpoint("mini", nowhere, "mini", "so"), VARIANTS, Folder(nowhere), protocol=PROTOCOL)
+    return BenchTask(Checkpoint("mini", nowhere, "mini", "so"), VARIANTS, Folder(nowhere), protocol=PROTOCOL)
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from fast_sam3d.bench.operations import OFF, RADII, network_calls, operations, published, solves
+from fast_sam3d.adapters import adapt
+from fast_sam3d.bench.operations import OFF, RADII, operations, solves
 from fast_sam3d.cli import count as command
 from fast_sam3d.exact import Exact
 from fast_sam3d.model.config import PUBLISHED_SS_CONTEXT
+from fast_sam3d.model.published import published
 from tests.fakes import same_vars, snapshot
 
 CONTEXT = Exact(**{**OFF.settings(), "context": True})
@@ -22,8 +24,8 @@ def pipeline() -> Any:
 
 
 def test_the_published_guidance(pipeline: Any) -> None:
-    assert network_calls(pipeline.models["ss_generator"]) == (25, 19)
-    assert network_calls(pipeline.models["slat_generator"]) == (25, 13)
+    assert adapt(pipeline).network_calls("ss") == (25, 19)
+    assert adapt(pipeline).network_calls("slat") == (25, 13)
 
 
 def test_what_all_savings_take_off(pipeline: Any) -> None:
@@ -69,7 +71,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         "off": [1000] * 3, "context": [900, 900, 1000], "all": [700] * 3
     }  # fmt: skip
     assert table.keys() == {"off", "all", *OFF.settings()}
-    assert len(asked) == 12  # a saving that leaves these networks alone is not counted again
+    assert len(asked) == 11  # a saving that leaves these networks alone is not counted again
     shown = command.lines({"off": [4 * 10**14], "half": [4 * 10**14], "all": [3 * 10**14]}, ["SS"])
     assert shown[1:] == [
         "off     400.0         ",

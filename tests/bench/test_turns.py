@@ -8,28 +8,31 @@ import pytest
 from fast_sam3d.bench.turns import Given, run, take_turns
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.errors import InputError
+from fast_sam3d.run.object import RunSettings
 from tests.stand_in import StandIn
 
 CACHED = {"ss": {"when": {"name": "stride", "stride": 5}}}
+MESH = RunSettings(formats=("mesh",))
 IMAGE, MASK = np.full((6, 8, 3), 9, np.uint8), np.eye(6, 8) > 0
 POINTS = np.ones((6, 8, 3), np.float32)
 
 
 def test_the_pipeline_gets_what_infer_gives_it():
     pipeline = StandIn()
-    run(pipeline, Given(IMAGE, MASK, POINTS), Variant("x", 7, 5, seed=3), ["mesh"])
+    run(pipeline, Given(IMAGE, MASK, POINTS), Variant("x", 7, 5, seed=3), MESH)
     given = pipeline.arguments
     assert given["image"].shape == (6, 8, 4) and np.array_equal(given["image"][..., 3], MASK * np.uint8(255))
     assert given["mask"] is None and given["seed"] == 3 and given["decode_formats"] == ["mesh"]
     assert (given["stage1_inference_steps"], given["stage2_inference_steps"]) == (7, 5)
     assert given["pointmap"].shape == (6, 8, 3) and not given["with_mesh_postprocess"]
-    run(pipeline, Given(IMAGE, MASK, POINTS), Variant("x", 7, given_depth=False), ["mesh"])
+    assert given["with_layout_postprocess"]
+    run(pipeline, Given(IMAGE, MASK, POINTS), Variant("x", 7, given_depth=False), MESH)
     assert pipeline.arguments["pointmap"] is None and pipeline.arguments["stage2_inference_steps"] == 7
 
 
 def test_outcomes_come_in_the_order_of_the_variants_whatever_the_turns():
     pipeline, variants = StandIn(), [Variant("a", 4), Variant("b", 5, config=CACHED), Variant("c", 6)]
-    outcomes = take_turns(pipeline, Given(IMAGE, MASK), variants, ["mesh"], order=[2, 0, 1], memory=True)
+    outcomes = take_turns(pipeline, Given(IMAGE, MASK), variants, MESH, order=[2, 0, 1], memory=True)
     assert [(o.variant.name, o.place) for o in outcomes] == [("a", 1), ("b", 2), ("c", 0)]
     assert outcomes[0].report.solves[0].steps_planned == 4
     assert outcomes[1].report.network_calls_saved > 0 == outcomes[0].report.network_calls_saved
@@ -44,17 +47,15 @@ def test_only_what_is_expected_is_caught():
             raise InputError("too small")
 
     given, variants = Given(IMAGE, MASK), [Variant("a")]
-    (outcome,) = take_turns(Broken(), given, variants, ["mesh"])
+    (outcome,) = take_turns(Broken(), given, variants, MESH)
     assert outcome.result is None and outcome.error == "InputError: too small"
     with pytest.raises(InputError):
-        take_turns(Broken(), given, variants, ["mesh"], catch=(KeyError,))
+        take_turns(Broken(), given, variants, MESH, catch=(KeyError,))
 
 
 def test_what_cannot_be_kept_has_failed():
     def refuse(result):
         raise ValueError("not finite")
 
-    (outcome,) = take_turns(
-        StandIn(), Given(IMAGE, MASK), [Variant("a", 3)], ["mesh"], catch=(ValueError,), keep=refuse
-    )
+    (outcome,) = take_turns(StandIn(), Given(IMAGE, MASK), [Variant("a", 3)], MESH, catch=(ValueError,), keep=refuse)
     assert outcome.result is None and "not finite" in outcome.error

@@ -18,7 +18,8 @@ from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cli import infer
 from fast_sam3d.model.inputs import limit_size, match_size
-from fast_sam3d.outputs import export
+from fast_sam3d.outputs import files as output_files
+from fast_sam3d.outputs import load_gaussians_ply, meshes
 from tests.fakes import same_vars, snapshot
 from tests.stand_in import StandIn, files, run
 
@@ -56,7 +57,7 @@ def test_infer_writes_every_result(pipeline, object_folder, elsewhere, capsys, p
     assert pipeline.arguments["seed"] == 42
     assert pipeline.arguments["pointmap"] is None
     assert Image.open(folder / "preview.png").width > 256
-    assert len(export.load_gaussians_ply(folder / "gaussians.ply").get_xyz) == 4
+    assert len(load_gaussians_ply(folder / "gaussians.ply").get_xyz) == 4
     assert json.loads((folder / "pose.json").read_text())["translation"] == [0, 0, 2]
     assert (folder.stat().st_mode & 0o777) == (object_folder.stat().st_mode & 0o777)
 
@@ -431,7 +432,7 @@ def interrupt(*arguments: object, **options: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("place", "name"), [(StandIn, "run"), (export, "save_glb"), (export, "save_json")])
+@pytest.mark.parametrize(("place", "name"), [(StandIn, "run"), (meshes, "save_glb"), (output_files, "save_json")])
 @pytest.mark.parametrize("earlier", [False, True])
 def test_ctrl_c_leaves_no_file_and_the_older_result(
     pipeline, object_folder, elsewhere, capsys, monkeypatch, place, name, earlier
@@ -457,7 +458,7 @@ def test_an_interrupt_after_the_results_are_there_says_so(pipeline, object_folde
 
 
 def test_termination_too(pipeline, object_folder, elsewhere, capsys, monkeypatch):
-    monkeypatch.setattr(export, "save_glb", lambda *a, **o: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
+    monkeypatch.setattr(meshes, "save_glb", lambda *a, **o: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
     before = signal.getsignal(signal.SIGTERM)
     code, *_ = run(capsys, "infer", "--image_path", object_folder)
     assert code == 143
@@ -469,7 +470,7 @@ def test_a_full_disk_is_one_sentence(pipeline, object_folder, elsewhere, capsys,
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "save_glb", full)
+    monkeypatch.setattr(meshes, "save_glb", full)
     code, _, err = run(capsys, "infer", "--image_path", object_folder)
     assert code == 2
     assert "No space left on device): free some space" in err
@@ -491,7 +492,7 @@ def test_our_own_mistakes_are_not_hidden(pipeline, object_folder, elsewhere, cap
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(export, "save_glb", fail)
+    monkeypatch.setattr(meshes, "save_glb", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["infer", "--image_path", str(object_folder)])
     assert files(elsewhere) == set()

@@ -16,7 +16,7 @@ import pytest
 
 from fast_sam3d import cli
 from fast_sam3d.config.packaged import checkout
-from fast_sam3d.outputs.export import load_gaussians_ply
+from fast_sam3d.outputs.gaussians import load_gaussians_ply
 from tests.model.test_pipeline import build
 from tests.stand_in import files, run
 

@@ -83,7 +83,7 @@ def test_loads_and_makes_in_the_folder_of_the_command(config, weights, room, els
 def test_remarks_are_told_once(config, weights, room, elsewhere):
     worker = actor(config, weights, elsewhere)
     worker.load()
-    logging.getLogger("fast_sam3d.outputs.export").warning("the mesh has %d holes", 3)
+    logging.getLogger("fast_sam3d.outputs.meshes").warning("the mesh has %d holes", 3)
     assert worker.make(TASK).remarks == ("the mesh has 3 holes",)
     assert worker.make(TASK).remarks == ()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fast_sam3d.decode.aggregate import FACTORS, MeshMethod, build, max_pool, mean_pool, merge, unmerged
+from fast_sam3d.decode.aggregate import FACTORS, MeshMethod, build_mesh_method, max_pool, mean_pool, merge, unmerged
 from fast_sam3d.errors import ConfigError
 
 R = 16
@@ -44,12 +44,12 @@ def test_the_busier_the_less_is_merged() -> None:
 )
 def test_mistakes_are_named(mapping: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build(mapping)
+        build_mesh_method(mapping)
 
 
 def test_settings_build_the_same_method() -> None:
-    method = build({"factors": [2, 2, 1], "weight": 0.5})
-    assert build(method.settings()) == method
+    method = build_mesh_method({"factors": [2, 2, 1], "weight": 0.5})
+    assert build_mesh_method(method.settings()) == method
 
 
 @pytest.mark.parametrize("factor", FACTORS)

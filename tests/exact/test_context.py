@@ -19,7 +19,6 @@ from fast_sam3d.exact.context import Contexts, KeysSeam
 from fast_sam3d.model.flow import ClassifierFreeGuidance
 from fast_sam3d.model.layers import CrossAttention
 from fast_sam3d.model.pipeline import MiniPipeline
-from fast_sam3d.model.sparse_grid import SparseGrid
 from fast_sam3d.patch import seam_at
 from tests.fakes import same_vars, snapshot
 from tests.minis import STEPS, picture, random_mini
@@ -244,28 +243,6 @@ def test_a_compiled_network_is_left_alone_with_a_word(
     assert any("ss" in r.message and "is compiled" in r.message for r in caplog.records)
 
 
-@pytest.mark.parametrize("method", [{}, CACHED, {"slat": {"where": {"name": "random", "keep": 0.5}}}])
-def test_neighbours_are_found_once_per_solve(
-    pipeline: MiniPipeline, method: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
-    init = SparseGrid.__init__
-
-    def counting(grid: SparseGrid, coords: Tensor, **given: Any) -> None:
-        made.append(len(coords))
-        init(grid, coords, **given)
-
-    monkeypatch.setattr(SparseGrid, "__init__", counting)
-    results, whole = {}, {}
-    for grids in (False, True):
-        made.clear()
-        with fast_sam3d.accelerated(pipeline, {**method, "exact": {**OFF, "images": True, "grids": grids}}):
-            results[grids] = latents(run(pipeline))
-        whole[grids] = made.count(len(results[grids]["coords"]))
-    assert whole[True] < whole[False] - 3
-    assert all(torch.equal(results[True][name], value) for name, value in results[False].items())
-
-
 def test_outside_a_solve_nothing_is_kept(pipeline: MiniPipeline) -> None:
     attention = pipeline.models["ss_generator"].reverse_fn.backbone.blocks[0].cross_attn["shape"]
     with fast_sam3d.accelerated(pipeline, BOTH), torch.no_grad():
@@ -291,3 +268,13 @@ def test_all_off_installs_nothing(pipeline: MiniPipeline) -> None:
     before = snapshot(pipeline)
     fast_sam3d.accelerate(pipeline, {"exact": dict.fromkeys(Exact().settings(), False)})
     assert same_vars(before, snapshot(pipeline))
+
+
+def test_a_removed_saving_is_ignored_with_a_warning(pipeline: MiniPipeline, caplog: pytest.LogCaptureFixture) -> None:
+    for options in ({"config": {"exact": {"grids": False, "half": False}}}, {"overrides": ["exact.grids=false"]}):
+        caplog.clear()
+        with fast_sam3d.accelerated(pipeline, **options) as handle:
+            assert "grids" not in handle.methods["exact"]
+        assert [r.message for r in caplog.records if r.levelno == logging.WARNING] == [
+            "exact.grids is ignored: that saving was removed, because it made no measurable difference"
+        ]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import fast_sam3d
 from fast_sam3d.exact import Exact, subdivision
 from fast_sam3d.exact.subdivision import SubdivisionSeam, convolve, fits, folded, taps
+from fast_sam3d.geometry.sparse_grid import SparseGrid
 from fast_sam3d.model.slat_decoder import SubdivideBlock
 from fast_sam3d.model.sparse import SparseTensor
-from fast_sam3d.model.sparse_grid import SparseGrid
 from fast_sam3d.patch import seam_at
 from tests.minis import picture, random_mini
 

@@ -15,7 +15,7 @@ def test_orbit_is_not_mirrored():
     assert np.allclose(depth, [2, 2, 2, 1.5])
 
 
-def test_orbit_azimuth_90_stands_on_plus_x():
+def test_orbit_azimuth_90_is_on_plus_x():
     pixels, depth = Camera.orbit(90.0, 0.0, distance=2.0).project([[0.5, 0, 0], [0, 0.3, 0]])
     assert np.isclose(depth[0], 1.5)
     assert pixels[1, 0] > 128  # from +x, world +y is on the right
@@ -54,12 +54,12 @@ def test_from_pointmap_recovers_the_camera():
 
 
 @pytest.mark.parametrize("points", [np.full((8, 8, 3), np.nan), -np.ones((8, 8, 3)), np.ones((8, 8, 3))])
-def test_from_pointmap_refuses_what_is_no_view(points):
+def test_from_pointmap_rejects_points_that_fit_no_camera(points):
     with pytest.raises(ValueError, match="pointmap"):
         Camera.from_pointmap(points)
 
 
-def test_crop_and_resize_move_pixels_as_they_move_the_picture():
+def test_crop_and_resize_transform_pixels_like_the_image():
     camera = Camera.orbit(10.0, size=200)
     points = np.random.default_rng(0).uniform(-0.4, 0.4, (20, 3))
     before = camera.project(points)[0]
@@ -68,7 +68,7 @@ def test_crop_and_resize_move_pixels_as_they_move_the_picture():
     assert Camera(np.eye(3), np.zeros(3), 1.0, (0, 0), (30, 60)).resized(20).size == (10, 20)
 
 
-def test_bad_values_are_refused():
+def test_invalid_values_are_rejected():
     with pytest.raises(ValueError, match="positive"):
         Camera(np.eye(3), np.zeros(3), 0.0, (0, 0), (8, 8))
     with pytest.raises(ValueError, match=r"\[3, 3\]"):

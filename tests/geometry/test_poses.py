@@ -8,8 +8,7 @@ import roma
 import torch
 
 from fast_sam3d.geometry.gaussians import GaussianCloud
-from fast_sam3d.geometry.poses import GLB_FROM_CAMERA, Pose, merge_gaussians, place_gaussians
-from fast_sam3d.outputs.export import pose_matrix
+from fast_sam3d.geometry.poses import GLB_FROM_CAMERA, Pose, merge_gaussians, place_gaussians, pose_matrix
 
 
 def some_pose(seed: int = 0, scale: tuple[float, float, float] = (0.7, 0.7, 0.7)) -> Pose:
@@ -59,7 +58,7 @@ def test_a_quarter_turn_by_hand():
 
 @pytest.mark.parametrize("scale", [(0.7, 0.7, 0.7), (0.5, 1.0, 2.0)])
 @pytest.mark.parametrize("seed", range(4))
-def test_there_and_back(seed, scale):
+def test_round_trip_through_a_matrix(seed, scale):
     pose = some_pose(seed, scale)
     back = Pose.from_matrix(pose.matrix)
     np.testing.assert_allclose(back.matrix, pose.matrix, atol=1e-12)
@@ -67,7 +66,7 @@ def test_there_and_back(seed, scale):
 
 
 @pytest.mark.parametrize("scale", [(0.7, 0.7, 0.7), (0.5, 1.0, 2.0)])
-def test_gaussians_move_as_their_covariances_do(scale):
+def test_placed_gaussians_have_transformed_covariances(scale):
     pose, cloud = some_pose(3, scale), some_cloud()
     placed = place_gaussians(cloud, pose)
     upper = pose.matrix[:3, :3]
@@ -87,7 +86,7 @@ def test_merging_keeps_the_order():
         merge_gaussians([])
 
 
-def test_nodes_of_a_glb_hold_meshes_that_are_y_up():
+def test_glb_nodes_transform_meshes_with_y_up():
     pose = some_pose(1)
     point = np.array([0.1, 0.2, 0.3, 1])  # +z up
     y_up = np.array([0.1, 0.3, -0.2, 1])
@@ -103,6 +102,6 @@ def test_nodes_of_a_glb_hold_meshes_that_are_y_up():
         ((1, 0, 0, 0), (0, 0, 1), (0, 1, 1)),
     ],
 )
-def test_no_pose(rotation, translation, scale):
+def test_invalid_poses_are_rejected(rotation, translation, scale):
     with pytest.raises(ValueError, match="a pose needs"):
         Pose(*(np.array(part, float) for part in (rotation, translation, scale)))

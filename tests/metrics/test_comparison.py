@@ -69,7 +69,7 @@ def test_each_score_equals_its_own_function():
 
 
 def test_the_pose_is_read_with_the_convention_of_results():
-    from fast_sam3d.outputs.export import pose_matrix
+    from fast_sam3d.geometry.poses import pose_matrix
 
     given = result((0.5, 0.1, -0.3, 0.8))
     assert np.allclose(Reconstruction.of(given).matrix, pose_matrix(given))

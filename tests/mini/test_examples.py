@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from fast_sam3d.cli import main
+from fast_sam3d.geometry.poses import quaternion_matrix
 from fast_sam3d.inputs.load import list_masks, load_object
 from fast_sam3d.mini.data import examples, views
 from fast_sam3d.mini.data.families import sample_object
 from fast_sam3d.mini.data.pictures import image_grid, take
 from fast_sam3d.mini.data.shards import HELD_OUT_SEED
 from fast_sam3d.mini.data.still_lifes import EXAMPLES, FIRST_SEED, Example, lowest, place, render
-from fast_sam3d.outputs.export import quaternion_matrix
 
 BUNDLED = Path(__file__).parents[2] / "examples"
 BY_NAME = {example.name: example for example in EXAMPLES}

@@ -18,7 +18,7 @@ from fast_sam3d.model import pipeline as module
 from fast_sam3d.model.layout_refinement import LayoutOutcome
 from fast_sam3d.model.pipeline import MiniPipeline
 from fast_sam3d.report import observe
-from fast_sam3d.run.object import run_pipeline
+from fast_sam3d.run.object import RunSettings, run_object
 from fast_sam3d.scene import SceneObject, compose_scene, run_scene
 from fast_sam3d.scene.inputs import load_scene
 from fast_sam3d.scene.pictures import mask_ious
@@ -97,7 +97,7 @@ def test_runs_of_objects_and_scenes_can_leave_it_out(pipeline, asked):
     image, mask = picture()
     options = {"seed": 0, "ss_steps": 2, "slat_steps": 2, "formats": ["gaussian"]}
     for layout in (True, False):
-        alone = run_pipeline(pipeline, image, mask, layout=layout, **options)
+        alone = run_object(pipeline, image, mask, settings=RunSettings(0, 2, 2, ("gaussian",), layout)).result
         (item,) = run_scene(pipeline, image, [mask], layout=layout, **options)
         assert len(asked) == 2
         assert item.result is not None
@@ -125,8 +125,8 @@ def test_the_embedded_model_covers_masks_better():
     given = load_scene(EXAMPLES / "examples" / "scene", "auto").object(2)
     overlaps = []
     for layout in (False, True):
-        result = run_pipeline(pipeline, given.image, given.mask, given.pointmap, seed=42, ss_steps=8, slat_steps=4,
-                              formats=["gaussian"], layout=layout)  # fmt: skip
+        settings = RunSettings(42, 8, 4, ("gaussian",), layout)
+        result = run_object(pipeline, given.image, given.mask, given.pointmap, settings=settings).result
         scene = compose_scene([SceneObject("2", result)])
         overlaps.append(mask_ious(scene, Camera.from_pointmap(given.pointmap), {"2": given.mask})["2"])
     facts = SimpleNamespace(**result["layout_refinement"])

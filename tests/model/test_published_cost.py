@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from fast_sam3d.geometry.sparse_grid import SparseGrid
 from fast_sam3d.model.slat_config import PUBLISHED_MESH, PUBLISHED_SLAT, PUBLISHED_SLAT_CONTEXT
 from fast_sam3d.model.slat_decoder import MeshDecoder
 from fast_sam3d.model.slat_flow import StructuredLatentFlow
 from fast_sam3d.model.sparse import SparseTensor
-from fast_sam3d.model.sparse_grid import SparseGrid
 
 # Half-thickness of the shells, in voxels: about 4.35 voxels per packed token.
 THICKNESS = 0.92

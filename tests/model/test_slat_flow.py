@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from fast_sam3d.geometry.sparse_grid import SparseGrid
 from fast_sam3d.model.slat_config import SLatFlowConfig
 from fast_sam3d.model.slat_flow import StructuredLatentFlow
-from fast_sam3d.model.sparse_grid import SparseGrid
 
 TINY = SLatFlowConfig(
     resolution=16, model_channels=36, num_blocks=2, num_heads=3, cond_channels=20, io_channels=12, num_io_blocks=2

@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fast_sam3d.model import sparse, sparse_grid
+from fast_sam3d.geometry import sparse_grid
+from fast_sam3d.geometry.sparse_grid import CHILDREN, SparseGrid
+from fast_sam3d.model import sparse
 from fast_sam3d.model.sparse import SparseConv3d, SparseDownsample, SparseSubdivide, SparseTensor, SparseUpsample
-from fast_sam3d.model.sparse_grid import CHILDREN, SparseGrid
 
 
 def dense_conv(x: SparseTensor, conv: SparseConv3d, resolution: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 from fast_sam3d import metrics
 from fast_sam3d.checkpoints.load import load_pipeline
 from fast_sam3d.geometry.camera import Camera
+from fast_sam3d.geometry.poses import quaternion_matrix
 from fast_sam3d.mini.data import views
 from fast_sam3d.mini.data.families import Sampled, sample_object
 from fast_sam3d.mini.data.pictures import image_grid
@@ -19,7 +20,6 @@ from fast_sam3d.mini.data.samples import seen_at_assumed_size
 from fast_sam3d.model.depth import ASSUMED_FOCAL, SilhouetteDepth
 from fast_sam3d.model.pose import quaternion_from_matrix
 from fast_sam3d.model.window import LEAST_SHARE, SHARE, Window
-from fast_sam3d.outputs.export import quaternion_matrix
 from tests.minis import random_mini
 
 SIDE = 600

@@ -1,4 +1,4 @@
-"""A folder of results appears whole or not at all."""
+"""Result folders appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_new_folder_with_its_parents(tmp_path):
     assert files(tmp_path) == {"a", "a/b", "a/b/c", "a/b/c/x"}
 
 
-def test_older_results_go_only_when_the_new_are_complete(tmp_path):
+def test_old_results_are_replaced_only_by_complete_ones(tmp_path):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "old").write_text("old")
     with result_folder(tmp_path / "c") as folder:
@@ -30,14 +30,14 @@ def test_older_results_go_only_when_the_new_are_complete(tmp_path):
     assert files(tmp_path) == {"c", "c/new"}
 
 
-def test_failure_removes_what_was_made_for_it(tmp_path):
+def test_a_failure_removes_the_new_folder(tmp_path):
     with pytest.raises(ZeroDivisionError), result_folder(tmp_path / "a" / "b" / "c") as folder:
         (folder / "x").write_text("new")
         raise ZeroDivisionError
     assert files(tmp_path) == set()
 
 
-def test_failing_rename_brings_the_older_results_back(tmp_path, monkeypatch):
+def test_a_failing_rename_restores_the_old_results(tmp_path, monkeypatch):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "old").write_text("old")
     rename = Path.rename
@@ -53,14 +53,14 @@ def test_failing_rename_brings_the_older_results_back(tmp_path, monkeypatch):
     assert files(tmp_path) == {"c", "c/old"}
 
 
-def test_foreign_files_appear_in_a_made_parent_and_stay(tmp_path):
+def test_other_files_in_a_created_parent_are_kept(tmp_path):
     with pytest.raises(ZeroDivisionError), result_folder(tmp_path / "a" / "c"):
         (tmp_path / "a" / "mine").write_text("mine")
         raise ZeroDivisionError
     assert files(tmp_path) == {"a", "a/mine"}
 
 
-def test_checking_leaves_nothing(tmp_path):
+def test_check_target_leaves_nothing_behind(tmp_path):
     check_target(tmp_path / "a" / "b", {"x"})
     assert files(tmp_path) == set()
 
@@ -73,9 +73,9 @@ def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "folder" / "x").mkdir(parents=True)
     for target, word in (
         ("folder", "not results"),
-        ("file", "in the way"),
+        ("file", "exists and is not a folder"),
         ("file/x", "is a file"),
-        ("link", "in the way"),
+        ("link", "exists and is not a folder"),
         ("full", "notes"),
     ):
         with pytest.raises(OutputError, match=word):
@@ -96,7 +96,7 @@ def interrupted_rename(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 
 
 @pytest.mark.parametrize(("older", "at"), [(False, 1), (True, 1), (True, 2)])
-def test_an_interrupt_during_the_change_waits_and_says_that_all_is_there(tmp_path, monkeypatch, older, at):
+def test_an_interrupt_during_the_replacement_is_deferred_and_reported(tmp_path, monkeypatch, older, at):
     if older:
         (tmp_path / "c").mkdir()
         (tmp_path / "c" / "old").write_text("old")
@@ -106,7 +106,7 @@ def test_an_interrupt_during_the_change_waits_and_says_that_all_is_there(tmp_pat
     assert files(tmp_path) == {"c", "c/new"}
 
 
-def test_an_interrupt_while_the_folder_is_made_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupt_during_creation_leaves_nothing_behind(tmp_path, monkeypatch):
     make = tempfile.mkdtemp
 
     def interrupted(*arguments: object, **options: object) -> str:
@@ -124,7 +124,7 @@ def test_an_interrupt_while_the_folder_is_made_leaves_nothing(tmp_path, monkeypa
     assert files(tmp_path) == set()
 
 
-def test_the_longest_name_that_the_file_system_takes(tmp_path):
+def test_the_longest_valid_file_name_works(tmp_path):
     target = tmp_path / ("n" * 255)
     check_target(target, {"x"})
     with result_folder(target) as folder:
@@ -135,7 +135,7 @@ def test_the_longest_name_that_the_file_system_takes(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["n" * 256, "a/" + "n" * 256, "n" * 256 + "/a", "/".join(["n" * 200] * 21)])
-def test_names_that_are_too_long_are_told_before_the_work(tmp_path, name):
+def test_names_that_are_too_long_are_rejected_before_the_work(tmp_path, name):
     with pytest.raises(OutputError, match="too long.*--output_dir") as caught:
         check_target(tmp_path / name, {"x"})
     assert len(str(caught.value)) < 300

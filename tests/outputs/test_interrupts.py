@@ -1,4 +1,4 @@
-"""Signals wait for the end of a block, and are honoured then."""
+"""Signals are deferred to the end of a block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fast_sam3d.config.packaged import checkout
 from fast_sam3d.outputs.interrupts import interrupts_deferred
 
 
-def test_an_interrupt_waits_for_the_end_of_the_block():
+def test_an_interrupt_is_deferred_to_the_end_of_the_block():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     done = []
     with pytest.raises(KeyboardInterrupt):
@@ -26,13 +26,13 @@ def test_an_interrupt_waits_for_the_end_of_the_block():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_an_interrupt_counts_more_than_an_error_of_the_block():
+def test_an_interrupt_takes_precedence_over_an_error():
     with pytest.raises(KeyboardInterrupt), interrupts_deferred():
         os.kill(os.getpid(), signal.SIGINT)
         raise ZeroDivisionError
 
 
-def test_termination_goes_to_the_handler_that_was_set(monkeypatch):
+def test_sigterm_is_passed_to_the_previous_handler(monkeypatch):
     received = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     try:
@@ -54,7 +54,7 @@ def test_ignored_interrupts_stay_ignored():
         signal.signal(signal.SIGINT, before)
 
 
-def test_other_threads_get_no_signals():
+def test_other_threads_are_not_affected():
     entered = []
 
     def work() -> None:
@@ -71,7 +71,7 @@ def test_other_threads_get_no_signals():
 SCRIPT = """
 import builtins, os, signal
 from types import SimpleNamespace
-from fast_sam3d.outputs.export import mesh_to_trimesh
+from fast_sam3d.outputs.meshes import mesh_to_trimesh
 real, sent = builtins.__import__, []
 def watched(name, globals=None, *rest):
     if not sent and (globals or {}).get("__name__", "").startswith("trimesh") and name.startswith("scipy"):
@@ -91,6 +91,6 @@ assert trimesh.base.Trimesh
 """
 
 
-def test_an_interrupt_while_trimesh_is_imported_is_honoured():
+def test_an_interrupt_during_the_import_of_trimesh_is_not_lost():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, cwd=checkout())
     assert (done.stdout, done.returncode) == ("stopped\n", 0), done.stderr

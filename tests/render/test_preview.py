@@ -10,9 +10,9 @@ from PIL import Image
 
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.gaussians import SH_C0, GaussianCloud
-from fast_sam3d.outputs.export import pose_matrix
+from fast_sam3d.geometry.poses import pose_matrix
 from fast_sam3d.render.preview import ACCENT, PANEL, VIEW_PX, _input_camera, compose_preview, save_preview
-from fast_sam3d.render.renderer import render_mesh
+from fast_sam3d.render.renderer import MeshRenderer
 
 HEIGHT, WIDTH, FOCAL, SCALE = 90, 120, 110.0, 0.6
 
@@ -34,7 +34,7 @@ def scene(translation=(0.15, 0.1, 2.0)):
         "scale": np.full((1, 3), SCALE),
     }
     camera = Camera(np.eye(3), np.zeros(3), FOCAL, (WIDTH / 2, HEIGHT / 2), (HEIGHT, WIDTH))
-    image = render_mesh((vertices * SCALE) @ rotation + result["translation"], faces, colors, camera)
+    image = MeshRenderer((vertices * SCALE) @ rotation + result["translation"], faces, colors)(camera)
     v, u = np.meshgrid(np.arange(HEIGHT) + 0.5, np.arange(WIDTH) + 0.5, indexing="ij")
     depth = np.where(np.isfinite(image.depth), image.depth, np.nan)
     rays = np.stack([(WIDTH / 2 - u) / FOCAL, (HEIGHT / 2 - v) / FOCAL, np.ones_like(u)], axis=-1)
@@ -69,7 +69,7 @@ def bluish(view):
     return view[..., 2].astype(int) - view[..., 0] > 60
 
 
-def test_the_posed_view_fits_the_mask():
+def test_the_view_of_the_input_camera_matches_the_mask():
     image, mask, result = scene()
     posed, *_ = views(compose_preview(image, mask, result))
     outline = (posed == ACCENT).all(axis=-1)
@@ -83,7 +83,7 @@ def test_the_posed_view_fits_the_mask():
     assert centroid(reddish(posed))[1] > centroid(bluish(posed))[1] + 50
 
 
-def test_a_wrong_pose_shows():
+def test_a_wrong_pose_is_visible():
     image, mask, result = scene()
     moved = {
         **result,
@@ -93,7 +93,7 @@ def test_a_wrong_pose_shows():
     assert centroid(drawn(posed))[1] > centroid((posed == ACCENT).all(axis=-1))[1] + 40
 
 
-def test_the_other_views_go_around():
+def test_the_other_views_orbit_the_object():
     image, mask, result = scene()
     _, right, behind, left = views(compose_preview(image, mask, result))
     assert reddish(right).sum() > 2 * bluish(right).sum()  # from +x: the red end, and on top the blue half further back
@@ -112,7 +112,7 @@ def test_a_pointmap_of_another_resolution():
     assert half.size == (HEIGHT, WIDTH) and np.allclose(half.principal, full.principal, atol=1.5)
 
 
-def test_input_azimuth_is_where_the_camera_stands():
+def test_the_azimuth_is_that_of_the_input_camera():
     _, _, result = scene((0.0, 0.0, 2.0))
     assert np.isclose(_input_camera(result, (HEIGHT, WIDTH))[1], 20.0)
     turned = Camera.orbit(70.0, 10.0).rotation
@@ -133,7 +133,7 @@ def splats():
 
 
 @pytest.mark.parametrize("key", ["gaussian", "gs", "gaussian_4"])
-def test_gaussians_stand_in_for_a_missing_mesh(key):
+def test_gaussians_are_shown_without_a_mesh(key):
     image, mask, result = scene()
     only = {name: value for name, value in result.items() if name != "mesh"}
     posed, right, _, _ = views(compose_preview(image, mask, {**only, key: [splats()]}))
@@ -146,7 +146,7 @@ def test_gaussians_stand_in_for_a_missing_mesh(key):
 
 
 @pytest.mark.parametrize("missing", ["pointmap", "rotation"])
-def test_without_pose_or_pointmap_four_orbits(missing, caplog):
+def test_four_orbit_views_without_pose_or_pointmap(missing, caplog):
     image, mask, result = scene()
     result[missing] = None
     front, right, behind, _ = views(compose_preview(image, mask, result))
@@ -159,7 +159,7 @@ def test_a_pointmap_that_fits_no_camera_is_logged(caplog):
     image, mask, result = scene()
     result["pointmap"] = np.full((HEIGHT, WIDTH, 3), np.nan)
     compose_preview(image, mask, result)
-    assert "without the input's camera" in caplog.text
+    assert "without the view of the input camera" in caplog.text
 
 
 @pytest.mark.parametrize("shape", [(40, 200), (200, 40), (64, 64)])
@@ -175,7 +175,7 @@ def test_layout_for_any_shape_of_picture(tmp_path, shape):
     assert os.listdir(tmp_path) == ["p.png"]
 
 
-def test_bad_arguments_write_nothing(tmp_path):
+def test_invalid_arguments_write_nothing(tmp_path):
     image, mask, result = scene()
     for bad in ((image, mask[:-1], result), (image[..., 0], mask, result), (image, mask, {"mesh": [], "gaussian": []})):
         with pytest.raises(ValueError, match="agree|must be|neither"):

@@ -1,6 +1,5 @@
 """Pictures against analytic silhouettes and against slow, obvious renderers."""
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +9,13 @@ import trimesh
 
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.gaussians import SH_C0, GaussianCloud
-from fast_sam3d.render.renderer import AMBIENT, BLUR_PX2, render_gaussians, render_mesh
+from fast_sam3d.render.renderer import AMBIENT, BLUR_PX2, MeshRenderer, render_gaussians
 
 FRONT = Camera.orbit(0.0, 0.0, distance=2.0, fov_deg=40.0, size=128)
+
+
+def render_mesh(vertices, faces, colors, camera, **options):
+    return MeshRenderer(vertices, faces, colors)(camera, **options)
 
 
 def draw(mesh, color=(1.0, 1.0, 1.0), camera=FRONT, **options):
@@ -74,7 +77,7 @@ def test_left_right_up_down():
         assert mask.any() and mask[rows, columns].sum() == mask.sum(), offset
 
 
-def test_nearer_triangle_wins_whatever_the_order():
+def test_the_nearer_triangle_is_visible_in_any_order():
     square = np.array([[-0.3, 0, -0.3], [0.3, 0, -0.3], [0.3, 0, 0.3], [-0.3, 0, 0.3]])
     vertices = np.concatenate([square, 0.5 * square - [0, 0.4, 0]])  # the smaller one is nearer
     colors = np.repeat([[1.0, 0, 0], [0, 1.0, 0]], 4, axis=0)
@@ -96,7 +99,7 @@ def test_interpolated_colour_follows_the_vertices():
     assert rgb[40, 64, 2] > rgb[90, 64, 2]
 
 
-def test_against_ray_casting():
+def test_equals_ray_casting():
     random = np.random.default_rng(1)
     corners = random.uniform(-0.5, 0.5, (25, 1, 3)) + random.normal(0, 0.25, (25, 3, 3))
     camera = replace(Camera.orbit(40.0, 30.0, size=24), principal=(11.3, 12.9))
@@ -126,7 +129,7 @@ def test_closed_mesh_has_no_cracks():
         assert inner.sum() == (np.hypot(*(pixel_grid(128) - 64).transpose(2, 0, 1)) < 35).sum()
 
 
-def test_back_sides_are_lit_and_inverted_winding_changes_nothing():
+def test_back_faces_are_lit_like_front_faces():
     mesh = trimesh.creation.icosphere(subdivisions=3, radius=0.5)
     first = draw(mesh)
     second = render_mesh(mesh.vertices, mesh.faces[:, ::-1], np.ones((len(mesh.vertices), 3)), FRONT)
@@ -153,22 +156,12 @@ def test_empty_and_hidden_meshes_give_the_background():
     assert not draw(behind).mask.any()
 
 
-def test_takes_tensors_and_is_repeatable():
+def test_accepts_tensors_and_is_deterministic():
     mesh = trimesh.creation.icosphere(subdivisions=2, radius=0.4)
     vertices = torch.tensor(np.asarray(mesh.vertices), dtype=torch.float32, requires_grad=True)
     faces, colors = torch.tensor(np.asarray(mesh.faces)), torch.rand(len(vertices), 3).bfloat16()
     first, second = (render_mesh(vertices, faces, colors, FRONT).rgb for _ in range(2))
     assert np.array_equal(first, second) and first.dtype == np.float32
-
-
-def test_a_mesh_of_150k_faces_is_quick():
-    mesh = trimesh.creation.torus(0.35, 0.12, major_sections=500, minor_sections=150)
-    seconds = []
-    for _ in range(3):
-        start = time.thread_time()
-        render_mesh(mesh.vertices, mesh.faces, None, FRONT, size=256)
-        seconds.append(time.thread_time() - start)
-    assert len(mesh.faces) == 150_000 and min(seconds) < 1.5  # 0.15 s alone; the limit leaves room for a busy machine
 
 
 # --------------------------------------------------------------------------------------------------- gaussians
@@ -183,7 +176,7 @@ def test_one_round_gaussian_has_its_analytic_profile():
     assert np.abs(image.rgb - expected[..., None] * [1, 0, 0]).max() < 1.01 / 255
 
 
-def test_gaussians_and_meshes_agree_on_where_things_are():
+def test_gaussians_and_meshes_have_the_same_projection():
     camera = Camera.orbit(35.0, 25.0, size=96)
     for offset in ((0.3, 0, 0), (0, 0.3, 0), (0, 0, 0.3)):
         mesh = trimesh.creation.icosphere(subdivisions=2, radius=0.08)
@@ -213,7 +206,7 @@ def test_nearer_gaussian_covers_the_farther_one():
 
 
 @pytest.mark.parametrize("at_once", [1_500_000, 300])
-def test_against_a_loop_over_pixels(monkeypatch, at_once):
+def test_equals_a_loop_over_pixels(monkeypatch, at_once):
     monkeypatch.setattr(
         "fast_sam3d.render.renderer.FRAGMENTS_AT_ONCE", at_once
     )  # several batches must give the same picture
@@ -254,11 +247,3 @@ def test_against_a_loop_over_pixels(monkeypatch, at_once):
 def test_no_gaussian_in_front_of_the_camera():
     image = render_gaussians(cloud([[0, -5.0, 0]]), FRONT, size=16, background=0.5)
     assert np.allclose(image.rgb, 0.5) and not image.alpha.any()
-
-
-def test_ten_thousand_gaussians_are_quick():
-    points = trimesh.sample.sample_surface(trimesh.creation.torus(0.35, 0.12), 10_000, seed=0)[0]
-    shape = cloud(points, sigma=0.02)
-    start = time.thread_time()
-    image = render_gaussians(shape, FRONT, size=256)
-    assert time.thread_time() - start < 4.0 and image.alpha.max() > 0.99  # 0.2 s alone

@@ -26,7 +26,7 @@ def slowly(points, sides, camera):
     return owner, nearest
 
 
-def test_the_nearest_dot_wins():
+def test_the_nearest_dot_is_visible():
     rng = np.random.default_rng(0)
     camera = Camera(np.eye(3), np.zeros(3), 30.0, (20.0, 15.0), (30, 40))
     points = np.concatenate([rng.uniform(-2, 2, (200, 2)), rng.uniform(-0.5, 5, (200, 1))], axis=1)

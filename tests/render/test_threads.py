@@ -1,4 +1,4 @@
-"""Work side by side."""
+"""`map_threads`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import pytest
 import torch
 
 from fast_sam3d.render import threads
-from fast_sam3d.render.threads import side_by_side
+from fast_sam3d.render.threads import map_threads
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_results_in_order_and_errors_as_they_are(monkeypatch, count):
+def test_results_are_in_order_and_errors_are_raised(monkeypatch, count):
     monkeypatch.setattr(torch, "get_num_threads", lambda: count)
-    assert side_by_side(lambda n: n * n, range(9)) == [n * n for n in range(9)]
+    assert map_threads(lambda n: n * n, range(9)) == [n * n for n in range(9)]
     with pytest.raises(ZeroDivisionError):
-        side_by_side(lambda n: 1 // n, [2, 1, 0])
+        map_threads(lambda n: 1 // n, [2, 1, 0])
 
 
-@pytest.mark.parametrize(("count", "together"), [(1, 1), (3, 3), (64, threads.MOST)])
-def test_as_many_at_once_as_torch_has_threads(monkeypatch, count, together):
+@pytest.mark.parametrize(("count", "together"), [(1, 1), (3, 3), (64, threads.MAX_THREADS)])
+def test_as_many_threads_as_torch(monkeypatch, count, together):
     monkeypatch.setattr(torch, "get_num_threads", lambda: count)
     meeting = threading.Barrier(together, timeout=20)
-    side_by_side(lambda _: meeting.wait(), range(together))
-    names = set(side_by_side(lambda _: threading.current_thread().name, range(50)))
+    map_threads(lambda _: meeting.wait(), range(together))
+    names = set(map_threads(lambda _: threading.current_thread().name, range(50)))
     assert len(names) <= together
     assert (names == {threading.current_thread().name}) == (count == 1)
 
 
-def test_one_after_the_other_without_torch(monkeypatch):
+def test_sequential_without_torch(monkeypatch):
     monkeypatch.delitem(sys.modules, "torch")
-    assert set(side_by_side(lambda _: threading.current_thread(), range(9))) == {threading.current_thread()}
+    assert set(map_threads(lambda _: threading.current_thread(), range(9))) == {threading.current_thread()}

@@ -38,7 +38,7 @@ def soup(seed, count, size):
 
 @pytest.mark.parametrize(("count", "size"), [(40, 25.0), (400, 6.0), (4000, 1.5)])
 @pytest.mark.parametrize("at_once", [200, 1_000_000])
-def test_as_a_loop_over_all_triangles(count, size, at_once):
+def test_equals_a_loop_over_all_triangles(count, size, at_once):
     given = soup(count, count, size)
     found = nearest_triangle(*given, HEIGHT, WIDTH, at_once)
     np.testing.assert_array_equal(found, slowly(*given))
@@ -62,7 +62,7 @@ def sheets(nearer_half):
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("nearer_half", [False, True])
-def test_what_is_hidden_is_passed_over_and_nothing_else(nearer_half, turned):
+def test_only_hidden_triangles_are_skipped(nearer_half, turned):
     pixels, inverse_depth, faces = sheets(nearer_half)
     faces = faces[:, ::-1] if turned else faces
     found = nearest_triangle(pixels, inverse_depth, faces, HEIGHT, WIDTH, 1_000_000).reshape(HEIGHT, WIDTH)

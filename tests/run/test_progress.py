@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fast_sam3d.adapters import find
+from fast_sam3d.adapters import adapt
 from fast_sam3d.run.progress import STAGES, ProgressBars
 from tests.stand_in import StandIn
 
@@ -33,4 +33,4 @@ def test_lines_replace_bars_where_nobody_watches(caplog):
 
 
 def test_every_reported_stage_has_a_name_on_the_screen():
-    assert {stage for _, _, stage in find(StandIn()).timed()} - {"other"} <= set(STAGES)
+    assert {stage for _, _, stage in adapt(StandIn()).timed()} - {"other"} <= set(STAGES)

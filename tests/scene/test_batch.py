@@ -8,7 +8,7 @@ import torch
 
 import fast_sam3d
 from fast_sam3d.report import observe
-from fast_sam3d.run.object import run_pipeline
+from fast_sam3d.run.object import RunSettings, run_object
 from fast_sam3d.scene import run_scene
 from fast_sam3d.scene.batch import Ahead, groups_of
 from tests.minis import aim_at_few_voxels, random_mini
@@ -45,10 +45,8 @@ def pipeline():
 def results(pipeline, things, seed=7):
     for thing in things:
         with observe(pipeline) as report:
-            result = run_pipeline(
-                pipeline, thing.image, thing.mask, thing.pointmap, seed=seed, ss_steps=STEPS, slat_steps=2,
-                formats=("gaussian",),
-            )  # fmt: skip
+            settings = RunSettings(seed, STEPS, 2, ("gaussian",))
+            result = run_object(pipeline, thing.image, thing.mask, thing.pointmap, settings=settings).result
         yield result, report
 
 

@@ -22,7 +22,7 @@ from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cli import scene as command
 from fast_sam3d.geometry.poses import GLB_FROM_CAMERA, Pose
-from fast_sam3d.outputs.export import load_gaussians_ply
+from fast_sam3d.outputs.gaussians import load_gaussians_ply
 from tests.stand_in import StandIn, files, run
 
 OBJECT = {"done.json", "gaussians.ply", "mesh.glb", "pose.json", "preview.png", "report.json"}
@@ -487,12 +487,12 @@ def test_results_never_replace_a_folder_with_other_files(pipeline, kitchen, else
 
 
 def test_a_full_disk_stops_the_scene(pipeline, kitchen, elsewhere, capsys, monkeypatch):
-    from fast_sam3d.outputs import export
+    from fast_sam3d.outputs import meshes
 
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export, "save_glb", full)
+    monkeypatch.setattr(meshes, "save_glb", full)
     code, _, err = scene(capsys, kitchen)
     assert code == 2
     assert "free some space" in err

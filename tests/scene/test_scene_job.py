@@ -15,7 +15,7 @@ from fast_sam3d import cli
 from fast_sam3d.cli import profile_scene
 from fast_sam3d.config.packaged import checkout
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.outputs.export import load_gaussians_ply
+from fast_sam3d.outputs.gaussians import load_gaussians_ply
 from fast_sam3d.run.progress import SceneProgress
 from tests.scene.test_folder import contents
 from tests.stand_in import files, run

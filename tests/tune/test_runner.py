@@ -14,6 +14,7 @@ from fast_sam3d.bench.suite import OFF, OTHER_SEED
 from fast_sam3d.bench.turns import Given
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.errors import InputError
+from fast_sam3d.run.object import RunSettings
 from fast_sam3d.tune import runner as runners
 from fast_sam3d.tune.judge import MEASURES
 from fast_sam3d.tune.ledger import Ledger
@@ -53,7 +54,9 @@ def measured(pipeline):
     patch.setattr(runners, "Variant", lambda name: Variant(name, STEPS, STEPS))
     patch.setattr(runners, "operations", lambda pipeline, given, variant, formats: float(len(variant.name)))
     before = snapshot(pipeline)
-    run = PipelineRunner(pipeline, Discs(), ("mesh", "gaussian"), WATCHED, frozenset({("disc", 7)}), points=200)
+    run = PipelineRunner(
+        pipeline, Discs(), RunSettings(formats=("mesh", "gaussian")), WATCHED, frozenset({("disc", 7)}), points=200
+    )
     rows = run([OFF, OTHER_SEED, EXACT, CACHED, WRONG], ("disc", 7))
     patch.undo()
     assert warmed == [4], "each method that can run, before the first is timed"
@@ -84,7 +87,7 @@ def test_settings_that_exclude_each_other_are_a_failed_row(measured):
 
 
 def test_an_object_that_cannot_be_read_fails_in_every_row(pipeline):
-    run = PipelineRunner(pipeline, Discs(), ("mesh",), WATCHED)
+    run = PipelineRunner(pipeline, Discs(), RunSettings(formats=("mesh",)), WATCHED)
     rows = run([OFF, OTHER_SEED], ("torn", 7))
     assert [row["error"] for row in rows] == ["InputError: no picture"] * 2
     ledger = Ledger(run, WATCHED)

@@ -45,7 +45,7 @@ def names() -> list[str]:
 
 def write(folder: Path, example: Example, photo: Photo) -> None:
     """Write image.png, its masks, pointmap.npz and truth.json into an existing folder."""
-    from fast_sam3d.outputs.export import save_json
+    from fast_sam3d.outputs.files import save_json
 
     _write_png(folder / "image.png", photo.rgb)
     for number, index in enumerate(example.masks):

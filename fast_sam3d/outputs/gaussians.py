@@ -1,0 +1,77 @@
+"""Gaussian splats as 3DGS `.ply` files (layout: graphdeco-inria/gaussian-splatting, `save_ply`)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fast_sam3d.geometry.gaussians import GaussianCloud
+from fast_sam3d.outputs.files import atomic_write
+
+__all__ = ["PLY_FIELDS", "load_gaussians_ply", "save_gaussians_ply"]
+
+PLY_FIELDS = (
+    *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
+    *("scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
+)
+# Keep the logit of opacities 0 and 1, and the logarithm of scale 0, finite.
+MIN_OPACITY = 1e-6
+MIN_SCALE = 1e-10
+
+
+def save_gaussians_ply(path: str | os.PathLike[str], gaussians: Any) -> None:
+    """Write a standard 3DGS file: binary little-endian, float32, logit opacity, log scale, unit quaternion wxyz.
+
+    Args:
+        gaussians: object with get_xyz [n, 3], get_scaling [n, 3], get_rotation [n, 4] wxyz, get_opacity [n, 1] in 0..1
+            and _features_dc [n, 1, 3]. Coordinates are not transformed (canonical, +z up).
+
+    Raises:
+        ValueError: no gaussian, or `GaussianCloud.of` rejects the attributes.
+    """
+    cloud = GaussianCloud.of(gaussians)
+    count = len(cloud.get_xyz)
+    if count == 0:
+        raise ValueError("there are no gaussians to write")
+    opacity = np.clip(cloud.get_opacity.astype(np.float64), MIN_OPACITY, 1.0 - MIN_OPACITY)
+    columns = (
+        cloud.get_xyz,
+        np.zeros((count, 3)),  # normals: required by the format, ignored by viewers
+        cloud._features_dc.reshape(count, 3),
+        np.log(opacity / (1.0 - opacity)),
+        np.log(np.maximum(cloud.get_scaling.astype(np.float64), MIN_SCALE)),
+        cloud.get_rotation,
+    )
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
+    header += [f"property float {name}" for name in PLY_FIELDS] + ["end_header", ""]
+    with atomic_write(path) as file:
+        file.write("\n".join(header).encode("ascii"))
+        file.write(np.concatenate(columns, axis=1).astype("<f4").tobytes())
+
+
+def load_gaussians_ply(path: str | os.PathLike[str]) -> GaussianCloud:
+    """Read a file written by `save_gaussians_ply`; opacity and scale are activated again.
+
+    Raises:
+        ValueError: not a binary little-endian 3DGS file of degree 0, or truncated.
+    """
+    content = Path(path).read_bytes()
+    head, mark, body = content.partition(b"end_header\n")
+    lines = head.decode("ascii", "replace").split("\n")
+    names = tuple(line.split()[-1] for line in lines if line.startswith("property float "))
+    counts = [int(line.split()[-1]) for line in lines if line.startswith("element vertex ")]
+    if not mark or lines[:2] != ["ply", "format binary_little_endian 1.0"] or names != PLY_FIELDS or len(counts) != 1:
+        raise ValueError(f"{path} is not a binary little-endian 3DGS file with the fields {' '.join(PLY_FIELDS)}")
+    if len(body) != counts[0] * len(PLY_FIELDS) * 4:
+        raise ValueError(f"{path} is truncated: {len(body)} bytes of data for {counts[0]} gaussians")
+    table = np.frombuffer(body, "<f4").reshape(counts[0], len(PLY_FIELDS)).astype(np.float32)
+    return GaussianCloud(
+        get_xyz=table[:, 0:3],
+        get_scaling=np.exp(table[:, 10:13]),
+        get_rotation=table[:, 13:17],
+        get_opacity=1.0 / (1.0 + np.exp(-table[:, 9:10])),
+        _features_dc=table[:, None, 6:9],
+    )

@@ -1,0 +1,86 @@
+"""One run: its arguments, what it reports, and a mesh without gaussians."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fast_sam3d
+from fast_sam3d import ObjectRun, RunSettings, run_object
+from tests.minis import picture, random_mini
+from tests.stand_in import StandIn
+
+CACHED = {"ss": {"when": {"name": "stride", "stride": 5}}}
+IMAGE, MASK = np.full((6, 8, 3), 9, np.uint8), np.eye(6, 8) > 0
+POINTS = np.ones((6, 8, 3), np.float32)
+FEW = RunSettings(3, 4, 5, ("mesh",))
+
+
+def test_the_pipeline_is_called_with_the_arguments_of_the_stock_notebook() -> None:
+    pipeline = StandIn()
+    run_object(pipeline, IMAGE, MASK, POINTS, settings=FEW)
+    given = pipeline.arguments
+    np.testing.assert_array_equal(given.pop("image"), np.dstack([IMAGE, MASK * np.uint8(255)]))
+    assert torch.equal(given.pop("pointmap"), torch.ones(6, 8, 3))
+    assert given == {
+        "mask": None, "seed": 3, "stage1_only": False, "with_mesh_postprocess": False, "with_texture_baking": False,
+        "with_layout_postprocess": True, "use_vertex_color": True, "stage1_inference_steps": 4,
+        "stage2_inference_steps": 5, "decode_formats": ["mesh"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mask", [MASK * np.uint8(255), MASK * np.uint8(1), MASK.astype(np.float32)])
+def test_the_object_is_where_the_mask_is_above_0(mask: np.ndarray) -> None:
+    pipeline = StandIn()
+    run_object(pipeline, IMAGE, mask, settings=FEW)
+    np.testing.assert_array_equal(pipeline.arguments["image"][..., 3], MASK * 255)
+
+
+def test_every_run_has_its_own_report() -> None:
+    class Inference:
+        _pipeline = StandIn()
+
+    pipeline = Inference()
+    plain = run_object(pipeline, IMAGE, MASK, settings=FEW)
+    with fast_sam3d.accelerated(pipeline, CACHED) as handle:
+        fast = run_object(pipeline, IMAGE, MASK, settings=FEW)
+    assert [solve.steps_planned for solve in plain.report.solves] == [4, 5]
+    assert [solve.steps_planned for solve in fast.report.solves] == [4, 5]
+    assert plain.report.methods == {} and fast.report.methods == handle.methods != {}
+    assert plain.formats == ("mesh",) and plain.device == "cpu"
+    assert 0 < plain.report.total_seconds <= plain.seconds
+
+
+@pytest.mark.parametrize("refine", [True, False])
+def test_it_says_whether_the_pose_was_refined(refine: bool) -> None:
+    image, mask = picture()
+    settings = RunSettings(0, 2, 2, ("gaussian",), refine_pose=refine)
+    found = run_object(random_mini(), image, mask, settings=settings)
+    assert isinstance(found, ObjectRun) and found.pose_refined == refine
+    assert ("layout_refinement" in found.result) == refine
+
+
+class LooksUpGaussians(StandIn):
+    """Postprocesses as the stock pipeline does (sam3d_objects/pipeline/inference_pipeline.py)."""
+
+    def postprocess_slat_output(self, outputs: dict[str, Any], *options: Any) -> dict[str, Any]:
+        if "mesh" in outputs:
+            outputs["gaussian"][0]
+        return outputs
+
+    def run(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
+        return self.postprocess_slat_output(super().run(*args, **options), False)
+
+
+@pytest.mark.parametrize("config", [None, CACHED])
+def test_a_mesh_needs_no_gaussians(config: Any) -> None:
+    pipeline = LooksUpGaussians()
+    with pytest.raises(KeyError):
+        pipeline.run(IMAGE, stage1_inference_steps=2, stage2_inference_steps=2, decode_formats=["mesh"])
+    if config is not None:
+        fast_sam3d.accelerate(pipeline, config)
+    found = run_object(pipeline, IMAGE, MASK, settings=FEW)
+    assert len(found.result["mesh"][0].faces) and "gaussian" not in found.result
