@@ -24,8 +24,8 @@ class Command(NamedTuple):
     """A subcommand.
 
     Args:
-        module: defines add_arguments(parser) and main(args) -> int; with OVERRIDES = True it accepts Hydra overrides
-            beside the flags and finds them in args.overrides.
+        module: defines add_arguments(parser) and main(args) -> int. If it names examples of Hydra overrides in
+            OVERRIDES it accepts them beside the flags, and finds them in args.overrides.
         text: one line of help.
     """
 
@@ -119,10 +119,10 @@ def _dispatch(arguments: list[str]) -> int:
     parser = Parser(prog=f"{PROGRAM} {name}", description=command.text[0].upper() + command.text[1:] + ".")
     module.add_arguments(parser)
     parser.add_argument("--verbose", action="store_true", help="log details")
-    overrides = bool(getattr(module, "OVERRIDES", False))
+    overrides = getattr(module, "OVERRIDES", ())
     if overrides:
-        parser.epilog = "Hydra overrides go beside the flags: ss=fast_sam3d ss.when.stride=4 pipeline.ss_steps=10"
-    args = parser.parse(rest, overrides)
+        parser.epilog = f"Hydra overrides go beside the flags: {' '.join(overrides)}"
+    args = parser.parse(rest, bool(overrides))
     if isinstance(args, int):
         return args
     with _log_to_stderr(verbose=args.verbose):

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fast_sam3d.cli.arguments import SHARED
 from fast_sam3d.cli.flags import (
     FOLDER_HELP,
     add_image_path,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FAILED = 1
-OVERRIDES = True
+OVERRIDES = SHARED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

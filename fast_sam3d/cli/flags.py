@@ -113,8 +113,12 @@ METHODS = {
 # ------------------------------------------------------------------------------------------------------- adding flags
 
 
-def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False) -> None:
-    """Every flag that sets a configuration key; for a scene all but those of `OBJECT`."""
+def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, preset: str = "off") -> None:
+    """Every flag that sets a configuration key; for a scene all but those of `OBJECT`.
+
+    Args:
+        preset: what the help of --preset calls the default.
+    """
     group = parser.add_argument_group("input")
     add_image_path(group, SCENES_HELP if scene else INPUT_HELP)
     for flag in () if scene else OBJECT:
@@ -126,7 +130,7 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False) -> No
     add_model_flags(group)
     group = parser.add_argument_group("acceleration")
     group.add_argument("--enable_acceleration", action="store_true", help=f"the same as --preset {PRESET}")
-    add_preset(group)
+    add_preset(group, default=preset)
     for module, (names, text) in MODULES.items():
         group.add_argument(*(f"--{name}" for name in names), action="store_true", help=text)
         for flag in METHODS.get(module, ()):

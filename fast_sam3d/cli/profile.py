@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fast_sam3d.cli.arguments import SHARED
 from fast_sam3d.cli.flags import (
     INPUT_HELP,
     add_image_path,
@@ -17,14 +18,14 @@ from fast_sam3d.cli.flags import (
     overrides_of,
     pipeline_from,
 )
-from fast_sam3d.cli.tables import aligned
+from fast_sam3d.cli.tables import aligned, counting_bar
 from fast_sam3d.config.compose import check_methods, load
 from fast_sam3d.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from fast_sam3d.bench.profile import Timing
 
-OVERRIDES = True
+OVERRIDES = SHARED
 WAYS = ("exact=all", "preset=fast_sam3d", "preset=default", "preset=fast")
 
 
@@ -50,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Measures, prints the table, draws the picture."""
     import torch
-    from tqdm import tqdm
 
     from fast_sam3d.bench.profile import draw, profile
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
@@ -85,12 +85,7 @@ def main(args: argparse.Namespace) -> int:
         if other is not None:
             run(other)
 
-    with tqdm(unit="run", desc="profile") as bar:
-
-        def tell(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with counting_bar("profile") as tell:
         timings = profile(pipeline, run, ways | after, args.rounds, tell, earlier, after)
     print("\n".join(lines(timings)))
     if args.json is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fast_sam3d.cli.arguments import SHARED
 from fast_sam3d.cli.flags import (
     FOLDER_HELP,
     add_image_path,
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 COSTS = ("seconds", "cpu_seconds", "calls", "operations")
 LEAST_OBJECTS = 4
-OVERRIDES = True
+OVERRIDES = SHARED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

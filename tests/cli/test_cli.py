@@ -51,7 +51,7 @@ def test_config_prints_what_composes_again(capsys):
     assert code == 0
     tree = yaml.safe_load(out)
     assert tree["seed"] == 3
-    assert tree["ss"]["when"] == {"name": "guided_stride", "stride": 5, "late": 4, "end": 0.5, "warmup": 4}
+    assert tree["ss"]["when"] == {"name": "guided_stride", "stride": 5, "late": 4, "end": None, "warmup": 4}
     assert out.startswith("# picked: ")
 
 
