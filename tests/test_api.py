@@ -300,6 +300,17 @@ def test_the_notebooks_wrapper_is_unwrapped(pipeline: FakePipeline) -> None:
     assert same_vars(before, snapshot(pipeline))
 
 
+def test_the_notebooks_inference_is_accelerated_in_place(pipeline: FakePipeline) -> None:
+    inference, image, mask = FakeInference(pipeline), torch.linspace(0, 1, 7), torch.ones(7)
+    plain = inference(image, mask, seed=42)
+    handle = fast_sam3d.accelerate(inference)
+    output = inference(image, mask, seed=42)
+    assert output.keys() == plain.keys() and not equal(output, plain)
+    assert handle.report.network_calls_saved > 0
+    handle.remove()
+    assert equal(inference(image, mask, seed=42), plain)
+
+
 def test_a_compiled_forward_keeps_working_and_comes_back(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
     """The stock pipeline's compile_model=True sets such attributes on reverse_fn and on the decoder."""
     ran: list[str] = []

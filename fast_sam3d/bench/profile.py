@@ -29,7 +29,7 @@ class Timing:
 
     name: str
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    network_calls: int = 0
+    network_calls: float = 0
     pose_refined: bool = False
 
     @property

@@ -20,7 +20,7 @@ Number = tuple[float, float]
 """A middle and its standard error; NaN where not known."""
 UNKNOWN: Number = (math.nan, math.nan)
 LONG_TAIL = ("rotation_deg",)
-"""Measures that are told by their median: a few objects are half a turn off."""
+"""Measures that are with_error by their median: a few objects are half a turn off."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ LESS_IS_BETTER = (
 )
 
 
-def told(number: Number | None, digits: int = 3, sign: bool = False, unit: str = "") -> str:
+def with_error(number: Number | None, digits: int = 3, sign: bool = False, unit: str = "") -> str:
     """Middle and error, such as "2.85 ± 0.04 x"; empty where it is not known."""
     if number is None or not math.isfinite(number[0]):
         return ""
@@ -165,7 +165,7 @@ def markdown(
     if any(found[name].truth for name in listed):
         parts.append(_quality(found, listed))
     else:
-        parts.append("There is no ground truth here: fidelity to the unaccelerated result is all that can be told.")
+        parts.append("There is no ground truth here: fidelity to the unaccelerated result is all that can be measured.")
     if rest:
         parts.append("### Sweeps\n\n" + _speed(found, methods, rest) + "\n\n" + _fidelity(found, rest))
     return "\n\n".join(parts) + "\n"
@@ -180,9 +180,9 @@ def _speed(found: Mapping[str, Standing], methods: Mapping[str, str], names: Seq
         own = found[name]
         memory = tuple(value / 2**20 for value in own.peak_bytes)
         cells = [
-            name, told(own.speedup, 2, unit="x"), told(own.seconds, 2), told(own.network_calls, 1),
-            told((100 * own.operations[0], 100 * own.operations[1]), 1, unit=" %"),
-            told((memory[0], memory[1]), 0, unit=" MiB"), f"`{methods[name]}`" if name in methods else "",
+            name, with_error(own.speedup, 2, unit="x"), with_error(own.seconds, 2), with_error(own.network_calls, 1),
+            with_error((100 * own.operations[0], 100 * own.operations[1]), 1, unit=" %"),
+            with_error((memory[0], memory[1]), 0, unit=" MiB"), f"`{methods[name]}`" if name in methods else "",
         ]  # fmt: skip
         lines.append(cells + [f"{own.failed} of {own.runs}"] * failures)
     return _table(head, lines)
@@ -192,7 +192,7 @@ def _fidelity(found: Mapping[str, Standing], names: Sequence[str]) -> str:
     shown = [measure for measure in FIDELITY if any(measure in found[name].plain for name in names)]
     lines = [
         [name + " (noise floor)" * (name == OTHER_SEED)]
-        + [told(found[name].plain.get(measure), DIGITS.get(measure, 3)) for measure in shown]
+        + [with_error(found[name].plain.get(measure), DIGITS.get(measure, 3)) for measure in shown]
         for name in names
     ]
     title = "Against the unaccelerated result of the same seed (the noise floor: unaccelerated, another seed):\n\n"
@@ -206,7 +206,7 @@ def _quality(found: Mapping[str, Standing], names: Sequence[str]) -> str:
         own = found[name]
         values = own.truth if name == OFF else own.gain
         lines.append(
-            [name, *(told(values.get(measure), DIGITS.get(measure, 3), sign=name != OFF) for measure in shown)]
+            [name, *(with_error(values.get(measure), DIGITS.get(measure, 3), sign=name != OFF) for measure in shown)]
         )
     title = f"Against the ground truth: of `{OFF}` the value, of the others the paired difference to it:\n\n"
     return title + _table(["method", *map(_arrow, shown)], lines)

@@ -159,7 +159,7 @@ def _draw(
         f"{given.name}; weights {weights} on {device}{threads}; {asked.ss_steps} + {asked.slat_steps} steps, seed"
         f" {config.seed}; {how}; median of {rounds} alternating run{'s' * (rounds > 1)}",
     ]
-    rows = [row(BASELINE), row(ACCELERATED, f"{speedup:.2f}× faster" if speedup >= 1 else f"{speedup:.2f}× the speed")]
+    rows = [row(BASELINE), row(ACCELERATED, f"{speedup:.2f}x faster" if speedup >= 1 else f"{speedup:.2f}x the speed")]
     sheet = compose_comparison(given.image, given.mask, rows, lines)
     with atomic_write(path) as file:
         sheet.save(file, format="PNG", compress_level=9)

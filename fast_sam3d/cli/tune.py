@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from fast_sam3d.bench.record import Record
     from fast_sam3d.checkpoints.load import Checkpoint
     from fast_sam3d.config.compose import PipelineConfig
-    from fast_sam3d.tune.ledger import Case
-    from fast_sam3d.tune.plan import Plan
+    from fast_sam3d.tune.measurements import Case
+    from fast_sam3d.tune.plan import SearchPlan
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
     from fast_sam3d.outputs.folder import writable_folder
     from fast_sam3d.run.object import RunSettings
-    from fast_sam3d.tune.judge import GUARDED, check_measures
+    from fast_sam3d.tune.drift import GUARDED, check_measures
     from fast_sam3d.tune.runner import PipelineRunner
 
     measures = check_measures(GUARDED if args.measures is None else args.measures.split(","))
@@ -101,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def search(
-    args: argparse.Namespace, plan: Plan, runner: Any, measures: Sequence[str], record: Record | None, tag: str,
+    args: argparse.Namespace, plan: SearchPlan, runner: Any, measures: Sequence[str], record: Record | None, tag: str,
     source: str,
 ) -> int:  # fmt: skip
     """Searches with any runner, writes the results, prints the table.
@@ -111,28 +111,28 @@ def search(
     """
     import torch
 
-    from fast_sam3d.tune import evidence
-    from fast_sam3d.tune.ledger import Ledger
+    from fast_sam3d.tune import results
+    from fast_sam3d.tune.measurements import Measurements
     from fast_sam3d.tune.search import Search
     from fast_sam3d.tune.space import EXACT
 
-    ledger = Ledger(runner, measures, args.cost, record)
+    measurements = Measurements(runner, measures, args.cost, record)
     with Progress(plan.seconds) as progress:
-        found = Search(plan, ledger, progress).run()
-    plain = ledger.verdict(EXACT, found.cases)
-    exact = plain, ledger.verdict(EXACT, found.held_out_cases) if found.held_out_cases else None
+        found = Search(plan, measurements, progress).run()
+    plain = measurements.verdict(EXACT, found.cases)
+    exact = plain, measurements.verdict(EXACT, found.held_out_cases) if found.held_out_cases else None
     machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    about = evidence.Setting(tag, source, args.cost, ledger.spent, machine)
-    written = evidence.write(args.output_dir, found, exact, plan, about)
+    about = results.SearchInfo(tag, source, args.cost, measurements.spent, machine)
+    written = results.write(args.output_dir, found, exact, plan, about)
     if not args.no_picture:
-        from fast_sam3d.tune.picture import draw
+        from fast_sam3d.tune.plot import draw
 
-        draw(args.output_dir / evidence.PICTURE, found, plain, plan)
-        written.append(evidence.PICTURE)
+        draw(args.output_dir / results.PICTURE, found, plain, plan)
+        written.append(results.PICTURE)
     if found.interrupted:
-        best = args.output_dir / evidence.PRESET
+        best = args.output_dir / results.PRESET
         raise KeyboardInterrupt(f"the best so far is in {best}, and the same command resumes the search")
-    print((args.output_dir / evidence.TABLE).read_text())
+    print((args.output_dir / results.TABLE).read_text())
     print(f"results in {args.output_dir}: {', '.join(written)}")
     return 0
 
@@ -157,7 +157,7 @@ class Progress:
         self._bar.close()
 
     def __call__(self, phase: str, spent: float, note: str) -> None:
-        """See `fast_sam3d.tune.plan.Tell`."""
+        """See `fast_sam3d.tune.plan.ProgressCallback`."""
         self._bar.set_description(f"tune, {phase}", refresh=False)
         left = max(self.seconds - spent, 0.0)
         clock = f"{int(left // 60)}:{int(left % 60):02d} left" if math.isfinite(left) else ""
@@ -217,9 +217,9 @@ def _cases(names: Sequence[str], seeds: Sequence[int]) -> tuple[Case, ...]:
     return tuple((name, seed) for seed in seeds for name in names)
 
 
-def _plan(args: argparse.Namespace, checkpoint: Checkpoint, cases: Any, held_out: Any, first: str | None) -> Plan:
+def _plan(args: argparse.Namespace, checkpoint: Checkpoint, cases: Any, held_out: Any, first: str | None) -> SearchPlan:
     from fast_sam3d.config.compose import load
-    from fast_sam3d.tune.plan import Plan
+    from fast_sam3d.tune.plan import SearchPlan
     from fast_sam3d.tune.space import STAGES, methods
 
     embedded = checkpoint.kind == "mini"
@@ -228,7 +228,7 @@ def _plan(args: argparse.Namespace, checkpoint: Checkpoint, cases: Any, held_out
     known = {
         stage: sorted(methods(stage, embedded), key=lambda method: method.option != options[stage]) for stage in STAGES
     }
-    return Plan(args.budget, cases, held_out, known, 60.0 * args.minutes, args.trials, args.margin)
+    return SearchPlan(args.budget, cases, held_out, known, 60.0 * args.minutes, args.trials, args.margin)
 
 
 def _record(

@@ -1,1 +1,1 @@
-"""`--engine ray`: scenes spread over the processes of a Ray cluster. Ray is imported when it is asked for."""
+"""`--engine ray`: scenes processed by the workers of a Ray cluster. Ray is imported only if it is requested."""

@@ -1,6 +1,6 @@
-"""What runs in a worker's process: `scene.worker.Worker`, as in the plain engine, and the end of a scene.
+"""The worker process of a cluster: one pipeline that processes objects and composes scenes.
 
-Nothing here imports Ray, and everything that is returned is small: results go to disk.
+Imports no Ray. Return values are small, because results are written to disk.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import CheckpointError, FastSam3dError, InputError, OutputError
 from fast_sam3d.scene.compose import finish
-from fast_sam3d.scene.folder import LOCK, Plan
+from fast_sam3d.scene.folder import LOCK
 from fast_sam3d.scene.inputs import load_scene
-from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker, config_identity
+from fast_sam3d.scene.plan import ScenePlan
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, ObjectWorker, config_identity
 
-__all__ = ["Closed", "Closing", "Hello", "Made", "Order", "SceneActor"]
+__all__ = ["Composition", "Reply", "SceneActor", "WorkerInfo", "WorkerSetup"]
 
-SHARED_SECONDS = 10.0  # that a folder made elsewhere may take to be seen over a network
+SHARED_SECONDS = 10.0  # time for a new folder to become visible on a network file system
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What every worker is told once.
+class WorkerSetup:
+    """What a worker needs to load the pipeline.
 
     Args:
-        checkpoint: as the driver found it. settings: `scene.worker.config_identity` there.
+        checkpoint: as found on the driver. settings: its `scene.worker.config_identity`.
         threads: of torch.
-        cwd: that relative paths start from.
+        cwd: base of relative paths.
     """
 
     config: Config
@@ -46,8 +47,8 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
-    """Where a worker is, and which version of this package it has."""
+class WorkerInfo:
+    """Location of a worker, and its version of this package."""
 
     host: str
     pid: int
@@ -55,148 +56,135 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What became of an object.
-
-    Args:
-        outcome: None if one of the two reasons is given.
-        stop: why no other object of the scene would fare better.
-        unfit: why no object would fare better with this worker.
-        remarks: that were logged on the way.
-    """
-
-    outcome: Outcome | None
-    stop: str = ""
-    unfit: str = ""
-    remarks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Closing:
-    """A scene whose objects are all made or have failed."""
+class Composition:
+    """A scene to compose: every object is complete or has failed."""
 
     folder: Path
     pointmap: str
     target: Path
     identities: Mapping[int, Mapping[str, Any]]
-    outcomes: Mapping[int, Outcome]
+    outcomes: Mapping[int, ObjectOutcome]
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
-    """Its summary, or why there is none."""
+class Reply:
+    """Result of a call.
 
-    summary: Mapping[str, Any] | None
+    Args:
+        outcome: of an object. summary: of a composed scene.
+        error: the scene cannot be continued. unfit: this worker cannot be used.
+        warnings: logged during the call.
+    """
+
+    outcome: ObjectOutcome | None = None
+    summary: Mapping[str, Any] | None = None
     error: str = ""
-    remarks: tuple[str, ...] = ()
+    unfit: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class SceneActor:
-    """One worker. It says hello, loads the pipeline, then makes objects and closes scenes, one at a time."""
+    """A worker: call `info` and `load` first, then `process` and `compose`, one at a time."""
 
-    def __init__(self, order: Order) -> None:
-        self._order = order
-        self._worker: Worker | None = None
-        self._remarks = _Remarks()
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._setup = setup
+        self._worker: ObjectWorker | None = None
+        self._warnings = _WarningCollector()
         logger = logging.getLogger("fast_sam3d")
-        logger.addHandler(self._remarks)
+        logger.addHandler(self._warnings)
         logger.setLevel(logging.WARNING)
 
-    def hello(self) -> Hello:
-        return Hello(socket.gethostname(), os.getpid(), __version__)
+    def info(self) -> WorkerInfo:
+        return WorkerInfo(socket.gethostname(), os.getpid(), __version__)
 
     def load(self) -> str:
-        """Returns why the pipeline cannot be used here; empty if it is loaded."""
-        order = self._order
+        """Load the pipeline. Returns the reason if that fails, else an empty string."""
         try:
-            self._go_to(order.cwd)
+            self._change_folder()
             checkpoint = self._checkpoint()
             import torch
 
-            torch.set_num_threads(order.threads)
-            self._worker = Worker.load(order.config, checkpoint)
+            torch.set_num_threads(self._setup.threads)
+            self._worker = ObjectWorker.load(self._setup.config, checkpoint)
         except Exception as error:
-            return _sentence(error)
+            return _one_line(error)
         return ""
 
-    def make(self, task: ObjectTask) -> Made:
-        """One object to disk."""
+    def process(self, task: ObjectTask) -> Reply:
+        """Reconstruct one object and write it to disk."""
         if self._worker is None:
-            raise RuntimeError("make() before load()")
-        if not _seen(task.target.parent / LOCK):
-            return Made(
-                None,
-                unfit=f"{task.target.parent} of the machine that spreads the work is not there: results must go to a "
-                "folder that all machines share",
+            raise RuntimeError("process() before load()")
+        if not _appears(task.target.parent / LOCK):
+            return Reply(
+                unfit=f"the result folder {task.target.parent} is not visible here: give an --output_dir that all "
+                "machines share"
             )
         try:
             outcome = self._worker.process(task)
         except OutputError as error:
-            return Made(None, stop=_sentence(error), remarks=self._remarks.taken())
-        return Made(outcome, remarks=self._remarks.taken())
+            return Reply(error=_one_line(error), warnings=self._warnings.pop())
+        return Reply(outcome, warnings=self._warnings.pop())
 
-    def close(self, closing: Closing) -> Closed:
-        """Composes a scene."""
+    def compose(self, composition: Composition) -> Reply:
+        """Compose the objects of a scene."""
         try:
-            scene = load_scene(closing.folder, closing.pointmap)
-            whole = Plan(scene, closing.target, identities=dict(closing.identities))
-            summary = finish(whole, closing.outcomes, self._order.config)
+            scene = load_scene(composition.folder, composition.pointmap)
+            plan = ScenePlan(scene, composition.target, identities=dict(composition.identities))
+            summary = finish(plan, composition.outcomes, self._setup.config)
         except Exception as error:
-            return Closed(None, _sentence(error), self._remarks.taken())
-        return Closed(summary, "", self._remarks.taken())
+            return Reply(error=_one_line(error), warnings=self._warnings.pop())
+        return Reply(summary=summary, warnings=self._warnings.pop())
 
-    def _go_to(self, folder: str) -> None:
+    def _change_folder(self) -> None:
         try:
-            os.chdir(folder)
+            os.chdir(self._setup.cwd)
         except OSError as error:
-            config = self._order.config
-            given = [config.input.image_path, config.output.dir]
-            given += [] if config.input.pointmap in ("auto", "none") else [Path(config.input.pointmap)]
-            if any(path is not None and not Path(path).is_absolute() for path in given):
+            given = self._setup.config.input
+            paths = [given.image_path, self._setup.config.output.dir]
+            paths += [] if given.pointmap in ("auto", "none") else [Path(given.pointmap)]
+            if any(path is not None and not Path(path).is_absolute() for path in paths):
                 raise InputError(
-                    f"the folder {folder} is not there ({error.strerror}): give --image_dir and --output_dir as whole "
-                    "paths, to folders that all machines share"
+                    f"the folder {self._setup.cwd} does not exist ({error.strerror}): give --image_path and "
+                    "--output_dir as absolute paths, in folders that all machines share"
                 ) from error
 
     def _checkpoint(self) -> Checkpoint:
-        """The driver's, or one of the same name and content here."""
-        order = self._order
-        found = order.checkpoint
+        """The driver's checkpoint, or one with the same tag and content on this machine."""
+        found = self._setup.checkpoint
         if not found.folder.is_dir():
             found = find_checkpoint(found.tag)
-        if config_identity(order.config, found)["weights"] != order.settings["weights"]:
+        if config_identity(self._setup.config, found)["weights"] != self._setup.settings["weights"]:
             raise CheckpointError(
-                f"the weights in {found.folder} are not those of the machine that spreads the work: copy them over"
+                f"the weights in {found.folder} differ from those of the machine that runs the command: copy them"
             )
         return found
 
 
-class _Remarks(logging.Handler):
-    """Keeps warnings until they are told."""
+class _WarningCollector(logging.Handler):
+    """Keeps warnings for the next reply."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        # What there is to remark about a scene's files was said already where it was planned.
-        if record.name != load_scene.__module__:
+        if record.name != load_scene.__module__:  # the driver has logged these already
             self._lines.append(record.getMessage())
 
-    def taken(self) -> tuple[str, ...]:
+    def pop(self) -> tuple[str, ...]:
         lines, self._lines = tuple(self._lines), []
         return lines
 
 
-def _seen(path: Path) -> bool:
-    until = time.monotonic() + SHARED_SECONDS
+def _appears(path: Path) -> bool:
+    deadline = time.monotonic() + SHARED_SECONDS
     while not path.exists():
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.2)
     return True
 
 
-def _sentence(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     message = " ".join(str(error).split()) or type(error).__name__
     return message if isinstance(error, FastSam3dError) else f"{type(error).__name__}: {message}"

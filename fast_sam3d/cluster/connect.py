@@ -1,4 +1,4 @@
-"""A running Ray cluster to work in, or one of this machine alone for the length of a command."""
+"""Connection to a running Ray cluster, or to a temporary one on this machine."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ __all__ = ["INSTALL", "capacity", "connected", "import_ray"]
 log = logging.getLogger(__name__)
 
 INSTALL = "pip install 'fast-sam3d[ray]'"
-OBJECT_STORE_BYTES = 100 * 2**20  # pictures and results go through files; what is told between processes is small
+OBJECT_STORE_BYTES = 100 * 2**20  # pictures and results are files, so messages between processes are small
 
 
 def import_ray() -> Any:
-    """The package.
+    """The `ray` package, without usage reports to its developers.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: Ray is not installed.
     """
-    # Ray reads these when it is imported. Nothing is reported to its makers, and a process that died is ours to tell.
+    # Ray reads these at import. Dead workers are reported by the engine.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed")
     try:
         import ray
     except ImportError as error:
         raise ConfigError(f"--engine ray needs Ray, which is not installed here: {INSTALL}") from error
-    if not hasattr(ray, "init"):  # some folder that is called ray
-        raise ConfigError(f"--engine ray needs Ray, and the ray found here is another: {INSTALL}")
+    if not hasattr(ray, "init"):  # a folder with that name
+        raise ConfigError(f"--engine ray needs Ray, but another package named ray is installed: {INSTALL}")
     return ray
 
 
 @contextlib.contextmanager
 def connected(settings: ClusterSettings) -> Iterator[Any]:
-    """Gives the `ray` package, connected; a cluster that was started for it ends with the block.
+    """Yield the connected `ray` package; a cluster that was started here ends with the block.
 
     Raises:
-        ConfigError: Ray is not installed, or no cluster is at the address.
-        FastSam3dError: the cluster does not fit, or cannot be started.
+        ConfigError: Ray is not installed, or no cluster answers at the address.
+        FastSam3dError: the connection fails, for example because of another version of Ray.
     """
     ray = import_ray()
-    if ray.is_initialized():  # by the program that calls us, which also ends it
+    if ray.is_initialized():  # by the calling program, which also shuts it down
         yield ray
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
@@ -59,7 +59,7 @@ def connected(settings: ClusterSettings) -> Iterator[Any]:
         cores = available_cores()
         asked = (settings.workers or 1) * settings.cpus_per_worker
         if asked > cores:
-            log.warning("the workers are to have %d cores and there are %d: they will be slow", asked, cores)
+            log.warning("the workers use %d cores, but there are %d: they will be slow", asked, cores)
         options |= {
             "address": "local", "num_cpus": max(cores, asked), "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
@@ -80,7 +80,7 @@ def connected(settings: ClusterSettings) -> Iterator[Any]:
 
 
 def capacity(ray: Any, cpus: int, gpus: float) -> int:
-    """How many workers fit into the cluster as it is now."""
+    """Number of workers that fit into the current nodes of the cluster."""
     count = 0
     for node in ray.nodes():
         if node["Alive"]:
@@ -91,7 +91,7 @@ def capacity(ray: Any, cpus: int, gpus: float) -> int:
 
 
 def available_cores() -> int:
-    """Those that this process may use."""
+    """Number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -100,7 +100,7 @@ def available_cores() -> int:
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray sets a handler of its own for SIGTERM, which would end the program without clearing up."""
+    """Restore the SIGTERM handler: Ray installs one that would exit without cleaning up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -108,7 +108,7 @@ def _signals_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        if before is not None:  # None: set by something that is not Python
+        if before is not None:  # None: not installed from Python
             signal.signal(signal.SIGTERM, before)
 
 

@@ -1,64 +1,73 @@
-"""Spreads scenes over the workers of a Ray cluster, and loses nothing when one of them dies.
+"""Distribution of scenes over Ray actors. A worker that dies is replaced, and its object is retried.
 
-The driver plans a few scenes ahead, gives each worker the object that it makes and at most one more, and waits. What is
-submitted is bounded by the number of workers, never by the number of objects. Who may make what next is `schedule`'s.
+Each worker has one object at a time, so the driver knows which object a worker died with (Ray's `ActorPool` does not
+say), and only a few scenes are planned ahead: memory does not grow with the number of scenes.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Hashable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fast_sam3d import __version__
 from fast_sam3d.checkpoints.load import Checkpoint
-from fast_sam3d.cluster.actor import Closed, Hello, Made
-from fast_sam3d.cluster.connect import connected
-from fast_sam3d.cluster.job import SceneJob
-from fast_sam3d.cluster.pool import Pool, Worker, check_device
-from fast_sam3d.cluster.schedule import Schedule
+from fast_sam3d.cluster.actor import Reply, SceneActor, WorkerInfo, WorkerSetup
+from fast_sam3d.cluster.connect import capacity, connected
+from fast_sam3d.cluster.job import SceneJob, completed_on_disk
+from fast_sam3d.cluster.schedule import next_task
 from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config.compose import Config
-from fast_sam3d.errors import FastSam3dError, OutputError
+from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
 from fast_sam3d.run.progress import ObjectsProgress
-from fast_sam3d.scene.worker import ObjectTask, Outcome
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask
 
 __all__ = ["ClusterEngine"]
 
 log = logging.getLogger(__name__)
 
-SUBMITTED_PER_WORKER = 2  # the one that it works at, and one more so that it need not wait for the driver
 POLL_SECONDS = 1.0
 REMIND_SECONDS = 30.0
-END_SECONDS = 10.0  # for killed workers to be gone
-DEATHS_IN_A_ROW = 10  # and one per worker: more without a single object made in between, and something else is wrong
+END_SECONDS = 10.0  # for killed workers to exit
+MAX_DEATHS_IN_A_ROW = 10  # plus one per worker, without a finished object in between
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Call:
-    """What was asked of a worker."""
+@dataclass(slots=True, eq=False)
+class ClusterWorker:
+    """An actor, as seen by the driver.
 
-    worker: Worker
-    what: str
-    job: SceneJob | None = None
-    task: ObjectTask | None = None
+    Args:
+        info: None until its process has started. ready: the pipeline is loaded.
+        call: scene and object that it processes; no object: it composes the scene.
+        place: scene and group of its last object.
+    """
+
+    number: int
+    actor: Any
+    info: WorkerInfo | None = None
+    ready: bool = False
+    call: tuple[SceneJob, ObjectTask | None] | None = None
+    place: tuple[SceneJob, Hashable] | None = None
+
+    def __str__(self) -> str:
+        at = "" if self.info is None else f" (process {self.info.pid} on {self.info.host})"
+        return f"worker {self.number}{at}"
 
 
 class ClusterEngine:
-    """Makes the objects of scenes on Ray actors, each of which holds a pipeline.
+    """Processes scenes on Ray actors with one pipeline each.
 
     Args:
-        identity: `scene.worker.config_identity` of the two before it.
-        progress: told of every object.
-        cwd: that relative paths start from.
+        identity: `scene.worker.config_identity` of config and checkpoint.
+        progress: receives every object.
+        cwd: base of relative paths.
 
     Raises:
-        ConfigError: a device that no worker can have.
+        ConfigError: workers cannot use the device.
     """
 
     def __init__(
@@ -70,289 +79,268 @@ class ClusterEngine:
         progress: ObjectsProgress,
         cwd: Path,
     ) -> None:
-        check_device(config.pipeline.device, settings)
-        self._config, self._checkpoint, self._identity = config, checkpoint, identity
-        self._settings, self._progress, self._cwd = settings, progress, cwd
+        settings.check_device(config.pipeline.device)
+        self._setup = WorkerSetup(config, checkpoint, identity, settings.cpus_per_worker, str(cwd))
+        self._settings, self._progress = settings, progress
+        self._gpus = settings.gpus_per_worker or 0.0
         self._stack = ExitStack()
         self._ray: Any = None
-        self._pool: Pool | None = None
-        self._death: tuple[type[Exception], ...] = ()
-        self._schedule: Schedule[SceneJob, ObjectTask] = Schedule(lambda task: task.group)
-        self._closing: deque[SceneJob] = deque()
+        self._actor_class: Any = None
+        self._death_errors: tuple[type[Exception], ...] = ()
         self._open: list[SceneJob] = []
-        self._workers: list[Worker] = []
-        self._calls: dict[Any, _Call] = {}
-        self._unfit: list[str] = []
-        self._deaths = 0  # since the last object
+        self._workers: list[ClusterWorker] = []
+        self._refs: dict[Any, ClusterWorker] = {}
+        self._started = 0
+        self._deaths = 0  # since the last finished object
         self._waits_since = self._reminded = 0.0
 
     @property
-    def submitted(self) -> int:
-        """Objects and scenes that workers were given and have not returned."""
-        return sum(worker.submitted for worker in self._workers)
-
-    @property
     def pids(self) -> list[int]:
-        """Process ids of the workers that have said hello, on whatever machine they are."""
-        return [worker.hello.pid for worker in self._workers if worker.hello is not None]
+        """Process ids of the started workers, on any machine."""
+        return [worker.info.pid for worker in self._workers if worker.info is not None]
 
     def run(self, jobs: Iterator[SceneJob]) -> Generator[SceneJob, None, None]:
-        """Runs scenes, and gives each as it is done, with its summary or error; to `close` it is the caller's part.
+        """Process scenes, and yield each with its summary or error; the caller closes it.
 
         Args:
-            jobs: opened when there is room for one more, a few ahead of the workers.
+            jobs: consumed a few scenes ahead of the workers.
 
         Raises:
-            FastSam3dError: no worker can load the pipeline, finds room, or stays alive.
+            FastSam3dError: no worker can load the pipeline, gets resources, or survives.
         """
         more = True
         try:
             while True:
-                opened = None
-                if more and self._room():
-                    opened = next(jobs, None)
-                    more = opened is not None
-                if opened is not None and opened.summary is not None:
-                    self._progress.without(len(opened.outcomes))
-                    yield opened
-                elif opened is not None:
-                    self._take(opened)
-                self._submit()
+                job = None
+                if more and self._needs_scene():
+                    job = next(jobs, None)
+                    more = job is not None
+                if job is not None:
+                    self._progress.without(len(job.outcomes))
+                    if job.summary is not None:
+                        yield job
+                    else:
+                        self._open.append(job)
+                        if not self._workers:
+                            self._connect()
+                self._assign()
                 if not more and not self._open:
                     return
                 if self._workers:
-                    yield from self._collect(0.0 if more and self._room() else POLL_SECONDS)
+                    yield from self._collect(0.0 if more and self._needs_scene() else POLL_SECONDS)
         finally:
             self._stop()
 
-    def _room(self) -> bool:
-        """Whether one more scene should be planned: so that a worker that is done with its own finds a fresh one."""
-        workers = max(len(self._workers), 1)
-        if len(self._open) >= SUBMITTED_PER_WORKER * workers + 2:
-            return False
-        return not self._schedule.unvisited or self._schedule.waiting <= workers
+    def _needs_scene(self) -> bool:
+        """Whether to plan another scene, so that a worker that finishes its scene has a new one."""
+        workers = len(self._workers)
+        taken = {worker.place[0] for worker in self._workers if worker.place is not None}
+        fresh = any(job.waiting and job not in taken for job in self._open)
+        waiting = sum(len(job.waiting) for job in self._open)
+        return len(self._open) < max(workers, 1) + 2 and (not fresh or waiting <= workers)
 
-    def _take(self, job: SceneJob) -> None:
-        self._open.append(job)
-        self._progress.without(len(job.outcomes))
-        self._schedule.add(job, job.tasks)
-        if not self._workers:
-            self._begin()
-
-    def _begin(self) -> None:
-        """There is something to make: only now a cluster is needed."""
+    def _connect(self) -> None:
+        """Connect to the cluster and start workers, now that there is an object to process."""
         ray = self._ray = self._stack.enter_context(connected(self._settings))
         errors = ray.exceptions
-        self._death = (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError)
-        self._pool = Pool(ray, self._config, self._checkpoint, self._identity, self._settings, self._cwd)
+        self._death_errors = (
+            errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError,
+        )  # fmt: skip
+        self._actor_class = ray.remote(SceneActor)
+        device = self._setup.config.pipeline.device
+        if self._settings.gpus_per_worker is None:
+            exist = ray.cluster_resources().get("GPU", 0) > 0
+            self._gpus = 1.0 if device == "cuda" or (device is None and exist) else 0.0
+        pipeline = replace(self._setup.config.pipeline, device=device or ("cuda" if self._gpus else "cpu"))
+        self._setup = replace(self._setup, config=replace(self._setup.config, pipeline=pipeline))
         self._progress.begin()
-        for _ in range(self._pool.wanted(self._progress.left)):
-            self._hire()
+        for _ in range(self._worker_count()):
+            self._start_worker()
 
-    def _hire(self) -> None:
-        assert self._pool is not None
+    @property
+    def _needs(self) -> str:
+        return f"{self._settings.cpus_per_worker} core(s) and {self._gpus:g} GPU(s)"
+
+    def _worker_count(self) -> int:
+        room, asked = capacity(self._ray, self._settings.cpus_per_worker, self._gpus), self._settings.workers
+        if asked is None and not room:
+            raise ConfigError(
+                f"no machine of the Ray cluster has {self._needs} for a worker: ask for fewer with --cpus_per_worker "
+                "and --gpus_per_worker"
+            )
+        if asked is not None and asked > room:
+            log.warning("%d workers requested, but the Ray cluster has room for %d now: each needs %s", asked, room,
+                        self._needs)  # fmt: skip
+        count = max(1, min(asked or room, self._progress.left))
+        log.info("%d worker(s) with %s each", count, self._needs)
+        return count
+
+    def _start_worker(self) -> None:
         if not self._waits_since:
             self._waits_since = self._reminded = time.monotonic()
-        worker = self._pool.start()
+        # No restarts by Ray: the driver counts the deaths of each object.
+        options = {"num_cpus": self._settings.cpus_per_worker, "num_gpus": self._gpus}
+        actor = self._actor_class.options(**options, max_restarts=0, max_task_retries=0).remote(self._setup)
+        worker = ClusterWorker(self._started, actor)
+        self._started += 1
         self._workers.append(worker)
-        self._calls[worker.actor.hello.remote()] = _Call(worker, "hello")
-        self._calls[worker.actor.load.remote()] = _Call(worker, "load")
+        self._refs[actor.info.remote()] = worker
+        self._refs[actor.load.remote()] = worker
 
-    def _submit(self) -> None:
-        ready = [worker for worker in self._workers if worker.ready]
-        for worker in ready:
-            if not worker.submitted:
-                self._give(worker)
-        for worker in ready:
-            # No one may hold a second object that another could begin with at once.
-            while 0 < worker.submitted < SUBMITTED_PER_WORKER and self._schedule.waiting > len(self._workers):
-                if not self._give(worker, split=False):
-                    break
-
-    def _give(self, worker: Worker, split: bool = True) -> bool:
-        if self._closing:
-            job = self._closing.popleft()
-            ref = worker.actor.close.remote(job.closing())
-            self._calls[ref] = _Call(worker, "close", job)
-        else:
-            found = self._schedule.next(worker.number, split)
-            if found is None:
-                return False
-            job, task = found
-            job.running += 1
-            self._calls[worker.actor.make.remote(task)] = _Call(worker, "make", job, task)
-        worker.submitted += 1
-        return True
+    def _assign(self) -> None:
+        """Give each idle worker a scene to compose or an object."""
+        for worker in self._workers:
+            if not worker.ready or worker.call is not None:
+                continue
+            job = next((job for job in self._open if job.composable), None)
+            if job is not None:
+                job.composing, worker.call = True, (job, None)
+                self._refs[worker.actor.compose.remote(job.composition())] = worker
+                continue
+            others = [other.place for other in self._workers if other is not worker and other.place is not None]
+            found = next_task(self._open, worker.place, others)
+            if found is not None:
+                job, task = worker.call = found
+                worker.place = (job, task.group)
+                job.waiting.remove(task)
+                job.running += 1
+                self._refs[worker.actor.process.remote(task)] = worker
 
     def _collect(self, seconds: float) -> Iterator[SceneJob]:
-        """Waits for an answer, and takes those that are there. Gives the scenes that are done by them."""
-        answered, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=seconds)
-        if not answered:
+        """Wait for a reply, handle it, and yield the scenes that it finishes."""
+        done, _ = self._ray.wait(list(self._refs), num_returns=1, timeout=seconds)
+        if not done:
             self._check_wait()
-        for ref in answered:
+        for ref in done:
+            worker = self._refs.pop(ref)
             try:
-                answer = self._ray.get(ref)
-            except self._death as error:
-                self._died(self._calls[ref].worker, error)
+                reply = self._ray.get(ref)
+            except self._death_errors as error:
+                self._died(worker, error)
             else:
-                self._answered(self._calls.pop(ref), answer)
-        yield from self._finished()
+                self._handle(worker, reply)
+        for job in [job for job in self._open if job.finished]:
+            self._open.remove(job)
+            yield job
 
-    def _answered(self, call: _Call, answer: Any) -> None:
-        worker, job, task = call.worker, call.job, call.task
-        if isinstance(answer, Hello):
-            self._waits_since = 0.0
-            worker.hello = answer
-            log.debug("%s is there", worker.label)
-            if answer.version != __version__:
-                self._give_up(worker, f"it has fast-sam3d {answer.version} and here is {__version__}")
-        elif call.what == "load":
-            if answer:
-                self._give_up(worker, f"it cannot load the pipeline: {answer}")
+    def _handle(self, worker: ClusterWorker, reply: WorkerInfo | str | Reply) -> None:
+        if isinstance(reply, WorkerInfo):
+            self._waits_since, worker.info = 0.0, reply
+            if reply.version != __version__:
+                self._give_up(worker, f"it has fast-sam3d {reply.version}, and this is {__version__}")
+        elif isinstance(reply, str):
+            if reply:
+                self._give_up(worker, f"it cannot load the pipeline: {reply}")
             else:
                 worker.ready = True
-                log.info("%s is ready", worker.label)
-        elif isinstance(answer, Made) and job is not None and task is not None:
-            worker.submitted -= 1
-            job.running -= 1
-            self._remark(job, answer.remarks)
-            if answer.outcome is not None:
+                log.info("%s is ready", worker)
+        elif reply.unfit:
+            self._give_up(worker, reply.unfit)
+        elif worker.call is not None:
+            (job, task), worker.call = worker.call, None
+            for line in reply.warnings:
+                log.warning("%s: %s", job.name, line)
+            if task is None:
+                job.composing, job.summary = False, reply.summary
+                job.error = FastSam3dError(reply.error) if reply.error else None
+            else:
+                job.running -= 1
+                if reply.outcome is not None:
+                    self._record(job, reply.outcome)
+                elif job.error is None:
+                    job.error = OutputError(reply.error)
+                    self._progress.without(len(job.waiting))
+                    job.waiting.clear()
+            if not reply.error:
                 self._deaths = 0
-                self._know(job, answer.outcome)
-            elif answer.unfit:
-                self._again(job, task)
-                self._give_up(worker, answer.unfit)
-            elif job.error is None:
-                self._abandon(job, OutputError(answer.stop))
-        elif isinstance(answer, Closed) and job is not None:
-            worker.submitted -= 1
-            self._deaths = 0
-            self._remark(job, answer.remarks)
-            job.summary, job.composing = answer.summary, False
-            if answer.summary is None:
-                job.error = FastSam3dError(answer.error)
 
-    def _know(self, job: SceneJob, outcome: Outcome) -> None:
+    def _record(self, job: SceneJob, outcome: ObjectOutcome) -> None:
         job.outcomes[outcome.number] = outcome
         self._progress.object_done(f"{job.name}/{outcome.number}", outcome.status)
         if outcome.status == "failed":
             log.error("%s, object %d failed: %s", job.name, outcome.number, outcome.message)
 
-    def _remark(self, job: SceneJob, remarks: tuple[str, ...]) -> None:
-        for line in remarks:
-            log.warning("%s: %s", job.name, line)
-
-    def _abandon(self, job: SceneJob, error: FastSam3dError) -> None:
-        job.error = error
-        self._schedule.drop(job)
-        self._progress.without(sum(task.number not in job.outcomes for task in job.tasks) - job.running)
-
-    def _again(self, job: SceneJob, task: ObjectTask) -> None:
-        if job.error is None:
-            self._schedule.add(job, [task])
-
-    def _finished(self) -> Iterator[SceneJob]:
-        for job in list(self._open):
-            if job.summary is not None or (job.error is not None and not job.running and not job.composing):
-                self._open.remove(job)
-                yield job
-            elif job.made and not job.composing:
-                job.composing = True
-                self._closing.append(job)
-
-    def _dismiss(self, worker: Worker) -> list[_Call]:
-        """Ends a worker. Returns what it was asked and has not answered, in that order."""
+    def _remove(self, worker: ClusterWorker) -> None:
         self._workers.remove(worker)
-        self._schedule.leave(worker.number)
         self._ray.kill(worker.actor)
-        lost = {ref: call for ref, call in self._calls.items() if call.worker is worker}
-        for ref in lost:
-            del self._calls[ref]
-        return list(lost.values())
+        self._refs = {ref: other for ref, other in self._refs.items() if other is not worker}
 
-    def _give_up(self, worker: Worker, reason: str) -> None:
-        """A worker that is of no use where it is, and that another in its place would not better."""
-        log.error("%s is given up: %s", worker.label, reason)
-        self._unfit.append(reason)
-        self._return(self._dismiss(worker))
+    def _give_up(self, worker: ClusterWorker, reason: str) -> None:
+        """Remove a worker that cannot be used; a replacement would fail in the same way."""
+        log.error("%s is not used: %s", worker, reason)
+        self._remove(worker)
+        self._requeue(worker)
         if not self._workers:
-            raise FastSam3dError(f"no worker is of use, and what is finished is kept: {self._unfit[-1]}")
+            raise FastSam3dError(f"no worker can be used, and finished objects are kept: {reason}")
 
-    def _died(self, worker: Worker, error: Exception) -> None:
+    def _requeue(self, worker: ClusterWorker) -> None:
+        if worker.call is None:
+            return
+        job, task = worker.call
+        if task is None:
+            job.composing = False
+            return
+        job.running -= 1
+        if job.error is None:
+            job.waiting.append(task)
+
+    def _died(self, worker: ClusterWorker, error: Exception) -> None:
         if not worker.ready:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             why = lines[-1] if "creation task" in str(error) else "out of memory, or killed"
             self._give_up(worker, f"its process ended before the pipeline was loaded: {why}")
             return
-        lost = [call for call in self._dismiss(worker) if call.job is not None]
+        self._remove(worker)
         self._deaths += 1
-        log.warning("%s has died; what it was at goes to another", worker.label)
-        if self._deaths > DEATHS_IN_A_ROW + len(self._workers):
+        log.warning("%s died; another worker continues its work", worker)
+        if self._deaths > MAX_DEATHS_IN_A_ROW + len(self._workers):
             raise FastSam3dError(
-                f"{self._deaths} workers in a row have died without an object in between, and what is finished is "
-                "kept: look at their memory (fewer --workers) and at Ray's logs"
+                f"{self._deaths} workers in a row died without finishing an object; finished objects are kept: check "
+                "their memory (fewer --workers) and Ray's logs"
             )
-        # It was at the first of them; the other had not begun.
-        if lost:
-            self._blame(lost[0])
-        self._return(lost[1:])
-        self._hire()
+        self._requeue(worker)
+        if worker.call is not None:
+            self._count_death(*worker.call)
+        self._start_worker()
 
-    def _blame(self, call: _Call) -> None:
-        job, task = call.job, call.task
-        assert job is not None
+    def _count_death(self, job: SceneJob, task: ObjectTask | None) -> None:
         key = -1 if task is None else task.number
-        job.attempts[key] = job.attempts.get(key, 0) + 1
-        often = job.attempts[key] > self._settings.max_retries
-        times = f"{job.attempts[key]} time" + "s" * (job.attempts[key] > 1)
-        what = f"the process that made it died {times} (out of memory, or killed)"
+        job.deaths[key] = count = job.deaths.get(key, 0) + 1
+        why = f"its worker died {count} time{'s' * (count > 1)} (out of memory, or killed)"
         if task is None:
-            if often:
-                job.error, job.composing = FastSam3dError(f"the scene could not be composed: {what}"), False
-            else:
-                self._closing.append(job)
+            if count > self._settings.max_retries:
+                job.error = FastSam3dError(f"the scene could not be composed: {why}")
             return
-        job.running -= 1
-        found = job.found(task)
-        if found is not None:
-            self._know(job, found)
-        elif often and job.error is None:
-            self._know(job, Outcome(task.number, "failed", what))
-        else:
-            self._again(job, task)
-
-    def _return(self, calls: list[_Call]) -> None:
-        """What a worker had and did not begin goes back, without blame."""
-        for call in calls:
-            if call.job is None:
-                continue
-            if call.task is None:
-                self._closing.append(call.job)
-            else:
-                call.job.running -= 1
-                self._again(call.job, call.task)
+        outcome = completed_on_disk(task)
+        if outcome is None and count > self._settings.max_retries:
+            outcome = ObjectOutcome(task.number, "failed", why)
+        if outcome is not None and task in job.waiting:
+            job.waiting.remove(task)
+            self._record(job, outcome)
 
     def _check_wait(self) -> None:
-        """Nobody may wait for ever for a cluster that has no room."""
-        now = time.monotonic()
-        if not self._waits_since or any(worker.hello is not None for worker in self._workers):
+        """Limit the wait for a cluster without free resources."""
+        if not self._waits_since or any(worker.info is not None for worker in self._workers):
             return
-        gone = now - self._waits_since
-        need = "" if self._pool is None else self._pool.need
-        if gone > self._settings.wait_seconds:
+        now = time.monotonic()
+        waited = now - self._waits_since
+        if waited > self._settings.wait_seconds:
             raise FastSam3dError(
-                f"the Ray cluster has had no room for a worker in {gone:.0f} s; each takes {need}: look at `ray status`"
+                f"the Ray cluster had no room for a worker in {waited:.0f} s; each needs {self._needs}: "
+                "see `ray status`"
             )
         if now - self._reminded > REMIND_SECONDS:
             self._reminded = now
-            log.warning("the Ray cluster has no room yet for a worker; each takes %s; %.0f s gone", need, gone)
+            log.warning(
+                "no room for a worker in the Ray cluster yet; each needs %s; waited %.0f s", self._needs, waited
+            )
 
     def _stop(self) -> None:
-        """Ends all workers, and waits until none can write any more."""
-        refs = list(self._calls)
+        """End all workers, and wait until none can write any more."""
+        refs = list(self._refs)
         try:
             for worker in list(self._workers):
-                self._dismiss(worker)
+                self._remove(worker)
             if refs:
                 self._ray.wait(refs, num_returns=len(refs), timeout=END_SECONDS)
         finally:

@@ -1,4 +1,4 @@
-"""A scene on the driver's side, from its plan to its summary. It keeps no pixels."""
+"""One scene on the driver, from its plan to its summary."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.cluster.actor import Closing
+from fast_sam3d.cluster.actor import Composition
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.outputs.folder import check_target
-from fast_sam3d.scene.cleanup import clear_left_behind
+from fast_sam3d.outputs.folder import check_target, clear_unfinished
 from fast_sam3d.scene.compose import finish
-from fast_sam3d.scene.folder import count_as_missing, plan, scene_lock
+from fast_sam3d.scene.folder import scene_lock
 from fast_sam3d.scene.inputs import SceneInput
-from fast_sam3d.scene.worker import ObjectTask, Outcome, read_done
+from fast_sam3d.scene.plan import count_as_missing, plan_scene
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, read_done
 
-__all__ = ["SceneJob"]
+__all__ = ["SceneJob", "completed_on_disk"]
 
 log = logging.getLogger(__name__)
 
@@ -29,24 +29,24 @@ class SceneJob:
     """One scene. Its folder is locked until `close`.
 
     Args:
-        target: where its results go.
-        tasks: objects to be made.
-        outcomes: what is known of its objects, by mask.
-        running: objects that workers have. composing: a worker has, or is to get, the end of it.
-        attempts: workers that died with an object, by mask.
-        summary: when it is done. error: if it cannot be.
+        target: result folder.
+        waiting: objects that no worker has. running: number of objects that workers have.
+        outcomes: of finished objects, by mask.
+        composing: a worker composes the scene.
+        deaths: workers that died with an object, by mask; -1: while composing.
+        summary: of the finished scene. error: why it cannot be finished.
     """
 
     name: str
     folder: Path
     pointmap: str
     target: Path
-    tasks: list[ObjectTask]
+    waiting: list[ObjectTask]
     identities: Mapping[int, Mapping[str, Any]]
-    outcomes: dict[int, Outcome]
+    outcomes: dict[int, ObjectOutcome]
     running: int = 0
     composing: bool = False
-    attempts: dict[int, int] = field(default_factory=dict)
+    deaths: dict[int, int] = field(default_factory=dict)
     summary: Mapping[str, Any] | None = None
     error: FastSam3dError | None = None
     _lock: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -55,49 +55,54 @@ class SceneJob:
     def open(
         cls, scene: SceneInput, config: Config, settings: Mapping[str, Any], target: Path, overwrite: bool
     ) -> SceneJob:
-        """Plans a scene; one without anything to make is finished at once. Arguments and errors as `plan`'s."""
-        check_target(target / ".fast_sam3d-new", ())  # so that nothing is made where nothing can be written
+        """Plan a scene; if all its objects are complete it is composed here. Arguments and errors: see `plan_scene`."""
+        check_target(target / ".fast_sam3d-new", ())
         with contextlib.ExitStack() as stack:
             stack.enter_context(scene_lock(target))
-            whole = plan(scene, config, settings, target, overwrite)
-            kept = sum(known.status == "complete" for known in whole.known.values())
+            planned = plan_scene(scene, config, settings, target, overwrite)
+            kept = sum(known.status == "complete" for known in planned.known.values())
             if kept:
-                log.info("%s: %d of %d objects are there already; --overwrite makes them again", scene.name, kept,
+                log.info("%s: %d of %d objects are complete; --overwrite replaces them", scene.name, kept,
                          len(scene.masks))  # fmt: skip
-            for outcome in whole.known.values():
+            for outcome in planned.known.values():
                 if outcome.status == "failed":
                     log.error("%s, object %d failed: %s", scene.name, outcome.number, outcome.message)
             job = cls(
-                scene.name, scene.folder, config.input.pointmap, target, list(whole.tasks), whole.identities,
-                dict(whole.known),
+                scene.name, scene.folder, config.input.pointmap, target, list(planned.tasks), planned.identities,
+                dict(planned.known),
             )  # fmt: skip
-            count_as_missing(job.tasks)
-            if not job.tasks:
-                job.summary = finish(whole, job.outcomes, config)
+            count_as_missing(job.waiting)
+            if not job.waiting:
+                job.summary = finish(planned, job.outcomes, config)
             job._lock = stack.pop_all()
         return job
 
     @property
-    def made(self) -> bool:
-        """Nothing is left to do but to compose."""
-        return not self.running and all(task.number in self.outcomes for task in self.tasks)
+    def composable(self) -> bool:
+        """Every object is finished and no worker composes the scene yet."""
+        return not (self.waiting or self.running or self.composing or self.error or self.summary)
 
-    def found(self, task: ObjectTask) -> Outcome | None:
-        """The object, if it is there in its whole although nobody has told."""
-        done = read_done(task.target)
-        if done is None or done["identity"] != task.identity:
-            return None
-        return Outcome(
-            task.number, "complete", "", tuple(done.get("formats", ())), tuple(done.get("out_of_memory", ()))
-        )
+    @property
+    def finished(self) -> bool:
+        return self.summary is not None or (self.error is not None and not self.running and not self.composing)
 
-    def closing(self) -> Closing:
-        """What a worker is to compose. Clears away what dead workers have begun."""
-        clear_left_behind(self.target)
-        return Closing(self.folder, self.pointmap, self.target, self.identities, dict(self.outcomes))
+    def composition(self) -> Composition:
+        """What a worker needs to compose the scene. Removes unfinished files of dead workers."""
+        clear_unfinished(self.target)
+        return Composition(self.folder, self.pointmap, self.target, self.identities, dict(self.outcomes))
 
     def close(self) -> None:
-        """Gives the folder to others. Nobody may be writing there any more."""
+        """Release the folder. No worker may be writing to it."""
         if self.target.is_dir():
-            clear_left_behind(self.target)
+            clear_unfinished(self.target)
         self._lock.close()
+
+
+def completed_on_disk(task: ObjectTask) -> ObjectOutcome | None:
+    """The outcome of an object that a worker completed before it died."""
+    done = read_done(task.target)
+    if done is None or done["identity"] != task.identity:
+        return None
+    return ObjectOutcome(
+        task.number, "complete", "", tuple(done.get("formats", ())), tuple(done.get("out_of_memory", ()))
+    )

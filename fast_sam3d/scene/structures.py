@@ -1,7 +1,12 @@
-"""Sparse structures that are sampled in one batch before their objects' own runs, with the records of its steps."""
+"""Sparse structures that are sampled in one batch before their objects' own runs, and what each report counts of it.
+
+Reports that are on the pipeline during the batch count it then: its seconds, every network call once, and the steps of
+each object. The report of one object's run, which begins later, counts that object's even share of seconds and calls.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,9 +15,9 @@ from torch import Tensor
 
 from fast_sam3d.adapters import adapt
 from fast_sam3d.report import observe
-from fast_sam3d.sampling.batch import decides_alike, method_on, tell
+from fast_sam3d.sampling.driver import method_on, reports_on
 from fast_sam3d.sampling.method import StageMethod
-from fast_sam3d.telemetry import StepRecord
+from fast_sam3d.telemetry import Report
 
 if TYPE_CHECKING:
     from fast_sam3d.model.batch import BatchedStructure
@@ -22,19 +27,23 @@ __all__ = ["Solved", "solve_structures"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solved:
-    """One object's sparse structure of a batch; what `MiniPipeline.solved_ahead` holds.
+    """One object's sparse structure of a batch; what `Stages.solved_ahead` holds.
 
     Args:
         structure: the object's part of the batch.
         solver: that sampled it.
         method: of the acceleration that was on the solver.
-        records: of the steps.
+        batch: report of the whole batch.
+        objects: of the batch.
+        counted: the reports that counted the batch while it was solved.
     """
 
     structure: BatchedStructure
     solver: object
     method: StageMethod | None
-    records: Sequence[StepRecord]
+    batch: Report
+    objects: int
+    counted: Sequence[Report]
 
     @property
     def voxels(self) -> int:
@@ -42,12 +51,14 @@ class Solved:
         return self.structure.voxels
 
     def latents_for(self, sampler: Any, condition: Tensor) -> Mapping[str, Tensor] | None:
-        """The latents, if this run would sample the same ones; the reports on the solver then get its steps."""
+        """The latents, if this run would sample the same ones; reports that have not counted them get their share."""
         if method_on(self.solver) != self.method:
             return None
         latents = self.structure.latents_for(sampler, condition)
         if latents is not None:
-            tell(self.solver, self.structure.times, self.records)
+            for report in reports_on(self.solver):
+                if not any(report is other for other in self.counted):
+                    report.add_shared("ss", self.structure.times, self.batch, self.objects)
         return latents
 
 
@@ -61,10 +72,15 @@ def solve_structures(
     """
     solver = adapt(pipeline).solver("ss")
     method = method_on(solver)
-    if not decides_alike(method):
+    if method is not None and not method.same_for_all_objects:
         return []
-    with observe(pipeline) as report:
+    with observe(pipeline) as batch, contextlib.ExitStack() as stack:
+        reports = reports_on(solver)
+        for report in reports:
+            stack.enter_context(report.stage("ss"))
         structures = pipeline.sample_structures(objects, seed, inference_steps)
-    if not structures or report.solves[0].fallbacks:
+        for report in reports if structures else ():
+            report.solves[-1].objects = len(structures)
+    if not structures or batch.solves[0].fallbacks:
         return []  # a prediction was not finite, for one object, and all were evaluated
-    return [Solved(structure, solver, method, report.solves[0].steps) for structure in structures]
+    return [Solved(structure, solver, method, batch, len(structures), reports) for structure in structures]

@@ -1,4 +1,4 @@
-"""What methods must know of a model beforehand, measured on runs of it."""
+"""Statistics of a model that methods need, measured on runs of it."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from fast_sam3d.sampling.step import to_leaves
 
 
 class Magnitudes:
-    """Mean magnitudes of the guided velocities, step by step, of every solve that was watched; see `watched`."""
+    """Mean magnitudes of the guided velocities by step, of every observed solve."""
 
     def __init__(self) -> None:
         self._solves: dict[str, list[list[float]]] = {}
 
     def begin(self, stage: str) -> None:
-        """A solve of this stage begins."""
+        """Start of a solve of this stage."""
         self._solves.setdefault(stage, []).append([])
 
     def note(self, stage: str, velocity: Any) -> None:
-        """The velocity of a step."""
+        """Record the velocity of a step."""
         leaves = to_leaves(velocity, "x") or {}
         total = sum(float(leaf.float().norm(dim=-1).sum()) for leaf in leaves.values())
         self._solves[stage][-1].append(total / sum(leaf.numel() // leaf.shape[-1] for leaf in leaves.values()))
 
     def ratios(self, stage: str) -> list[float]:
-        """Each step's magnitude over that of the step before, [steps - 1], averaged over the solves.
+        """[steps - 1] ratio of consecutive magnitudes, averaged over the solves.
 
         Raises:
-            FastSam3dError: no solve of that stage was watched, or solves of different numbers of steps.
+            FastSam3dError: no solve of that stage was observed, or their numbers of steps differ.
         """
         solves = self._solves.get(stage, [])
         if len({len(solve) for solve in solves}) != 1 or len(solves[0]) < 2:
             raise FastSam3dError(
-                f"{stage}: watched solves of {sorted({len(solve) for solve in solves})} steps: watch one or more runs "
+                f"{stage}: observed solves of {sorted({len(solve) for solve in solves})} steps: run once or more "
                 "with the same number of steps, at least 2"
             )
         rows = [[b / a for a, b in pairwise(solve)] for solve in solves]
@@ -49,13 +49,13 @@ class Magnitudes:
 
 @contextmanager
 def watched(pipeline: Any) -> Iterator[Magnitudes]:
-    """Watch the solves of a pipeline that is not accelerated, without changing them.
+    """Record the velocities of an unaccelerated pipeline, without changing its results.
 
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
 
     Yields:
-        what `magnitude` needs, which fills while the pipeline runs.
+        magnitudes, filled while the pipeline runs.
     """
     adapter, magnitudes = adapt(pipeline), Magnitudes()
     hooks = []

@@ -1,4 +1,4 @@
-"""Measuring on a live pipeline, with the turns of the bench."""
+"""Measurement of candidates on a pipeline, by the same runs as the bench."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from fast_sam3d.bench.variant import Variant, variant_of
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.metrics import PERFECT, Protocol, Reconstruction, compare
 from fast_sam3d.run.object import RunSettings
-from fast_sam3d.tune.judge import MEASURES
-from fast_sam3d.tune.ledger import DRIFT, Case
+from fast_sam3d.tune.drift import MEASURES
+from fast_sam3d.tune.measurements import DRIFT, Case
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class PipelineRunner:
-    """A `fast_sam3d.tune.ledger.Runner` over a pipeline.
+    """A `fast_sam3d.tune.measurements.Runner` over a pipeline.
 
     Args:
         pipeline: loaded, not accelerated.
-        objects: where the cases' objects come from; their truth is not used.
+        objects: source of the cases' objects; ground truth is not used.
         settings: of every run but for its seed and steps.
         measures: see `MEASURES`.
-        counted: cases on which the operations are counted too, in one further run of each method.
+        counted: cases with one additional run per method to count operations.
         points: of `Protocol`.
     """
 
@@ -48,11 +48,11 @@ class PipelineRunner:
     _warm: bool = False
 
     def __call__(self, methods: Sequence[str], case: Case) -> Rows:
-        """See `Runner`."""
+        """See `fast_sam3d.tune.measurements.Runner`."""
         name, seed = case
         try:
             thing = self._object(name)
-        except Exception as error:  # its place is taken by the other objects
+        except Exception as error:  # the other objects are used instead
             said = f"{type(error).__name__}: {' '.join(str(error).split())}"
             log.warning("object %s cannot be loaded: %s", name, said)
             return [{"object": name, "seed": seed, "method": method, "error": said} for method in methods]
@@ -61,7 +61,7 @@ class PipelineRunner:
         if not self._warm:
             warm_up(self.pipeline, thing.given, known, self.settings)
             self._warm = True
-        # Drawn for the methods too, so that the unaccelerated run is not always at the same place.
+        # Depends on the methods too, so that the unaccelerated run is not always at the same position.
         digest = hashlib.sha256(" | ".join(methods).encode()).hexdigest()
         outcomes = take_turns(
             self.pipeline, thing.given, seeded(known, seed), self.settings,
@@ -96,13 +96,13 @@ class PipelineRunner:
         if method not in self._variants:
             try:
                 self._variants[method] = variant_of(method)
-            except ConfigError as error:  # settings that exclude each other
+            except ConfigError as error:  # incompatible settings
                 refused[method] = f"ConfigError: {error}"
                 return None
         return self._variants[method]
 
     def _drifts(self, outcomes: Sequence[VariantRun], plain: VariantRun) -> list[dict[str, float]]:
-        """By measure, of each outcome; empty of the plain one."""
+        """Drift by measure of each outcome; empty for the baseline."""
         if plain.result is None:
             return [{} for _ in outcomes]
         protocol = Protocol(parts=tuple(dict.fromkeys(MEASURES[m][0] for m in self.measures)), points=self.points)
@@ -123,6 +123,6 @@ class PipelineRunner:
 
 
 def drift(measure: str, scores: Mapping[str, float], itself: Mapping[str, float]) -> float:
-    """How far a score is from what the unaccelerated result scores against itself; NaN where one is not known."""
+    """Score of the baseline against itself minus a score, signed so that worse is positive; NaN if unknown."""
     far = itself.get(measure, math.nan) - scores.get(measure, math.nan)
     return far * MEASURES[measure][1]

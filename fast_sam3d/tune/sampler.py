@@ -1,4 +1,4 @@
-"""What to try next in one stage: optuna's tree-structured Parzen estimator, for speed and closeness at once."""
+"""Proposals for one stage by optuna's tree-structured Parzen estimator, with speed and drift as objectives."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.tune.plan import Plan
+from fast_sam3d.tune.plan import SearchPlan
 from fast_sam3d.tune.space import Candidate, ask
 
 STARTUP = 12
-"""Trials of a stage before its sampler learns from them."""
+"""Random trials before the sampler uses a model."""
 
 
 class StageSampler:
-    """The sampler of one stage. Its choices follow from the seed, the trial's number and the trials before."""
+    """Sampler of one stage, deterministic in the seed, the trial number and previous trials."""
 
-    def __init__(self, optuna: Any, stage: str, plan: Plan) -> None:
+    def __init__(self, optuna: Any, stage: str, plan: SearchPlan) -> None:
         self._optuna = optuna
         self._stage = stage
         self._plan = plan
@@ -26,11 +26,11 @@ class StageSampler:
         self._study = optuna.create_study(directions=["maximize", "minimize"])
         self._open: list[tuple[Any, Candidate]] = []
         self._known: dict[str, tuple[float, float] | None] = {}
-        # Every method as its file has it, in turns with what the sampler chooses.
+        # The settings of each method's file, alternating with those of the sampler.
         self._files = [method.first() for method in self._methods]
 
     def ask(self, count: int) -> list[Candidate]:
-        """So many candidates that were not asked for before; fewer where the sampler finds no more."""
+        """`count` new candidates; fewer if the sampler finds no more."""
         batch: list[Candidate] = []
         for _ in range(5 * count):
             if len(batch) == count:
@@ -42,7 +42,7 @@ class StageSampler:
                 self._study.enqueue_trial(self._files.pop(0))
             trial = self._study.ask()
             candidate = Candidate({self._stage: ask(trial, self._methods)})
-            if candidate.name in self._known:  # it is told at once, or with the batch that it is in
+            if candidate.name in self._known:  # reported now, or with its batch
                 self._tell(trial, candidate)
             else:
                 self._known[candidate.name] = None
@@ -51,10 +51,10 @@ class StageSampler:
         return batch
 
     def tell(self, results: Mapping[str, tuple[float, float]]) -> None:
-        """Tell the sampler what came of a batch.
+        """Report the results of a batch to the sampler.
 
         Args:
-            results: name to times faster, and the largest share of the noise. What is not finite has failed.
+            results: name to speed-up and largest share of the noise; values that are not finite have failed.
         """
         for name, result in results.items():
             self._known[name] = result
@@ -72,10 +72,10 @@ class StageSampler:
 
 
 def import_optuna() -> Any:
-    """optuna, quiet.
+    """The optuna package, with warnings only.
 
     Raises:
-        FastSam3dError: it is not installed.
+        FastSam3dError: optuna is not installed.
     """
     try:
         import optuna

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from fast_sam3d.bench.summary import markdown, pareto_front, standings, told
+from fast_sam3d.bench.summary import markdown, pareto_front, standings, with_error
 
 
 def row(method, thing, seed, seconds, error="", **more):
@@ -69,11 +69,16 @@ def test_the_front_is_of_those_that_none_beats_in_both():
     assert pareto_front({}) == []
 
 
-def test_numbers_are_told_with_their_errors():
-    assert told((2.345, 0.021), 2, unit="x") == "2.35 ± 0.02x" or told((2.345, 0.021), 2, unit="x") == "2.34 ± 0.02x"
-    assert told((0.5, math.nan)) == "0.500"
-    assert told((-0.5, 0.1), 1, sign=True) == "-0.5 ± 0.1" and told((0.5, 0.1), 1, sign=True) == "+0.5 ± 0.1"
-    assert told((math.nan, 1.0)) == told(None) == ""
+def test_numbers_are_printed_with_their_errors():
+    assert (
+        with_error((2.345, 0.021), 2, unit="x") == "2.35 ± 0.02x"
+        or with_error((2.345, 0.021), 2, unit="x") == "2.34 ± 0.02x"
+    )
+    assert with_error((0.5, math.nan)) == "0.500"
+    assert (
+        with_error((-0.5, 0.1), 1, sign=True) == "-0.5 ± 0.1" and with_error((0.5, 0.1), 1, sign=True) == "+0.5 ± 0.1"
+    )
+    assert with_error((math.nan, 1.0)) == with_error(None) == ""
 
 
 def test_the_tables():

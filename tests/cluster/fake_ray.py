@@ -1,4 +1,4 @@
-"""A Ray without processes: an actor's calls are answered one after another, when somebody waits for them."""
+"""A Ray without processes: calls of actors run sequentially, during `wait`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 
 class Died(Exception):
-    """What comes of every call to an actor that is gone."""
+    """Result of a call to a dead actor."""
 
 
 class Crash(BaseException):
-    """Raised by an actor's method to end its process."""
+    """Raised by a method to end the actor's process."""
 
 
 class FakeRay:
-    """`nodes` hold resources; actors that find no room there never answer."""
+    """`nodes` have resources; actors without room never reply. `longest`: most calls waited for at once."""
 
     exceptions = SimpleNamespace(RayActorError=Died, WorkerCrashedError=Died, NodeDiedError=Died, OutOfMemoryError=Died)
 
@@ -77,12 +77,12 @@ class Actor:
         self.queue: deque[tuple[Ref, Any, tuple[Any, ...]]] = deque()
 
     def __getattr__(self, name: str) -> Any:
-        return SimpleNamespace(remote=lambda *given: self._ask(getattr(self.inner, name), given))
+        return SimpleNamespace(remote=lambda *given: self._call(getattr(self.inner, name), given))
 
-    def _ask(self, method: Any, given: tuple[Any, ...]) -> Ref:
+    def _call(self, method: Any, given: tuple[Any, ...]) -> Ref:
         ref = Ref()
         if self.dead:
-            ref.set(Died("it is gone"))
+            ref.set(Died("the actor is dead"))
         else:
             self.queue.append((ref, method, given))
         return ref
@@ -100,5 +100,5 @@ class Actor:
     def die(self) -> None:
         self.dead, self.running = True, False
         for ref, *_ in self.queue:
-            ref.set(Died("it is gone"))
+            ref.set(Died("the actor is dead"))
         self.queue.clear()

@@ -1,4 +1,4 @@
-"""A worker's side, called in this process."""
+"""The worker, called in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cluster import actor as module
-from fast_sam3d.cluster.actor import Order, SceneActor
+from fast_sam3d.cluster.actor import SceneActor, WorkerSetup
 from fast_sam3d.config.compose import Config, load
 from fast_sam3d.errors import OutputError
 from fast_sam3d.scene.folder import LOCK
@@ -25,7 +25,7 @@ from tests.stand_in import StandIn
 
 @pytest.fixture(autouse=True)
 def untouched(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The folder, threads and logging of this process, which a worker has for itself."""
+    """Restore folder, threads and logging of this process, which a worker changes."""
     monkeypatch.setattr(loading, "load_checkpoint", lambda *arguments: StandIn())
     monkeypatch.setattr(module, "SHARED_SECONDS", 0.0)
     logger, folder, threads = logging.getLogger("fast_sam3d"), Path.cwd(), torch.get_num_threads()
@@ -63,63 +63,63 @@ def room(elsewhere: Path, picture: np.ndarray, disc: np.ndarray) -> Path:
 
 
 def actor(config: Config, weights: Checkpoint, cwd: Path) -> SceneActor:
-    return SceneActor(Order(config, weights, config_identity(config, weights), 1, str(cwd)))
+    return SceneActor(WorkerSetup(config, weights, config_identity(config, weights), 1, str(cwd)))
 
 
 TASK = ObjectTask(Path("room"), "auto", 0, Path("out/0"), {"input": {}})
 
 
-def test_loads_and_makes_in_the_folder_of_the_command(config, weights, room, elsewhere, monkeypatch):
+def test_works_in_the_folder_of_the_command(config, weights, room, elsewhere, monkeypatch):
     worker = actor(config, weights, elsewhere)
     monkeypatch.chdir("/")
     assert worker.load() == ""
     assert torch.get_num_threads() == 1
-    made = worker.make(TASK)
+    made = worker.process(TASK)
     assert made.outcome is not None and made.outcome.status == "complete", made
     assert (elsewhere / "out" / "0" / "done.json").is_file()
-    assert made.remarks == ()  # 00.png is remarked where the scene is planned
+    assert made.warnings == ()  # the driver warns of 00.png
 
 
-def test_remarks_are_told_once(config, weights, room, elsewhere):
+def test_warnings_are_reported_once(config, weights, room, elsewhere):
     worker = actor(config, weights, elsewhere)
     worker.load()
     logging.getLogger("fast_sam3d.outputs.meshes").warning("the mesh has %d holes", 3)
-    assert worker.make(TASK).remarks == ("the mesh has 3 holes",)
-    assert worker.make(TASK).remarks == ()
+    assert worker.process(TASK).warnings == ("the mesh has 3 holes",)
+    assert worker.process(TASK).warnings == ()
 
 
 def test_a_folder_that_is_not_shared(config, weights, room, elsewhere):
     worker = actor(config, weights, elsewhere)
     worker.load()
     (elsewhere / "out" / LOCK).unlink()
-    made = worker.make(TASK)
-    assert made.outcome is None and "a folder that all machines share" in made.unfit
+    made = worker.process(TASK)
+    assert made.outcome is None and "that all machines share" in made.unfit
     assert not (elsewhere / "out" / "0").exists()
 
 
-def test_a_full_disk_is_told(config, weights, room, elsewhere, monkeypatch):
+def test_a_full_disk_is_an_error_of_the_scene(config, weights, room, elsewhere, monkeypatch):
     def full(*arguments: Any) -> None:
         raise OutputError("the disk is full")
 
     worker = actor(config, weights, elsewhere)
     worker.load()
-    monkeypatch.setattr(module.Worker, "process", full)
-    assert worker.make(TASK).stop == "the disk is full"
+    monkeypatch.setattr(module.ObjectWorker, "process", full)
+    assert worker.process(TASK).error == "the disk is full"
 
 
-def test_a_folder_that_is_not_there(config, weights, elsewhere):
-    assert "give --image_dir and --output_dir as whole paths" in actor(config, weights, elsewhere / "gone").load()
+def test_a_folder_that_does_not_exist(config, weights, elsewhere):
+    assert "give --image_path and --output_dir as absolute paths" in actor(config, weights, elsewhere / "gone").load()
     absolute = load([], {"input.image_path": str(elsewhere), "output.dir": str(elsewhere)})
     assert actor(absolute, weights, elsewhere / "gone").load() == ""
 
 
-def test_weights_of_another_machine(config, weights, elsewhere):
+def test_different_weights_are_refused(config, weights, elsewhere):
     worker = actor(config, weights, elsewhere)
     (weights.folder / "part.safetensors").write_bytes(b"12345")
-    assert f"the weights in {weights.folder} are not those of the machine that spreads the work" in worker.load()
+    assert f"the weights in {weights.folder} differ from those of the machine that runs the command" in worker.load()
 
 
-def test_weights_at_another_place_of_the_same_tag(config, weights, elsewhere):
+def test_weights_of_the_same_tag_in_another_folder(config, weights, elsewhere):
     here = elsewhere / "checkpoints" / "own"
     here.mkdir(parents=True)
     (here / "pipeline.yaml").write_text("_target_: sam3d_objects.pipeline.x.Y\n")
@@ -130,7 +130,7 @@ def test_weights_at_another_place_of_the_same_tag(config, weights, elsewhere):
     assert worker.load() == ""
 
 
-def test_what_goes_wrong_in_loading_is_one_sentence(config, weights, elsewhere, monkeypatch):
+def test_a_loading_error_is_one_line(config, weights, elsewhere, monkeypatch):
     def broken(*arguments: Any) -> None:
         raise RuntimeError("no kernel\nimage is available")
 
@@ -141,5 +141,5 @@ def test_what_goes_wrong_in_loading_is_one_sentence(config, weights, elsewhere, 
 def test_a_scene_that_cannot_be_composed(config, weights, room, elsewhere):
     worker = actor(config, weights, elsewhere)
     worker.load()
-    closing = module.Closing(Path("gone"), "auto", Path("out"), {}, {})
-    assert "gone" in worker.close(closing).error
+    composition = module.Composition(Path("gone"), "auto", Path("out"), {}, {})
+    assert "gone" in worker.compose(composition).error

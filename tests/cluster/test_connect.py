@@ -1,4 +1,4 @@
-"""Ray that is missing, that does not answer, and what fits into a cluster."""
+"""Connection to Ray, and the capacity of a cluster."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.cluster.fake_ray import FakeRay
 from tests.stand_in import files, run
 
 
-class Told:
-    """A ray package that notes how it was started."""
+class FakePackage:
+    """A ray package that records how it was started."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error, self.options, self.stopped = error, {}, 0
@@ -37,8 +37,8 @@ class Told:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Told:
-    ray = Told()
+def package(monkeypatch: pytest.MonkeyPatch) -> FakePackage:
+    ray = FakePackage()
     monkeypatch.setattr(connect, "import_ray", lambda: ray)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return ray
@@ -46,7 +46,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 
 @pytest.mark.parametrize("there", [None, types.ModuleType("ray")])
 def test_ray_is_not_installed(monkeypatch, object_folder, elsewhere, capsys, there):
-    monkeypatch.setitem(sys.modules, "ray", there)  # None: as if there were none; else a folder of that name
+    monkeypatch.setitem(sys.modules, "ray", there)  # None: not installed; else a folder with that name
     code, out, err = run(capsys, "scene", "--image_dir", object_folder, "--tag", "mini", "--engine", "ray")
     assert (code, out) == (2, "")
     assert "pip install 'fast-sam3d[ray]'" in err
@@ -59,31 +59,31 @@ def test_flags_of_the_cluster_need_the_engine(object_folder, elsewhere, capsys):
     assert "--max_retries is for a cluster: add --engine ray" in err
 
 
-def test_a_cluster_of_this_machine(told):
+def test_a_cluster_of_this_machine(package):
     with connected(ClusterSettings(workers=2)) as ray:
-        assert ray is told
-        assert told.stopped == 0
-    assert told.stopped == 1
-    assert told.options["address"] == "local"
-    assert told.options["num_cpus"] == max(available_cores(), 2)
-    assert not told.options["include_dashboard"] and not told.options["log_to_driver"]
+        assert ray is package
+        assert package.stopped == 0
+    assert package.stopped == 1
+    assert package.options["address"] == "local"
+    assert package.options["num_cpus"] == max(available_cores(), 2)
+    assert not package.options["include_dashboard"] and not package.options["log_to_driver"]
 
 
-def test_more_workers_than_cores_are_possible(told, caplog):
+def test_more_workers_than_cores_are_possible(package, caplog):
     with connected(ClusterSettings(workers=1000)):
         pass
-    assert told.options["num_cpus"] == 1000
+    assert package.options["num_cpus"] == 1000
     assert "they will be slow" in caplog.text
 
 
 @pytest.mark.parametrize("by", ["flag", "environment"])
-def test_a_running_cluster(told, monkeypatch, by):
+def test_a_running_cluster(package, monkeypatch, by):
     if by == "environment":
         monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     with connected(ClusterSettings(address="head:6379" if by == "flag" else None)):
         pass
-    assert told.options["address"] == "head:6379"
-    assert "num_cpus" not in told.options and "object_store_memory" not in told.options
+    assert package.options["address"] == "head:6379"
+    assert "num_cpus" not in package.options and "object_store_memory" not in package.options
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_a_running_cluster(told, monkeypatch, by):
         (RuntimeError("Version mismatch: 2.1\nmore"), FastSam3dError, "join the Ray cluster at head:6379: Version mis"),
     ],
 )
-def test_a_cluster_that_does_not_answer(told, error, kind, words):
-    told.error = error
+def test_a_cluster_that_does_not_answer(package, error, kind, words):
+    package.error = error
     with pytest.raises(kind, match=words), connected(ClusterSettings(address="head:6379")):
         pass
 
 
-def test_signals_stay_ours(told):
+def test_the_sigterm_handler_is_restored(package):
     def ours(*received: object) -> None: ...
 
     before = signal.signal(signal.SIGTERM, ours)
@@ -111,7 +111,7 @@ def test_signals_stay_ours(told):
         signal.signal(signal.SIGTERM, before)
 
 
-def test_ray_tells_its_makers_nothing():
+def test_ray_sends_no_usage_reports():
     pytest.importorskip("ray")
     import_ray()
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"

@@ -1,4 +1,4 @@
-"""What the engine makes of answers and deaths, without Ray: every turn of events in no time."""
+"""The engine on a fake Ray: replies, deaths and errors of workers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ import pytest
 from fast_sam3d import __version__
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cluster import engine as module
-from fast_sam3d.cluster import pool
-from fast_sam3d.cluster.actor import Closed, Hello, Made
-from fast_sam3d.cluster.engine import DEATHS_IN_A_ROW, SUBMITTED_PER_WORKER, ClusterEngine
+from fast_sam3d.cluster.actor import Reply, WorkerInfo
+from fast_sam3d.cluster.engine import MAX_DEATHS_IN_A_ROW, ClusterEngine
 from fast_sam3d.cluster.job import SceneJob
 from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config.compose import load
 from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
 from fast_sam3d.run.progress import ObjectsProgress
-from fast_sam3d.scene.worker import ObjectTask, Outcome
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask
 from tests.cluster.fake_ray import Crash, FakeRay
 
 CORES = ({"CPU": 4.0},)
 
 
 class Stub:
-    """A worker that makes everything at once. `deadly`: objects and scenes that end its process, so many times."""
+    """A worker that finishes everything at once. `deadly`: how often an object or scene ends its process."""
 
     made: list[tuple[int, str, int]]
     deadly: Counter[str]
@@ -39,31 +38,31 @@ class Stub:
     full: str = ""
     version = __version__
 
-    def __init__(self, order: Any) -> None:
-        self.number, self.order = Stub.started, order
+    def __init__(self, setup: Any) -> None:
+        self.number, self.setup = Stub.started, setup
         Stub.started += 1
 
-    def hello(self) -> Hello:
-        return Hello("host", 100 + self.number, Stub.version)
+    def info(self) -> WorkerInfo:
+        return WorkerInfo("host", 100 + self.number, Stub.version)
 
     def load(self) -> str:
         return "the weights are corrupt" if self.number in Stub.unloadable else ""
 
-    def make(self, task: ObjectTask) -> Made:
+    def process(self, task: ObjectTask) -> Reply:
         name = f"{task.folder.name}/{task.number}"
-        self._live_through(name)
+        self._die_if_deadly(name)
         if self.number in Stub.unfit:
-            return Made(None, unfit="the folder is not there")
+            return Reply(unfit="the folder is not there")
         if task.folder.name == Stub.full:
-            return Made(None, stop="the disk is full")
+            return Reply(error="the disk is full")
         Stub.made.append((self.number, task.folder.name, task.number))
-        return Made(Outcome(task.number, "complete"), remarks=("careful",) if task.number == 99 else ())
+        return Reply(ObjectOutcome(task.number, "complete"), warnings=("careful",) if task.number == 99 else ())
 
-    def close(self, closing: Any) -> Closed:
-        self._live_through(closing.folder.name)
-        return Closed({"complete": len(closing.outcomes), "failed": 0})
+    def compose(self, composition: Any) -> Reply:
+        self._die_if_deadly(composition.folder.name)
+        return Reply(summary={"complete": len(composition.outcomes), "failed": 0})
 
-    def _live_through(self, name: str) -> None:
+    def _die_if_deadly(self, name: str) -> None:
         if Stub.deadly[name]:
             Stub.deadly[name] -= 1
             raise Crash
@@ -71,7 +70,7 @@ class Stub:
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch: pytest.MonkeyPatch) -> type[Stub]:
-    monkeypatch.setattr(pool, "SceneActor", Stub)
+    monkeypatch.setattr(module, "SceneActor", Stub)
     Stub.made, Stub.deadly, Stub.started = [], Counter(), 0
     Stub.unfit = Stub.unloadable = frozenset()
     Stub.full, Stub.version = "", __version__
@@ -79,7 +78,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> type[Stub]:
 
 
 class Bench:
-    """An engine on a Ray that is not there, and scenes for it."""
+    """An engine on a fake Ray, and scenes for it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.patch, self.folder = monkeypatch, folder
@@ -126,7 +125,7 @@ def statuses(job: SceneJob) -> list[str]:
     return [job.outcomes[number].status for number in sorted(job.outcomes)]
 
 
-def test_every_object_once(bench, stub):
+def test_every_object_is_processed_once(bench, stub):
     done = bench.run(bench.scenes(a=5, b=1, c=3), workers=2)
     assert {name: job.summary["complete"] for name, job in done.items()} == {"a": 5, "b": 1, "c": 3}
     assert sorted((scene, n) for _, scene, n in stub.made) == [
@@ -140,7 +139,7 @@ def test_every_object_once(bench, stub):
 def test_a_scene_stays_on_one_worker(bench, stub):
     bench.run(bench.scenes(**{f"s{n}": 4 for n in range(20)}), workers=4)
     at = {scene: {worker for worker, name, _ in stub.made if name == scene} for _, scene, _ in stub.made}
-    # Only the last scenes are shared, by those that would have nothing to do.
+    # Only the last scenes are shared, by workers without other work.
     assert sum(len(workers) > 1 for workers in at.values()) <= 4
     assert len({worker for worker, *_ in stub.made}) == 4
 
@@ -150,43 +149,43 @@ def test_one_scene_is_shared(bench, stub):
     assert min(Counter(worker for worker, *_ in stub.made).values()) >= 5
 
 
-def test_a_group_is_made_by_one_worker(bench, stub):
+def test_a_group_stays_on_one_worker(bench, stub):
     groups = [tuple(range(start, start + 4)) for start in range(0, 16, 4)]
     job = bench.scene("a", ())
-    job.tasks.extend(
+    job.waiting.extend(
         ObjectTask(Path("a"), "auto", n, job.folder / str(n), {}, group) for group in groups for n in group
     )
     bench.run(iter([job]), workers=2)
     at = [{worker for worker, _, number in stub.made if number in group} for group in groups]
-    assert len(stub.made) == 16 and sorted(map(len, at))[:3] == [1, 1, 1]  # the last may be shared
+    assert len(stub.made) == 16 and sorted(map(len, at))[:3] == [1, 1, 1]  # the last group may be shared
 
 
-def test_the_last_objects_wait_for_who_is_free(bench, stub):
-    # The second worker is about to be ready: the first must not take both.
+def test_a_worker_takes_one_object_at_a_time(bench, stub):
+    # The second worker is ready soon: the first must not take both.
     bench.run(bench.scenes(a=2), workers=2)
     assert sorted(worker for worker, *_ in stub.made) == [0, 1]
 
 
-def test_what_is_submitted_and_planned_is_bounded(bench, stub):
+def test_submitted_and_planned_work_is_bounded(bench, stub):
     done = bench.run(bench.scenes(**{f"s{n:03}": 3 for n in range(200)}), workers=3)
     assert len(done) == 200
-    assert bench.ray.longest <= SUBMITTED_PER_WORKER * 3
-    assert bench.most_open <= SUBMITTED_PER_WORKER * 3 + 3
+    assert bench.ray.longest <= 2 * 3  # `info` and `load` of three workers, then one object each
+    assert bench.most_open <= 3 + 3
 
 
-def test_as_many_workers_as_there_is_room_for(bench, stub):
+def test_as_many_workers_as_fit(bench, stub):
     bench.run(bench.scenes(a=100), {"CPU": 5.0}, {"CPU": 3.0, "GPU": 0.0}, cpus_per_worker=2)
     assert stub.started == 3
     assert {(actor.options["num_cpus"], actor.options["num_gpus"]) for actor in bench.ray.actors} == {(2, 0.0)}
-    assert {actor.inner.order.config.pipeline.device for actor in bench.ray.actors} == {"cpu"}
-    assert {actor.inner.order.threads for actor in bench.ray.actors} == {2}
+    assert {actor.inner.setup.config.pipeline.device for actor in bench.ray.actors} == {"cpu"}
+    assert {actor.inner.setup.threads for actor in bench.ray.actors} == {2}
 
 
 @pytest.mark.parametrize(("share", "workers"), [(None, 3), (0.5, 6), (0.0, 16)])
 def test_gpus(bench, stub, share, workers):
     bench.run(bench.scenes(a=100), {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}, gpus_per_worker=share)
     assert stub.started == workers
-    assert {actor.inner.order.config.pipeline.device for actor in bench.ray.actors} == {"cpu" if share == 0 else "cuda"}
+    assert {actor.inner.setup.config.pipeline.device for actor in bench.ray.actors} == {"cpu" if share == 0 else "cuda"}
 
 
 def test_no_more_workers_than_objects(bench, stub, monkeypatch):
@@ -195,14 +194,14 @@ def test_no_more_workers_than_objects(bench, stub, monkeypatch):
     assert stub.started == 2
 
 
-def test_a_scene_without_anything_to_make_needs_no_cluster(bench, stub):
+def test_a_complete_scene_needs_no_cluster(bench, stub):
     job = bench.scene("a", ())
     job.summary = {"complete": 3, "failed": 0}
     assert set(bench.run(iter([job]))) == {"a"}
     assert stub.started == 0
 
 
-def test_a_dead_worker_is_replaced_and_its_object_made_again(bench, stub, caplog):
+def test_a_dead_worker_is_replaced_and_its_object_retried(bench, stub, caplog):
     stub.deadly = Counter({"a/2": 1, "b/0": 2, "a": 1})
     with caplog.at_level(logging.INFO):
         done = bench.run(bench.scenes(a=5, b=3), workers=2)
@@ -210,10 +209,10 @@ def test_a_dead_worker_is_replaced_and_its_object_made_again(bench, stub, caplog
     assert statuses(done["b"]) == ["complete"] * 3
     assert stub.started == 2 + 4
     assert Counter((scene, n) for _, scene, n in stub.made).most_common(1)[0][1] == 1
-    assert caplog.text.count("has died; what it was at goes to another") == 4
+    assert caplog.text.count("died; another worker continues its work") == 4
 
 
-def test_an_object_that_kills_every_worker_fails_and_the_rest_goes_on(bench, stub):
+def test_an_object_that_kills_every_worker_fails_alone(bench, stub):
     stub.deadly = Counter({"a/1": 99})
     done = bench.run(bench.scenes(a=4, b=2), workers=2, max_retries=1)
     assert statuses(done["a"]) == ["complete", "failed", "complete", "complete"]
@@ -225,47 +224,47 @@ def test_an_object_that_kills_every_worker_fails_and_the_rest_goes_on(bench, stu
 def test_a_scene_that_cannot_be_composed(bench, stub):
     stub.deadly = Counter({"a": 99})
     done = bench.run(bench.scenes(a=2, b=2), workers=1, max_retries=2)
-    assert "could not be composed: the process that made it died 3 times" in str(done["a"].error)
+    assert "could not be composed: its worker died 3 times" in str(done["a"].error)
     assert done["b"].summary is not None
 
 
-def test_an_object_that_was_finished_by_a_worker_that_died_then_is_not_made_again(bench, stub, monkeypatch):
+def test_an_object_completed_before_its_worker_died_is_kept(bench, stub, monkeypatch):
     stub.deadly = Counter({"a/1": 1})
-    monkeypatch.setattr(SceneJob, "found", lambda job, task: Outcome(task.number, "complete"))
+    monkeypatch.setattr(module, "completed_on_disk", lambda task: ObjectOutcome(task.number, "complete"))
     done = bench.run(bench.scenes(a=3), workers=1)
     assert statuses(done["a"]) == ["complete"] * 3
     assert ("a", 1) not in [(scene, n) for _, scene, n in stub.made]
 
 
-def test_workers_that_die_of_everything_end_the_run(bench, stub):
+def test_too_many_deaths_in_a_row_end_the_run(bench, stub):
     stub.deadly = Counter({f"a/{n}": 99 for n in range(50)})
-    with pytest.raises(FastSam3dError, match="workers in a row have died"):
+    with pytest.raises(FastSam3dError, match="workers in a row died"):
         bench.run(bench.scenes(a=50), workers=2)
-    assert stub.started <= DEATHS_IN_A_ROW + 2 * 2
+    assert stub.started <= MAX_DEATHS_IN_A_ROW + 2 * 2
     assert bench.open == 0
     assert all(actor.dead for actor in bench.ray.actors)
 
 
 def test_no_worker_can_load(bench, stub):
     stub.unloadable = frozenset(range(99))
-    with pytest.raises(FastSam3dError, match="no worker is of use.*cannot load the pipeline: the weights are corrupt"):
+    with pytest.raises(FastSam3dError, match="no worker can be used.*load the pipeline: the weights are corrupt"):
         bench.run(bench.scenes(a=3), workers=2)
     assert stub.started == 2
     assert bench.open == 0
 
 
 @pytest.mark.parametrize("fault", ["unloadable", "unfit"])
-def test_one_worker_of_no_use_is_given_up(bench, stub, caplog, fault):
+def test_an_unusable_worker_is_not_used(bench, stub, caplog, fault):
     setattr(stub, fault, frozenset({1}))
     done = bench.run(bench.scenes(a=3, b=4), workers=2)
     assert statuses(done["a"]) + statuses(done["b"]) == ["complete"] * 7
     assert stub.started == 2
-    assert "worker 1 (process 101 on host) is given up" in caplog.text
+    assert "worker 1 (process 101 on host) is not used" in caplog.text
 
 
-def test_another_version_is_of_no_use(bench, stub):
+def test_another_version_is_not_used(bench, stub):
     stub.version = "0.0.1"
-    with pytest.raises(FastSam3dError, match=f"it has fast-sam3d 0.0.1 and here is {__version__}"):
+    with pytest.raises(FastSam3dError, match=f"it has fast-sam3d 0.0.1, and this is {__version__}"):
         bench.run(bench.scenes(a=1), workers=1)
 
 
@@ -289,27 +288,31 @@ def test_a_full_disk_stops_its_scene_alone(bench, stub):
     assert bench.open == 0
 
 
-def test_what_workers_remark_is_told(bench, stub, caplog):
+def test_warnings_of_workers_are_logged(bench, stub, caplog):
     bench.run(iter([bench.scene("a", [99])]), workers=1)
     assert "a: careful" in caplog.text
 
 
-def test_nothing_has_room(bench, stub):
+def test_no_machine_has_room(bench, stub):
     with pytest.raises(ConfigError, match=r"no machine of the Ray cluster has 8 core\(s\) and 0 GPU\(s\)"):
         bench.run(bench.scenes(a=1), cpus_per_worker=8)
     assert bench.open == 0
 
 
-def test_room_that_never_comes(bench, stub, caplog):
-    with pytest.raises(FastSam3dError, match="has had no room for a worker in"):
+def test_waiting_for_room_has_a_limit(bench, stub, caplog):
+    with pytest.raises(FastSam3dError, match="had no room for a worker in"):
         bench.run(bench.scenes(a=1), workers=1, cpus_per_worker=8, wait_seconds=0.05)
     assert "has room for 0 now" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("device", "gpus", "words"),
-    [("cuda:1", None, "leave the number out"), ("cuda", 0.0, "give each worker a GPU"), ("cpu", 1.0, "leave one")],
+    [
+        ("cuda:1", None, "give cuda without the number"),
+        ("cuda", 0.0, "give each worker a GPU"),
+        ("cpu", 1.0, "leave one"),
+    ],
 )
-def test_devices_that_no_worker_can_have(bench, stub, device, gpus, words):
+def test_devices_that_workers_cannot_use(bench, stub, device, gpus, words):
     with pytest.raises(ConfigError, match=words):
         bench.run(bench.scenes(a=1), device=device, gpus_per_worker=gpus)

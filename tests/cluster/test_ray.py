@@ -1,4 +1,4 @@
-"""`--engine ray` on a real cluster of this machine, with a tiny pipeline: the files, the deaths, the errors."""
+"""`--engine ray` on a real local cluster with a tiny pipeline: equal files, dying workers, errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RAY = ("--engine", "ray", "--workers", 2)
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """As the workers have: bits depend on the number of threads."""
+    """As in the workers: bits depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -51,7 +51,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """One for all tests: the command uses a Ray that its program has started, and does not stop it."""
+    """One for all tests: the command uses a Ray that is already initialised, and does not stop it."""
     ray = import_ray()
     before = signal.getsignal(signal.SIGTERM)
     ray.init(
@@ -65,7 +65,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of the embedded kind with next to no width and random weights."""
+    """A tiny embedded checkpoint with random weights."""
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     random_mini().save_pretrained(folder)
     return folder
@@ -73,7 +73,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rooms(elsewhere: Path, picture: np.ndarray, disc: np.ndarray) -> Path:
-    """Two scenes: "kitchen" with five objects and a mask that cannot be used, "bath" with two."""
+    """Two scenes: "kitchen" with five objects and an empty mask, "bath" with two."""
     folder = elsewhere / "rooms"
     for name, numbers in (("kitchen", (0, 1, 2, 5, 11)), ("bath", (0, 3))):
         (folder / name).mkdir(parents=True)
@@ -108,10 +108,10 @@ def scene(capsys: Any, tiny: Path, folder: Path, out: str, *arguments: object) -
 
 @pytest.fixture
 def plain(rooms: Path, tiny: Path, capsys: pytest.CaptureFixture[str], once: dict[str, str]) -> dict[str, str]:
-    """What the plain engine leaves; the same for every test."""
+    """Files of the plain engine, the same for every test."""
     if not once:
         code, *_ = scene(capsys, tiny, rooms, "plain")
-        assert code == 1  # of the mask that cannot be used
+        assert code == 1  # because of the empty mask
         once.update(contents(Path("plain")))
     return once
 
@@ -132,7 +132,7 @@ def test_equal_files(cluster, rooms, tiny, plain, capsys):
     assert "7 of 7" in err
 
 
-def test_a_worker_killed_in_mid_run_loses_nothing(cluster, rooms, tiny, plain, capsys, monkeypatch):
+def test_killed_workers_lose_nothing(cluster, rooms, tiny, plain, capsys, monkeypatch):
     engines, killed = [], []
 
     class Known(ClusterEngine):
@@ -144,7 +144,7 @@ def test_a_worker_killed_in_mid_run_loses_nothing(cluster, rooms, tiny, plain, c
 
     def object_done(progress: ObjectsProgress, name: str, status: str) -> None:
         done(progress, name, status)
-        if len(killed) < 2:  # one of the first two, then the one that came in its place, or the other
+        if len(killed) < 2:  # one of the first two workers, then another one
             killed.append(engines[0].pids[len(killed) - 1])
             os.kill(killed[-1], signal.SIGKILL)
 
@@ -153,7 +153,7 @@ def test_a_worker_killed_in_mid_run_loses_nothing(cluster, rooms, tiny, plain, c
     code, _, err = scene(capsys, tiny, rooms, "ray", *RAY)
     assert code == 1, err
     assert len(set(killed)) == 2
-    assert err.count("has died; what it was at goes to another") >= 1
+    assert err.count("died; another worker continues its work") >= 1
     assert contents(Path("ray")) == plain
     assert not [name for name in files(Path("ray")) if "/." in name]
 
@@ -178,7 +178,7 @@ def test_stopped_and_resumed_by_either_engine(cluster, rooms, tiny, plain, capsy
     made = [name for name in left if name.endswith("done.json")]
     assert 3 <= len(made) < 7
 
-    # The plain engine goes on with one scene, and Ray with what is left.
+    # The plain engine finishes one scene, and Ray the rest.
     code, _, err = scene(capsys, tiny, rooms / "bath", "mixed")
     assert code == 0, err
     kept = sum(name.startswith("kitchen") for name in made)
@@ -186,7 +186,7 @@ def test_stopped_and_resumed_by_either_engine(cluster, rooms, tiny, plain, capsy
     assert code == 1, err
     assert f"{5 - kept} of {5 - kept}" in err or kept == 5
     assert contents(Path("mixed")) == plain
-    # Nothing is left to do for either.
+    # Nothing is left for either engine.
     for engine in ((), RAY):
         code, _, err = scene(capsys, tiny, rooms, "mixed", *engine)
         assert code == 1
@@ -194,20 +194,20 @@ def test_stopped_and_resumed_by_either_engine(cluster, rooms, tiny, plain, capsy
     assert contents(Path("mixed")) == plain
 
 
-def test_a_model_that_no_worker_can_load(cluster, rooms, tiny, capsys, elsewhere):
+def test_a_checkpoint_that_no_worker_can_load(cluster, rooms, tiny, capsys, elsewhere):
     broken = elsewhere / "broken"
     shutil.copytree(tiny, broken)
     weights = next(broken.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-8] + b"12345678")
     code, _, err = scene(capsys, broken, rooms, "ray", *RAY)
     assert code == 2
-    assert err.count("is given up: it cannot load the pipeline") == 2
-    assert "fast-sam3d: no worker is of use, and what is finished is kept: it cannot load the pipeline" in err
+    assert err.count("is not used: it cannot load the pipeline") == 2
+    assert "fast-sam3d: no worker can be used, and finished objects are kept: it cannot load the pipeline" in err
     assert files(Path("ray")) == set()
 
 
-def test_a_cluster_of_its_own(rooms, tiny, capsys):
-    """In a process of its own, as a user starts it."""
+def test_a_temporary_cluster(rooms, tiny, capsys):
+    """In a separate process, as a user starts it."""
     assert scene(capsys, tiny, rooms / "bath", "plain")[0] == 0
     arguments = ["--image_dir", rooms / "bath", "--output_dir", "ray", "--tag", tiny, *QUICK, *RAY]
     done = subprocess.run(
@@ -219,7 +219,7 @@ def test_a_cluster_of_its_own(rooms, tiny, capsys):
     )
     assert done.returncode == 0, done.stderr
     assert contents(Path("ray")) == contents(Path("plain"))
-    # Only what this package says.
+    # No messages of Ray.
     heard = [line for line in done.stderr.splitlines() if not line.startswith(("the workers are to have", "using "))]
     assert len(heard) == 3 + 2 + 2, done.stderr
     assert "ray" not in done.stdout.replace("results in ray/bath", "").lower()

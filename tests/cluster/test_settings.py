@@ -1,4 +1,4 @@
-"""Flags of the cluster that cannot be."""
+"""Validation of the cluster flags."""
 
 from __future__ import annotations
 

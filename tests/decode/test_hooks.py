@@ -12,7 +12,7 @@ import torch
 
 import fast_sam3d
 from fast_sam3d.decode.aggregate import MeshMethod
-from fast_sam3d.decode.hooks import AggregateInDecoder, MeshAlone
+from fast_sam3d.decode.hooks import AggregateInDecoder, MeshWithoutGaussians
 from fast_sam3d.model.pipeline import MiniPipeline
 from fast_sam3d.patch import seam_at
 from fast_sam3d.report import observe
@@ -208,7 +208,7 @@ def test_a_mesh_is_finished_without_gaussians() -> None:
         return outputs
 
     def finished(**outputs: Any) -> dict[str, Any]:
-        return MeshAlone()(Exchange(), postprocess, outputs, bake=True)
+        return MeshWithoutGaussians()(Exchange(), postprocess, outputs, bake=True)
 
     assert finished(mesh=["m"]) == {"mesh": ["m"], "glb": (None, "m", True)}
     assert finished(mesh=["m"], gaussian=["g"]) == {

@@ -87,6 +87,29 @@ def test_a_batch_is_decoded_as_its_objects_are(pipeline):
     assert seen == [False, False]
 
 
+def test_reports_count_a_batch_once(pipeline):
+    things = [Thing(5), Thing(20), Thing(40)]
+    masks = [thing.mask for thing in things]
+    options = {"seed": 7, "ss_steps": STEPS, "slat_steps": 2, "formats": ["gaussian"], "pointmap": things[0].pointmap}
+    single = next(run_scene(pipeline, things[0].image, masks, **options, batch=1)).report
+    calls = count_solves(pipeline)
+    with observe(pipeline) as scene:
+        reports = [item.report for item in run_scene(pipeline, things[0].image, masks, **options)]
+    batched = sum(len(x["shape"]) == 3 for x in calls)
+    row = scene.to_dict()["network_calls"]["ss"]
+    assert row["steps"] == row["steps_evaluated"] == 3 * STEPS
+    assert row["made"] == batched == single.to_dict()["network_calls"]["ss"]["made"]
+    assert scene.seconds["ss"] > 0.5 * sum(report.seconds["ss"] for report in reports) > 0
+    for report in reports:
+        own = report.to_dict()["network_calls"]["ss"]
+        assert own["steps"] == STEPS and own["made"] == pytest.approx(batched / 3)
+        assert report.solves[0].shared_by == 3 and report.seconds["ss"] > scene.seconds["ss"] / 4
+        assert "1/3 of a batch of 3 objects" in report.table()
+    assert sum(report.network_calls for report in reports) == pytest.approx(scene.network_calls)
+    assert sum(report.total_seconds for report in reports) == pytest.approx(scene.total_seconds, rel=0.2)
+    assert "3 objects were sampled in batches" in scene.table()
+
+
 def count_solves(pipeline):
     """The states that the sparse structure's network is called with from now on."""
     calls = []

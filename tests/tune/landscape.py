@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fast_sam3d.bench.suite import OFF, OTHER_SEED
-from fast_sam3d.tune.ledger import Case
+from fast_sam3d.tune.measurements import Case
 from fast_sam3d.tune.space import EXACT, STAGES
 
 MEASURES = ("voxel_iou", "ssim")

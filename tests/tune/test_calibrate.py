@@ -32,10 +32,10 @@ def test_ratios_are_those_of_the_velocities_and_nothing_changes() -> None:
 def test_runs_of_different_lengths_are_refused() -> None:
     pipeline = FakePipeline(10)
     with watched(pipeline) as magnitudes, torch.no_grad():
-        with pytest.raises(FastSam3dError, match=r"ss: watched solves of \[\] steps"):
+        with pytest.raises(FastSam3dError, match=r"ss: observed solves of \[\] steps"):
             magnitudes.ratios("ss")
         pipeline.run()
         pipeline.models["ss_generator"].inference_steps = 5
         pipeline.run()
-    with pytest.raises(FastSam3dError, match=r"ss: watched solves of \[5, 10\] steps"):
+    with pytest.raises(FastSam3dError, match=r"ss: observed solves of \[5, 10\] steps"):
         magnitudes.ratios("ss")

@@ -16,8 +16,8 @@ from fast_sam3d.bench.variant import Variant
 from fast_sam3d.errors import InputError
 from fast_sam3d.run.object import RunSettings
 from fast_sam3d.tune import runner as runners
-from fast_sam3d.tune.judge import MEASURES
-from fast_sam3d.tune.ledger import Ledger
+from fast_sam3d.tune.drift import MEASURES
+from fast_sam3d.tune.measurements import Measurements
 from fast_sam3d.tune.runner import PipelineRunner, drift
 from fast_sam3d.tune.space import EXACT
 from tests.fakes import same_vars, snapshot
@@ -90,9 +90,9 @@ def test_an_object_that_cannot_be_read_fails_in_every_row(pipeline):
     run = PipelineRunner(pipeline, Discs(), RunSettings(formats=("mesh",)), WATCHED)
     rows = run([OFF, OTHER_SEED], ("torn", 7))
     assert [row["error"] for row in rows] == ["InputError: no picture"] * 2
-    ledger = Ledger(run, WATCHED)
-    ledger.measure([OTHER_SEED], ("torn", 7))
-    assert not ledger.usable(("torn", 7)) and ledger.verdict(OTHER_SEED, [("torn", 7)]).objects == 0
+    measurements = Measurements(run, WATCHED)
+    measurements.measure([OTHER_SEED], ("torn", 7))
+    assert not measurements.usable(("torn", 7)) and measurements.verdict(OTHER_SEED, [("torn", 7)]).objects == 0
 
 
 def test_drift_is_from_what_the_result_scores_against_itself():

@@ -10,8 +10,8 @@ import pytest
 from fast_sam3d.bench.record import Record
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.tune import sampler
-from fast_sam3d.tune.ledger import Ledger
-from fast_sam3d.tune.plan import Found, Plan
+from fast_sam3d.tune.measurements import Measurements
+from fast_sam3d.tune.plan import SearchPlan, SearchResult
 from fast_sam3d.tune.search import Search
 from fast_sam3d.tune.space import EXACT, STAGES, methods
 from tests.tune.landscape import CASES, HELD_OUT, MEASURES, Clock, Landscape, truth
@@ -27,10 +27,12 @@ def known():
     return {stage: found[stage] for stage in STAGES}
 
 
-def search(known, budget=0.33, seconds=120.0, trials=None, record=None, land=None, cost="seconds", **options) -> Found:
+def search(
+    known, budget=0.33, seconds=120.0, trials=None, record=None, land=None, cost="seconds", **options
+) -> SearchResult:
     land = land or Landscape()
-    ledger = Ledger(land, MEASURES, cost, record, clock=Clock())
-    return Search(Plan(budget, CASES, HELD_OUT, known, seconds, trials, **options), ledger).run()
+    measurements = Measurements(land, MEASURES, cost, record, clock=Clock())
+    return Search(SearchPlan(budget, CASES, HELD_OUT, known, seconds, trials, **options), measurements).run()
 
 
 def best(budget: float) -> float:
@@ -160,9 +162,9 @@ def test_plans_that_make_no_sense(known, options, said):
     with pytest.raises(FastSam3dError, match=said):
         search(known, **options)
     with pytest.raises(FastSam3dError, match="two objects"):
-        Plan(0.33, CASES[:1], HELD_OUT, known)
+        SearchPlan(0.33, CASES[:1], HELD_OUT, known)
     with pytest.raises(FastSam3dError, match="no method"):
-        Plan(0.33, CASES, HELD_OUT, {})
+        SearchPlan(0.33, CASES, HELD_OUT, {})
 
 
 def test_without_optuna_it_says_what_to_install(known, monkeypatch):
@@ -172,10 +174,10 @@ def test_without_optuna_it_says_what_to_install(known, monkeypatch):
 
 
 def test_time_is_left_to_put_together_what_was_found_alone_last(known):
-    told: list[tuple[str, float]] = []
-    ledger = Ledger(Landscape(), MEASURES, clock=Clock())
-    plan = Plan(0.33, CASES, HELD_OUT, known, seconds=200.0)
-    Search(plan, ledger, lambda phase, spent, note: told.append((phase, spent))).run()
-    last = dict(told)
+    received: list[tuple[str, float]] = []
+    measurements = Measurements(Landscape(), MEASURES, clock=Clock())
+    plan = SearchPlan(0.33, CASES, HELD_OUT, known, seconds=200.0)
+    Search(plan, measurements, lambda phase, spent, note: received.append((phase, spent))).run()
+    last = dict(received)
     assert max(last[stage] for stage in STAGES) <= 0.70 * 200 + 3, "a batch may be under way"
     assert max(last[stage] for stage in STAGES) > 0.60 * 200, "time that is left is used"

@@ -10,7 +10,7 @@ import yaml
 
 from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.cli import tune
-from fast_sam3d.tune import evidence
+from fast_sam3d.tune import results
 from fast_sam3d.tune import runner as runners
 from tests.stand_in import StandIn, run
 from tests.tune.landscape import Landscape
@@ -48,10 +48,10 @@ def test_it_writes_a_preset_evidence_and_a_picture(capsys, tmp_path, loaded, lan
     out = tmp_path / "out"
     code, said, _ = run(capsys, "tune", *ARGUMENTS, "--output_dir", out)
     assert code == 0, said
-    names = {evidence.PRESET, evidence.TABLE, evidence.EVIDENCE, evidence.TRIALS, evidence.PICTURE}
+    names = {results.PRESET, results.TABLE, results.EVIDENCE, results.TRIALS, results.PICTURE}
     assert names <= {path.name for path in out.iterdir()}
     assert "times faster" in said and "Held-out objects" in said
-    assert {"exact"} < set(yaml.safe_load((out / evidence.PRESET).read_text()))
+    assert {"exact"} < set(yaml.safe_load((out / results.PRESET).read_text()))
     calls = len(landscape.calls)
     assert run(capsys, "tune", *ARGUMENTS, "--output_dir", out)[0] == 0
     assert len(landscape.calls) == calls, "the same command finds everything measured"
@@ -74,8 +74,8 @@ def test_a_stop_leaves_the_best_so_far_and_says_so(capsys, tmp_path, loaded, lan
     landscape.stop_after = 16
     out = tmp_path / "out"
     code, _, said = run(capsys, "tune", *ARGUMENTS, "--output_dir", out)
-    assert code == 130 and "best so far" in said and str(out / evidence.PRESET) in said
-    assert "Not tried on held-out objects" in (out / evidence.TABLE).read_text()
+    assert code == 130 and "best so far" in said and str(out / results.PRESET) in said
+    assert "Not measured on held-out objects" in (out / results.TABLE).read_text()
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_stop_leaves_the_best_so_far_and_says_so(capsys, tmp_path, loaded, lan
         (("--objects", "1"), "--objects is 1"),
         (("--held_out", "0"), "--held_out is 0"),
         (("--trials", "0"), "--trials is 0"),
-        (("--measures", "voxel"), "no measure 'voxel'"),
+        (("--measures", "voxel"), "unknown measure 'voxel'"),
         (("--seeds", "a"), "--seeds is 'a'"),
         (("--seeds", "-1"), "--seeds is '-1'"),
         (("--cost", "money"), "--cost"),

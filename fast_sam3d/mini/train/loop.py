@@ -23,7 +23,7 @@ Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSchedule:
     """AdamW with warm-up, a flat part, and a linear fall.
 
     Args:
@@ -51,10 +51,10 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "rate", "checkpoint"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"Schedule.{name} must be positive, got {getattr(self, name)!r}")
+                raise ValueError(f"TrainingSchedule.{name} must be positive, got {getattr(self, name)!r}")
         for name in ("average", "flat"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"Schedule.{name} must be in [0, 1), got {getattr(self, name)!r}")
+                raise ValueError(f"TrainingSchedule.{name} must be in [0, 1), got {getattr(self, name)!r}")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of an update."""
@@ -94,7 +94,7 @@ class Trainer:
         CheckpointError: `<stage>.pt` is there but damaged, or of networks of other sizes.
     """
 
-    def __init__(self, stage: str, modules: dict[str, nn.Module], schedule: Schedule, folder: Path, seed: int,
+    def __init__(self, stage: str, modules: dict[str, nn.Module], schedule: TrainingSchedule, folder: Path, seed: int,
                  device: torch.device, origin: Mapping[str, str] | None = None) -> None:  # fmt: skip
         self.stage, self.schedule, self.folder, self.seed, self.device = stage, schedule, folder, seed, device
         self.origin = None if origin is None else dict(origin)

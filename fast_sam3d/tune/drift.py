@@ -1,12 +1,12 @@
-"""How far a candidate drifts, in units of the seed noise, and whether that is within the budget.
+"""Drift of a candidate in units of the seed noise, and the budget.
 
-For one object and one measure, the drift d of a result is how far its score against the unaccelerated result of the
-same seed is from what that result scores against itself (1 for an IoU or SSIM; for F1 and ADD-S, which also see which
-points were drawn, it is measured). The noise n is the drift of the unaccelerated result with another seed. Over the
-objects, the share is mean(d) / mean(n), and its standard error, by the delta method, is that of the mean of d - share n
-over mean(n). Seeds of one object are averaged first: objects are the sample.
+For one object and one measure, the drift d of a result is the score of the unaccelerated result of the same seed
+against itself (1 for IoU and SSIM; measured for F1 and ADD-S, which depend on sampled points) minus the score of the
+result against it. The noise n is the drift of the unaccelerated result with another seed. Over objects, the share is
+mean(d) / mean(n); its standard error, by the delta method, is that of the mean of d - share n over mean(n). Seeds of
+one object are averaged first.
 
-A candidate is admissible where share + margin * error <= budget for every measure.
+A candidate is admissible if share + margin * error <= budget for every measure.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ MEASURES: Mapping[str, tuple[str, int]] = {
     "ssim": ("appearance", 1),
     "latent_error": ("latent", -1),
 }
-"""Name to its part of `fast_sam3d.metrics.Protocol`, and whether more (1) or less (-1) is better."""
+"""Measure to its part of `fast_sam3d.metrics.Protocol`, and 1 if higher is better, -1 if lower is."""
 GUARDED = ("voxel_iou", "f1@0.01", "box_iou", "add_s", "ssim")
-"""The measures that count unless others are named: structure, surface, layout, pose with scale, appearance."""
+"""Default measures: structure, surface, layout, pose with scale, appearance."""
 
 
 def check_measures(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, each one once.
+    """The names without repetitions.
 
     Raises:
-        ConfigError: an unknown one, or none.
+        ConfigError: an unknown name, or no name.
     """
     for name in names:
         if name not in MEASURES:
-            raise ConfigError(f"there is no measure '{name}' to tune by: {suggest(name, MEASURES)}")
+            raise ConfigError(f"unknown measure '{name}' to tune by: {suggest(name, MEASURES)}")
     if not names:
-        raise ConfigError(f"there is no measure to tune by: give some of {', '.join(MEASURES)}")
+        raise ConfigError(f"no measure to tune by: give some of {', '.join(MEASURES)}")
     return tuple(dict.fromkeys(names))
 
 
@@ -67,21 +67,21 @@ class Share:
     error: float
 
     def upper(self, margin: float) -> float:
-        """The share that is compared with the budget; infinite where it or its error is not known."""
+        """Upper bound that is compared with the budget; infinite if unknown."""
         bound = self.value + margin * self.error
         return bound if math.isfinite(bound) else math.inf
 
 
 def share_of(drifts: Sequence[float], noises: Sequence[float], groups: Sequence[Hashable]) -> Share:
-    """The share of some pairs.
+    """Mean drift over mean noise.
 
     Args:
-        drifts, noises: one of each per object and seed. A pair whose noise is not known is left out; a drift that is
-            not known makes the whole unknown.
+        drifts, noises: one of each per object and seed. Pairs without a finite noise are left out; a drift that is not
+            finite makes the result NaN.
         groups: the object of each pair.
 
     Raises:
-        ValueError: of different length.
+        ValueError: the lengths differ.
     """
     own, floor = by_group(drifts, groups), by_group(noises, groups)
     known = np.isfinite(floor)
@@ -90,7 +90,7 @@ def share_of(drifts: Sequence[float], noises: Sequence[float], groups: Sequence[
         return Share(math.nan, math.nan, math.nan, math.nan)
     drift, noise = float(own.mean()), float(floor.mean())
     if noise <= 0:
-        # Nothing to compare with: what does not drift either is fine.
+        # No noise to compare with: zero drift is fine.
         value = 0.0 if drift <= 0 else math.inf
         return Share(drift, noise, value, 0.0)
     value = drift / noise
@@ -99,14 +99,14 @@ def share_of(drifts: Sequence[float], noises: Sequence[float], groups: Sequence[
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of one candidate on some objects.
+    """Measured speed and drift of one candidate on some objects.
 
     Args:
         name: its overrides.
-        objects: how many it was measured on.
-        speed: times faster than the unaccelerated run: median over the objects, and its standard error.
+        objects: number of objects.
+        speed: median speed-up over the unaccelerated run, and its standard error.
         shares: by measure.
-        failed: runs that failed.
+        failed: number of failed runs.
     """
 
     name: str
@@ -116,12 +116,12 @@ class Verdict:
     failed: int = 0
 
     def worst(self, margin: float = 0.0) -> float:
-        """The largest share with its margin; infinite where something failed or is not known."""
+        """Largest share plus margin; infinite if a run failed or a share is unknown."""
         if self.failed or not self.shares:
             return math.inf
         uppers = [s.upper(margin) if margin else s.value for s in self.shares.values()]
         return max(bound if math.isfinite(bound) else math.inf for bound in uppers)
 
     def admissible(self, budget: float, margin: float) -> bool:
-        """Whether every measure is within the budget, and how fast it is is known."""
+        """Whether every measure is within the budget and the speed is known."""
         return self.worst(margin) <= budget and math.isfinite(self.speed[0])

@@ -1,4 +1,4 @@
-"""The files that a search leaves: the preset, and what speaks for it."""
+"""Files of a search: the preset, and the evidence for it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.bench.record import without_nan, write_rows, write_text
-from fast_sam3d.bench.summary import told
+from fast_sam3d.bench.summary import with_error
 from fast_sam3d.config.compose import load
-from fast_sam3d.tune.judge import Share, Verdict
-from fast_sam3d.tune.plan import Found, Plan
+from fast_sam3d.tune.drift import Share, Verdict
+from fast_sam3d.tune.plan import SearchPlan, SearchResult
 from fast_sam3d.tune.space import EXACT
 
-PRESET, EVIDENCE, TABLE, TRIALS, PICTURE = "tuned.yaml", "evidence.json", "evidence.md", "trials.csv", "tuning.png"
+PRESET, EVIDENCE, TABLE, TRIALS, PICTURE = "tuned.yaml", "results.json", "results.md", "trials.csv", "tuning.png"
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What the evidence says of where it comes from.
+class SearchInfo:
+    """Conditions of a search.
 
     Args:
-        pipeline: its tag. objects: where they come from. cost: see `fast_sam3d.tune.ledger.COLUMNS`.
-        seconds: spent. threads: of torch, and its version, the device.
+        pipeline: tag of the checkpoint. objects: their source. cost: see `fast_sam3d.tune.measurements.COLUMNS`.
+        seconds: spent. machine: torch version, threads and device.
     """
 
     pipeline: str
@@ -34,11 +34,13 @@ class Setting:
     machine: str
 
 
-def write(folder: Path, found: Found, exact: tuple[Verdict, Verdict | None], plan: Plan, about: Setting) -> list[str]:
-    """Write the preset, the evidence as JSON and Markdown, and all trials as CSV. Returns the files' names.
+def write(
+    folder: Path, found: SearchResult, exact: tuple[Verdict, Verdict | None], plan: SearchPlan, about: SearchInfo
+) -> list[str]:
+    """Write the preset, the evidence as JSON and Markdown, and all trials as CSV. Returns the file names.
 
     Args:
-        exact: verdicts of the exact savings alone, on the objects of the search and on the others.
+        exact: verdicts of the exact savings alone, on the objects of the search and on held-out ones.
     """
     text = markdown(found, exact, plan, about)
     write_text(folder / PRESET, preset(found, plan))
@@ -50,8 +52,8 @@ def write(folder: Path, found: Found, exact: tuple[Verdict, Verdict | None], pla
     return [PRESET, TABLE, EVIDENCE, TRIALS]
 
 
-def preset(found: Found, plan: Plan) -> str:
-    """The YAML that `accelerate(config=...)` takes: the modules that are on, every setting written out."""
+def preset(found: SearchResult, plan: SearchPlan) -> str:
+    """YAML for `accelerate(config=...)`: the enabled modules with all their settings."""
     import yaml
 
     modules = {name: _plain(own) for name, own in load(found.chosen.name.split()).modules.items() if own}
@@ -63,28 +65,28 @@ def preset(found: Found, plan: Plan) -> str:
     return "\n".join(head) + "\n" + yaml.safe_dump(modules, sort_keys=False, default_flow_style=None)
 
 
-def conclusion(found: Found, plan: Plan) -> str:
-    """What came out, in a sentence."""
+def conclusion(found: SearchResult, plan: SearchPlan) -> str:
+    """The result as a sentence."""
     if not found.chosen.stages:
         why = "no candidate was"
         if found.interrupted:
-            why = "the search was stopped before any candidate was known to be"
+            why = "the search was stopped before any candidate was"
         elif not found.trials:
-            why = "the unaccelerated runs took all of the time, so give more; no candidate is known to be"
+            why = "the unaccelerated runs took all of the time (give more), so no candidate was"
         elif found.tried:
-            why = "no candidate that was within the budget on the objects of the search held on others; none is"
+            why = "candidates within the budget on the objects of the search exceeded it on held-out objects; none is"
         return f"{why} within {plan.budget:g} of the seed noise and faster, so these are the exact savings only."
     shown, where = (found.held_out, "held-out") if found.held_out else (found.searched, "searched")
     sentence = (
-        f"{told(shown.speed, 2)} times faster on {shown.objects} {where} objects, drift at most"
+        f"{with_error(shown.speed, 2)} times faster on {shown.objects} {where} objects, drift at most"
         f" {shown.worst():.2f} of the seed noise (with the margin {shown.worst(plan.margin):.2f}; budget"
         f" {plan.budget:g})."
     )
-    return sentence if found.held_out else sentence + " Not tried on held-out objects."
+    return sentence if found.held_out else sentence + " Not measured on held-out objects."
 
 
-def markdown(found: Found, exact: tuple[Verdict, Verdict | None], plan: Plan, about: Setting) -> str:
-    """The evidence as tables."""
+def markdown(found: SearchResult, exact: tuple[Verdict, Verdict | None], plan: SearchPlan, about: SearchInfo) -> str:
+    """The evidence as Markdown."""
     seeds = sorted({seed for _, seed in (*found.cases, *found.held_out_cases)})
     stopped = " The search was stopped before its end." if found.interrupted else ""
     parts = [
@@ -93,7 +95,7 @@ def markdown(found: Found, exact: tuple[Verdict, Verdict | None], plan: Plan, ab
         f"    {found.chosen.name}",
         f"Budget {plan.budget:g}: the drift from the unaccelerated result, plus {plan.margin:g} standard errors, is at"
         f" most {plan.budget:g} of the seed noise in every measure. The seed noise is the drift of the unaccelerated"
-        f" result with another seed. Speed is counted in {about.cost}.",
+        f" result with another seed. Speed is measured in {about.cost}.",
         f"Searched on {_objects(found.cases)} and held out {_objects(found.held_out_cases)} ({about.objects}), seeds"
         f" {', '.join(map(str, seeds))}; {len(found.trials)} candidates in {about.seconds / 60:.1f} minutes"
         f" ({about.machine}).",
@@ -105,17 +107,19 @@ def markdown(found: Found, exact: tuple[Verdict, Verdict | None], plan: Plan, ab
         if own is not None:
             parts += [f"## {title}", _measures(own, plan), _speeds(own, plain)]
     if len(found.tried) > 1:
-        lines = [[f"`{v.name}`", told(v.speed, 2), f"{v.worst(plan.margin):.3f}"] for v in found.tried]
+        lines = [[f"`{v.name}`", with_error(v.speed, 2), f"{v.worst(plan.margin):.3f}"] for v in found.tried]
         parts += [
-            "## Candidates that were tried on the held-out objects",
-            "The fastest that is within the budget there too is taken; of several, its figures are a little too good.",
+            "## Candidates measured on the held-out objects",
+            "The fastest one within the budget is chosen; this selection makes its figures slightly optimistic.",
             _table(["candidate", "times faster", "worst share with margin"], lines),
         ]
     return "\n\n".join(parts) + "\n"
 
 
-def as_tree(found: Found, exact: tuple[Verdict, Verdict | None], plan: Plan, about: Setting) -> dict[str, Any]:
-    """The evidence, JSON-ready but for what is not finite."""
+def as_tree(
+    found: SearchResult, exact: tuple[Verdict, Verdict | None], plan: SearchPlan, about: SearchInfo
+) -> dict[str, Any]:
+    """The evidence for JSON; may contain values that are not finite."""
     return {
         "conclusion": conclusion(found, plan),
         "overrides": found.chosen.name,
@@ -133,7 +137,7 @@ def as_tree(found: Found, exact: tuple[Verdict, Verdict | None], plan: Plan, abo
     }
 
 
-def trial_rows(found: Found, plan: Plan) -> list[dict[str, Any]]:
+def trial_rows(found: SearchResult, plan: SearchPlan) -> list[dict[str, Any]]:
     """One row per candidate."""
     return [
         {
@@ -152,20 +156,20 @@ def trial_rows(found: Found, plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def _measures(own: Verdict, plan: Plan) -> str:
+def _measures(own: Verdict, plan: SearchPlan) -> str:
     def line(measure: str, share: Share) -> list[str]:
         within = "yes" if share.upper(plan.margin) <= plan.budget else "no"
-        return [measure, f"{share.drift:.4f}", f"{share.noise:.4f}", told((share.value, share.error)), within]
+        return [measure, f"{share.drift:.4f}", f"{share.noise:.4f}", with_error((share.value, share.error)), within]
 
     head = ["measure", "drift", "seed noise", "drift / noise ± s.e.", "within the budget"]
     return _table(head, [line(measure, share) for measure, share in own.shares.items()])
 
 
 def _speeds(own: Verdict, exact: Verdict | None) -> str:
-    text = f"{own.objects} objects, median {told(own.speed, 2)} times faster than unaccelerated"
+    text = f"{own.objects} objects, median {with_error(own.speed, 2)} times faster than unaccelerated"
     if exact is None or own.name == EXACT:
         return text + "."
-    return text + f"; the exact savings alone {told(exact.speed, 2)}."
+    return text + f"; the exact savings alone {with_error(exact.speed, 2)}."
 
 
 def _objects(cases: Sequence[tuple[str, int]]) -> str:

@@ -1,4 +1,4 @@
-"""All that was tried in one picture: speed against drift, the budget, and the choice."""
+"""Plot of all candidates: speed against drift, the budget, and the choice."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.tune.judge import Verdict
-from fast_sam3d.tune.plan import Found, Plan
+from fast_sam3d.tune.drift import Verdict
+from fast_sam3d.tune.plan import SearchPlan, SearchResult
 
 PHASES = {
     "ss": ("sparse structure alone", "tab:blue"),
@@ -17,11 +17,11 @@ PHASES = {
 }
 DPI = 110
 FAR = 2.5
-"""Times the budget: what drifts more is drawn at the upper edge."""
+"""Times the budget: larger drifts are drawn at the upper edge."""
 
 
-def draw(path: Path, found: Found, exact: Verdict, plan: Plan) -> None:
-    """One point per candidate: its speed, and its largest drift in units of the seed noise.
+def draw(path: Path, found: SearchResult, exact: Verdict, plan: SearchPlan) -> None:
+    """Draw one point per candidate: speed, and largest drift in units of the seed noise.
 
     Args:
         exact: verdict of the exact savings alone.
@@ -32,7 +32,7 @@ def draw(path: Path, found: Found, exact: Verdict, plan: Plan) -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise FastSam3dError("the picture needs matplotlib: pip install fast-sam3d[tune]") from error
+        raise FastSam3dError("the plot needs matplotlib: pip install fast-sam3d[tune]") from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -69,7 +69,7 @@ def draw(path: Path, found: Found, exact: Verdict, plan: Plan) -> None:
             )  # fmt: skip
     axis.set_ylim(-0.03 * top, 1.04 * top)
     axis.set(
-        xlabel="times faster than unaccelerated, whole object (median)",
+        xlabel="speed-up of the whole object (median)",
         ylabel=f"largest drift over the measures,\nin units of the seed noise (above {top:.2g}: at the edge)",
         title=f"{len(found.trials)} candidates, budget {plan.budget:g}, margin {plan.margin:g} s.e.",
     )

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.tune.judge import GUARDED, Share, Verdict, check_measures, share_of
+from fast_sam3d.tune.drift import GUARDED, Share, Verdict, check_measures, share_of
 
 
 def test_a_share_worked_by_hand():
@@ -32,7 +32,7 @@ def test_seeds_of_one_object_are_one_sample():
 def test_what_is_not_known():
     assert share_of([0.1, math.nan], [0.2, math.nan], "ab").value == pytest.approx(0.5), "no noise: left out"
     assert share_of([0.1, math.nan], [0.2, 0.2], "ab").upper(1.0) == math.inf, "no drift: cannot be admitted"
-    assert share_of([0.1], [0.2], "a").upper(1.0) == math.inf, "one object tells no spread"
+    assert share_of([0.1], [0.2], "a").upper(1.0) == math.inf, "one object has no spread"
     assert share_of([], [], []).upper(0.0) == math.inf
 
 
@@ -59,7 +59,7 @@ def test_a_failure_or_no_measure_is_never_admissible():
 
 def test_measures_are_checked():
     assert check_measures([*GUARDED, GUARDED[0]]) == GUARDED
-    with pytest.raises(ConfigError, match=r"no measure 'voxel_iuo' .*voxel_iou"):
+    with pytest.raises(ConfigError, match=r"unknown measure 'voxel_iuo' .*voxel_iou"):
         check_measures(["voxel_iuo"])
     with pytest.raises(ConfigError, match="no measure to tune by"):
         check_measures([])

@@ -1,7 +1,7 @@
-"""Everything that was measured, and the time that it took; measured once, whatever asks again.
+"""Cache of all measurements of a search, with the time that they took.
 
-The search is deterministic in what is kept here, the time spent included. That is how it goes on after a stop: it is
-run again from its beginning, and what was measured before answers at once.
+The search depends only on these values, including the time. So an interrupted search resumes by running again from the
+start: cached measurements return at once.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from fast_sam3d.bench.record import Record, Rows
 from fast_sam3d.bench.suite import OFF, OTHER_SEED
 from fast_sam3d.bench.summary import Number
 from fast_sam3d.metrics import by_group, median_and_error
-from fast_sam3d.tune.judge import Share, Verdict, share_of
+from fast_sam3d.tune.drift import Share, Verdict, share_of
 
 Case: TypeAlias = tuple[str, int]
 """An object and a noise seed."""
 Runner: TypeAlias = Callable[[Sequence[str], Case], Rows]
-"""Runs methods, each named by its overrides, in turns on one case. `OFF` is among them, and `OTHER_SEED` can be.
+"""Runs methods, named by their overrides, on one case in alternating order; they include `OFF`.
 
-Each row has the columns object, seed, method, error (empty where there is none), seconds, cpu_seconds, network_calls,
-operations (NaN where they were not counted), and, but for `OFF`, drift_<measure>.
+Each row has the columns object, seed, method, error (empty if none), seconds, cpu_seconds, network_calls, operations
+(NaN if not counted) and, except for `OFF`, drift_<measure>.
 """
 Cost: TypeAlias = Literal["seconds", "cpu_seconds", "calls", "operations"]
 COLUMNS: dict[str, str] = {
@@ -34,22 +34,22 @@ COLUMNS: dict[str, str] = {
     "calls": "network_calls",
     "operations": "operations",
 }
-"""What is to be small, and its column."""
+"""Cost to minimise, and its column."""
 DRIFT = "drift_"
 
 
-class Ledger:
-    """See the module.
+class Measurements:
+    """Measured rows and their verdicts.
 
     Args:
-        run: measures.
-        measures: that count.
-        cost: what is to be small.
-        record: what an earlier start has measured; every piece is added.
-        clock: seconds.
+        run: measures methods on a case.
+        measures: to judge by.
+        cost: to minimise.
+        record: on disk, with the measurements of an interrupted search.
+        clock: returns seconds.
 
     Attributes:
-        spent: seconds of all that was measured so far, with what happened between the pieces.
+        spent: seconds of all measurements so far, including the time between them.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class Ledger:
         self.measures = tuple(measures)
         self.cost = cost
         self.spent = 0.0
-        # Method to case to its row and that of the unaccelerated run of the same turns.
+        # By method and case: its row, and that of the unaccelerated run beside it.
         self._pairs: dict[str, dict[Case, tuple[dict[str, Any], dict[str, Any]]]] = {}
         self._verdicts: dict[tuple[str, tuple[Case, ...]], Verdict] = {}
 
     @property
     def names(self) -> list[str]:
-        """Of all methods that were measured, in the order in which they came."""
+        """All measured methods, in order."""
         return list(self._pairs)
 
     def measure(self, methods: Sequence[str], case: Case) -> None:
-        """Measure methods on one case, in turns with the unaccelerated pipeline."""
+        """Measure methods and the unaccelerated pipeline on one case."""
         asked = [OFF, *methods]
-        # None of the methods' order: which run comes first is drawn.
+        # Independent of the methods' order: the order of the runs is random.
         key = f"{case[0]} seed {case[1]}: {hashlib.sha256(repr(sorted(asked)).encode()).hexdigest()[:16]}"
         if self._record is not None and key in self._record.rows:
             rows = self._record.rows[key]
@@ -91,7 +91,7 @@ class Ledger:
         base = next(row for row in rows if row["method"] == OFF)
         for row in rows:
             self._pairs.setdefault(row["method"], {})[case] = (row, base)
-        # What is judged by the noise changes with it.
+        # All verdicts depend on the seed noise.
         changed = {row["method"] for row in rows}
         self._verdicts = {
             key: verdict
@@ -100,16 +100,16 @@ class Ledger:
         }
 
     def cases(self, name: str) -> list[Case]:
-        """On which a method was measured."""
+        """Cases on which a method was measured."""
         return list(self._pairs.get(name, ()))
 
     def usable(self, case: Case) -> bool:
-        """Whether the unaccelerated runs of both seeds came to an end, so that others can be judged by them."""
+        """Whether the unaccelerated runs of both seeds succeeded."""
         pair = self._pairs.get(OTHER_SEED, {}).get(case)
         return pair is not None and not any(row["error"] for row in pair)
 
     def verdict(self, name: str, cases: Sequence[Case]) -> Verdict:
-        """What is known of a method on those of some cases on which it was measured."""
+        """The verdict on a method, from those of some cases on which it was measured."""
         asked = (name, tuple(cases))
         if asked not in self._verdicts:
             self._verdicts[asked] = self._judge(name, cases)
@@ -134,19 +134,16 @@ class Ledger:
         )
 
     def stage_seconds(self, name: str, stage: str, cases: Sequence[Case]) -> float:
-        """Mean seconds of a stage over some cases, NaN where they are not known."""
+        """Mean seconds of a stage over some cases; NaN if unknown."""
         found = [self._pairs[name][case][0].get(f"{stage}_seconds", math.nan) for case in cases]
         known = [value for value in found if math.isfinite(value)]
         return sum(known) / len(known) if known else math.nan
 
     def saved(self, name: str, other: str, stages: Sequence[str], cases: Sequence[Case]) -> float:
-        """What a method saves in some stages beyond another one, in parts of the whole unaccelerated run; a median.
+        """Median of the seconds that a method saves in some stages over another one, relative to the unaccelerated run.
 
         Args:
-            cases: those count on which both were measured.
-
-        Returns:
-            NaN where nothing is known.
+            cases: only those on which both were measured are used; NaN without any.
         """
         first, second = self._pairs.get(name, {}), self._pairs.get(other, {})
         parts = []
@@ -165,7 +162,7 @@ class Ledger:
         return dict(self.verdict(OTHER_SEED, cases).shares)
 
     def rows(self) -> Rows:
-        """All rows of methods, the latest of each case."""
+        """All rows, the latest of each method and case."""
         return [pair[0] for cases in self._pairs.values() for pair in cases.values()]
 
     def _speed(self, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], groups: Sequence[str]) -> Number:
@@ -178,6 +175,6 @@ class Ledger:
 
 
 def _sum(values: Iterable[float]) -> float:
-    """Of those that are known; NaN where none is."""
+    """Sum of the finite values; NaN without any."""
     known = [value for value in values if math.isfinite(value)]
     return sum(known) if known else math.nan
