@@ -150,7 +150,7 @@ def _run(
             summary = run_folder(whole, config, engine, tell, lambda: engine.processes)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(
-                f"the objects in {target} that were finished are kept, and the same command goes on from there"
+                f"the finished objects in {target} are kept, and the same command resumes with the others"
             ) from error
     print_scene(summary, outcomes, target)
     return summary

@@ -1,4 +1,4 @@
-"""`fast-sam3d config`: the composed and checked configuration, as YAML that can be read and copied."""
+"""`fast-sam3d config`: the composed and checked configuration, as YAML."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def compose_comparison(image: Any, mask: Any, rows: Sequence[Row], lines: Sequen
     left, bottom = 2 * MARGIN_PX + tall, MARGIN_PX + tall
     for number, row in enumerate(rows):
         top = MARGIN_PX + number * (HEAD_PX + view + MARGIN_PX)
-        x = left
+        x = float(left)
         for words, colour in ((row.title, INK), (row.note, MUTED), (row.accent, ACCENT)):
             pen.text((x, top + HEAD_PX / 2 - 3), words, fill=colour, font=title, anchor="lm")
             x += pen.textlength(words, font=title) + 2 * MARGIN_PX
@@ -98,17 +98,19 @@ def _views(covered: np.ndarray, rows: Sequence[Row], size: int) -> tuple[list[li
     orbits = [_fit(camera, everything, size) for camera in _orbits(everything, [azimuth + turn for turn, _ in TURNS])]
     captions = [caption for _, caption in TURNS]
     outline = None
-    posed = [_input_camera(row.result, covered.shape)[2] for row in rows]
-    if camera is not None and matrix is not None and all(pose is not None for pose in posed):
+    poses = (_input_camera(row.result, covered.shape)[2] for row in rows)
+    posed = [pose for pose in poses if pose is not None]
+    if camera is not None and matrix is not None and len(posed) == len(rows):
         window, outline = _posed_window(camera, [p for _, p, _ in subjects], posed, covered, size * SAMPLING)
         captions.insert(0, f"{kind} as posed and mask")
     else:
         orbits.insert(0, _fit(_orbits(everything, [azimuth])[0], everything, size))
         captions.insert(0, f"{kind} from the front")
-    tasks = []
-    for (_, _, draw), pose in zip(subjects, posed, strict=True):
-        first = [] if outline is None else [(draw, _posed_camera(window, pose))]
-        tasks.append([*first, *((draw, orbit) for orbit in orbits)])
+    through = [] if outline is None else [_posed_camera(window, pose) for pose in posed]
+    tasks = [
+        [(draw, camera) for camera in (*through[number : number + 1], *orbits)]
+        for number, (_, _, draw) in enumerate(subjects)
+    ]
     pictures = map_threads(lambda task: eight_bit(task[0](task[1])), [task for row in tasks for task in row])
     found = []
     for number in range(len(rows)):
