@@ -1,4 +1,4 @@
-"""Accelerate a live pipeline, and bring it back exactly."""
+"""Accelerate a loaded pipeline in place, and restore it exactly."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Handle:
     """One acceleration of one pipeline.
 
     Attributes:
-        report: what the accelerated runs cost.
-        methods: the settings in force, by stage, every default written out.
+        report: costs of the accelerated runs.
+        methods: the settings by module, with all defaults.
     """
 
     def __init__(self, patch: Patch, report: Report) -> None:
@@ -38,7 +38,7 @@ class Handle:
         return self._patch.active
 
     def remove(self) -> None:
-        """Bring the pipeline back. Does nothing when that has happened already."""
+        """Restore the pipeline. Safe to repeat."""
         self._patch.remove()
 
     def __repr__(self) -> str:
@@ -49,24 +49,22 @@ class Handle:
 def accelerate(
     pipeline: Any, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
 ) -> Handle:
-    """Make a loaded pipeline faster, in place.
+    """Accelerate a loaded pipeline in place.
 
-    Everything is checked before anything is touched, and a failing installation is undone whole. A pipeline that is
-    accelerated already gets the new settings in place of the old. Not thread-safe: one thread per pipeline, as for
-    the stock pipeline itself.
+    Settings are checked before anything changes, and a failing installation is undone completely. On an accelerated
+    pipeline the new settings replace the old. Not thread-safe: use one thread per pipeline, as for the stock one.
 
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
-        config: a mapping {"ss": {when, where, predict, guide}, "slat": {...}, "mesh": {...}, "exact": {...}} (what is
-            missing, null or empty is left alone; savings that `exact` does not name are on), the whole project
-            configuration, the path of a YAML file with either (`fast-sam3d config` prints one), or the name of a
-            preset. None: the default preset. Where nothing is accelerated the pipeline stays untouched;
-            `report.observe` watches it.
-        preset: the name of a preset, in place of `config`.
+        config: a mapping {"ss": {when, where, predict, guide}, "slat": {...}, "mesh": {...}, "exact": {...}}, the whole
+            project configuration, the path of a YAML file with either (`fast-sam3d config` prints one), or the name of
+            a preset. Modules that are missing, null or empty stay off; savings that `exact` does not name are on.
+            None: the default preset. With every module off the pipeline stays untouched; use `observe` for a report.
+        preset: the name of a preset, instead of `config`.
         overrides: Hydra overrides on top, such as "ss.when.stride=4".
 
     Returns:
-        a handle that reports and removes.
+        a handle with the report; `remove` restores the pipeline.
 
     Raises:
         ConfigError: an unknown preset, module, method, key or leaf, or a value out of range.
@@ -82,7 +80,7 @@ def accelerate(
 
 
 def restore(pipeline: Any) -> None:
-    """Take every acceleration off a pipeline, or off a deep copy of an accelerated one.
+    """Remove every acceleration from a pipeline, or from a deep copy of an accelerated one.
 
     Raises:
         NotAPipelineError: `pipeline` is not one.
@@ -94,9 +92,9 @@ def restore(pipeline: Any) -> None:
 def accelerated(
     pipeline: Any, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
 ) -> Iterator[Handle]:
-    """`accelerate` for the length of a `with` block. Arguments and errors as there.
+    """`accelerate` within a `with` block. Arguments and errors as there.
 
-    An acceleration that was on before is replaced, and does not come back at the end of the block.
+    An earlier acceleration is replaced, and not reinstalled at the end of the block.
     """
     handle = accelerate(pipeline, config, preset=preset, overrides=overrides)
     try:

@@ -1,4 +1,4 @@
-"""The errors that a user can cause and mend. Each message is one sentence that says what to do."""
+"""Errors that the user can fix. Each message is one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["CheckpointError", "ConfigError", "FastSam3dError", "InputError", "Ou
 
 
 class FastSam3dError(ValueError):
-    """Base of every error of ours that comes from what was asked for; the command line exits with 2."""
+    """Base of all errors about what was asked for; the command line exits with 2."""
 
 
 class InputError(FastSam3dError):

@@ -1,66 +1,58 @@
-"""What is put where: checks the methods of a configuration against a pipeline, and installs them as seams."""
+"""Checks the methods of a configuration against a pipeline, and installs them as seams."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from fast_sam3d.adapters import Sam3d
+from fast_sam3d.config.methods import Method, build_methods
 from fast_sam3d.config.resolve import refuse_unknown, resolve
-from fast_sam3d.decode.aggregate import MeshMethod, build_mesh_method
-from fast_sam3d.decode.hooks import AggregateInDecoder, AggregateVoxels, KeepPicture, MeshAlone
+from fast_sam3d.decode.aggregate import MeshMethod
+from fast_sam3d.decode.hooks import AggregateInDecoder, AggregateVoxels, MeshWithoutGaussians, RecordImage
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.exact import Exact, build_exact
+from fast_sam3d.exact import Exact
 from fast_sam3d.exact.passes import OneRun
 from fast_sam3d.exact.places import layers as exact_layers
 from fast_sam3d.exact.places import places as exact_places
 from fast_sam3d.patch import Layer, Patch, seam_at
 from fast_sam3d.sampling.driver import SolveSeam
 from fast_sam3d.sampling.exchange import Begin, Chain, Exchange, KeepOccupancy, KeepScale, RequireVoxels
-from fast_sam3d.sampling.guide import Both, NetworkSeam, guide_call
-from fast_sam3d.sampling.method import StageMethod, build_stage_method
+from fast_sam3d.sampling.guide import NetworkSeam, guide_call
+from fast_sam3d.sampling.guide.both import Both
+from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.telemetry import Report, StageSeam
 
 __all__ = ["Method", "install", "methods_on", "plan", "seam_places"]
-
-Method: TypeAlias = StageMethod | MeshMethod | Exact
 
 
 def plan(
     adapter: Sam3d, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
 ) -> dict[str, Method]:
-    """The methods that a configuration asks for, by module, checked against the pipeline; installs nothing.
+    """The methods of a configuration by module, checked against the pipeline. Installs nothing.
 
     Args, Raises: as `accelerate`.
     """
     stages = adapter.stages
     settings = resolve(config, preset, overrides)
     refuse_unknown(settings, [*stages, "mesh", "exact"])
-    methods: dict[str, Method] = {
-        name: build_stage_method(settings[name], stage.groups, path=name, voxels=stage.coords is not None)
-        for name, stage in stages.items()
-        if settings.get(name)
-    }
+    methods = build_methods(settings, stages)
     for name, method in methods.items():
         reason = adapter.unguidable(name) if _guides(method) else None
         if reason:
             raise ConfigError(f"{name}.guide cannot act on this pipeline, because {reason}: leave it out, or use both")
-    if settings.get("mesh"):
-        methods["mesh"] = build_mesh_method(settings["mesh"])
-    if settings.get("exact") and (exact := build_exact(settings["exact"])).any:
-        methods["exact"] = exact
     return methods
 
 
 def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None = None) -> Patch:
-    """Put a report on a pipeline, and methods where there are any; all or nothing.
+    """Install a report on a pipeline, and methods if given. A failure undoes everything.
 
     Args:
         adapter: the pipeline.
-        report: collects from now on.
-        methods: by stage. None only watches. A mapping is an acceleration and replaces the last; an empty one takes
-            the last off and installs nothing.
+        report: collects the records.
+        methods: by module. None: observe only. A mapping replaces the last acceleration; an empty one removes it and
+            installs nothing.
 
     Returns:
         the undo log.
@@ -70,7 +62,7 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
     scene = Exchange()
     around = _around(methods or {})
     try:
-        # With nothing to accelerate the pipeline stays as its author made it, without a report, too.
+        # With nothing to accelerate the pipeline stays untouched, without a report as well.
         if methods or not accelerates:
             for owner, name, stage in adapter.timed():
                 layer = Layer(report, accelerates, around.get(stage), scene)
@@ -89,7 +81,7 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
             if isinstance(exact, Exact):
                 for owner, name, make, acts in exact_layers(adapter, exact):
                     patch.add(owner, name, Layer(report, accelerates, acts, scene), make)
-        # The last acceleration goes when the new one is in place, so that the seams they share stay where they are.
+        # The last acceleration is removed after the new one is in place, so that shared seams stay installed.
         if accelerates:
             patch.take_off(seam_places(adapter), lambda layer: layer.accelerates and layer.report is not report)
     except BaseException:
@@ -106,13 +98,13 @@ def methods_on(adapter: Sam3d) -> Mapping[str, Any]:
 
 
 def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
-    """What goes around the parts of the pipeline, by their rows of the report."""
-    rows: dict[str, list[Callable[..., Any]]] = {"postprocess": [MeshAlone()]}
+    """The wrappers of the pipeline's stages, by row of the report."""
+    rows: dict[str, list[Callable[..., Any]]] = {"postprocess": [MeshWithoutGaussians()]}
     if methods:
         rows["slat"] = [RequireVoxels()]
     mesh = methods.get("mesh")
     if isinstance(mesh, MeshMethod):
-        rows["preprocess"] = [KeepPicture()]
+        rows["preprocess"] = [RecordImage()]
         if mesh.where == "voxels":
             rows["ss"] = [AggregateVoxels(mesh)]
         else:

@@ -1,9 +1,9 @@
-"""Changes to live objects that can be taken back exactly.
+"""Reversible changes to live objects.
 
-A `Seam` is set as an *instance* attribute in place of a method. It holds the layers that want to act there (one
-acceleration, any number of observers) and removes itself with its last layer, so the order of removal does not
-matter. A seam reaches its owner through a weak reference: it makes no reference cycle (deleting a pipeline frees
-its memory at once), and a deep copy of the owner carries a seam bound to the copy.
+A `Seam` replaces a method as an *instance* attribute. It holds the layers that act there (one acceleration, any number
+of observers) and removes itself with its last layer, so layers can be removed in any order. A seam holds its owner by
+a weak reference: there is no reference cycle, so deleting a pipeline frees its memory at once, and a deep copy of the
+owner carries a seam bound to the copy.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """What one installation wants at one seam; its `report` is the installation's identity.
+    """One installation's part of a seam; its `report` is the installation's identity.
 
     Args:
         report: the report of the installation, compared by identity.
-        accelerates: False for a layer that only watches.
-        method: what is done there, at a seam that can do something.
-        scene: what the stages of one run tell each other; one per installation.
+        accelerates: False for an observer.
+        method: what acts at the seam, None for an observer.
+        scene: the state that the stages of one run share; one per installation.
     """
 
     report: Any
@@ -35,7 +35,7 @@ class Layer:
 
 
 class Seam:
-    """Stands in for `owner.name` on the instance and calls the original; subclasses act around that call.
+    """Replaces `owner.name` on the instance and calls the original; subclasses act around that call.
 
     Args:
         owner: the live object; it must have a `__dict__` and take weak references.
@@ -53,16 +53,16 @@ class Seam:
             raise TypeError(f"cannot set {name!r} on an instance of {type(owner).__name__}: {error}") from None
         self.name = name
         self.layers: list[Layer] = []
-        # An earlier instance attribute (a compiled forward, somebody else's wrapper) must come back as it was.
+        # An earlier instance attribute, such as a compiled forward, is restored on removal.
         self._shadowed = name in attributes
         self._earlier: Any = attributes.get(name)
         self._installed = False
 
     def owner(self) -> Any:
-        """The object this seam sits on.
+        """The patched object.
 
         Raises:
-            ReferenceError: that object is gone.
+            ReferenceError: it no longer exists.
         """
         owner = None if self._owner is None else self._owner()
         if owner is None:
@@ -70,7 +70,7 @@ class Seam:
         return owner
 
     def original(self) -> Callable[..., Any]:
-        """What `owner.name` was before this seam, bound to the present owner."""
+        """The replaced method, bound to the present owner."""
         if self._shadowed:
             return self._earlier
         owner = self.owner()
@@ -85,28 +85,28 @@ class Seam:
         return self.original()(*args, **kwargs)
 
     def add(self, layer: Layer) -> None:
-        """Put `layer` on, installing the seam if it is not there yet."""
+        """Add `layer`, and install the seam with the first one."""
         self.layers = [*self.layers, layer]
         if not self._installed:
             vars(self.owner())[self.name] = self
             self._installed = True
 
     def discard(self, layer: Layer) -> None:
-        """Take `layer` off (nothing happens if it is not on); without layers the seam removes itself."""
+        """Remove `layer`, if it is there; the seam removes itself with the last one."""
         self.layers = [other for other in self.layers if other is not layer]
         self.clean()
 
     def clean(self) -> None:
-        """Remove the seam if no layer is left on it."""
+        """Remove the seam if it has no layer."""
         owner = None if self._owner is None else self._owner()
         if self.layers or not self._installed or owner is None:
             return
         attributes = vars(owner)
         if attributes.get(self.name) is not self:
-            # Still reachable through the other wrapper, so still installed: it may come to the top again.
+            # Still called through the other wrapper, so still installed.
             logger.warning(
-                "%s.%s was wrapped by other code after fast_sam3d patched it; our part is switched off and passes "
-                "every call through",
+                "%s.%s was wrapped by other code after fast_sam3d patched it; the patch stays, switched off, and "
+                "passes every call through",
                 type(owner).__name__,
                 self.name,
             )
@@ -134,21 +134,21 @@ def seam_at(owner: object, name: str) -> Seam | None:
 
 
 class Patch:
-    """The undo log of one installation: what it put on, and what it took off to make room."""
+    """The undo log of one installation: the layers that it added and removed."""
 
     def __init__(self) -> None:
         self._added: list[tuple[Seam, Layer]] = []
         self._removed: list[tuple[Seam, Layer]] = []
 
     def add(self, owner: object, name: str, layer: Layer, make: Callable[[], Seam]) -> None:
-        """Put `layer` on the seam at `owner.name`, which `make` creates where there is none."""
+        """Add `layer` to the seam at `owner.name`, which `make` creates if there is none."""
         seam = seam_at(owner, name) or make()
-        # Logged first: a half-done change is undone too, and undoing one that never happened changes nothing.
+        # Logged first, so that a change that fails midway is undone as well.
         self._added.append((seam, layer))
         seam.add(layer)
 
     def take_off(self, places: Iterable[tuple[object, str]], unwanted: Callable[[Layer], bool]) -> None:
-        """Remove every layer for which `unwanted` is true from the seams at `places`."""
+        """Remove the layers for which `unwanted` is true from the seams at `places`."""
         for owner, name in places:
             seam = seam_at(owner, name)
             if seam is None:
@@ -160,17 +160,17 @@ class Patch:
 
     @property
     def active(self) -> bool:
-        """Whether any layer of this installation is still on."""
+        """Whether any layer of this installation is still there."""
         return any(layer in seam.layers for seam, layer in self._added)
 
     def remove(self) -> None:
-        """Take off what this installation put on. Safe to repeat, in any order with other installations."""
+        """Remove the layers of this installation. Safe to repeat, in any order with other installations."""
         for seam, layer in reversed(self._added):
             seam.discard(layer)
 
     def rollback(self) -> None:
-        """Undo everything, including what was taken off: the state before this installation began."""
-        # Back on before off, so that a seam both share stays where it is.
+        """Restore the state before this installation, including the layers that it removed."""
+        # Added back first, so that a shared seam stays installed.
         for seam, layer in self._removed:
             seam.add(layer)
         self.remove()

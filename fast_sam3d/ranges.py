@@ -1,22 +1,114 @@
-"""Checks that the settings of methods share."""
+"""Ranges of settings: the values that a class accepts, and those that a search tries."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from fast_sam3d.errors import ConfigError
 
 
-def whole(name: str, value: Any, low: int, high: int | None = None) -> None:
-    """Refuse anything but a whole number from `low` to `high` (None: no upper end)."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        span = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ConfigError(f"{name} is {value!r}: give a whole number {span}")
+@dataclass(frozen=True)
+class Whole:
+    """Whole numbers, both ends included; None: no upper end."""
+
+    low: int
+    high: int | None = None
+
+    def __str__(self) -> str:
+        return f"a whole number {f'of at least {self.low}' if self.high is None else f'from {self.low} to {self.high}'}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is within the range."""
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole and self.low <= value <= (value if self.high is None else self.high)
+
+    def ask(self, trial: Any, name: str) -> int:
+        """The choice of a sampler (an optuna trial)."""
+        return int(trial.suggest_int(name, self.low, self.high))
 
 
-def number(name: str, value: Any, low: float, high: float) -> None:
-    """Refuse anything but a number from `low` to `high`, both included."""
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or not low <= value <= high:
-        raise ConfigError(f"{name} is {value!r}: give a number from {low:g} to {high:g}")
+@dataclass(frozen=True)
+class Real:
+    """Numbers, both ends included. A sampler's choice has two significant digits, so that it can be read."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __str__(self) -> str:
+        return f"a number from {self.low:g} to {self.high:g}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is within the range."""
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return number and self.low <= value <= self.high
+
+    def ask(self, trial: Any, name: str) -> float:
+        """The choice of a sampler (an optuna trial)."""
+        return float(f"{trial.suggest_float(name, self.low, self.high, log=self.log):.2g}")
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Values as they are written in an override."""
+
+    values: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.values)}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is one of them."""
+        return written(value) in self.values
+
+    def ask(self, trial: Any, name: str) -> str:
+        """The choice of a sampler (an optuna trial)."""
+        return str(trial.suggest_categorical(name, list(self.values)))
+
+
+Range: TypeAlias = Whole | Real | OneOf
+
+
+def written(value: Any) -> str:
+    """A value as in an override: lists without blanks."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, (list, tuple)) else str(value)
+
+
+def setting(default: Any, valid: Range | None = None, tune: Range | None = None) -> Any:
+    """A field of a `Settings` dataclass.
+
+    Args:
+        default: its value where a configuration leaves it out.
+        valid: the values that it accepts; None: the class checks it by itself.
+        tune: the values that `fast-sam3d tune` tries; None: it is not searched.
+    """
+    return dataclasses.field(default=default, metadata={"valid": valid, "tune": tune})
+
+
+def tuned(settings: type) -> dict[str, Range]:
+    """The fields of a settings class that are searched, with their ranges."""
+    return {f.name: f.metadata["tune"] for f in dataclasses.fields(settings) if f.metadata.get("tune")}
+
+
+class Settings:
+    """Base of frozen dataclasses whose fields are made by `setting`.
+
+    Raises:
+        ConfigError: a value is out of its field's range.
+    """
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if valid := field.metadata.get("valid"):
+                check(field.name, getattr(self, field.name), valid)
+
+
+def check(name: str, value: Any, valid: Range) -> None:
+    """Refuse a value that is out of range."""
+    if not valid.holds(value):
+        raise ConfigError(f"{name} is {value!r}: give {valid}")

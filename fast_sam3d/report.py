@@ -1,4 +1,4 @@
-"""Watching a pipeline: `observe`, and the `Report` that it fills."""
+"""Observe a pipeline without changing it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def observe(pipeline: Any, progress: Progress | None = None) -> Iterator[Report]
         progress: receives every step and stage.
 
     Yields:
-        the report, which fills while the pipeline runs. Its `methods` are those of the acceleration on the pipeline.
+        the report, filled while the pipeline runs. Its `methods` are those of the acceleration on the pipeline.
 
     Raises:
-        NotAPipelineError: not such an object.
+        NotAPipelineError: `pipeline` is not one.
     """
     adapter = adapt(pipeline)
     report = Report(methods_on(adapter), progress)

@@ -125,6 +125,9 @@ class FakeInference:
     def __init__(self, pipeline: FakePipeline) -> None:
         self._pipeline = pipeline
 
+    def __call__(self, image: Tensor, mask: Tensor, seed: int | None = None) -> dict[str, Tensor]:
+        return self._pipeline.run(image * mask, seed=seed)
+
 
 def snapshot(pipeline: Any) -> dict[str, dict[str, Any]]:
     """vars() of every live object that could have been patched: the pipeline, its modules, its solvers."""

@@ -8,10 +8,10 @@ from concurrent.futures import as_completed
 from typing import Any, TypeVar
 
 import torch
-from tqdm import tqdm
 
 from fast_sam3d.bench.record import Key, Record, Rows
 from fast_sam3d.run.pool import worker_pool
+from fast_sam3d.run.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +47,12 @@ def collect(
     if done:
         log.info("%d of %d objects are already measured: %s", len(done), len(keys), kept.path if kept else "")
     missing = [key for key in keys if key not in done]
-    with tqdm(total=len(keys), initial=len(done), unit="object", desc=title, smoothing=0.1) as bar:
+    with Bar(title, len(keys), len(done)) as bar:
         for key, rows in _results(missing, start, work, job, processes, threads):
             if kept is not None:
                 kept.add(key, rows)
             done[key] = rows
-            bar.update()
+            bar.advance()
     return {key: done[key] for key in keys}
 
 

@@ -11,6 +11,8 @@ import gc
 import logging
 import math
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -199,6 +201,24 @@ def everything(parts: Sequence[str], rounds: int = ROUNDS, device: str = "cpu") 
                 compared = attention(radius, settings, rounds, device)
                 if compared is not None:
                     yield compared
+
+
+def overhead(rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of `import fast_sam3d` in a fresh interpreter, and of `accelerate` on the embedded pipeline."""
+    from fast_sam3d.api import accelerate
+    from fast_sam3d.checkpoints.load import load_pipeline
+
+    code = "import time; start = time.perf_counter(); import fast_sam3d; print(time.perf_counter() - start)"
+    imports = [subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(rounds)]
+    pipeline = load_pipeline("mini")
+    accelerate(pipeline).remove()  # the first one imports Hydra
+    installs = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        handle = accelerate(pipeline)
+        installs.append(time.perf_counter() - start)
+        handle.remove()
+    return {"import": statistics.median(map(float, imports)), "accelerate": statistics.median(installs)}
 
 
 def _stock() -> tuple[Any, Any]:

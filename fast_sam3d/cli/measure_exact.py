@@ -10,7 +10,7 @@ from fast_sam3d.errors import ConfigError
 
 __all__ = ["add_arguments", "main"]
 
-PARTS = ("extraction", "attention")
+PARTS = ("extraction", "attention", "overhead")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,15 +24,19 @@ def main(args: argparse.Namespace) -> int:
     import dataclasses
     import json
 
-    from fast_sam3d.bench.exact_parts import everything
+    from fast_sam3d.bench.exact_parts import everything, overhead
 
     if args.rounds < 1:
         raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
-    found = list(everything(args.part or PARTS, args.rounds, args.device))
+    parts = args.part or PARTS
+    found = list(everything(parts, args.rounds, args.device))
+    overheads = overhead(args.rounds) if "overhead" in parts else {}
     if args.json:
-        print(json.dumps([dataclasses.asdict(comparison) for comparison in found], indent=2))
+        print(json.dumps([*map(dataclasses.asdict, found), *([overheads] if overheads else [])], indent=2))
     else:
-        print("\n".join(lines(found)))
+        print("\n".join(lines(found) if found else []))
+        for name, seconds in overheads.items():
+            print(f"{name}: {1000 * seconds:.0f} ms")
     return 0
 
 

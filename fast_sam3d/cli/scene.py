@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError, OutputError
 from fast_sam3d.outputs.folder import check_target
 from fast_sam3d.run.progress import ObjectsProgress, SceneProgress
-from fast_sam3d.scene.folder import plan, run_folder, scene_lock
+from fast_sam3d.scene.folder import run_folder, scene_lock
 from fast_sam3d.scene.inputs import SceneInput, load_scene, scene_folders
-from fast_sam3d.scene.parallel import Engine, one_after_another, processes_for, side_by_side
-from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker, config_identity
+from fast_sam3d.scene.parallel import in_parallel, processes_for
+from fast_sam3d.scene.plan import plan_scene
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, ObjectWorker, config_identity
 
 __all__ = ["OVERRIDES", "add_arguments", "main"]
 
@@ -94,11 +95,11 @@ class _PlainEngine:
         self.scene: SceneInput | None = None
         self.processes = 1
         """That made the last scene."""
-        self._worker: Worker | None = None
+        self._worker: ObjectWorker | None = None
 
-    def __call__(self, tasks: Iterable[ObjectTask]) -> Iterator[Outcome]:
+    def __call__(self, tasks: Iterable[ObjectTask]) -> Iterator[ObjectOutcome]:
         if self._worker is None:
-            self._worker = self.stack.enter_context(Worker.load(self.config, self.checkpoint))
+            self._worker = self.stack.enter_context(ObjectWorker.load(self.config, self.checkpoint))
         worker, tasks = self._worker, list(tasks)
         objects = len(tasks)
         if self.scene is not None:
@@ -106,23 +107,18 @@ class _PlainEngine:
             worker.know(self.scene, self.config.input.pointmap)
             self.scene = None  # the worker has it, perhaps reduced
         self.processes = processes_for(worker.pipeline, objects, self.workers)
+        progress: ObjectsProgress
         if self.processes > 1:
-            yield from self._at_once(side_by_side(worker, self.processes), tasks)
+            progress = ObjectsProgress(len(tasks))
+            outcomes = in_parallel(worker, self.processes)(tasks)
         else:
-            yield from self._in_turn(worker, tasks)
-
-    def _at_once(self, engine: Engine, tasks: Sequence[ObjectTask]) -> Iterator[Outcome]:
-        with ObjectsProgress(len(tasks)) as progress:
+            steps = self.config.pipeline.ss_steps + self.config.pipeline.slat_steps
+            progress = worker.progress = SceneProgress(steps, [str(task.number) for task in tasks])
+            outcomes = map(worker.process, tasks)
+        with progress:
             progress.begin()
-            for outcome in engine(tasks):
+            for outcome in outcomes:
                 progress.object_done(str(outcome.number), outcome.status)
-                yield outcome
-
-    def _in_turn(self, worker: Worker, tasks: Sequence[ObjectTask]) -> Iterator[Outcome]:
-        worker.progress = progress = SceneProgress(self.config.pipeline.ss_steps + self.config.pipeline.slat_steps)
-        with progress.objects([str(task.number) for task in tasks]):
-            for outcome in one_after_another(worker)(tasks):
-                progress.object_done(outcome.status)
                 yield outcome
 
 
@@ -132,14 +128,14 @@ def _run(
     """One scene. Returns its summary."""
     check_target(target / ".fast_sam3d-new", ())  # so that nothing is made where nothing can be written
     with scene_lock(target):
-        whole = plan(scene, config, config_identity(config, checkpoint), target, overwrite)
+        whole = plan_scene(scene, config, config_identity(config, checkpoint), target, overwrite)
         kept = [number for number, known in whole.known.items() if known.status == "complete"]
         if kept:
             log.info("%d of %d objects are there already; --overwrite makes them again", len(kept), len(scene.masks))
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, ObjectOutcome] = {}
         engine.scene = scene
 
-        def tell(outcome: Outcome) -> None:
+        def tell(outcome: ObjectOutcome) -> None:
             outcomes[outcome.number] = outcome
             if outcome.status == "failed":
                 log.error("object %d failed: %s", outcome.number, outcome.message)

@@ -10,7 +10,7 @@ from typing import Any
 from fast_sam3d.cli.tables import print_path, print_table
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.scene.worker import Outcome
+from fast_sam3d.scene.worker import ObjectOutcome
 
 __all__ = ["SOME_FAILED", "end_all", "new_row", "note_failure", "note_summary", "print_scene"]
 
@@ -48,7 +48,7 @@ def end_all(rows: list[dict[str, Any]], config: Config) -> int:
     return SOME_FAILED if failed else 0
 
 
-def print_scene(summary: Mapping[str, Any], outcomes: Mapping[int, Outcome], target: Path) -> None:
+def print_scene(summary: Mapping[str, Any], outcomes: Mapping[int, ObjectOutcome], target: Path) -> None:
     rows = []
     for item in summary["objects"]:
         outcome = outcomes[item["number"]]

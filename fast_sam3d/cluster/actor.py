@@ -19,9 +19,10 @@ from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import CheckpointError, FastSam3dError, InputError, OutputError
 from fast_sam3d.scene.compose import finish
-from fast_sam3d.scene.folder import LOCK, Plan
+from fast_sam3d.scene.folder import LOCK
 from fast_sam3d.scene.inputs import load_scene
-from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker, config_identity
+from fast_sam3d.scene.plan import ScenePlan
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, ObjectWorker, config_identity
 
 __all__ = ["Composition", "Reply", "SceneActor", "WorkerInfo", "WorkerSetup"]
 
@@ -62,7 +63,7 @@ class Composition:
     pointmap: str
     target: Path
     identities: Mapping[int, Mapping[str, Any]]
-    outcomes: Mapping[int, Outcome]
+    outcomes: Mapping[int, ObjectOutcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Reply:
         warnings: logged during the call.
     """
 
-    outcome: Outcome | None = None
+    outcome: ObjectOutcome | None = None
     summary: Mapping[str, Any] | None = None
     error: str = ""
     unfit: str = ""
@@ -87,7 +88,7 @@ class SceneActor:
 
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
-        self._worker: Worker | None = None
+        self._worker: ObjectWorker | None = None
         self._warnings = _WarningCollector()
         logger = logging.getLogger("fast_sam3d")
         logger.addHandler(self._warnings)
@@ -104,7 +105,7 @@ class SceneActor:
             import torch
 
             torch.set_num_threads(self._setup.threads)
-            self._worker = Worker.load(self._setup.config, checkpoint)
+            self._worker = ObjectWorker.load(self._setup.config, checkpoint)
         except Exception as error:
             return _one_line(error)
         return ""
@@ -128,7 +129,7 @@ class SceneActor:
         """Compose the objects of a scene."""
         try:
             scene = load_scene(composition.folder, composition.pointmap)
-            plan = Plan(scene, composition.target, identities=dict(composition.identities))
+            plan = ScenePlan(scene, composition.target, identities=dict(composition.identities))
             summary = finish(plan, composition.outcomes, self._setup.config)
         except Exception as error:
             return Reply(error=_one_line(error), warnings=self._warnings.pop())

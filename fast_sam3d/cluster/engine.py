@@ -24,7 +24,7 @@ from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
 from fast_sam3d.run.progress import ObjectsProgress
-from fast_sam3d.scene.worker import ObjectTask, Outcome
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask
 
 __all__ = ["ClusterEngine"]
 
@@ -254,7 +254,7 @@ class ClusterEngine:
             if not reply.error:
                 self._deaths = 0
 
-    def _record(self, job: SceneJob, outcome: Outcome) -> None:
+    def _record(self, job: SceneJob, outcome: ObjectOutcome) -> None:
         job.outcomes[outcome.number] = outcome
         self._progress.object_done(f"{job.name}/{outcome.number}", outcome.status)
         if outcome.status == "failed":
@@ -313,7 +313,7 @@ class ClusterEngine:
             return
         outcome = completed_on_disk(task)
         if outcome is None and count > self._settings.max_retries:
-            outcome = Outcome(task.number, "failed", why)
+            outcome = ObjectOutcome(task.number, "failed", why)
         if outcome is not None and task in job.waiting:
             job.waiting.remove(task)
             self._record(job, outcome)

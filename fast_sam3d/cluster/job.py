@@ -12,12 +12,12 @@ from typing import Any
 from fast_sam3d.cluster.actor import Composition
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.outputs.folder import check_target
-from fast_sam3d.scene.cleanup import clear_left_behind
+from fast_sam3d.outputs.folder import check_target, clear_unfinished
 from fast_sam3d.scene.compose import finish
-from fast_sam3d.scene.folder import count_as_missing, plan, scene_lock
+from fast_sam3d.scene.folder import scene_lock
 from fast_sam3d.scene.inputs import SceneInput
-from fast_sam3d.scene.worker import ObjectTask, Outcome, read_done
+from fast_sam3d.scene.plan import count_as_missing, plan_scene
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, read_done
 
 __all__ = ["SceneJob", "completed_on_disk"]
 
@@ -43,7 +43,7 @@ class SceneJob:
     target: Path
     waiting: list[ObjectTask]
     identities: Mapping[int, Mapping[str, Any]]
-    outcomes: dict[int, Outcome]
+    outcomes: dict[int, ObjectOutcome]
     running: int = 0
     composing: bool = False
     deaths: dict[int, int] = field(default_factory=dict)
@@ -55,11 +55,11 @@ class SceneJob:
     def open(
         cls, scene: SceneInput, config: Config, settings: Mapping[str, Any], target: Path, overwrite: bool
     ) -> SceneJob:
-        """Plan a scene; if all its objects are complete it is composed here. Arguments and errors: see `plan`."""
+        """Plan a scene; if all its objects are complete it is composed here. Arguments and errors: see `plan_scene`."""
         check_target(target / ".fast_sam3d-new", ())
         with contextlib.ExitStack() as stack:
             stack.enter_context(scene_lock(target))
-            planned = plan(scene, config, settings, target, overwrite)
+            planned = plan_scene(scene, config, settings, target, overwrite)
             kept = sum(known.status == "complete" for known in planned.known.values())
             if kept:
                 log.info("%s: %d of %d objects are complete; --overwrite replaces them", scene.name, kept,
@@ -88,19 +88,21 @@ class SceneJob:
 
     def composition(self) -> Composition:
         """What a worker needs to compose the scene. Removes unfinished files of dead workers."""
-        clear_left_behind(self.target)
+        clear_unfinished(self.target)
         return Composition(self.folder, self.pointmap, self.target, self.identities, dict(self.outcomes))
 
     def close(self) -> None:
         """Release the folder. No worker may be writing to it."""
         if self.target.is_dir():
-            clear_left_behind(self.target)
+            clear_unfinished(self.target)
         self._lock.close()
 
 
-def completed_on_disk(task: ObjectTask) -> Outcome | None:
+def completed_on_disk(task: ObjectTask) -> ObjectOutcome | None:
     """The outcome of an object that a worker completed before it died."""
     done = read_done(task.target)
     if done is None or done["identity"] != task.identity:
         return None
-    return Outcome(task.number, "complete", "", tuple(done.get("formats", ())), tuple(done.get("out_of_memory", ())))
+    return ObjectOutcome(
+        task.number, "complete", "", tuple(done.get("formats", ())), tuple(done.get("out_of_memory", ()))
+    )

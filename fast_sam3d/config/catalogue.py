@@ -1,17 +1,14 @@
-"""The methods that configs/ holds: what each is called, whose it is, where it fits, and what it needs.
+"""The methods that configs/ holds: what each is called, its paper, the stages that it fits, and what it needs.
 
-All of that stands in the first lines of a method's YAML files, as comments:
+A method's YAML file says so under `about`, which never reaches the settings of the method:
 
-    # method: TaylorSeer
-    # paper: 2503.06923
-    # needs: nothing
+    about: {title: TaylorSeer, paper: "2503.06923", needs: []}
 
 so a method is listed as soon as its file is there.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +17,7 @@ from typing import Any
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
 
-__all__ = ["NEEDS", "STAGES", "Listing", "listed", "method_named"]
+__all__ = ["ABOUT", "NEEDS", "STAGES", "Listing", "listed", "method_named", "without_about"]
 
 STAGES = ("ss", "slat", "mesh")
 """The groups of configs/ that hold methods, in the order in which they run."""
@@ -33,7 +30,8 @@ NEEDS: Mapping[str, str] = {
     "picture": "looks at the picture and its mask",
 }
 
-_HEADER = re.compile(r"#\s*(method|paper|needs):\s*(.+?)\s*$")
+ABOUT = "about"
+"""The key of a method's file that describes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class Listing:
     Args:
         name: the option of its groups, as in ss=taylorseer.
         title: what its authors call it.
-        paper: arXiv number, None where there is none.
+        paper: arXiv number, None without one.
         needs: keys of `NEEDS` by stage; the stages are those that it fits.
         switch: overrides that switch it on, by stage.
     """
@@ -88,7 +86,7 @@ points, which no choice among the steps of a finer grid gives."""
 
 
 def listed(stage: str | None = None, configs: Path | None = None) -> list[Listing]:
-    """The methods, by title: first the pipeline as it is, then with fewer steps, then the rest.
+    """The methods: first no acceleration, then fewer steps, then the rest by title.
 
     Args:
         stage: only those that fit it.
@@ -96,7 +94,7 @@ def listed(stage: str | None = None, configs: Path | None = None) -> list[Listin
 
     Raises:
         ConfigError: there is no such stage.
-        FastSam3dError: a file without its first lines, or files of one name that disagree.
+        FastSam3dError: a malformed `about`, or files of one name that disagree.
     """
     if stage is not None and stage not in STAGES:
         raise ConfigError(f"there is no stage '{stage}' that methods are for: {suggest(stage, STAGES)}")
@@ -104,7 +102,7 @@ def listed(stage: str | None = None, configs: Path | None = None) -> list[Listin
     found: dict[str, Listing] = {FEWER_STEPS.name: FEWER_STEPS}
     for group in STAGES:
         for path in sorted((root / group).glob("*.yaml")):
-            title, paper, needs = _header(path)
+            title, paper, needs = _about(path)
             known = found.get(path.stem, Listing(path.stem, title, paper, {}))
             if (known.title, known.paper) != (title, paper):
                 raise FastSam3dError(f"{path} says {title!r}, {paper}; another stage's says {known.title!r}")
@@ -125,26 +123,33 @@ def method_named(name: str) -> Listing | None:
     return next((method for method in listed() if method.name == name), None)
 
 
-def _header(path: Path) -> tuple[str, str | None, tuple[str, ...]]:
-    """Title, paper and needs from a file's first comments."""
-    values: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        if match := _HEADER.match(line):
-            values[match[1]] = match[2]
-    missing = [key for key in ("method", "paper", "needs") if key not in values]
-    if missing:
-        raise FastSam3dError(f"{path} does not say its {' and '.join(missing)}: begin it with '# {missing[0]}: ...'")
-    needs = () if values["needs"] == "nothing" else tuple(need.strip() for need in values["needs"].split(","))
-    for need in needs:
+def without_about(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings by module, as in files of configs/, without what describes the files."""
+    return {
+        name: {key: value for key, value in part.items() if key != ABOUT} if isinstance(part, Mapping) else part
+        for name, part in settings.items()
+        if name != ABOUT
+    }
+
+
+def _about(path: Path) -> tuple[str, str | None, tuple[str, ...]]:
+    """Title, paper and needs of a method's file; a file that says nothing is listed by its own name."""
+    import yaml
+
+    about = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get(ABOUT, {})
+    keys = ("title", "paper", "needs")
+    if not isinstance(about, Mapping) or not about.keys() <= set(keys):
+        raise FastSam3dError(f"{path}: {ABOUT} is {about!r}: give a mapping of {', '.join(keys)}")
+    needs = about.get("needs") or []
+    for need in needs if isinstance(needs, list) else [needs]:
         if need not in NEEDS:
-            raise FastSam3dError(f"{path} needs {need!r}: {suggest(need, [*NEEDS, 'nothing'])}")
-    return values["method"], None if values["paper"] == "none" else values["paper"], needs
+            raise FastSam3dError(f"{path} needs {need!r}: {suggest(str(need), [*NEEDS])}, in a list")
+    paper = about.get("paper")
+    return str(about.get("title", path.stem)), None if paper is None else str(paper), tuple(needs)
 
 
 def misplaced(name: str, stage: str, options: Sequence[str]) -> str:
-    """What to say of a method's name that `stage` has no option of."""
+    """The message about a method's name that `stage` has no option for."""
     method = method_named(name) if stage in STAGES else None
     if method is None:
         return f"{stage} has no option '{name}': {suggest(name, options)}"

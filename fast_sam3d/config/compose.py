@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.config.catalogue import misplaced
+from fast_sam3d.config.catalogue import ABOUT, misplaced
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.config.read import Reader, dotted_keys
 from fast_sam3d.errors import ConfigError, suggest
@@ -30,7 +30,6 @@ __all__ = [
     "compose",
     "group_options",
     "load",
-    "methods_of",
 ]
 
 FORMATS = ("mesh", "gaussian", "gaussian_4")
@@ -135,37 +134,14 @@ def load(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None)
 
 
 def check_methods(config: Config) -> None:
-    """Refuses wrong methods before a pipeline is loaded; `accelerate` checks them again against the live one.
+    """Refuse wrong methods before a pipeline is loaded; `accelerate` checks them again against the live one.
 
     Raises:
         ConfigError: an unknown method or setting, or a value out of range.
     """
-    methods_of(config)
+    from fast_sam3d.config.methods import build_methods
 
-
-def methods_of(config: Config) -> dict[str, Any]:
-    """The methods of the modules that are on, by module, for the leaves of the stock pipeline.
-
-    Raises:
-        ConfigError: as `check_methods`.
-    """
-    from fast_sam3d.adapters.sam3d import LAYOUT, SHAPE
-    from fast_sam3d.decode import build_mesh_method
-    from fast_sam3d.exact import build_exact
-    from fast_sam3d.sampling import build_stage_method
-
-    methods: dict[str, Any] = {}
-    if config.modules["ss"]:
-        methods["ss"] = build_stage_method(
-            config.modules["ss"], {"shape": (SHAPE,), "layout": LAYOUT}, path="ss", voxels=False
-        )
-    if config.modules["slat"]:
-        methods["slat"] = build_stage_method(config.modules["slat"], {"feats": ("feats",)}, path="slat", voxels=True)
-    if config.modules["mesh"]:
-        methods["mesh"] = build_mesh_method(config.modules["mesh"])
-    if config.modules["exact"]:
-        methods["exact"] = build_exact(config.modules["exact"])
-    return methods
+    build_methods(config.modules)
 
 
 def group_options() -> dict[str, list[str]]:
@@ -262,6 +238,8 @@ def _hydra(overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
     choices = {k: str(v) for k, v in tree.hydra.runtime.choices.items() if not k.startswith("hydra/")}
     with open_dict(tree):
         del tree["hydra"]
+        for module in MODULES:
+            (tree[module] or {}).pop(ABOUT, None)
     OmegaConf.set_struct(tree, False)
     return tree, choices
 

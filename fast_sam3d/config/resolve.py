@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fast_sam3d.config.catalogue import without_about
 from fast_sam3d.errors import ConfigError, suggest
 
 __all__ = ["refuse_unknown", "resolve"]
@@ -33,7 +34,7 @@ def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Mappin
     mapping = config if isinstance(config, Mapping) else modules
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"config is a {type(config).__name__}: give a mapping, the path of a YAML file, or a preset")
-    return _plain(mapping, overrides)
+    return without_about(_plain(mapping, overrides))
 
 
 def _from_preset(preset: str | None, overrides: Sequence[str]) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
-"""What a shape's spectrum says about the resolution that it needs, and decoding at that resolution.
+"""Spectral-aware token aggregation: voxels are merged by the high-frequency content of the object.
 
-`spectrum` and `aggregate` are pure; `around` goes around the parts of a pipeline.
+`spectrum` and `aggregate` are pure functions; `hooks` applies them to the stages of a pipeline.
 """
 
 from fast_sam3d.decode.aggregate import MeshMethod, build_mesh_method

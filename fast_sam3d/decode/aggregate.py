@@ -1,4 +1,4 @@
-"""Merging the voxels of a structured latent: by how much, and how. Pure functions and settings."""
+"""Merging the voxels of a structured latent: settings and pure functions."""
 
 from __future__ import annotations
 
@@ -11,53 +11,52 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.errors import ConfigError, suggest
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import OneOf, Real, Settings, Whole, setting
 
 FACTORS = (1.0, 1.25, 1.5, 2.0)
 PLACES = ("decoder", "voxels")
 POOLS = ("max", "mean")
+TRIED_FACTORS = ("[2.0,1.5,1.25]", "[1.5,1.5,1.5]", "[1.5,1.25,1.0]", "[1.25,1.25,1.25]", "[1.25,1.0,1.0]")
+"""By `fast-sam3d tune`."""
 
 
 @dataclass(frozen=True, slots=True)
-class MeshMethod:
-    """Spectral-aware token aggregation: the busier an object, the less its voxels are merged.
+class MeshMethod(Settings):
+    """Spectral-aware token aggregation: the more high-frequency detail, the fewer voxels are merged.
 
     Source: Fast-SAM3D (arXiv 2602.05293) section 3.4. Its public release merges before the structured latent is
-    sampled, which coarsens gaussians too, and never leaves an object as it is.
+    sampled, which also coarsens gaussians, and merges every object.
 
     Args:
-        where: "decoder": the mesh decoder alone sees merged voxels, and its mesh comes back at the original scale.
-            "voxels": the voxels are merged about the cube's centre before the structured latent is sampled; meshes and
-            gaussians are smaller by the factor then, and the pose's scale larger, as where the stock pipeline halves a
-            crowded grid.
-        weight: of the picture's ratio against the shape's.
-        threshold_low, threshold_high: ratios at which the factor changes.
+        where: "decoder": only the mesh decoder gets merged voxels, and its mesh is scaled back. "voxels": voxels are
+            merged about the cube's centre before the structured latent is sampled; meshes and gaussians are then
+            smaller by the factor and the pose's scale larger, as where the stock pipeline halves a crowded grid.
+        weight: of the image's ratio; the shape's has 1 - weight.
+        threshold_low, threshold_high: ratios at which the factor changes, 0..1.
         factors: below threshold_low, between the two, from threshold_high on; each of 1, 1.25, 1.5, 2, none greater
             than the one before.
-        min_voxels: smaller objects keep all their voxels.
-        pool: "max" or "mean", of the features that come together in the decoder.
+        min_voxels: smaller objects are not merged.
+        pool: "max" or "mean" of merged features in the decoder.
     """
 
-    where: str = "decoder"
-    weight: float = 0.9
-    threshold_low: float = 0.5
-    threshold_high: float = 0.7
-    factors: tuple[float, ...] = (2.0, 1.5, 1.25)
-    min_voxels: int = 512
-    pool: str = "max"
+    where: str = setting("decoder")
+    weight: float = setting(0.9, Real(0.0, 1.0))
+    threshold_low: float = setting(0.5, Real(0.0, 1.0), tune=Real(0.2, 0.55))
+    threshold_high: float = setting(0.7, Real(0.0, 1.0), tune=Real(0.6, 0.95))
+    factors: tuple[float, ...] = setting((2.0, 1.5, 1.25), tune=OneOf(TRIED_FACTORS))
+    min_voxels: int = setting(512, Whole(0))
+    pool: str = setting("max")
 
     def __post_init__(self) -> None:
         if self.where not in PLACES:
             raise ConfigError(f"where is {self.where!r}: {suggest(str(self.where), PLACES)}")
         if self.pool not in POOLS:
             raise ConfigError(f"pool is {self.pool!r}: {suggest(str(self.pool), POOLS)}")
-        for name in ("weight", "threshold_low", "threshold_high"):
-            number(name, getattr(self, name), 0.0, 1.0)
+        Settings.__post_init__(self)
         if self.threshold_low > self.threshold_high:
             raise ConfigError(
                 f"threshold_low is {self.threshold_low:g}, above threshold_high, {self.threshold_high:g}: swap them"
             )
-        whole("min_voxels", self.min_voxels, 0)
         factors = self.factors
         known = isinstance(factors, (list, tuple)) and len(factors) == 3 and all(f in FACTORS for f in factors)
         if not known or list(factors) != sorted(factors, reverse=True):
@@ -67,7 +66,7 @@ class MeshMethod:
         object.__setattr__(self, "factors", tuple(float(f) for f in factors))
 
     def factor(self, ratio: float | None, voxels: int) -> float:
-        """By how much to merge an object; 1 where its spectrum says nothing."""
+        """The factor for an object; 1 where its ratio is undefined."""
         if ratio is None or voxels < max(self.min_voxels, 1):
             return 1.0
         low, middle, high = self.factors
@@ -97,15 +96,15 @@ def build_mesh_method(mapping: Any, path: str = "mesh") -> MeshMethod:
 
 
 def merge(coords: Tensor, factor: float, centre: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Bins of voxels: bin q holds those whose middles lie from centre + factor (q - centre) up to the next bin's.
+    """Bins of voxels: bin q holds the voxels with middles from centre + factor (q - centre) up to the next bin's start.
 
-    The paper's floor(p / factor) looks at a voxel's lower corner, and cuts up to a voxel off the upper side of what is
-    thin: a slab of two would keep 1.25 of them. With middles no more than half a voxel is lost on either side.
+    The paper's floor(p / factor) uses a voxel's lower corner, which cuts up to a voxel off the upper side of thin
+    parts: a slab of two voxels would keep 1.25 of them. With middles, at most half a voxel is lost on either side.
 
     Args:
         coords: [N, 4] int (object, x, y, z).
         factor: edge of a bin in voxels, at least 1.
-        centre: what stays where it is: 0 a corner of the grid, half the resolution its middle.
+        centre: the fixed point: 0 for a corner of the grid, half the resolution for its middle.
 
     Returns:
         [M, 4] bins in the order of (object, x, y, z), dtype of coords, and [N] int64 the bin of each voxel.
@@ -131,9 +130,9 @@ def mean_pool(feats: Tensor, index: Tensor, count: int) -> Tensor:
 
 
 def unmerged(vertices: Tensor, factor: float) -> Tensor:
-    """Vertices of a mesh that was made from bins about the grid's corner, in the cube of the voxels.
+    """Vertices of a mesh decoded from bins about the grid's corner, scaled back to the original cube.
 
-    Bin q is decoded where voxel q would be, at (q + [0, 1]) / R - 1/2, and holds the voxels factor q .. factor (q + 1).
-    So what lies at v belongs to factor (v + 1/2) - 1/2, whatever the resolution R.
+    Bin q is decoded at (q + [0, 1]) / R - 1/2 and holds the voxels factor q .. factor (q + 1). So a vertex v moves to
+    factor (v + 1/2) - 1/2, for any resolution R.
     """
     return (vertices + 0.5) * factor - 0.5

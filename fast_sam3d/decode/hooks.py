@@ -1,4 +1,4 @@
-"""Token aggregation around the parts of a pipeline. See `fast_sam3d.telemetry.StageSeam` for how these are called."""
+"""Hooks of token aggregation on the stages of a pipeline; `fast_sam3d.telemetry.StageSeam` calls them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fast_sam3d.telemetry import AggregationRecord
 
 
 @dataclass(frozen=True, slots=True)
-class KeepPicture:
-    """Goes around `preprocess_image`, whose first argument is the picture [H, W, 4] uint8 with the mask as alpha."""
+class RecordImage:
+    """Wraps `preprocess_image`: records the image, its first argument, [H, W, 4] uint8 with the mask as alpha."""
 
     def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
@@ -26,11 +26,11 @@ class KeepPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class MeshAlone:
-    """Goes around `postprocess_slat_output`, so that a mesh can be asked for without gaussians.
+class MeshWithoutGaussians:
+    """Wraps `postprocess_slat_output`, so that a mesh can be decoded without gaussians.
 
-    The stock one looks the gaussians up for every mesh (sam3d_objects/pipeline/inference_pipeline.py), although it
-    needs them for baking a texture only.
+    The stock method accesses the gaussians for every mesh (sam3d_objects/pipeline/inference_pipeline.py), although it
+    needs them only to bake a texture.
     """
 
     def __call__(self, scene: Exchange, call: Callable[..., Any], outputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -43,7 +43,7 @@ class MeshAlone:
 
 @dataclass(frozen=True, slots=True)
 class AggregateInDecoder:
-    """Goes around the mesh decoder: merged voxels in, the mesh back in the cube of the voxels."""
+    """Wraps the mesh decoder: decodes merged voxels, and scales the mesh back to the original cube."""
 
     method: MeshMethod
 
@@ -62,7 +62,7 @@ class AggregateInDecoder:
 
 @dataclass(frozen=True, slots=True)
 class AggregateVoxels:
-    """Goes around `sample_sparse_structure`: merged voxels out, and a `downsample_factor` that the pose answers."""
+    """Wraps `sample_sparse_structure`: merges its voxels and sets `downsample_factor`, which scales the pose."""
 
     method: MeshMethod
 
@@ -78,7 +78,7 @@ class AggregateVoxels:
 
 
 def _route(method: MeshMethod, scene: Exchange, coords: Any, resolution: int, centre: float) -> tuple[Any, Any, Any]:
-    """Decide by how much to merge, merge, and write it down."""
+    """Choose the factor, merge the voxels, and record it."""
     picture = None
     if scene.picture is not None:
         rgba = torch.as_tensor(scene.picture)
@@ -92,9 +92,9 @@ def _route(method: MeshMethod, scene: Exchange, coords: Any, resolution: int, ce
 
 
 def _scaled_back(mesh: Any, factor: float) -> Any:
-    """The mesh with its vertices in the cube of the voxels; normals keep their direction."""
+    """The mesh with its vertices in the original cube; normals keep their direction."""
     vertices = unmerged(mesh.vertices, factor)
-    if dataclasses.is_dataclass(mesh):  # the embedded model's, which is frozen
+    if dataclasses.is_dataclass(mesh):  # of the embedded model: frozen
         return dataclasses.replace(mesh, vertices=vertices)  # type: ignore[type-var]
     mesh.vertices = vertices
     return mesh

@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -18,6 +19,7 @@ from fast_sam3d.outputs.interrupts import interrupts_deferred
 
 __all__ = [
     "check_target",
+    "clear_unfinished",
     "has_results",
     "refuse_other_settings",
     "result_folder",
@@ -26,6 +28,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+_UNFINISHED = re.compile(r"\.fast_sam3d-.*|\..+\.[0-9a-f]{8}\.tmp")
+"""Names of unfinished folders and files, see `result_folder` and `fast_sam3d.outputs.files.atomic_write`."""
 
 
 def check_target(target: Path, known_names: Collection[str]) -> None:
@@ -74,6 +79,13 @@ def check_target(target: Path, known_names: Collection[str]) -> None:
             for folder in reversed(made):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
+
+
+def clear_unfinished(target: Path) -> None:
+    """Remove what killed processes left unfinished in a folder. No other process may be writing there."""
+    for path in target.iterdir():
+        if _UNFINISHED.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def has_results(target: Path, report_name: str, identity: Mapping[str, Any]) -> bool:

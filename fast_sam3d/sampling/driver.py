@@ -22,8 +22,9 @@ from fast_sam3d.sampling.solve import Solve, SolveLog
 from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Tree, to_leaves
 from fast_sam3d.sampling.tokens import Tokens
+from fast_sam3d.telemetry import Report
 
-__all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "require_euler"]
+__all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "method_on", "reports_on", "require_euler"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,18 @@ class SolveSeam(Seam):
             return None
         cells = torch.argwhere(torch.ones(1, edge, edge, edge)).int()
         return Tokens(cells, decode=partial(self.stage.decode, scene.decoder.original()))
+
+
+def method_on(solver: object) -> StageMethod | None:
+    """The method of the acceleration on a solver, None without one."""
+    seam = seam_at(solver, "solve_iter")
+    return seam.method if isinstance(seam, SolveSeam) else None
+
+
+def reports_on(solver: object) -> list[Report]:
+    """The reports that a solve on this solver is recorded in."""
+    seam = seam_at(solver, "solve_iter")
+    return [layer.report for layer in seam.layers] if isinstance(seam, SolveSeam) else []
 
 
 def require_euler(solver: object, stage: str) -> None:

@@ -8,10 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from fast_sam3d.errors import ConfigError, suggest
-from fast_sam3d.sampling.guide import GUIDE, Both, Guide
-from fast_sam3d.sampling.predict import PREDICT, Hold, Predict
-from fast_sam3d.sampling.when import WHEN, Always, When
-from fast_sam3d.sampling.where import WHERE, All, Where
+from fast_sam3d.sampling.guide import GUIDE, Guide
+from fast_sam3d.sampling.guide.both import Both
+from fast_sam3d.sampling.part import Part
+from fast_sam3d.sampling.predict import PREDICT, Predict
+from fast_sam3d.sampling.predict.hold import Hold
+from fast_sam3d.sampling.when import WHEN, When
+from fast_sam3d.sampling.when.always import Always
+from fast_sam3d.sampling.where import WHERE, Where
+from fast_sam3d.sampling.where.everywhere import All
+
+PARTS: dict[str, Mapping[str, type[Part]]] = {"when": WHEN, "where": WHERE, "predict": PREDICT, "guide": GUIDE}
+"""The questions that a method answers, and the classes that answer them, by name."""
 
 ALL = "all"
 """The predict key of a predictor for every leaf that no other key covers."""
@@ -34,9 +42,19 @@ class StageMethod:
     guide: Guide = Both()
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """All of its classes."""
+        return (self.when, self.where, *self.predict.values(), self.guide)
+
+    @property
     def depth(self) -> int:
-        """Evaluations that must be kept."""
-        return max(1, self.when.depth, self.where.depth, *(predictor.depth for predictor in self.predict.values()))
+        """Past evaluations that must be kept."""
+        return max(part.depth for part in self.parts)
+
+    @property
+    def same_for_all_objects(self) -> bool:
+        """Whether all objects of a batch take the same steps, so that they can be solved together."""
+        return all(part.same_for_all_objects for part in self.parts)
 
     def covers(self, leaves: Sequence[str]) -> bool:
         """Whether each of the leaves has a predictor."""
@@ -45,10 +63,10 @@ class StageMethod:
     def settings(self) -> dict[str, Any]:
         """The method as a plain mapping, every default written out."""
         return {
-            "when": _settings(self.when, WHEN),
-            "where": _settings(self.where, WHERE),
-            "predict": {leaf: _settings(predictor, PREDICT) for leaf, predictor in self.predict.items()},
-            "guide": _settings(self.guide, GUIDE),
+            "when": _settings(self.when),
+            "where": _settings(self.where),
+            "predict": {leaf: _settings(predictor) for leaf, predictor in self.predict.items()},
+            "guide": _settings(self.guide),
         }
 
 
@@ -67,19 +85,19 @@ def build_stage_method(
             each predict key is a leaf of its own.
         path: where the mapping stands in the configuration ("ss"), for messages.
         voxels: whether the stage's tokens are voxels, which may be chosen from; where they are not, the state is a
-            sparse structure, which can be decoded. None: nobody knows.
+            sparse structure, which can be decoded. None: unknown.
 
     Raises:
         ConfigError: an unknown key, name or leaf, a value out of range, a leaf without a predictor, or a choice of
             voxels where there are none.
     """
     mapping = _mapping(mapping, path or "the method")
-    _known(mapping, ("when", "where", "predict", "guide"), path)
+    _known(mapping, tuple(PARTS), path)
     where = _part(mapping.get("where"), WHERE, All(), _join(path, "where"))
     if (where.needs_tokens and voxels is False) or (where.needs_decoder and voxels is True):
-        name, fits = _settings(where, WHERE)["name"], "slat" if where.needs_tokens else "ss"
+        fits = "slat" if where.needs_tokens else "ss"
         what = "chooses voxels" if where.needs_tokens else "decodes the sparse structure on the way"
-        raise ConfigError(f"{_join(path, 'where')}.name is {name!r}, which {what}: it fits {fits}, not {path}")
+        raise ConfigError(f"{_join(path, 'where')}.name is {where.name!r}, which {what}: it fits {fits}, not {path}")
     return StageMethod(
         when=_part(mapping.get("when"), WHEN, Always(), _join(path, "when")),
         where=where,
@@ -136,10 +154,9 @@ def _mapping(value: Any, path: str) -> Mapping[str, Any]:
     return value
 
 
-def _settings(part: Any, registry: Mapping[str, type]) -> dict[str, Any]:
-    name = next((name for name, kind in registry.items() if type(part) is kind), type(part).__name__)
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(part).items()}
-    return {"name": name, **plain}
+def _settings(part: Part) -> dict[str, Any]:
+    plain = dataclasses.asdict(part)  # type: ignore[call-overload]
+    return {"name": part.name, **{key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}}
 
 
 def _join(path: str, key: str) -> str:

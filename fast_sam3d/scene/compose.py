@@ -7,17 +7,15 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fast_sam3d.config.compose import Config
 from fast_sam3d.geometry.camera import Camera
+from fast_sam3d.outputs.folder import clear_unfinished
 from fast_sam3d.run.processes import Lost, in_forks
-from fast_sam3d.scene.cleanup import clear_left_behind
 from fast_sam3d.scene.inputs import SceneInput
-from fast_sam3d.scene.worker import Outcome, read_done
-
-if TYPE_CHECKING:
-    from fast_sam3d.scene.folder import Plan
+from fast_sam3d.scene.plan import ScenePlan
+from fast_sam3d.scene.worker import ObjectOutcome, read_done
 
 __all__ = ["finish"]
 
@@ -28,7 +26,9 @@ PREVIEW, TURNTABLE, SUMMARY = "preview.png", "turntable.gif", "summary.json"
 SCENE_NAMES = (SCENE_PLY, SCENE_GLB, SCENE_JSON, PREVIEW, TURNTABLE, SUMMARY)
 
 
-def finish(whole: Plan, outcomes: Mapping[int, Outcome], config: Config, processes: int = 1) -> dict[str, Any]:
+def finish(
+    whole: ScenePlan, outcomes: Mapping[int, ObjectOutcome], config: Config, processes: int = 1
+) -> dict[str, Any]:
     """Composes what is complete and writes the files of the scene; they are left alone where nothing has changed.
 
     Args:
@@ -52,7 +52,7 @@ def finish(whole: Plan, outcomes: Mapping[int, Outcome], config: Config, process
     return summary
 
 
-def _made_of(whole: Plan, complete: list[int], config: Config) -> str:
+def _made_of(whole: ScenePlan, complete: list[int], config: Config) -> str:
     told = [[number, (read_done(whole.target / str(number)) or {})] for number in complete]
     pictures = [config.output.preview, config.scene.turntable]
     return hashlib.sha256(json.dumps([told, pictures], sort_keys=True).encode()).hexdigest()
@@ -70,7 +70,7 @@ def _up_to_date(target: Path, made_of: str) -> dict[str, Any] | None:
         return None
 
 
-def _compose(whole: Plan, complete: list[int], config: Config, made_of: str, processes: int) -> dict[str, Any]:
+def _compose(whole: ScenePlan, complete: list[int], config: Config, made_of: str, processes: int) -> dict[str, Any]:
     from fast_sam3d.outputs.files import atomic_write
     from fast_sam3d.scene.files import (
         camera_of,
@@ -143,7 +143,7 @@ def _all_of(ways: Sequence[Callable[[], Any]], processes: int, target: Path) -> 
     for answer in done.values():
         if isinstance(answer, Lost):
             log.warning("a process that composed the scene ended with %s; its part is made again here", answer)
-            clear_left_behind(target)
+            clear_unfinished(target)
     return [ways[i]() if isinstance(done[i], Lost) else done[i] for i in range(len(ways))]
 
 
@@ -164,7 +164,7 @@ def _mean(overlaps: Mapping[str, float | None]) -> float | None:
 
 
 def _summary(
-    whole: Plan, outcomes: Mapping[int, Outcome], composed: Mapping[str, Any], refined: bool
+    whole: ScenePlan, outcomes: Mapping[int, ObjectOutcome], composed: Mapping[str, Any], refined: bool
 ) -> dict[str, Any]:
     overlaps = composed["mask_iou"]
     objects = [

@@ -8,29 +8,19 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from fast_sam3d.outputs.folder import clear_unfinished
 from fast_sam3d.run.processes import Lost, can_fork, in_forks
-from fast_sam3d.scene.cleanup import clear_left_behind
-from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, ObjectWorker
 
-__all__ = ["Engine", "one_after_another", "processes_for", "side_by_side"]
+__all__ = ["Engine", "in_parallel", "processes_for"]
 
 log = logging.getLogger(__name__)
 
-Engine = Callable[[Iterable[ObjectTask]], Iterator[Outcome]]
+Engine = Callable[[Iterable[ObjectTask]], Iterator[ObjectOutcome]]
 """Makes objects in any order, in this process or elsewhere, and tells what became of each as it is done."""
 
 
-def one_after_another(worker: Worker) -> Engine:
-    """This process, in the order of the masks."""
-
-    def run(tasks: Iterable[ObjectTask]) -> Iterator[Outcome]:
-        for task in tasks:
-            yield worker.process(task)
-
-    return run
-
-
-def side_by_side(worker: Worker, processes: int) -> Engine:
+def in_parallel(worker: ObjectWorker, processes: int) -> Engine:
     """Forks of this process, each with one thread, in the order in which they are done.
 
     On a CPU two objects at once are made faster than one with two threads. What the objects share, their picture and
@@ -41,11 +31,11 @@ def side_by_side(worker: Worker, processes: int) -> Engine:
         worker: has its pipeline, and nothing of it on a GPU.
     """
 
-    def run(tasks: Iterable[ObjectTask]) -> Iterator[Outcome]:
+    def run(tasks: Iterable[ObjectTask]) -> Iterator[ObjectOutcome]:
         for _, together in itertools.groupby(tasks, key=lambda task: (task.folder, task.group)):
             yield from made(list(together))
 
-    def made(tasks: Sequence[ObjectTask]) -> Iterator[Outcome]:
+    def made(tasks: Sequence[ObjectTask]) -> Iterator[ObjectOutcome]:
         worker.prepare(tasks[0])
         tasks = sorted(tasks, key=worker.voxels, reverse=True)  # a large one at the end would be waited for
         lost = []
@@ -58,19 +48,19 @@ def side_by_side(worker: Worker, processes: int) -> Engine:
             else:
                 yield answer
         for task in lost:
-            clear_left_behind(task.target.parent)
+            clear_unfinished(task.target.parent)
             yield alone(task)
 
-    def alone(task: ObjectTask) -> Outcome:
+    def alone(task: ObjectTask) -> ObjectOutcome:
         ended: list[str] = []
         for formats in ((), *worker.smaller):
             again = functools.partial(worker.process, formats=formats, ended=tuple(ended))
             ((_, answer),) = in_forks(again, [task], 1)
             if not isinstance(answer, Lost):
                 return answer
-            clear_left_behind(task.target.parent)
+            clear_unfinished(task.target.parent)
             ended.append(f"{', '.join(formats) or 'everything'}, alone: its process ended with {answer}")
-        return Outcome(task.number, "failed", f"does it fit into the memory? ({'; '.join(ended)})")
+        return ObjectOutcome(task.number, "failed", f"does it fit into the memory? ({'; '.join(ended)})")
 
     return run
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fast_sam3d.adapters import adapt
 from fast_sam3d.report import observe
-from fast_sam3d.sampling.batch import decides_alike, method_on, reports_on
+from fast_sam3d.sampling.driver import method_on, reports_on
 from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.telemetry import Report
 
@@ -27,7 +27,7 @@ __all__ = ["Solved", "solve_structures"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solved:
-    """One object's sparse structure of a batch; what `MiniPipeline.solved_ahead` holds.
+    """One object's sparse structure of a batch; what `Stages.solved_ahead` holds.
 
     Args:
         structure: the object's part of the batch.
@@ -72,7 +72,7 @@ def solve_structures(
     """
     solver = adapt(pipeline).solver("ss")
     method = method_on(solver)
-    if not decides_alike(method):
+    if method is not None and not method.same_for_all_objects:
         return []
     with observe(pipeline) as batch, contextlib.ExitStack() as stack:
         reports = reports_on(solver)

@@ -28,7 +28,16 @@ if TYPE_CHECKING:
     from fast_sam3d.checkpoints.load import Checkpoint
     from fast_sam3d.telemetry import Progress
 
-__all__ = ["DONE", "OBJECT_NAMES", "ObjectTask", "Outcome", "Worker", "config_identity", "input_identity", "read_done"]
+__all__ = [
+    "DONE",
+    "OBJECT_NAMES",
+    "ObjectOutcome",
+    "ObjectTask",
+    "ObjectWorker",
+    "config_identity",
+    "input_identity",
+    "read_done",
+]
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +67,7 @@ class ObjectTask:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ObjectOutcome:
     """What became of a task.
 
     Args:
@@ -78,7 +87,7 @@ class Outcome:
     seconds: float | None = None
 
 
-class Worker:
+class ObjectWorker:
     """Holds one pipeline and makes objects with it, one after another; a context manager.
 
     Args:
@@ -97,9 +106,10 @@ class Worker:
         load_seconds: float = 0.0,
         embedded: bool = False,
     ) -> None:
+        from fast_sam3d.adapters import unwrap
         from fast_sam3d.api import accelerate
 
-        self.pipeline = getattr(pipeline, "_pipeline", pipeline)
+        self.pipeline = unwrap(pipeline)
         self.config, self.tag, self.load_seconds, self.embedded = config, tag, load_seconds, embedded
         self.progress: Progress | None = None
         """Told of every step and stage."""
@@ -108,7 +118,7 @@ class Worker:
         self._handle = accelerate(self.pipeline, config)
 
     @classmethod
-    def load(cls, config: Config, checkpoint: Checkpoint) -> Worker:
+    def load(cls, config: Config, checkpoint: Checkpoint) -> ObjectWorker:
         """A worker with a pipeline of its own."""
         from fast_sam3d.checkpoints.load import load_checkpoint
 
@@ -118,7 +128,7 @@ class Worker:
         log.info("loaded on %s in %.1f s", pipeline.device, seconds)
         return cls(pipeline, config, checkpoint.tag, seconds, checkpoint.kind == "mini")
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> ObjectWorker:
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -150,7 +160,7 @@ class Worker:
         """The formats to decode instead where the memory does not suffice, one set after another."""
         return self._smaller_than(self.config.pipeline.formats)
 
-    def process(self, task: ObjectTask, formats: tuple[str, ...] = (), ended: Sequence[str] = ()) -> Outcome:
+    def process(self, task: ObjectTask, formats: tuple[str, ...] = (), ended: Sequence[str] = ()) -> ObjectOutcome:
         """Makes one object; whatever goes wrong with it is told, not raised.
 
         Args:
@@ -170,8 +180,8 @@ class Worker:
             if not isinstance(error, FastSam3dError):
                 message = f"{type(error).__name__}: {message}"
                 log.debug("object %d", task.number, exc_info=error)
-            return Outcome(task.number, "failed", message, seconds=time.perf_counter() - begin)
-        return Outcome(task.number, "complete", "", formats, tuple(told), time.perf_counter() - begin)
+            return ObjectOutcome(task.number, "failed", message, seconds=time.perf_counter() - begin)
+        return ObjectOutcome(task.number, "complete", "", formats, tuple(told), time.perf_counter() - begin)
 
     def _share(self, task: ObjectTask) -> SceneInput:
         if self._scene is None or self._scene[:2] != (task.folder, task.pointmap):

@@ -69,9 +69,16 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert code == 0
     assert asked == [(["attention"], 3, "cpu")]
     assert out.splitlines()[1].split() == row.split()
+    monkeypatch.setattr(measure, "overhead", lambda rounds: {"import": 0.02, "accelerate": 0.03})
     code, out, _ = run(capsys, "measure-exact", "--json")
     assert code == 0 and json.loads(out)[0]["seconds"] == [[4.0, 1.0], [9.0, 3.0], [8.0, 2.0]]
     assert asked[-1] == (command.PARTS, 7, "cpu")
+
+
+def test_the_overhead_of_an_import_and_of_accelerate(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "measure-exact", "--part", "overhead", "--rounds", "1", "--json")
+    (seconds,) = json.loads(out)
+    assert code == 0 and seconds.keys() == {"import", "accelerate"} and min(seconds.values()) > 0
 
 
 def test_invalid_arguments_of_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert len(asked) == 11  # a saving that leaves these networks alone is not counted again
     shown = command.lines({"off": [4 * 10**14], "half": [4 * 10**14], "all": [3 * 10**14]}, ["SS"])
     assert shown[1:] == [
-        "off     400.0         ",
+        "off     400.0",
         "all     300.0  -25.0 %",
         "elsewhere than in these networks: half",
     ]

@@ -293,7 +293,7 @@ def test_no_network(hub, monkeypatch):
     hub.__exit__()
     text = refused(CheckpointError)
     assert "check the network" in text
-    assert "same command" in text
+    assert "run the command again" in text
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in refused(CheckpointError)
 

@@ -103,7 +103,7 @@ def test_a_full_disk_is_an_error_of_the_scene(config, weights, room, elsewhere, 
 
     worker = actor(config, weights, elsewhere)
     worker.load()
-    monkeypatch.setattr(module.Worker, "process", full)
+    monkeypatch.setattr(module.ObjectWorker, "process", full)
     assert worker.process(TASK).error == "the disk is full"
 
 

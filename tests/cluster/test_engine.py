@@ -21,7 +21,7 @@ from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config.compose import load
 from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
 from fast_sam3d.run.progress import ObjectsProgress
-from fast_sam3d.scene.worker import ObjectTask, Outcome
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask
 from tests.cluster.fake_ray import Crash, FakeRay
 
 CORES = ({"CPU": 4.0},)
@@ -56,7 +56,7 @@ class Stub:
         if task.folder.name == Stub.full:
             return Reply(error="the disk is full")
         Stub.made.append((self.number, task.folder.name, task.number))
-        return Reply(Outcome(task.number, "complete"), warnings=("careful",) if task.number == 99 else ())
+        return Reply(ObjectOutcome(task.number, "complete"), warnings=("careful",) if task.number == 99 else ())
 
     def compose(self, composition: Any) -> Reply:
         self._die_if_deadly(composition.folder.name)
@@ -230,7 +230,7 @@ def test_a_scene_that_cannot_be_composed(bench, stub):
 
 def test_an_object_completed_before_its_worker_died_is_kept(bench, stub, monkeypatch):
     stub.deadly = Counter({"a/1": 1})
-    monkeypatch.setattr(module, "completed_on_disk", lambda task: Outcome(task.number, "complete"))
+    monkeypatch.setattr(module, "completed_on_disk", lambda task: ObjectOutcome(task.number, "complete"))
     done = bench.run(bench.scenes(a=3), workers=1)
     assert statuses(done["a"]) == ["complete"] * 3
     assert ("a", 1) not in [(scene, n) for _, scene, n in stub.made]

@@ -6,15 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fast_sam3d.config.catalogue import FEWER_STEPS, NEEDS, STAGES, Listing, listed, method_named
-from fast_sam3d.config.compose import check_methods, group_options, load, methods_of
+from fast_sam3d.config.compose import check_methods, group_options, load
+from fast_sam3d.config.methods import build_methods
 from fast_sam3d.config.packaged import resource
+from fast_sam3d.config.resolve import resolve
 from fast_sam3d.decode import MeshMethod
 from fast_sam3d.errors import ConfigError, FastSam3dError
 from fast_sam3d.sampling import StageMethod
-from fast_sam3d.sampling.guide import Both
-from fast_sam3d.sampling.when import Magnitude
+from fast_sam3d.sampling.guide.both import Both
+from fast_sam3d.sampling.when.magnitude import Magnitude
 from tests.stand_in import run
 from tests.test_packaging import loaded_after
 
@@ -39,7 +42,7 @@ def test_what_is_said_to_switch_a_method_on_does(method: Listing, stage: str) ->
 
 @pytest.mark.parametrize(("method", "stage"), FROM_FILES, ids=lambda value: getattr(value, "name", value))
 def test_needs_are_those_of_the_parts(method: Listing, stage: str) -> None:
-    built = methods_of(load(method.switch[stage]))[stage]
+    built = build_methods(load(method.switch[stage]).modules)[stage]
     needs = set()
     if isinstance(built, MeshMethod):
         needs = {"voxels"} | ({"picture"} if len(set(built.factors)) > 1 else set())
@@ -109,22 +112,45 @@ def test_fewer_steps_are_the_pipelines_own() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("# method: A\n# paper: none\nwhen: {}\n", "does not say its needs: begin it with '# needs: ...'"),
-        ("when: {}\n# method: A\n", "does not say its method and paper and needs"),
-        ("# method: A\n# paper: none\n# needs: voxel\n", "needs 'voxel': did you mean 'voxels'"),
+        ("about: {titel: A}", "about is {'titel': 'A'}: give a mapping of title, paper, needs"),
+        ("about: A", "about is 'A': give a mapping"),
+        ("about: {title: A, needs: [voxel]}", "needs 'voxel': did you mean 'voxels'"),
+        ("about: {title: A, needs: voxel}", "did you mean 'voxels'.*in a list"),
     ],
 )
-def test_a_file_without_its_first_lines_is_named(text: str, message: str, tmp_path: Path) -> None:
+def test_a_malformed_description_is_refused_with_its_file(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "ss").mkdir()
     (tmp_path / "ss" / "mine.yaml").write_text(text)
     with pytest.raises(FastSam3dError, match=message):
         listed(configs=tmp_path)
 
 
+def test_a_file_without_a_description_is_listed_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "ss").mkdir()
+    (tmp_path / "ss" / "mine.yaml").write_text("# method: Mine\nwhen: {name: always}\n")
+    (mine,) = (method for method in listed(configs=tmp_path) if method is not FEWER_STEPS)
+    assert (mine.title, mine.paper, mine.needs) == ("mine", None, {"ss": ()})
+
+
+@pytest.mark.parametrize(("method", "stage"), FROM_FILES, ids=lambda value: getattr(value, "name", value))
+def test_every_file_describes_itself_in_full_and_its_settings_do_not(method: Listing, stage: str) -> None:
+    path = resource("configs") / stage / f"{method.name}.yaml"
+    assert set(yaml.safe_load(path.read_text())["about"]) == {"title", "paper", "needs"}
+    assert "about" not in load(method.switch[stage]).modules[stage]
+
+
+def test_a_file_of_configs_works_as_a_mapping_too() -> None:
+    mapping = {"ss": yaml.safe_load((resource("configs") / "ss" / "taylorseer.yaml").read_text())}
+    assert resolve(mapping, None, []) == {"ss": load(["ss=taylorseer"]).modules["ss"]}
+    assert resolve(mapping, None, ["ss.when.stride=4"])["ss"].keys() == {"when", "where", "predict"}
+    off = yaml.safe_load((resource("configs") / "ss" / "off.yaml").read_text())
+    assert build_methods(resolve({"ss": off}, None, [])) == {}
+
+
 def test_stages_must_agree(tmp_path: Path) -> None:
     for stage, title in (("ss", "A"), ("slat", "B")):
         (tmp_path / stage).mkdir()
-        (tmp_path / stage / "mine.yaml").write_text(f"# method: {title}\n# paper: none\n# needs: nothing\n")
+        (tmp_path / stage / "mine.yaml").write_text(f"about: {{title: {title}, paper: null, needs: []}}\n")
     with pytest.raises(FastSam3dError, match="says 'B'"):
         listed(configs=tmp_path)
 

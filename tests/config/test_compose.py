@@ -18,8 +18,8 @@ from fast_sam3d.config.compose import (
     compose,
     group_options,
     load,
-    methods_of,
 )
+from fast_sam3d.config.methods import build_methods
 from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
 
 
@@ -83,7 +83,7 @@ def test_every_option_of_every_module_holds_against_its_class(preset):
 @pytest.mark.parametrize(("module", "option"), [(m, o) for m in MODULES for o in group_options()[m] if o != "off"])
 def test_yaml_files_write_out_every_default(module, option):
     """Defaults live once: a file that leaves a setting out would hide one."""
-    method = methods_of(load([f"{module}={option}"]))[module]
+    method = build_methods(load([f"{module}={option}"]).modules)[module]
     written = load([f"{module}={option}"]).modules[module]
     groups = {"shape": "shape", "6drotation_normalized": "layout", "feats": "feats"}
     settings = method.settings()

@@ -11,9 +11,12 @@ import pytest
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.sampling import build_stage_method
 from fast_sam3d.sampling.method import StageMethod
-from fast_sam3d.sampling.predict import Anchored, Hold, Taylor
-from fast_sam3d.sampling.when import Always, Stride
-from fast_sam3d.sampling.where import All
+from fast_sam3d.sampling.predict.anchored import Anchored
+from fast_sam3d.sampling.predict.hold import Hold
+from fast_sam3d.sampling.predict.taylor import Taylor
+from fast_sam3d.sampling.when.always import Always
+from fast_sam3d.sampling.when.stride import Stride
+from fast_sam3d.sampling.where.everywhere import All
 
 GROUPS = {"shape": ("shape",), "layout": ("scale", "translation")}
 PAPER: dict[str, Any] = {

@@ -8,7 +8,11 @@ from torch import Tensor
 
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.sampling.history import History
-from fast_sam3d.sampling.predict import PREDICT, Anchored, Hold, Offset, Taylor, extrapolate
+from fast_sam3d.sampling.predict import PREDICT
+from fast_sam3d.sampling.predict.anchored import Anchored
+from fast_sam3d.sampling.predict.hold import Hold
+from fast_sam3d.sampling.predict.offset import Offset
+from fast_sam3d.sampling.predict.taylor import Taylor, extrapolate
 from fast_sam3d.sampling.step import LeafEvaluation
 
 

@@ -12,9 +12,12 @@ from fast_sam3d.errors import ConfigError
 from fast_sam3d.sampling.driver import SolveSeam, SolveStage
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.method import StageMethod
-from fast_sam3d.sampling.predict import Hold
-from fast_sam3d.sampling.when import WHEN, Always, Budget, Stride, When
-from fast_sam3d.sampling.where import All
+from fast_sam3d.sampling.predict.hold import Hold
+from fast_sam3d.sampling.when import WHEN, When
+from fast_sam3d.sampling.when.always import Always
+from fast_sam3d.sampling.when.budget import Budget
+from fast_sam3d.sampling.when.stride import Stride
+from fast_sam3d.sampling.where.everywhere import All
 
 Dynamics = Callable[[torch.Tensor, float], torch.Tensor]
 

@@ -18,7 +18,10 @@ from fast_sam3d.sampling.exchange import Exchange
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation
 from fast_sam3d.sampling.tokens import Tokens, cells, high_frequency
-from fast_sam3d.sampling.where import WHERE, All, RandomCells, Saliency, unit
+from fast_sam3d.sampling.where import WHERE
+from fast_sam3d.sampling.where.everywhere import All
+from fast_sam3d.sampling.where.random_cells import RandomCells
+from fast_sam3d.sampling.where.saliency import Saliency, unit
 from fast_sam3d.telemetry import Report
 
 STAGE = SolveStage("slat", "feats", {"feats": ("feats",)}, coords=voxels_of, subset=only_voxels)

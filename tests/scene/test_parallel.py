@@ -12,8 +12,8 @@ import torch
 
 from fast_sam3d.errors import OutputError
 from fast_sam3d.scene import parallel as engines
-from fast_sam3d.scene.parallel import processes_for, side_by_side
-from fast_sam3d.scene.worker import ObjectTask, Outcome, Worker
+from fast_sam3d.scene.parallel import in_parallel, processes_for
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, ObjectWorker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
 
@@ -35,7 +35,7 @@ class Recorder:
         with open(self.place / "log", "a") as file:
             file.write(f"{task.number} {os.getpid()}\n")
         self.act(task.number)
-        return Outcome(task.number, "complete", formats=formats, out_of_memory=ended)
+        return ObjectOutcome(task.number, "complete", formats=formats, out_of_memory=ended)
 
     @property
     def log(self):
@@ -58,7 +58,7 @@ def test_groups_in_turn_and_the_large_ones_first(tmp_path):
             time.sleep(0.01)
 
     worker = Recorder(tmp_path, wait_for_the_other)
-    outcomes = list(side_by_side(worker, 2)(tasks_of(tmp_path, (1, 3, 2), (15, 19, 11))))
+    outcomes = list(in_parallel(worker, 2)(tasks_of(tmp_path, (1, 3, 2), (15, 19, 11))))
     assert sorted(outcome.number for outcome in outcomes) == [1, 2, 3, 11, 15, 19]
     assert worker.prepared == [(1, 3, 2), (15, 19, 11)]
     assert {number for number, _ in worker.log[:2]} == {3, 2}
@@ -73,7 +73,7 @@ def test_an_object_whose_process_dies_is_made_again_alone(tmp_path, caplog):
             os.kill(os.getpid(), signal.SIGKILL)
 
     worker = Recorder(tmp_path, die_once)
-    outcomes = list(side_by_side(worker, 2)(tasks_of(tmp_path, (1, 2, 3, 4))))
+    outcomes = list(in_parallel(worker, 2)(tasks_of(tmp_path, (1, 2, 3, 4))))
     assert sorted((o.number, o.status) for o in outcomes) == [(n, "complete") for n in (1, 2, 3, 4)]
     assert "object 3: its process ended with signal 9" in caplog.text
     assert worker.log[-1][0] == 3
@@ -86,7 +86,7 @@ def test_an_object_whose_process_dies_alone_too_is_made_with_less(tmp_path):
             os._exit(5)
 
     worker = Recorder(tmp_path, die_thrice)
-    told = {o.number: o for o in side_by_side(worker, 2)(tasks_of(tmp_path, (1, 2, 3, 4)))}
+    told = {o.number: o for o in in_parallel(worker, 2)(tasks_of(tmp_path, (1, 2, 3, 4)))}
     assert told[3].status == "complete" and told[3].formats == ("gaussian_4",)
     assert told[3].out_of_memory == (
         "everything, alone: its process ended with exit code 5",
@@ -100,7 +100,7 @@ def test_an_object_whose_process_dies_whatever_it_makes_has_failed(tmp_path):
         if number == 3:
             os._exit(5)
 
-    outcomes = list(side_by_side(Recorder(tmp_path, die), 2)(tasks_of(tmp_path, (1, 2, 3, 4))))
+    outcomes = list(in_parallel(Recorder(tmp_path, die), 2)(tasks_of(tmp_path, (1, 2, 3, 4))))
     told = {outcome.number: outcome for outcome in outcomes}
     assert [told[n].status for n in (1, 2, 3, 4)] == ["complete", "complete", "failed", "complete"]
     assert told[3].message.count("exit code 5") == 3
@@ -111,14 +111,14 @@ def test_a_full_disk_ends_the_run(tmp_path):
         raise OutputError("no space left: free some space")
 
     with pytest.raises(OutputError, match="free some space"):
-        list(side_by_side(Recorder(tmp_path, full), 2)(tasks_of(tmp_path, (1, 2))))
+        list(in_parallel(Recorder(tmp_path, full), 2)(tasks_of(tmp_path, (1, 2))))
 
 
 def test_what_cannot_be_prepared_is_in_the_log(tmp_path, caplog, monkeypatch):
     caplog.set_level("DEBUG", "fast_sam3d")
-    monkeypatch.setattr(Worker, "_share", lambda self, task: [][task.number])
+    monkeypatch.setattr(ObjectWorker, "_share", lambda self, task: [][task.number])
     (task,) = tasks_of(tmp_path, (7,))
-    Worker.prepare(object.__new__(Worker), task)
+    ObjectWorker.prepare(object.__new__(ObjectWorker), task)
     assert "object 7" in caplog.text and "IndexError" in caplog.text
 
 

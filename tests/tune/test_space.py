@@ -7,8 +7,10 @@ import pytest
 
 from fast_sam3d.bench.variant import variant_of
 from fast_sam3d.config.compose import group_options, load
+from fast_sam3d.decode import MeshMethod
+from fast_sam3d.ranges import tuned
 from fast_sam3d.tune.sampler import import_optuna
-from fast_sam3d.tune.space import EXACT, RANGES, STAGES, Candidate, Method, ask, methods
+from fast_sam3d.tune.space import EXACT, STAGES, Candidate, Method, ask, methods
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_the_name_is_what_the_command_line_takes():
 
 
 def test_what_equals_the_file_is_left_out():
-    assert RANGES["mesh"]["factors"].holds([2.0, 1.5, 1.25])
+    assert tuned(MeshMethod)["factors"].holds([2.0, 1.5, 1.25])
     method = next(m for m in methods("mesh") if m.option == "fast_sam3d")
     assert isinstance(method, Method)
     chosen = {**method.first(), "mesh.threshold_low": 0.2512}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from fast_sam3d.ranges import number
+from fast_sam3d.ranges import Real, setting
+from fast_sam3d.sampling.guide.base import Guide
 from fast_sam3d.sampling.step import Leaves
 
 
 @dataclass(frozen=True, slots=True)
-class Adaptive:
+class Adaptive(Guide):
     """The unconditional call is dropped for the rest of a solve once both velocities point the same way.
 
     From then on the velocity is the conditional one, as where the guidance's interval has ended.
@@ -23,10 +25,8 @@ class Adaptive:
         threshold: cosine of the two, -1 to 1; above 1 nothing is dropped.
     """
 
-    threshold: float = 0.99
-
-    def __post_init__(self) -> None:
-        number("threshold", self.threshold, -1.0, 2.0)
+    name: ClassVar[str] = "adaptive"
+    threshold: float = setting(0.99, Real(-1.0, 2.0), tune=Real(0.9, 0.999))
 
     def start(self) -> Dropping:
         """See `Guide`."""

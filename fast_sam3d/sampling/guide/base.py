@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fast_sam3d.sampling.part import Part
 from fast_sam3d.sampling.step import Leaves
 
 
@@ -45,9 +46,11 @@ class Guiding(Protocol):
         ...
 
 
-class Guide(Protocol):
-    """Settings of the unconditional call of classifier-free guidance."""
+class Guide(Part):
+    """A way of making, or saving, the unconditional call of classifier-free guidance."""
+
+    __slots__ = ()
 
     def start(self) -> Guiding | None:
         """Begin a solve. None: both calls are always made."""
-        ...
+        raise NotImplementedError

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+from fast_sam3d.sampling.guide.base import Guide
 
 
 @dataclass(frozen=True, slots=True)
-class Both:
+class Both(Guide):
     """Both calls, whenever the pipeline asks for them."""
+
+    name: ClassVar[str] = "both"
+    same_for_all_objects: ClassVar[bool] = True
 
     def start(self) -> None:
         """See `Guide`."""

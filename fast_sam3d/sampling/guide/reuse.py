@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fast_sam3d.ranges import whole
+from fast_sam3d.ranges import Whole, setting
+from fast_sam3d.sampling.guide.base import Guide
 from fast_sam3d.sampling.step import Leaves
 
 
 @dataclass(frozen=True, slots=True)
-class Reuse:
+class Reuse(Guide):
     """The unconditional velocity is the conditional one plus their difference of the last time that both were made.
 
     Source: FasterCache (arXiv 2410.19355), "CFG-Cache". It keeps the low and the high frequencies of the difference
@@ -23,12 +25,9 @@ class Reuse:
         warmup: guided steps at which it is made first, at least 1.
     """
 
-    interval: int = 5
-    warmup: int = 3
-
-    def __post_init__(self) -> None:
-        whole("interval", self.interval, 1)
-        whole("warmup", self.warmup, 1)
+    name: ClassVar[str] = "reuse"
+    interval: int = setting(5, Whole(1), tune=Whole(2, 8))
+    warmup: int = setting(3, Whole(1), tune=Whole(1, 6))
 
     def start(self) -> Reusing:
         """See `Guide`."""

@@ -7,15 +7,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fast_sam3d.ranges import whole
+from fast_sam3d.ranges import Whole, setting
 from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.predict.base import Integrate
 from fast_sam3d.sampling.predict.newton import differences, monomials
 from fast_sam3d.sampling.predict.taylor import extrapolate
 from fast_sam3d.sampling.step import LeafEvaluation
 
 
 @dataclass(frozen=True, slots=True)
-class AdamsBashforth:
+class AdamsBashforth(Integrate):
     """x moves by the integral of the polynomial through the last `order` evaluated velocities.
 
     No cache at all: the steps between two evaluations together are one step of the solver from the one to the other,
@@ -29,11 +30,9 @@ class AdamsBashforth:
         order: 1 is Euler on the evaluated grid, 2 to 4.
     """
 
-    order: int = 2
+    name: ClassVar[str] = "adams_bashforth"
+    order: int = setting(2, Whole(1, 4), tune=Whole(2, 3))
     corrects: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        whole("order", self.order, 1, 4)
 
     @property
     def depth(self) -> int:

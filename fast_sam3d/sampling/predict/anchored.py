@@ -8,13 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fast_sam3d.ranges import number
+from fast_sam3d.ranges import Real, setting
 from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.predict.base import Predict
 from fast_sam3d.sampling.step import LeafEvaluation
 
 
 @dataclass(frozen=True, slots=True)
-class Anchored:
+class Anchored(Predict):
     """The linear extrapolation pulled towards the last evaluated velocity: beta v_lin + (1 - beta) v_anchor.
 
     Source: Fast-SAM3D (arXiv 2602.05293) section 3.2, for the layout leaves. The public release computes this and
@@ -24,11 +25,10 @@ class Anchored:
         beta: 0 holds the anchor, 1 is the extrapolation alone; the paper recommends 0.5 to 0.7.
     """
 
-    beta: float = 0.5
+    name: ClassVar[str] = "anchored"
+    same_for_all_objects: ClassVar[bool] = True
+    beta: float = setting(0.5, Real(0.0, 1.0), tune=Real(0.0, 0.9))
     depth: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        number("beta", self.beta, 0.0, 1.0)
 
     def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
         """See `Predict`."""

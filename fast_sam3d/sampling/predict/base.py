@@ -1,22 +1,20 @@
-"""What a predictor is."""
+"""The interface of predictors."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 from torch import Tensor
 
 from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.part import Part
 from fast_sam3d.sampling.step import LeafEvaluation
 
 
-class Predict(Protocol):
+class Predict(Part):
     """A predictor of one leaf's velocity."""
 
-    @property
-    def depth(self) -> int:
-        """Evaluations that the prediction looks back on."""
-        ...
+    __slots__ = ()
 
     def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
         """Predict the velocity.
@@ -29,18 +27,23 @@ class Predict(Protocol):
         Returns:
             the velocity, with the shape and dtype of the newest evaluated one.
         """
-        ...
+        raise NotImplementedError
 
 
-@runtime_checkable
-class Integrate(Predict, Protocol):
-    """A predictor that knows the way over a whole step, where the others give the velocity at its start.
+class Integrate(Predict):
+    """A predictor of the mean velocity over a whole step, where the others predict the velocity at its start.
 
-    `corrects`: the network's own velocity, too, gives way to the mean over its step; False: evaluated steps are plain
-    Euler steps.
+    Attributes:
+        corrects: the mean over the step replaces the network's own velocity, too; False: evaluated steps are plain
+            Euler steps.
     """
 
-    corrects: ClassVar[bool]
+    __slots__ = ()
+    corrects: ClassVar[bool] = False
+
+    def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
+        """See `Predict`."""
+        return self.over(history, t, t, x)
 
     def over(self, history: History[LeafEvaluation], start: float, end: float, x: Tensor) -> Tensor:
         """The mean velocity over a step.
@@ -53,4 +56,4 @@ class Integrate(Predict, Protocol):
         Returns:
             (state at end - x) / (end - start), with the shape and dtype of the newest evaluated velocity.
         """
-        ...
+        raise NotImplementedError

@@ -9,13 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.predict.base import Predict
 from fast_sam3d.sampling.step import LeafEvaluation
 
 
 @dataclass(frozen=True, slots=True)
-class Chebyshev:
+class Chebyshev(Predict):
     """Chebyshev polynomials fitted to all evaluated velocities by ridge regression, mixed with the local line.
 
     Source: Spectrum (arXiv 2603.01623), with its four terms, ridge of 0.1 and 2t - 1 as the variable, on the final
@@ -27,16 +28,12 @@ class Chebyshev:
         blend: share of the fit against the linear extrapolation of the last two; the paper takes 0.5 to 1.
     """
 
-    terms: int = 4
-    ridge: float = 0.1
-    blend: float = 0.5
+    name: ClassVar[str] = "chebyshev"
+    terms: int = setting(4, Whole(1, 12))
+    ridge: float = setting(0.1, Real(0.0, 1e6))
+    blend: float = setting(0.5, Real(0.0, 1.0), tune=Real(0.0, 1.0))
     depth: ClassVar[int] = 1000
     """All that a solve can have."""
-
-    def __post_init__(self) -> None:
-        whole("terms", self.terms, 1, 12)
-        number("ridge", self.ridge, 0.0, 1e6)
-        number("blend", self.blend, 0.0, 1.0)
 
     def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
         """See `Predict`."""

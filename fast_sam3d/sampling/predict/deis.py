@@ -9,14 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fast_sam3d.ranges import whole
+from fast_sam3d.ranges import Whole, setting
 from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.predict.base import Integrate
 from fast_sam3d.sampling.predict.newton import differences, monomials
 from fast_sam3d.sampling.step import LeafEvaluation
 
 
 @dataclass(frozen=True, slots=True)
-class Deis:
+class Deis(Integrate):
     """Adams-Bashforth for the data that the network predicts, with the rest of the equation solved exactly.
 
     On the straight path x = (1 - t) noise + t data the velocity says where the path ends: D = x + (1 - t) v. In terms
@@ -36,20 +37,14 @@ class Deis:
         order: 1 to 3.
     """
 
-    order: int = 2
+    name: ClassVar[str] = "deis"
+    order: int = setting(2, Whole(1, 3), tune=Whole(2, 3))
     corrects: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        whole("order", self.order, 1, 3)
 
     @property
     def depth(self) -> int:
         """See `Predict`."""
         return self.order
-
-    def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
-        """See `Predict`."""
-        return self.over(history, t, t, x)
 
     def over(self, history: History[LeafEvaluation], start: float, end: float, x: Tensor) -> Tensor:
         """See `Integrate`."""

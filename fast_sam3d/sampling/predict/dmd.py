@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import Real, Settings, Whole, check, setting
 from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.predict.base import Predict
 from fast_sam3d.sampling.predict.hermite import Hermite
 from fast_sam3d.sampling.step import LeafEvaluation
 
@@ -17,7 +19,7 @@ SPACING = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class DynamicModes:
+class DynamicModes(Predict):
     """The linear map that takes each snapshot to the next, applied a fraction of times by powers of its eigenvalues.
 
     Snapshots are the newest evaluated velocities as long as they are equally spaced in t; with fewer than `least` of
@@ -34,17 +36,17 @@ class DynamicModes:
         order, sigma, stride: of the fallback.
     """
 
-    least: int = 4
-    window: int = 6
-    cutoff: float = 1e-4
-    order: int = 2
-    sigma: float = 0.5
-    stride: int = 3
+    name: ClassVar[str] = "dmd"
+    least: int = setting(4, Whole(3))
+    window: int = setting(6)
+    cutoff: float = setting(1e-4, Real(1e-12, 0.5))
+    order: int = setting(2, tune=Whole(1, 2))
+    sigma: float = setting(0.5)
+    stride: int = setting(3)
 
     def __post_init__(self) -> None:
-        whole("least", self.least, 3)
-        whole("window", self.window, self.least)
-        number("cutoff", self.cutoff, 1e-12, 0.5)
+        Settings.__post_init__(self)
+        check("window", self.window, Whole(self.least))
         self.fallback  # noqa: B018 (checks its own settings)
 
     @property

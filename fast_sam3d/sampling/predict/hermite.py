@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.predict.base import Predict
 from fast_sam3d.sampling.predict.newton import differences
 from fast_sam3d.sampling.step import LeafEvaluation
 
 
 @dataclass(frozen=True, slots=True)
-class Hermite:
+class Hermite(Predict):
     """v + sum over i of (difference i / i!) sigma^i H_i(sigma x), with x the distance from the last evaluation.
 
     H_1(x) = 2x, H_2(x) = 4x^2 - 2: against Taylor's terms the first is scaled by 2 sigma^2, a half at sigma 0.5. So
@@ -30,14 +32,10 @@ class Hermite:
         stride: steps between two evaluations, as the schedule has it.
     """
 
-    order: int = 2
-    sigma: float = 0.5
-    stride: int = 3
-
-    def __post_init__(self) -> None:
-        whole("order", self.order, 1, 2)
-        number("sigma", self.sigma, 1e-3, 10.0)
-        whole("stride", self.stride, 1)
+    name: ClassVar[str] = "hermite"
+    order: int = setting(2, Whole(1, 2), tune=Whole(1, 2))
+    sigma: float = setting(0.5, Real(1e-3, 10.0))
+    stride: int = setting(3, Whole(1))
 
     @property
     def depth(self) -> int:

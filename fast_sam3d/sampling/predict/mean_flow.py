@@ -8,13 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fast_sam3d.ranges import whole
+from fast_sam3d.ranges import Whole, setting
 from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.predict.base import Integrate
 from fast_sam3d.sampling.step import LeafEvaluation
 
 
 @dataclass(frozen=True, slots=True)
-class MeanFlow:
+class MeanFlow(Integrate):
     """The mean velocity from the last evaluation e to a later s is v_e + (s - e) J with J = (v_e - u) / (e - w).
 
     u is the mean velocity with which the state came from w to e, so J stands for the derivative of the mean velocity
@@ -27,20 +28,13 @@ class MeanFlow:
         window: evaluations from w to e; with stride 3 two of them are the paper's six steps.
     """
 
-    window: int = 2
-    corrects: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        whole("window", self.window, 1)
+    name: ClassVar[str] = "mean_flow"
+    window: int = setting(2, Whole(1), tune=Whole(1, 4))
 
     @property
     def depth(self) -> int:
         """See `Predict`."""
         return self.window + 1
-
-    def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
-        """See `Predict`."""
-        return self.over(history, t, t, x)
 
     def over(self, history: History[LeafEvaluation], start: float, end: float, x: Tensor) -> Tensor:
         """See `Integrate`."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from fast_sam3d.ranges import whole
+from fast_sam3d.ranges import Whole, setting
 from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.predict.base import Predict
 from fast_sam3d.sampling.predict.newton import differences
 from fast_sam3d.sampling.step import LeafEvaluation
 
@@ -34,7 +36,7 @@ def extrapolate(history: History[LeafEvaluation], t: float, order: int) -> Tenso
 
 
 @dataclass(frozen=True, slots=True)
-class Taylor:
+class Taylor(Predict):
     """Extrapolation of the velocity along t.
 
     Source: Fast-SAM3D (arXiv 2602.05293) section 3.2 with order 1; TaylorSeer (arXiv 2503.06923), final-output form,
@@ -45,10 +47,9 @@ class Taylor:
         order: 0 holds, 1 is linear, 2 quadratic.
     """
 
-    order: int = 1
-
-    def __post_init__(self) -> None:
-        whole("order", self.order, 0, 2)
+    name: ClassVar[str] = "taylor"
+    same_for_all_objects: ClassVar[bool] = True
+    order: int = setting(1, Whole(0, 2), tune=Whole(0, 2))
 
     @property
     def depth(self) -> int:

@@ -1,24 +1,22 @@
-"""What a schedule is."""
+"""The interface of schedules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.part import Part
 from fast_sam3d.sampling.step import Evaluation, Leaves
 
 Decide: TypeAlias = Callable[[int, History[Evaluation], Leaves], bool]
 
 
-class When(Protocol):
-    """Settings of a schedule; what it must remember during a solve lives in the function that `start` returns."""
+class When(Part):
+    """A schedule: the steps at which the network runs. What it remembers during a solve is in `start`'s result."""
 
-    @property
-    def depth(self) -> int:
-        """Evaluations that the decision looks back on."""
-        ...
+    __slots__ = ()
 
     def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """Begin a solve.
@@ -31,4 +29,4 @@ class When(Protocol):
             (step, history, state at the step) -> whether the network runs; called once for every step between the
             first and the last, in order.
         """
-        ...
+        raise NotImplementedError

@@ -8,15 +8,15 @@ from typing import ClassVar
 
 import torch
 
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation, Leaves
-from fast_sam3d.sampling.when.base import Decide
+from fast_sam3d.sampling.when.base import Decide, When
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(When):
     """The first `warmup` steps, then whenever the expected relative change since the last evaluation reaches a budget.
 
     Each step x has moved on from the last adds kappa mean|dx| / mean|v| to the change, where kappa is the curvature of
@@ -32,15 +32,11 @@ class Budget:
         momentum: share of the old kappa in the new one.
     """
 
-    threshold: float = 1.5
-    warmup: int = 3
-    momentum: float = 0.7
+    name: ClassVar[str] = "budget"
+    threshold: float = setting(1.5, Real(1e-6, 1e6), tune=Real(0.02, 5.0, log=True))
+    warmup: int = setting(3, Whole(2), tune=Whole(2, 6))
+    momentum: float = setting(0.7, Real(0.0, 0.999))
     depth: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        number("threshold", self.threshold, 1e-6, 1e6)
-        whole("warmup", self.warmup, 2)
-        number("momentum", self.momentum, 0.0, 0.999)
 
     def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""

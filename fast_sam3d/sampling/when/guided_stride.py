@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import Real, Settings, Whole, check, setting
 from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation, Leaves
-from fast_sam3d.sampling.when.base import Decide
+from fast_sam3d.sampling.when.base import Decide, When
 
 
 @dataclass(frozen=True, slots=True)
-class GuidedStride:
+class GuidedStride(When):
     """A stride while guidance is on, an evaluation at the first step after it, and another stride from there.
 
     The velocity jumps where guidance ends: (1 + s) c - s u before, c after. One that is held or extrapolated across
@@ -30,18 +30,17 @@ class GuidedStride:
         warmup: steps evaluated first, at least 1.
     """
 
-    stride: int = 4
-    late: int = 4
-    end: float | None = None
-    warmup: int = 4
-    depth: ClassVar[int] = 1
+    name: ClassVar[str] = "guided_stride"
+    same_for_all_objects: ClassVar[bool] = True
+    stride: int = setting(4, Whole(1), tune=Whole(1, 8))
+    late: int = setting(4, Whole(1), tune=Whole(2, 10))
+    end: float | None = setting(None)
+    warmup: int = setting(4, Whole(1), tune=Whole(1, 6))
 
     def __post_init__(self) -> None:
-        whole("stride", self.stride, 1)
-        whole("late", self.late, 1)
+        Settings.__post_init__(self)
         if self.end is not None:
-            number("end", self.end, 0.0, 1.0)
-        whole("warmup", self.warmup, 1)
+            check("end", self.end, Real(0.0, 1.0))
 
     def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""

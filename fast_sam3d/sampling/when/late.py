@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.guide.base import Guidance
-from fast_sam3d.sampling.when.base import Decide
+from fast_sam3d.sampling.when.base import Decide, When
 
 
 @dataclass(frozen=True, slots=True)
-class Late:
+class Late(When):
     """Every step, and from a share of the steps on every `stride`-th.
 
     Source: the last phase of Fast3DCache (arXiv 2511.22533).
@@ -22,13 +22,9 @@ class Late:
         stride: 1 is every step.
     """
 
-    begin: float = 0.75
-    stride: int = 3
-    depth: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        number("begin", self.begin, 0.0, 1.0)
-        whole("stride", self.stride, 1)
+    name: ClassVar[str] = "late"
+    begin: float = setting(0.75, Real(0.0, 1.0), tune=Real(0.3, 0.95))
+    stride: int = setting(3, Whole(1), tune=Whole(2, 6))
 
     def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""

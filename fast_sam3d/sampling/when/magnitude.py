@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import Real, Settings, Whole, check, setting
 from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation, Leaves
-from fast_sam3d.sampling.when.base import Decide
+from fast_sam3d.sampling.when.base import Decide, When
 
 
 @dataclass(frozen=True, slots=True)
-class Magnitude:
+class Magnitude(When):
     """Steps are skipped while the known change of the velocity's magnitude since the last evaluation adds up to little.
 
     Each skipped step multiplies the known ratios of magnitude of one step to the step before, and adds |1 - product|
@@ -32,11 +32,11 @@ class Magnitude:
         warmup: steps evaluated first, at least 1; the paper's is a fifth of all.
     """
 
-    ratios: tuple[float, ...] = ()
-    threshold: float = 0.12
-    longest: int = 2
-    warmup: int = 5
-    depth: ClassVar[int] = 1
+    name: ClassVar[str] = "magnitude"
+    ratios: tuple[float, ...] = setting(())
+    threshold: float = setting(0.12, Real(1e-9, 1e6), tune=Real(0.02, 0.6, log=True))
+    longest: int = setting(2, Whole(1), tune=Whole(1, 6))
+    warmup: int = setting(5, Whole(1), tune=Whole(1, 6))
 
     def __post_init__(self) -> None:
         given: Any = self.ratios
@@ -46,11 +46,9 @@ class Magnitude:
                 "(fast_sam3d.tune.calibrate measures them)"
             )
         for ratio in given:
-            number("ratios", ratio, 1e-6, 1e6)
+            check("ratios", ratio, Real(1e-6, 1e6))
         object.__setattr__(self, "ratios", tuple(float(ratio) for ratio in given))
-        number("threshold", self.threshold, 1e-9, 1e6)
-        whole("longest", self.longest, 1)
-        whole("warmup", self.warmup, 1)
+        Settings.__post_init__(self)
 
     def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fast_sam3d.ranges import whole
+from fast_sam3d.ranges import Whole, setting
 from fast_sam3d.sampling.guide.base import Guidance
-from fast_sam3d.sampling.when.base import Decide
+from fast_sam3d.sampling.when.base import Decide, When
 
 
 @dataclass(frozen=True, slots=True)
-class Stride:
+class Stride(When):
     """The first `warmup` steps, then every `stride`-th.
 
     Source: Fast-SAM3D (arXiv 2602.05293) section 3.2 with stride 3 and warm-up 2: 25 steps run at
@@ -23,13 +23,10 @@ class Stride:
         warmup: steps evaluated first, at least 1.
     """
 
-    stride: int = 3
-    warmup: int = 2
-    depth: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        whole("stride", self.stride, 1)
-        whole("warmup", self.warmup, 1)
+    name: ClassVar[str] = "stride"
+    same_for_all_objects: ClassVar[bool] = True
+    stride: int = setting(3, Whole(1), tune=Whole(2, 12))
+    warmup: int = setting(2, Whole(1), tune=Whole(1, 6))
 
     def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""

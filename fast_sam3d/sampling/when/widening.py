@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation, Leaves
-from fast_sam3d.sampling.when.base import Decide
+from fast_sam3d.sampling.when.base import Decide, When
 
 
 @dataclass(frozen=True, slots=True)
-class Widening:
+class Widening(When):
     """The first `warmup` steps, then gaps that grow: every evaluation adds `growth` to the distance to the next.
 
     Source: Spectrum (arXiv 2603.01623): from 2 steps on by 0.75 (3.5x fewer calls of 50) or by 3 (5x).
@@ -26,15 +26,10 @@ class Widening:
         warmup: steps evaluated first, at least 1.
     """
 
-    first: float = 2.0
-    growth: float = 0.75
-    warmup: int = 5
-    depth: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        number("first", self.first, 1.0, 1000.0)
-        number("growth", self.growth, 0.0, 1000.0)
-        whole("warmup", self.warmup, 1)
+    name: ClassVar[str] = "widening"
+    first: float = setting(2.0, Real(1.0, 1000.0), tune=Real(1.0, 4.0))
+    growth: float = setting(0.75, Real(0.0, 1000.0), tune=Real(0.1, 3.0))
+    warmup: int = setting(5, Whole(1), tune=Whole(1, 6))
 
     def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""

@@ -1,15 +1,16 @@
-"""What a choice of tokens is."""
+"""The interface of token choices."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fast_sam3d.sampling.history import History
+from fast_sam3d.sampling.part import Part
 from fast_sam3d.sampling.step import Evaluation
 from fast_sam3d.sampling.tokens import Tokens
 
@@ -59,20 +60,17 @@ class Held:
 Choose: TypeAlias = Callable[[int, History[Evaluation]], Tensor | Merged | Held | None]
 
 
-class Where(Protocol):
-    """Settings of a choice of tokens; what it must remember during a solve lives in the function that `start` returns.
+class Where(Part):
+    """A choice of the tokens that the network evaluates. What it remembers during a solve is in `start`'s result.
 
-    `needs_tokens`: it only serves a stage whose tokens are voxels. `needs_decoder`: it only serves a stage whose state
-    can be decoded to occupancy on the way.
+    Attributes:
+        needs_tokens: it fits only a stage with voxels as tokens.
+        needs_decoder: it fits only a stage whose state can be decoded to occupancy in mid-solve.
     """
 
-    needs_tokens: ClassVar[bool]
-    needs_decoder: ClassVar[bool]
-
-    @property
-    def depth(self) -> int:
-        """Evaluations that the choice looks back on."""
-        ...
+    __slots__ = ()
+    needs_tokens: ClassVar[bool] = False
+    needs_decoder: ClassVar[bool] = False
 
     def start(self, tokens: Tokens | None) -> Choose:
         """Begin a solve.
@@ -85,4 +83,4 @@ class Where(Protocol):
             last velocity; or `Merged`, or `Held`; None: all enter. Called at every evaluated step between the first
             and the last.
         """
-        ...
+        raise NotImplementedError

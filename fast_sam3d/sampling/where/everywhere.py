@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fast_sam3d.sampling.tokens import Tokens
-from fast_sam3d.sampling.where.base import Choose
+from fast_sam3d.sampling.where.base import Choose, Where
 
 
 @dataclass(frozen=True, slots=True)
-class All:
+class All(Where):
     """Every token."""
 
-    needs_tokens: ClassVar[bool] = False
-    needs_decoder: ClassVar[bool] = False
-    depth: ClassVar[int] = 1
+    name: ClassVar[str] = "all"
+    same_for_all_objects: ClassVar[bool] = True
 
     def start(self, tokens: Tokens | None) -> Choose:
         """See `Where`."""

@@ -9,15 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation
 from fast_sam3d.sampling.tokens import Tokens, cells
-from fast_sam3d.sampling.where.base import Choose
+from fast_sam3d.sampling.where.base import Choose, Where
 
 
 @dataclass(frozen=True, slots=True)
-class RandomCells:
+class RandomCells(Where):
     """A random share of the 2x2x2 cells, new at every evaluated step: what any clever choice has to beat.
 
     Args:
@@ -26,17 +26,11 @@ class RandomCells:
         warmup: steps that run on all tokens first, at least 1.
     """
 
-    keep: float = 0.5
-    seed: int = 0
-    warmup: int = 3
+    name: ClassVar[str] = "random"
+    keep: float = setting(0.5, Real(1e-3, 1.0), tune=Real(0.2, 0.95))
+    seed: int = setting(0, Whole(0))
+    warmup: int = setting(3, Whole(1))
     needs_tokens: ClassVar[bool] = True
-    needs_decoder: ClassVar[bool] = False
-    depth: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        number("keep", self.keep, 1e-3, 1.0)
-        whole("seed", self.seed, 0)
-        whole("warmup", self.warmup, 1)
 
     def start(self, tokens: Tokens | None) -> Choose:
         """See `Where`."""

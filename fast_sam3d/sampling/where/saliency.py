@@ -9,15 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation
 from fast_sam3d.sampling.tokens import Tokens, cells, high_frequency
-from fast_sam3d.sampling.where.base import Choose
+from fast_sam3d.sampling.where.base import Choose, Where
 
 
 @dataclass(frozen=True, slots=True)
-class Saliency:
+class Saliency(Where):
     """The 2x2x2 cells that move most and have most detail: J = (M + gamma A) / 2 + S / 2, averaged over a cell.
 
     M is the norm of a token's velocity, A that of its last change, S the high-frequency part of the occupancy logits
@@ -34,19 +34,13 @@ class Saliency:
         warmup: steps that run on all tokens first, at least 1.
     """
 
-    keep: float = 0.1
-    gamma: float = 0.7
-    cutoff: float = 0.125
-    warmup: int = 3
+    name: ClassVar[str] = "saliency"
+    keep: float = setting(0.1, Real(1e-3, 1.0), tune=Real(0.05, 1.0))
+    gamma: float = setting(0.7, Real(0.0, 100.0))
+    cutoff: float = setting(0.125, Real(0.0, 0.5))
+    warmup: int = setting(3, Whole(1))
     needs_tokens: ClassVar[bool] = True
-    needs_decoder: ClassVar[bool] = False
     depth: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        number("keep", self.keep, 1e-3, 1.0)
-        number("gamma", self.gamma, 0.0, 100.0)
-        number("cutoff", self.cutoff, 0.0, 0.5)
-        whole("warmup", self.warmup, 1)
 
     def start(self, tokens: Tokens | None) -> Choose:
         """See `Where`."""

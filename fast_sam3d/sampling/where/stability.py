@@ -9,16 +9,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation, Leaves
 from fast_sam3d.sampling.tokens import Tokens
-from fast_sam3d.sampling.where.base import Choose, Held
+from fast_sam3d.sampling.where.base import Choose, Held, Where
 from fast_sam3d.sampling.where.saliency import unit
 
 
 @dataclass(frozen=True, slots=True)
-class Stability:
+class Stability(Where):
     """As many tokens of the sparse structure keep their velocity as its voxels are expected to have settled.
 
     How many voxels flip between the shapes that the first steps point at, sigma, is decoded once; the expected number
@@ -37,21 +37,14 @@ class Stability:
         change: weight of the change against the magnitude, 0 to 1.
     """
 
-    full: float = 0.2
-    decay: float = 0.07
-    refresh: int = 8
-    longest: int = 3
-    change: float = 0.7
-    needs_tokens: ClassVar[bool] = False
+    name: ClassVar[str] = "stability"
+    full: float = setting(0.2, Real(0.0, 1.0), tune=Real(0.1, 0.6))
+    decay: float = setting(0.07, Real(0.0, 100.0))
+    refresh: int = setting(8, Whole(1))
+    longest: int = setting(3, Whole(1), tune=Whole(1, 4))
+    change: float = setting(0.7, Real(0.0, 1.0))
     needs_decoder: ClassVar[bool] = True
     depth: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        number("full", self.full, 0.0, 1.0)
-        number("decay", self.decay, 0.0, 100.0)
-        whole("refresh", self.refresh, 1)
-        whole("longest", self.longest, 1)
-        number("change", self.change, 0.0, 1.0)
 
     def start(self, tokens: Tokens | None) -> Choose:
         """See `Where`."""

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast_sam3d.ranges import number, whole
+from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation
 from fast_sam3d.sampling.tokens import Tokens, cells
-from fast_sam3d.sampling.where.base import Choose, Merged
+from fast_sam3d.sampling.where.base import Choose, Merged, Where
 
 
 @dataclass(frozen=True, slots=True)
-class MergeCells:
+class MergeCells(Where):
     """Of each 2x2x2 block of packed tokens one is the destination, and those most like theirs are merged into it.
 
     A packed token is a cell of 2x2x2 voxels, which the backbone works on; so a block is 4x4x4 voxels. The merged cells'
@@ -34,15 +34,10 @@ class MergeCells:
         warmup: steps that run on all tokens first, at least 1.
     """
 
-    merge: float = 0.5
-    warmup: int = 3
+    name: ClassVar[str] = "tome"
+    merge: float = setting(0.5, Real(0.0, 0.875), tune=Real(0.05, 0.75))
+    warmup: int = setting(3, Whole(1))
     needs_tokens: ClassVar[bool] = True
-    needs_decoder: ClassVar[bool] = False
-    depth: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        number("merge", self.merge, 0.0, 0.875)
-        whole("warmup", self.warmup, 1)
 
     def start(self, tokens: Tokens | None) -> Choose:
         """See `Where`."""

@@ -14,8 +14,8 @@ from torch import Tensor
 import fast_sam3d
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.model.flow import time_grid
-from fast_sam3d.sampling.guide import Adaptive, Reuse
-from fast_sam3d.sampling.guide.adaptive import cosine
+from fast_sam3d.sampling.guide.adaptive import Adaptive, cosine
+from fast_sam3d.sampling.guide.reuse import Reuse
 from tests.fakes import FakePipeline, equal, same_vars, snapshot
 
 STEPS, GUIDED = 25, 19

@@ -13,8 +13,11 @@ import torch
 from fast_sam3d.config.compose import compose
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.sampling.history import History
-from fast_sam3d.sampling.predict import Chebyshev, DynamicModes, Hermite, MeanFlow, Taylor
-from fast_sam3d.sampling.predict.dmd import equally_spaced
+from fast_sam3d.sampling.predict.chebyshev import Chebyshev
+from fast_sam3d.sampling.predict.dmd import DynamicModes, equally_spaced
+from fast_sam3d.sampling.predict.hermite import Hermite
+from fast_sam3d.sampling.predict.mean_flow import MeanFlow
+from fast_sam3d.sampling.predict.taylor import Taylor
 from fast_sam3d.sampling.step import LeafEvaluation
 from tests.sampling.reference import GRID, ODES, PAPER, STEPS, Past, driven, slow
 

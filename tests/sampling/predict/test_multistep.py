@@ -10,8 +10,8 @@ import torch
 
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.sampling.history import History
-from fast_sam3d.sampling.predict import AdamsBashforth, Deis
-from fast_sam3d.sampling.predict.deis import weighted_power
+from fast_sam3d.sampling.predict.adams_bashforth import AdamsBashforth
+from fast_sam3d.sampling.predict.deis import Deis, weighted_power
 from fast_sam3d.sampling.step import LeafEvaluation
 from tests.sampling.reference import (
     GRID,

@@ -10,8 +10,9 @@ import pytest
 
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.sampling.guide import Guidance
-from fast_sam3d.sampling.when import GuidedStride, Magnitude, Widening
-from fast_sam3d.sampling.when.magnitude import resampled
+from fast_sam3d.sampling.when.guided_stride import GuidedStride
+from fast_sam3d.sampling.when.magnitude import Magnitude, resampled
+from fast_sam3d.sampling.when.widening import Widening
 from tests.sampling.reference import GRID, ODES, driven
 
 FIELD = ODES["forced"][0]

@@ -16,7 +16,7 @@ from fast_sam3d.patch import Layer
 from fast_sam3d.sampling import build_stage_method
 from fast_sam3d.sampling.driver import SolveSeam, SolveStage
 from fast_sam3d.sampling.exchange import Exchange
-from fast_sam3d.sampling.where import Stability
+from fast_sam3d.sampling.where.stability import Stability
 from fast_sam3d.telemetry import Report
 
 EDGE, STEPS = 4, 25

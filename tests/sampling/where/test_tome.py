@@ -18,7 +18,8 @@ from fast_sam3d.sampling.exchange import Exchange
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation
 from fast_sam3d.sampling.tokens import Tokens
-from fast_sam3d.sampling.where import MergeCells, Merged
+from fast_sam3d.sampling.where import Merged
+from fast_sam3d.sampling.where.tome import MergeCells
 from fast_sam3d.telemetry import Report, SolveRecord
 
 STAGE = SolveStage("slat", "feats", {"feats": ("feats",)}, coords=voxels_of, subset=only_voxels)

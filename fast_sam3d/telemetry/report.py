@@ -1,19 +1,15 @@
-"""What a run cost: seconds per stage, network calls made and saved per solve, peak memory."""
+"""The report of accelerated or observed runs: seconds per stage, network calls per solve, peak memory."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict
 from typing import Any
 
-from fast_sam3d.patch import Seam
-
-Progress = Callable[[str, int, int], None]
-"""(stage, steps done, steps in all); a stage without steps counts 0 of 1 and 1 of 1."""
+from fast_sam3d.telemetry.records import AggregationRecord, Progress, SolveRecord, StepRecord
 
 _ORDER = (
     "pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess", "layout",
@@ -21,123 +17,12 @@ _ORDER = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class StepRecord:
-    """What one step cost, measured where the network is called.
-
-    Args:
-        step: 0 for the first.
-        t: time at the step's start.
-        evaluated: the network ran; False: the velocity was predicted.
-        calls: network calls made, the unconditional ones of guidance included.
-        saved: network calls that a prediction, or the way in which guidance was made, spared.
-        tokens: tokens that reached the network in one call; 0 when predicted.
-        fallback: a prediction was not finite, so the network ran in its place.
-    """
-
-    step: int
-    t: float
-    evaluated: bool
-    calls: int
-    saved: int
-    tokens: int
-    fallback: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AggregationRecord:
-    """What was done to one object.
-
-    Args:
-        factor: by which its voxels were merged; 1 left it as it was.
-        picture, shape: high-frequency ratios, None where they say nothing.
-        voxels, kept: before and after.
-    """
-
-    factor: float
-    picture: float | None
-    shape: float | None
-    voxels: int
-    kept: int
-
-
-@dataclass
-class SolveRecord:
-    """One solve.
-
-    Args:
-        stage: "ss" or "slat".
-        steps_planned: steps of the time grid.
-        steps: those taken, in order.
-        complete: the end was reached; False after an abort.
-        context_bytes: memory that kept keys and values of the context took during the solve.
-        objects: sampled together in this solve. A report counts the steps of each, and the network calls once.
-        shared_by: objects of the batch that this solve was part of. A report of one of them counts its own steps, and
-            an even share, 1 / shared_by, of the batch's network calls.
-    """
-
-    stage: str
-    steps_planned: int
-    steps: list[StepRecord] = field(default_factory=list)
-    complete: bool = False
-    context_bytes: int = 0
-    objects: int = 1
-    shared_by: int = 1
-
-    @property
-    def calls(self) -> int:
-        """Network calls made; those of a batch are for all its objects."""
-        return sum(step.calls for step in self.steps)
-
-    @property
-    def saved(self) -> int:
-        """Network calls that predictions and the way of guidance spared."""
-        return sum(step.saved for step in self.steps)
-
-    @property
-    def evaluated(self) -> list[int]:
-        """The steps at which the network ran."""
-        return [step.step for step in self.steps if step.evaluated]
-
-    @property
-    def fallbacks(self) -> int:
-        """Predictions that were not finite and gave way to an evaluation."""
-        return sum(step.fallback for step in self.steps)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "stage": self.stage,
-            "steps_planned": self.steps_planned,
-            "complete": self.complete,
-            "objects": self.objects,
-            "shared_by": self.shared_by,
-            "network_calls": self.calls,
-            "network_calls_saved": self.saved,
-            "evaluated": self.evaluated,
-            "fallbacks": self.fallbacks,
-            "context_bytes": self.context_bytes,
-            "steps": [
-                {
-                    "step": s.step,
-                    "t": s.t,
-                    "evaluated": s.evaluated,
-                    "network_calls": s.calls,
-                    "network_calls_saved": s.saved,
-                    "tokens": s.tokens,
-                    "fallback": s.fallback,
-                }
-                for s in self.steps
-            ],
-        }
-
-
 class Report:
-    """Collects the records of every run since it was made or cleared.
+    """Collects the records of every run since it was created or cleared.
 
     Args:
         methods: settings of the acceleration by stage; empty when nothing is accelerated.
-        progress: told of every step and stage, for a progress bar. Never copied with the report.
+        progress: called after every step and stage, for a progress bar. Not copied with the report.
     """
 
     HEADER = ("stage", "seconds", "share", "steps run", "network calls", "saved")
@@ -148,7 +33,7 @@ class Report:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all records; a long batch clears once per object to keep the report small."""
+        """Drop all records; a long batch does so after each object to keep the report small."""
         self.solves: list[SolveRecord] = []
         self.aggregations: list[AggregationRecord] = []
         self.seconds: dict[str, float] = {}
@@ -169,15 +54,15 @@ class Report:
 
     @property
     def network_calls_saved(self) -> float:
-        """Network calls spared in all solves; whole unless a batch was shared."""
+        """Network calls saved in all solves; whole unless a batch was shared."""
         return _whole(sum(solve.saved / solve.shared_by for solve in self.solves))
 
-    def begin_solve(self, stage: str, times: Sequence[float]) -> _SolveLog:
+    def begin_solve(self, stage: str, times: Sequence[float]) -> SolveLog:
         """Open the record of a solve on the grid `times` [steps + 1]."""
         solve = SolveRecord(stage, len(times) - 1)
         self.solves.append(solve)
-        self._tell(stage, 0, solve.steps_planned)
-        return _SolveLog(self, solve)
+        self._notify(stage, 0, solve.steps_planned)
+        return SolveLog(self, solve)
 
     def add_shared(self, stage: str, times: Sequence[float], batch: Report, objects: int) -> None:
         """Add one object's even share of a batch that was solved before its run.
@@ -201,13 +86,13 @@ class Report:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Take the time of a stage; a stage inside it stops the outer clock."""
+        """Measure the time of a stage; a nested stage pauses the outer clock."""
         self._charge()
         self._running.append(name)
         self.seconds.setdefault(name, 0.0)
-        whole = name not in {"ss", "slat"}  # these two tell their steps themselves
+        whole = name not in {"ss", "slat"}  # these two report each step
         if whole:
-            self._tell(name, 0, 1)
+            self._notify(name, 0, 1)
         try:
             yield
         finally:
@@ -217,7 +102,7 @@ class Report:
             if not self._running:
                 self._note_memory()
             if whole:
-                self._tell(name, 1, 1)
+                self._notify(name, 1, 1)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready. Seconds are wall-clock; bytes are the process's peak so far, null where it cannot be read."""
@@ -285,7 +170,7 @@ class Report:
         return "\n".join(line.rstrip() for line in [*lines, *self.remarks()])
 
     def remarks(self) -> list[str]:
-        """What the table has no column for: merged voxels, and predictions that gave way to the network."""
+        """Lines below the table: merged voxels, batches, and predictions that were not finite."""
         lines = []
         for record in self.aggregations:
             ratios = (("picture", record.picture), ("shape", record.shape))
@@ -322,13 +207,13 @@ class Report:
         self.peak_host_bytes = peak_host_bytes()
         self.peak_device_bytes = peak_device_bytes()
 
-    def _tell(self, stage: str, done: int, total: int) -> None:
+    def _notify(self, stage: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(stage, done, total)
 
 
-class _SolveLog:
-    """Feeds one solve's steps to its record."""
+class SolveLog:
+    """Writes the steps of one solve to its record."""
 
     def __init__(self, report: Report, record: SolveRecord) -> None:
         self._report = report
@@ -336,48 +221,15 @@ class _SolveLog:
 
     def step(self, record: StepRecord) -> None:
         self.record.steps.append(record)
-        self._report._tell(self.record.stage, len(self.record.steps), self.record.steps_planned)
+        self._report._notify(self.record.stage, len(self.record.steps), self.record.steps_planned)
 
     def finish(self, context_bytes: int = 0) -> None:
         self.record.complete = True
         self.record.context_bytes = context_bytes
 
 
-class StageSeam(Seam):
-    """Stands in for a method whose time is taken, and which an acceleration may go around.
-
-    A layer's method is called as `method(scene, call, *args, **kwargs)` and its result is returned; `call` is what it
-    goes around.
-    """
-
-    def __init__(self, owner: object, name: str, stage: str) -> None:
-        super().__init__(owner, name)
-        self.stage = stage
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = self.original()
-        layers = self.layers
-        for layer in layers:
-            if layer.method is not None:
-                call = partial(layer.method, layer.scene, call)
-            call = _timed(layer.report, self.stage, call)
-        result = call(*args, **kwargs)
-        told = [record for layer in layers if layer.scene is not None for record in layer.scene.take()]
-        for layer in layers:  # who only watches wants to know, too
-            layer.report.aggregations += told
-        return result
-
-
-def _timed(report: Report, stage: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        with report.stage(stage):
-            return call(*args, **kwargs)
-
-    return timed
-
-
 def peak_host_bytes() -> int | None:
-    """Peak resident memory of this process so far, or None where the platform does not tell."""
+    """Peak resident memory of this process so far, or None where the platform does not say."""
     try:
         import resource
     except ImportError:  # Windows
@@ -401,7 +253,7 @@ def _whole(number: float) -> float:
 
 
 def _synchronize() -> None:
-    """Wait for the device at a stage's ends, or its time would fall to the next stage."""
+    """Wait for the device, so that its pending work counts for the stage that started it."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()

@@ -1,0 +1,121 @@
+"""Records of steps, solves and token aggregation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Progress = Callable[[str, int, int], None]
+"""(stage, steps done, steps in all); a stage without steps counts 0 of 1 and 1 of 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """The cost of one step, measured where the network is called.
+
+    Args:
+        step: 0 for the first.
+        t: time at the step's start.
+        evaluated: the network ran; False: the velocity was predicted.
+        calls: network calls, including the unconditional ones of guidance.
+        saved: network calls that a prediction or the guidance method saved.
+        tokens: tokens that the network processed in one call; 0 when predicted.
+        fallback: a prediction was not finite, so the network ran instead.
+    """
+
+    step: int
+    t: float
+    evaluated: bool
+    calls: int
+    saved: int
+    tokens: int
+    fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AggregationRecord:
+    """Token aggregation of one object.
+
+    Args:
+        factor: by which its voxels were merged along each axis; 1: not at all.
+        picture, shape: high-frequency ratios in 0..1, None where undefined.
+        voxels, kept: number of voxels before and after.
+    """
+
+    factor: float
+    picture: float | None
+    shape: float | None
+    voxels: int
+    kept: int
+
+
+@dataclass
+class SolveRecord:
+    """One solve.
+
+    Args:
+        stage: "ss" or "slat".
+        steps_planned: steps of the time grid.
+        steps: taken so far, in order.
+        complete: the last step was taken; False after an abort.
+        context_bytes: memory of the context's cached keys and values during the solve.
+        objects: sampled together in this solve. A report counts the steps of each, and the network calls once.
+        shared_by: objects of the batch that this solve was part of. A report of one of them counts its own steps, and
+            an even share, 1 / shared_by, of the batch's network calls.
+    """
+
+    stage: str
+    steps_planned: int
+    steps: list[StepRecord] = field(default_factory=list)
+    complete: bool = False
+    context_bytes: int = 0
+    objects: int = 1
+    shared_by: int = 1
+
+    @property
+    def calls(self) -> int:
+        """Network calls made; those of a batch are for all its objects."""
+        return sum(step.calls for step in self.steps)
+
+    @property
+    def saved(self) -> int:
+        """Network calls that predictions and the guidance method saved."""
+        return sum(step.saved for step in self.steps)
+
+    @property
+    def evaluated(self) -> list[int]:
+        """The steps at which the network ran."""
+        return [step.step for step in self.steps if step.evaluated]
+
+    @property
+    def fallbacks(self) -> int:
+        """Predictions that were not finite, so that the network ran instead."""
+        return sum(step.fallback for step in self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "stage": self.stage,
+            "steps_planned": self.steps_planned,
+            "complete": self.complete,
+            "objects": self.objects,
+            "shared_by": self.shared_by,
+            "network_calls": self.calls,
+            "network_calls_saved": self.saved,
+            "evaluated": self.evaluated,
+            "fallbacks": self.fallbacks,
+            "context_bytes": self.context_bytes,
+            "steps": [
+                {
+                    "step": s.step,
+                    "t": s.t,
+                    "evaluated": s.evaluated,
+                    "network_calls": s.calls,
+                    "network_calls_saved": s.saved,
+                    "tokens": s.tokens,
+                    "fallback": s.fallback,
+                }
+                for s in self.steps
+            ],
+        }

@@ -1,0 +1,43 @@
+"""The seam that measures a stage of the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from fast_sam3d.patch import Seam
+from fast_sam3d.telemetry.report import Report
+
+
+class StageSeam(Seam):
+    """Replaces a method that is timed, and that an acceleration may wrap.
+
+    A layer's method is called as `method(scene, call, *args, **kwargs)` with the wrapped `call`, and its result is
+    returned.
+    """
+
+    def __init__(self, owner: object, name: str, stage: str) -> None:
+        super().__init__(owner, name)
+        self.stage = stage
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = self.original()
+        layers = self.layers
+        for layer in layers:
+            if layer.method is not None:
+                call = partial(layer.method, layer.scene, call)
+            call = _timed(layer.report, self.stage, call)
+        result = call(*args, **kwargs)
+        records = [record for layer in layers if layer.scene is not None for record in layer.scene.take()]
+        for layer in layers:  # observers also receive these
+            layer.report.aggregations += records
+        return result
+
+
+def _timed(report: Report, stage: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        with report.stage(stage):
+            return call(*args, **kwargs)
+
+    return timed
