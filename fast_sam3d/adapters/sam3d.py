@@ -129,11 +129,6 @@ class Sam3d:
         return sampling_stages(self._layout_leaves())
 
     @property
-    def device(self) -> torch.device:
-        """Where the pipeline runs."""
-        return torch.device(getattr(self.pipeline, "device", "cpu"))
-
-    @property
     def formats(self) -> set[str]:
         """The formats that the pipeline has decoders for, of "mesh", "gaussian" and "gaussian_4"."""
         return {name for name, part in _FORMATS.items() if self._part(part) is not None}
@@ -284,17 +279,20 @@ def compiled(module: Any) -> bool:
     )
 
 
+def unwrap(pipeline: Any) -> Any:
+    """The pipeline that an object holds in `_pipeline`, as the stock notebook's `Inference` does, or the object."""
+    return pipeline if hasattr(pipeline, "models") else getattr(pipeline, "_pipeline", pipeline)
+
+
 def adapt(pipeline: Any) -> Sam3d:
     """Adapt a pipeline, or an object that holds one in `_pipeline` (the stock notebook's `Inference`).
 
     Raises:
         NotAPipelineError: neither has the interface; the message says what was looked for.
     """
-    missing = _missing(pipeline)
+    inner = unwrap(pipeline)
+    missing = _missing(inner)
     if not missing:
-        return Sam3d(pipeline)
-    inner = getattr(pipeline, "_pipeline", None)
-    if inner is not None and not _missing(inner):
         return Sam3d(inner)
     raise NotAPipelineError(
         f"{type(pipeline).__name__} is not a SAM 3D pipeline and holds none in `_pipeline`: "

@@ -14,7 +14,7 @@ from fast_sam3d.checkpoints.load import find_checkpoint
 from fast_sam3d.cli.arguments import ANY
 from fast_sam3d.cli.flags import add_config_flags, config_from, log_acceleration
 from fast_sam3d.cli.object_input import object_identity, read_object, reduced
-from fast_sam3d.cli.tables import aligned, counting_bar, print_path
+from fast_sam3d.cli.tables import aligned, print_path
 from fast_sam3d.config.compose import MODULES, PRESET, Config, check_methods
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.outputs.folder import check_target, has_results, result_folder, results_complete
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from fast_sam3d.bench.profile import PLAIN, profile
     from fast_sam3d.checkpoints.load import load_checkpoint
+    from fast_sam3d.run.progress import Bar
 
     if args.rounds < 1:
         raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
@@ -71,8 +72,14 @@ def main(args: argparse.Namespace) -> int:
         runs.setdefault(ACCELERATED if found.report.methods else BASELINE, found)
         return found
 
-    with counting_bar("compare") as tell:
-        timings = profile(pipeline, run, {ACCELERATED: dict(config.modules)}, args.rounds, tell)
+    with Bar("compare", None) as bar:
+        timings = profile(
+            pipeline,
+            run,
+            {ACCELERATED: dict(config.modules)},
+            args.rounds,
+            lambda done, total: bar.update(done, total=total),
+        )
     times = {BASELINE if timing.name == PLAIN else timing.name: timing for timing in timings}
     drift = _drift(runs)
     off = replace(config, modules={module: {} for module in MODULES}, choices={**config.choices, "preset": "off"})

@@ -18,7 +18,7 @@ from fast_sam3d.cli.flags import (
     overrides_of,
     pipeline_from,
 )
-from fast_sam3d.cli.tables import aligned, counting_bar
+from fast_sam3d.cli.tables import aligned
 from fast_sam3d.config.compose import check_methods, load
 from fast_sam3d.errors import ConfigError, OutputError
 
@@ -56,6 +56,7 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
     from fast_sam3d.inputs.load import load_object
     from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
+    from fast_sam3d.run.progress import Bar
 
     if args.rounds < 1:
         raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
@@ -85,8 +86,10 @@ def main(args: argparse.Namespace) -> int:
         if other is not None:
             run(other)
 
-    with counting_bar("profile") as tell:
-        timings = profile(pipeline, run, ways | after, args.rounds, tell, earlier, after)
+    with Bar("profile", None) as bar:
+        timings = profile(
+            pipeline, run, ways | after, args.rounds, lambda done, total: bar.update(done, total=total), earlier, after
+        )
     print("\n".join(lines(timings)))
     if args.json is not None:
         facts = [

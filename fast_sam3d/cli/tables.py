@@ -1,12 +1,11 @@
-"""Tables, paths and progress on the screen."""
+"""Tables and paths on the screen."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
-__all__ = ["aligned", "counting_bar", "print_path", "print_table"]
+__all__ = ["aligned", "print_path", "print_table"]
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
@@ -35,20 +34,6 @@ def print_table(
     for row in rows:
         table.add_row(*map(escape, row))
     Console(highlight=False).print(table)
-
-
-@contextlib.contextmanager
-def counting_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over runs; yields what is called with (runs done, runs in all)."""
-    from tqdm import tqdm
-
-    with tqdm(unit="run", desc=title) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
 
 
 def print_path(text: str) -> None:
