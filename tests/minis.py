@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from fast_sam3d.model.config import EmbedderConfig, SSDecoderConfig, SSFlowConfig
-from fast_sam3d.model.pipeline import MiniPipeline
-from fast_sam3d.model.pipeline_config import PipelineConfig, SamplingConfig
+from fast_sam3d.model.config_file import ModelConfig, SamplingConfig
+from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
 
 STEPS = 8
 VOXELS = 150
 WIDTH, HEADS = 24, 2
 
-CONFIG = PipelineConfig(
+CONFIG = ModelConfig(
     ss_embedder=EmbedderConfig(model_channels=WIDTH, num_heads=HEADS, num_blocks=1),
     ss_flow=SSFlowConfig(model_channels=WIDTH, num_heads=HEADS, num_blocks=2, cond_channels=WIDTH),
     ss_decoder=SSDecoderConfig(model_channels=16, num_res_blocks=1, refine_channels=4),
@@ -32,11 +32,11 @@ CONFIG = PipelineConfig(
 )
 
 
-def random_mini(seed: int = 0) -> MiniPipeline:
+def random_mini(seed: int = 0) -> Pipeline:
     """A pipeline whose every branch is alive and whose objects have a few hundred voxels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pipeline = MiniPipeline(CONFIG)
+        pipeline = Pipeline(CONFIG)
         enliven([pipeline.models, *pipeline.condition_embedders.values()])
         aim_at_few_voxels(pipeline, VOXELS)
     return pipeline

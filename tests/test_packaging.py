@@ -21,7 +21,7 @@ from fast_sam3d.errors import FastSam3dError
 ROOT = Path(fast_sam3d.__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text() if (ROOT / "pyproject.toml").is_file() else ""
 # What `import fast_sam3d` must not bring in: torch, and everything that only some commands need.
-HEAVY = ("torch", "numpy", "hydra", "omegaconf", "trimesh", "skimage", "scipy", "PIL", "rich", "tqdm", "yaml")
+HEAVY = ("torch", "numpy", "hydra", "omegaconf", "trimesh", "skimage", "scipy", "PIL", "rich", "yaml")
 OPTIONAL = (
     "pytorch3d", "kaolin", "moge", "sam3d_objects", "torchvision", "matplotlib", "pyarrow", "ray", "optuna",
 )  # fmt: skip

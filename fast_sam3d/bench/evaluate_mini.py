@@ -22,7 +22,7 @@ from fast_sam3d.errors import ConfigError
 from fast_sam3d.metrics import Protocol, Reconstruction
 from fast_sam3d.mini.data.families import FAMILIES
 from fast_sam3d.mini.data.samples import RESOLUTION
-from fast_sam3d.model.pipeline import MiniPipeline
+from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.model.weights import weights_digest
 from fast_sam3d.outputs.folder import writable_folder
 from fast_sam3d.run.object import RunSettings
@@ -48,7 +48,7 @@ _task: EvaluationTask
 def _start(task: EvaluationTask, threads: int) -> None:
     global _pipeline, _task  # one pipeline per worker process
     torch.set_num_threads(threads)
-    _pipeline, _task = MiniPipeline.from_pretrained(task.checkpoint), task
+    _pipeline, _task = Pipeline.from_pretrained(task.checkpoint), task
     for name, value in task.sampling.items():
         setattr(_pipeline, name, value)
 
@@ -238,7 +238,7 @@ def measure(
         CheckpointError: the weights cannot be used. OutputError: the folder cannot be written.
     """
     writable_folder(output, "--output_dir")  # told now rather than when everything is measured
-    MiniPipeline.from_pretrained(checkpoint)  # damaged weights are told here, not by every worker
+    Pipeline.from_pretrained(checkpoint)  # damaged weights are told here, not by every worker
     task = EvaluationTask(checkpoint, (Variant("25 steps"), *others), sampling or {})
     settings = {
         "checkpoint": weights_digest(task.checkpoint),

@@ -222,6 +222,6 @@ def _dtype(dtype: Any) -> Any:
 
 
 def _load_mini(checkpoint: Checkpoint, device: Any, dtype: Any) -> Any:
-    from fast_sam3d.model.pipeline import MiniPipeline
+    from fast_sam3d.model.pipeline import Pipeline
 
-    return MiniPipeline.from_pretrained(checkpoint.folder, device=device, dtype=dtype)
+    return Pipeline.from_pretrained(checkpoint.folder, device=device, dtype=dtype)

@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     """Measure and print; 0 even where a bar is missed, which the table shows."""
     from fast_sam3d.bench.evaluate_mini import accelerated_variant, measure, stiffness_variants
     from fast_sam3d.config.packaged import resource
-    from fast_sam3d.model.pipeline_config import CONFIG_NAME
+    from fast_sam3d.model.config_file import CONFIG_NAME
 
     if args.objects < 1 or args.processes < 1:
         raise ConfigError("--objects and --processes must be at least 1")

@@ -41,13 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Measure, print the table, draw the picture."""
     import torch
-    from tqdm import tqdm
 
     from fast_sam3d.bench.profile import draw, profile
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
     from fast_sam3d.cli.arguments import check_run_overrides
     from fast_sam3d.inputs.load import load_object
     from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
+    from fast_sam3d.run.progress import Bar
 
     if args.rounds < 1:
         raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
@@ -79,11 +79,10 @@ def main(args: argparse.Namespace) -> int:
         if other is not None:
             run(other)
 
-    with tqdm(unit="run", desc="profile") as bar:
+    with Bar("profile", None) as bar:
 
         def tell(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            bar.update(done, total=total)
 
         timings = profile(pipeline, run, ways | after, args.rounds, tell, earlier, after)
     print("\n".join(lines(timings)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from fast_sam3d.outputs.folder import check_target
 from fast_sam3d.run.progress import ObjectsProgress, SceneProgress
 from fast_sam3d.scene.folder import run_folder, scene_lock
 from fast_sam3d.scene.inputs import SceneInput, load_scene, scene_folders
-from fast_sam3d.scene.parallel import Engine, in_parallel, processes_for
+from fast_sam3d.scene.parallel import in_parallel, processes_for
 from fast_sam3d.scene.plan import plan_scene
 from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, ObjectWorker, config_identity
 
@@ -107,23 +107,18 @@ class _PlainEngine:
             worker.know(self.scene, self.config.input.pointmap)
             self.scene = None  # the worker has it, perhaps reduced
         self.processes = processes_for(worker.pipeline, objects, self.workers)
+        progress: ObjectsProgress
         if self.processes > 1:
-            yield from self._at_once(in_parallel(worker, self.processes), tasks)
+            progress = ObjectsProgress(len(tasks))
+            outcomes = in_parallel(worker, self.processes)(tasks)
         else:
-            yield from self._in_turn(worker, tasks)
-
-    def _at_once(self, engine: Engine, tasks: Sequence[ObjectTask]) -> Iterator[ObjectOutcome]:
-        with ObjectsProgress(len(tasks)) as progress:
+            steps = self.config.pipeline.ss_steps + self.config.pipeline.slat_steps
+            progress = worker.progress = SceneProgress(steps, [str(task.number) for task in tasks])
+            outcomes = map(worker.process, tasks)
+        with progress:
             progress.begin()
-            for outcome in engine(tasks):
+            for outcome in outcomes:
                 progress.object_done(str(outcome.number), outcome.status)
-                yield outcome
-
-    def _in_turn(self, worker: ObjectWorker, tasks: Sequence[ObjectTask]) -> Iterator[ObjectOutcome]:
-        worker.progress = progress = SceneProgress(self.config.pipeline.ss_steps + self.config.pipeline.slat_steps)
-        with progress.objects([str(task.number) for task in tasks]):
-            for outcome in map(worker.process, tasks):
-                progress.object_done(outcome.status)
                 yield outcome
 
 

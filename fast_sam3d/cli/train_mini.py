@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from fast_sam3d.mini.train.recipe import Recipe
-    from fast_sam3d.mini.train.stages import Run
+    from fast_sam3d.mini.train.run import TrainingRun
 
 log = logging.getLogger(__name__)
 
@@ -61,22 +61,24 @@ def main(args: argparse.Namespace) -> int:
     args.checkpoint_dir = args.checkpoint_dir or args.run_dir / "checkpoint"
     import torch
 
-    from fast_sam3d.mini.train import recipe_file, stages
+    from fast_sam3d.mini.train import recipe_file
+    from fast_sam3d.mini.train.export import check_exported
+    from fast_sam3d.mini.train.run import TrainingRun, check_inputs
     from fast_sam3d.outputs.folder import writable_folder
 
     recipe, device = _recipe(args), _device(args.device)
-    stages.check_inputs(args.run_dir, asked)
+    check_inputs(args.run_dir, asked)
     _check_weights(args.checkpoint_dir, asked)
     writable_folder(args.run_dir, "--run_dir")
     recipe_file.settle(args.run_dir, recipe, args.seed)
     if "export" in asked or "evaluate" in asked:
         writable_folder(args.checkpoint_dir, "--checkpoint_dir")
-    run = stages.Run(args.run_dir, recipe, args.seed, device, args.processes)
+    run = TrainingRun(args.run_dir, recipe, args.seed, device, args.processes)
     for name in TRAINED:
         if name in asked or "export" in asked:
             run.check(name)
     if "evaluate" in asked and "export" not in asked:
-        stages.check_exported(run, args.checkpoint_dir)
+        check_exported(run, args.checkpoint_dir)
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
@@ -91,10 +93,11 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _work(run: Run, asked: list[str], args: argparse.Namespace) -> None:
+def _work(run: TrainingRun, asked: list[str], args: argparse.Namespace) -> None:
     from fast_sam3d.bench.evaluate_mini import measure
     from fast_sam3d.cli.evaluate_mini import show
     from fast_sam3d.mini.train import card, stages
+    from fast_sam3d.mini.train.export import export
 
     if "data" in asked:
         log.info("%d training shards, %d held-out", len(run.training_shards), len(run.validation_shards))
@@ -102,7 +105,7 @@ def _work(run: Run, asked: list[str], args: argparse.Namespace) -> None:
         if name in asked:
             stage(run)
     if "export" in asked:
-        stages.export(run, args.checkpoint_dir)
+        export(run, args.checkpoint_dir)
         log.info("weights are in %s", args.checkpoint_dir)
     if "evaluate" in asked:
         summary = measure(args.checkpoint_dir, args.objects, args.processes, args.run_dir / "evaluation")
@@ -157,7 +160,7 @@ def _device(name: str | None) -> torch.device:
 
 
 def _check_weights(checkpoint: Path, asked: list[str]) -> None:
-    from fast_sam3d.model.pipeline_config import CONFIG_NAME
+    from fast_sam3d.model.config_file import CONFIG_NAME
 
     if "evaluate" in asked and "export" not in asked and not (checkpoint / CONFIG_NAME).exists():
         raise ConfigError(f"evaluate needs the weights that export leaves in {checkpoint}: name export too")

@@ -142,12 +142,9 @@ class Progress:
     _bar: Any = field(default=None, repr=False)
 
     def __enter__(self) -> Progress:
-        from tqdm import tqdm
+        from fast_sam3d.run.progress import Bar
 
-        form = "{desc}{percentage:3.0f}% |{bar}| {elapsed} of at most {total_fmt}{postfix}"
-        total = self.seconds if math.isfinite(self.seconds) else None
-        minutes = "?" if total is None else f"{total / 60:.0f} min"
-        self._bar = tqdm(total=total, desc="tune", bar_format=form.replace("{total_fmt}", minutes))
+        self._bar = Bar("tune", self.seconds if math.isfinite(self.seconds) else None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,12 +152,10 @@ class Progress:
 
     def __call__(self, phase: str, spent: float, note: str) -> None:
         """See `fast_sam3d.tune.plan.ProgressCallback`."""
-        self._bar.set_description(f"tune, {phase}", refresh=False)
         left = max(self.seconds - spent, 0.0)
         clock = f"{int(left // 60)}:{int(left % 60):02d} left" if math.isfinite(left) else ""
-        self._bar.set_postfix_str(", ".join(part for part in (clock, note) if part), refresh=False)
-        self._bar.n = min(spent, self.seconds)
-        self._bar.refresh()
+        note = ", ".join(part for part in (clock, note) if part)
+        self._bar.update(min(spent, self.seconds), note, f"tune, {phase}")
 
 
 def _check(args: argparse.Namespace) -> None:

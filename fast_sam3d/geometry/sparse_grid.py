@@ -8,6 +8,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # The 27 taps of a 3x3x3 kernel, row-major in (x, y, z); tap 13 is the centre and tap 26 - k is the mirror of tap k.
@@ -220,3 +221,12 @@ def _linear_keys(coords: Tensor) -> tuple[Tensor, tuple[int, int, int], int]:
     batch, x, y, z = coords.long().unbind(1)
     key = batch * math.prod(sizes) + (x + 1) * strides[0] + (y + 1) * strides[1] + z + 1
     return key, strides, batches * math.prod(sizes)
+
+
+def surface_voxels(coords: Tensor, resolution: int, reach: int) -> Tensor:
+    """Voxels [N, 4] with an empty one within `reach` along each axis (the border counts as empty), in their order."""
+    b, x, y, z = coords.long().unbind(1)
+    empty = torch.ones(int(b.max()) + 1, 1, *[resolution] * 3, device=coords.device)
+    empty[b, 0, x, y, z] = 0
+    near = F.max_pool3d(F.pad(empty, [reach] * 6, value=1.0), 2 * reach + 1, stride=1)
+    return coords[near[b, 0, x, y, z] > 0]

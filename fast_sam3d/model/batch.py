@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fast_sam3d.model.flow import FlowMatching
+from fast_sam3d.model.solver import tree_map
 from fast_sam3d.model.ss_vae import tokens_to_grid
-from fast_sam3d.model.tree import tree_map
+from fast_sam3d.model.stages import Stages
 
-if TYPE_CHECKING:
-    from fast_sam3d.model.pipeline import MiniPipeline
-
-__all__ = ["BatchedStructure", "SolvedStructure", "sample_structures"]
-
-
-class SolvedStructure(Protocol):
-    """Latents of a sparse structure that were sampled before its object's own run; see `MiniPipeline.solved_ahead`."""
-
-    def latents_for(self, sampler: FlowMatching, condition: Tensor) -> Mapping[str, Tensor] | None:
-        """The latents, if sampling now with this condition would give them; else None."""
+__all__ = ["BatchedStructure", "sample_structures"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchedStructure:
-    """One object's part of a batch.
+    """One object's part of a batch; a `stages.SolvedStructure`.
 
     Args:
         condition: [1, L, C] context tokens of the object.
@@ -60,7 +51,7 @@ class BatchedStructure:
 
 
 def sample_structures(
-    pipeline: MiniPipeline, objects: Sequence[tuple[Any, Any, Any]], seed: int, inference_steps: int | None = None
+    pipeline: Stages, objects: Sequence[tuple[Any, Any, Any]], seed: int, inference_steps: int | None = None
 ) -> list[BatchedStructure]:
     """Sample the sparse structures of several objects in one batch, each from the noise of its own run.
 

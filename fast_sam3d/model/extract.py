@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fast_sam3d.model.sparse import SparseTensor
+
+if TYPE_CHECKING:
+    import trimesh
+
+log = logging.getLogger(__name__)
+
+_TURN_Y_UP = ((1, 0, 0, 0), (0, 0, 1, 0), (0, -1, 0, 0), (0, 0, 0, 1))
 
 TRUNCATION = 1.0
 """Magnitude of the distance, in voxels, given to cells whose distance is not known."""
@@ -104,6 +113,18 @@ class MeshExtractor:
             vertex_attrs=torch.from_numpy(attrs).to(device),
             success=True,
         )
+
+
+def y_up(mesh: MeshResult) -> trimesh.Trimesh | None:
+    """The mesh turned by (x, y, z) -> (x, z, -y), as the stock pipeline's `glb`; None if it is empty."""
+    from fast_sam3d.outputs.meshes import mesh_to_trimesh
+
+    if not mesh.success:
+        log.warning("the mesh decoder found no surface: there is no mesh in the result")
+        return None
+    turned = mesh_to_trimesh(mesh)
+    turned.apply_transform(_TURN_Y_UP)
+    return turned
 
 
 def _empty(device: torch.device) -> MeshResult:

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fast_sam3d.model.solver import SOLVERS, ODESolver
-from fast_sam3d.model.tree import Shapes, Tree, tree_leaves, tree_map, tree_randn
+from fast_sam3d.model.solver import SOLVERS, ODESolver, Shapes, Tree, tree_leaves, tree_map, tree_randn
 
 
 def time_grid(steps: int, rescale_t: float = 1.0) -> Tensor:

@@ -9,6 +9,24 @@ from torch import Tensor, nn
 from fast_sam3d.model.layers import grid_positions, init_linears
 
 
+def grid_patches(x: Tensor, edge: int) -> Tensor:
+    """Blocks of edge**3 neighbouring cells: [B, R**3, C] -> [B, (R / edge)**3, edge**3 * C], all row-major."""
+    if edge == 1:
+        return x
+    r = round(x.shape[1] ** (1 / 3)) // edge
+    blocks = x.reshape(x.shape[0], r, edge, r, edge, r, edge, -1).permute(0, 1, 3, 5, 2, 4, 6, 7)
+    return blocks.reshape(x.shape[0], r**3, -1)
+
+
+def patches_to_grid(x: Tensor, edge: int) -> Tensor:
+    """Inverse of `grid_patches`."""
+    if edge == 1:
+        return x
+    r = round(x.shape[1] ** (1 / 3))
+    cells = x.reshape(x.shape[0], r, r, r, edge, edge, edge, -1).permute(0, 1, 4, 2, 5, 3, 6, 7)
+    return cells.reshape(x.shape[0], (r * edge) ** 3, -1)
+
+
 class Latent(nn.Module):
     """One latent leaf: a linear layer and a position code in, a norm and a linear layer out.
 
@@ -64,21 +82,7 @@ class GridLatent(Latent):
         self.register_buffer("pos_emb", grid_positions(self.cells, model_channels), persistent=False)
 
     def to_input(self, x: Tensor) -> Tensor:
-        return super().to_input(self._patchify(x))
+        return super().to_input(grid_patches(x, self.patch_size))
 
     def to_output(self, h: Tensor) -> Tensor:
-        return self._unpatchify(super().to_output(h))
-
-    def _patchify(self, x: Tensor) -> Tensor:
-        if self.patch_size == 1:
-            return x
-        r, p = self.cells, self.patch_size
-        x = x.reshape(x.shape[0], r, p, r, p, r, p, -1).permute(0, 1, 3, 5, 2, 4, 6, 7)
-        return x.reshape(x.shape[0], r**3, -1)
-
-    def _unpatchify(self, x: Tensor) -> Tensor:
-        if self.patch_size == 1:
-            return x
-        r, p = self.cells, self.patch_size
-        x = x.reshape(x.shape[0], r, r, r, p, p, p, -1).permute(0, 1, 4, 2, 5, 3, 6, 7)
-        return x.reshape(x.shape[0], *self.latent_shape)
+        return patches_to_grid(super().to_output(h), self.patch_size)

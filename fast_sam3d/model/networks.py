@@ -1,22 +1,29 @@
-"""The networks of the embedded pipeline, by the names that the stock pipeline gives them."""
+"""The pipeline's networks by the names that the stock pipeline gives them, and their files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import nn
 
+from fast_sam3d.errors import CheckpointError
+from fast_sam3d.model.config_file import REPAIR, ModelConfig
 from fast_sam3d.model.embedder import ConditionEmbedder
 from fast_sam3d.model.flow import ClassifierFreeGuidance, FlowMatching, ShortCut
-from fast_sam3d.model.pipeline_config import PipelineConfig
 from fast_sam3d.model.slat_decoder import GaussianDecoder, MeshDecoder
 from fast_sam3d.model.slat_flow import StructuredLatentFlow
 from fast_sam3d.model.ss_flow import SparseStructureFlow
 from fast_sam3d.model.ss_vae import SSDecoder
+from fast_sam3d.model.weights import HASHES_NAME, load_hashes, load_weights, save_hashes, save_weights
+
+__all__ = ["build_networks", "load_networks", "save_networks", "weight_parts"]
+
+Embedders = Mapping[str, nn.Module]
 
 
-def build_networks(config: PipelineConfig) -> tuple[nn.ModuleDict, dict[str, nn.Module]]:
-    """Untrained samplers and decoders, and the two condition embedders (one and the same if the config shares it)."""
+def build_networks(config: ModelConfig) -> tuple[nn.ModuleDict, dict[str, nn.Module]]:
+    """Untrained samplers and decoders, and the two condition embedders (the same module twice if shared)."""
     models: dict[str, nn.Module] = {
         "ss_generator": ShortCut(ClassifierFreeGuidance(SparseStructureFlow(config.ss_flow))),
         "ss_decoder": SSDecoder(config.ss_decoder),
@@ -31,11 +38,31 @@ def build_networks(config: PipelineConfig) -> tuple[nn.ModuleDict, dict[str, nn.
     return nn.ModuleDict(models), {"ss_condition_embedder": first, "slat_condition_embedder": second}
 
 
-def weight_parts(models: nn.ModuleDict, embedders: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """What `build_networks` gave, by the name of each part's weights file; of a sampler, its network."""
+def weight_parts(models: nn.ModuleDict, embedders: Embedders) -> dict[str, nn.Module]:
+    """The modules of `build_networks` by the name of their weights file; of a sampler, its network."""
     parts: dict[str, nn.Module] = {}
     for name, module in [*models.items(), *embedders.items()]:
         if any(module is part for part in parts.values()):
             continue
         parts[name] = module.guidance.backbone if isinstance(module, FlowMatching) else module
     return parts
+
+
+def load_networks(models: nn.ModuleDict, embedders: Embedders, folder: Path) -> None:
+    """Read one `.safetensors` file per network; if `sha256.json` exists, every file must match its checksum.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another network.
+    """
+    hashes = load_hashes(folder)
+    for name, module in weight_parts(models, embedders).items():
+        file = f"{name}.safetensors"
+        if hashes and file not in hashes:
+            raise CheckpointError(f"{folder / HASHES_NAME} does not list {file}: {REPAIR}")
+        load_weights(module, folder / file, hashes.get(file))
+
+
+def save_networks(models: nn.ModuleDict, embedders: Embedders, folder: Path) -> None:
+    """Write what `load_networks` reads, in float16, with checksums."""
+    parts = {f"{name}.safetensors": module for name, module in weight_parts(models, embedders).items()}
+    save_hashes(folder, {file: save_weights(module, folder / file) for file, module in parts.items()})

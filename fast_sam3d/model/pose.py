@@ -7,10 +7,13 @@ distance of those points to it. The translation is kept in units of the object's
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
-LAYOUT_LEAVES = {"6drotation_normalized": 6, "scale": 3, "translation": 3, "translation_scale": 1}
+from fast_sam3d.model.config import LAYOUT_CHANNELS
+
 LEAST_SCALE = 1e-3  # metres
 CLAMP = 4.0  # scene scales
 
@@ -62,7 +65,7 @@ def encode_pose(R: Tensor, t: Tensor, size: Tensor, scene_scale: Tensor, scene_s
         R: [B, 3, 3]; t: [B, 3], metres; size: [B], metres per canonical unit; scene_scale: [B]; scene_shift: [B, 3].
 
     Returns:
-        Each leaf of `LAYOUT_LEAVES` as [B, 1, channels].
+        Each leaf of `LAYOUT_CHANNELS` as [B, 1, channels].
     """
     log_size = (size / scene_scale).log()[:, None, None]
     return {
@@ -88,3 +91,23 @@ def decode_pose(leaves: dict[str, Tensor], scene_scale: Tensor, scene_shift: Ten
         "translation": scene_shift.reshape(-1, 3) + leaves["translation"][:, 0].float() * size[:, None],
         "scale": size[:, None].expand(-1, 3).contiguous(),
     }
+
+
+class PoseDecoder:
+    """Layout leaves as the network gives them to a pose.
+
+    Args:
+        mean, std: per leaf and channel, of the leaves that `pose.encode_pose` makes.
+    """
+
+    def __init__(self, mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]]) -> None:
+        self.mean = {name: torch.tensor(values) for name, values in mean.items()}
+        self.std = {name: torch.tensor(values) for name, values in std.items()}
+
+    def __call__(self, result: Mapping[str, Tensor], scene_scale: Tensor, scene_shift: Tensor) -> dict[str, Tensor]:
+        """rotation [B, 4] wxyz, translation [B, 3], scale [B, 3]; see `pose.decode_pose`."""
+        leaves = {
+            name: result[name].float().cpu() * self.std[name] + self.mean[name]
+            for name in LAYOUT_CHANNELS
+        }  # fmt: skip
+        return decode_pose(leaves, scene_scale.cpu(), scene_shift.cpu())

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fast_sam3d.errors import CheckpointError
-from fast_sam3d.model.pipeline_config import CONFIG_NAME, REPAIR
+from fast_sam3d.model.config_file import CONFIG_NAME, REPAIR
 from fast_sam3d.outputs.digests import file_digest
 from fast_sam3d.outputs.files import atomic_write, save_json
 

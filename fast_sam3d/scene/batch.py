@@ -44,7 +44,7 @@ class Ahead:
     Where that cannot be done each object is solved in its own run, and a line in the log says why, once.
 
     Args:
-        pipeline: with or without the method `sample_structures` of `model.pipeline.MiniPipeline`.
+        pipeline: with or without the method `sample_structures` of `model.pipeline.Pipeline`.
         seed, ss_steps: of the objects' runs.
     """
 

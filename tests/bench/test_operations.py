@@ -28,7 +28,7 @@ def test_the_published_guidance(pipeline: Any) -> None:
     assert adapt(pipeline).network_calls("slat") == (25, 13)
 
 
-def test_what_all_savings_take_off(pipeline: Any) -> None:
+def test_operations_with_all_savings(pipeline: Any) -> None:
     before = snapshot(pipeline)
     want = {
         "SS": (400, -0.32),

@@ -20,7 +20,7 @@ from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint, load_pipeline
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import CheckpointError
-from fast_sam3d.model.pipeline_config import PipelineConfig
+from fast_sam3d.model.config_file import ModelConfig
 from tests.minis import random_mini
 
 PARTS = ("ss_generator", "ss_decoder", "slat_generator", "slat_decoder_gs", "slat_decoder_mesh")
@@ -105,7 +105,7 @@ def write_stock(folder: Path, extra: str = "") -> Path:
 def write_mini(folder: Path) -> Path:
     """A folder of the embedded kind, without weights."""
     folder.mkdir(parents=True)
-    PipelineConfig().save(folder)
+    ModelConfig().save(folder)
     return folder
 
 
@@ -367,7 +367,7 @@ def test_damaged_weights_are_named(checkpoints, stock_package, name, damage):
     )
     text = message(load_pipeline, "hf", device="cpu")
     assert str(path) in text
-    assert ("LFS pointer" if damage == "pointer" else "corrupt or cut short") in text
+    assert ("LFS pointer" if damage == "pointer" else "corrupt or incomplete") in text
 
 
 @pytest.mark.parametrize("content", ["", "a: [", "- 1\n", "\x00\x01", "a: &a [*a]", "!!int x", "a: !!timestamp x"])

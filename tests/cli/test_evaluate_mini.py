@@ -17,7 +17,7 @@ from fast_sam3d.cli import evaluate_mini
 from fast_sam3d.cli.evaluate_mini import show
 from fast_sam3d.errors import CheckpointError, ConfigError, OutputError
 from fast_sam3d.mini.train.card import BARS
-from fast_sam3d.model.pipeline import MiniPipeline
+from fast_sam3d.model.pipeline import Pipeline
 
 Rows = list[dict[str, Any]]
 
@@ -155,7 +155,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     worker = Measured()
     monkeypatch.setattr(evaluate, "_start", lambda job, threads: setattr(worker, "job", job))
     monkeypatch.setattr(evaluate, "_work", worker)
-    monkeypatch.setattr(MiniPipeline, "from_pretrained", lambda checkpoint: None)
+    monkeypatch.setattr(Pipeline, "from_pretrained", lambda checkpoint: None)
     return worker
 
 

@@ -13,8 +13,8 @@ import torch
 
 from fast_sam3d.cli import train_mini
 from fast_sam3d.errors import ConfigError, OutputError
-from fast_sam3d.mini.train import stages
 from fast_sam3d.mini.train.loop import save_whole
+from fast_sam3d.mini.train.run import LEAVES
 
 
 def arguments(*words: str) -> argparse.Namespace:
@@ -46,7 +46,7 @@ def test_weights_that_are_not_this_runs_are_told_before_any_work(tmp_path: Path,
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "pipeline.yaml").write_text("{}")
-    for name in stages.LEAVES.values():
+    for name in LEAVES.values():
         save_whole({}, tmp_path / f"{name}.pt")
     args = arguments("--run_dir", str(tmp_path), "--stages", "evaluate")
     assert train_mini.main(args) == 0

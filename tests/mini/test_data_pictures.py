@@ -26,7 +26,7 @@ def test_at_rest_the_camera_sees_the_front_with_x_to_the_right_and_z_up() -> Non
         assert np.allclose(R @ R.T, np.eye(3), atol=1e-6) and np.linalg.det(R) == pytest.approx(1, abs=1e-5)
 
 
-def crop_of(camera: views.Camera, side: int) -> np.ndarray:
+def crop_of(camera: views.ViewCamera, side: int) -> np.ndarray:
     centre = camera.project(np.zeros((1, 3), np.float32))[0]
     return crop_grid(centre, camera.focal * camera.size / float(camera.t[2]) * 1.1, side)
 
@@ -82,7 +82,7 @@ def test_points_of_a_picture_mapped_back_by_the_pose_lie_on_the_object(family: s
 
 def test_the_floor_is_a_plane_below_the_object_and_hides_nothing() -> None:
     sampled = sample_object(SEED, "chair")
-    camera = views.Camera(views.object_rotation(20, 25, 0), np.float32([0, 0, 3]), 1.0, 1.2, np.float32([0, 0, -1]))
+    camera = views.ViewCamera(views.object_rotation(20, 25, 0), np.float32([0, 0, 3]), 1.0, 1.2, np.float32([0, 0, -1]))
     uv = pictures.image_grid(48, 48)
     sky, floor = (
         views.render(sampled, camera, views.Backdrop(np.ones(3, np.float32), np.ones(3, np.float32), on), None, uv)
@@ -158,7 +158,8 @@ def test_of_two_objects_the_nearer_one_is_seen() -> None:
         sampled = type(sampled)(Solid.fit(ball, colours, None, on_axis=True), "ball", 0)
         placed.append(
             pictures.Placed(
-                sampled, views.Camera(views.object_rotation(0, 10, 0), np.float32(t), 1.0, 1.5, np.float32([0, 0, -1]))
+                sampled,
+                views.ViewCamera(views.object_rotation(0, 10, 0), np.float32(t), 1.0, 1.5, np.float32([0, 0, -1])),
             )
         )
     backdrop = views.Backdrop(np.ones(3, np.float32), np.ones(3, np.float32), False)

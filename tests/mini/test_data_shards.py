@@ -132,7 +132,7 @@ def test_shards_are_generated_by_processes_and_come_in_the_order_of_their_seeds(
 def test_training_draws_no_held_out_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from fast_sam3d.mini.train import stages
+    from fast_sam3d.mini.train import run as run_module
     from fast_sam3d.mini.train.recipe import Recipe
 
     asked: list[range] = []
@@ -141,8 +141,8 @@ def test_training_draws_no_held_out_seed(tmp_path: Path, monkeypatch: pytest.Mon
         asked.append(range(first, first + count))
         return []
 
-    monkeypatch.setattr(stages, "generate", note)
-    run = stages.Run(tmp_path, Recipe(), 0, torch.device("cpu"), 1)
+    monkeypatch.setattr(run_module, "generate", note)
+    run = run_module.TrainingRun(tmp_path, Recipe(), 0, torch.device("cpu"), 1)
     access: list[Callable[[], object]] = [lambda: run.training_shards, lambda: run.validation_shards]
     for get in access:
         get()

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from fast_sam3d.model.flow import ClassifierFreeGuidance, FlowMatching, ShortCut, interpolate, time_grid
-from fast_sam3d.model.solver import Euler, Midpoint
-from fast_sam3d.model.tree import tree_map, tree_randn
+from fast_sam3d.model.solver import Euler, Midpoint, tree_map, tree_randn
 
 SHAPES = {"shape": (1, 4, 2), "6drotation_normalized": (1, 1, 6)}
 

@@ -14,9 +14,9 @@ from fast_sam3d.config.packaged import checkout
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import Pose
-from fast_sam3d.model import pipeline as module
+from fast_sam3d.model import stages
 from fast_sam3d.model.layout_refinement import LayoutOutcome
-from fast_sam3d.model.pipeline import MiniPipeline
+from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.report import observe
 from fast_sam3d.run.object import RunSettings, run_object
 from fast_sam3d.scene import SceneObject, compose_scene, run_scene
@@ -30,7 +30,7 @@ MOVED = Pose(np.array([0.6, 0, 0.8, 0]), np.array([0.1, 0.2, 3.0]), np.full(3, 0
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> MiniPipeline:
+def pipeline() -> Pipeline:
     return random_mini()
 
 
@@ -43,7 +43,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list:
         calls.append(given)
         return LayoutOutcome(MOVED, 0.5, 0.75)
 
-    monkeypatch.setattr(module, "refine_pose", refine)
+    monkeypatch.setattr(stages, "refine_pose", refine)
     return calls
 
 
@@ -74,7 +74,7 @@ def test_the_refined_pose_is_the_result(pipeline, asked):
 
 
 def test_a_pose_that_stays_stays_to_the_bit(pipeline, monkeypatch):
-    monkeypatch.setattr(module, "refine_pose", lambda *given: LayoutOutcome(None, 0.9, 0.9, "no better"))
+    monkeypatch.setattr(stages, "refine_pose", lambda *given: LayoutOutcome(None, 0.9, 0.9, "no better"))
     plain = pipeline.run(rgba(), None, seed=0, decode_formats=["gaussian"])
     kept = pipeline.run(rgba(), None, seed=0, decode_formats=["gaussian"], with_layout_postprocess=True)
     assert all(torch.equal(plain[name], kept[name]) for name in POSE)
@@ -121,7 +121,7 @@ EXAMPLES = checkout()
 @pytest.mark.skipif(EXAMPLES is None, reason="needs the repository, not only the installed package")
 def test_the_embedded_model_covers_masks_better():
     assert EXAMPLES is not None
-    pipeline = MiniPipeline.from_pretrained(EXAMPLES / "checkpoints" / "mini")
+    pipeline = Pipeline.from_pretrained(EXAMPLES / "checkpoints" / "mini")
     given = load_scene(EXAMPLES / "examples" / "scene", "auto").object(2)
     overlaps = []
     for layout in (False, True):

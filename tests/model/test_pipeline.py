@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from fast_sam3d.errors import CheckpointError, FastSam3dError, InputError
+from fast_sam3d.geometry.sparse_grid import surface_voxels
 from fast_sam3d.model.config import EmbedderConfig, SSDecoderConfig, SSFlowConfig
-from fast_sam3d.model.pipeline import MiniPipeline
-from fast_sam3d.model.pipeline_config import PipelineConfig, SamplingConfig
+from fast_sam3d.model.config_file import ModelConfig, SamplingConfig
+from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
-from fast_sam3d.model.voxels import surface_voxels
 
 TRUNK = {"resolution": 16, "model_channels": 16, "num_blocks": 1, "num_heads": 2}
 EMBEDDER = EmbedderConfig(image_size=32, model_channels=24, num_blocks=1, num_heads=2)
-CONFIG = PipelineConfig(
+CONFIG = ModelConfig(
     ss_embedder=EMBEDDER,
     ss_flow=SSFlowConfig(model_channels=24, num_blocks=1, num_heads=2, cond_channels=24, resolution=4),
     ss_decoder=SSDecoderConfig(resolution=16, model_channels=16, num_res_blocks=1, refine_channels=8),
@@ -36,9 +36,9 @@ CONFIG = PipelineConfig(
 )
 
 
-def build(config: PipelineConfig = CONFIG) -> MiniPipeline:
+def build(config: ModelConfig = CONFIG) -> Pipeline:
     """Pipeline with no dead branch: what starts at zero is made random."""
-    pipeline = MiniPipeline(config)
+    pipeline = Pipeline(config)
     generator = torch.Generator().manual_seed(1)
     for network in (pipeline.models, *pipeline.condition_embedders.values()):
         for parameter in network.parameters():
@@ -48,7 +48,7 @@ def build(config: PipelineConfig = CONFIG) -> MiniPipeline:
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> MiniPipeline:
+def pipeline() -> Pipeline:
     return build()
 
 
@@ -69,7 +69,7 @@ def points(distance: float = 3.0) -> np.ndarray:
     return result
 
 
-def test_result_has_the_stock_keys(pipeline: MiniPipeline, picture) -> None:
+def test_result_has_the_stock_keys(pipeline: Pipeline, picture) -> None:
     result = pipeline.run(*picture, seed=0, decode_formats=["mesh", "gaussian", "gaussian_4"])
     count = len(result["coords"])
     assert count > 0
@@ -91,7 +91,7 @@ def test_result_has_the_stock_keys(pipeline: MiniPipeline, picture) -> None:
     np.testing.assert_allclose(glb.bounds[1], [high[0], high[2], -low[1]], atol=1e-5)
 
 
-def test_same_seed_same_bits(pipeline: MiniPipeline, picture) -> None:
+def test_same_seed_same_bits(pipeline: Pipeline, picture) -> None:
     first, again, other = (pipeline.run(*picture, seed=s, decode_formats=["gaussian"]) for s in (3, 3, 4))
     for name in ("shape", "rotation", "translation", "scale", "coords"):
         assert torch.equal(first[name], again[name])
@@ -100,7 +100,7 @@ def test_same_seed_same_bits(pipeline: MiniPipeline, picture) -> None:
     assert not torch.equal(first["shape"], other["shape"])
 
 
-def test_only_the_initial_noise_is_random(pipeline: MiniPipeline, picture) -> None:
+def test_only_the_initial_noise_is_random(pipeline: Pipeline, picture) -> None:
     """Without a seed the default generator goes on; a run takes exactly the two noises from it."""
     torch.manual_seed(9)
     result = pipeline.run(*picture, decode_formats=["gaussian"])
@@ -114,14 +114,14 @@ def test_only_the_initial_noise_is_random(pipeline: MiniPipeline, picture) -> No
 
 
 @pytest.mark.parametrize("formats", [[], ["mesh"], ["gaussian"], ["gaussian_4"], ["gaussian_4", "mesh"]])
-def test_any_subset_of_formats(pipeline: MiniPipeline, picture, formats: list[str]) -> None:
+def test_any_subset_of_formats(pipeline: Pipeline, picture, formats: list[str]) -> None:
     result = pipeline.run(*picture, seed=0, decode_formats=formats)
     assert {name for name in ("mesh", "gaussian", "gaussian_4") if name in result} == set(formats)
     assert (result["glb"] is not None) == ("mesh" in formats)
     assert ("gs" in result, "gs_4" in result) == ("gaussian" in formats, "gaussian_4" in formats)
 
 
-def test_network_calls_and_steps(pipeline: MiniPipeline, picture) -> None:
+def test_network_calls_and_steps(pipeline: Pipeline, picture) -> None:
     """4 steps of rescale 3: t = 0, 1/10, 1/4, 1/2, all guided. 3 uniform steps: 0, 1/3 guided, 2/3 not."""
     calls = {"ss": [], "slat": []}
     hooks = [
@@ -157,14 +157,14 @@ def test_network_calls_and_steps(pipeline: MiniPipeline, picture) -> None:
             hook.remove()
 
 
-def test_stage_one_only(pipeline: MiniPipeline, picture) -> None:
+def test_stage_one_only(pipeline: Pipeline, picture) -> None:
     result = pipeline.run(*picture, seed=0, stage1_only=True)
     torch.testing.assert_close(result["voxel"], (result["coords"][:, 1:] + 0.5) / 16 - 0.5)
     assert "mesh" not in result
     assert "rotation" in result
 
 
-def test_slat_is_scaled_for_the_decoders(pipeline: MiniPipeline, picture) -> None:
+def test_slat_is_scaled_for_the_decoders(pipeline: Pipeline, picture) -> None:
     rgba = pipeline.merge_image_and_mask(*picture)
     inputs = pipeline.preprocess_image(rgba, pipeline.slat_preprocessor)
     coords = torch.tensor([[0, 1, 2, 3], [0, 4, 4, 4]], dtype=torch.int32)
@@ -181,7 +181,7 @@ def test_slat_is_scaled_for_the_decoders(pipeline: MiniPipeline, picture) -> Non
     assert torch.equal(slat.coords, coords)
 
 
-def test_pointmap_moves_the_pose_with_it(pipeline: MiniPipeline, picture) -> None:
+def test_pointmap_moves_the_pose_with_it(pipeline: Pipeline, picture) -> None:
     """Twice as far and twice as large looks the same but for the descriptor's scale: the pose decoder must follow."""
     near = pipeline.compute_pointmap(pipeline.merge_image_and_mask(*picture), points())
     assert not near["guessed"]
@@ -207,7 +207,7 @@ def test_another_depth_model_takes_the_place_of_the_guess(picture) -> None:
     assert torch.equal(given["shape"], estimated["shape"])
 
 
-def test_huge_pictures_run_in_bounded_memory(pipeline: MiniPipeline) -> None:
+def test_huge_pictures_run_in_bounded_memory(pipeline: Pipeline) -> None:
     rgb = np.zeros((40, 5000, 3), np.uint8)
     mask = np.zeros((40, 5000), bool)
     mask[10:30, 100:2000] = True
@@ -215,11 +215,11 @@ def test_huge_pictures_run_in_bounded_memory(pipeline: MiniPipeline) -> None:
     assert result["pointmap"].shape == (13, 1666, 3)
 
 
-def test_save_and_load(tmp_path: Path, pipeline: MiniPipeline, picture) -> None:
+def test_save_and_load(tmp_path: Path, pipeline: Pipeline, picture) -> None:
     pipeline.save_pretrained(tmp_path)
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    first, second = MiniPipeline.from_pretrained(tmp_path), MiniPipeline.from_pretrained(tmp_path)
+    first, second = Pipeline.from_pretrained(tmp_path), Pipeline.from_pretrained(tmp_path)
     assert torch.equal(torch.random.get_rng_state(), before), "loading draws no random numbers"
     assert first.config == CONFIG
     a, b = (p.run(*picture, seed=0, stage1_only=True) for p in (first, second))
@@ -231,49 +231,49 @@ def test_save_and_load(tmp_path: Path, pipeline: MiniPipeline, picture) -> None:
     }
     (tmp_path / "ss_decoder.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"ss_decoder\.safetensors"):
-        MiniPipeline.from_pretrained(tmp_path)
+        Pipeline.from_pretrained(tmp_path)
 
 
-def test_weights_that_changed_on_disk_are_refused(tmp_path: Path, pipeline: MiniPipeline) -> None:
+def test_weights_that_changed_on_disk_are_refused(tmp_path: Path, pipeline: Pipeline) -> None:
     pipeline.save_pretrained(tmp_path)
     path = tmp_path / "slat_decoder_gs.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
     with pytest.raises(CheckpointError, match=r"slat_decoder_gs\.safetensors are damaged"):
-        MiniPipeline.from_pretrained(tmp_path)
+        Pipeline.from_pretrained(tmp_path)
     (tmp_path / "sha256.json").write_text('{"other.safetensors": "' + "0" * 64 + '"}')
     with pytest.raises(CheckpointError, match="does not list"):
-        MiniPipeline.from_pretrained(tmp_path)
+        Pipeline.from_pretrained(tmp_path)
     (tmp_path / "sha256.json").unlink()
-    MiniPipeline.from_pretrained(tmp_path)  # a folder from before there were checksums
+    Pipeline.from_pretrained(tmp_path)  # a folder from before there were checksums
 
 
-def test_sizes_that_no_network_can_have_are_refused(tmp_path: Path, pipeline: MiniPipeline) -> None:
+def test_sizes_that_no_network_can_have_are_refused(tmp_path: Path, pipeline: Pipeline) -> None:
     pipeline.save_pretrained(tmp_path)
     path = tmp_path / "pipeline.yaml"
     path.write_text(path.read_text().replace("window_size: 8", "window_size: 8.5"))
     with pytest.raises(CheckpointError, match=r"pipeline\.yaml.*window_size"):
-        MiniPipeline.from_pretrained(tmp_path)
+        Pipeline.from_pretrained(tmp_path)
 
 
-def test_one_format_as_a_text_is_refused(pipeline: MiniPipeline, picture) -> None:
+def test_one_format_as_a_text_is_refused(pipeline: Pipeline, picture) -> None:
     with pytest.raises(ValueError, match=r"'mesh'.*give a list"):
         pipeline.run(*picture, decode_formats="mesh")
 
 
 def test_shared_embedder_is_stored_once(tmp_path: Path) -> None:
-    config = PipelineConfig(**{**vars(CONFIG), "slat_embedder": None, "slat_decoder_gs_4": None})
+    config = ModelConfig(**{**vars(CONFIG), "slat_embedder": None, "slat_decoder_gs_4": None})
     pipeline = build(config)
     assert len({id(e) for e in pipeline.condition_embedders.values()}) == 1
     pipeline.save_pretrained(tmp_path)
     assert not (tmp_path / "slat_condition_embedder.safetensors").exists()
-    loaded = MiniPipeline.from_pretrained(tmp_path)
+    loaded = Pipeline.from_pretrained(tmp_path)
     assert len({id(e) for e in loaded.condition_embedders.values()}) == 1
     with pytest.raises(ValueError, match="gaussian_4"):
         loaded.decode_slat(None, ["gaussian_4"])
 
 
-def test_bad_arguments_are_refused_before_sampling(pipeline: MiniPipeline, picture) -> None:
+def test_bad_arguments_are_refused_before_sampling(pipeline: Pipeline, picture) -> None:
     image, mask = picture
     cases = [
         ({"decode_formats": ["radiance_field"]}, ValueError, "gaussian"),
@@ -298,7 +298,7 @@ def test_nothing_found_is_an_error_that_says_so(picture) -> None:
 
 def test_half_precision_stays_close(picture) -> None:
     exact = build()
-    half = MiniPipeline(CONFIG, dtype=torch.bfloat16)
+    half = Pipeline(CONFIG, dtype=torch.bfloat16)
     half.models.load_state_dict(exact.models.state_dict())
     for name, embedder in exact.condition_embedders.items():
         half.condition_embedders[name].load_state_dict(embedder.state_dict())

@@ -15,7 +15,7 @@ from fast_sam3d.model.config import (
     SSEncoderConfig,
     SSFlowConfig,
 )
-from fast_sam3d.model.latents import GridLatent
+from fast_sam3d.model.latents import grid_patches, patches_to_grid
 from fast_sam3d.model.layers import CrossAttention, HeadRMSNorm
 from fast_sam3d.model.ss_flow import JointSelfAttention, SparseStructureFlow
 from fast_sam3d.model.ss_vae import (
@@ -195,13 +195,12 @@ def test_wrong_leaves_are_refused() -> None:
         flow(x, torch.zeros(1), torch.randn(1, 5, 16))
 
 
-def test_grid_latent_keeps_neighbours_together() -> None:
-    latent = GridLatent(4, 3, 12, patch_size=2)
+def test_patches_hold_neighbouring_cells() -> None:
     x = torch.randn(2, 64, 3)
-    patches = latent._patchify(x)
+    patches = grid_patches(x, 2)
     grid = x.reshape(2, 4, 4, 4, 3)
     torch.testing.assert_close(patches[:, 5], grid[:, 2:4, 0:2, 2:4].reshape(2, -1))
-    assert torch.equal(latent._unpatchify(patches), x)
+    assert torch.equal(patches_to_grid(patches, 2), x)
 
 
 @pytest.mark.parametrize("bad", [{"num_heads": 5}, {"patch_size": 3}, {"num_blocks": 0}, {"layout_mlp_ratio": -1.0}])

@@ -16,7 +16,7 @@ class Placed:
     """An object before a camera."""
 
     sampled: Sampled
-    camera: views.Camera
+    camera: views.ViewCamera
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def take(placed: tuple[Placed, ...], backdrop: views.Backdrop, occluder: views.O
     return Photo(image, label.reshape(height, width), points.reshape(height, width, 3), tuple(placed))
 
 
-def outline(sampled: Sampled, camera: views.Camera, shape: Shape) -> np.ndarray:
+def outline(sampled: Sampled, camera: views.ViewCamera, shape: Shape) -> np.ndarray:
     """Image coordinates [P, 2] of points on an object's surface."""
     centres = (shape.coords.astype(np.float32) + 0.5) / RESOLUTION - 0.5
     surface = centres - sampled.solid.normal(centres) * sampled.solid.distance(centres)[:, None]

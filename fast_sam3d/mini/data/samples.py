@@ -98,7 +98,7 @@ def make_view(rng: np.random.Generator, sampled: Sampled, surface: np.ndarray, *
     return View(image, mask, pointmap.numpy().astype(np.float16), descriptor, pose)
 
 
-def seen_at_assumed_size(camera: views.Camera) -> views.Camera:
+def seen_at_assumed_size(camera: views.ViewCamera) -> views.ViewCamera:
     """The camera and pose that show the same picture, up to perspective, in the world that `SilhouetteDepth` assumes.
 
     Neither size nor focal length can be seen in a picture without depth. Asking for the true ones would ask for noise,

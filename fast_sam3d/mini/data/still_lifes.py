@@ -98,7 +98,7 @@ def place(example: Example) -> tuple[Placed, ...]:
         sampled = sample_object(FIRST_SEED + standing.seed)
         origin = np.array([standing.x, standing.y, -lowest(sampled.solid) * standing.size], np.float32)
         turned = views.object_rotation(standing.yaw, example.elevation, 0.0)
-        camera = views.Camera(turned, origin @ world + towards, standing.size, example.focal, _LIGHT)
+        camera = views.ViewCamera(turned, origin @ world + towards, standing.size, example.focal, _LIGHT)
         placed.append(Placed(sampled, camera))
     return tuple(placed)
 

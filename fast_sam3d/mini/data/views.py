@@ -21,7 +21,7 @@ _LOOK_ALONG_Y = np.array([[-1, 0, 0], [0, 0, 1], [0, 1, 0]], np.float32)
 
 
 @dataclass(frozen=True)
-class Camera:
+class ViewCamera:
     """Where the object stands before the camera."""
 
     R: np.ndarray  # [3, 3]
@@ -43,7 +43,7 @@ def object_rotation(yaw: float, elevation: float, roll: float) -> np.ndarray:
     return (turn @ tilt @ _LOOK_ALONG_Y @ rotation("z", roll).T).astype(np.float32)
 
 
-def sample_camera(rng: np.random.Generator, symmetry: int) -> Camera:
+def sample_camera(rng: np.random.Generator, symmetry: int) -> ViewCamera:
     """A random camera; the yaw covers what the object's symmetry leaves distinguishable, once."""
     reach = 180.0 / symmetry if symmetry else 0.0
     yaw = float(rng.uniform(-reach, reach)) if reach else 0.0
@@ -57,10 +57,10 @@ def sample_camera(rng: np.random.Generator, symmetry: int) -> Camera:
     uv = rng.uniform(-1, 1, 2) * room
     t = np.array([-uv[0] / focal * depth, -uv[1] / focal * depth, depth], np.float32)
     light = np.array([rng.uniform(-1, 1), rng.uniform(0.4, 1.2), -rng.uniform(0.4, 1.0)], np.float32)
-    return Camera(R, t, size, focal, light / np.linalg.norm(light))
+    return ViewCamera(R, t, size, focal, light / np.linalg.norm(light))
 
 
-def trace(solid: Solid, camera: Camera, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def trace(solid: Solid, camera: ViewCamera, uv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sphere-trace rays.
 
     Args:
@@ -153,7 +153,9 @@ class Picture:
     points: np.ndarray
 
 
-def render(sampled: Sampled, camera: Camera, backdrop: Backdrop, occluder: Occluder | None, uv: np.ndarray) -> Picture:
+def render(
+    sampled: Sampled, camera: ViewCamera, backdrop: Backdrop, occluder: Occluder | None, uv: np.ndarray
+) -> Picture:
     """Render pixels at image coordinates uv [P, 2]."""
     solid = sampled.solid
     hit, where = trace(solid, camera, uv)

@@ -13,7 +13,8 @@ import torch
 
 from fast_sam3d.mini.data.families import FAMILIES
 from fast_sam3d.mini.data.shards import HELD_OUT_SEED
-from fast_sam3d.mini.train.stages import STAGES, Run
+from fast_sam3d.mini.train.run import TrainingRun
+from fast_sam3d.mini.train.stages import STAGES
 from fast_sam3d.model.networks import build_networks, weight_parts
 
 NAME = "MODEL_CARD.md"
@@ -30,7 +31,7 @@ BARS: dict[str, tuple[float, bool]] = {
 """Least or greatest value of a metric that the embedded model must reach, and whether greater is better."""
 
 
-def write(run: Run, checkpoint: Path, summary: Mapping[str, Any]) -> Path:
+def write(run: TrainingRun, checkpoint: Path, summary: Mapping[str, Any]) -> Path:
     """Write the card, the curves and `evaluation.json` beside the weights.
 
     Args:
@@ -48,7 +49,7 @@ def write(run: Run, checkpoint: Path, summary: Mapping[str, Any]) -> Path:
     return path
 
 
-def _lines(run: Run, summary: Mapping[str, Any]) -> list[str]:
+def _lines(run: TrainingRun, summary: Mapping[str, Any]) -> list[str]:
     recipe = run.recipe
     models, embedders = build_networks(recipe.pipeline)
     parts = {
@@ -115,7 +116,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
 
 
-def _stage(run: Run, name: str) -> list[str]:
+def _stage(run: TrainingRun, name: str) -> list[str]:
     schedule = getattr(run.recipe, name)
     rows = read_curve(run.folder / f"{name}.csv")
     hours = previous = 0.0
@@ -125,7 +126,7 @@ def _stage(run: Run, name: str) -> list[str]:
     return [name, f"{int(previous):,}", str(schedule.batch), f"{schedule.rate:g}", f"{hours:.2f}"]
 
 
-def _hardware(run: Run) -> str:
+def _hardware(run: TrainingRun) -> str:
     if run.device.type == "cuda":
         return torch.cuda.get_device_name(run.device)
     model = platform.processor() or platform.machine()
@@ -159,7 +160,7 @@ def read_curve(path: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def plot_curves(run: Run, path: Path) -> None:
+def plot_curves(run: TrainingRun, path: Path) -> None:
     """Losses of every stage over its updates, logarithmic."""
     import matplotlib
 

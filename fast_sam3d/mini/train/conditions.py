@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.mini.data.shards import Objects
-from fast_sam3d.model.pose import LAYOUT_LEAVES, encode_pose
+from fast_sam3d.model.config import LAYOUT_CHANNELS
+from fast_sam3d.model.pose import encode_pose
 
 POINT_NOISE = 0.02  # scene scales, on half of the crops
 TINT = 0.1  # of each colour channel's gain
@@ -35,7 +36,7 @@ def layout_statistics(rows: np.ndarray) -> dict[str, dict[str, list[float]]]:
     leaves = layout_targets(rows)
     return {
         name: {"mean": leaves[name].mean((0, 1)).tolist(), "std": leaves[name].std((0, 1)).clamp_min(0.05).tolist()}
-        for name in LAYOUT_LEAVES
+        for name in LAYOUT_CHANNELS
     }
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from fast_sam3d.mini.data.shards import Objects
 from fast_sam3d.mini.train.conditions import crops, layout_targets, standardise
-from fast_sam3d.mini.train.sensitivity import token_blocks
-from fast_sam3d.model.pose import LAYOUT_LEAVES
+from fast_sam3d.model.config import LAYOUT_CHANNELS
+from fast_sam3d.model.latents import grid_patches
 
 DROP = 0.1  # share of samples trained without condition
 LAYOUT_WEIGHT = 0.4  # of each layout leaf against the shape
@@ -49,7 +49,7 @@ class Readout(nn.Module):
 
     def __init__(self, channels: int, cells: int) -> None:
         super().__init__()
-        self.layout = sum(LAYOUT_LEAVES.values())
+        self.layout = sum(LAYOUT_CHANNELS.values())
         self.net = nn.Sequential(
             nn.Linear(2 * channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, self.layout + cells**3)
         )
@@ -94,8 +94,8 @@ class SSFlowLoss:
         coarse: [n, cells^3] bool, whether anything is in each cell of the latent grid.
         statistics: of the layout leaves.
         backbone, embedder: what is trained.
-        weighting: [D, D] of the shape's error in a block of the grid's cells, see `sensitivity.weighting`; D tells the
-            block's size.
+        weighting: [D, D] of the shape's error in a block of the grid's cells, see `sensitivity.weighting_factor`; the
+            block's size follows from D.
         draws: noises per crop; the embedder runs once for all of them.
     """
 
@@ -117,7 +117,7 @@ class SSFlowLoss:
 
     def __call__(self, generator: torch.Generator, batch: int) -> dict[str, Tensor]:
         inputs, clean, coarse = self.batch(generator, batch // self.draws)
-        layout = torch.cat([clean[name][:, 0] for name in LAYOUT_LEAVES], 1).to(self.device)
+        layout = torch.cat([clean[name][:, 0] for name in LAYOUT_CHANNELS], 1).to(self.device)
         clean = {name: leaf.repeat(self.draws, 1, 1).to(self.device) for name, leaf in clean.items()}
         count = len(clean["shape"])
         t = sample_times(count, generator)
@@ -135,8 +135,8 @@ class SSFlowLoss:
             "readout_cells": READOUT_WEIGHT * F.binary_cross_entropy_with_logits(told_cells, coarse.to(self.device)),
             "readout_colours": COLOUR_READOUT_WEIGHT * colour,
         }
-        errors = {name: velocity[name].float() - (clean[name] - noise[name]) for name in ("shape", *LAYOUT_LEAVES)}
+        errors = {name: velocity[name].float() - (clean[name] - noise[name]) for name in ("shape", *LAYOUT_CHANNELS)}
         with torch.autocast(self.device.type, enabled=False):
-            shape = (token_blocks(errors.pop("shape"), self.edge) @ self.weighting).square().mean()
+            shape = (grid_patches(errors.pop("shape"), self.edge) @ self.weighting).square().mean()
         layout_errors = {name: LAYOUT_WEIGHT * error.square().mean() for name, error in errors.items()}
         return losses | {"shape": shape} | layout_errors

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fast_sam3d.errors import CheckpointError
+from fast_sam3d.run.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSchedule:
     """AdamW with warm-up, a flat part, and a linear fall.
 
     Args:
@@ -51,10 +51,10 @@ class Schedule:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "rate", "checkpoint"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"Schedule.{name} must be positive, got {getattr(self, name)!r}")
+                raise ValueError(f"TrainingSchedule.{name} must be positive, got {getattr(self, name)!r}")
         for name in ("average", "flat"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"Schedule.{name} must be in [0, 1), got {getattr(self, name)!r}")
+                raise ValueError(f"TrainingSchedule.{name} must be in [0, 1), got {getattr(self, name)!r}")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of an update."""
@@ -94,7 +94,7 @@ class Trainer:
         CheckpointError: `<stage>.pt` is there but damaged, or of networks of other sizes.
     """
 
-    def __init__(self, stage: str, modules: dict[str, nn.Module], schedule: Schedule, folder: Path, seed: int,
+    def __init__(self, stage: str, modules: dict[str, nn.Module], schedule: TrainingSchedule, folder: Path, seed: int,
                  device: torch.device, origin: Mapping[str, str] | None = None) -> None:  # fmt: skip
         self.stage, self.schedule, self.folder, self.seed, self.device = stage, schedule, folder, seed, device
         self.origin = None if origin is None else dict(origin)
@@ -122,7 +122,8 @@ class Trainer:
         """
         curve = _Curve(self.folder / f"{self.stage}.csv", self.step, *self._unplotted)
         parameters = list(self.modules.parameters())
-        with tqdm(total=self.schedule.steps, initial=self.step, desc=self.stage, unit="step") as bar:
+        with Bar(self.stage, self.schedule.steps, self.step) as bar:
+            note = ""
             while self.step < self.schedule.steps:
                 self.modules.train()
                 for group in self.optimizer.param_groups:
@@ -135,10 +136,10 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 self._update_average()
                 self.step += 1
-                bar.update()
                 last = self.step == self.schedule.steps
                 if mean := curve.add(self.step, parts, last):
-                    bar.set_postfix(mean)
+                    note = ", ".join(f"{name} {value:.3g}" for name, value in mean.items())
+                bar.update(self.step, note)
                 if last or self.step % self.schedule.checkpoint == 0:
                     self._save(curve)
         return self.averaged()

@@ -12,7 +12,7 @@ from typing import Any
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.mini.train.loop import load_whole
 from fast_sam3d.mini.train.recipe import Recipe
-from fast_sam3d.model.pipeline_config import to_mapping
+from fast_sam3d.model.config_file import to_mapping
 from fast_sam3d.outputs.digests import file_digest
 
 RECIPE = "recipe"

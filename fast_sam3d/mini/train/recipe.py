@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from fast_sam3d.mini.data.shards import HELD_OUT_SEED
-from fast_sam3d.mini.train.loop import Schedule
+from fast_sam3d.mini.train.loop import TrainingSchedule
 from fast_sam3d.model.config import EmbedderConfig, SSDecoderConfig, SSEncoderConfig, SSFlowConfig
-from fast_sam3d.model.pipeline_config import PipelineConfig, SamplingConfig
+from fast_sam3d.model.config_file import ModelConfig, SamplingConfig
 from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatEncoderConfig, SLatFlowConfig
 
 
@@ -33,14 +33,14 @@ class Recipe:
     slat_objects: int = 20_000
     noise_draws: int = 2
     decoder_share: float = 0.8
-    ss_vae: Schedule = Schedule(3000, 32, rate=2e-3, average=0.995)
-    slat_vae: Schedule = Schedule(600, 2, rate=2e-3, average=0.995, checkpoint=100)
-    ss_flow: Schedule = Schedule(49_300, 128, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
-    slat_flow: Schedule = Schedule(7200, 8, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
+    ss_vae: TrainingSchedule = TrainingSchedule(3000, 32, rate=2e-3, average=0.995)
+    slat_vae: TrainingSchedule = TrainingSchedule(600, 2, rate=2e-3, average=0.995, checkpoint=100)
+    ss_flow: TrainingSchedule = TrainingSchedule(49_300, 128, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
+    slat_flow: TrainingSchedule = TrainingSchedule(7200, 8, rate=1e-3, warmup=200, average=0.998, checkpoint=100)
     ss_encoder: SSEncoderConfig = SSEncoderConfig()
     slat_encoder: SLatEncoderConfig = SLatEncoderConfig()
-    pipeline: PipelineConfig = field(
-        default_factory=lambda: PipelineConfig(
+    pipeline: ModelConfig = field(
+        default_factory=lambda: ModelConfig(
             ss_embedder=EmbedderConfig(num_blocks=3, mlp_ratio=3.0),
             ss_flow=SSFlowConfig(share_mod=True, mlp_ratio=3.0),
             ss_decoder=SSDecoderConfig(),
@@ -86,7 +86,7 @@ class Recipe:
         def fewer(count: int, least: int) -> int:
             return max(round(count * share), least)
 
-        def shorter(schedule: Schedule) -> Schedule:
+        def shorter(schedule: TrainingSchedule) -> TrainingSchedule:
             steps = fewer(schedule.steps, 2)
             return replace(
                 schedule, steps=steps, warmup=max(min(schedule.warmup, steps // 4), 1),

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from fast_sam3d.model.ss_vae import fold_cells, tokens_to_grid
+from fast_sam3d.mini.train.loop import step_generator
+from fast_sam3d.mini.train.recipe import Recipe
+from fast_sam3d.model.latents import grid_patches
+from fast_sam3d.model.ss_vae import SSDecoder, tokens_to_grid
 
 NOISE = 0.4
 """Standard deviation of the error around which the decoder is looked at: about what a trained flow leaves."""
 
 SHAPES = 1536
-
-
-def token_blocks(tokens: Tensor, edge: int) -> Tensor:
-    """Shape leaf [B, R**3, C] -> what each block of edge**3 cells holds, [B * (R / edge)**3, C * edge**3]."""
-    return fold_cells(tokens_to_grid(tokens), edge).movedim(1, -1).flatten(0, 3)
 
 
 def sensitivity(decoder: nn.Module, latents: Tensor, edge: int, generator: torch.Generator, device: torch.device,
@@ -32,7 +33,8 @@ def sensitivity(decoder: nn.Module, latents: Tensor, edge: int, generator: torch
         generator: of the noise and the drawn voxels.
 
     Returns:
-        [C * edge**3, C * edge**3] float32 on the CPU, symmetric, its mean diagonal 1, in the order of `token_blocks`.
+        [edge**3 * C, edge**3 * C] float32 on the CPU, symmetric, its mean diagonal 1, in the order of
+        `latents.grid_patches`.
     """
     picked = torch.randperm(len(latents), generator=generator)[:SHAPES]
     total = torch.zeros(())
@@ -43,12 +45,12 @@ def sensitivity(decoder: nn.Module, latents: Tensor, edge: int, generator: torch
         share = torch.sigmoid(logits.detach())
         drawn = torch.bernoulli(share.cpu(), generator=generator).to(device)
         (gradient,) = torch.autograd.grad((logits * (drawn - share)).sum(), noisy)
-        blocks = token_blocks(gradient.cpu(), edge)
+        blocks = grid_patches(gradient.cpu(), edge).flatten(0, 1)
         total = total + blocks.T @ blocks
     return total / total.diagonal().mean()
 
 
-def weighting(information: Tensor, share: float) -> Tensor:
+def weighting_factor(information: Tensor, share: float) -> Tensor:
     """Factor L whose |e @ L|**2 is the squared error of a block, `share` of it weighed by what the decoder notices.
 
     The rest counts all directions alike, so that those it hardly notices are still learnt. Any such weighting has the
@@ -62,3 +64,18 @@ def weighting(information: Tensor, share: float) -> Tensor:
         [D, D], lower triangular.
     """
     return torch.linalg.cholesky(torch.lerp(torch.eye(len(information)), information, share))
+
+
+def error_weighting(recipe: Recipe, encoded: Mapping[str, Any], seed: int, device: torch.device) -> Tensor:
+    """`weighting_factor` of a trained occupancy autoencoder.
+
+    Args:
+        encoded: what the stage ss_vae stores: latents, and the decoder's state.
+        seed: of the training run.
+    """
+    config = recipe.pipeline
+    decoder = SSDecoder(config.ss_decoder).to(device)
+    decoder.load_state_dict(encoded["decoder"])
+    chance = step_generator(seed, "sensitivity", 0)
+    information = sensitivity(decoder.eval(), encoded["latents"], config.ss_flow.patch_size, chance, device)
+    return weighting_factor(information, recipe.decoder_share)

@@ -8,10 +8,10 @@ import pytest
 
 from fast_sam3d.mini.data.samples import write_shard
 from fast_sam3d.mini.data.shards import Objects, read
-from fast_sam3d.mini.train.loop import Schedule
+from fast_sam3d.mini.train.loop import TrainingSchedule
 from fast_sam3d.mini.train.recipe import Recipe
 from fast_sam3d.model.config import EmbedderConfig, SSDecoderConfig, SSEncoderConfig, SSFlowConfig
-from fast_sam3d.model.pipeline_config import PipelineConfig, SamplingConfig
+from fast_sam3d.model.config_file import ModelConfig, SamplingConfig
 from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatEncoderConfig, SLatFlowConfig
 from tests.model.conftest import scatter, shell  # noqa: F401  (fixtures)
 
@@ -35,7 +35,7 @@ def objects(shard: Path) -> Objects:
 @pytest.fixture
 def tiny() -> Recipe:
     """Everything as small as it can be."""
-    schedule = Schedule(steps=4, batch=2, warmup=1, checkpoint=2)
+    schedule = TrainingSchedule(steps=4, batch=2, warmup=1, checkpoint=2)
     trunk = {"model_channels": 16, "num_heads": HEADS, "num_blocks": 1}
     return Recipe(
         objects=OBJECTS,
@@ -49,7 +49,7 @@ def tiny() -> Recipe:
         slat_flow=schedule,
         ss_encoder=SSEncoderConfig(model_channels=16, num_res_blocks=1),
         slat_encoder=SLatEncoderConfig(model_channels=16, num_blocks=1),
-        pipeline=PipelineConfig(
+        pipeline=ModelConfig(
             ss_embedder=EmbedderConfig(model_channels=WIDTH, num_heads=HEADS, num_blocks=1),
             ss_flow=SSFlowConfig(model_channels=WIDTH, num_heads=HEADS, num_blocks=1, cond_channels=WIDTH),
             ss_decoder=SSDecoderConfig(model_channels=16, num_res_blocks=1, refine_channels=4),

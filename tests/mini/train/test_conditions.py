@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fast_sam3d.mini.train.conditions import crops, layout_statistics, layout_targets, poses, standardise
-from fast_sam3d.model.pose import LAYOUT_LEAVES, decode_pose
-from fast_sam3d.model.pose_decoder import PoseDecoder
+from fast_sam3d.model.config import LAYOUT_CHANNELS
+from fast_sam3d.model.pose import PoseDecoder, decode_pose
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_the_pipeline_undoes_the_standardisation(rows):
 
 def test_standardised_leaves_have_no_mean_and_unit_deviation(rows):
     leaves = standardise(layout_targets(rows), layout_statistics(rows))
-    assert {name: leaf.shape[1:] for name, leaf in leaves.items()} == {n: (1, c) for n, c in LAYOUT_LEAVES.items()}
+    assert {name: leaf.shape[1:] for name, leaf in leaves.items()} == {n: (1, c) for n, c in LAYOUT_CHANNELS.items()}
     for leaf in leaves.values():
         torch.testing.assert_close(leaf.mean(0), torch.zeros(1, leaf.shape[2]), atol=1e-4, rtol=0)
         assert (leaf.std(0) < 1.001).all()

@@ -10,8 +10,8 @@ from fast_sam3d.mini.train import flows
 from fast_sam3d.mini.train.autoencoders import coarse_occupancy
 from fast_sam3d.mini.train.conditions import layout_statistics
 from fast_sam3d.mini.train.flows import Readout, SSFlowLoss, keep_condition, sample_times
+from fast_sam3d.model.config import LAYOUT_CHANNELS
 from fast_sam3d.model.embedder import ConditionEmbedder
-from fast_sam3d.model.pose import LAYOUT_LEAVES
 from fast_sam3d.model.ss_flow import SparseStructureFlow
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def test_readout_sees_the_mean_and_the_last_token():
     readout = Readout(6, 2)
     tokens = torch.randn(3, 5, 6)
     layout, cells, colours = readout(tokens)
-    assert layout.shape == (3, sum(LAYOUT_LEAVES.values())) and cells.shape == (3, 8)
+    assert layout.shape == (3, sum(LAYOUT_CHANNELS.values())) and cells.shape == (3, 8)
     assert colours.shape == (3, 3, 4, 4)
     swapped = tokens[:, [1, 0, 2, 3, 4]]
     torch.testing.assert_close(readout(swapped)[0], layout)
@@ -82,7 +82,7 @@ def test_colours_are_asked_for_where_the_object_is():
 
 def test_every_part_learns(loss):
     losses = loss(torch.Generator().manual_seed(1), 4)
-    assert set(losses) == {"shape", *LAYOUT_LEAVES, "readout_layout", "readout_cells", "readout_colours"}
+    assert set(losses) == {"shape", *LAYOUT_CHANNELS, "readout_layout", "readout_cells", "readout_colours"}
     assert all(value.isfinite() and value > 0 for value in losses.values())
     sum(losses.values()).backward()
     for part in (loss.backbone, loss.embedder, loss.readout):
@@ -111,7 +111,7 @@ def test_the_true_velocity_costs_nothing(loss):
     _, clean, _ = loss.batch(torch.Generator().manual_seed(3), 2)
     loss.backbone = oracle = Oracle({name: leaf.repeat(2, 1, 1) for name, leaf in clean.items()})
     losses = loss(torch.Generator().manual_seed(3), 4)
-    for name in ("shape", *LAYOUT_LEAVES):
+    for name in ("shape", *LAYOUT_CHANNELS):
         assert losses[name].item() == pytest.approx(0, abs=1e-4)
     assert oracle.context.shape[0] == 4
 
@@ -128,9 +128,9 @@ def test_an_error_counts_as_much_as_the_decoder_notices_it(loss):
 
     loss.backbone = Off({name: leaf.repeat(2, 1, 1) for name, leaf in clean.items()})
     costs = {}
-    # Rows of a block run over channels first: 3 and 5 are two channels of the 8, over all 8 cells.
+    # Rows of a block are its 8 cells times 8 channels, channels fastest: 3 and 5 are two channels in all cells.
     weights = torch.ones(8, 8)
-    weights[3], weights[5] = 2, 0
+    weights[:, 3], weights[:, 5] = 2, 0
     loss.weighting = torch.diag(weights.flatten())
     for channel in (0, 3, 5):
         wrong["shape"] = true.clone()

@@ -12,9 +12,9 @@ from torch import nn
 
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.mini.train import loop
-from fast_sam3d.mini.train.loop import Schedule, Trainer, hash_seed, load_whole, save_whole, step_generator
+from fast_sam3d.mini.train.loop import Trainer, TrainingSchedule, hash_seed, load_whole, save_whole, step_generator
 
-SCHEDULE = Schedule(steps=130, batch=4, warmup=10, checkpoint=30, average=0.9)
+SCHEDULE = TrainingSchedule(steps=130, batch=4, warmup=10, checkpoint=30, average=0.9)
 CPU = torch.device("cpu")
 
 
@@ -22,12 +22,12 @@ class Stopped(Exception):
     pass
 
 
-def trainer(folder: Path, width: int = 3, schedule: Schedule = SCHEDULE) -> Trainer:
+def trainer(folder: Path, width: int = 3, schedule: TrainingSchedule = SCHEDULE) -> Trainer:
     torch.manual_seed(0)
     return Trainer("fit", {"net": nn.Linear(width, 2)}, schedule, folder, seed=5, device=CPU)
 
 
-def train(folder: Path, stop_at: int | None = None, schedule: Schedule = SCHEDULE) -> tuple[Trainer, list[int]]:
+def train(folder: Path, stop_at: int | None = None, schedule: TrainingSchedule = SCHEDULE) -> tuple[Trainer, list[int]]:
     """Regress noise; raises `Stopped` in the update `stop_at`. Returns the trainer and the updates that it made."""
     made = trainer(folder, schedule=schedule)
     steps = []
@@ -168,7 +168,7 @@ def test_a_save_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
 
 
 def test_rate_rises_stays_and_falls():
-    schedule = Schedule(steps=1000, batch=1, rate=2.0, warmup=100, flat=0.4, floor=0.1)
+    schedule = TrainingSchedule(steps=1000, batch=1, rate=2.0, warmup=100, flat=0.4, floor=0.1)
     assert schedule.rate_at(0) == pytest.approx(0.02)
     assert schedule.rate_at(49) == pytest.approx(1.0)
     assert schedule.rate_at(99) == schedule.rate_at(100) == schedule.rate_at(400) == 2.0
@@ -180,8 +180,8 @@ def test_rate_rises_stays_and_falls():
     ("field", "value"), [("steps", 0), ("batch", 0), ("rate", 0.0), ("checkpoint", 0), ("average", 1.0), ("flat", 1.0)]
 )
 def test_impossible_schedules(field, value):
-    with pytest.raises(ValueError, match=rf"Schedule\.{field}"):
-        Schedule(**{"steps": 1, "batch": 1, field: value})
+    with pytest.raises(ValueError, match=rf"TrainingSchedule\.{field}"):
+        TrainingSchedule(**{"steps": 1, "batch": 1, field: value})
 
 
 def test_random_numbers_depend_on_seed_stage_and_step_only():

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fast_sam3d.mini.train.sensitivity import sensitivity, token_blocks, weighting
-from fast_sam3d.model.ss_vae import tokens_to_grid
+from fast_sam3d.mini.train.sensitivity import sensitivity, weighting_factor
 
 CPU = torch.device("cpu")
 
@@ -28,22 +27,12 @@ def looked_at(gains: Tensor, shapes: int = 64) -> Tensor:
     return sensitivity(Linear(gains), latents, 2, torch.Generator().manual_seed(0), CPU)
 
 
-def test_a_block_holds_the_cells_that_share_a_token():
-    edge, channels = 4, 3
-    tokens = torch.arange(edge**3 * channels, dtype=torch.float32).reshape(1, edge**3, channels)
-    blocks = token_blocks(tokens, 2)
-    assert blocks.shape == (8, 8 * channels)
-    grid = tokens_to_grid(tokens)[0]
-    assert set(blocks[1].tolist()) == set(grid[:, :2, :2, 2:].flatten().tolist())  # the second along the last axis
-    assert blocks[0, :8].tolist() == grid[0, :2, :2, :2].flatten().tolist()  # its first channel comes first
-
-
 def test_it_is_the_information_of_the_voxels():
     information = looked_at(torch.tensor([1.0, 0.0, 2.0]), 512)
     assert information.shape == (24, 24)
     torch.testing.assert_close(information, information.T)
     assert information.diagonal().mean().item() == pytest.approx(1)
-    diagonal = information.diagonal().reshape(3, 8).mean(1)
+    diagonal = information.diagonal().reshape(8, 3).mean(0)
     # Logit g x: information g**2 p (1 - p), with p at x of standard deviation 0.4.
     x = 0.4 * torch.randn(200_000, generator=torch.Generator().manual_seed(1))
     expected = torch.stack([g**2 * (torch.sigmoid(g * x) * torch.sigmoid(-g * x)).mean() for g in (1, 0, 2)])
@@ -60,8 +49,8 @@ def test_same_generator_same_information():
 def test_a_share_of_the_error_is_weighed():
     information = torch.tensor([[1.5, 0.5], [0.5, 0.5]])
     for share in (0.0, 0.8):
-        factor = weighting(information, share)
+        factor = weighting_factor(information, share)
         error = torch.tensor([1.0, -2.0])
         expected = (1 - share) * error @ error + share * error @ information @ error
         torch.testing.assert_close((error @ factor).square().sum(), expected)
-    assert torch.equal(weighting(information, 0.0), torch.eye(2))
+    assert torch.equal(weighting_factor(information, 0.0), torch.eye(2))

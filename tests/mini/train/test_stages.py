@@ -13,20 +13,22 @@ import pytest
 import torch
 
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.mini.train import stages
+from fast_sam3d.mini.train import run as run_module
+from fast_sam3d.mini.train.export import check_exported, export
 from fast_sam3d.mini.train.loop import load_whole, save_whole
 from fast_sam3d.mini.train.origin import PARTS, recipe_digest
 from fast_sam3d.mini.train.recipe import Recipe
-from fast_sam3d.mini.train.stages import LEAVES, STAGES, Run, check_exported, export, warn_of_other_objects
+from fast_sam3d.mini.train.run import LEAVES, TrainingRun, warn_of_other_objects
+from fast_sam3d.mini.train.stages import STAGES
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny: Recipe, shard: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+def run(tmp_path: Path, tiny: Recipe, shard: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingRun]:
     """Make a run in one folder, with the session's objects for data."""
-    monkeypatch.setattr(stages, "generate", lambda *_: [shard])
-    return lambda recipe=tiny, seed=0: Run(tmp_path, recipe, seed, CPU, 1)
+    monkeypatch.setattr(run_module, "generate", lambda *_: [shard])
+    return lambda recipe=tiny, seed=0: TrainingRun(tmp_path, recipe, seed, CPU, 1)
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +39,11 @@ def kept() -> dict[str, Path]:
 
 @pytest.fixture
 def trained(
-    run: Callable[..., Run], tiny: Recipe, kept: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Run:
+    run: Callable[..., TrainingRun], tiny: Recipe, kept: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> TrainingRun:
     """All stages done, and exported."""
     if not kept:
-        made = Run(tmp_path_factory.mktemp("run"), tiny, 0, CPU, 1)
+        made = TrainingRun(tmp_path_factory.mktemp("run"), tiny, 0, CPU, 1)
         for stage in STAGES.values():
             stage(made)
         export(made, made.folder / "checkpoint")
@@ -54,7 +56,7 @@ def stamps(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
 
 
-def test_the_same_run_again_changes_nothing(trained: Run, run: Callable[..., Run]) -> None:
+def test_the_same_run_again_changes_nothing(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
     before = stamps(trained.folder)
     again = run()
     for stage in STAGES.values():
@@ -63,7 +65,7 @@ def test_the_same_run_again_changes_nothing(trained: Run, run: Callable[..., Run
     check_exported(again, again.folder / "checkpoint")
 
 
-def test_a_result_made_again_alike_is_accepted(trained: Run, run: Callable[..., Run]) -> None:
+def test_a_result_made_again_alike_is_accepted(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
     """Of a damaged file the advice is to delete it; what was built on it need not be trained again."""
     path = trained.result("ss_vae")
     before = path.read_bytes()
@@ -76,7 +78,7 @@ def test_a_result_made_again_alike_is_accepted(trained: Run, run: Callable[..., 
 
 @pytest.mark.parametrize("stage", ["ss_flow", "slat_flow"])
 def test_what_was_built_on_another_result_is_refused_by_name(
-    trained: Run, run: Callable[..., Run], tiny: Recipe, stage: str
+    trained: TrainingRun, run: Callable[..., TrainingRun], tiny: Recipe, stage: str
 ) -> None:
     need = {"ss_flow": "ss_vae", "slat_flow": "slat_vae"}[stage]
     trained.result(need).unlink()
@@ -97,7 +99,7 @@ def test_what_was_built_on_another_result_is_refused_by_name(
 
 
 def test_another_seed_or_recipe_is_refused_where_recipe_json_is_gone(
-    trained: Run, run: Callable[..., Run], tiny: Recipe
+    trained: TrainingRun, run: Callable[..., TrainingRun], tiny: Recipe
 ) -> None:
     result = trained.result("ss_vae")
     faster = replace(tiny, ss_vae=replace(tiny.ss_vae, rate=3e-3))
@@ -108,7 +110,7 @@ def test_another_seed_or_recipe_is_refused_where_recipe_json_is_gone(
     STAGES["ss_vae"](run(replace(tiny, ss_vae=replace(tiny.ss_vae, steps=9))))
 
 
-def test_files_from_before_they_could_say_are_believed(trained: Run, run: Callable[..., Run]) -> None:
+def test_files_from_before_they_could_say_are_believed(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
     for path in trained.folder.glob("*.pt"):
         save_whole({name: value for name, value in load_whole(path).items() if name != "origin"}, path)
     (trained.folder / "exported.json").unlink()
@@ -121,7 +123,7 @@ def test_files_from_before_they_could_say_are_believed(trained: Run, run: Callab
 
 
 def test_a_result_that_is_still_to_be_made_is_warned_of(
-    trained: Run, run: Callable[..., Run], caplog: pytest.LogCaptureFixture
+    trained: TrainingRun, run: Callable[..., TrainingRun], caplog: pytest.LogCaptureFixture
 ) -> None:
     trained.result("ss_vae").unlink()
     with caplog.at_level(logging.WARNING, "fast_sam3d"):
@@ -145,7 +147,7 @@ def test_objects_that_this_version_would_make_otherwise_are_told(
 
 
 def test_weights_of_other_results_are_not_evaluated_as_this_runs(
-    trained: Run, run: Callable[..., Run], tiny: Recipe
+    trained: TrainingRun, run: Callable[..., TrainingRun], tiny: Recipe
 ) -> None:
     checkpoint = trained.folder / "checkpoint"
     trained.result("slat_flow").unlink()

@@ -60,7 +60,7 @@ def _layout(value: float) -> dict[str, tuple[float, ...]]:
 
 
 @dataclass(frozen=True)
-class PipelineConfig:
+class ModelConfig:
     """Everything but the weights.
 
     Args:
@@ -135,7 +135,7 @@ class PipelineConfig:
         return path
 
     @classmethod
-    def load(cls, folder: Path | str) -> PipelineConfig:
+    def load(cls, folder: Path | str) -> ModelConfig:
         """Read `pipeline.yaml` from a folder. Every setting must be there: a default may not be what was trained with.
 
         Raises:

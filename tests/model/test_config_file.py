@@ -12,28 +12,28 @@ import yaml
 
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.config import EmbedderConfig
-from fast_sam3d.model.pipeline_config import PipelineConfig, SamplingConfig, from_mapping, to_mapping
+from fast_sam3d.model.config_file import ModelConfig, SamplingConfig, from_mapping, to_mapping
 from fast_sam3d.model.slat_config import MeshDecoderConfig
 
 
 def test_yaml_round_trip(tmp_path: Path) -> None:
-    config = PipelineConfig(
+    config = ModelConfig(
         slat_embedder=None,
         slat_decoder_mesh=MeshDecoderConfig(upsample_channels=(8, 4)),
         ss_sampling=SamplingConfig(inference_steps=7, cfg_interval=(1.0, 2.0)),
-        layout_mean={**PipelineConfig().layout_mean, "scale": (0.25, -1e-7, 3.0)},
+        layout_mean={**ModelConfig().layout_mean, "scale": (0.25, -1e-7, 3.0)},
         slat_std=(0.1,) * 8,
         decode_formats=("gaussian",),
     )
     config.save(tmp_path)
-    assert PipelineConfig.load(tmp_path) == config
+    assert ModelConfig.load(tmp_path) == config
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"]
 
 
 def test_absent_keys_keep_their_defaults() -> None:
-    config = from_mapping(PipelineConfig, {"ss_flow": {"num_blocks": 3}})
+    config = from_mapping(ModelConfig, {"ss_flow": {"num_blocks": 3}})
     assert config.ss_flow.num_blocks == 3
-    assert config.ss_flow.model_channels == PipelineConfig().ss_flow.model_channels
+    assert config.ss_flow.model_channels == ModelConfig().ss_flow.model_channels
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_absent_keys_keep_their_defaults() -> None:
 )
 def test_bad_settings_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        from_mapping(PipelineConfig, change)
+        from_mapping(ModelConfig, change)
 
 
 def test_not_a_number_is_no_guidance_strength() -> None:
@@ -85,9 +85,9 @@ def names(tree: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[
             yield from names(value, (*prefix, key))
 
 
-@pytest.mark.parametrize("name", list(names(to_mapping(PipelineConfig()))), ids=".".join)
+@pytest.mark.parametrize("name", list(names(to_mapping(ModelConfig()))), ids=".".join)
 def test_a_file_without_one_of_its_settings_names_it(tmp_path: Path, name: tuple[str, ...]) -> None:
-    tree = copy.deepcopy(to_mapping(PipelineConfig()))
+    tree = copy.deepcopy(to_mapping(ModelConfig()))
     *parents, last = name
     node = tree
     for parent in parents:
@@ -95,15 +95,15 @@ def test_a_file_without_one_of_its_settings_names_it(tmp_path: Path, name: tuple
     del node[last]
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(CheckpointError, match=rf"pipeline\.yaml.*{last}"):
-        PipelineConfig.load(tmp_path)
+        ModelConfig.load(tmp_path)
 
 
 def test_a_file_that_is_cut_short_never_loads(tmp_path: Path) -> None:
-    content = PipelineConfig().save(tmp_path).read_bytes()
+    content = ModelConfig().save(tmp_path).read_bytes()
     for end in range(0, len(content) - 2, 37):
         (tmp_path / "pipeline.yaml").write_bytes(content[:end])
         with pytest.raises(CheckpointError):
-            PipelineConfig.load(tmp_path)
+            ModelConfig.load(tmp_path)
 
 
 def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("os.replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        PipelineConfig().save(tmp_path)
+        ModelConfig().save(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -124,10 +124,10 @@ def test_an_unusable_file_is_one_clear_error(tmp_path: Path, content: str | None
     if content is not None:
         (tmp_path / "pipeline.yaml").write_text(content)
     with pytest.raises(CheckpointError, match=r"pipeline\.yaml.*reinstall"):
-        PipelineConfig.load(tmp_path)
+        ModelConfig.load(tmp_path)
 
 
 def test_mapping_is_plain() -> None:
-    mapping = to_mapping(PipelineConfig(ss_embedder=EmbedderConfig(num_blocks=0)))
+    mapping = to_mapping(ModelConfig(ss_embedder=EmbedderConfig(num_blocks=0)))
     assert mapping["ss_embedder"]["num_blocks"] == 0
     assert isinstance(mapping["slat_mean"], list)
