@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
+from fast_sam3d.cli.arguments import ANY
 from fast_sam3d.cli.flags import add_config_flags, config_from, log_acceleration
 from fast_sam3d.cli.scene_summary import SOME_FAILED, end_all, new_row, note_failure, note_summary, print_scene
 from fast_sam3d.config.compose import Config, check_methods
@@ -26,7 +27,7 @@ __all__ = ["OVERRIDES", "add_arguments", "main"]
 
 log = logging.getLogger(__name__)
 
-OVERRIDES = True
+OVERRIDES = ANY
 CLUSTER: tuple[tuple[str, Callable[[str], Any], str, str], ...] = (
     ("cpus_per_worker", int, "N", "cores, and threads of torch, of each (default: 1)"),
     ("gpus_per_worker", float, "SHARE", "1, or a share of a GPU of each (default: 1 if there are any, else 0)"),
@@ -144,7 +145,7 @@ def _run(
             summary = run_folder(whole, config, engine, tell, lambda: engine.processes)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(
-                f"the objects in {target} that were finished are kept, and the same command goes on from there"
+                f"the finished objects in {target} are kept, and the same command resumes with the others"
             ) from error
     print_scene(summary, outcomes, target)
     return summary
