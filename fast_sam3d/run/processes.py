@@ -149,7 +149,7 @@ class _InFork(Exception):
 def _forking() -> Iterator[None]:
     """Defer signals while forking: in the parent until the fork is done, in the child until its handlers are set.
 
-    Python swallows exceptions that a handler raises during a fork. Blocking signals is not enough in the parent, because
+    Python swallows exceptions that a handler raises during a fork. Blocking signals is not enough in the parent:
     its other threads still receive them.
     """
     with interrupts_deferred(), warnings.catch_warnings():
