@@ -34,7 +34,8 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([*map(dataclasses.asdict, found), *([overheads] if overheads else [])], indent=2))
     else:
-        print("\n".join(lines(found) if found else []))
+        if found:
+            print("\n".join(lines(found)))
         for name, seconds in overheads.items():
             print(f"{name}: {1000 * seconds:.0f} ms")
     return 0
