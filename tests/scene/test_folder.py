@@ -240,7 +240,7 @@ def test_a_rerun_makes_nothing_again(pipeline, kitchen, elsewhere, capsys):
     runs = pipeline.runs
     code, out, err = scene(capsys, kitchen)
     assert (code, pipeline.runs) == (0, runs)
-    assert "3 of 3 objects are there already" in err and "kept" in out and "loaded" not in err
+    assert "3 of 3 objects are complete already" in err and "kept" in out and "loaded" not in err
     assert contents(elsewhere) == before
     assert {p: p.stat().st_mtime_ns for p in times} == times
 
