@@ -20,25 +20,31 @@ Key = int | str
 
 
 class Record:
-    """A JSON-lines file with one line per unit, in a folder that may contain files of other settings.
+    """A JSON-lines file with one line per unit.
 
     Args:
         folder: of the evaluation.
         settings: what the rows depend on; hashed into the file name.
-        fresh: discard existing rows.
+        fresh: discard existing rows, also those of other settings.
 
     Attributes:
         path: of the file.
         rows: by key, existing and added ones.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the folder holds rows of other settings; the file cannot be written.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], fresh: bool = False) -> None:
         text = json.dumps(settings, sort_keys=True, allow_nan=False)
         self.path = folder / f"rows-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
         self.rows: dict[Key, Rows] = {}
+        others = [path for path in folder.glob("rows-*.jsonl") if path != self.path]
+        if others and not fresh and not self.path.exists():
+            raise OutputError(
+                f"{folder} holds measurements of other settings, weights, pictures or code: add --overwrite to replace"
+                " them, or choose another --output_dir"
+            )
         if not fresh and self.path.exists():
             self.rows = dict(_read(self.path))
         # Rewrite it, because the last line may be incomplete after a kill.
@@ -46,6 +52,8 @@ class Record:
         try:
             temporary.write_text("".join(_line(key, rows) for key, rows in self.rows.items()))
             temporary.replace(self.path)
+            for path in others if fresh else ():
+                path.unlink()
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written ({error.strerror}): choose another folder") from error
 

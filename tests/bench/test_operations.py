@@ -76,5 +76,5 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert shown[1:] == [
         "off     400.0",
         "all     300.0  -25.0 %",
-        "elsewhere than in these networks: half",
+        "outside these networks: half",
     ]

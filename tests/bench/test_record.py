@@ -1,4 +1,4 @@
-"""Rows that outlive a stop."""
+"""Rows on disk, and resuming from them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,14 @@ def test_added_rows_are_read_again(tmp_path: Path) -> None:
     assert "NaN" not in first.path.read_text()
 
 
-def test_other_settings_use_another_file(tmp_path: Path) -> None:
-    Record(tmp_path, SETTINGS).add(7, [{"seed": 7}])
-    assert not Record(tmp_path, {**SETTINGS, "checkpoint": "b"}).rows
+def test_rows_of_other_settings_are_refused_until_overwritten(tmp_path: Path) -> None:
+    first = Record(tmp_path, SETTINGS)
+    first.add(7, [{"seed": 7}])
+    with pytest.raises(OutputError, match="other settings.*--overwrite"):
+        Record(tmp_path, {**SETTINGS, "checkpoint": "b"})
     assert list(Record(tmp_path, SETTINGS).rows) == [7]
+    other = Record(tmp_path, {**SETTINGS, "checkpoint": "b"}, fresh=True)
+    assert not other.rows and not first.path.exists()
 
 
 def test_an_incomplete_line_is_measured_again(tmp_path: Path) -> None:

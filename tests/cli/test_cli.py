@@ -1,7 +1,8 @@
-"""The commands: their help, their mistakes, and what the small ones print."""
+"""The commands: help, errors, and the output of the small ones."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -10,15 +11,56 @@ import pytest
 
 from fast_sam3d import cli
 from fast_sam3d.cli.arguments import Parser
+from fast_sam3d.config.compose import MODULES, group_options, load
 from fast_sam3d.config.packaged import checkout
 from tests.stand_in import run
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
-def test_every_command_explains_itself(capsys, name):
+def test_every_command_has_help(capsys, name):
     code, out, _ = run(capsys, name, "--help")
     assert code == 0
     assert out.startswith(f"usage: fast-sam3d {name}")
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_help_shows_the_default_of_every_flag_with_a_value(name):
+    module = importlib.import_module(cli.COMMANDS[name].module)
+    parser = Parser(prog=name)
+    module.add_arguments(parser)
+    formatter = parser._get_formatter()
+    for action in parser._actions:
+        if action.nargs == 0 or action.required:
+            continue
+        assert "default" in formatter._get_help_string(action), f"{name} {action.option_strings}"
+
+
+MODEL_COMMANDS = ("infer", "scene", "compare", "profile", "profile-scene", "bench", "tune")
+
+
+@pytest.mark.parametrize("name", MODEL_COMMANDS)
+def test_commands_that_run_a_model_share_their_flags(capsys, name):
+    out = run(capsys, name, "--help")[1]
+    for flag in ("--image_path", "--image_dir", "--tag", "--device", "--dtype {float32,float16,bfloat16}", "--preset"):
+        assert flag in out, flag
+    assert "--seed" in out and "default, fast, fast_sam3d" in " ".join(out.split())
+
+
+def test_defaults_in_help_are_those_of_the_configuration(capsys):
+    out = " ".join(run(capsys, "infer", "--help")[1].split())
+    config = load()
+    assert f"(default: {config.seed})" in out and f"(default: {config.output.dir})" in out
+    method = load(["ss=fast_sam3d"]).modules["ss"]
+    assert f"(default of ss=fast_sam3d: {method['when']['stride']})" in out
+
+
+def test_presets_are_listed_with_what_they_pick(capsys):
+    code, out, _ = run(capsys, "methods")
+    assert code == 0
+    for name, choices in ((name, load([f"preset={name}"]).choices) for name in group_options()["preset"]):
+        (line,) = (line for line in out.splitlines() if line.startswith(f"--preset {name} "))
+        on = [f"{module}={choices[module]}" for module in MODULES if choices[module] != "off"]
+        assert all(pick in line for pick in on)
 
 
 def test_overview(capsys):
@@ -44,14 +86,14 @@ def test_unknown_commands(capsys, name, near):
     assert near in err
 
 
-def test_config_prints_what_composes_again(capsys):
+def test_config_prints_the_composed_tree(capsys):
     import yaml
 
     code, out, _ = run(capsys, "config", "--enable_acceleration", "--ss_cache_stride", "5", "seed=3")
     assert code == 0
     tree = yaml.safe_load(out)
     assert tree["seed"] == 3
-    assert tree["ss"]["when"] == {"name": "guided_stride", "stride": 5, "late": 4, "end": 0.5, "warmup": 4}
+    assert tree["ss"]["when"] == {"name": "guided_stride", "stride": 5, "late": 4, "end": None, "warmup": 4}
     assert out.startswith("# picked: ")
 
 
@@ -62,7 +104,7 @@ def test_config_checks_methods(capsys):
 
 
 @pytest.mark.parametrize("buffered", [True, False])
-def test_a_reader_that_goes_away_is_no_error(buffered):
+def test_a_closed_pipe_is_no_error(buffered):
     environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
     command = f"{sys.executable} -m fast_sam3d.cli config | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=checkout(), env=environment)
@@ -78,7 +120,7 @@ def test_commands_without_overrides_refuse_them(capsys):
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
-def test_started_without_an_output(closed):
+def test_closed_output_streams_are_no_error(closed):
     command = f"{sys.executable} -m fast_sam3d.cli methods {closed}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
