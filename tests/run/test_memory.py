@@ -1,4 +1,4 @@
-"""Less is asked for where the memory does not suffice, and only there."""
+"""Fewer formats are decoded where the memory does not suffice, and only there."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ def test_a_rerun_makes_nothing_again(pipeline, kitchen, elsewhere, capsys):
     runs = pipeline.runs
     code, out, err = scene(capsys, kitchen)
     assert (code, pipeline.runs) == (0, runs)
-    assert "3 of 3 objects are there already" in err and "kept" in out and "loaded" not in err
+    assert "3 of 3 objects are complete already" in err and "kept" in out and "loaded" not in err
     assert contents(elsewhere) == before
     assert {p: p.stat().st_mtime_ns for p in times} == times
 
@@ -440,7 +440,7 @@ def test_a_ladder_of_ones_own(pipeline, kitchen, elsewhere, capsys, disc):
     save(kitchen / "2.png", large)
     code, _, err = scene(capsys, kitchen, "scene.smaller=[]")
     assert code == 1
-    assert "the memory does not suffice" in err
+    assert "out of memory, also with fewer formats" in err
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_killed_and_started_again(elsewhere, capsys):
     assert {"0", "1"} <= there and not (elsewhere / "a" / "scene" / "scene.json").exists()
     code, _, err = run(capsys, "scene", "--image_dir", EXAMPLE, *QUICK, "--output_dir", "a")
     assert code == 0, err
-    assert f"{len(there)} of 5 objects are there already" in err
+    assert f"{len(there)} of 5 objects are complete already" in err
     assert run(capsys, "scene", "--image_dir", EXAMPLE, *QUICK, "--output_dir", "b")[0] == 0
     assert contents(elsewhere / "a") == contents(elsewhere / "b")
     # Each object is what `infer` makes of its mask: the same voxels, and the same numbers but for rounding, because
