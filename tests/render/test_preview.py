@@ -1,4 +1,4 @@
-"""The preview shows the right things in the right places."""
+"""The content of the preview."""
 
 import os
 from types import SimpleNamespace
