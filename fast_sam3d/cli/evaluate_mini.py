@@ -1,4 +1,4 @@
-"""`fast-sam3d evaluate-mini`: quality on held-out objects, and whether the model is stiff enough to judge methods."""
+"""`fast-sam3d evaluate-mini`: quality on held-out objects, and whether methods can be compared on the model."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objects", type=int, default=160, help="held-out objects")
     parser.add_argument(
         "--output_dir", type=Path, default=Path("outputs/evaluate-mini"),
-        help="rows and summary; the same command goes on after a stop",
+        help="folder for rows and summary; interrupted runs resume",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="measure again what an earlier start has finished")
-    parser.add_argument("--processes", type=int, default=cores, help="one object each at a time, one thread each")
+    parser.add_argument("--overwrite", action="store_true", help="measure everything again")
+    parser.add_argument("--processes", type=int, default=cores, help="parallel processes of one thread each")
     parser.add_argument(
         "--stiffness", action="store_true",
-        help="also 5 Euler steps, linear and hold caching at stride 3, and another noise seed, paired",
+        help="also 5 and 10 steps, linear and hold caching at stride 3, another noise seed, and no pointmap, paired",
     )  # fmt: skip
     parser.add_argument(
         "--accelerate", action="append", default=[], metavar="OVERRIDES",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure and print; 0 even where a bar is missed, which the table shows."""
+    """Measure and print tables; 0 even if a requirement is missed."""
     from fast_sam3d.bench.evaluate_mini import accelerated_variant, measure, stiffness_variants
     from fast_sam3d.config.packaged import resource
     from fast_sam3d.model.config_file import CONFIG_NAME
@@ -55,8 +55,8 @@ def main(args: argparse.Namespace) -> int:
         sampling[name] = strength
     if args.checkpoint_dir is not None and not (args.checkpoint_dir / CONFIG_NAME).is_file():
         raise ConfigError(
-            f"--checkpoint_dir {args.checkpoint_dir} holds no {CONFIG_NAME}: give the folder that train-mini left the"
-            " weights in (RUN_DIR/checkpoint), or leave the flag out for the embedded weights"
+            f"--checkpoint_dir {args.checkpoint_dir} holds no {CONFIG_NAME}: give the folder to which train-mini"
+            " exported the weights (RUN_DIR/checkpoint), or omit the flag for the embedded weights"
         )
     checkpoint = args.checkpoint_dir or resource("checkpoints/mini")
     others = [*(stiffness_variants() if args.stiffness else ()), *map(accelerated_variant, args.accelerate)]
@@ -75,7 +75,7 @@ def show(summary: Mapping[str, Any]) -> None:
     from fast_sam3d.bench.evaluate_mini import CHECKS
     from fast_sam3d.mini.train.card import BARS, with_error
 
-    # A file or a pipe has no width of its own, and the usual 80 columns would cut the tables' cells.
+    # A file or a pipe has no width, and the default of 80 columns would truncate the tables' cells.
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     table = Table("metric", "mean ± s.e.", "bar", title=f"{summary['objects']} held-out objects, 25 + 25 steps")
     for name, (middle, error) in summary["overall"].items():

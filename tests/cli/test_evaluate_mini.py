@@ -70,7 +70,7 @@ def test_the_tables_say_what_is_reached(capsys: pytest.CaptureFixture[str]) -> N
     show({"objects": 4, "overall": overall, "families": {}, "variants": {}, "stiffness": checks})
     out = capsys.readouterr().out
     assert out.count("reached") == len(BARS) - 1 and out.count("missed") == 1
-    assert f"{FEW} are worse than 25 against the truth: clear" in out
+    assert f"{FEW} are worse than 25 against the ground truth: clear" in out
     assert "+0.1000 ± 0.0000" in out
 
 
