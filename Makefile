@@ -1,5 +1,6 @@
 # make demo   sets everything up in .venv, then turns one bundled picture into a mesh, gaussians and a pose
 # make test   sets everything up in .venv, then runs the test suite
+# make test-fast  the tests that are not marked slow: what to run between two edits
 # make lint   ruff, mypy and the direction of imports, in the same environment
 # make imports  draws which package imports which, docs/imports.svg
 # make clean  removes the environment, build products and outputs
@@ -8,6 +9,7 @@
 #   PYTHON      the interpreter that makes the environment (3.10 or newer)
 #   TORCH       the PyTorch that is installed, as pip understands it
 #   TORCH_ARGS  further pip options for that one installation
+#   TEST_ARGS   options of pytest
 #
 # PyTorch comes first and by itself, so that nothing else decides which build arrives. On Linux the default package
 # index serves the build with CUDA, which is several gigabytes. On a machine without an NVIDIA GPU take the CPU build:
@@ -20,13 +22,15 @@ VENV       ?= .venv
 TORCH      ?= torch==2.13.0
 TORCH_ARGS ?=
 EXAMPLE    ?= examples/teapot
+# One file of tests per process at a time; a test uses one thread.
+TEST_ARGS  ?= -n auto --maxprocesses 4 --dist loadfile
 
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 READY   := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
 
-.PHONY: demo test lint imports install clean
+.PHONY: demo test test-fast lint imports install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -35,7 +39,10 @@ demo: $(READY)
 	@echo "Look at preview.png in the folder above first; mesh.glb and gaussians.ply open in any viewer."
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest $(TEST_ARGS) -m "not slow"
 
 lint: $(LINTERS)
 	$(BIN)/ruff check .

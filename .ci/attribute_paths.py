@@ -25,7 +25,7 @@ def violations(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Attribute) and node.attr in ATTRIBUTES:
             known = f".{node.attr}"
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
-            known = repr(node.value) if node.value.endswith(PARTS) else None
+            known = repr(node.value) if node.value.endswith(PARTS) or node.value == "_pipeline" else None
         if known:
             yield f"{path}:{node.lineno}: {known} is for fast_sam3d/adapters to know: ask the adapter"
 

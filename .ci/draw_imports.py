@@ -23,7 +23,7 @@ def main() -> int:
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     rows = [[name.strip() for name in layer.split("|")] for layer in layers]
     row_of = {name: number for number, row in enumerate(rows) for name in row}
-    graph = grimp.build_graph("fast_sam3d", exclude_type_checking_imports=True, cache_dir=None)
+    graph = grimp.build_graph("fast_sam3d", cache_dir=None)
     for name in row_of:
         graph.squash_module(f"fast_sam3d.{name}")
     below = {

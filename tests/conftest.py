@@ -23,6 +23,61 @@ pytest.register_assert_rewrite("tests.contract")
 
 HEIGHT, WIDTH = 40, 48
 
+# What `make test-fast` leaves out, as it is marked slow: whole commands, processes, training, the contract of every
+# method, and single tests of more than about two seconds. A file, or a test of one.
+SLOW = (
+    "bench/test_bench_command.py",
+    "bench/test_collect.py::test_rows_come_in_the_order_of_the_keys",
+    "bench/test_job.py",
+    "bench/test_operations.py",
+    "bench/test_suite.py::test_every_suite_that_comes_along_composes",
+    "checkpoints/test_doctor.py::test_the_real_thing_is_quick_to_say_what_is_there",
+    "cli/test_cli.py::test_a_reader_that_goes_away_is_no_error",
+    "cli/test_main_job.py",
+    "cluster/test_ray.py",
+    "config/test_compose.py::test_every_option_of_every_group_composes",
+    "exact/test_extraction.py::test_another_extractor_is_left_alone_with_a_word",
+    "metrics/test_comparison.py::test_a_pipeline_result_has_every_measure",
+    "metrics/test_occupancy.py::test_volume_iou_of_boxes_by_hand",
+    "mini/test_data.py::test_objects_fill_the_cube_and_stay_in_it",
+    "mini/test_data_pictures.py",
+    "mini/test_data_shards.py::test_shards_are_generated_by_processes_and_come_in_the_order_of_their_seeds",
+    "mini/train/test_stages.py",
+    "model/test_layout_in_runs.py",
+    "model/test_published_cost.py",
+    "model/test_slat_decoder.py::test_encoder_and_decoder_learn_a_sphere",
+    "model/test_ss.py::test_published_size_costs_what_the_real_network_costs",
+    "scene/test_batch.py::test_a_batched_object_equals_the_single_one",
+    "scene/test_folder.py",
+    "scene/test_scene_job.py",
+    "stock",
+    "test_adding_a_method.py",
+    "test_contract.py",
+    "test_docs.py::test_commands_on_examples_run",
+    "test_docs.py::test_python_snippets_run",
+    "test_docs.py::test_the_first_snippet_accelerates_the_stock_notebooks_inference",
+    "test_docs.py::test_the_readmes_command_runs_in_an_empty_folder",
+    "test_packaging.py::test_sdist_holds_everything_that_the_readme_shows_and_the_tests_need",
+    "test_packaging.py::test_the_readmes_second_snippet_runs_from_the_wheel_in_an_empty_folder",
+    "test_packaging.py::test_the_whole_api_needs_no_optional_package",
+    "test_packaging.py::test_wheel_holds_the_configuration_the_weights_and_an_example",
+    "test_packaging.py::test_wheel_works_in_an_empty_folder",
+    "tune/test_runner.py::test_every_method_has_a_row_and_the_pipeline_is_left_as_it_was",
+    "tune/test_search.py",
+    "tune/test_space.py",
+    "tune/test_tune_cli.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is slow."""
+    here = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(here).as_posix()
+        name = f"{path}::{item.name.split('[')[0]}"
+        if any(slow in (path, name) or path.startswith(f"{slow}/") for slow in SLOW):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:

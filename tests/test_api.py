@@ -73,7 +73,7 @@ def test_the_papers_method_is_a_preset(pipeline: FakePipeline) -> None:
     assert handle.report.solves[0].evaluated == [0, 1, 4, 7, 10, 13, 16, 19, 22, 24]
 
 
-def test_calls_are_saved_and_counted_as_they_happen(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
+def test_saved_calls_are_counted(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
     handle = fast_sam3d.accelerate(pipeline, PAPER)
     result = pipeline.run(seed=0)
     ss, slat = handle.report.solves
@@ -175,7 +175,7 @@ def test_no_random_number_is_drawn(pipeline: FakePipeline) -> None:
     assert torch.equal(unaccelerated, torch.get_rng_state())
 
 
-def test_again_replaces(pipeline: FakePipeline) -> None:
+def test_a_second_acceleration_replaces_the_first(pipeline: FakePipeline) -> None:
     before = snapshot(pipeline)
     first = fast_sam3d.accelerate(pipeline, PAPER)
     second = fast_sam3d.accelerate(pipeline, stride("slat", 5))
@@ -189,7 +189,7 @@ def test_again_replaces(pipeline: FakePipeline) -> None:
     assert same_vars(before, snapshot(pipeline))
 
 
-def test_off_takes_an_acceleration_off(pipeline: FakePipeline) -> None:
+def test_off_removes_an_acceleration(pipeline: FakePipeline) -> None:
     before = snapshot(pipeline)
     fast_sam3d.accelerate(pipeline, PAPER)
     fast_sam3d.accelerate(pipeline, preset="off")
@@ -311,7 +311,7 @@ def test_the_notebooks_inference_is_accelerated_in_place(pipeline: FakePipeline)
     assert equal(inference(image, mask, seed=42), plain)
 
 
-def test_a_compiled_forward_keeps_working_and_comes_back(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
+def test_a_compiled_forward_keeps_working_and_is_restored(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
     """The stock pipeline's compile_model=True sets such attributes on reverse_fn and on the decoder."""
     ran: list[str] = []
     guidance, decoder = pipeline.models["ss_generator"].reverse_fn, pipeline.models["ss_decoder"]
@@ -409,7 +409,7 @@ def test_a_file_that_is_not_yaml(pipeline: FakePipeline, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("thing", [None, 3, object(), torch.nn.Linear(1, 1), FakeInference(None)])  # type: ignore[arg-type]
-def test_what_is_not_a_pipeline_is_told_what_was_looked_for(thing: Any) -> None:
+def test_an_object_that_is_no_pipeline_is_refused(thing: Any) -> None:
     for call in (fast_sam3d.accelerate, fast_sam3d.restore):
         with pytest.raises(NotAPipelineError, match=r"is not a SAM 3D pipeline .* looked for models"):
             call(thing)

@@ -17,11 +17,12 @@ import fast_sam3d
 from fast_sam3d.config import packaged as resources
 from fast_sam3d.config.packaged import bundled_example, checkout, checkpoint_roots, resource
 from fast_sam3d.errors import FastSam3dError
+from tests.conftest import SLOW
 
 ROOT = Path(fast_sam3d.__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text() if (ROOT / "pyproject.toml").is_file() else ""
 # What `import fast_sam3d` must not bring in: torch, and everything that only some commands need.
-HEAVY = ("torch", "numpy", "hydra", "omegaconf", "trimesh", "skimage", "scipy", "PIL", "rich", "tqdm", "yaml")
+HEAVY = ("torch", "numpy", "hydra", "omegaconf", "trimesh", "skimage", "scipy", "PIL", "rich", "yaml")
 OPTIONAL = (
     "pytorch3d", "kaolin", "moge", "sam3d_objects", "torchvision", "matplotlib", "pyarrow", "ray", "optuna",
 )  # fmt: skip
@@ -185,13 +186,25 @@ def test_wheel_works_in_an_empty_folder(wheel, tmp_path):
     assert list(empty.iterdir()) == []
 
 
+def test_the_readmes_second_snippet_runs_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    zipfile.ZipFile(wheel).extractall(site)
+    _, snippet = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = python("-c", snippet, cwd=empty, path=site)
+    assert done.returncode == 0, done.stderr
+    assert "network calls" in done.stdout
+    assert [path.name for path in empty.iterdir()] == ["teapot.glb"]
+    assert (empty / "teapot.glb").stat().st_size > 100_000
+
+
 def test_sdist_holds_everything_that_the_readme_shows_and_the_tests_need(tmp_path):
     builder = pytest.importorskip("hatchling.builders.sdist")
     path = Path(next(iter(builder.SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))))
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     shown = {link for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()) if "://" not in link}
-    assert "docs/preview.png" in shown
+    assert "docs/method.png" in shown
     for folder in ("fast_sam3d", "configs", "checkpoints/mini", "docs", "examples", "tests", ".ci"):
         here = {str(p.relative_to(ROOT)) for p in (ROOT / folder).rglob("*") if p.is_file()}
         assert {name for name in here if "__pycache__" not in name} <= names
@@ -234,6 +247,17 @@ def test_make_demo_runs_the_main_job_accelerated(tmp_path):
     assert "--enable_acceleration" in line
     example = re.search(r"--image_path (\S+)", line).group(1)
     assert (ROOT / example / "image.png").is_file()
+
+
+def test_every_slow_test_is_there():
+    for slow in SLOW:
+        path, _, name = slow.partition("::")
+        assert (ROOT / "tests" / path).exists(), slow
+        assert not name or f"def {name}(" in (ROOT / "tests" / path).read_text(), slow
+
+
+def test_make_test_fast_leaves_out_what_is_slow(tmp_path):
+    assert '-m "not slow"' in would_run("test-fast", tmp_path=tmp_path)[-1]
 
 
 def test_the_check_runs_tests_and_linters():

@@ -37,7 +37,7 @@ def test_a_seam_calls_the_original_and_goes_with_its_last_layer() -> None:
     assert vars(thing) == {"value": 1}
 
 
-def test_an_earlier_instance_attribute_comes_back_in_its_place() -> None:
+def test_an_earlier_instance_attribute_is_restored_in_its_place() -> None:
     thing = Thing()
     vars(thing)["get"] = earlier = lambda: 7
     vars(thing)["last"] = 0
@@ -49,7 +49,7 @@ def test_an_earlier_instance_attribute_comes_back_in_its_place() -> None:
     assert vars(thing)["get"] is earlier
 
 
-def test_a_foreign_wrapper_on_top_is_kept_and_ours_switched_off(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_foreign_wrapper_on_top_stays_and_the_seam_passes_through(caplog: pytest.LogCaptureFixture) -> None:
     thing, patch = Thing(), Patch()
     add(patch, thing, Layer("a"))
     ours = vars(thing)["get"]
@@ -65,7 +65,7 @@ def test_a_foreign_wrapper_on_top_is_kept_and_ours_switched_off(caplog: pytest.L
     assert vars(thing) == {"value": 1}
 
 
-def test_rollback_brings_back_what_was_taken_off() -> None:
+def test_rollback_restores_removed_layers() -> None:
     thing, old, new = Thing(), Patch(), Patch()
     layer = Layer("old", accelerates=True)
     add(old, thing, layer)

@@ -35,7 +35,7 @@ def test_observing_changes_nothing() -> None:
     ("strength", "interval"),
     [(7.0, (0, 500)), (0.0, (0, 500)), (2.0, None), (3.0, (100, 300)), (3.0, (500, 500)), (1.0, (0, 1000))],
 )
-def test_calls_are_those_that_happen(steps: int, strength: float, interval: tuple[int, int] | None) -> None:
+def test_reported_calls_equal_actual_calls(steps: int, strength: float, interval: tuple[int, int] | None) -> None:
     pipeline = FakePipeline(steps)
     networks = [pipeline.models[name].reverse_fn for name in ("ss_generator", "slat_generator")]
     for guidance in networks:
@@ -53,7 +53,7 @@ def test_the_end_of_the_interval_falls_on_the_networks_side() -> None:
     assert count_calls(generator._generate_dynamics, torch.tensor(0.30001).item()) == 1
 
 
-def test_calls_of_dynamics_that_nothing_is_known_of() -> None:
+def test_unknown_dynamics_count_one_call() -> None:
     assert count_calls(lambda x, t: x, 0.1) == 1
 
 
@@ -68,7 +68,7 @@ def test_calls_of_guidance_per_leaf_and_of_the_pointmap_kind() -> None:
 
 @pytest.mark.parametrize("observer_first", [True, False])
 @pytest.mark.parametrize("observer_leaves_first", [True, False])
-def test_observers_and_accelerations_come_and_go_in_any_order(
+def test_observers_and_accelerations_are_removed_in_any_order(
     observer_first: bool, observer_leaves_first: bool
 ) -> None:
     pipeline = FakePipeline()
@@ -156,7 +156,7 @@ def test_the_pipelines_stages_add_up_to_the_run() -> None:
     assert report.total_seconds == sum(report.seconds.values())
 
 
-def test_progress_is_told_of_every_step() -> None:
+def test_progress_is_called_for_every_step() -> None:
     pipeline, told = FakePipeline(4), []
     with observe(pipeline, progress=lambda *event: told.append(event)):
         pipeline.run(seed=0)

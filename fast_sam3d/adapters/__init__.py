@@ -1,5 +1,5 @@
-"""What the rest of the package must know of a pipeline, and where it is found. Only adapters know attribute paths."""
+"""Adapters find the parts of a pipeline; no other package knows its attribute paths."""
 
-from fast_sam3d.adapters.sam3d import NotAPipelineError, Sam3d, adapt
+from fast_sam3d.adapters.sam3d import NotAPipelineError, Sam3d, adapt, unwrap
 
-__all__ = ["NotAPipelineError", "Sam3d", "adapt"]
+__all__ = ["NotAPipelineError", "Sam3d", "adapt", "unwrap"]

@@ -1,4 +1,4 @@
-"""SAM 3D Objects: the stock pipeline and the embedded one, which has the same surface.
+"""Adapter of SAM 3D Objects: of the stock pipeline and of the embedded one, which has the same interface.
 
 Names of attributes and methods match sam3d_objects/pipeline/inference_pipeline.py (`InferencePipeline`) and
 sam3d_objects/model/backbone/generator (`FlowMatching`, `ShortCut`, `ClassifierFreeGuidance`).
@@ -45,13 +45,13 @@ _FORMATS = {"mesh": "slat_decoder_mesh", "gaussian": "slat_decoder_gs", "gaussia
 
 
 class NotAPipelineError(FastSam3dError, TypeError):
-    """Something that has not the surface of a SAM 3D pipeline."""
+    """An object without the interface of a SAM 3D pipeline."""
 
 
 def guidance_of(dynamics: Callable[..., Any]) -> Guidance | None:
-    """The guidance that acts in `generator._generate_dynamics`, None without any.
+    """The guidance of `generator._generate_dynamics`, None without any.
 
-    Read at the moment of the call: the pipeline sets strength and interval for each run.
+    Read at each call, because the pipeline sets strength and interval for each run.
 
     Args:
         dynamics: the bound method; anything else has no guidance.
@@ -69,7 +69,7 @@ def guidance_of(dynamics: Callable[..., Any]) -> Guidance | None:
     }
     if not intervals:
         return None
-    # `PointmapCFG` makes one more call, without the pointmap.
+    # `PointmapCFG` calls the network once more, without the pointmap.
     calls = 3 if any(kind.__name__ == "PointmapCFG" for kind in type(guidance).__mro__) else 2
     return Guidance(max(strengths.values()), tuple(sorted(intervals)), getattr(generator, "time_scale", 1.0), calls)
 
@@ -81,7 +81,7 @@ def count_calls(dynamics: Callable[..., Any], t: float) -> int:
 
 
 def voxels_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The voxels [N, 4] that the structured latent's dynamics are given: the last positional argument, or `coords`."""
+    """The voxels [N, 4] among the arguments of the structured latent's dynamics: the last one, or `coords`."""
     coords = kwargs.get("coords", args[-1] if args else None)
     return coords if getattr(coords, "ndim", 0) == 2 and coords.shape[1] == 4 else None
 
@@ -89,7 +89,7 @@ def voxels_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 def only_voxels(
     args: Sequence[Any], kwargs: Mapping[str, Any], index: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of the structured latent's dynamics for some voxels alone."""
+    """Arguments of the structured latent's dynamics, restricted to some voxels."""
     coords = voxels_of(args, kwargs)
     few = coords[index.to(coords.device)] if isinstance(coords, Tensor) else coords[index.cpu().numpy()]
     if "coords" in kwargs:
@@ -114,7 +114,7 @@ def sampling_stages(layout: Sequence[str] = LAYOUT) -> dict[str, SolveStage]:
 
 
 class Sam3d:
-    """A live pipeline by its parts.
+    """The parts of a loaded pipeline.
 
     Args:
         pipeline: the object that has `models` and `run`.
@@ -127,11 +127,6 @@ class Sam3d:
     def stages(self) -> dict[str, SolveStage]:
         """The sampling stages by name."""
         return sampling_stages(self._layout_leaves())
-
-    @property
-    def device(self) -> torch.device:
-        """Where the pipeline runs."""
-        return torch.device(getattr(self.pipeline, "device", "cpu"))
 
     @property
     def formats(self) -> set[str]:
@@ -161,10 +156,10 @@ class Sam3d:
         return len(calls), sum(calls) - len(calls)
 
     def compiled(self, stage: str) -> bool:
-        """Whether torch.compile, or a wrapper that may hide it, made a stage's network: its parts are not called then.
+        """Whether a stage's network is compiled, or wrapped in a way that may hide it: seams on its parts do not run.
 
-        The stock compile_model=True puts the compiled function in a closure on the guidance, where nothing tells it
-        from any other wrapper (sam3d_objects/pipeline/inference_pipeline_pointmap.py, `compile_wrapper`).
+        The stock compile_model=True puts the compiled function in a closure on the guidance, which looks like any
+        other wrapper (sam3d_objects/pipeline/inference_pipeline_pointmap.py, `compile_wrapper`).
         """
         guidance = self.guidance(stage)
         if "inner_forward" in getattr(guidance, "__dict__", {}):
@@ -172,7 +167,7 @@ class Sam3d:
         return compiled(guidance) or compiled(self.network(stage))
 
     def unguidable(self, stage: str) -> str | None:
-        """Why the two calls of a stage's guidance cannot be told apart, or None."""
+        """Why the conditional and unconditional calls of a stage cannot be distinguished, or None."""
         guidance = self.guidance(stage)
         if not callable(getattr(self.network(stage), "forward", None)):
             return "its guidance has no network under the known name"
@@ -211,12 +206,12 @@ class Sam3d:
                 yield name, decoder, compiled(decoder)
 
     def precision(self, stage: str) -> Any:
-        """The type in which autocast runs a stage's network; float32 means that it does not."""
+        """The dtype in which autocast runs a stage's network; float32: no autocast."""
         name = {"ss": "shape_model_dtype", "slat": "dtype"}[stage]
         return getattr(self.pipeline, name, torch.float32)
 
     def encoders(self) -> Iterator[tuple[str, Any]]:
-        """(name, module) of every image encoder: the parts of a condition embedder, or all of it; each one once."""
+        """(name, module) of every image encoder, each once: the parts of a condition embedder, or the whole."""
         seen: list[Any] = []
         for name, embedder in (getattr(self.pipeline, "condition_embedders", None) or {}).items():
             # sam3d_objects/model/backbone/dit/embedder/embedder_fuser.py, `EmbedderFuser`
@@ -229,7 +224,7 @@ class Sam3d:
 
     @property
     def embeds_in_one(self) -> bool:
-        """Whether torch.compile, or a wrapper that may hide it, made the embedders: their parts are not called then.
+        """Whether the embedders are compiled, or wrapped in a way that may hide it: seams on them would not run.
 
         The stock `InferencePipeline._compile` does so (sam3d_objects/pipeline/inference_pipeline.py).
         """
@@ -244,7 +239,7 @@ class Sam3d:
         return getattr(self.pipeline, "depth_model", None)
 
     def depth_network(self) -> Any:
-        """The network of the depth model, called as `infer(image, ...)`; None where it has not that place.
+        """The network of the depth model, called as `infer(image, ...)`; None if it is not under the known name.
 
         As in sam3d_objects/pipeline/depth_models/moge.py.
         """
@@ -252,7 +247,7 @@ class Sam3d:
         return network if callable(getattr(network, "infer", None)) else None
 
     def timed(self) -> Iterator[tuple[object, str, str]]:
-        """(owner, method, row of the report) of every part whose time is taken."""
+        """(owner, method, row of the report) of every timed part."""
         for method, stage in _PIPELINE_STAGES.items():
             if callable(getattr(self.pipeline, method, None)):
                 yield self.pipeline, method, stage
@@ -273,7 +268,7 @@ class Sam3d:
 
 
 def compiled(module: Any) -> bool:
-    """Whether torch.compile made a module, or its `forward`."""
+    """Whether a module or its `forward` is compiled."""
     forward = getattr(module, "forward", None)
     if isinstance(forward, Seam):
         forward = forward.original()
@@ -284,17 +279,20 @@ def compiled(module: Any) -> bool:
     )
 
 
+def unwrap(pipeline: Any) -> Any:
+    """The pipeline that an object holds in `_pipeline`, as the stock notebook's `Inference` does, or the object."""
+    return pipeline if hasattr(pipeline, "models") else getattr(pipeline, "_pipeline", pipeline)
+
+
 def adapt(pipeline: Any) -> Sam3d:
     """Adapt a pipeline, or an object that holds one in `_pipeline` (the stock notebook's `Inference`).
 
     Raises:
-        NotAPipelineError: neither has the surface; says what was looked for.
+        NotAPipelineError: neither has the interface; the message says what was looked for.
     """
-    missing = _missing(pipeline)
+    inner = unwrap(pipeline)
+    missing = _missing(inner)
     if not missing:
-        return Sam3d(pipeline)
-    inner = getattr(pipeline, "_pipeline", None)
-    if inner is not None and not _missing(inner):
         return Sam3d(inner)
     raise NotAPipelineError(
         f"{type(pipeline).__name__} is not a SAM 3D pipeline and holds none in `_pipeline`: "

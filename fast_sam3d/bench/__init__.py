@@ -1,1 +1,1 @@
-"""Methods against each other on the same objects and seeds: run in turns, kept row by row, told with their errors."""
+"""Comparison of methods on the same objects and seeds: alternating runs, resumable, with standard errors."""

@@ -1,4 +1,4 @@
-"""Pieces of work, shared out to processes and kept as they are done."""
+"""Parallel, resumable measurement of many objects."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from concurrent.futures import as_completed
 from typing import Any, TypeVar
 
 import torch
-from tqdm import tqdm
 
 from fast_sam3d.bench.record import Key, Record, Rows
 from fast_sam3d.run.pool import worker_pool
+from fast_sam3d.run.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -28,31 +28,31 @@ def collect(
     kept: Record | None = None,
     title: str = "bench",
 ) -> dict[K, Rows]:
-    """Do every piece of work that is not done yet, with a bar that tells the time left.
+    """Measure every object that is not measured yet, with a progress bar.
 
     Args:
-        keys: of the pieces, in order.
-        start: called once in each process as `start(job, threads)`; a module's own function, as `work`.
-        work: called with a key, gives the piece's rows.
-        job: what the processes need to know; goes through pickle.
-        processes: 1 works in this one.
-        threads: of torch in each; None leaves them alone.
-        kept: what an earlier start has finished, which is not done again; every piece is added when it is done.
+        keys: of the objects, in order.
+        start: called once in each process as `start(job, threads)`; a top-level function, as `work`.
+        work: returns the rows of a key.
+        job: passed to the processes by pickle.
+        processes: 1: this process.
+        threads: of torch in each; None: unchanged.
+        kept: results of an interrupted run, to resume from; every finished object is added.
         title: of the bar.
 
     Returns:
-        the rows of each key, in the order of `keys`.
+        the rows by key, in the order of `keys`.
     """
     done: dict[K, Rows] = {} if kept is None else {key: kept.rows[key] for key in keys if key in kept.rows}
     if done:
-        log.info("%d of %d objects were measured before: %s", len(done), len(keys), kept.path if kept else "")
-    left = [key for key in keys if key not in done]
-    with tqdm(total=len(keys), initial=len(done), unit="object", desc=title, smoothing=0.1) as bar:
-        for key, rows in _results(left, start, work, job, processes, threads):
+        log.info("%d of %d objects are already measured: %s", len(done), len(keys), kept.path if kept else "")
+    missing = [key for key in keys if key not in done]
+    with Bar(title, len(keys), len(done)) as bar:
+        for key, rows in _results(missing, start, work, job, processes, threads):
             if kept is not None:
                 kept.add(key, rows)
             done[key] = rows
-            bar.update()
+            bar.advance()
     return {key: done[key] for key in keys}
 
 
@@ -64,7 +64,7 @@ def _results(
     processes: int,
     threads: int | None,
 ) -> Iterator[tuple[K, Rows]]:
-    """Keys with their rows, as they are done."""
+    """(key, rows) of finished objects, in any order."""
     if not keys:
         return
     before = torch.get_num_threads()

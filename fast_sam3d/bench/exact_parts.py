@@ -1,7 +1,7 @@
-"""Time and peak memory of stock parts, off and with a saving, in turns within one run.
+"""Time and peak memory of parts of the stock code, with and without an exact saving, in alternating runs.
 
-Mesh extraction on the whole grid of 256^3, and one layer of a decoder's windowed attention and of the second sampler's
-full attention, at the published sizes with random numbers: no weights are needed, but the stock code is.
+Mesh extraction on the 256^3 grid, one layer of a decoder's windowed attention and one of the SLaT network's full
+attention, at the published sizes with random weights. The stock code must be installed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from fast_sam3d.patch import Layer, Patch
 logger = logging.getLogger(__name__)
 
 RADII: Final = (18.9, 29.6)
-"""Of the spherical shells, in voxels of 64^3: about 8,000 and 20,000 voxels."""
+"""Radii of spherical shells in a 64^3 grid: about 8,000 and 20,000 voxels."""
 
 ROUNDS: Final = 7
 RESOLUTION: Final = 64
 FINE: Final = 4
-"""Cells of the mesh along each side of a voxel."""
+"""Mesh cells per voxel side."""
 
 DECODER: Final[dict[str, Any]] = {
     "channels": 768,
@@ -48,18 +48,18 @@ DECODER: Final[dict[str, Any]] = {
 }
 SAMPLER: Final[dict[str, Any]] = {"channels": 1024, "num_heads": 16, "attn_mode": "full"}
 PACKED: Final = 4.35
-"""Voxels to a token of the second sampler."""
+"""Voxels per token of the SLaT network."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One part of the pipeline, off and with its saving.
+    """Measurements of one part without ("off") and with ("on") its saving.
 
     Args:
-        label: what was measured.
+        label: of the part.
         seconds: (off, on) of each round.
-        peaks: (off, on) of each round, bytes above what was in use before; None where nothing tells them.
-        equal: whether both gave the same bits.
+        peaks: (off, on) of each round, bytes above those in use before; None if unknown.
+        equal: whether the outputs are bitwise equal.
     """
 
     label: str
@@ -94,11 +94,11 @@ def compare(
     rounds: int = ROUNDS,
     device: torch.device | str = "cpu",
 ) -> Comparison:
-    """Run both in turns, each on an input of its own, the first one changing from round to round.
+    """Alternate runs of both on new inputs; the first one changes every round.
 
     Args:
         off, on: input -> one or more tensors.
-        given: makes an input, outside of what is measured.
+        given: creates an input, outside the measurement.
     """
     equal = _equal(off(given()), on(given()))
     seconds: list[tuple[float, float]] = []
@@ -114,7 +114,7 @@ def compare(
 
 
 def measured(call: Callable[[Any], Any], given: Any, device: torch.device) -> tuple[float, int | None]:
-    """Seconds of a call, and bytes that it had at most beyond what was in use before."""
+    """Seconds of a call, and its peak memory in bytes above that in use before."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -133,7 +133,7 @@ def measured(call: Callable[[Any], Any], given: Any, device: torch.device) -> tu
 
 
 def extraction(radius: float, rounds: int = ROUNDS, device: str = "cpu", resolution: int = RESOLUTION) -> Comparison:
-    """The stock mesh extractor on the shell of a sphere, whole grid against surface cubes."""
+    """The stock mesh extractor on a spherical shell: all cells against surface cells."""
     kind, _ = _stock()
     extractor = kind(device=device, res=resolution * FINE, use_color=True)
     reason = unfit(extractor)
@@ -154,7 +154,7 @@ def extraction(radius: float, rounds: int = ROUNDS, device: str = "cpu", resolut
         return run
 
     label = f"mesh extraction, {len(coords) // FINE**3:,} voxels"
-    with torch.no_grad():  # the extractor adds to its input
+    with torch.no_grad():  # the extractor modifies its input
         return compare(
             label,
             parts(extractor),
@@ -168,14 +168,14 @@ def extraction(radius: float, rounds: int = ROUNDS, device: str = "cpu", resolut
 def attention(
     radius: float, settings: dict[str, Any], rounds: int = ROUNDS, device: str = "cpu", resolution: int = RESOLUTION
 ) -> Comparison | None:
-    """One layer of sparse attention, with and without its mask; None where it has none."""
+    """One layer of sparse attention, with and without its mask; None if it has no mask."""
     _, sparse = _stock()
     full = settings["attn_mode"] == "full"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = sparse.SparseMultiHeadAttention(**settings).to(device).eval().requires_grad_(False)
     if not fits(layer):
-        logger.info("sparse attention makes no mask here: nothing to measure")
+        logger.info("sparse attention uses no mask here: nothing to measure")
         return None
     coords = shell(radius / math.sqrt(PACKED) if full else radius, resolution).to(device)
     x = torch.randn(len(coords), settings["channels"], generator=torch.Generator().manual_seed(0)).to(device)
@@ -222,20 +222,20 @@ def overhead(rounds: int = ROUNDS) -> dict[str, float]:
 
 
 def _stock() -> tuple[Any, Any]:
-    """The class of the mesh extractor, and the package of sparse layers."""
+    """The mesh extractor class and the sparse package of the stock code."""
     try:
         from sam3d_objects.model.backbone.tdfy_dit.modules import sparse
         from sam3d_objects.model.backbone.tdfy_dit.representations.mesh import SparseFeatures2Mesh
     except ImportError as error:
         raise FastSam3dError(
             f"the stock parts cannot be imported ({error}): install SAM 3D Objects from its repository "
-            "(facebookresearch/sam-3d-objects); the embedded model has nothing to save there"
+            "(facebookresearch/sam-3d-objects); the embedded model has no such parts"
         ) from error
     return SparseFeatures2Mesh, sparse
 
 
 def _cells(radius: float, resolution: int, channels: int) -> tuple[Tensor, Tensor]:
-    """coords [N, 4] and feats [N, channels] of a decoder: a sphere's distances with some noise."""
+    """coords [N, 4] and feats [N, channels] of a decoder: signed distances of a sphere with noise."""
     voxels = shell(radius, resolution)
     steps = torch.stack(torch.meshgrid(*[torch.arange(FINE)] * 3, indexing="ij"), dim=-1).reshape(-1, 3)
     cells = (voxels[:, None, 1:] * FINE + steps).reshape(-1, 3)
@@ -251,9 +251,9 @@ def _equal(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
 
 
 def _reset_host_peak() -> int | None:
-    """Forget this process's peak of resident memory; the bytes in use now, None off Linux."""
+    """Reset the peak resident memory of this process; returns the current bytes, None if not on Linux."""
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # or what was freed before would be used again, and not be counted
+        ctypes.CDLL(None).malloc_trim(0)  # otherwise memory freed before is reused without being counted
         Path("/proc/self/clear_refs").write_text("5")
     except (AttributeError, OSError, TypeError):
         return None
@@ -261,7 +261,7 @@ def _reset_host_peak() -> int | None:
 
 
 def _host(field: str) -> int | None:
-    """A memory figure of this process in bytes, None off Linux."""
+    """A field of /proc/self/status in bytes, None if not on Linux."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

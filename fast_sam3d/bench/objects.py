@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fast_sam3d.bench.turns import Given
-from fast_sam3d.errors import InputError
+from fast_sam3d.errors import ConfigError, InputError
 from fast_sam3d.metrics import Reconstruction
+
+if TYPE_CHECKING:
+    from fast_sam3d.checkpoints.load import Checkpoint
 
 PICTURES = (".png", ".webp", ".tif", ".tiff")
 """Formats that can hold the mask as transparency."""
@@ -86,7 +89,7 @@ class Folder:
         from fast_sam3d.inputs.load import list_masks
 
         if not self.path.is_dir():
-            raise InputError(f"--image_dir {self.path} is not a folder: name one with pictures and their masks")
+            raise InputError(f"--image_path {self.path} is not a folder: name one with pictures and their masks")
         inside = sorted(self.path.iterdir(), key=lambda item: item.name)
         places = [self.path, *(item for item in inside if item.is_dir())]
         found = [
@@ -99,7 +102,7 @@ class Folder:
             found = [item.name for item in inside if item.is_file() and item.suffix.lower() in PICTURES]
         if not found:
             raise InputError(
-                f"--image_dir {self.path} holds no picture with a mask: give a folder with image.png and masks 0.png,"
+                f"--image_path {self.path} holds no picture with a mask: give a folder with image.png and masks 0.png,"
                 " 1.png ..., one of such folders, or one of pictures whose transparency is the mask"
             )
         return found[: self.count]
@@ -116,6 +119,20 @@ class Folder:
 
         files = [item for item in self.path.rglob("*") if item.is_file() and not item.name.startswith(".")]
         return file_digest(files, self.path)
+
+
+def held_out(checkpoint: Checkpoint, count: int) -> HeldOut:
+    """The held-out objects for a checkpoint.
+
+    Raises:
+        ConfigError: they are not for its model.
+    """
+    if checkpoint.kind != "mini":
+        raise ConfigError(
+            f"the held-out objects are for the embedded model, and the weights are {checkpoint.tag}: add --image_path"
+            " DIR with your own pictures, or --tag mini"
+        )
+    return HeldOut(count)
 
 
 def _has_picture(folder: Path) -> bool:

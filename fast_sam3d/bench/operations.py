@@ -1,8 +1,8 @@
-"""Operations of an object at the published sizes, with and without the savings.
+"""Operation counts at the published model sizes, with and without exact savings.
 
-The embedded classes at those sizes stand on the meta device and nothing is computed: torch counts, 2 per
-multiply-add. The savings are installed as on any pipeline, and one guided step as the first of a solve and one as any
-later one are counted; a solve is so many of each. Of the mesh decoder everything but the extraction counts.
+Models are on the meta device, where nothing is computed; torch counts 2 operations per multiply-add. The first guided
+step of a solve and a later one are counted with the savings installed, and multiplied by their number. The extraction
+of the mesh is not counted.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.patch import seam_at
 
 RADII: Final = (14.96, 20.65, 29.6)
-"""Of the spherical shells, in voxels: about 5,000, 10,000 and 20,000 voxels."""
+"""Radii of spherical shells in voxels: about 5,000, 10,000 and 20,000 voxels."""
 THICKNESS: Final = 0.92
-"""Half-thickness of the shells, in voxels: about 4.35 voxels per packed token, as in real objects."""
+"""Half of the shells' thickness in voxels: about 4.35 voxels per packed token, as in real objects."""
 
 OFF: Final = Exact(**{field.name: False for field in dataclasses.fields(Exact)})
 
@@ -39,8 +39,8 @@ class Solve:
 
     Args:
         stage: "ss", "slat" or "mesh".
-        label: of the column; of SLaT with its voxels and packed tokens, of the mesh with its voxels.
-        x: noise, or what is decoded, on the meta device.
+        label: of the column, with the numbers of voxels and packed tokens.
+        x: noise, or the latent to decode, on the meta device.
         conditions: positional arguments of the network after the time.
         keywords: its keyword arguments.
     """
@@ -68,7 +68,7 @@ def solves(radii: Sequence[float] = RADII) -> Iterator[Solve]:
 
 
 def shell(radius: float, resolution: int) -> Tensor:
-    """[N, 4] int32 voxels (0, x, y, z) of a closed spherical shell in the middle of the grid."""
+    """[N, 4] int32 voxels (0, x, y, z) of a spherical shell at the centre of the grid."""
     axes = torch.meshgrid(*[torch.arange(resolution)] * 3, indexing="ij")
     voxels = torch.stack(axes, dim=-1).reshape(-1, 3)
     away = (voxels - (resolution - 1) / 2).norm(dim=1) - radius
@@ -77,7 +77,7 @@ def shell(radius: float, resolution: int) -> Tensor:
 
 
 def operations(pipeline: Any, solve: Solve, exact: Exact = OFF) -> int:
-    """Operations of one solve, or of one mesh, with these savings."""
+    """Operations of one solve or mesh with these savings."""
     adapter = adapt(pipeline)
     if solve.stage == "mesh":
         savings = accelerated(pipeline, {"exact": exact.settings()})
@@ -89,7 +89,7 @@ def operations(pipeline: Any, solve: Solve, exact: Exact = OFF) -> int:
     counted: list[int] = []
 
     def guided(x: Any, t: float, *args: Any) -> Any:
-        """A conditional call and an unconditional one, as guidance makes them."""
+        """One conditional and one unconditional call, as in guidance."""
         for flag in ({}, {"cfg": True}):
             with FlopCounterMode(display=False) as counter:
                 velocity = network(x, time, *args, **solve.keywords, **flag)
@@ -104,7 +104,7 @@ def operations(pipeline: Any, solve: Solve, exact: Exact = OFF) -> int:
 
 
 def reaches(pipeline: Any, stage: str, exact: Exact) -> bool:
-    """Whether these savings change anything in a stage's network."""
+    """Whether these savings apply to a stage's network."""
     adapter = adapt(pipeline)
     network, method = (adapter.mesh_decoder(), "widen") if stage == "mesh" else (adapter.network(stage), "forward")
     with accelerated(pipeline, {"exact": exact.settings()}):
@@ -119,7 +119,7 @@ def table(
     Args:
         pipeline: see `published`.
         columns: see `solves`.
-        progress: told of each row before it is counted.
+        progress: called with each row's name before it is counted.
     """
     rows = {"off": OFF}
     rows |= {field.name: dataclasses.replace(OFF, **{field.name: True}) for field in dataclasses.fields(Exact)}

@@ -1,4 +1,4 @@
-"""Rows of an evaluation, kept object by object, so that a stop loses only what was being measured."""
+"""Rows of an evaluation on disk, written object by object, so that interrupted runs resume."""
 
 from __future__ import annotations
 
@@ -16,48 +16,56 @@ from fast_sam3d.outputs.digests import file_digest
 
 Rows = list[dict[str, Any]]
 Key = int | str
-"""What is measured as one piece: the seed of a held-out object, or an object's name with a seed."""
+"""One measured unit: the seed of a held-out object, or an object's name with a seed."""
 
 
 class Record:
-    """A file with one line of JSON per piece of work, in a folder that may hold those of other settings too.
+    """A JSON-lines file with one line per unit.
 
     Args:
         folder: of the evaluation.
-        settings: what the rows depend on; the file's name follows from it, so that other settings have another file.
-        fresh: begin anew, whatever is there.
+        settings: what the rows depend on; hashed into the file name.
+        fresh: discard existing rows, also those of other settings.
 
     Attributes:
         path: of the file.
-        rows: one list per piece, by its key: those that were there and those that were added.
+        rows: by key, existing and added ones.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the folder holds rows of other settings; the file cannot be written.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], fresh: bool = False) -> None:
         text = json.dumps(settings, sort_keys=True, allow_nan=False)
         self.path = folder / f"rows-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
         self.rows: dict[Key, Rows] = {}
+        others = [path for path in folder.glob("rows-*.jsonl") if path != self.path]
+        if others and not fresh and not self.path.exists():
+            raise OutputError(
+                f"{folder} holds measurements of other settings, weights, pictures or code: add --overwrite to replace"
+                " them, or choose another --output_dir"
+            )
         if not fresh and self.path.exists():
             self.rows = dict(_read(self.path))
-        # Written again, as a kill may have cut the last line short.
-        aside = self.path.with_suffix(".tmp")
+        # Rewrite it, because the last line may be incomplete after a kill.
+        temporary = self.path.with_suffix(".tmp")
         try:
-            aside.write_text("".join(_line(key, rows) for key, rows in self.rows.items()))
-            aside.replace(self.path)
+            temporary.write_text("".join(_line(key, rows) for key, rows in self.rows.items()))
+            temporary.replace(self.path)
+            for path in others if fresh else ():
+                path.unlink()
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written ({error.strerror}): choose another folder") from error
 
     def add(self, key: Key, rows: Rows) -> None:
-        """Keep the rows of one piece, at once on disk; those that it had before no longer count."""
+        """Write the rows of one unit to disk; they replace earlier rows of the same key."""
         with self.path.open("a") as file:
             file.write(_line(key, rows))
         self.rows[key] = rows
 
 
 def without_nan(tree: Any) -> Any:
-    """A tree for strict JSON: None for numbers that are not finite, tuples as lists."""
+    """Convert to strict JSON types: None for numbers that are not finite, lists for tuples."""
     if isinstance(tree, Mapping):
         return {key: without_nan(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
@@ -74,7 +82,7 @@ def code_digest() -> str:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, one column per name that occurs; the old file stays until the new one is whole."""
+    """Write rows as CSV, with the union of their columns; atomic."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -84,10 +92,10 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The old file or the new one, never a part."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(text)
-    aside.replace(path)
+    """Write a text file atomically."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def _line(key: Key, rows: Rows) -> str:
@@ -98,7 +106,7 @@ def _read(path: Path) -> Iterable[tuple[Key, Rows]]:
     for line in path.read_text().splitlines():
         try:
             key, rows = json.loads(line)
-        except ValueError:  # cut short
+        except ValueError:  # incomplete
             continue
-        # Only numbers can be null here: see `without_nan`.
+        # Only numbers can be null, see `without_nan`.
         yield key, [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]

@@ -1,4 +1,4 @@
-"""The files that a bench leaves."""
+"""Output files of a bench."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ ROWS, PARQUET, TABLE, SUMMARY = "rows.csv", "rows.parquet", "table.md", "summary
 
 
 def check_packages(pictures: bool, parquet: bool) -> None:
-    """Find out before the work whether its results can be written.
+    """Check before the work that the packages for the output formats are installed.
 
     Raises:
-        FastSam3dError: a package is missing.
+        FastSam3dError: a package is not installed.
     """
     if pictures and importlib.util.find_spec("matplotlib") is None:
-        raise FastSam3dError("the pictures need matplotlib: pip install fast-sam3d[bench], or give --no_pictures")
+        raise FastSam3dError("the plots need matplotlib: pip install fast-sam3d[bench], or give --no_pictures")
     if parquet and importlib.util.find_spec("pyarrow") is None:
         raise FastSam3dError(
-            "Parquet needs pyarrow: pip install fast-sam3d[bench], or leave --parquet out; rows.csv has the same"
+            "Parquet needs pyarrow: pip install fast-sam3d[bench], or leave --parquet out; rows.csv has the same data"
         )
 
 
@@ -35,10 +35,10 @@ def write(
     folder: Path, rows: Sequence[Mapping[str, Any]], suite: Suite, about: Sequence[str], pictures: bool = True,
     parquet: bool = False,
 ) -> list[str]:  # fmt: skip
-    """Write the raw rows, the tables, their numbers as JSON, and the pictures. Returns the files' names.
+    """Write the rows, the tables, their numbers as JSON, and the plots. Returns the file names.
 
     Args:
-        rows: one per run. about: lines that say what was run.
+        rows: one per run. about: lines that describe the runs.
     """
     found = standings(rows)
     write_rows(folder / ROWS, rows)
@@ -55,9 +55,9 @@ def write(
     write_text(folder / SUMMARY, json.dumps(without_nan(summary), indent=1, allow_nan=False))
     written += [TABLE, SUMMARY]
     if pictures:
-        from fast_sam3d.bench import pictures as draw
+        from fast_sam3d.bench.plots import draw_all
 
-        written += draw.draw_all(folder, found, suite)
+        written += draw_all(folder, found, suite)
     return written
 
 

@@ -1,4 +1,4 @@
-"""A suite: which methods, on how many objects, with which seeds, and which of them belong to one picture."""
+"""Suites: methods, number of objects, seeds, ablation and sweeps, read from YAML."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fast_sam3d.config.compose import SEED_MAX, load
 from fast_sam3d.errors import ConfigError, suggest
 
 OFF, OTHER_SEED = "off", "other seed"
-"""Names of the two runs that every suite has: the unaccelerated one, and that with other noise."""
+"""Names of two runs in every suite: the unaccelerated baseline, and the same with another seed."""
 SEED_STEP = 1_000_003
-"""From a seed to the other one that its noise floor is taken with."""
+"""Offset from a seed to the other seed."""
 
 _FOLDER = Path(__file__).parent / "suites"
 _KEYS = ("about", "objects", "seeds", "methods", "ablation", "sweeps")
@@ -23,12 +23,12 @@ _SWEEP_KEYS = ("method", "key", "values")
 
 @dataclass(frozen=True)
 class Sweep:
-    """One setting of one method over some values.
+    """Several values of one setting of a method.
 
     Args:
-        title: of the picture.
-        key: that changes, such as "ss.when.stride".
-        points: value to the name of the method with it.
+        title: of the plot.
+        key: of the setting, such as "ss.when.stride".
+        points: value to method name.
     """
 
     title: str
@@ -38,16 +38,14 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Suite:
-    """See the module.
+    """One suite.
 
     Args:
-        name: of the suite.
-        objects: how many.
+        objects: number of objects.
         seeds: of the noise.
-        methods: name to overrides, those of ablation and sweeps included.
-        ablation: label to the name of a method: modules alone and together.
-        sweeps: in order.
-        main: names of the methods that are compared with each other; those that only sweeps have are not among them.
+        methods: name to overrides, including those of ablation and sweeps.
+        ablation: label to method name: modules alone and together.
+        main: names of the methods in the main table, without those only in sweeps.
     """
 
     name: str
@@ -59,17 +57,17 @@ class Suite:
     main: tuple[str, ...] = ()
 
     def variants(self) -> tuple[Variant, ...]:
-        """The unaccelerated run, the one with another seed, then the methods.
+        """The baseline, the baseline with another seed, then the methods.
 
         Raises:
-            ConfigError: a method that is unknown, does not fit its stage, or switches nothing on.
+            ConfigError: a method is unknown, does not fit its stage, or changes nothing.
         """
         plain = load([])
         methods = (method_of(name, overrides, plain) for name, overrides in self.methods.items())
         return (Variant(OFF), Variant(OTHER_SEED), *methods)
 
     def with_methods(self, overrides: Sequence[str], alone: bool) -> Suite:
-        """With methods of the command line, named by their overrides; `alone`: with no others."""
+        """Add methods named by their overrides; `alone`: remove all others."""
         more = {text: text for text in overrides}
         if alone:
             return replace(self, methods=more, ablation={}, sweeps=(), main=tuple(more))
@@ -77,15 +75,15 @@ class Suite:
 
 
 def suite_names() -> list[str]:
-    """Of the suites that come with the package."""
+    """Names of the packaged suites."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def load_suite(name_or_file: str) -> Suite:
-    """A suite that comes with the package, or the user's own YAML file.
+    """Read a packaged suite, or a YAML file.
 
     Raises:
-        ConfigError: there is none, or it is not as it should be.
+        ConfigError: the suite does not exist or is invalid.
     """
     import yaml
 
@@ -93,7 +91,7 @@ def load_suite(name_or_file: str) -> Suite:
     if name_or_file not in suite_names():
         path = Path(name_or_file)
         if path.suffix not in (".yaml", ".yml"):
-            raise ConfigError(f"there is no suite '{name_or_file}': {suggest(name_or_file, suite_names())}, or a .yaml")
+            raise ConfigError(f"unknown suite '{name_or_file}': {suggest(name_or_file, suite_names())}, or a .yaml")
     try:
         tree = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -111,7 +109,7 @@ def _read(name: str, tree: Any) -> Suite:
         if not isinstance(overrides, str):
             raise ConfigError(f"suite {name}: {label} is {overrides!r}: give overrides, such as ss=fast_sam3d")
         if label in (OFF, OTHER_SEED):
-            raise ConfigError(f"suite {name}: the name '{label}' is taken: every suite has that run already")
+            raise ConfigError(f"suite {name}: the name '{label}' is reserved: every suite has that run")
         if methods.setdefault(label, overrides) != overrides:
             raise ConfigError(f"suite {name}: there are two methods '{label}': give one another name")
         return label
@@ -119,7 +117,7 @@ def _read(name: str, tree: Any) -> Suite:
     for label, overrides in _mapping(f"suite {name}: methods", top.get("methods") or {}).items():
         add(label, overrides)
     main = tuple(methods)
-    # A method under another label is not run twice.
+    # A method with two labels runs once.
     known = {overrides: label for label, overrides in methods.items()}
     ablation = {
         label: known.get(overrides) or add(label, overrides)
@@ -140,9 +138,9 @@ def _read(name: str, tree: Any) -> Suite:
         sweeps.append(Sweep(title, str(sweep.get("key")), points))
     seeds = top.get("seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s <= SEED_MAX for s in seeds):
-        raise ConfigError(f"suite {name}: seeds is {seeds!r}: give a list of whole numbers from 0 up")
+        raise ConfigError(f"suite {name}: seeds is {seeds!r}: give a list of integers >= 0")
     if type(top.get("objects")) is not int or top["objects"] < 1:
-        raise ConfigError(f"suite {name}: objects is {top.get('objects')!r}: give a number from 1 up")
+        raise ConfigError(f"suite {name}: objects is {top.get('objects')!r}: give an integer >= 1")
     if not methods:
         raise ConfigError(f"suite {name} has no method: name at least one")
     return Suite(name, top["objects"], tuple(dict.fromkeys(seeds)), methods, ablation, tuple(sweeps), main)

@@ -1,8 +1,8 @@
-"""From rows to numbers with their errors.
+"""Statistics and tables of a bench.
 
-Objects are the sample: the seeds of one object are averaged first. Speed is the median over the objects of the ratio to
-the unaccelerated run of the same object and seed; differences are paired likewise. Standard errors of medians come from
-the bootstrap.
+Seeds of one object are averaged first; standard errors are over objects. Speed-up is the median of the ratio to the
+unaccelerated run of the same object and seed; differences are paired in the same way. Standard errors of medians are
+bootstrapped.
 """
 
 from __future__ import annotations
@@ -17,27 +17,26 @@ from fast_sam3d.bench.suite import OFF, OTHER_SEED
 from fast_sam3d.metrics import BASELINE, TRUTH, by_group, mean_and_error, median_and_error
 
 Number = tuple[float, float]
-"""A middle and its standard error; NaN where not known."""
+"""Mean or median, and its standard error; NaN if unknown."""
 UNKNOWN: Number = (math.nan, math.nan)
-LONG_TAIL = ("rotation_deg",)
-"""Measures that are with_error by their median: a few objects are half a turn off."""
+MEDIAN_MEASURES = ("rotation_deg",)
+"""Measures summarised by their median, because a few objects are rotated by 180 degrees."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What is known of one method.
+class MethodStats:
+    """Statistics of one method.
 
     Args:
-        name: of the method.
-        runs: that were made. failed: of them.
-        speedup: times faster than the unaccelerated run.
-        seconds: of a whole object. stages: of each stage, mean.
-        network_calls: of an object.
-        operations: share of the unaccelerated run's.
-        peak_bytes: of memory, beyond what was in use before.
-        plain: measure to its value against the unaccelerated result of the same seed; empty for that itself.
-        truth: measure to its value against the truth; empty without one.
-        gain: measure to the paired difference of its value against the truth to that of the unaccelerated run.
+        runs: number of runs. failed: of them.
+        speedup: over the unaccelerated run.
+        seconds: mean per object. stages: mean seconds per stage.
+        network_calls: mean per object.
+        operations: relative to the unaccelerated run.
+        peak_bytes: of memory, above that in use before the run.
+        plain: fidelity: measures against the unaccelerated result of the same seed; empty for that itself.
+        truth: quality: measures against the ground truth; empty without one.
+        gain: paired difference of quality to the unaccelerated run.
     """
 
     name: str
@@ -54,17 +53,17 @@ class Standing:
     gain: Mapping[str, Number] = field(default_factory=dict)
 
 
-def standings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Standing]:
-    """By method, in the order in which they come; empty without rows."""
+def standings(rows: Sequence[Mapping[str, Any]]) -> dict[str, MethodStats]:
+    """Statistics by method, in order of appearance; empty without rows."""
     methods = dict.fromkeys(row["method"] for row in rows)
     by_method = {name: [row for row in rows if row["method"] == name] for name in methods}
     base = {(row["object"], row["seed"]): row for row in by_method.get(OFF, [])}
-    return {name: _standing(name, own, base) for name, own in by_method.items()}
+    return {name: _method_stats(name, own, base) for name, own in by_method.items()}
 
 
-def _standing(
+def _method_stats(
     name: str, rows: Sequence[Mapping[str, Any]], base: Mapping[tuple[str, int], Mapping[str, Any]]
-) -> Standing:
+) -> MethodStats:
     groups = [row["object"] for row in rows]
     others = [base.get((row["object"], row["seed"]), {}) for row in rows]
 
@@ -81,7 +80,7 @@ def _standing(
 
     def middle(column: str) -> Number:
         values = by_group([row.get(column, math.nan) for row in rows], groups)
-        return median_and_error(values) if column.split("_", 1)[1] in LONG_TAIL else mean_and_error(values)
+        return median_and_error(values) if column.split("_", 1)[1] in MEDIAN_MEASURES else mean_and_error(values)
 
     def gain(column: str) -> Number:
         pairs = [
@@ -93,7 +92,7 @@ def _standing(
     scores = {
         against: [column for column in columns if column.startswith(f"{against}_")] for against in (BASELINE, TRUTH)
     }
-    return Standing(
+    return MethodStats(
         name=name,
         runs=len(rows),
         failed=sum(bool(row["error"]) for row in rows),
@@ -110,10 +109,7 @@ def _standing(
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """The names of points (x, y) that no other beats in both, fastest last; equal points stay together.
-
-    Points that are not finite are left out.
-    """
+    """Names of the finite points (x, y) that no other point dominates, sorted by x; ties are kept."""
     known = {name: point for name, point in points.items() if all(map(math.isfinite, point))}
     front = [
         name
@@ -140,7 +136,7 @@ LESS_IS_BETTER = (
 
 
 def with_error(number: Number | None, digits: int = 3, sign: bool = False, unit: str = "") -> str:
-    """Middle and error, such as "2.85 ± 0.04 x"; empty where it is not known."""
+    """Value and standard error, such as "2.85 ± 0.04x"; empty if unknown."""
     if number is None or not math.isfinite(number[0]):
         return ""
     plus = "+" if sign else ""
@@ -149,15 +145,15 @@ def with_error(number: Number | None, digits: int = 3, sign: bool = False, unit:
 
 
 def markdown(
-    found: Mapping[str, Standing], methods: Mapping[str, str], main: Sequence[str], about: Sequence[str]
+    found: Mapping[str, MethodStats], methods: Mapping[str, str], main: Sequence[str], about: Sequence[str]
 ) -> str:
-    """The tables.
+    """All tables.
 
     Args:
         found: see `standings`.
         methods: name to overrides.
-        main: the methods that are listed; those of sweeps have a table of their own.
-        about: lines that say what was run, on what.
+        main: methods of the main table; those of sweeps have a separate one.
+        about: lines that describe the runs.
     """
     listed = [name for name in (OFF, OTHER_SEED, *main) if name in found]
     rest = [name for name in found if name not in listed]
@@ -165,13 +161,13 @@ def markdown(
     if any(found[name].truth for name in listed):
         parts.append(_quality(found, listed))
     else:
-        parts.append("There is no ground truth here: fidelity to the unaccelerated result is all that can be measured.")
+        parts.append("Without ground truth only the fidelity to the unaccelerated result is measured.")
     if rest:
         parts.append("### Sweeps\n\n" + _speed(found, methods, rest) + "\n\n" + _fidelity(found, rest))
     return "\n\n".join(parts) + "\n"
 
 
-def _speed(found: Mapping[str, Standing], methods: Mapping[str, str], names: Sequence[str]) -> str:
+def _speed(found: Mapping[str, MethodStats], methods: Mapping[str, str], names: Sequence[str]) -> str:
     failures = any(found[name].failed for name in names)
     head = ["method", "faster", "seconds", "network calls", "operations", "peak memory", "overrides"]
     head += ["failed runs"] * failures
@@ -188,7 +184,7 @@ def _speed(found: Mapping[str, Standing], methods: Mapping[str, str], names: Seq
     return _table(head, lines)
 
 
-def _fidelity(found: Mapping[str, Standing], names: Sequence[str]) -> str:
+def _fidelity(found: Mapping[str, MethodStats], names: Sequence[str]) -> str:
     shown = [measure for measure in FIDELITY if any(measure in found[name].plain for name in names)]
     lines = [
         [name + " (noise floor)" * (name == OTHER_SEED)]
@@ -199,7 +195,7 @@ def _fidelity(found: Mapping[str, Standing], names: Sequence[str]) -> str:
     return title + _table(["method", *map(_arrow, shown)], lines)
 
 
-def _quality(found: Mapping[str, Standing], names: Sequence[str]) -> str:
+def _quality(found: Mapping[str, MethodStats], names: Sequence[str]) -> str:
     shown = [measure for measure in QUALITY if any(measure in found[name].truth for name in names)]
     lines = []
     for name in names:

@@ -1,1 +1,1 @@
-"""Find, download, verify and load checkpoints."""
+"""Checkpoints: find, load, download, check, and diagnose the installation."""

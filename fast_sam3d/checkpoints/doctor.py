@@ -1,7 +1,6 @@
-"""What is there to run SAM 3D Objects: Python, torch, GPUs, packages, weights, attention; and the next thing to do.
+"""Diagnosis of the installation for SAM 3D Objects: Python, torch, GPUs, packages, weights, attention, next step.
 
-Versions are read from the packages' metadata. Nothing but torch and this package is imported, so that a package that is
-broken, or slow to start, does no harm here.
+Versions come from package metadata; only torch and this package are imported, so broken or slow packages do no harm.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ class Package:
     """A package that the stock code imports.
 
     Args:
-        module: the name to import.
-        distributions: the names under which it may be installed.
-        how: how to get it.
-        optional: the pipeline is built without it.
+        module: import name.
+        distributions: possible names of its distribution.
+        how: how to install it.
+        optional: not needed to build the pipeline.
     """
 
     module: str
@@ -45,8 +44,8 @@ def _pip(module: str, *distributions: str, how: str = "", optional: bool = False
     return Package(module, names, how or f"pip install {names[0]}", optional)
 
 
-# What importing the stock pipeline and the classes of its yaml files imports at their top (sam3d_objects/**.py), and
-# how to get it. doc/setup.md of the stock repository names the versions that its authors use.
+# Top-level imports of the stock pipeline and of the classes in its YAML files (sam3d_objects/**.py). The
+# versions of its authors are in doc/setup.md of the stock repository.
 PACKAGES: tuple[Package, ...] = (
     _pip(
         "sam3d_objects",
@@ -90,17 +89,17 @@ PACKAGES: tuple[Package, ...] = (
     _pip("flash_attn", "flash-attn", how="pip install flash-attn --no-build-isolation", optional=True),
     _pip("xformers", how="pip install xformers, in the version of your torch", optional=True),
 )
-# The choices of modules/attention/__init__.py and modules/sparse/__init__.py, and the package that each needs.
+# Back ends of modules/attention/__init__.py and modules/sparse/__init__.py, and the packages they need.
 _DENSE = {"sdpa": None, "naive": None, "torch_flash_attn": None, "flash_attn": "flash_attn", "xformers": "xformers"}
 _SPARSE = {"sdpa": None, "flash_attn": "flash_attn", "xformers": "xformers"}
 _VARIABLES = ("ATTN_BACKEND", "SPARSE_ATTN_BACKEND", "SPARSE_BACKEND", "SPCONV_ALGO")
-# The stock pipeline overrules the variables on these (inference_pipeline.py, set_attention_backend).
+# GPUs on which the stock pipeline overrides the variables (inference_pipeline.py, set_attention_backend).
 _FLASH_GPUS = ("A100", "H100", "H200")
 
 
 @dataclass(frozen=True, slots=True)
 class PackageState:
-    """`version`: None where it is not installed or not known; `problem`: None where the package is there."""
+    """`version`: None if not installed or unknown. `problem`: None if the package is usable."""
 
     module: str
     version: str | None
@@ -111,7 +110,7 @@ class PackageState:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """`total` and `free` in bytes; `free` is None where it cannot be asked for."""
+    """`total` and `free` in bytes; `free` is None if unknown."""
 
     name: str
     total: int
@@ -121,7 +120,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class WeightsState:
-    """One folder of weights. `problem`: None where they are whole."""
+    """A folder of weights. `problem`: None if they are complete."""
 
     tag: str
     folder: str
@@ -131,7 +130,7 @@ class WeightsState:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Back ends of the stock code: those that could run, those that it would choose here, and the user's variables."""
+    """Attention back ends of the stock code: available ones, its choices here, and the user's variables."""
 
     available: tuple[str, ...]
     dense: str
@@ -141,13 +140,13 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """Everything that was found. `next_step`: None when SAM 3D Objects can run."""
+    """Result of the diagnosis. `next_step`: None if SAM 3D Objects can run."""
 
     fast_sam3d: str
     python: str
     system: str
     torch: PackageState
-    cuda: str | None  # what torch was built for
+    cuda: str | None  # version that torch was built for
     gpus: tuple[Gpu, ...]
     packages: tuple[PackageState, ...]
     embedded: WeightsState
@@ -160,12 +159,12 @@ class Examination:
         return self.next_step is None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, for JSON."""
+        """As JSON types."""
         return {"ready": self.ready, **asdict(self)}
 
 
 def examine() -> Examination:
-    """Looks at everything. Raises nothing because of what it finds."""
+    """Diagnose the installation. Problems are returned, not raised."""
     torch_state, cuda, gpus = _torch()
     packages = tuple(_state(package) for package in PACKAGES)
     attention = _attention(packages, gpus, torch_state)
@@ -195,7 +194,7 @@ def _next_step(
     weights: Iterable[WeightsState],
     attention: Attention,
 ) -> str | None:
-    """The first thing that is missing, in the order in which it pays to get them."""
+    """The first missing requirement, in a sensible order of installation."""
     if torch_state.problem is not None:
         return f"torch {torch_state.problem}: {torch_state.how}"
     if embedded.problem is not None:
@@ -203,9 +202,9 @@ def _next_step(
     if not gpus:
         if _driver_sees_gpu():
             if cuda is None:
-                return "there is a GPU and torch was built for the CPU: install the torch build for your CUDA version"
+                return "there is a GPU, but torch was built for the CPU: install the torch build for your CUDA version"
             return f"torch for CUDA {cuda} does not see the GPU: unset CUDA_VISIBLE_DEVICES, or update the driver"
-        return "SAM 3D Objects needs an NVIDIA GPU and torch sees none; the embedded model runs here: --tag mini"
+        return "SAM 3D Objects needs an NVIDIA GPU, but torch sees none; the embedded model runs here: --tag mini"
     wanted = {_DENSE[attention.dense], _SPARSE[attention.sparse]}
     for package in packages:
         if package.problem is not None and (not package.optional or package.module in wanted):
@@ -223,28 +222,28 @@ def _state(package: Package) -> PackageState:
     version = next((v for name in package.distributions if (v := _version(name)) is not None), None)
     problem = None
     if not _importable(package.module):
-        problem = "is not installed" if version is None else "is registered and its files are missing"
+        problem = "is not installed" if version is None else "is registered, but its files are missing"
     return PackageState(package.module, version, problem, package.how, package.optional)
 
 
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution) or None
-    except Exception:  # not installed, or its metadata is damaged: both are no version
+    except Exception:  # not installed, or damaged metadata
         return None
 
 
 def _importable(module: str) -> bool:
-    """Whether there is a package of that name. Imports nothing; a folder that only shares the name is none."""
+    """Whether a package exists, without importing it. A plain folder with the same name does not count."""
     try:
         found = importlib.util.find_spec(module)
-    except Exception:  # whatever a damaged package, or a hook of another one, raises
+    except Exception:  # any error of damaged packages or import hooks
         return False
     return found is not None and found.origin is not None
 
 
 def _torch() -> tuple[PackageState, str | None, tuple[Gpu, ...]]:
-    """torch's state, the CUDA version that it was built for, and the GPUs that it sees."""
+    """State of torch, its CUDA version, and the visible GPUs."""
     how = 'choose the build for your machine on PyTorch\'s "Get started" page'
     state = _state(_pip("torch", how=how))
     if state.problem is not None:
@@ -255,7 +254,7 @@ def _torch() -> tuple[PackageState, str | None, tuple[Gpu, ...]]:
         cuda = torch.version.cuda
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         gpus = tuple(_gpu(torch, index) for index in range(count))
-    except Exception as error:  # a library that is missing or does not fit
+    except Exception as error:  # a missing or incompatible library
         return PackageState("torch", state.version, f"cannot be imported ({_brief(error)})", how, False), None, ()
     return state, cuda, gpus
 
@@ -264,7 +263,7 @@ def _gpu(torch: Any, index: int) -> Gpu:
     about = torch.cuda.get_device_properties(index)
     try:
         free = int(torch.cuda.mem_get_info(index)[0])
-    except Exception:  # a GPU that others have filled, or that only one process may use
+    except Exception:  # a full GPU, or one in exclusive mode
         free = None
     return Gpu(about.name, int(about.total_memory), free, f"{about.major}.{about.minor}")
 
@@ -287,7 +286,7 @@ def _attention(packages: Iterable[PackageState], gpus: tuple[Gpu, ...], torch_st
     sparse = set_by_user.get("SPARSE_ATTN_BACKEND", dense)
     if gpus and any(name in gpus[0].name for name in _FLASH_GPUS):
         dense = sparse = "flash_attn"
-    # The stock code passes over a value that it does not know.
+    # The stock code ignores unknown values.
     return Attention(
         tuple(usable), dense if dense in _DENSE else "sdpa", sparse if sparse in _SPARSE else "sdpa", set_by_user
     )
@@ -310,14 +309,14 @@ def _embedded() -> WeightsState:
 
 
 def _weights() -> tuple[WeightsState, ...]:
-    """The user's own SAM 3D Objects weights, checkpoints/hf first."""
+    """The user's SAM 3D Objects weights, checkpoints/hf first."""
     try:
         from fast_sam3d.checkpoints.load import check_stock_folder, stock_folders
 
         return tuple(
             WeightsState(folder.name, str(folder), "sam3d", check_stock_folder(folder)) for folder in stock_folders()
         )
-    except Exception as error:  # a package of ours that is missing, or a folder that may not be read
+    except Exception as error:  # a missing dependency, or an unreadable folder
         return (WeightsState("", "checkpoints", "sam3d", _brief(error)),)
 
 

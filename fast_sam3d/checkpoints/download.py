@@ -1,4 +1,4 @@
-"""Fetches the gated SAM 3D Objects weights from the hub: aside first, checked, then put in place by one rename."""
+"""Download of the gated SAM 3D Objects weights from the Hugging Face hub, resumable and atomic."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ __all__ = ["REPOSITORY", "download_weights", "unfinished_folder"]
 log = logging.getLogger(__name__)
 
 REPOSITORY = "facebook/sam-3d-objects"
-# Where the published repository keeps what belongs into checkpoints/<tag>; a copy of it may have it at its top.
+# Folder of the published repository with the content of checkpoints/<tag>; copies may have it at the top level.
 _INNER = "checkpoints"
 _SETTINGS = "pipeline.yaml"
 _ANSWER_SECONDS = 30.0
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quotas
-# Packages whose exceptions mean that the connection failed: the transports of different versions of the hub's client.
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quotas
+# Packages with exceptions for failed connections: transports of different versions of the hub client.
 _TRANSPORTS = frozenset({"hf_xet", "httpcore", "httpx", "httpx2", "huggingface_hub", "requests", "urllib3"})
 
 
 def download_weights(target: Path, repository: str = REPOSITORY, revision: str | None = None) -> Path:
-    """Downloads a SAM 3D Objects checkpoint with the user's own login (`hf auth login`, or HF_TOKEN).
+    """Download a SAM 3D Objects checkpoint with the user's login (`hf auth login`, or HF_TOKEN).
 
-    Files arrive in a hidden folder beside `target`, which stays when something fails: the next call goes on from there.
+    Files are written to a hidden folder beside `target`, from which the next call resumes after a failure.
 
     Args:
-        target: the folder to make, such as checkpoints/hf. One that is there already is left alone.
+        target: folder to create, such as checkpoints/hf. A complete one is not changed.
         repository: "owner/name" on the hub.
-        revision: branch, tag or commit; None takes the main branch.
+        revision: branch, tag or commit; None: the main branch.
 
     Returns:
-        `target`, which holds a whole checkpoint.
+        `target`, with a complete checkpoint.
 
     Raises:
-        CheckpointError: the hub does not hand the files out (the message says why, and what to do), or they are not a
-            SAM 3D Objects checkpoint.
-        OutputError: they cannot be written, or something else is at `target`.
+        CheckpointError: the hub refuses the files (the message says why and what to do), or they are not a SAM 3D
+            Objects checkpoint.
+        OutputError: the files cannot be written, or `target` has other content.
     """
     target = target.expanduser().absolute()
     if _is_done(target):
-        log.info("%s already holds a whole checkpoint: remove it to download again", target)
+        log.info("%s is already a complete checkpoint: remove it to download again", target)
         return target
     partial = unfinished_folder(target)
     try:
@@ -69,25 +69,25 @@ def download_weights(target: Path, repository: str = REPOSITORY, revision: str |
 
 
 def unfinished_folder(target: Path) -> Path:
-    """Returns the folder that holds what has arrived so far."""
+    """The folder of an incomplete download."""
     return target.with_name(f".{target.name}.partial")
 
 
 def _is_done(target: Path) -> bool:
-    """Whether the work is done. Raises OutputError if something else is in the way; an empty folder is not."""
+    """Whether `target` is complete; empty folders are not. Raises OutputError if it has other content."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     try:
         check_stock_files(target, "something is missing")
     except (CheckpointError, NotADirectoryError) as error:
         raise OutputError(
-            f"{target} is there and holds no whole checkpoint: move it away, or give another --output_dir ({error})"
+            f"{target} exists and is not a complete checkpoint: move it away, or give another --output_dir ({error})"
         ) from error
     return True
 
 
 def _fetch(partial: Path, repository: str, revision: str | None) -> Path:
-    """Downloads every file that is not there yet, the smallest first. Returns the folder that holds pipeline.yaml."""
+    """Download missing files, smallest first. Returns the folder with pipeline.yaml."""
     from huggingface_hub import HfApi, hf_hub_url
 
     info = HfApi().model_info(repository, revision=revision, timeout=_ANSWER_SECONDS, files_metadata=True)
@@ -95,7 +95,7 @@ def _fetch(partial: Path, repository: str, revision: str | None) -> Path:
     prefix = _prefix(files, repository)
     wanted = [files[name] for name in files if name.startswith(prefix) and not _hidden(name)]
     wanted.sort(key=lambda file: (file.size or 0, file.rfilename))
-    # One folder per commit: files of two versions must not mix. Those of another are of no use any more.
+    # One folder per commit, so that versions do not mix; those of other commits are removed.
     for other in partial.iterdir():
         if other.name != info.sha:
             shutil.rmtree(other)
@@ -103,7 +103,7 @@ def _fetch(partial: Path, repository: str, revision: str | None) -> Path:
     missing = [file for file in wanted if not (folder / file.rfilename).is_file()]
     _check_space(partial, sum(max((f.size or 0) - _size(_unfinished(folder / f.rfilename)), 0) for f in missing))
     if len(missing) < len(wanted):
-        log.info("going on with %d of %d files", len(missing), len(wanted))
+        log.info("resuming: %d of %d files left", len(missing), len(wanted))
     for file in missing:
         log.info("%s (%s)", file.rfilename.removeprefix(prefix), _human(file.size or 0))
         url = hf_hub_url(repository, file.rfilename, revision=info.sha)
@@ -112,14 +112,13 @@ def _fetch(partial: Path, repository: str, revision: str | None) -> Path:
 
 
 def _fetch_file(url: str, path: Path, size: int | None, checksum: str | None) -> None:
-    """Downloads one file, from the byte where an earlier call stopped.
+    """Download one file, resuming an incomplete one.
 
-    The hub's own `hf_hub_download` begins a file again that another process did not finish, and the largest of these
-    has several gigabytes.
+    `hf_hub_download` would restart incomplete files of other processes, and the largest have several gigabytes.
 
     Args:
         size: in bytes; None: unknown.
-        checksum: SHA-256 in hexadecimal digits; None: unknown.
+        checksum: hexadecimal SHA-256; None: unknown.
     """
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -140,7 +139,7 @@ def _fetch_file(url: str, path: Path, size: int | None, checksum: str | None) ->
             )
     if checksum is not None and _sha256(part) != checksum:
         part.unlink()
-        raise CheckpointError(f"{path.name} arrived damaged: run the same command again, it fetches this file anew")
+        raise CheckpointError(f"{path.name} is corrupt: run the same command again to download this file again")
     part.replace(path)
 
 
@@ -164,11 +163,11 @@ def _prefix(names: Any, repository: str) -> str:
     for prefix in (f"{_INNER}/", ""):
         if prefix + _SETTINGS in names:
             return prefix
-    raise CheckpointError(f"{repository} holds no {_SETTINGS}: it is not a SAM 3D Objects checkpoint")
+    raise CheckpointError(f"{repository} has no {_SETTINGS}: it is not a SAM 3D Objects checkpoint")
 
 
 def _hidden(name: str) -> bool:
-    """Whether a part starts with a dot: what git and the hub keep for themselves, and ".."."""
+    """Whether a part starts with a dot: files of git and the hub, and ".."."""
     return name.startswith("/") or any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
@@ -176,18 +175,20 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
-            f"{_human(needed)} are still to come and the disk of {folder.parent} has {_human(free)} left: "
-            "free some, or give another --output_dir"
+            f"{_human(needed)} are missing, but the disk of {folder.parent} has only {_human(free)} left: "
+            "free some space, or give another --output_dir"
         )
 
 
 def _explain(error: BaseException, target: Path, repository: str, revision: str | None) -> FastSam3dError | None:
-    """What went wrong and what to do, in one sentence; None for an error that is not of the hub or the disk."""
+    """A message with cause and remedy; None for errors of neither the hub nor the disk."""
     if isinstance(error, FastSam3dError):
         return None
     for cause in _chain(error):
         if isinstance(cause, OSError) and cause.errno in _FULL:
-            return OutputError(f"the disk of {target.parent} is full: free some space, then the same command goes on")
+            return OutputError(
+                f"the disk of {target.parent} is full: free some space and run the same command again, it resumes"
+            )
         if isinstance(cause, (PermissionError, FileExistsError, NotADirectoryError)):
             return OutputError(f"{target} cannot be written ({cause.strerror}): give another --output_dir")
     for cause in _chain(error):
@@ -197,14 +198,14 @@ def _explain(error: BaseException, target: Path, repository: str, revision: str 
     if type(error).__module__.split(".", 1)[0] in _TRANSPORTS or isinstance(error, (OSError, RuntimeError)):
         detail = next(iter(str(error).strip().splitlines()), "")[:200]
         return CheckpointError(
-            f"the download broke off ({type(error).__name__}: {detail}): check the network and run the same command "
-            "again, it goes on where it stopped"
+            f"the download failed ({type(error).__name__}: {detail}): check the network and run the command again "
+            "to resume"
         )
     return None
 
 
 def _explain_answer(error: BaseException, repository: str, revision: str | None) -> str | None:
-    """What an answer of the hub means; None for an error that is none."""
+    """Message for a response of the hub; None for other errors."""
     from huggingface_hub import constants, get_token, utils
 
     page = f"{constants.ENDPOINT}/{repository}"
@@ -226,16 +227,16 @@ def _explain_answer(error: BaseException, repository: str, revision: str | None)
         login = "your login may not see it" if get_token() else "you are not logged in (`hf auth login`, or HF_TOKEN)"
         return f"the hub shows no repository '{repository}': check the name; if it is private or gated, {login}"
     if isinstance(error, utils.HFValidationError):
-        return f"'{repository}' is no name on the hub: write owner/name, such as {REPOSITORY}"
+        return f"'{repository}' is not a name on the hub: write owner/name, such as {REPOSITORY}"
     if isinstance(error, utils.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so that nothing can be downloaded: unset it"
+        return "HF_HUB_OFFLINE is set, so nothing can be downloaded: unset it"
     if status == 401:
         return "the hub does not accept your token: run `hf auth login` again, or set HF_TOKEN to a valid one"
     if status == 403:
-        said = getattr(error, "server_message", None) or "no reason given"
-        return f"the hub forbids the download of {repository} with your token ({said}): see {page}"
+        reason = getattr(error, "server_message", None) or "no reason given"
+        return f"the hub forbids the download of {repository} with your token ({reason}): see {page}"
     if status is not None and (status == 429 or status >= 500):
-        return f"the hub is busy or out of order (status {status}): run the same command later, it goes on"
+        return f"the hub is unavailable (status {status}): run the same command later, it resumes"
     return None
 
 

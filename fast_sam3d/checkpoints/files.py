@@ -1,4 +1,4 @@
-"""Checks the files of a checkpoint before anything is built from them: there, whole, and naming only known classes."""
+"""Checks of checkpoint files before loading: present, complete, and naming only allowed classes."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a yaml file that must hold a mapping, without resolving interpolations. Raises CheckpointError."""
+    """Read a YAML mapping without resolving interpolations. Raises CheckpointError."""
     import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    # A file that refers to itself (`a: &a [*a]`) has no end. yaml lets through what its converters raise over a tag
-    # whose content is of another kind (`!!int x`).
+    # RecursionError: self-reference (`a: &a [*a]`). ValueError, TypeError, AttributeError: converters (`!!int x`).
     except (
         OSError, RecursionError, ValueError, TypeError, AttributeError, OmegaConfBaseException, yaml.YAMLError
     ) as error:  # fmt: skip
-        raise CheckpointError(f"{path} is damaged and no yaml: restore it, or download it again") from error
+        raise CheckpointError(f"{path} is not valid YAML: restore it, or download it again") from error
     if not isinstance(tree, dict) or not tree:
-        raise CheckpointError(f"{path} holds no settings: restore it, or download it again")
+        raise CheckpointError(f"{path} has no settings: restore it, or download it again")
     return {str(key): value for key, value in tree.items()}
 
 
 def check_safetensors(path: Path, restore: str) -> None:
-    """Raises CheckpointError unless the header is whole and agrees with the file's length. Reads no weights."""
+    """Raises CheckpointError unless the header is valid and matches the file size. Reads no weights."""
     from safetensors import SafetensorError, safe_open
 
     _refuse_pointer(path, restore)
@@ -42,20 +41,20 @@ def check_safetensors(path: Path, restore: str) -> None:
         with safe_open(path, framework="numpy") as archive:
             empty = not list(archive.keys())
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"the weights {path} are corrupt or cut short: {restore}") from error
+        raise CheckpointError(f"the weights {path} are corrupt or incomplete: {restore}") from error
     if empty:
-        raise CheckpointError(f"the weights {path} hold no tensors: {restore}")
+        raise CheckpointError(f"the weights {path} have no tensors: {restore}")
 
 
 def check_stock_files(folder: Path, help_text: str) -> None:
-    """Checks everything that the pipeline.yaml of a stock checkpoint names.
+    """Check all files named in the pipeline.yaml of a stock checkpoint.
 
     Args:
-        folder: where pipeline.yaml lies; the paths in it are relative to it.
-        help_text: how to get the files, appended to what is wrong.
+        folder: of pipeline.yaml, which has paths relative to it.
+        help_text: how to get the files, for error messages.
 
     Raises:
-        CheckpointError: files missing, cut short, or naming what `checkpoint_targets` does not allow.
+        CheckpointError: a file is missing, incomplete, or names a class that `trust` does not allow.
     """
     settings = read_yaml(folder / "pipeline.yaml")
     check_names(folder / "pipeline.yaml", settings)
@@ -77,7 +76,7 @@ def check_stock_files(folder: Path, help_text: str) -> None:
 
 
 def check_stock_homes(folder: Path) -> None:
-    """Checks where the classes come from that the yaml files name (`checkpoint_targets.check_homes`). Imports them."""
+    """Check the modules that define the classes named in the YAML files (`trust.check_homes`). Imports them."""
     for path in _yaml_files(folder):
         check_homes(path, read_yaml(path))
 
@@ -89,10 +88,10 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 
 def _check_torch_file(path: Path, restore: str) -> None:
-    """A torch file is a zip archive whose directory stands at its end: cut short, it is none."""
+    """A torch file is a zip archive with its directory at the end, so an incomplete file is not a zip archive."""
     _refuse_pointer(path, restore)
     if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"the weights {path} are corrupt or cut short: {restore}")
+        raise CheckpointError(f"the weights {path} are corrupt or incomplete: {restore}")
 
 
 def _refuse_pointer(path: Path, restore: str) -> None:

@@ -1,13 +1,12 @@
-"""Which classes and functions the yaml files of a stock checkpoint may name.
+"""Allowlist of the classes and functions that the YAML files of a stock checkpoint may name.
 
-Hydra calls whatever stands under `_target_`, so a yaml file is a program. The stock loader allows four roots and
-refuses a list of known functions (notebook/inference.py). That lets `torch.hub.load` and `torch.os.system.__call__`
-through, reads none of the files that pipeline.yaml refers to, and does not see what `${oc.create:...}` makes; here the
-roots are narrowed to where building blocks are, every file is read, and what computes names is refused. The published
-files hold none of it.
+Hydra calls whatever `_target_` names, so a YAML file is a program. The stock loader allows four root packages and
+refuses some functions (notebook/inference.py): this permits `torch.hub.load` and `torch.os.system.__call__`, ignores
+the files that pipeline.yaml refers to, and misses `${oc.create:...}`. Here the allowed packages are narrower, every
+file is read, and computed names are refused; the published files have none.
 
-Only yaml is guarded. The stock code unpickles `.ckpt` files without restriction (sam3d_objects/model/io.py): weights
-from a source that is not trusted stay dangerous.
+Only YAML is checked. The stock code unpickles `.ckpt` files without restriction (sam3d_objects/model/io.py), so weights
+from an untrusted source remain dangerous.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from fast_sam3d.errors import CheckpointError
 __all__ = ["check_homes", "check_names"]
 
 ALLOWED = ("moge.model", "sam3d_objects", "torch.nn", "torchvision.transforms")
-# They look a class up by an argument, reach into objects, or unpickle a file that an argument names.
+# These look up a class by an argument, access attributes of objects, or unpickle a file given as an argument.
 REFUSED = ("sam3d_objects.config", "sam3d_objects.model.io")
-# These only make a container of their arguments. ss_generator.yaml uses the first.
+# These only put their arguments into a container. ss_generator.yaml uses the first.
 CONTAINERS = frozenset(
     f"sam3d_objects.config.utils.make_{kind}" for kind in ("dict", "list_from_kwargs", "set", "string", "tuple")
 )
-# A pipeline reads further yaml files: there is one, at the top.
+# A pipeline reads further YAML files, so only one is allowed, at the top.
 PIPELINES = "sam3d_objects.pipeline.inference_pipeline"
-# torch.hub runs the hubconf.py of what the image embedder names (embedder/dino.py, Dino).
+# torch.hub runs the hubconf.py of the repository named by the image embedder (embedder/dino.py, Dino).
 DINO = "facebookresearch/dinov2"
 
 
 def check_names(path: Path, settings: Mapping[str, Any]) -> None:
-    """Checks everything in a yaml file that decides what is called. Imports nothing of what it names.
+    """Check every setting of a YAML file that determines what is called. Imports none of it.
 
     Args:
-        path: the file, for messages.
-        settings: its content, interpolations not resolved.
+        path: of the file, for messages.
+        settings: content with unresolved interpolations.
 
     Raises:
         CheckpointError: a name outside the allowed packages, an interpolation, positional arguments, a second
@@ -58,12 +57,12 @@ def check_names(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def check_homes(path: Path, settings: Mapping[str, Any]) -> None:
-    """Checks where the named classes really come from, once their packages may be imported.
+    """Check the modules that define the named classes, by importing them.
 
-    A name inside an allowed package may stand for something that the package only imported.
+    A name in an allowed package may refer to something that the package imported from elsewhere.
 
     Raises:
-        CheckpointError: a target that does not exist, or whose home is outside the allowed packages.
+        CheckpointError: a target does not exist, or is defined outside the allowed packages.
     """
     from hydra.errors import HydraException
     from hydra.utils import get_object
@@ -78,7 +77,7 @@ def check_homes(path: Path, settings: Mapping[str, Any]) -> None:
             raise CheckpointError(
                 f"{path} names '{value}', which cannot be imported ({cause}): `fast-sam3d doctor` says what to install"
             ) from error
-        # A method of a foreign object, such as sys.path.append, has no module at all.
+        # A method of a builtin object, such as sys.path.append, has no module.
         home = f"{getattr(found, '__module__', None)}.{getattr(found, '__qualname__', '')}"
         _check_home(path, f"{value} ({home})", home, nested=depth > 0)
 
@@ -101,7 +100,7 @@ def _inside(name: str, packages: tuple[str, ...]) -> bool:
 
 
 def _known_hub(place: str) -> bool:
-    """Whether torch.hub may load from there: the published repository, or a copy of it in torch.hub's own cache."""
+    """Whether torch.hub may load from there: the published repository, or torch.hub's cache."""
     import torch
 
     if place in (DINO, f"{DINO}:main"):
@@ -111,7 +110,7 @@ def _known_hub(place: str) -> bool:
 
 
 def _entries(node: Any, depth: int = 0) -> Iterator[tuple[str, Any, int]]:
-    """Every (key, value) of every mapping, and how deep it lies; items of lists come under the key ""."""
+    """Every (key, value, depth) of nested mappings; items of lists have the key ""."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield str(key), value, depth

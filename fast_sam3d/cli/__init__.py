@@ -1,4 +1,4 @@
-"""The command line. A subcommand's module is imported only when it is asked for, so that --help stays quick."""
+"""The command line. A subcommand's module is imported when it is called, so that --help stays quick."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from fast_sam3d import __version__
 from fast_sam3d.cli.arguments import Parser
@@ -19,28 +19,47 @@ from fast_sam3d.run.memory import is_out_of_memory
 
 __all__ = ["main"]
 
-# Name: (module with add_arguments(parser) and main(args) -> int, one line of help). A module that sets OVERRIDES to
-# True finds the Hydra overrides among the arguments in args.overrides.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "infer": ("fast_sam3d.cli.infer", "turn one masked object of a picture into a mesh, gaussians and a pose"),
-    "scene": ("fast_sam3d.cli.scene", "turn every masked object of a picture, or of many, into a scene"),
-    "config": ("fast_sam3d.cli.show_config", "print the configuration that a set of flags and overrides composes to"),
-    "methods": ("fast_sam3d.cli.methods", "list the methods: paper, stage, what each needs, how to switch it on"),
-    "download": ("fast_sam3d.cli.download", "fetch the gated SAM 3D Objects weights with your own login"),
-    "doctor": ("fast_sam3d.cli.doctor", "say what is there to run SAM 3D Objects, and the next thing to do"),
-    "count": ("fast_sam3d.cli.count", "count the operations that each exact saving takes off, at the published sizes"),
-    "profile": ("fast_sam3d.cli.profile", "where the time of an object goes, off and accelerated, with a picture"),
-    "bench": ("fast_sam3d.cli.bench", "methods against each other on the same objects, with tables and pictures"),
-    "profile-scene": ("fast_sam3d.cli.profile_scene", "time a scene against single runs of its objects, in turns"),
-    "tune": ("fast_sam3d.cli.tune", "the fastest settings within a budget of drift, searched on your own pipeline"),
-    "measure-exact": (
-        "fast_sam3d.cli.measure_exact",
-        "time stock parts and their peak memory, off and with their exact saving",
-    ),
-    "examples": ("fast_sam3d.cli.examples", "render the bundled examples again"),
-    "train-mini": ("fast_sam3d.cli.train_mini", "train the embedded model"),
-    "evaluate-mini": ("fast_sam3d.cli.evaluate_mini", "measure the embedded model on held-out objects"),
+
+class Command(NamedTuple):
+    """A subcommand.
+
+    Args:
+        module: defines add_arguments(parser) and main(args) -> int. If it names examples of Hydra overrides in
+            OVERRIDES it accepts them beside the flags, and finds them in args.overrides.
+        text: one line of help.
+    """
+
+    module: str
+    text: str
+
+
+GROUPS: dict[str, dict[str, Command]] = {
+    "run": {
+        "infer": Command("fast_sam3d.cli.infer", "reconstruct one masked object: mesh, gaussians and pose"),
+        "scene": Command("fast_sam3d.cli.scene", "reconstruct every masked object of one or many pictures as a scene"),
+        "compare": Command("fast_sam3d.cli.compare", "run one object with and without acceleration, side by side"),
+        "config": Command("fast_sam3d.cli.show_config", "print the configuration that flags and overrides compose"),
+        "methods": Command("fast_sam3d.cli.methods", "list presets and methods: paper, stage, what each needs"),
+    },
+    "measure": {
+        "profile": Command("fast_sam3d.cli.profile", "seconds per stage of one object, off and accelerated"),
+        "profile-scene": Command("fast_sam3d.cli.profile_scene", "time a scene against single runs of its objects"),
+        "bench": Command("fast_sam3d.cli.bench", "compare methods on the same objects: tables and pictures"),
+        "tune": Command("fast_sam3d.cli.tune", "search the fastest settings within a drift budget, on your pipeline"),
+        "count": Command("fast_sam3d.cli.count", "operations that each exact saving removes, at the published sizes"),
+        "measure-exact": Command("fast_sam3d.cli.measure_exact", "time and peak memory of parts with an exact saving"),
+    },
+    "weights": {
+        "doctor": Command("fast_sam3d.cli.doctor", "check whether SAM 3D Objects can run here, and what is missing"),
+        "download": Command("fast_sam3d.cli.download", "download the gated SAM 3D Objects weights with your login"),
+    },
+    "embedded model": {
+        "evaluate-mini": Command("fast_sam3d.cli.evaluate_mini", "measure the embedded model on held-out objects"),
+        "train-mini": Command("fast_sam3d.cli.train_mini", "train the embedded model"),
+        "examples": Command("fast_sam3d.cli.examples", "render the bundled examples again"),
+    },
 }
+COMMANDS: dict[str, Command] = {name: command for group in GROUPS.values() for name, command in group.items()}
 PROGRAM = "fast-sam3d"
 USER_ERROR, INTERRUPTED, TERMINATED, FAILED = 2, 130, 143, 1
 
@@ -49,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0: done; 1: failed; 2: something in what was asked for, said in one sentence; 130: interrupted.
+        0: success; 1: failure; 2: an error in the request, printed in one sentence; 130: interrupted; 143: terminated.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _open_closed_streams()
@@ -67,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _Terminated:
         return TERMINATED
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`). What is left in the buffer must not fail again at exit.
+        # The reader of the output has gone (`| head`). What is left in the buffer must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
@@ -86,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        _overview().print_help()
+        print(_overview())
         return 0
     if arguments[0] == "--version":
         print(__version__)
@@ -95,31 +114,30 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         kind = "flag" if name.startswith("-") else "command"
         raise ConfigError(f"there is no {kind} '{name}': {suggest(name, COMMANDS)}")
-    module_name, text = COMMANDS[name]
-    module = importlib.import_module(module_name)
-    parser = Parser(prog=f"{PROGRAM} {name}", description=text[0].upper() + text[1:] + ".")
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    parser = Parser(prog=f"{PROGRAM} {name}", description=command.text[0].upper() + command.text[1:] + ".")
     module.add_arguments(parser)
-    parser.add_argument("--verbose", action="store_true", help="say more")
-    overrides = bool(getattr(module, "OVERRIDES", False))
+    parser.add_argument("--verbose", action="store_true", help="log details")
+    overrides = getattr(module, "OVERRIDES", ())
     if overrides:
-        parser.epilog = "Hydra overrides go beside the flags: ss=fast_sam3d ss.when.stride=4 pipeline.ss_steps=10"
-    args = parser.parse(rest, overrides)
+        parser.epilog = f"Hydra overrides go beside the flags: {' '.join(overrides)}"
+    args = parser.parse(rest, bool(overrides))
     if isinstance(args, int):
         return args
     with _log_to_stderr(verbose=args.verbose):
         return int(module.main(args) or 0)
 
 
-def _overview() -> Parser:
-    parser = Parser(
-        prog=PROGRAM, description="SAM 3D Objects with fewer network calls, and a small model to try it on."
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for name, (_, text) in COMMANDS.items():
-        commands.add_parser(name, help=text)
-    parser.epilog = f"`{PROGRAM} COMMAND --help` explains one command."
-    return parser
+def _overview() -> str:
+    lines = [
+        f"usage: {PROGRAM} COMMAND ...",
+        "",
+        "SAM 3D Objects with training-free acceleration, and an embedded model.",
+    ]
+    for title, commands in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {name:<15} {command.text}" for name, command in commands.items())]
+    return "\n".join([*lines, "", f"`{PROGRAM} COMMAND --help` explains one command; `{PROGRAM} --version` prints it."])
 
 
 @contextlib.contextmanager
@@ -139,14 +157,14 @@ def _log_to_stderr(verbose: bool) -> Iterator[None]:
 
 
 def _open_closed_streams() -> None:
-    """A program that is started with its output closed (`>&-`) has none; what is printed goes nowhere then."""
+    """Sends output nowhere if the program was started with it closed (`>&-`)."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open to the end)
 
 
 class _Terminated(BaseException):
-    """SIGTERM, raised where the program was, so that unfinished files are removed on the way out."""
+    """Raised on SIGTERM, so that unfinished files are removed on the way out."""
 
 
 def _raise_on_termination() -> Any:
@@ -155,7 +173,7 @@ def _raise_on_termination() -> Any:
 
     try:
         return signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread: whoever called us handles signals
+    except ValueError:  # not the main thread: the caller handles signals
         return None
 
 

@@ -8,8 +8,11 @@ from typing import NoReturn
 
 from fast_sam3d.errors import ConfigError, suggest
 
-__all__ = ["Parser", "check_run_overrides"]
+__all__ = ["ANY", "SHARED", "Parser", "check_run_overrides"]
 
+ANY = ("ss=fast_sam3d", "ss.when.stride=4", "pipeline.ss_steps=10")
+SHARED = ("pipeline.formats=[mesh]", "pipeline.layout_postprocess=false", "pipeline.depth_model=FILE")
+"""Examples of overrides: of commands that take all, and of those that take what holds for every run."""
 RUN_KEYS = ("pipeline.layout_postprocess", "pipeline.formats", "pipeline.depth_model")
 """What may be overridden where every run of a command is to be alike."""
 

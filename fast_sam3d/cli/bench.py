@@ -10,6 +10,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fast_sam3d.cli.arguments import SHARED
+from fast_sam3d.cli.flags import (
+    FOLDER_HELP,
+    add_image_path,
+    add_model_flags,
+    add_preset,
+    overrides_of,
+    pipeline_from,
+    read_seeds,
+)
 from fast_sam3d.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,46 +30,47 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FAILED = 1
-OVERRIDES = True
+OVERRIDES = SHARED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument(
-        "--suite", default=None, metavar="NAME", help="quick (the default), full, ablation, sweeps, or a YAML file"
+        "--suite", default=None, metavar="NAME", help="quick, full, ablation, sweeps, or a YAML file (default: quick)"
     )
+    add_preset(parser, "one more method, without --suite the only one; repeatable", "those of the suite", repeat=True)
     parser.add_argument(
         "--accelerate", action="append", default=[], metavar="OVERRIDES",
-        help='one more method, such as "ss=fast_sam3d mesh=off" or, as a control, "pipeline.ss_steps=10"; repeatable;'
-        " without --suite these alone, on the quick one's objects",
+        help='the same by overrides, such as "ss=fast_sam3d mesh=off" or, as a control, "pipeline.ss_steps=10"'
+        " (default: none)",
     )  # fmt: skip
-    parser.add_argument("--objects", type=int, default=None, metavar="N", help="instead of the suite's number")
-    parser.add_argument("--seeds", default=None, metavar="N,N", help="of the noise, instead of the suite's")
-    parser.add_argument(
-        "--image_dir", type=Path, default=None, metavar="DIR",
-        help="your own pictures with masks instead of held-out objects: fidelity only, as their truth is not known",
+    parser.add_argument("--objects", type=int, default=None, metavar="N", help="how many (default: the suite's)")
+    parser.add_argument("--seeds", default=None, metavar="N,N", help="seeds of the noise (default: the suite's)")
+    add_image_path(
+        parser, f"your own pictures with masks, {FOLDER_HELP}; without ground truth, so fidelity is measured alone"
+        " (default: held-out objects of the embedded model)",
     )  # fmt: skip
-    parser.add_argument("--tag", default=None, metavar="TAG", help="mini (the default), or a folder under checkpoints/")
-    parser.add_argument("--device", default=None, metavar="DEVICE", help="cpu, cuda (default: cuda if there is one)")
-    parser.add_argument("--dtype", default=None, metavar="DTYPE", help="default: the checkpoint's own")
+    add_model_flags(parser, seed=False)
     parser.add_argument(
         "--output_dir", type=Path, default=None, metavar="DIR",
-        help="rows, table and pictures (default: outputs/bench/SUITE); the same command goes on after a stop",
+        help="rows, table and pictures; an interrupted bench resumes there (default: outputs/bench/SUITE)",
     )  # fmt: skip
-    parser.add_argument("--processes", type=int, default=None, metavar="N", help="default: the cores; 1 on a GPU")
-    parser.add_argument("--overwrite", action="store_true", help="measure again what an earlier start has finished")
-    parser.add_argument("--retry_failed", action="store_true", help="measure objects again of which a run has failed")
-    parser.add_argument("--no_pictures", action="store_true", help="tables only, which needs no matplotlib")
-    parser.add_argument("--parquet", action="store_true", help="the rows as rows.parquet too; needs pyarrow")
+    parser.add_argument(
+        "--processes", type=int, default=None, metavar="N", help="worker processes (default: one per core; 1 on a GPU)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace measurements, also those of other settings")
+    parser.add_argument("--retry_failed", action="store_true", help="repeat objects with a failed run")
+    parser.add_argument("--no_pictures", action="store_true", help="tables only, without matplotlib")
+    parser.add_argument("--parquet", action="store_true", help="also write rows.parquet; needs pyarrow")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure, write, print; 1 where a run has failed."""
+    """Measures, writes and prints; 1 if a run has failed."""
     from fast_sam3d.bench import results
     from fast_sam3d.outputs.folder import writable_folder
 
     suite = chosen_suite(args)
-    suite.variants()  # a method that does not fit is told before anything is loaded
+    suite.variants()  # a method that does not fit raises before anything is loaded
     if args.processes is not None and args.processes < 1:
         raise ConfigError(f"--processes is {args.processes}: give at least 1")
     results.check_packages(pictures=not args.no_pictures, parquet=args.parquet)
@@ -73,22 +84,21 @@ def main(args: argparse.Namespace) -> int:
     print(f"results in {output}: {', '.join(found)}")
     failed = [row for row in rows if row["error"]]
     if failed:
-        print(f"{len(failed)} of {len(rows)} runs failed: the column error of {output / results.ROWS} says why")
+        print(f"{len(failed)} of {len(rows)} runs failed: see the column error of {output / results.ROWS}")
     return FAILED if failed else 0
 
 
 def chosen_suite(args: argparse.Namespace) -> Suite:
-    """The suite with what the flags change.
+    """The suite with the changes of the flags.
 
     Raises:
-        ConfigError: of the suite, or of a flag.
+        ConfigError: an error in the suite or in a flag.
     """
     from fast_sam3d.bench.suite import load_suite
-    from fast_sam3d.config.compose import SEED_MAX
 
     suite = load_suite(args.suite or "quick")
-    if args.accelerate:
-        suite = suite.with_methods(args.accelerate, alone=args.suite is None)
+    if more := overrides_of(args):
+        suite = suite.with_methods(more, alone=args.suite is None)
         if args.suite is None:
             suite = replace(suite, name="own")
     if args.objects is not None:
@@ -96,20 +106,14 @@ def chosen_suite(args: argparse.Namespace) -> Suite:
             raise ConfigError(f"--objects is {args.objects}: give at least 1")
         suite = replace(suite, objects=args.objects)
     if args.seeds is not None:
-        try:
-            seeds = tuple(dict.fromkeys(int(seed) for seed in args.seeds.split(",")))
-        except ValueError as error:
-            raise ConfigError(f"--seeds is {args.seeds!r}: give whole numbers with commas, 42,43") from error
-        if not all(0 <= seed <= SEED_MAX for seed in seeds):
-            raise ConfigError(f"--seeds is {args.seeds!r}: give numbers from 0 to {SEED_MAX}")
-        suite = replace(suite, seeds=seeds)
+        suite = replace(suite, seeds=read_seeds(args.seeds))
     return suite
 
 
 def measure(
     job: BenchTask, suite: Suite, processes: int, kept: Record | None
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of a suite, and lines that say what was run."""
+    """The rows of a suite, and lines that describe it."""
     import torch
 
     from fast_sam3d.bench.collect import collect
@@ -117,7 +121,7 @@ def measure(
 
     names = job.objects.names()
     keys = keys_of(names, suite.seeds)
-    # One process leaves torch its threads; several share the cores, one each.
+    # One process uses all of torch's threads; several use one each.
     threads = None if processes == 1 else 1
     found = collect(keys, start, work, job, processes, threads, kept)
     each = torch.get_num_threads() if threads is None else threads
@@ -133,27 +137,21 @@ def measure(
 
 
 def _job(args: argparse.Namespace, suite: Suite) -> tuple[BenchTask, Suite]:
-    """What to run, and the suite with as many objects as there are."""
+    """What to run, and the suite with the number of objects that exist."""
     from fast_sam3d.bench.job import BenchTask, keys_of
-    from fast_sam3d.bench.objects import Folder, HeldOut, Objects
+    from fast_sam3d.bench.objects import Folder, Objects, held_out
     from fast_sam3d.checkpoints.load import find_checkpoint
-    from fast_sam3d.cli.arguments import check_run_overrides
-    from fast_sam3d.config.compose import load
     from fast_sam3d.run.object import RunSettings
 
-    values = {"pipeline.device": args.device, "pipeline.dtype": args.dtype}
-    overrides = check_run_overrides(args.overrides)
-    pipeline = load(overrides, {key: value for key, value in values.items() if value is not None}).pipeline
-    checkpoint = find_checkpoint(args.tag or "mini")
-    objects: Objects = HeldOut(suite.objects)
-    if args.image_dir is not None:
-        objects = Folder(args.image_dir, args.objects)
-        log.info("nothing is known of the truth of %s: fidelity to the unaccelerated result only", args.image_dir)
-    elif checkpoint.kind != "mini":
-        raise ConfigError(
-            f"the held-out objects are those of the embedded model, and {checkpoint.tag} is not: name your own pictures"
-            " with --image_dir"
-        )
+    config = pipeline_from(args)
+    pipeline, pictures = config.pipeline, config.input.image_path
+    checkpoint = find_checkpoint(pipeline.tag)
+    objects: Objects
+    if pictures is None:
+        objects = held_out(checkpoint, suite.objects)
+    else:
+        objects = Folder(pictures, args.objects)
+        log.info("%s has no ground truth: fidelity to the unaccelerated result is measured alone", pictures)
     names = objects.names()
     counted = frozenset(keys_of(names[:1], suite.seeds[:1]))
     job = BenchTask(checkpoint, suite.variants(), objects, pipeline.device, pipeline.dtype, pipeline.depth_model,
@@ -162,7 +160,7 @@ def _job(args: argparse.Namespace, suite: Suite) -> tuple[BenchTask, Suite]:
 
 
 def _record(output: Path, job: BenchTask, args: argparse.Namespace) -> Record:
-    """The rows of an earlier start with the same weights, code, methods and objects."""
+    """The rows of an earlier run with the same weights, code, methods and objects."""
     import torch
 
     from fast_sam3d.bench.record import Record, code_digest

@@ -1,4 +1,4 @@
-"""`fast-sam3d count`: operations of an object at the published sizes, off and with each exact saving."""
+"""`fast-sam3d count`: operations per object at the published sizes, without and with each exact saving."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> int:
         labels = [solve.label for solve in columns]
         print(json.dumps({row: dict(zip(labels, values, strict=True)) for row, values in counts.items()}, indent=2))
         return 0
-    print("Operations of one object at the published sizes, 10^12 (2 per multiply-add), and what each takes off.")
+    print("Operations of one object at the published sizes, 10^12 (2 per multiply-add), and what each saves.")
     print("SLaT depends on the object: voxels / packed tokens; so does the mesh decoder: voxels.")
     print()
     print("\n".join(lines(counts, [solve.label for solve in columns])))
@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def lines(counts: dict[str, list[int]], labels: list[str]) -> list[str]:
-    """The table: one line per saving, one column per stage; savings that count nothing here share a last line."""
+    """The table: one line per saving, one column per stage; savings without effect here share a last line."""
     cells = [["saving", *labels]]
     elsewhere = [row for row, values in counts.items() if values == counts["off"] and row not in ("off", "all")]
     for row, values in counts.items():
@@ -50,4 +50,4 @@ def lines(counts: dict[str, list[int]], labels: list[str]) -> list[str]:
             share = "" if value == plain else f"{100 * (value / plain - 1):.1f} %"
             cells[-1].append(f"{value / 1e12:.1f} {share:>8}")
     table = aligned(cells)
-    return table + ([f"elsewhere than in these networks: {', '.join(elsewhere)}"] if elsewhere else [])
+    return table + ([f"outside these networks: {', '.join(elsewhere)}"] if elsewhere else [])

@@ -1,4 +1,4 @@
-"""`fast-sam3d doctor`: what is there to run SAM 3D Objects, and "ready" or the one next thing to do."""
+"""`fast-sam3d doctor`: whether SAM 3D Objects can run here: "ready", or the next thing to do."""
 
 from __future__ import annotations
 

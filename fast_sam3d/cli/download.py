@@ -16,14 +16,12 @@ DEFAULT_FOLDER = "checkpoints/hf"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repo", default=REPOSITORY, metavar="OWNER/NAME", help=f"default: {REPOSITORY}")
+    parser.add_argument("--repo", default=REPOSITORY, metavar="OWNER/NAME", help="repository on the hub")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: the main branch)")
-    parser.add_argument(
-        "--output_dir", default=DEFAULT_FOLDER, metavar="DIR", help=f"the folder to make (default: {DEFAULT_FOLDER})"
-    )
+    parser.add_argument("--output_dir", default=DEFAULT_FOLDER, metavar="DIR", help="the folder to create")
     parser.epilog = (
         "The weights are gated: accept their licence on the hub page first, then log in with `hf auth login` or set "
-        "HF_TOKEN. After a stop the same command goes on."
+        "HF_TOKEN. An interrupted download resumes with the same command."
     )
 
 
@@ -35,8 +33,8 @@ def main(args: argparse.Namespace) -> int:
         folder = download_weights(target, args.repo, args.revision)
     except KeyboardInterrupt:
         log.warning(
-            "interrupted; what has arrived is kept in %s, and the same command goes on", unfinished_folder(target)
+            "interrupted; partial downloads are kept in %s, and the same command resumes", unfinished_folder(target)
         )
         return INTERRUPTED
-    print(f"weights in {folder}; `fast-sam3d doctor` says whether they can run here")
+    print(f"weights in {folder}; `fast-sam3d doctor` checks whether they can run here")
     return 0

@@ -15,9 +15,14 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument("--output_dir", metavar="DIR", type=Path, default=Path("examples"), help="default: %(default)s")
-    parser.add_argument("--only", metavar="NAME", nargs="+", help="of " + ", ".join(examples.names()))
-    parser.add_argument("--longest", metavar="PIXELS", type=int, help="longer side of the rendered pictures")
+    parser.add_argument("--output_dir", metavar="DIR", type=Path, default=Path("examples"), help="their parent folder")
+    parser.add_argument("--only", metavar="NAME", nargs="+", help=f"of {', '.join(examples.names())} (default: all)")
+    parser.add_argument(
+        "--longest",
+        metavar="PIXELS",
+        type=int,
+        help="longer side (default: as bundled)",
+    )
 
 
 def main(args: argparse.Namespace) -> int:

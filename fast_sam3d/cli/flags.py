@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fast_sam3d.cli.arguments import check_run_overrides
 from fast_sam3d.config.compose import ACCELERATED, DTYPES, PRESET, SEED_MAX, Config, group_options, load
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import ConfigError
@@ -16,10 +17,12 @@ from fast_sam3d.errors import ConfigError
 __all__ = [
     "add_config_flags",
     "add_image_path",
+    "add_mask_index",
     "add_model_flags",
     "add_preset",
     "config_from",
     "log_acceleration",
+    "overrides_of",
     "pipeline_from",
     "preset_of",
     "read_seeds",
@@ -28,6 +31,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 INPUT_HELP = "a picture, or a folder with image.png and masks 0.png, 1.png ..."
+FOLDER_HELP = "in a folder as for infer, in one of such folders, or in one of pictures cut out by their alpha channel"
 SCENES_HELP = "a folder with image.png and masks 0.png, 1.png ..., or a folder of such folders"
 
 
@@ -109,8 +113,12 @@ METHODS = {
 # ------------------------------------------------------------------------------------------------------- adding flags
 
 
-def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False) -> None:
-    """Every flag that sets a configuration key; for a scene all but those of `OBJECT`."""
+def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, preset: str = "off") -> None:
+    """Every flag that sets a configuration key; for a scene all but those of `OBJECT`.
+
+    Args:
+        preset: what the help of --preset calls the default.
+    """
     group = parser.add_argument_group("input")
     add_image_path(group, SCENES_HELP if scene else INPUT_HELP)
     for flag in () if scene else OBJECT:
@@ -120,10 +128,9 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False) -> No
     group = parser.add_argument_group("run")
     _add(group, OUTPUT_DIR)
     add_model_flags(group)
-    _add(group, SEED)
     group = parser.add_argument_group("acceleration")
     group.add_argument("--enable_acceleration", action="store_true", help=f"the same as --preset {PRESET}")
-    add_preset(group)
+    add_preset(group, default=preset)
     for module, (names, text) in MODULES.items():
         group.add_argument(*(f"--{name}" for name in names), action="store_true", help=text)
         for flag in METHODS.get(module, ()):
@@ -140,16 +147,22 @@ def add_image_path(group: Any, text: str, required: bool = False) -> None:
     group.add_argument("--image_path", "--image_dir", metavar="PATH", required=required, help=text + default)
 
 
-def add_model_flags(group: Any) -> None:
-    """--tag, --device and --dtype."""
-    for flag in MODEL:
+def add_mask_index(group: Any) -> None:
+    """--mask_index."""
+    _add(group, OBJECT[0])
+
+
+def add_model_flags(group: Any, seed: bool = True) -> None:
+    """--tag, --device, --dtype and, if asked for, --seed."""
+    for flag in (*MODEL, SEED) if seed else MODEL:
         _add(group, flag)
 
 
-def add_preset(group: Any, text: str = "how to accelerate", default: str = "off") -> None:
-    """--preset NAME, with the names that there are."""
+def add_preset(group: Any, text: str = "how to accelerate", default: str = "off", repeat: bool = False) -> None:
+    """--preset NAME, with the existing names in its help."""
     names = ", ".join(group_options()["preset"])
-    group.add_argument("--preset", metavar="NAME", help=f"{text}: {names} (default: {default})")
+    action = "append" if repeat else "store"
+    group.add_argument("--preset", action=action, metavar="NAME", help=f"{text}: {names} (default: {default})")
 
 
 def _add(group: Any, flag: Flag) -> None:
@@ -228,8 +241,8 @@ def config_from(args: argparse.Namespace) -> Config:
 
 
 def pipeline_from(args: argparse.Namespace) -> Config:
-    """The configuration with the flags that a command without overrides has, and nothing accelerated."""
-    return _load(args, [], _values(args))
+    """The configuration of a command that compares methods, nothing accelerated, from its flags and overrides."""
+    return _load(args, check_run_overrides(getattr(args, "overrides", ())), _values(args))
 
 
 def preset_of(args: argparse.Namespace) -> str | None:
@@ -248,6 +261,14 @@ def preset_of(args: argparse.Namespace) -> str | None:
     if other:
         raise ConfigError(f"--preset {name} and {other[0]} exclude each other: give one of them")
     return name
+
+
+def overrides_of(args: argparse.Namespace) -> list[str]:
+    """The acceleration of each --preset, then of each --accelerate, as overrides. Raises ConfigError."""
+    presets = [f"preset={name}" for name in args.preset or ()]
+    for preset in presets:
+        load([preset])
+    return [*presets, *args.accelerate]
 
 
 def read_seeds(text: str) -> tuple[int, ...]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
+from fast_sam3d.cli.arguments import ANY
 from fast_sam3d.cli.flags import add_config_flags, config_from, log_acceleration
+from fast_sam3d.cli.object_input import object_identity, read_object, reduced
 from fast_sam3d.cli.tables import print_path, print_table
 from fast_sam3d.config.compose import Config, check_methods
-from fast_sam3d.errors import InputError
-from fast_sam3d.inputs.load import ObjectInput, load_object
+from fast_sam3d.inputs.load import ObjectInput
 from fast_sam3d.outputs.folder import check_target, has_results, result_folder, results_complete
 from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
 from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
@@ -23,7 +22,7 @@ __all__ = ["OVERRIDES", "add_arguments", "main"]
 
 log = logging.getLogger(__name__)
 
-OVERRIDES = True
+OVERRIDES = ANY
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,20 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     config = config_from(args)
-    if config.input.image_path is None:
-        raise InputError("name the picture with --image_path: a folder with image.png and its masks, or a file")
-    given = load_object(config.input.image_path, config.input.mask_index, config.input.mask_path, config.input.pointmap)
+    given = read_object(config)
     target = config.output.dir / given.name
     check_target(target, RESULT_NAMES)
     checkpoint = find_checkpoint(config.pipeline.tag)
     check_methods(config)
     log_acceleration(config)
-    identity = _identity(config, given, checkpoint)
+    identity = object_identity(config, given, checkpoint)
     if not args.overwrite and has_results(target, REPORT, identity):
         print_path(f"results in {target} are complete, from the same input and settings; --overwrite repeats the run")
         return 0
     if checkpoint.kind == "mini":
-        given = _reduced(given)
+        given = reduced(given)
     found, load_seconds = run(config, given, checkpoint)
     with result_folder(target) as folder:
         written = write_results(
@@ -55,35 +52,6 @@ def main(args: argparse.Namespace) -> int:
     with results_complete(target):
         _print_summary(found, target, written)
     return 0
-
-
-def _identity(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Digests of the input, and the settings that make a difference to the results."""
-    from fast_sam3d.scene.inputs import digest
-    from fast_sam3d.scene.worker import config_identity
-
-    settings = config_identity(config, checkpoint)
-    for name in ("smaller", "batch"):  # of scenes alone
-        del settings[name]
-    points = None if given.pointmap is None else digest(given.pointmap)
-    return {
-        "input": {"image": digest(given.image), "mask": digest(given.mask), "pointmap": points},
-        "settings": settings,
-    }
-
-
-def _reduced(given: ObjectInput) -> ObjectInput:
-    """The object at the size to which the embedded pipeline reduces it, so that the full one leaves the memory.
-
-    Unchanged where the reduced mask would cover the whole picture, which is refused.
-    """
-    from fast_sam3d.model.inputs import match_size, reduce_picture
-
-    image, mask = reduce_picture(given.image, given.mask)
-    if mask is given.mask or mask.all():
-        return given
-    points = None if given.pointmap is None else match_size(given.pointmap, *mask.shape).numpy()
-    return replace(given, image=image, mask=mask, pointmap=points)
 
 
 def run(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> tuple[ObjectRun, float]:

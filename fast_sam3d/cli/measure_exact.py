@@ -1,4 +1,4 @@
-"""`fast-sam3d measure-exact`: time and peak memory of stock parts, off and with their exact saving, in turns."""
+"""`fast-sam3d measure-exact`: time and peak memory of stock parts with and without their exact saving, in turns."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PARTS = ("extraction", "attention", "overhead")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--part", choices=PARTS, action="append", help="measure this part only; may be repeated")
-    parser.add_argument("--rounds", type=int, default=7, help="times that both ways run, in turns (7)")
-    parser.add_argument("--device", default="cpu", help="where to run: cpu or cuda (cpu)")
+    parser.add_argument("--part", choices=PARTS, action="append", help="a part to measure; repeatable (default: all)")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="runs of both ways, in turns")
+    parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu or cuda")
     parser.add_argument("--json", action="store_true", help="print every round as JSON instead of a table")
 
 
@@ -34,7 +34,8 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([*map(dataclasses.asdict, found), *([overheads] if overheads else [])], indent=2))
     else:
-        print("\n".join(lines(found) if found else []))
+        if found:
+            print("\n".join(lines(found)))
         for name, seconds in overheads.items():
             print(f"{name}: {1000 * seconds:.0f} ms")
     return 0

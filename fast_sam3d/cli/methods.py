@@ -1,21 +1,25 @@
-"""`fast-sam3d methods`: every method, whose it is, where it fits, what it needs, how it is switched on."""
+"""`fast-sam3d methods`: the presets, then every method with its paper, stages, needs and overrides."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from fast_sam3d.cli.tables import aligned
 from fast_sam3d.config.catalogue import NEEDS, Listing, listed
+from fast_sam3d.config.compose import group_options
+from fast_sam3d.config.packaged import resource
 
 __all__ = ["add_arguments", "main"]
 
+PRESETS = ("preset", "picks", "what it is")
 HEADER = ("method", "paper", "stages", "needs", "switch on with")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stage", metavar="STAGE", help="only those that fit ss, slat or mesh")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--stage", metavar="STAGE", help="methods of one stage, ss, slat or mesh (default: all)")
+    parser.add_argument("--json", action="store_true", help="print the methods as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -23,15 +27,31 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([method.to_dict() for method in methods], indent=2))
         return 0
+    if args.stage is None:
+        print("\n".join([*_table([PRESETS, *map(_preset, group_options()["preset"])]), ""]))
     rows = [HEADER, *(_row(method, args.stage) for method in methods)]
-    lines = aligned(rows, left=len(HEADER))
-    lines.insert(1, "-" * max(len(line) for line in lines))
-    print("\n".join(lines))
+    print("\n".join(_table(rows)))
     shown = dict.fromkeys(need for method in methods for need in _needs(method, args.stage))
-    print("\nnumbers of papers are arXiv's; `fast-sam3d config ss=taylorseer` prints a method's settings")
+    print("\npapers are arXiv numbers; `fast-sam3d config ss=taylorseer` prints the settings of a method")
     for need in shown:
         print(f"{need}: {NEEDS[need]}")
     return 0
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = aligned(rows, left=len(rows[0]))
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def _preset(name: str) -> tuple[str, ...]:
+    """Name, the methods that it picks, and the comment in its file."""
+    import yaml
+
+    text = (resource("configs") / "preset" / f"{name}.yaml").read_text(encoding="utf-8")
+    picks = [pick for entry in (yaml.safe_load(text) or {}).get("defaults", ()) for pick in entry.items()]
+    comments = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
+    methods = " ".join(f"{group.removeprefix('override /')}={option}" for group, option in picks)
+    return f"--preset {name}", methods or "-", " ".join(comments[1:])
 
 
 def _row(method: Listing, stage: str | None) -> tuple[str, ...]:

@@ -8,6 +8,16 @@ import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fast_sam3d.cli.arguments import SHARED
+from fast_sam3d.cli.flags import (
+    INPUT_HELP,
+    add_image_path,
+    add_mask_index,
+    add_model_flags,
+    add_preset,
+    overrides_of,
+    pipeline_from,
+)
 from fast_sam3d.cli.tables import aligned
 from fast_sam3d.config.compose import check_methods, load
 from fast_sam3d.errors import ConfigError, OutputError
@@ -15,58 +25,55 @@ from fast_sam3d.errors import ConfigError, OutputError
 if TYPE_CHECKING:
     from fast_sam3d.bench.profile import Timing
 
-OVERRIDES = True
+OVERRIDES = SHARED
 WAYS = ("exact=all", "preset=fast_sam3d", "preset=default", "preset=fast")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument("--image_path", required=True, metavar="PATH", help="a folder with image.png and masks")
-    parser.add_argument("--mask_index", type=int, default=None, metavar="N", help="default: the lowest")
-    parser.add_argument("--tag", default=None, metavar="TAG", help="mini, or a folder under checkpoints/")
-    parser.add_argument("--device", default=None, metavar="DEVICE", help="cpu, cuda (default: cuda if there is one)")
-    parser.add_argument("--rounds", type=int, default=7, help="runs of each way that count; medians are told")
+    add_image_path(parser, INPUT_HELP, required=True)
+    add_mask_index(parser)
+    add_model_flags(parser)
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="measured runs of each way, after a warm-up")
+    add_preset(parser, "a way to run; repeatable", "fast_sam3d, default and fast", repeat=True)
     parser.add_argument(
         "--accelerate", action="append", default=[], metavar="OVERRIDES",
-        help=f"a way to run, repeatable (default: {', '.join(WAYS)})",
+        help=f"the same by overrides (default without --preset: {', '.join(WAYS)})",
     )  # fmt: skip
     parser.add_argument(
         "--after_mask", type=int, default=None, metavar="N",
-        help="let its mask N go first, and time each way once more with what that one leaves behind",
+        help="also time each way after a run of mask N, whose caches it finds warm (default: none)",
     )  # fmt: skip
-    parser.add_argument("--picture", type=Path, default=Path("profile.png"), help="stacked bars (default: profile.png)")
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="every number, for other tools")
+    parser.add_argument("--picture", type=Path, default=Path("profile.png"), metavar="FILE", help="stacked bars")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="every number (default: none)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure, print the table, draw the picture."""
+    """Measures, prints the table, draws the picture."""
     import torch
-    from tqdm import tqdm
 
     from fast_sam3d.bench.profile import draw, profile
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
-    from fast_sam3d.cli.arguments import check_run_overrides
     from fast_sam3d.inputs.load import load_object
     from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
+    from fast_sam3d.run.progress import Bar
 
     if args.rounds < 1:
         raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
     ways: dict[str, Any] = {}
-    for overrides in args.accelerate or WAYS:
+    for overrides in overrides_of(args) or WAYS:
         config = load(overrides.split())
         check_methods(config)
         ways[overrides] = dict(config.modules)
     for path in filter(None, (args.picture, args.json)):
         if not path.resolve().parent.is_dir():
             raise OutputError(f"{path.resolve().parent} does not exist: make it, or name another place")
-    plain = load(check_run_overrides(args.overrides), {key: value for key, value in {
-        "input.image_path": args.image_path, "input.mask_index": args.mask_index,
-        "pipeline.tag": args.tag, "pipeline.device": args.device,
-    }.items() if value is not None})  # fmt: skip
-    given = load_object(args.image_path, plain.input.mask_index, None, plain.input.pointmap)
+    plain = pipeline_from(args)
+    picture = plain.input.image_path or Path()
+    given = load_object(picture, plain.input.mask_index, None, plain.input.pointmap)
     other, after = None, {}
     if args.after_mask is not None:
-        other = load_object(args.image_path, args.after_mask, None, plain.input.pointmap).mask
+        other = load_object(picture, args.after_mask, None, plain.input.pointmap).mask
         after = {f"{way}, after mask {args.after_mask}": settings for way, settings in ways.items()}
     checkpoint = find_checkpoint(plain.pipeline.tag)
     pipeline = load_checkpoint(checkpoint, plain.pipeline.device, plain.pipeline.dtype, plain.pipeline.depth_model)
@@ -79,13 +86,10 @@ def main(args: argparse.Namespace) -> int:
         if other is not None:
             run(other)
 
-    with tqdm(unit="run", desc="profile") as bar:
-
-        def tell(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        timings = profile(pipeline, run, ways | after, args.rounds, tell, earlier, after)
+    with Bar("profile", None) as bar:
+        timings = profile(
+            pipeline, run, ways | after, args.rounds, lambda done, total: bar.update(done, total=total), earlier, after
+        )
     print("\n".join(lines(timings)))
     if args.json is not None:
         facts = [

@@ -1,4 +1,4 @@
-"""`fast-sam3d profile-scene`: a scene against single runs of its objects, measured in turns."""
+"""`fast-sam3d profile-scene`: times a scene against single runs of its objects, in turns."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fast_sam3d.cli.flags import add_image_path, add_model_flags, add_preset, preset_of
+from fast_sam3d.config.compose import PRESET
 from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
 
 __all__ = ["add_arguments", "main", "measure"]
@@ -22,19 +24,19 @@ STOCK, SINGLE, SCENE = "single runs, off", "single runs", "scene"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument("--image_dir", required=True, metavar="DIR", help="a folder with image.png and masks")
-    parser.add_argument("--tag", default="mini", metavar="TAG", help="mini (default), or a folder under checkpoints/")
-    parser.add_argument("--device", default=None, metavar="DEVICE", help="cpu, cuda (default: cuda if there is one)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each way that count; medians are told (default: 5)")
+    add_image_path(parser, "a folder with image.png and masks 0.png, 1.png ...", required=True)
+    add_model_flags(parser)
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="measured runs of each way, after a warm-up")
+    add_preset(parser, default=PRESET)
     parser.add_argument(
-        "--accelerate", default="preset=default", metavar="OVERRIDES", help="how (default: preset=default)"
+        "--accelerate", default=None, metavar="OVERRIDES", help="the same by overrides (default: those of the preset)"
     )
     parser.add_argument("--no_pictures", action="store_true", help="without previews and turntable, in every way")
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="every number, for other tools")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="every number (default: none)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure, print the table."""
+    """Measures and prints the table."""
     import torch
 
     from fast_sam3d.cli import main as command
@@ -44,39 +46,44 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
     if args.json is not None and not args.json.resolve().parent.is_dir():
         raise OutputError(f"{args.json.resolve().parent} does not exist: make it, or name another place")
-    masks = list_masks(Path(args.image_dir)) if Path(args.image_dir).is_dir() else {}
-    shared = ["--tag", args.tag, *(["--device", args.device] if args.device else [])]
+    preset = preset_of(args)
+    if preset is not None and args.accelerate is not None:
+        raise ConfigError("--preset and --accelerate both say how to accelerate: give one of them")
+    how = args.accelerate or f"preset={preset or PRESET}"
+    masks = list_masks(Path(args.image_path)) if Path(args.image_path).is_dir() else {}
+    given_flags = {name: getattr(args, name) for name in ("tag", "device", "dtype", "seed")}
+    shared = [text for name, value in given_flags.items() if value is not None for text in (f"--{name}", str(value))]
     shared += ["output.preview=false"] if args.no_pictures else []
 
     def singles(overrides: Sequence[str]) -> Callable[[Path], None]:
         def run(place: Path) -> None:
             for number in masks:
-                given = ["--image_path", args.image_dir, "--mask_index", str(number), "--output_dir", str(place)]
+                given = ["--image_path", args.image_path, "--mask_index", str(number), "--output_dir", str(place)]
                 _silently(command, ["infer", *given, *shared, *overrides])
 
         return run
 
     def scene(place: Path) -> None:
-        given = ["--image_dir", args.image_dir, "--output_dir", str(place)]
-        _silently(command, ["scene", *given, *shared, *args.accelerate.split()])
+        given = ["--image_path", args.image_path, "--output_dir", str(place)]
+        _silently(command, ["scene", *given, *shared, *how.split()])
 
-    ways = {STOCK: singles([]), SINGLE: singles(args.accelerate.split()), SCENE: scene}
+    ways = {STOCK: singles([]), SINGLE: singles(how.split()), SCENE: scene}
     seconds = measure(ways, args.rounds)
     threads = torch.get_num_threads()
-    print(f"{len(masks)} objects, {args.accelerate}, {threads} threads, {args.rounds} rounds in turns, whole commands")
+    print(f"{len(masks)} objects, {how}, {threads} threads, {args.rounds} rounds in turns, whole commands")
     for name, values in seconds.items():
         ratios = [other / own for own, other in zip(seconds[SCENE], values, strict=True)]
-        told = f"{name:<18} {statistics.median(values):7.2f} s"
+        line = f"{name:<18} {statistics.median(values):7.2f} s"
         if name != SCENE:
-            told += f"   the scene is {statistics.median(ratios):.2f}x as fast ({min(ratios):.2f} .. {max(ratios):.2f})"
-        print(told)
+            line += f"   the scene is {statistics.median(ratios):.2f}x as fast ({min(ratios):.2f} .. {max(ratios):.2f})"
+        print(line)
     if args.json is not None:
         args.json.write_text(json.dumps({"objects": len(masks), "threads": threads, "seconds": seconds}, indent=1))
     return 0
 
 
 def measure(ways: dict[str, Callable[[Path], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every way and round, each with an empty folder to write to; a first round of all does not count."""
+    """Seconds of every way and round, each with an empty folder to write to; a warm-up round comes first."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name in list(ways) if number % 2 else list(ways)[::-1]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
+from fast_sam3d.cli.arguments import ANY
 from fast_sam3d.cli.flags import add_config_flags, config_from, log_acceleration
 from fast_sam3d.cli.scene_summary import SOME_FAILED, end_all, new_row, note_failure, note_summary, print_scene
 from fast_sam3d.config.compose import Config, check_methods
@@ -18,7 +19,7 @@ from fast_sam3d.outputs.folder import check_target
 from fast_sam3d.run.progress import ObjectsProgress, SceneProgress
 from fast_sam3d.scene.folder import run_folder, scene_lock
 from fast_sam3d.scene.inputs import SceneInput, load_scene, scene_folders
-from fast_sam3d.scene.parallel import Engine, in_parallel, processes_for
+from fast_sam3d.scene.parallel import in_parallel, processes_for
 from fast_sam3d.scene.plan import plan_scene
 from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, ObjectWorker, config_identity
 
@@ -26,7 +27,7 @@ __all__ = ["OVERRIDES", "add_arguments", "main"]
 
 log = logging.getLogger(__name__)
 
-OVERRIDES = True
+OVERRIDES = ANY
 CLUSTER: tuple[tuple[str, Callable[[str], Any], str, str], ...] = (
     ("cpus_per_worker", int, "N", "cores, and threads of torch, of each (default: 1)"),
     ("gpus_per_worker", float, "SHARE", "1, or a share of a GPU of each (default: 1 if there are any, else 0)"),
@@ -107,23 +108,18 @@ class _PlainEngine:
             worker.know(self.scene, self.config.input.pointmap)
             self.scene = None  # the worker has it, perhaps reduced
         self.processes = processes_for(worker.pipeline, objects, self.workers)
+        progress: ObjectsProgress
         if self.processes > 1:
-            yield from self._at_once(in_parallel(worker, self.processes), tasks)
+            progress = ObjectsProgress(len(tasks))
+            outcomes = in_parallel(worker, self.processes)(tasks)
         else:
-            yield from self._in_turn(worker, tasks)
-
-    def _at_once(self, engine: Engine, tasks: Sequence[ObjectTask]) -> Iterator[ObjectOutcome]:
-        with ObjectsProgress(len(tasks)) as progress:
+            steps = self.config.pipeline.ss_steps + self.config.pipeline.slat_steps
+            progress = worker.progress = SceneProgress(steps, [str(task.number) for task in tasks])
+            outcomes = map(worker.process, tasks)
+        with progress:
             progress.begin()
-            for outcome in engine(tasks):
+            for outcome in outcomes:
                 progress.object_done(str(outcome.number), outcome.status)
-                yield outcome
-
-    def _in_turn(self, worker: ObjectWorker, tasks: Sequence[ObjectTask]) -> Iterator[ObjectOutcome]:
-        worker.progress = progress = SceneProgress(self.config.pipeline.ss_steps + self.config.pipeline.slat_steps)
-        with progress.objects([str(task.number) for task in tasks]):
-            for outcome in map(worker.process, tasks):
-                progress.object_done(outcome.status)
                 yield outcome
 
 
@@ -149,7 +145,7 @@ def _run(
             summary = run_folder(whole, config, engine, tell, lambda: engine.processes)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(
-                f"the objects in {target} that were finished are kept, and the same command goes on from there"
+                f"the finished objects in {target} are kept, and the same command resumes with the others"
             ) from error
     print_scene(summary, outcomes, target)
     return summary

@@ -69,8 +69,7 @@ def run_on_cluster(
                         code = max(code, _told(job, rows[job.folder], single))
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(
-                f"the objects in {config.output.dir} that were finished are kept, and the same command goes on from "
-                "there"
+                f"the finished objects in {config.output.dir} are kept, and the same command resumes with the others"
             ) from error
     return code if single else end_all(list(rows.values()), config)
 

@@ -1,4 +1,4 @@
-"""`fast-sam3d config`: the composed and checked configuration, as YAML that can be read and copied."""
+"""`fast-sam3d config`: the composed and checked configuration, as YAML."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from fast_sam3d.cli.arguments import ANY
 from fast_sam3d.cli.flags import add_config_flags, config_from
 from fast_sam3d.config.compose import check_methods
 
 __all__ = ["add_arguments", "main"]
 
-OVERRIDES = True
+OVERRIDES = ANY
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

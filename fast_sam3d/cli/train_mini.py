@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--steps", nargs="+", default=[], metavar="STAGE=N",
-        help="updates of some stages instead of the recipe's: ss_flow=6000; may change between starts",
+        help="updates of some stages instead of the recipe's: ss_flow=6000; may change between runs (default: none)",
     )  # fmt: skip
     parser.add_argument(
         "--stages", nargs="+", default=list(STAGE_NAMES), metavar="STAGE",

@@ -12,6 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fast_sam3d.cli.arguments import SHARED
+from fast_sam3d.cli.flags import (
+    FOLDER_HELP,
+    add_image_path,
+    add_model_flags,
+    add_preset,
+    pipeline_from,
+    preset_of,
+    read_seeds,
+)
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
 
 if TYPE_CHECKING:
@@ -26,7 +36,7 @@ log = logging.getLogger(__name__)
 
 COSTS = ("seconds", "cpu_seconds", "calls", "operations")
 LEAST_OBJECTS = 4
-OVERRIDES = True
+OVERRIDES = SHARED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,43 +44,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget", type=float, default=0.33, metavar="SHARE",
         help="how far results may drift from the unaccelerated ones, in units of the seed noise: the distance of two"
-        " unaccelerated results with different seeds (default: 0.33, a third)",
+        " unaccelerated results with different seeds",
     )  # fmt: skip
-    parser.add_argument("--minutes", type=float, default=20.0, metavar="N", help="time for everything (default: 20)")
-    parser.add_argument("--trials", type=int, default=None, metavar="N", help="at most so many candidates")
-    parser.add_argument(
-        "--image_dir", type=Path, default=None, metavar="DIR",
-        help="your own pictures with masks: a folder as --image_path of infer takes it, one of such folders, or one of"
-        " cut-out pictures (default: held-out objects of the embedded model)",
-    )  # fmt: skip
-    parser.add_argument("--objects", type=int, default=8, metavar="N", help="to search on, at most (default: 8)")
-    parser.add_argument("--held_out", type=int, default=8, metavar="N", help="for the last word, at most (default: 8)")
-    parser.add_argument("--seeds", default="42", metavar="N,N", help="of the noise (default: 42)")
-    parser.add_argument("--tag", default=None, metavar="TAG", help="mini (the default), or a folder under checkpoints/")
-    parser.add_argument("--device", default=None, metavar="DEVICE", help="cpu, cuda (default: cuda if there is one)")
-    parser.add_argument("--dtype", default=None, metavar="DTYPE", help="default: the checkpoint's own")
-    parser.add_argument("--cost", choices=COSTS, default="seconds", help="to save (default: seconds)")
+    parser.add_argument("--minutes", type=float, default=20.0, metavar="N", help="time for everything")
+    parser.add_argument("--trials", type=int, default=None, metavar="N", help="most candidates (default: no limit)")
+    add_image_path(
+        parser, f"your own pictures with masks, {FOLDER_HELP} (default: held-out objects of the embedded model)"
+    )
+    parser.add_argument("--objects", type=int, default=8, metavar="N", help="to search on, at most")
+    parser.add_argument("--held_out", type=int, default=8, metavar="N", help="to validate the result on, at most")
+    parser.add_argument("--seeds", default="42", metavar="N,N", help="seeds of the noise")
+    add_model_flags(parser, seed=False)
+    add_preset(parser, "the search begins with the methods of this one", "none")
+    parser.add_argument("--cost", choices=COSTS, default="seconds", help="what to save")
     parser.add_argument(
         "--measures", default=None, metavar="NAME,NAME",
-        help="that must keep the budget (default: voxel_iou,f1@0.01,box_iou,add_s,ssim)",
+        help="measures that must stay within the budget (default: voxel_iou,f1@0.01,box_iou,add_s,ssim)",
     )  # fmt: skip
     parser.add_argument(
         "--margin", type=float, default=1.0, metavar="N",
-        help="standard errors that are added to a drift before it is compared with the budget (default: 1)",
+        help="standard errors added to a drift before it is compared with the budget",
     )  # fmt: skip
     parser.add_argument(
         "--output_dir", type=Path, default=Path("outputs/tune"), metavar="DIR",
-        help="preset, evidence and picture (default: outputs/tune); the same command goes on after a stop",
+        help="preset, evidence and picture; an interrupted search resumes there",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="measure again what an earlier start has finished")
-    parser.add_argument("--no_picture", action="store_true", help="tables only, which needs no matplotlib")
+    parser.add_argument("--overwrite", action="store_true", help="replace measurements, also those of other settings")
+    parser.add_argument("--no_picture", action="store_true", help="tables only, without matplotlib")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Search, write, print."""
+    """Searches, writes and prints."""
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
-    from fast_sam3d.cli.arguments import check_run_overrides
-    from fast_sam3d.config.compose import load
     from fast_sam3d.outputs.folder import writable_folder
     from fast_sam3d.run.object import RunSettings
     from fast_sam3d.tune.drift import GUARDED, check_measures
@@ -78,13 +83,11 @@ def main(args: argparse.Namespace) -> int:
 
     measures = check_measures(GUARDED if args.measures is None else args.measures.split(","))
     _check(args)
-    values = {"pipeline.device": args.device, "pipeline.dtype": args.dtype}
-    overrides = check_run_overrides(args.overrides)
-    settings = load(overrides, {key: value for key, value in values.items() if value is not None}).pipeline
-    checkpoint = find_checkpoint(args.tag or "mini")
-    objects, searched, held_out = _objects(args, checkpoint)
-    seeds = _seeds(args.seeds)
-    plan = _plan(args, checkpoint, _cases(searched, seeds), _cases(held_out, seeds))
+    seeds, config, first = read_seeds(args.seeds), pipeline_from(args), preset_of(args)
+    settings, pictures = config.pipeline, config.input.image_path
+    checkpoint = find_checkpoint(settings.tag)
+    objects, searched, held_out = _objects(args, pictures, checkpoint)
+    plan = _plan(args, checkpoint, _cases(searched, seeds), _cases(held_out, seeds), first)
     writable_folder(args.output_dir, "--output_dir")
     record = _record(args, checkpoint, settings, objects, measures)
     pipeline = load_checkpoint(checkpoint, settings.device, settings.dtype, settings.depth_model)
@@ -93,7 +96,7 @@ def main(args: argparse.Namespace) -> int:
         pipeline, objects, RunSettings.of(0, settings), measures,
         frozenset(plan.cases[:1] + plan.held_out[:1]) if args.cost == "operations" else frozenset(),
     )  # fmt: skip
-    source = "your own pictures" if args.image_dir is not None else "held-out objects of the embedded model"
+    source = "your own pictures" if pictures is not None else "held-out objects of the embedded model"
     return search(args, plan, runner, measures, record, checkpoint.tag, source)
 
 
@@ -101,10 +104,10 @@ def search(
     args: argparse.Namespace, plan: SearchPlan, runner: Any, measures: Sequence[str], record: Record | None, tag: str,
     source: str,
 ) -> int:  # fmt: skip
-    """Search with any runner, write what came out, print the table.
+    """Searches with any runner, writes the results, prints the table.
 
     Raises:
-        KeyboardInterrupt: it was stopped; the best so far is written.
+        KeyboardInterrupt: the search was interrupted; the best so far is written.
     """
     import torch
 
@@ -128,7 +131,7 @@ def search(
         written.append(results.PICTURE)
     if found.interrupted:
         best = args.output_dir / results.PRESET
-        raise KeyboardInterrupt(f"the best so far is in {best}, and the same command goes on")
+        raise KeyboardInterrupt(f"the best so far is in {best}, and the same command resumes the search")
     print((args.output_dir / results.TABLE).read_text())
     print(f"results in {args.output_dir}: {', '.join(written)}")
     return 0
@@ -142,12 +145,9 @@ class Progress:
     _bar: Any = field(default=None, repr=False)
 
     def __enter__(self) -> Progress:
-        from tqdm import tqdm
+        from fast_sam3d.run.progress import Bar
 
-        form = "{desc}{percentage:3.0f}% |{bar}| {elapsed} of at most {total_fmt}{postfix}"
-        total = self.seconds if math.isfinite(self.seconds) else None
-        minutes = "?" if total is None else f"{total / 60:.0f} min"
-        self._bar = tqdm(total=total, desc="tune", bar_format=form.replace("{total_fmt}", minutes))
+        self._bar = Bar("tune", self.seconds if math.isfinite(self.seconds) else None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,16 +155,14 @@ class Progress:
 
     def __call__(self, phase: str, spent: float, note: str) -> None:
         """See `fast_sam3d.tune.plan.ProgressCallback`."""
-        self._bar.set_description(f"tune, {phase}", refresh=False)
         left = max(self.seconds - spent, 0.0)
         clock = f"{int(left // 60)}:{int(left % 60):02d} left" if math.isfinite(left) else ""
-        self._bar.set_postfix_str(", ".join(part for part in (clock, note) if part), refresh=False)
-        self._bar.n = min(spent, self.seconds)
-        self._bar.refresh()
+        note = ", ".join(part for part in (clock, note) if part)
+        self._bar.update(min(spent, self.seconds), note, f"tune, {phase}")
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse numbers that nothing can be done with."""
+    """Refuses numbers out of range."""
     for flag, value in (("--budget", args.budget), ("--minutes", args.minutes)):
         if not (value > 0 and math.isfinite(value)):
             raise ConfigError(f"{flag} is {value:g}: give a number above 0")
@@ -172,7 +170,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--margin is {args.margin:g}: give a number from 0 up")
     for flag, count, least in (("--objects", args.objects, 2), ("--held_out", args.held_out, 2)):
         if count < least:
-            raise ConfigError(f"{flag} is {count}: give at least {least}, as one object tells no spread")
+            raise ConfigError(f"{flag} is {count}: give at least {least}, as one object has no spread")
     if args.trials is not None and args.trials < 1:
         raise ConfigError(f"--trials is {args.trials}: give at least 1")
     if importlib.util.find_spec("optuna") is None:
@@ -181,43 +179,28 @@ def _check(args: argparse.Namespace) -> None:
         raise FastSam3dError("the picture needs matplotlib: pip install fast-sam3d[tune], or give --no_picture")
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-    from fast_sam3d.config.compose import SEED_MAX
+def _objects(
+    args: argparse.Namespace, pictures: Path | None, checkpoint: Checkpoint
+) -> tuple[Objects, list[str], list[str]]:
+    """The source of objects, those to search on, and those held out."""
+    from fast_sam3d.bench.objects import Folder, held_out
 
-    try:
-        seeds = tuple(dict.fromkeys(int(seed) for seed in text.split(",")))
-    except ValueError as error:
-        raise ConfigError(f"--seeds is {text!r}: give whole numbers with commas, 42,43") from error
-    if not all(0 <= seed <= SEED_MAX for seed in seeds):
-        raise ConfigError(f"--seeds is {text!r}: give numbers from 0 to {SEED_MAX}")
-    return seeds
-
-
-def _objects(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Objects, list[str], list[str]]:
-    """Where objects come from, those to search on, and those held out."""
-    from fast_sam3d.bench.objects import Folder, HeldOut
-
-    if args.image_dir is None:
-        if checkpoint.kind != "mini":
-            raise ConfigError(
-                f"the held-out objects are those of the embedded model, and {checkpoint.tag} is not: name your own"
-                " pictures with --image_dir"
-            )
-        known = HeldOut(args.objects + args.held_out)
+    if pictures is None:
+        known = held_out(checkpoint, args.objects + args.held_out)
         names = list(known.names())
         return known, names[: args.objects], names[args.objects :]
-    folder = Folder(args.image_dir)
+    folder = Folder(pictures)
     names = list(folder.names())
     if len(names) < LEAST_OBJECTS:
         raise InputError(
-            f"--image_dir {args.image_dir} holds {len(names)} masked object{'s' * (len(names) != 1)}: tuning needs at"
+            f"--image_path {pictures} holds {len(names)} masked object{'s' * (len(names) != 1)}: tuning needs at"
             f" least {LEAST_OBJECTS}, two to search on and two to check the outcome"
         )
     return folder, *split(names, args.objects, args.held_out)
 
 
 def split(names: Sequence[str], searched: int, held_out: int) -> tuple[list[str], list[str]]:
-    """Every third object is held out, at least two of them; neither part gets more than was asked for."""
+    """Every third object is held out, at least two of them; neither part exceeds its number."""
     count = min(max(2, len(names) // 3), held_out)
     places = {int((number + 0.5) * len(names) / count) for number in range(count)}
     kept = [name for place, name in enumerate(names) if place not in places]
@@ -225,16 +208,21 @@ def split(names: Sequence[str], searched: int, held_out: int) -> tuple[list[str]
 
 
 def _cases(names: Sequence[str], seeds: Sequence[int]) -> tuple[Case, ...]:
-    """All objects with the first seed, then all with the next: few cases are to be of many objects."""
+    """All objects with the first seed, then all with the next, so that few cases cover many objects."""
     return tuple((name, seed) for seed in seeds for name in names)
 
 
-def _plan(args: argparse.Namespace, checkpoint: Checkpoint, cases: Any, held_out: Any) -> SearchPlan:
+def _plan(args: argparse.Namespace, checkpoint: Checkpoint, cases: Any, held_out: Any, first: str | None) -> SearchPlan:
+    from fast_sam3d.config.compose import load
     from fast_sam3d.tune.plan import SearchPlan
     from fast_sam3d.tune.space import STAGES, methods
 
     embedded = checkpoint.kind == "mini"
-    known = {stage: methods(stage, embedded) for stage in STAGES}
+    options = load([] if first is None else [f"preset={first}"]).choices
+    # What the search tries first is the first method of each stage.
+    known = {
+        stage: sorted(methods(stage, embedded), key=lambda method: method.option != options[stage]) for stage in STAGES
+    }
     return SearchPlan(args.budget, cases, held_out, known, 60.0 * args.minutes, args.trials, args.margin)
 
 
@@ -242,7 +230,7 @@ def _record(
     args: argparse.Namespace, checkpoint: Checkpoint, settings: PipelineConfig, objects: Objects,
     measures: Sequence[str],
 ) -> Record:  # fmt: skip
-    """What an earlier start with the same weights, code and objects has measured, whatever its budget and time."""
+    """The measurements of an earlier run with the same weights, code and objects, whatever its budget and time."""
     import torch
 
     from fast_sam3d.bench.record import Record, code_digest
@@ -266,7 +254,7 @@ def _record(
 
 
 def _refuse_other_solvers(pipeline: Any) -> None:
-    """Raise SolverError before the work where step caching would."""
+    """Raises SolverError now where step caching would raise it during the search."""
     from fast_sam3d.api import accelerate
 
     always = {"when": {"name": "always"}}

@@ -1,4 +1,4 @@
-"""Savings that change nothing: work of the pipeline whose result is known beforehand."""
+"""Exact savings: the pipeline's redundant work is skipped, results stay equal up to floating-point rounding."""
 
 from fast_sam3d.exact.settings import Exact, build_exact
 

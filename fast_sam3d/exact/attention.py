@@ -1,18 +1,18 @@
 """Sparse attention without its [N, N] mask.
 
-Where the stock code has no kernel for sequences of different length, it lays them end to end and masks what lies
-outside of each one's block, in one attention of everything to everything
-(sam3d_objects/model/backbone/tdfy_dit/modules/sparse/attention/masked_sdpa.py): for a single sequence a mask of N x N
-zeros, for the windows of a decoder almost all of it is minus infinity.
+Without a kernel for sequences of different length, the stock code concatenates the sequences and masks everything
+outside of their blocks in one full attention
+(sam3d_objects/model/backbone/tdfy_dit/modules/sparse/attention/masked_sdpa.py). For a single sequence the mask is
+N x N zeros; for the windows of a decoder almost all of it is minus infinity.
 
-- A single sequence gets one row of zeros, which the same kernel reads for every query.
-- Of windows, `ROWS` queries at a time see the keys of their own windows, widened to whole blocks of `KEYS`. The kernels
-  go through blocks of queries and keys, and a block that is masked whole adds exact zeros; so what is left are the same
-  blocks, the same operations, the same bits. Attention window by window would be faster still, and differ in rounding.
+- A single sequence gets one row of zeros, broadcast over all queries by the same kernel.
+- For windows, `ROWS` queries at a time attend to the keys of their own windows, widened to whole blocks of `KEYS`. The
+  kernels iterate over blocks of queries and keys, and a fully masked block adds exact zeros; so the remaining blocks
+  give the same operations and the same bits. Attention per window would be faster, but differs in rounding.
 
-The forward of the attention is the stock one, of which only the name `masked_sdpa` is bound anew, in a copy that lasts
-for a call: no module and no class is changed. Both ways are tried on a small problem first, once per kind of numbers;
-where the bits differ, everything stays as it was.
+The attention's own forward runs with the name `masked_sdpa` rebound in a temporary copy of the function: no module and
+no class is changed. Both ways are first compared on a small problem, once per dtype and device; where the bits differ,
+the saving stays off.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from fast_sam3d.exact.saving import SavingSeam
 logger = logging.getLogger(__name__)
 
 ROWS = 768
-"""Queries at a time: whole blocks of queries, which are 256 on a CPU (from 768 queries on) and up to 128 on a GPU."""
+"""Queries at a time, a multiple of the kernels' blocks: 256 on a CPU (from 768 queries on), up to 128 on a GPU."""
 
 KEYS = 512
-"""Keys come in multiples of this: whole blocks, which are 512 on a CPU and up to 128 on a GPU."""
+"""Keys come in multiples of this, the kernels' blocks: 512 on a CPU, up to 128 on a GPU."""
 
 MASKED = "masked_sdpa"
 
@@ -46,7 +46,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, Sequence[int], Sequence[int]], Tensor
 
 
 class AttentionSeam(SavingSeam):
-    """Stands in for the `forward` of a sparse attention."""
+    """Replaces the `forward` of a sparse attention."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__(attention, "forward")
@@ -55,7 +55,7 @@ class AttentionSeam(SavingSeam):
         return self.attend()(*args, **kwargs)
 
     def attend(self) -> Callable[..., Any]:
-        """The original forward, without masks where a layer wants that."""
+        """The original forward, without masks where an installation asks for that."""
         return without_masks(self.original()) if self.wanted("attention") else self.original()
 
 
@@ -65,7 +65,7 @@ def fits(attention: Any) -> bool:
 
 
 def without_masks(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A bound forward with another `masked_sdpa`; the same one where it has none."""
+    """A bound forward with `masked_sdpa` replaced; unchanged if it calls none."""
     function = getattr(call, "__func__", None)
     names = _masking(function)
     if not names or not isinstance(function, FunctionType):
@@ -78,7 +78,7 @@ def without_masks(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def attend(masked: Attend, q: Tensor, k: Tensor, v: Tensor, q_lengths: Sequence[int], lengths: Sequence[int]) -> Tensor:
-    """What `masked` gives, bit for bit. Shapes as in `Attend`."""
+    """The result of `masked`, bit for bit. Shapes as in `Attend`."""
     alone = len(q_lengths) == len(lengths) == 1
     differentiates = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     if differentiates or not (alone or (list(q_lengths) == list(lengths) and len(list(_runs(lengths))) > 1)):
@@ -91,7 +91,7 @@ def attend(masked: Attend, q: Tensor, k: Tensor, v: Tensor, q_lengths: Sequence[
 
 
 def _masking(forward: Any) -> dict[str, FunctionType]:
-    """The functions by which a forward attends and that mask, by the names it calls them."""
+    """The functions that a forward calls and that mask, by name."""
     if not isinstance(forward, FunctionType):
         return {}
     called = {name: forward.__globals__.get(name) for name in forward.__code__.co_names}
@@ -105,7 +105,7 @@ def _masking(forward: Any) -> dict[str, FunctionType]:
 
 
 def _rebound(function: FunctionType, names: dict[str, Any]) -> FunctionType:
-    """The function with other globals under these names."""
+    """A copy of the function with these globals replaced."""
     copy = FunctionType(
         function.__code__,
         {**function.__globals__, **names},
@@ -118,7 +118,7 @@ def _rebound(function: FunctionType, names: dict[str, Any]) -> FunctionType:
 
 
 def _single(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    # Not None: without a mask a GPU would take another kernel, with other last bits.
+    # Not None: without a mask a GPU would use another kernel, which rounds differently.
     return _sdpa(q, k, v, q.new_zeros(1, 1, 1, k.shape[1]))
 
 
@@ -137,9 +137,9 @@ def _windows(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def _runs(lengths: Sequence[int]) -> Iterator[tuple[slice, slice]]:
-    """Runs of queries, and the keys that each has to see.
+    """Runs of queries, each with the keys that it attends to.
 
-    A run has `ROWS` queries, the last one up to twice as many: a CPU takes smaller blocks for fewer.
+    A run has `ROWS` queries, the last one up to twice as many, because a CPU uses smaller blocks for fewer.
     """
     total, starts = sum(lengths), [0, *accumulate(lengths)]
     cuts = [*range(0, max(total - ROWS + 1, 1), ROWS), total]
@@ -168,7 +168,7 @@ def _same_bits(
     width: int,
     value_width: int,
 ) -> bool:
-    """Try a small problem both ways, with these numbers and in the present autocast."""
+    """Compare both ways on a small problem of this dtype, in the current autocast."""
     generator = torch.Generator("cpu").manual_seed(0)  # the stock pipeline runs inside another default device
     lengths = [ROWS + 99] if alone else torch.randint(1, 500, (16,), generator=generator, device="cpu").tolist()
     q, k, v = (

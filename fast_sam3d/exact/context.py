@@ -1,8 +1,8 @@
-"""Cross-attention to a context that stays the same over a solve, or is all zeros.
+"""Cross-attention to a context that is constant over a solve, or all zeros.
 
-At the network's seam `WatchContext` finds out, for each call, which of the two the context is; the seams on its
-cross-attentions and on their `to_kv` act on that. What they keep (`Contexts`) belongs to one solve, as a part of its
-`SolveState`. Outside a solve everything passes through.
+At the network's seam `WatchContext` determines for each call which of the two the context is; the seams on its
+cross-attentions and on their `to_kv` act on that. Their cache (`Contexts`) is part of the `SolveState` of one solve.
+Outside a solve calls are unchanged.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from fast_sam3d.sampling.guide import SolveState, running_solve
 logger = logging.getLogger(__name__)
 
 PROBES = 4
-"""Tokens that a cross-attention is tried on before its unconditional result is taken for a constant."""
+"""Tokens on which a cross-attention is checked before its unconditional result is treated as constant."""
 
 TOLERANCE: Mapping[torch.dtype, float] = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""How far the probes may be off, relative to the largest value; 1e-5 where nothing is named."""
+"""Allowed difference of the probes, relative to the largest value; 1e-5 for other dtypes."""
 
 
 @dataclass(eq=False)
 class Contexts:
-    """What one solve knows of its contexts.
+    """Cached results of one solve's cross-attentions.
 
     Args:
         first: the condition of the first conditional call, None before it.
-        kind: of the call that is running: "unconditional", "same" as the first, or None where nothing is known.
-        kept: keys and values by the identity of their projection.
-        constants: of unconditional cross-attentions, by the identity of the attention.
+        kind: of the running call: "unconditional", "same" as the first, or None for any other.
+        kept: keys and values by the identity of their projection's seam.
+        constants: results of unconditional cross-attentions, by the identity of their seam.
     """
 
     first: tuple[Any, ...] | None = None
@@ -53,10 +53,10 @@ class Contexts:
 
 @dataclass(frozen=True, slots=True)
 class WatchContext:
-    """The method of the savings at a sampler network's `NetworkSeam`: finds out which context each call has.
+    """The method at a sampler network's `NetworkSeam`: determines the kind of context of each call.
 
-    `cfg` is set by sam3d_objects/model/backbone/generator/classifier_free_guidance.py, `force_zeros_cond` makes the
-    backbone multiply its context by zero then.
+    `cfg` is set by sam3d_objects/model/backbone/generator/classifier_free_guidance.py, with `force_zeros_cond`
+    the network then multiplies its context by zero.
     """
 
     exact: Exact
@@ -78,13 +78,13 @@ class WatchContext:
 
 
 class CrossAttentionSeam(AttentionSeam):
-    """Stands in for the `forward` of a cross-attention: (tokens, context)."""
+    """Replaces the `forward` of a cross-attention: (tokens, context)."""
 
     def __init__(self, attention: Any, name: str) -> None:
         super().__init__(attention)
         self.place = name
         self.constant: bool | None = None
-        """Whether the unconditional result is a constant; None until it was tried."""
+        """Whether the unconditional result is constant; None before it was checked."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = self.attend()
@@ -105,9 +105,9 @@ class CrossAttentionSeam(AttentionSeam):
         return row.expand(*x.shape[:-1], -1) if isinstance(x, Tensor) else x.replace(row.expand(_rows(x), -1))
 
     def _is_constant(self, call: Any, x: Any, context: Tensor, row: Tensor) -> bool:
-        """Try it: the context is zero, and neither its length nor the query changes the result."""
+        """Check that the context is zero, and that neither its length nor the query changes the result."""
         if context.is_meta:
-            return True  # no numbers to look at: operations are counted
+            return True  # no values: operations are counted
         if bool(context.any()):
             reason = "its context is not zero"
         else:
@@ -121,7 +121,7 @@ class CrossAttentionSeam(AttentionSeam):
 
 
 class KeysSeam(Seam):
-    """Stands in for the `forward` of a cross-attention's `to_kv`: context -> keys and values."""
+    """Replaces the `forward` of a cross-attention's `to_kv`: context -> keys and values."""
 
     def __init__(self, projection: Any) -> None:
         super().__init__(projection, "forward")
@@ -144,14 +144,14 @@ def active(seam: Seam) -> Contexts | None:
 
 
 def contexts_of(state: SolveState) -> Contexts:
-    """What is kept for a solve, created at the first call."""
+    """The cache of a solve, created at the first call."""
     if not isinstance(state.kept, Contexts):
         state.kept = Contexts()
     return state.kept
 
 
 def _conditions(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a backbone is conditioned on: all but the step size, and the voxels that a structured latent has."""
+    """The conditions of a network: its arguments without the step size and the voxels of a structured latent."""
     named = [kwargs[key] for key in sorted(kwargs) if key not in ("d", "cfg", "coords")]
     return tuple(value for value in (*args, *named) if not _voxels(value))
 

@@ -1,13 +1,13 @@
-"""Meshes out of the cubes that the surface goes through, in place of all cubes of the grid.
+"""Mesh extraction from the cubes that intersect the surface, instead of all cubes of the grid.
 
 The stock extractor (sam3d_objects/model/backbone/tdfy_dit/representations/mesh/cube2mesh.py, `SparseFeatures2Mesh`)
-lays the features of the active cells out on the whole grid, 256^3 cubes of eight corners, and hands that to FlexiCubes,
-which first looks for the cubes with corners of both signs. A corner that no active cell touches has the distance 1, so
-these cubes lie around active cells; here they are found first, and FlexiCubes gets them alone. Everything keeps its
-order (cubes and corners by x, y, z), every number is made by the same operations on the same numbers, so vertices,
-faces and colours are equal bit for bit.
+scatters the features of the active cells to the whole grid, 256^3 cubes of eight corners, and passes that to
+FlexiCubes, which first selects the cubes with corners of both signs. A corner that no active cell touches has the
+distance 1, so these cubes lie around active cells; here they are selected first, and FlexiCubes gets only them. Cubes
+and corners keep their order (by x, y, z), and every value results from the same operations on the same values, so
+vertices, faces and colours are equal bit for bit.
 
-On a GPU the stock extractor adds with atomics and does not repeat its own last bits; ours differs by as much.
+On a GPU the stock extractor adds with atomics, so its own results vary in rounding; these differ by as much.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ FLEXICUBES = (
     "_identify_surf_edges",
     "_compute_reg_loss",
 )
-"""What has to be there."""
+"""Required attributes."""
 
 TRIAL_RESOLUTION = 7
-"""Cubes along each axis of the grid on which an extractor is tried."""
+"""Cubes along each axis of the grid of the trial."""
 
 
 class ExtractionSeam(Seam):
-    """Stands in for a mesh decoder's `mesh_extractor`, called as (cells, training=False), and for its attributes."""
+    """Replaces a mesh decoder's `mesh_extractor`, called as (cells, training=False); forwards its attributes."""
 
     def __init__(self, decoder: Any) -> None:
         super().__init__(decoder, "mesh_extractor")
         self.result: Any = None
-        """The class of the extractor's results, once the extractor was tried; False where it does not fit."""
+        """The class of the extractor's results after the trial; False if the trial failed."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -66,7 +66,7 @@ class ExtractionSeam(Seam):
     def _try(self, extractor: Any) -> Any:
         try:
             return _trial(extractor)
-        except Exception as error:  # whatever else such an extractor may raise: it is not the one we know
+        except Exception as error:  # of any kind: the extractor is not the known one
             logger.warning(
                 "mesh: exact.extraction stays off, because the extractor (%s) fails on a small trial: %s: %s",
                 type(extractor).__name__,
@@ -86,7 +86,7 @@ def unfit(extractor: Any) -> str | None:
 
 
 def extract(extractor: Any, cells: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Vertices [V, 3], faces [F, 3] and colours [V, 6] of one object, as `SparseFeatures2Mesh.__call__` makes them.
+    """Vertices [V, 3], faces [F, 3] and colours [V, 6] of one object, as in `SparseFeatures2Mesh.__call__`.
 
     Args:
         extractor: the stock one.
@@ -98,7 +98,7 @@ def extract(extractor: Any, cells: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     sdf += extractor.sdf_bias
     flexicubes = copy.copy(extractor.mesh_extractor)
     side = res + 1
-    # A cube goes by the number of its lower corner.
+    # A cube has the number of its lower corner.
     across = torch.tensor([side * side, side, 1], device=feats.device)
     corners = (flexicubes.cube_corners.long() * across).sum(1)
     active = (coords * across).sum(1)
@@ -179,7 +179,7 @@ def _mean(start: Tensor, index: Tensor, values: Tensor) -> Tensor:
 
 
 class _Regular:
-    """What FlexiCubes looks up in the whole grid, found among some of its cubes.
+    """FlexiCubes' look-ups in the whole grid, for some of its cubes.
 
     Args:
         check_table: [256, 5] of each case: 1 where it is ambiguous, step to the cube that decides, case in place of it.
@@ -223,7 +223,7 @@ class _Regular:
         ends = cube_corners[:, self.cube_edges].view(-1, 2)
         crossed = negative[ends[:, 0]] != negative[ends[:, 1]]
         ends = ends[crossed]
-        # One key sorts as the pair of ends does, and a great deal faster.
+        # One key sorts like the pair of ends, and much faster.
         keys, index, count = torch.unique(
             ends[:, 0] * len(scalar_field) + ends[:, 1], return_inverse=True, return_counts=True
         )
@@ -245,13 +245,13 @@ def _inside(coords: Tensor, res: int) -> bool:
 
 
 def _trial(extractor: Any) -> Any:
-    """Make a small mesh both ways with a small extractor of the same kind.
+    """Extract a small mesh both ways with a small extractor of the same class.
 
     Returns:
         the class of its results.
 
     Raises:
-        Exception: any, where the two differ or one of them does not work.
+        Exception: of any kind, if the two differ or one of them fails.
     """
     with torch.device("cpu"), torch.no_grad():
         small = type(extractor)(device="cpu", res=TRIAL_RESOLUTION, use_color=extractor.use_color)

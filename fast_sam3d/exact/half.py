@@ -41,7 +41,7 @@ class Half:
 
 
 class LinearSeam(Seam):
-    """Stands in for the `forward` of an `nn.Linear`: [..., in] -> [..., out]."""
+    """Replaces the `forward` of an `nn.Linear`: [..., in] -> [..., out]."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear, "forward")

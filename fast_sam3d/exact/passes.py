@@ -139,7 +139,7 @@ class OneRun:
     """Wraps a pipeline's `run`.
 
     Args:
-        images: passes are kept for the next run.
+        images: keep the passes for the next run.
     """
 
     images: bool
@@ -155,7 +155,7 @@ class OneRun:
 
 
 class PassSeam(Seam):
-    """Stands in for the method of an image network that runs one pass.
+    """Replaces the method of an image network that runs one pass.
 
     Args:
         module: the network.
@@ -255,7 +255,7 @@ def _attributes(values: Mapping[str, Any]) -> Iterator[Hashable]:
 
 
 def _setting(value: Any) -> Hashable:
-    """What compares plain values by content, everything else by identity."""
+    """A key that compares plain values by content, everything else by identity."""
     if value is None or isinstance(value, (bool, int, float, str, type, torch.dtype, torch.device)):
         return type(value), value
     if isinstance(value, (list, tuple)):

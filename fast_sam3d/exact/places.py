@@ -1,4 +1,4 @@
-"""Where the savings act on a pipeline."""
+"""The methods of a pipeline that the savings replace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fast_sam3d.sampling.guide import NetworkSeam
 logger = logging.getLogger(__name__)
 
 Place = tuple[object, str, Callable[[], Seam]]
-"""An object, the name of its method, and what makes the seam there."""
+"""An object, the name of its method, and a function that creates the seam there."""
 
 
 def layers(adapter: Sam3d, exact: Exact) -> Iterator[tuple[object, str, Callable[[], Seam], Any]]:
@@ -37,12 +37,12 @@ def layers(adapter: Sam3d, exact: Exact) -> Iterator[tuple[object, str, Callable
 
 
 def places(adapter: Sam3d, exact: Exact, everywhere: bool = False) -> Iterator[Place]:
-    """What to patch for `exact`.
+    """The methods to replace for `exact`.
 
     Args:
         adapter: the pipeline.
         exact: the savings.
-        everywhere: also where a saving does not fit now, without a word: what was patched before must be found again.
+        everywhere: also where a saving does not fit now, without logging, to find what was patched before.
     """
     if exact.unconditional or exact.context:
         yield from _context_places(adapter, exact, everywhere)

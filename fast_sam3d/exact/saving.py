@@ -1,4 +1,4 @@
-"""What seams of the savings share."""
+"""Base class of the savings' seams."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from fast_sam3d.patch import Seam
 
 
 class SavingSeam(Seam):
-    """A seam where several savings may act; the layers' methods are `Exact` settings."""
+    """A seam at which several savings may act; the layers' methods are `Exact` settings."""
 
     def wanted(self, saving: str) -> bool:
-        """Whether an installation asks for a saving here; another one may have made this seam."""
+        """Whether an installation asks for a saving here."""
         return any(getattr(layer.method, saving, False) for layer in self.layers)

@@ -1,4 +1,4 @@
-"""Which savings are on."""
+"""Settings of the exact savings."""
 
 from __future__ import annotations
 
@@ -18,29 +18,28 @@ RETIRED: Mapping[str, str] = {"grids": "it made no measurable difference"}
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """Savings that change nothing but the last bits.
+    """Savings that are exact up to floating-point rounding.
 
     Args:
-        unconditional: cross-attention of the unconditional call of guidance, whose context is all zeros, is one
-            constant vector per layer: all keys are equal, so every query gets the same mean of equal values. Equal up
-            to rounding.
-        context: keys and values of the image tokens are made once per solve and not at each call. Bit for bit equal.
+        unconditional: in the unconditional call of guidance the context is all zeros, so all keys and values are equal
+            and cross-attention gives every query the same vector: it is computed once per layer. Equal up to rounding.
+        context: keys and values of the image tokens are computed once per solve, not at each call. Bit for bit equal.
             Costs the memory of those keys and values during a solve (report: context_bytes).
-        extraction: the stock mesh extractor sees the cubes that the surface goes through, not all of the grid. Bit for
-            bit equal; the embedded model's works in the object's box anyway.
-        attention: sparse attention without a kernel for sequences of different length makes no mask of [N, N], and sees
-            the windows' own keys. Bit for bit equal.
-        embedders: an image encoder that has the weights of another one does not make that one's passes again: where
-            SS and SLaT have equal encoders, each input is encoded once. Bit for bit equal. Costs a copy of a run's
-            tokens and inputs, about 0.05 GiB at the published sizes.
-        images: the depth network's result and the encoders' tokens are kept for the next object of the same picture,
+        extraction: the stock mesh extractor processes the cubes that intersect the surface, not the whole grid. Bit for
+            bit equal; the embedded model's extractor is restricted to the object's box anyway.
+        attention: sparse attention without a kernel for sequences of different length builds no [N, N] mask, and reads
+            the keys of the windows alone. Bit for bit equal.
+        embedders: two image encoders with equal weights share their passes: where those of SS and SLaT are equal, each
+            input is encoded once. Bit for bit equal. Costs a copy of a run's tokens and inputs, about 0.05 GiB at the
+            published sizes.
+        images: the depth network's result and the encoders' tokens are reused for the next object of the same image,
             compared by content. Bit for bit equal. Costs about 0.2 GiB at the published sizes (`passes.LIMITS`), until
             removal.
-        half: linear layers of the sampling networks keep their weights in the half type that autocast casts them to at
-            each call. Bit for bit equal; without autocast, or where weights have that type already, nothing is kept.
+        half: the weights of the sampling networks' linear layers are cast to autocast's half type once, not at each
+            call. Bit for bit equal; nothing is stored without autocast, or where weights have that type already.
             Costs half of those weights' memory, 1.6 GiB for SS at the published sizes, until removal.
-        subdivision: the convolution behind each subdivision of the mesh decoder reads the voxels, not eight equal
-            copies of each, with a kernel summed beforehand for each child. Equal up to rounding.
+        subdivision: the convolution after each subdivision of the mesh decoder reads the voxels instead of eight equal
+            copies of each, with a kernel summed for each child. Equal up to rounding.
     """
 
     unconditional: bool = True
@@ -60,7 +59,7 @@ class Exact:
 
     @property
     def any(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether any saving is on."""
         return any(getattr(self, field.name) for field in dataclasses.fields(self))
 
     def settings(self) -> dict[str, Any]:

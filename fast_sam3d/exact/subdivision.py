@@ -1,14 +1,13 @@
-"""The convolution behind a subdivision, without the copies.
+"""The convolution after a subdivision, on coarse voxels.
 
-A subdividing block of the mesh decoder gives each voxel's features to its eight children and convolves those, 27 taps
-each. But of the 27 neighbours of a child, those with one parent are equal: a child sees eight different voxels, its
-parent's neighbourhood on its own side. So the kernel is summed beforehand over the taps that fall on one voxel, once
-for each of the eight children, and each child takes eight products in place of 27; features are read at the coarse
-voxels. Equal up to rounding, for sums are taken in another order.
+A subdividing block of the mesh decoder copies each voxel's features to its eight children and convolves those with 27
+taps. Neighbours of a child with the same parent are equal, so a child sees only eight different voxels. Hence the
+kernel is summed over the taps that fall on one voxel, once for each of the eight children, and each child takes eight
+products instead of 27, of features at the coarse voxels. Equal up to rounding, because the order of the sum differs.
 
 The stock block (sam3d_objects/model/backbone/tdfy_dit/models/structured_latent_vae/decoder_mesh.py,
-`SparseSubdivideBlock3d`) also sends copies through a convolution of one tap, its skip connection; here that sees each
-voxel once. Forward hooks on a block's first convolution are not called.
+`SparseSubdivideBlock3d`) also convolves the copies with one tap in its skip connection; here each voxel is
+processed once. Forward hooks on a block's first convolution are not called.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ from fast_sam3d.geometry.sparse_grid import CHILDREN, OFFSETS, SparseGrid
 logger = logging.getLogger(__name__)
 
 BLOCK: Final = ("act_layers", "sub", "out_layers", "skip_connection")
-"""What a stock block has."""
+"""Attributes of a stock block."""
 
 TRIAL_VOXELS: Final = 256
 TRIAL_TOLERANCE: Final = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-"""Largest difference of a trial, as a share of the largest value."""
+"""Largest difference in a trial, relative to the largest value."""
 
 CHUNK: Final = {"cpu": 1 << 20}
 OTHER_CHUNK: Final = 1 << 25
-"""Features gathered at a time, by kind of device: on a CPU they stay in a core's cache."""
+"""Features gathered at a time by device type: on a CPU they fit a core's cache."""
 
 
 def _seen(child: tuple[int, ...]) -> list[int]:
-    """Which of OFFSETS around its parent a child sees, row-major."""
+    """Indices in OFFSETS, around its parent, of the voxels that a child sees, row-major."""
     return [
         OFFSETS.index(tuple(c - 1 + step for c, step in zip(child, steps, strict=True)))
         for steps in product((0, 1), repeat=3)
@@ -51,13 +50,13 @@ SEEN: Final = tuple(_seen(child) for child in CHILDREN)
 
 
 def folded(weight: Tensor) -> Tensor:
-    """A kernel on children as eight kernels on voxels.
+    """A kernel on children, as eight kernels on coarse voxels.
 
     Args:
         weight: [27, in, out], taps as in OFFSETS.
 
     Returns:
-        [8, 8, in, out], at least float32: of each of CHILDREN, for each of the places that it sees.
+        [8, 8, in, out], at least float32: (child, seen voxel, in, out).
     """
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     kernel = wide.view(3, 3, 3, *weight.shape[1:])
@@ -70,7 +69,7 @@ def folded(weight: Tensor) -> Tensor:
 
 
 def convolve(feats: Tensor, neighbours: Tensor, weight: Tensor) -> Tensor:
-    """What a submanifold 3x3x3 convolution makes of the children of voxels that hand their features on.
+    """A submanifold 3x3x3 convolution of the children of voxels, which have their parents' features.
 
     Args:
         feats: [N, in].
@@ -94,7 +93,7 @@ def convolve(feats: Tensor, neighbours: Tensor, weight: Tensor) -> Tensor:
 
 
 class WideningSeam(SavingSeam):
-    """Stands in for `SubdivideBlock.widen` of the embedded model."""
+    """Replaces `SubdivideBlock.widen` of the embedded model."""
 
     def __init__(self, block: Any) -> None:
         super().__init__(block, "widen")
@@ -107,12 +106,12 @@ class WideningSeam(SavingSeam):
 
 
 class SubdivisionSeam(SavingSeam):
-    """Stands in for the `forward` of a stock block."""
+    """Replaces the `forward` of a stock block."""
 
     def __init__(self, block: Any) -> None:
         super().__init__(block, "forward")
         self.works: dict[Hashable, bool] = {}
-        """Whether a trial agreed, for each device and type that there was one for."""
+        """Whether the trial agreed, by device and dtype."""
 
     def __call__(self, x: Any) -> Any:
         kind = _kind(x.feats)
@@ -122,21 +121,21 @@ class SubdivisionSeam(SavingSeam):
 
     @torch.no_grad()
     def _try(self, x: Any) -> bool | None:
-        """Compare both ways on some of the voxels; None where these cannot tell."""
+        """Compare both ways on some of the voxels; None if these are not conclusive."""
         if not len(x.feats):
             return None
         try:
             few = type(x)(feats=x.feats[:TRIAL_VOXELS], coords=x.coords[:TRIAL_VOXELS])
             want = self.original()(few).feats
             if not bool(want.isfinite().all()):
-                return None  # of this object, not of the block
+                return None  # a property of this object, not of the block
             got = subdivide(self.owner(), few).feats
             if got.dtype != want.dtype or got.shape != want.shape:
                 raise ValueError(f"{list(got.shape)} of {got.dtype} for {list(want.shape)} of {want.dtype}")
             away = float((got - want).abs().max() / want.abs().max().clamp(min=1e-12))
             if not away <= TRIAL_TOLERANCE.get(want.dtype, 0.0):
                 raise ValueError(f"values differ by {away:.2g} of the largest")
-        except Exception as error:  # whatever such a block may raise: it is not the one we know
+        except Exception as error:  # of any kind: the block is not the known one
             logger.warning(
                 "mesh: exact.subdivision stays off in a block, because a trial on %d voxels fails: %s: %s",
                 min(len(x.feats), TRIAL_VOXELS), type(error).__name__, error,
@@ -146,7 +145,7 @@ class SubdivisionSeam(SavingSeam):
 
 
 def _kind(feats: torch.Tensor) -> Hashable:
-    """What a convolution may be another one for."""
+    """Key of the trials: device, dtype and autocast."""
     device = feats.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     return feats.device, feats.dtype, autocast
@@ -158,14 +157,14 @@ def can_widen(block: Any) -> bool:
 
 
 def fits(block: Any) -> bool:
-    """Whether a module is a stock block, or very like one."""
+    """Whether a module has the structure of a stock block."""
     if not all(hasattr(block, name) for name in BLOCK) or "SparseSubdivide" not in type(block.sub).__name__:
         return False
     return hasattr(block.out_layers, "__getitem__") and hasattr(block.out_layers[0], "conv")
 
 
 def subdivide(block: Any, x: Any) -> Any:
-    """What a stock block's `forward` makes of sparse voxels: [N, in] to [8 N, out]."""
+    """The `forward` of a stock block on sparse voxels: [N, in] -> [8 N, out]."""
     first, *others = block.out_layers
     h = block.act_layers(x)
     feats = convolve(h.feats, SparseGrid(h.coords).neighbours(), taps(first.conv)) + first.conv.bias.to(h.feats.dtype)
@@ -183,8 +182,7 @@ def taps(convolution: Any) -> Tensor:
     """The weight of a spconv convolution, [taps, in, out].
 
     Raises:
-        ValueError: it has another shape than those known: [out, k, k, k, in] and [k, k, k, in, out] of spconv 2,
-            [taps, in, out].
+        ValueError: the shape is none of [out, k, k, k, in], [k, k, k, in, out] (spconv 2) and [taps, in, out].
     """
     weight, size = convolution.weight, (convolution.in_channels, convolution.out_channels)
     if weight.ndim == 5 and (weight.shape[-1], weight.shape[0]) == size:

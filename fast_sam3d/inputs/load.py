@@ -1,4 +1,4 @@
-"""Finds a picture, the mask of one object in it and, where there is one, a pointmap, as callers name them."""
+"""Loading of one object: its image, its mask and, if there is one, a pointmap."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ObjectInput:
     """One object to reconstruct.
 
     Args:
-        name: a file name for its results, made of the picture's name and the mask's number.
+        name: of its results: name of the image and number of the mask.
         image: [H, W, 3] uint8, RGB.
         mask: [H, W] bool, True on the object.
         pointmap: [H, W, 3] float32 in metres or any one unit, PyTorch3D camera frame (+x left, +y up, +z forward),
             NaN where unknown; or None.
-        size: (width, height) of the picture in its file, in pixels.
+        size: (width, height) of the image file in pixels.
     """
 
     name: str
@@ -53,24 +53,23 @@ class ObjectInput:
 def load_object(
     image_path: Path | str, mask_index: int | None = None, mask_path: Path | str | None = None, pointmap: str = "auto"
 ) -> ObjectInput:
-    """Reads everything that one object needs.
+    """Read the inputs of one object.
 
     Args:
         image_path: a folder with image.png and masks 0.png, 1.png ... (gaps are fine), or an image file; or
-            "examples/teapot", the example that the installed package carries.
-        mask_index: the number of the mask beside the picture; None takes the lowest.
+            "examples/teapot", the packaged example.
+        mask_index: number of the mask beside the image; None: the lowest.
         mask_path: a mask file to use instead.
-        pointmap: "auto" takes pointmap.npz or pointmap.npy beside the picture if it is there, "none" takes none,
-            anything else is the path of a file.
+        pointmap: "auto": pointmap.npz or pointmap.npy beside the image, if any; "none"; or the path of a file.
 
     Raises:
-        InputError: with one sentence that says what to do.
+        InputError: an input is missing or invalid; the message says what to do.
     """
     try:
         return _load(Path(image_path), mask_index, mask_path, pointmap)
     except InputError:
         raise
-    except OSError as error:  # a folder that may not be listed, a name too long for the file system
+    except OSError as error:  # an unreadable folder, or a name that is too long
         raise InputError(f"{image_path} cannot be read ({error.strerror or error}): check the path") from error
 
 
@@ -85,7 +84,7 @@ def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None
     else:
         masks = list_masks(folder)
         if mask_index is None and not masks and alpha is not None:
-            log.info("%s: no mask beside it, so its alpha channel is the mask", image_file)
+            log.info("%s: no mask file, so its alpha channel is the mask", image_file)
             mask_file, mask, label = image_file, checked_mask(alpha > 0, image_file), "alpha"
         else:
             mask_file = _pick_mask(masks, mask_index, folder)
@@ -94,12 +93,12 @@ def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None
     if mask.shape == image.shape[1::-1] != image.shape[:2]:
         turned, _ = read_picture(image_file, upright=True)
         if turned.shape[:2] == mask.shape:
-            log.info("%s: turned as its EXIF data says, because the mask is", image_file)
+            log.info("%s: rotated by its EXIF orientation, to match the mask", image_file)
             image = turned
     if mask.shape != image.shape[:2]:
         raise InputError(
             f"{mask_file} is {mask.shape[1]}x{mask.shape[0]} pixels and {image_file} is {image.shape[1]}x"
-            f"{image.shape[0]}: save the mask at the picture's size"
+            f"{image.shape[0]}: save the mask at the size of the image"
         )
     points_file = find_pointmap(folder, pointmap)
     points = None if points_file is None else read_pointmap(points_file, image.shape[:2], mask)
@@ -109,17 +108,17 @@ def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None
 
 
 def folder_name(folder: Path) -> str:
-    """The name of a folder as it was given: links are not followed, as several may lead to one place."""
+    """Name of a folder, without following links, because several may have the same target."""
     return Path(os.path.abspath(folder)).name
 
 
 def list_masks(folder: Path) -> dict[int, Path]:
-    """Returns the numbered masks of a folder, by number. Of 1.png and 01.png the plain name is taken."""
+    """Numbered masks of a folder, by number; 1.png takes precedence over 01.png."""
     return {number: paths[0] for number, paths in numbered_masks(folder).items()}
 
 
 def numbered_masks(folder: Path) -> dict[int, list[Path]]:
-    """Returns every numbered mask of a folder, by number; of several with one number the plain name comes first."""
+    """All numbered masks of a folder, by number; of several with one number the shortest name comes first."""
     found: dict[int, list[Path]] = {}
     for path in sorted(folder.iterdir(), key=lambda p: (len(p.name), p.name)):
         match = _MASK_NAME.fullmatch(path.name)
@@ -129,19 +128,19 @@ def numbered_masks(folder: Path) -> dict[int, list[Path]]:
 
 
 def find_image(path: Path) -> Path:
-    """Resolves --image_path to the picture itself; examples/NAME is also found where the package is installed."""
+    """Resolve --image_path to an image file; examples/NAME is also found in the installed package."""
     path = bundled_example(path)
     if path.is_dir():
-        # Cameras and some systems write IMAGE.PNG; the plain name wins.
+        # Some systems write IMAGE.PNG; the lower-case name takes precedence.
         there = {p.name.lower(): p for p in sorted(path.iterdir(), key=lambda p: p.name) if p.is_file()}
         for suffix in _SUFFIXES:
             if f"image{suffix}" in there:
                 return there[f"image{suffix}"]
-        raise InputError(f"the folder {path} holds no image.png: put the picture there under that name, or name a file")
+        raise InputError(f"the folder {path} holds no image.png: save the image there under that name, or name a file")
     if not path.exists():
         near = suggest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         hint = f" ({near})" if near.startswith("did") else ""
-        raise InputError(f"there is no picture at {path}: check --image_path{hint}")
+        raise InputError(f"there is no image at {path}: check --image_path{hint}")
     return path
 
 
@@ -150,7 +149,7 @@ def _pick_mask(masks: dict[int, Path], index: int | None, folder: Path) -> Path:
     if others and (not masks if index is None else index not in masks and index in others):
         other = others[index] if index is not None else others[min(others)]
         raise InputError(
-            f"{folder} holds {other.name}, and numbered masks are PNG files: save it as {other.stem}.png, or name it "
+            f"{folder} has {other.name}, but numbered masks must be PNG files: save it as {other.stem}.png, or name it "
             "with --mask_path"
         )
     if not masks:
@@ -162,12 +161,12 @@ def _pick_mask(masks: dict[int, Path], index: int | None, folder: Path) -> Path:
         return masks[first]
     if index not in masks:
         there = ", ".join(str(i) for i in masks)
-        raise InputError(f"{folder} has no mask {index}.png: those that are there are {there}")
+        raise InputError(f"{folder} has no mask {index}.png: there are {there}")
     return masks[index]
 
 
 def result_name(base: str, label: str) -> str:
-    """A name of at most `MAX_NAME` bytes; of a longer one the start, a checksum of all, and the label."""
+    """A file name of at most `MAX_NAME` bytes; longer ones are shortened to start, checksum and label."""
     name, label = (re.sub(r"[^\w.-]+", "_", part) for part in (base, label))
     whole = f"{name}_{label}".strip("._") or "object"
     if len(whole.encode()) <= MAX_NAME:

@@ -1,7 +1,7 @@
-"""Pictures and masks as arrays; what cannot be used is refused.
+"""Reading of images and masks.
 
-Nothing is decoded before its header says that it fits into bounded memory. Kinds of picture whose meaning is clear
-(grey, palette, 16-bit, RGBA, CMYK) are converted with a log line; the others are refused.
+An image is decoded only if its header shows that it is not too large. Unambiguous formats (grey, palette, 16-bit, RGBA,
+CMYK) are converted with a log message; others are refused.
 """
 
 from __future__ import annotations
@@ -16,34 +16,29 @@ from numpy.typing import NDArray
 
 from fast_sam3d.errors import InputError
 
-__all__ = ["MAX_MEGAPIXELS", "checked_mask", "picture_size", "read_image", "read_mask", "read_picture"]
+__all__ = ["MAX_MEGAPIXELS", "checked_mask", "picture_size", "read_mask", "read_picture"]
 
 log = logging.getLogger(__name__)
 
 MAX_MEGAPIXELS = 64  # 8k x 8k: 192 MB as RGB
 MIN_SIDE = 8  # pixels
-# Lossless and lossy raster formats. Naming them keeps Pillow from trying formats that run other programs (EPS).
+# Raster formats; without this list Pillow would also try formats that run other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _LOSSY = ("JPEG", "MPO", "WEBP")
 MAX_LABELS = 64
-"""A mask with as few grey values, none of them white, holds numbers of objects and not brightness."""
-_STRIP = 256  # rows that are converted at a time, so that no second copy of a large picture is made
-
-
-def read_image(path: Path | str) -> NDArray[np.uint8]:
-    """Reads a picture as [H, W, 3] uint8 RGB; transparency is ignored. Raises InputError."""
-    return read_picture(Path(path))[0]
+"""A mask with at most as many grey values, none of them white, is a label map."""
+_STRIP = 256  # rows converted at a time, to avoid a second copy of a large image
 
 
 def read_mask(path: Path | str) -> NDArray[np.bool_]:
-    """Reads a mask as [H, W] bool.
+    """Read a mask as [H, W] bool.
 
-    An alpha channel that varies is the mask (its object is where alpha > 0, as the stock loader has it). Otherwise
-    the brightness is: above zero if only two values occur, at least half of the full range if more do (soft edges,
-    lossy compression). In a palette file of colours index 0 is the background.
+    A varying alpha channel is the mask (alpha > 0, as in the stock loader). Otherwise the brightness is: above zero for
+    two values, at least half of the full range for more (soft edges, lossy compression). Index 0 of a palette with two
+    colours is the background.
 
     Raises:
-        InputError: unreadable, empty, covering the whole picture, or with the numbers of several objects.
+        InputError: the mask is unreadable, empty, covers the whole image, or is a label map of several objects.
     """
     path = Path(path)
     picture = _open(path)
@@ -65,13 +60,13 @@ def read_mask(path: Path | str) -> NDArray[np.bool_]:
         alpha = np.asarray(picture.getchannel("A"))
         if alpha.min() != alpha.max():
             return checked_mask(alpha > 0, path)
-        log.info("%s: its alpha channel is the same everywhere, so its brightness is the mask", path)
+        log.info("%s: its alpha channel is constant, so its brightness is the mask", path)
         picture = picture.convert("LA").getchannel(0)
     return _by_brightness(np.asarray(picture.convert("L")), path, lossy)
 
 
 def _by_brightness(grey: NDArray[Any], path: Path, lossy: bool) -> NDArray[np.bool_]:
-    """The mask in grey values [H, W] of 8 or 16 bits; a 16-bit file that stays below 256 holds 8 bits."""
+    """Threshold grey values [H, W] of 8 or 16 bits; a maximum below 256 means 8 bits."""
     values = _levels(grey)
     if len(values) <= 2 and not lossy:
         return checked_mask(grey > 0, path)
@@ -81,15 +76,15 @@ def _by_brightness(grey: NDArray[Any], path: Path, lossy: bool) -> NDArray[np.bo
     half = (full + 1) // 2
     if values[-1] < half:
         raise InputError(
-            f"the mask in {path} is too dark: its brightest pixel is {values[-1]} of {full} and the object counts from "
-            f"{half} on; save it as white on black"
+            f"the mask in {path} is too dark: its brightest pixel is {values[-1]} of {full}, but the object needs at "
+            f"least {half}; save it as white on black"
         )
-    log.info("%s: %d grey levels; the object is where it is at least %d of %d", path, len(values), half, full)
+    log.info("%s: %d grey levels; the object has at least %d of %d", path, len(values), half, full)
     return checked_mask(grey >= half, path)
 
 
 def _levels(grey: NDArray[Any]) -> list[int]:
-    """The values that occur, ascending; above 65535 as 65535."""
+    """Sorted unique values, clipped to 65535."""
     seen = np.zeros(65536, bool)
     for top in range(0, len(grey), _STRIP):
         seen[grey[top : top + _STRIP].astype(np.int64).clip(0, 65535)] = True
@@ -97,32 +92,32 @@ def _levels(grey: NDArray[Any]) -> list[int]:
 
 
 def _palette(picture: Any, indices: list[int]) -> list[tuple[int, ...]]:
-    """Colours (r, g, b) of some indices; one that the palette lacks is left out."""
+    """Colours (r, g, b) of some indices, without those missing in the palette."""
     flat = picture.convert("P").getpalette("RGB") if picture.mode == "PA" else picture.getpalette("RGB")
     return [tuple(flat[3 * i : 3 * i + 3]) for i in indices if 3 * i + 3 <= len(flat)]
 
 
 def _labels(path: Path, what: str) -> InputError:
     return InputError(
-        f"the mask in {path} holds {what}, as a map of several objects does: save the one object as white on black"
+        f"the mask in {path} has {what}, like a label map of several objects: save one object as white on black"
     )
 
 
 def checked_mask(mask: NDArray[np.bool_], path: Path) -> NDArray[np.bool_]:
-    """The mask, unless it is empty or full: then it raises InputError, naming the file."""
+    """The mask. Raises InputError, naming the file, if it is empty or full."""
     if not mask.any():
         raise InputError(
             f"the mask in {path} is empty: mark the object in it, as white on black or in the alpha channel"
         )
     if mask.all():
-        raise InputError(f"the mask in {path} covers the whole picture: leave everything but the object black or clear")
+        raise InputError(f"the mask in {path} covers the whole image: make the background black or transparent")
     return mask
 
 
 def read_picture(path: Path, upright: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Returns [H, W, 3] uint8 and the alpha channel [H, W] uint8 where there is one that varies.
+    """RGB [H, W, 3] uint8, and the alpha channel [H, W] uint8 if it varies.
 
-    `upright` turns the picture as its EXIF data says. The stock loader does not, so it is no default.
+    `upright` applies the EXIF orientation, which the stock loader ignores.
     """
     from PIL import ImageOps
 
@@ -137,7 +132,7 @@ def read_picture(path: Path, upright: bool = False) -> tuple[NDArray[np.uint8], 
     if "A" in picture.getbands():
         channel = np.asarray(picture.getchannel("A"))
         alpha = channel if channel.min() != channel.max() else None
-        log.info("%s: RGBA; its colours are used as they are under the transparency", path)
+        log.info("%s: RGBA; colours are used without compositing", path)
     elif picture.mode != "RGB":
         log.info(
             "%s: %s, converted to RGB",
@@ -148,7 +143,7 @@ def read_picture(path: Path, upright: bool = False) -> tuple[NDArray[np.uint8], 
 
 
 def picture_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) from a picture's header; None where it cannot be read."""
+    """(width, height) from an image's header; None if unreadable."""
     from PIL import Image
 
     try:
@@ -156,12 +151,12 @@ def picture_size(path: Path) -> tuple[int, int] | None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as picture:
                 return picture.width, picture.height
-    except Exception:  # as in `_open`, where whoever reads it is told
+    except Exception:  # reported by `_open` when it is read
         return None
 
 
 def _rgb(picture: Any) -> NDArray[np.uint8]:
-    """[H, W, 3] uint8, converted by strips."""
+    """Convert to [H, W, 3] uint8, in strips."""
     rgb = np.empty((picture.height, picture.width, 3), np.uint8)
     for top in range(0, picture.height, _STRIP):
         bottom = min(top + _STRIP, picture.height)
@@ -170,12 +165,12 @@ def _rgb(picture: Any) -> NDArray[np.uint8]:
 
 
 def _is_wide(picture: Any) -> bool:
-    """Whether it is 16-bit grey, which Pillow may hold in 32 bits."""
+    """Whether it is 16-bit grey, which Pillow may store with 32 bits."""
     return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
 
 
 def _eight_bit(picture: Any, path: Path) -> Any:
-    """Scales 16-bit grey to 8 bits; refuses kinds whose range is a guess."""
+    """Scale 16-bit grey to 8 bits; refuse modes with an unknown range."""
     from PIL import Image
 
     if _is_wide(picture):
@@ -184,13 +179,13 @@ def _eight_bit(picture: Any, path: Path) -> Any:
         return Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
     if picture.mode not in ("RGB", "RGBA", "RGBX", "RGBa", "L", "LA", "La", "P", "PA", "1", "CMYK", "YCbCr"):
         raise InputError(
-            f"{path} stores its pixels as '{picture.mode}', whose range is not known: save it as an 8-bit PNG or JPEG"
+            f"{path} stores its pixels as '{picture.mode}', of unknown range: save it as an 8-bit PNG or JPEG"
         )
     return picture
 
 
 def _open(path: Path) -> Any:
-    """Opens and fully decodes a picture, after its header has said that it is not too large."""
+    """Open and decode an image, after checking the size in its header."""
     from PIL import Image
 
     if not path.exists():
@@ -208,7 +203,7 @@ def _open(path: Path) -> Any:
             if getattr(picture, "is_animated", False):
                 log.info("%s: several frames; the first is used", path)
             picture.load()
-            # The pixels stay when the file is closed. Not so with several frames, which are read from it again.
+            # Pixels stay valid after closing, except with several frames, which are read from the file again.
             if not getattr(picture, "is_animated", False):
                 return picture
             loaded = picture.copy()
@@ -219,11 +214,11 @@ def _open(path: Path) -> Any:
     except Image.DecompressionBombError as error:
         raise _too_large(path, "far too many pixels") from error
     except PermissionError as error:
-        raise InputError(f"{path} may not be read: change its permissions") from error
+        raise InputError(f"{path} cannot be read: change its permissions") from error
     except Image.UnidentifiedImageError as error:
         raise InputError(f"{path} is not a picture: give a PNG or JPEG file") from error
-    except Exception as error:  # Pillow's decoders raise a dozen kinds, SyntaxError and struct.error among them
-        raise InputError(f"{path} is damaged or cut short ({_brief(error)}): save or copy it again") from error
+    except Exception as error:  # Pillow's decoders raise many types, such as SyntaxError and struct.error
+        raise InputError(f"{path} is damaged or incomplete ({_brief(error)}): save or copy it again") from error
 
 
 def _too_large(path: Path, size: str) -> InputError:

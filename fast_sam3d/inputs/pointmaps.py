@@ -1,4 +1,4 @@
-"""Reads pointmaps: one 3D point for each pixel, in PyTorch3D's camera frame (+x left, +y up, +z forward)."""
+"""Reading of pointmaps: one 3D point per pixel in PyTorch3D's camera frame (+x left, +y up, +z forward)."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ log = logging.getLogger(__name__)
 
 _NAMES = ("pointmap.npz", "pointmap.npy")
 FARTHEST = 1e6
-"""Coordinates beyond it are no measurement (1,000 km, or 1 km in millimetres); their squares leave float32."""
+"""Largest valid coordinate (1,000 km, or 1 km in millimetres); squares of larger ones overflow float32."""
 LEAST_SHARE = 0.005
-"""Of the object's pixels must be known: the condition crop looks at 64 x 64 of them."""
-_GRID = 1024  # points along the longer side that are looked at to tell the axes
+"""Share of the object's pixels that must have a point; the condition crop has 64 x 64 pixels."""
+_GRID = 1024  # samples along the longer side for the check of the axes
 
 
 def find_pointmap(folder: Path, choice: str) -> Path | None:
-    """Resolves "auto" (the file beside the picture, if there), "none", or a path.
+    """Resolve "auto" (the file beside the image, if any), "none", or a path.
 
     Raises:
-        InputError: a file was named and is not there.
+        InputError: the named file does not exist.
     """
     if choice == "none":
         return None
     if choice == "auto":
         for name in _NAMES:
             if (folder / name).is_file():
-                log.info("using the pointmap %s; --no_pointmap goes without", folder / name)
+                log.info("using the pointmap %s; --no_pointmap ignores it", folder / name)
                 return folder / name
         return None
     try:
         path = Path(choice).expanduser()
         there = path.is_file()
-    except (OSError, RuntimeError) as error:  # a name too long for the file system, or the home of an unknown user
+    except (OSError, RuntimeError) as error:  # a name that is too long, or the home of an unknown user
         raise InputError(f"the pointmap {choice} cannot be read ({error}): check --pointmap") from error
     if not there:
         raise InputError(f"there is no pointmap at {path}: check --pointmap, or leave it out")
@@ -48,24 +48,24 @@ def find_pointmap(folder: Path, choice: str) -> Path | None:
 
 
 def read_pointmap(path: Path, size: tuple[int, int], mask: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    """Reads a pointmap.
+    """Read a pointmap.
 
     Args:
         path: a .npy file, or a .npz file with one array or one named "pointmap".
-        size: (H, W) of the picture.
-        mask: [H, W] bool; some of the points under it must be known. None: `check_known` comes later.
+        size: (H, W) of the image.
+        mask: [H, W] bool, to check for known points on the object; None: call `check_known` later.
 
     Returns:
         [H, W, 3] float32, NaN where unknown.
 
     Raises:
-        InputError: unreadable, of another shape or type, or with too few known points on the object.
+        InputError: the file is unreadable, has another shape or type, or too few known points on the object.
     """
     try:
         points = _array(path, (*size, 3))
     except (InputError, MemoryError):
         raise
-    # numpy, zipfile, zlib and the tokenizer of numpy's header raise a dozen kinds over damaged bytes.
+    # numpy, zipfile, zlib and the parser of numpy's header raise many types for damaged files.
     except Exception as error:
         detail = (str(error).strip().split("\n", 1)[0] or type(error).__name__)[:200].rstrip(".")
         raise InputError(
@@ -81,21 +81,21 @@ def read_pointmap(path: Path, size: tuple[int, int], mask: NDArray[np.bool_] | N
         far += int((finite & ~row).sum())
         line[~row] = np.nan
     if far:
-        log.warning("%s: %d points are farther than %g and count as unknown", path, far, FARTHEST)
+        log.warning("%s: %d points are farther than %g and are ignored", path, far, FARTHEST)
     if mask is not None:
         _check_share(int((known & mask).sum()), int(mask.sum()), path)
     step = max(max(size) // _GRID, 1)
     grid, known = points[::step, ::step], known[::step, ::step]
-    if not known.any():  # all that is known lies between the lines of the grid
+    if not known.any():  # no known point on the sample grid
         return points
     if np.median(grid[..., 2][known]) <= 0:
-        raise InputError(f"in the pointmap {path} z points backwards: use PyTorch3D's camera frame, +z forward")
+        raise InputError(f"in the pointmap {path} z is negative: use PyTorch3D's camera frame, +z forward")
     _warn_about_axes(grid, known, path)
     return points
 
 
 def check_known(points: NDArray[np.float32], mask: NDArray[np.bool_], path: Path) -> None:
-    """Refuses a pointmap [H, W, 3] that knows too little of an object [H, W].
+    """Check that a pointmap [H, W, 3] has enough known points on an object's mask [H, W].
 
     Raises:
         InputError: too few known points on the object.
@@ -105,16 +105,16 @@ def check_known(points: NDArray[np.float32], mask: NDArray[np.bool_], path: Path
 
 def _check_share(known: int, pixels: int, path: Path) -> None:
     if not known:
-        raise InputError(f"the pointmap {path} knows no point on the object: leave it out with --no_pointmap")
+        raise InputError(f"the pointmap {path} has no known point on the object: leave it out with --no_pointmap")
     if known < LEAST_SHARE * pixels:
         raise InputError(
-            f"the pointmap {path} knows {known} of the object's {pixels} points, too few to place it: "
+            f"the pointmap {path} has {known} known points for the object's {pixels} pixels, too few for its pose: "
             "leave it out with --no_pointmap"
         )
 
 
 def _array(path: Path, shape: tuple[int, ...]) -> NDArray[np.floating]:
-    """Loads the array once its header has shown the right shape: memory stays bounded by the picture's size."""
+    """Load the array after checking the shape in its header, which bounds the memory."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as stream:
             _check_header(stream, shape, path)
@@ -123,7 +123,7 @@ def _array(path: Path, shape: tuple[int, ...]) -> NDArray[np.floating]:
         names = archive.files
         name = "pointmap" if "pointmap" in names else names[0] if len(names) == 1 else None
         if name is None:
-            raise InputError(f"the pointmap {path} holds {len(names)} arrays: name one of them 'pointmap'")
+            raise InputError(f"the pointmap {path} has {len(names)} arrays: name one of them 'pointmap'")
         with archive.zip.open(f"{name}.npy") as stream:
             _check_header(stream, shape, path)
         return archive[name]
@@ -135,15 +135,15 @@ def _check_header(stream, shape: tuple[int, ...], path: Path) -> None:  # type: 
     found, _, dtype = reader(stream)
     if found != shape:
         raise InputError(
-            f"the pointmap {path} has shape {list(found)} where the picture needs {list(shape)}: "
-            "make it from the same picture, or leave it out with --no_pointmap"
+            f"the pointmap {path} has shape {list(found)} but the image needs {list(shape)}: "
+            "create it from the same image, or leave it out with --no_pointmap"
         )
     if dtype.kind != "f":
-        raise InputError(f"the pointmap {path} holds {dtype}: save it as float32")
+        raise InputError(f"the pointmap {path} has dtype {dtype}: save it as float32")
 
 
 def _warn_about_axes(points: NDArray[np.float32], known: NDArray[np.bool_], path: Path) -> None:
-    """Says so when x grows to the right or y grows downwards: most likely another camera convention (OpenCV's)."""
+    """Warn if x grows to the right or y grows downwards, as in OpenCV's convention."""
     rows, columns = np.nonzero(known)
     for name, axis, pixels in (("x", 0, columns), ("y", 1, rows)):
         values = points[..., axis][known]

@@ -33,12 +33,12 @@ _UNFINISHED = re.compile(r"\.fast_sam3d-.*|\..+\.[0-9a-f]{8}\.tmp")
 """Names of unfinished folders and files, see `result_folder` and `fast_sam3d.outputs.files.atomic_write`."""
 
 
-def check_target(target: Path, known_names: Collection[str]) -> None:
+def check_target(target: Path, known_names: Collection[str], known_folders: Collection[str] = ()) -> None:
     """Check before the work whether `target` can be written, without leaving files.
 
     Args:
         target: the folder to create or replace.
-        known_names: file names of results; a folder with any other file is never replaced.
+        known_names, known_folders: of results; a folder with any other file or folder in it is never replaced.
 
     Raises:
         OutputError: it cannot be written, or holds other files.
@@ -47,7 +47,9 @@ def check_target(target: Path, known_names: Collection[str]) -> None:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise OutputError(f"{target} exists and is not a folder: move it, or choose another --output_dir")
         if target.is_dir():
-            foreign = sorted(p.name for p in target.iterdir() if p.name not in known_names or p.is_dir())
+            foreign = sorted(
+                p.name for p in target.iterdir() if p.name not in (known_folders if p.is_dir() else known_names)
+            )
             if foreign:
                 raise OutputError(
                     f"{target} holds files that are not results ({', '.join(foreign[:3])}): choose another --output_dir"

@@ -20,11 +20,11 @@ def eight_bit(rgb: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.round(np.clip(rgb, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def label_font() -> Any:
+def label_font(size: int = FONT_PX) -> Any:
     """Font of the captions."""
     from PIL import ImageFont
 
     try:
-        return ImageFont.load_default(size=FONT_PX)
+        return ImageFont.load_default(size=size)
     except (TypeError, OSError):  # Pillow before 10.1, or built without FreeType: a small bitmap font
         return ImageFont.load_default()

@@ -96,9 +96,10 @@ def run_object(
     """
     import torch
 
+    from fast_sam3d.adapters import unwrap
     from fast_sam3d.report import observe
 
-    pipeline = getattr(pipeline, "_pipeline", pipeline)
+    pipeline = unwrap(pipeline)
     with observe(pipeline, progress) as report:
         begin = time.perf_counter()
         result: dict[str, Any] = pipeline.run(

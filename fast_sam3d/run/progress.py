@@ -1,14 +1,15 @@
-"""One progress bar per stage on a terminal, one log line per stage elsewhere."""
+"""Progress on a terminal as bars, elsewhere as log lines."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["STAGES", "ObjectBar", "ObjectsProgress", "ProgressBars", "SceneProgress"]
+__all__ = ["STAGES", "Bar", "ObjectsProgress", "ProgressBars", "SceneProgress", "track"]
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +27,91 @@ STAGES = {
     "layout": "layout",
 }
 QUIET_SECONDS = 0.5  # a stage without steps that is quicker than this gets no log line
+REDRAW_SECONDS = 0.1
+LOG_SECONDS = 30.0
+
+T = TypeVar("T")
+
+
+class Bar:
+    """One progress bar on the error stream; a context manager. Without a terminal, a log line every half minute.
+
+    It has no thread, so the process can be forked while a bar is drawn.
+
+    Args:
+        title: text before the bar.
+        total: units in all; None: unknown.
+        done: units that are done already.
+        keep: leave the complete bar on the screen.
+        draw: draw a bar; None: only where the error stream is a terminal.
+    """
+
+    def __init__(
+        self, title: str, total: float | None, done: float = 0, keep: bool = True, draw: bool | None = None
+    ) -> None:
+        self.title, self.total, self.done = title, total, done
+        self._progress: Any = None
+        self._shown = self._began = time.perf_counter()
+        if not (sys.stderr.isatty() if draw is None else draw):
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.fields[note]}", markup=False),
+            console=Console(stderr=True, force_terminal=True), auto_refresh=False, transient=not keep,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+        self._task = self._progress.add_task(title, total=total, completed=done, note="")
+        self._progress.start()
+
+    def advance(self, count: float = 1, note: str | None = None) -> None:
+        """Count some units as done."""
+        self.update(self.done + count, note)
+
+    def update(
+        self, done: float, note: str | None = None, title: str | None = None, total: float | None = None
+    ) -> None:
+        """Set the units that are done, and the texts or the total where they are given."""
+        self.done, self.title, self.total = done, title or self.title, total or self.total
+        now = time.perf_counter()
+        if self._progress is not None:
+            fields = {} if note is None else {"note": note}
+            self._progress.update(self._task, completed=done, description=self.title, total=self.total, **fields)
+            if now - self._shown >= REDRAW_SECONDS:
+                self._progress.refresh()
+                self._shown = now
+        elif now - self._shown >= LOG_SECONDS:
+            log.info("%s: %g of %s, %.0f s%s", self.title, done, "?" if self.total is None else f"{self.total:g}",
+                     now - self._began, f", {note}" if note else "")  # fmt: skip
+            self._shown = now
+
+    def close(self) -> None:
+        """Take the bar off, or leave it in its last state."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def track(items: Sequence[T], title: str) -> Iterator[T]:
+    """The items, with a bar over them."""
+    with Bar(title, len(items)) as bar:
+        for item in items:
+            yield item
+            bar.advance()
 
 
 class ProgressBars:
-    """Told of every step, as `fast_sam3d.telemetry.Progress`; a context manager that closes open bars on the way out.
+    """A bar per stage, called with every step as `fast_sam3d.telemetry.Progress`; a context manager that closes them.
 
     Args:
         bars: draw bars; None: only where the error stream is a terminal.
@@ -37,7 +119,7 @@ class ProgressBars:
 
     def __init__(self, bars: bool | None = None) -> None:
         self._draw = sys.stderr.isatty() if bars is None else bars
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, Bar] = {}
         self._since: dict[str, float] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -46,7 +128,12 @@ class ProgressBars:
         if done == 0 or stage not in self._since:
             self._since[stage] = time.perf_counter()
         if self._draw:
-            self._bar(stage, done, total)
+            if stage not in self._open:
+                # The bars of stages without steps disappear; those with steps stay on the screen.
+                self._open[stage] = Bar(f"{STAGES[stage]:<18}", total, keep=total > 1, draw=True)
+            self._open[stage].update(done)
+            if done == total:
+                self._open.pop(stage).close()
         elif done == total:
             self._line(stage, total)
         if done == total:
@@ -62,24 +149,6 @@ class ProgressBars:
             bar.close()
         self._open.clear()
 
-    def _bar(self, stage: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        bar = self._open.get(stage)
-        if bar is None:
-            # The bars of stages without steps come and go; those with steps stay on the screen.
-            bar = self._open[stage] = tqdm(
-                total=total,
-                desc=f"{STAGES[stage]:<18}",
-                unit="step",
-                leave=total > 1,
-                dynamic_ncols=True,
-                file=sys.stderr,
-            )
-        bar.update(done - bar.n)
-        if done == total:
-            self._open.pop(stage).close()
-
     def _line(self, stage: str, total: int) -> None:
         seconds = time.perf_counter() - self._since[stage]
         if total > 1:
@@ -88,88 +157,8 @@ class ProgressBars:
             log.info("%s: %.1f s", STAGES[stage], seconds)
 
 
-class ObjectBar:
-    """What bars over objects have in common; a context manager that closes the bar.
-
-    Args:
-        bar: draw one; None: only where the error stream is a terminal.
-    """
-
-    def __init__(self, bar: bool | None) -> None:
-        self._draw = sys.stderr.isatty() if bar is None else bar
-        self._done, self._since = 0, 0.0
-        self._bar: Any = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-    def _line(self, name: str, status: str, total: int, left: int) -> None:
-        """Says of the object that is done last what a bar would show."""
-        gone = time.perf_counter() - self._since
-        log.info("object %s %s: %d of %d, %.1f s gone, about %.0f s left", name, status, self._done, total, gone,
-                 gone / self._done * left)  # fmt: skip
-
-
-class SceneProgress(ObjectBar):
-    """One bar over all objects of a scene, with the time that is left; elsewhere a log line per object.
-
-    Told of every step as `ProgressBars` is. An object counts as one; its steps are told as parts of it.
-
-    Args:
-        steps: of one object's two samplers.
-        bars: draw a bar; None: only where the error stream is a terminal.
-    """
-
-    def __init__(self, steps: int, bars: bool | None = None) -> None:
-        super().__init__(bars)
-        self._steps = max(steps, 1)
-        self._names: list[str] = []
-        self._in_object = 0
-
-    def objects(self, names: list[str]) -> SceneProgress:
-        """Begins with a scene; a context manager that closes the bar."""
-        self._names, self._done, self._in_object, self._since = names, 0, 0, time.perf_counter()
-        return self
-
-    def __enter__(self) -> SceneProgress:
-        if self._draw:
-            from tqdm import tqdm
-
-            form = "{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"
-            self._bar = tqdm(total=len(self._names) * self._steps, file=sys.stderr, dynamic_ncols=True, bar_format=form)
-            self._describe()
-        return self
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if self._bar is None or stage not in STAGES:
-            return
-        self._bar.set_postfix_str(STAGES[stage], refresh=done == 0)
-        if stage in ("ss", "slat") and done and self._in_object < self._steps:
-            self._in_object += 1
-            self._bar.update(1)
-
-    def object_done(self, status: str) -> None:
-        """The next one follows."""
-        name = self._names[self._done] if self._done < len(self._names) else ""
-        self._done += 1
-        if self._bar is not None:
-            self._bar.update(self._steps - self._in_object)
-            self._in_object = 0
-            self._describe()
-            return
-        self._line(name, status, len(self._names), len(self._names) - self._done)
-
-    def _describe(self) -> None:
-        if self._done < len(self._names):
-            self._bar.set_description_str(f"object {self._names[self._done]}, {self._done + 1} of {len(self._names)}")
-
-
-class ObjectsProgress(ObjectBar):
-    """Told of every object that is done, in any order; a context manager.
+class ObjectsProgress:
+    """One bar over objects, which are done in any order; elsewhere a log line per object. A context manager.
 
     Args:
         objects: in all.
@@ -177,11 +166,19 @@ class ObjectsProgress(ObjectBar):
     """
 
     def __init__(self, objects: int, bar: bool | None = None) -> None:
-        super().__init__(bar)
-        self._total = objects
+        self._draw = sys.stderr.isatty() if bar is None else bar
+        self._total, self._done, self._since = objects, 0, 0.0
+        self._bar: Bar | None = None
 
     def __enter__(self) -> ObjectsProgress:
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     @property
     def left(self) -> int:
@@ -192,23 +189,68 @@ class ObjectsProgress(ObjectBar):
         """The workers start: time counts from here."""
         self._since = time.perf_counter()
         if self._draw:
-            from tqdm import tqdm
-
-            form = "{desc} {n_fmt} of {total_fmt} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}"
-            self._bar = tqdm(total=self._total, desc="objects", file=sys.stderr, dynamic_ncols=True, bar_format=form)
+            self._bar = Bar("objects", self._total, draw=True)
 
     def without(self, count: int) -> None:
-        """So many are not to be made: they are there, or cannot be."""
+        """Take off objects that are complete already or cannot be reconstructed."""
         self._total -= count
         if self._bar is not None:
-            self._bar.total = self._total
-            self._bar.refresh()
+            self._bar.update(self._done, total=self._total)
 
     def object_done(self, name: str, status: str) -> None:
         """One object, such as kitchen/3, is complete or has failed."""
         self._done += 1
         if self._bar is not None:
-            self._bar.set_postfix_str(name, refresh=False)
-            self._bar.update(1)
+            self._bar.update(self._done, name)
+        else:
+            self._line(name, status)
+
+    def _line(self, name: str, status: str) -> None:
+        gone = time.perf_counter() - self._since
+        log.info("object %s %s: %d of %d, %.1f s gone, about %.0f s left", name, status, self._done, self._total, gone,
+                 gone / self._done * self.left)  # fmt: skip
+
+
+class SceneProgress(ObjectsProgress):
+    """`ObjectsProgress` over objects in their order, whose steps advance the bar; called as `ProgressBars` is.
+
+    Args:
+        steps: of one object's two samplers.
+        names: of the objects.
+        bar: draw one; None: only where the error stream is a terminal.
+    """
+
+    def __init__(self, steps: int, names: list[str], bar: bool | None = None) -> None:
+        super().__init__(len(names), bar)
+        self._steps, self._names, self._in_object = max(steps, 1), names, 0
+
+    def begin(self) -> None:
+        """The first object starts."""
+        self._since = time.perf_counter()
+        if self._draw:
+            self._bar = Bar(self._title, len(self._names) * self._steps, draw=True)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._bar is None or stage not in STAGES:
             return
-        self._line(name, status, self._total, self.left)
+        if stage in ("ss", "slat") and done:
+            self._in_object = min(self._in_object + 1, self._steps)
+        self._show(STAGES[stage])
+
+    def object_done(self, name: str, status: str) -> None:
+        """The next one follows."""
+        self._done += 1
+        self._in_object = 0
+        if self._bar is None:
+            self._line(name, status)
+        else:
+            self._show("")
+
+    def _show(self, note: str) -> None:
+        assert self._bar is not None
+        self._bar.update(self._done * self._steps + self._in_object, note, self._title)
+
+    @property
+    def _title(self) -> str:
+        number = min(self._done, len(self._names) - 1)
+        return f"object {self._names[number]}, {number + 1} of {len(self._names)}"

@@ -188,13 +188,15 @@ def run_scene(
         InputError: a picture that is not [H, W, 3] uint8, no masks, or a batch below 1. At once, not at the first
             result.
     """
+    from fast_sam3d.adapters import unwrap
+
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise InputError(f"the picture is {pixels.dtype} {list(pixels.shape)}: give [height, width, 3] of uint8")
     named = dict(masks) if isinstance(masks, Mapping) else {str(i): mask for i, mask in enumerate(masks)}
     if not named:
         raise InputError("there are no masks: give one for each object")
-    pipe = getattr(pipeline, "_pipeline", pipeline)
+    pipe = unwrap(pipeline)
     asked = tuple(formats or getattr(pipe, "decode_formats", None) or ("mesh", "gaussian"))
     if batch < 1:
         raise InputError(f"batch is {batch}: give at least 1")

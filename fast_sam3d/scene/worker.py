@@ -106,9 +106,10 @@ class ObjectWorker:
         load_seconds: float = 0.0,
         embedded: bool = False,
     ) -> None:
+        from fast_sam3d.adapters import unwrap
         from fast_sam3d.api import accelerate
 
-        self.pipeline = getattr(pipeline, "_pipeline", pipeline)
+        self.pipeline = unwrap(pipeline)
         self.config, self.tag, self.load_seconds, self.embedded = config, tag, load_seconds, embedded
         self.progress: Progress | None = None
         """Told of every step and stage."""

@@ -35,9 +35,7 @@ def test_own_pictures_give_rows_tables_and_pictures(loaded, object_folder, elsew
     code = bench(elsewhere / "out", "--image_dir", object_folder, "--accelerate", "ss=fast_sam3d", "--seeds", "1,2",
                  "--objects", "2")  # fmt: skip
     out = capsys.readouterr()
-    assert (
-        code == 0 and "fidelity to the unaccelerated result" in out.out and "nothing is known of the truth" in out.err
-    )
+    assert code == 0 and "fidelity to the unaccelerated result" in out.out and "has no ground truth" in out.err
     found = rows(elsewhere / "out")
     assert [(r["object"], r["seed"]) for r in found[::3]] == [(".#0", "1"), (".#0", "2"), (".#2", "1"), (".#2", "2")]
     assert [r["method"] for r in found[:3]] == ["off", "other seed", "ss=fast_sam3d"]
@@ -77,7 +75,18 @@ def test_a_run_that_fails_is_told_and_can_be_tried_again(loaded, object_folder, 
     assert bench(elsewhere, *given) == 0
 
 
-def test_what_was_measured_is_kept_until_something_changes(loaded, object_folder, elsewhere, monkeypatch):
+def test_measurements_of_other_settings_are_refused(loaded, object_folder, elsewhere, capsys, monkeypatch):
+    given = ["--image_dir", object_folder, "--objects", 1, "--no_pictures"]
+    assert bench(elsewhere, *given, "--preset", "default") == 0
+    assert {row["method"] for row in rows(elsewhere)} == {"off", "other seed", "preset=default"}
+    before = {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
+    monkeypatch.setattr(jobs, "work", None)
+    assert bench(elsewhere, *given, "--preset", "fast") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
+
+
+def test_measurements_are_kept_until_something_changes(loaded, object_folder, elsewhere, monkeypatch):
     measured: list[str] = []
     once = jobs.work
     monkeypatch.setattr(jobs, "work", lambda key: measured.append(key) or once(key))
@@ -86,8 +95,8 @@ def test_what_was_measured_is_kept_until_something_changes(loaded, object_folder
         (given, 1),
         (given, 0),
         ([*given, "--seeds", "42,43"], 1),  # those of 42 are there
-        ([*given, "--accelerate", "mesh=fast_sam3d"], 1),
-        ([*given, "--overwrite"], 1),
+        ([*given, "--accelerate", "mesh=fast_sam3d", "--overwrite"], 1),
+        ([*given, "--preset", "default", "--overwrite"], 1),
     ):
         measured.clear()
         assert bench(elsewhere, *arguments) == 0
@@ -106,7 +115,8 @@ def test_what_was_measured_is_kept_until_something_changes(loaded, object_folder
         (["--seeds", "1,x"], "--seeds is '1,x'"),
         (["--seeds", "-1"], "--seeds is '-1'"),
         (["--processes", "0"], "--processes is 0"),
-        (["--image_dir", "nowhere"], "--image_dir nowhere is not a folder"),
+        (["--preset", "fst"], "did you mean 'fast'"),
+        (["--image_dir", "nowhere"], "--image_path nowhere is not a folder"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(loaded, elsewhere, capsys, monkeypatch, arguments, says):
@@ -123,7 +133,7 @@ def test_another_model_needs_pictures(elsewhere, capsys, monkeypatch, tmp_path):
     stock = loading.Checkpoint("hf", tmp_path, "sam3d", "so")
     monkeypatch.setattr(loading, "find_checkpoint", lambda tag: stock)
     assert cli.main(["bench", "--tag", "hf", "--accelerate", "ss=fast_sam3d"]) == 2
-    assert "name your own pictures with --image_dir" in capsys.readouterr().err
+    assert "add --image_path DIR" in capsys.readouterr().err
 
 
 LAUNCH = """

@@ -19,20 +19,20 @@ def work(key):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_rows_come_in_the_order_of_the_keys(processes):
+def test_rows_are_in_the_order_of_the_keys(processes):
     found = collect([3, 1, 2], start, work, "job", processes)
     assert found == {3: [{"key": 3, "twice": 6}], 1: [{"key": 1, "twice": 2}], 2: [{"key": 2, "twice": 4}]}
     assert list(found) == [3, 1, 2]
 
 
-def test_what_is_done_is_not_done_again_and_nothing_is_loaded_for_it(tmp_path):
+def test_finished_objects_are_neither_loaded_nor_measured_again(tmp_path):
     first = collect(["1", "2"], start, work, None, kept=Record(tmp_path, {}))
     started.clear()
     again = collect(["2", "1"], start, None, None, kept=Record(tmp_path, {}))
     assert again == first and not started
 
 
-def test_a_stop_loses_only_what_was_being_done(tmp_path):
+def test_an_interrupt_loses_only_the_current_object(tmp_path):
     seen = []
 
     def stopped(key):

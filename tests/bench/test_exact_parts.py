@@ -18,7 +18,7 @@ MEBI = 2**20
 BOTH = Comparison("windows", ((4.0, 1.0), (9.0, 3.0), (8.0, 2.0)), ((400, 100), (300, 150), (None, None)), True)
 
 
-def test_both_ways_take_turns_on_fresh_inputs() -> None:
+def test_both_alternate_on_new_inputs() -> None:
     order: list[str] = []
     inputs: list[torch.Tensor] = []
 
@@ -81,7 +81,7 @@ def test_the_overhead_of_an_import_and_of_accelerate(capsys: pytest.CaptureFixtu
     assert code == 0 and seconds.keys() == {"import", "accelerate"} and min(seconds.values()) > 0
 
 
-def test_what_the_command_refuses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_arguments_of_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = run(capsys, "measure-exact", "--rounds", "0")
     assert code == 2 and "--rounds is 0: give at least 1" in err
     monkeypatch.setitem(sys.modules, "sam3d_objects", None)

@@ -28,7 +28,7 @@ def test_the_published_guidance(pipeline: Any) -> None:
     assert adapt(pipeline).network_calls("slat") == (25, 13)
 
 
-def test_what_all_savings_take_off(pipeline: Any) -> None:
+def test_operations_with_all_savings(pipeline: Any) -> None:
     before = snapshot(pipeline)
     want = {
         "SS": (400, -0.32),
@@ -76,5 +76,5 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert shown[1:] == [
         "off     400.0",
         "all     300.0  -25.0 %",
-        "elsewhere than in these networks: half",
+        "outside these networks: half",
     ]

@@ -15,7 +15,7 @@ from fast_sam3d.outputs.digests import file_digest
 SETTINGS = {"checkpoint": "a", "variants": [{"steps": 25}]}
 
 
-def test_what_was_added_is_there_at_the_next_start(tmp_path: Path) -> None:
+def test_added_rows_are_read_again(tmp_path: Path) -> None:
     first = Record(tmp_path, SETTINGS)
     first.add(7, [{"seed": 7, "f1": 0.5}, {"seed": 7, "f1": math.nan}])
     first.add(9, [{"seed": 9, "f1": 0.25}])
@@ -27,13 +27,17 @@ def test_what_was_added_is_there_at_the_next_start(tmp_path: Path) -> None:
     assert "NaN" not in first.path.read_text()
 
 
-def test_other_settings_have_another_file(tmp_path: Path) -> None:
-    Record(tmp_path, SETTINGS).add(7, [{"seed": 7}])
-    assert not Record(tmp_path, {**SETTINGS, "checkpoint": "b"}).rows
+def test_rows_of_other_settings_are_refused_until_overwritten(tmp_path: Path) -> None:
+    first = Record(tmp_path, SETTINGS)
+    first.add(7, [{"seed": 7}])
+    with pytest.raises(OutputError, match="other settings.*--overwrite"):
+        Record(tmp_path, {**SETTINGS, "checkpoint": "b"})
     assert list(Record(tmp_path, SETTINGS).rows) == [7]
+    other = Record(tmp_path, {**SETTINGS, "checkpoint": "b"}, fresh=True)
+    assert not other.rows and not first.path.exists()
 
 
-def test_a_line_that_a_kill_cut_short_is_measured_again(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_measured_again(tmp_path: Path) -> None:
     first = Record(tmp_path, SETTINGS)
     first.add(7, [{"seed": 7}])
     first.add(9, [{"seed": 9}])
@@ -44,13 +48,13 @@ def test_a_line_that_a_kill_cut_short_is_measured_again(tmp_path: Path) -> None:
     assert [json.loads(line)[0] for line in again.path.read_text().splitlines()] == [7, 9]
 
 
-def test_overwriting_begins_anew(tmp_path: Path) -> None:
+def test_overwriting_discards_rows(tmp_path: Path) -> None:
     Record(tmp_path, SETTINGS).add(7, [{"seed": 7}])
     assert not Record(tmp_path, SETTINGS, fresh=True).rows
     assert not Record(tmp_path, SETTINGS).rows
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         Record(tmp_path / "absent", SETTINGS)
 
@@ -60,7 +64,7 @@ def test_strict_json() -> None:
     assert without_nan(tree) == {"a": [1.0, None], "b": [{"c": None, "d": "nan", "e": 3}]}
 
 
-def test_a_digest_follows_names_and_contents(tmp_path: Path) -> None:
+def test_a_digest_depends_on_names_and_contents(tmp_path: Path) -> None:
     def digest() -> str:
         return file_digest(tmp_path.iterdir(), tmp_path)
 

@@ -18,7 +18,7 @@ def written(tmp_path, **changes):
     return str(path)
 
 
-def test_every_suite_that_comes_along_composes():
+def test_every_packaged_suite_composes():
     assert {"quick", "full", "sweeps"} <= set(suite_names())
     composed: dict[str, str] = {}
     for name in suite_names():
@@ -66,18 +66,18 @@ def test_methods_of_the_command_line(tmp_path):
         ({"methods": {}}, "no method"),
         ({"methods": ["ss=fast_sam3d"]}, "give names and their values"),
         ({"methods": {"a": 3}}, "a is 3"),
-        ({"methods": {"other seed": "ss=fast_sam3d"}}, "is taken"),
+        ({"methods": {"other seed": "ss=fast_sam3d"}}, "is reserved"),
         ({"ablation": {"a": "mesh=fast_sam3d"}}, "two methods 'a'"),
         ({"sweeps": {"s": {"method": "ss=fast_sam3d", "key": "ss.when.stride", "values": ["3"]}}}, "list of numbers"),
         ({"sweeps": {"s": {"keys": 1}}}, "did you mean 'key'"),
     ],
 )
-def test_mistakes_are_named(tmp_path, changes, says):
+def test_invalid_suites_are_errors(tmp_path, changes, says):
     with pytest.raises(ConfigError, match=says):
         load_suite(written(tmp_path, **changes))
 
 
-def test_a_name_that_is_not_there_is_an_error_before_anything_runs(tmp_path):
+def test_an_unknown_name_is_an_error_before_anything_runs(tmp_path):
     with pytest.raises(ConfigError, match="method 'a': ss has no option 'taylorsee'"):
         load_suite(written(tmp_path, methods={"a": "ss=taylorsee"})).variants()
 
@@ -85,14 +85,14 @@ def test_a_name_that_is_not_there_is_an_error_before_anything_runs(tmp_path):
 @pytest.mark.parametrize(
     ("name", "says"), [("quik", "did you mean 'quick'"), ("nowhere.yaml", "cannot be read"), ("bad.yaml", "not YAML")]
 )
-def test_a_suite_that_is_not_there(tmp_path, monkeypatch, name, says):
+def test_an_unknown_suite(tmp_path, monkeypatch, name, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=says):
         load_suite(name)
 
 
-def test_the_suite_of_the_page_works(tmp_path):
+def test_the_suite_in_the_docs_works(tmp_path):
     page = (checkout() / "docs" / "bench.md").read_text()
     (tmp_path / "mine.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     suite = load_suite(str(tmp_path / "mine.yaml"))

@@ -27,7 +27,7 @@ ROWS = [
 ]  # fmt: skip
 
 
-def test_the_seeds_of_an_object_count_as_one():
+def test_seeds_of_one_object_are_averaged():
     quick = standings(ROWS)["quick"]
     # Ratios: a (4/2 + 6/1.5) / 2 = 3, b 4, c 1.
     assert quick.speedup[0] == 3.0
@@ -37,11 +37,11 @@ def test_the_seeds_of_an_object_count_as_one():
     assert quick.seconds[0] == pytest.approx((1.75 + 2 + 2) / 3)
 
 
-def test_half_turns_of_a_few_do_not_decide():
+def test_rotation_errors_are_summarised_by_the_median():
     assert standings(ROWS)["quick"].plain["rotation_deg"][0] == 4.0  # the median of 2, 170, 4
 
 
-def test_differences_to_the_truth_are_paired():
+def test_differences_in_quality_are_paired():
     found = standings(ROWS)
     # a: (-0.1 + 0.1) / 2 = 0, b: -0.2, c: 0. Mean -0.2 / 3; deviation 0.2 / sqrt(3), error 0.2 / 3.
     assert found["quick"].gain["f1@0.05"] == (pytest.approx(-0.2 / 3), pytest.approx(0.2 / 3))
@@ -49,7 +49,7 @@ def test_differences_to_the_truth_are_paired():
     assert found["off"].speedup == (1.0, 0.0)
 
 
-def test_what_failed_is_counted_and_has_no_time():
+def test_failed_runs_are_counted_without_seconds():
     rows = [*ROWS, row("quick", "d", 1, math.nan, "ValueError: no", plain_box_iou=0.0), row("off", "d", 1, 3.0)]
     quick = standings(rows)["quick"]
     assert (quick.runs, quick.failed) == (5, 1)
@@ -57,12 +57,12 @@ def test_what_failed_is_counted_and_has_no_time():
     assert "1 of 5" in markdown(standings(rows), {"quick": "ss=fast_sam3d"}, ["quick"], [])
 
 
-def test_an_object_whose_plain_run_failed_has_no_pair():
+def test_an_object_with_a_failed_baseline_has_no_pair():
     rows = [r if (r["method"], r["object"]) != ("off", "b") else row("off", "b", 1, math.nan, "no") for r in ROWS]
     assert standings(rows)["quick"].speedup[0] == 2.0  # 3 and 1
 
 
-def test_the_front_is_of_those_that_none_beats_in_both():
+def test_the_pareto_front():
     points = {"a": (1.0, 1.0), "b": (2.0, 0.9), "c": (1.5, 0.8), "d": (3.0, 0.9), "e": (4.0, math.nan), "f": (5.0, 0.1)}
     assert pareto_front(points) == ["a", "d", "f"]
     assert pareto_front({"a": (1.0, 1.0), "b": (1.0, 1.0)}) == ["a", "b"]
@@ -92,13 +92,13 @@ def test_the_tables():
     assert "box_iou ↑" in text and "rotation_deg ↓" in text
 
 
-def test_without_a_truth_the_tables_say_so():
+def test_tables_without_ground_truth():
     rows = [{key: value for key, value in r.items() if not key.startswith("truth")} for r in ROWS]
     text = markdown(standings(rows), {}, ["quick"], [])
-    assert "no ground truth" in text and "Against the ground truth" not in text
+    assert "Without ground truth" in text and "Against the ground truth" not in text
 
 
-def test_methods_of_sweeps_have_a_table_of_their_own():
+def test_methods_of_sweeps_have_a_separate_table():
     rows = [*ROWS, *({**r, "method": "stride 4"} for r in ROWS if r["method"] == "quick")]
     main, sweeps = markdown(standings(rows), {}, ["quick"], []).split("### Sweeps")
     assert "stride 4" not in main and "stride 4" in sweeps and "quick" not in sweeps

@@ -57,7 +57,7 @@ def test_ready(complete, capsys):
 
 
 @pytest.mark.parametrize("module", REQUIRED)
-def test_every_package_is_asked_for_with_how_to_get_it(complete, module):
+def test_every_missing_package_is_reported_with_its_installation(complete, module):
     complete.modules.remove(module)
     assert not examine().ready
     how = next(package.how for package in PACKAGES if package.module == module)
@@ -65,7 +65,7 @@ def test_every_package_is_asked_for_with_how_to_get_it(complete, module):
     assert examine().next_step.endswith(how)
 
 
-def test_optional_packages_are_shown_and_not_asked_for(complete, capsys):
+def test_optional_packages_are_shown_but_not_required(complete, capsys):
     complete.modules -= {"flash_attn", "xformers"}
     code, out, _ = run(capsys, "doctor")
     assert code == 0
@@ -74,7 +74,7 @@ def test_optional_packages_are_shown_and_not_asked_for(complete, capsys):
 
 
 @pytest.mark.parametrize("gpu", ["NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3", "NVIDIA H200"])
-def test_flash_attention_is_needed_where_the_stock_code_insists_on_it(complete, gpu, monkeypatch):
+def test_flash_attention_is_required_where_the_stock_code_forces_it(complete, gpu, monkeypatch):
     monkeypatch.setenv("ATTN_BACKEND", "sdpa")
     complete.gpu = gpu
     assert (examine().attention.dense, examine().attention.sparse) == ("flash_attn", "flash_attn")
@@ -109,7 +109,7 @@ def test_weights_that_are_missing_or_unusable(complete, capsys):
     ckpt.unlink()
     assert "lacks ss_generator.ckpt" in examine().next_step
     ckpt.write_bytes(content[:-100])
-    assert "cut short" in examine().next_step
+    assert "incomplete" in examine().next_step
     ckpt.write_bytes(content)
     assert examine().ready
     Path("checkpoints/hf").rename("away")
@@ -121,7 +121,7 @@ def test_weights_that_are_missing_or_unusable(complete, capsys):
     assert "holds no pipeline.yaml" in examine().next_step
 
 
-def test_whole_weights_beside_unusable_ones_are_enough(complete):
+def test_one_complete_checkpoint_is_enough(complete):
     write_stock(Path("checkpoints/other"))
     Path("checkpoints/hf/ss_generator.ckpt").unlink()
     assert examine().ready
@@ -139,7 +139,7 @@ def test_no_gpu(complete, monkeypatch):
     assert "torch for CUDA 12.1 does not see the GPU" in examine().next_step
 
 
-def test_a_gpu_that_does_not_say_how_much_is_free(complete, monkeypatch, capsys):
+def test_a_gpu_with_unknown_free_memory(complete, monkeypatch, capsys):
     def refuse(index):
         raise RuntimeError("CUDA error: out of memory")
 
@@ -191,7 +191,7 @@ def test_json(complete, capsys):
 # --------------------------------------------------------------------------------------------------- broken packages
 
 
-def test_packages_are_looked_up_and_not_imported(tmp_path, monkeypatch):
+def test_packages_are_not_imported(tmp_path, monkeypatch):
     (tmp_path / "gsplat.py").write_text("raise SystemExit('imported')")
     (tmp_path / "gsplat-1.5.0.dist-info").mkdir()
     (tmp_path / "gsplat-1.5.0.dist-info" / "METADATA").write_text(
@@ -216,7 +216,7 @@ def test_broken_packages(tmp_path, monkeypatch):
     states = {package.module: package for package in examine().packages}
     assert states["kaolin"].problem == "is not installed"
     assert (states["moge"].version, states["moge"].problem) == (None, None)
-    assert states["timm"].problem == "is registered and its files are missing"
+    assert states["timm"].problem == "is registered, but its files are missing"
     assert states["loguru"].problem is not None
 
 
@@ -232,18 +232,14 @@ def test_an_import_hook_that_fails(monkeypatch):
     assert {p.module: p for p in examine().packages}["xatlas"].problem is not None
 
 
-def test_the_real_thing_is_quick_to_say_what_is_there(tmp_path):
-    code = (
-        "import sys, time; from fast_sam3d.cli import main; begin = time.perf_counter(); main(['doctor']);"
-        "print(time.perf_counter() - begin, *sys.modules)"
-    )
+def test_the_command_imports_no_slow_packages(tmp_path):
+    code = "import sys; from fast_sam3d.cli import main; main(['doctor']); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(checkout())}
     )
     assert done.returncode == 0, done.stderr
     assert "\nnext: " in done.stdout or "\nready" in done.stdout
-    seconds, *modules = done.stdout.splitlines()[-1].split()
-    assert float(seconds) < 30
+    modules = done.stdout.splitlines()[-1].split()
     assert not set(modules) & {"cv2", "gsplat", "hydra", "kaolin", "moge", "open3d", "pytorch3d", "timm", "torchvision"}
 
 
@@ -251,7 +247,7 @@ def test_the_real_thing_is_quick_to_say_what_is_there(tmp_path):
     ("script", "sees"),
     [("echo 'GPU 0: NVIDIA L40S'", True), ("echo 'No devices were found'", False), ("exit 9", False)],
 )
-def test_the_driver_is_asked_without_torch(tmp_path, monkeypatch, script, sees):
+def test_the_driver_is_queried_without_torch(tmp_path, monkeypatch, script, sees):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert doctor._driver_sees_gpu() is False
     tool = tmp_path / "nvidia-smi"

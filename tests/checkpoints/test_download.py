@@ -90,7 +90,7 @@ def inner(hub: FakeHub) -> dict[str, bytes]:
 # ----------------------------------------------------------------------------------------------------------- whole
 
 
-def test_the_inner_folder_arrives_and_nothing_else(hub, capsys):
+def test_only_the_inner_folder_is_downloaded(hub, capsys):
     code, out, err = run(capsys, "download")
     assert code == 0, err
     assert str(TARGET.absolute()) in out
@@ -113,13 +113,13 @@ def test_flags(hub, capsys):
     assert contents(Path("elsewhere/weights")) == inner(hub)
 
 
-def test_a_whole_folder_is_left_alone(hub, caplog):
+def test_a_complete_folder_is_not_changed(hub, caplog):
     caplog.set_level("INFO", "fast_sam3d")
     download_weights(TARGET)
     hub.requests.clear()
     download_weights(TARGET)
     assert hub.requests == []
-    assert "already holds a whole checkpoint" in caplog.text
+    assert "is already a complete checkpoint" in caplog.text
 
 
 def test_an_empty_folder_is_filled(hub):
@@ -158,14 +158,14 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 20_000)
 
 
-def test_a_dropped_connection_goes_on_within_the_file(hub, small_chunks):
+def test_a_dropped_connection_resumes_within_the_file(hub, small_chunks):
     hub.drop_after[WEIGHTS] = 70_000
     download_weights(TARGET)
     assert contents(TARGET) == inner(hub)
     assert hub.fetched("ss_generator.ckpt") == [None, "bytes=60000-"]
 
 
-def test_a_second_call_goes_on_within_the_file(hub, small_chunks, monkeypatch, caplog):
+def test_a_second_call_resumes_within_the_file(hub, small_chunks, monkeypatch, caplog):
     caplog.set_level("INFO", "fast_sam3d")
 
     def stopped(seconds):
@@ -181,7 +181,7 @@ def test_a_second_call_goes_on_within_the_file(hub, small_chunks, monkeypatch, c
         find_checkpoint("hf")
     hub.requests.clear()
     download_weights(TARGET)
-    assert "going on with 1 of 4 files" in caplog.text
+    assert "resuming: 1 of 4 files left" in caplog.text
     assert [entry for entry in hub.requests if "/resolve/" in entry[0]] == [
         (f"/facebook/sam-3d-objects/resolve/{COMMIT}/{WEIGHTS}", "bytes=60000-")
     ]
@@ -195,22 +195,22 @@ def partial_file(hub: FakeHub, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("extra", [0, 1])
-def test_a_file_that_had_arrived_or_is_too_long(hub, extra):
+def test_a_complete_or_too_long_partial_file(hub, extra):
     partial_file(hub, hub.files[WEIGHTS] + bytes(extra))
     download_weights(TARGET)
     assert hub.fetched("ss_generator.ckpt") == [None] * extra
     assert contents(TARGET) == inner(hub)
 
 
-def test_a_damaged_file_is_fetched_again(hub):
+def test_a_corrupt_file_is_downloaded_again(hub):
     hub.damage = {WEIGHTS}
-    assert "ss_generator.ckpt arrived damaged" in refused(CheckpointError)
+    assert "ss_generator.ckpt is corrupt" in refused(CheckpointError)
     hub.damage = set()
     download_weights(TARGET)
     assert contents(TARGET) == inner(hub)
 
 
-def test_what_another_commit_left_does_not_come_along(hub):
+def test_files_of_another_commit_are_removed(hub):
     left = unfinished_folder(TARGET) / ("f" * 40) / "checkpoints" / "other.ckpt"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"old")
@@ -219,7 +219,7 @@ def test_what_another_commit_left_does_not_come_along(hub):
     assert [p.name for p in unfinished_folder(TARGET).iterdir()] == [COMMIT]
 
 
-def test_an_interrupt_says_that_the_same_command_goes_on(hub, monkeypatch, capsys):
+def test_an_interrupt_reports_that_the_command_resumes(hub, monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -251,7 +251,7 @@ def test_gated_and_logged_in_without_access(hub, monkeypatch):
     assert "hf_secret" not in text
 
 
-def test_gated_on_a_second_call_is_no_success(hub):
+def test_gated_on_a_second_call_is_an_error(hub):
     partial_file(hub, hub.files[WEIGHTS][:1000])
     hub.refusal = (403, "GatedRepo", "")
     assert "gated" in refused(CheckpointError)
@@ -276,7 +276,7 @@ def test_a_repository_that_does_not_exist(hub, capsys):
     assert "no repository 'facebook/nothing'" in err
 
 
-def test_a_name_that_is_none(hub):
+def test_an_invalid_name(hub):
     assert "write owner/name" in refused(CheckpointError, repository="a b/c/d")
 
 
@@ -286,24 +286,24 @@ def test_a_revision_that_does_not_exist(hub):
 
 def test_a_repository_of_something_else(hub):
     hub.files = {"model.safetensors": b"x", "config.json": b"{}"}
-    assert "holds no pipeline.yaml" in refused(CheckpointError)
+    assert "has no pipeline.yaml" in refused(CheckpointError)
 
 
 def test_no_network(hub, monkeypatch):
     hub.__exit__()
     text = refused(CheckpointError)
     assert "check the network" in text
-    assert "same command" in text
+    assert "run the command again" in text
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in refused(CheckpointError)
 
 
-def test_yaml_that_would_call_something_foreign_is_not_put_in_place(hub):
+def test_untrusted_yaml_is_not_installed(hub):
     hub.files["checkpoints/ss_decoder.yaml"] = b"_target_: os.system\n"
     assert "'os.system'" in refused(CheckpointError)
 
 
-def test_names_that_lead_out_of_the_folder_are_left_out(hub):
+def test_names_outside_the_folder_are_skipped(hub):
     hub.files["checkpoints/../../escaped.yaml"] = b"a: 1"
     download_weights(TARGET)
     assert not list(Path().rglob("escaped.yaml"))
@@ -312,10 +312,10 @@ def test_names_that_lead_out_of_the_folder_are_left_out(hub):
 # ------------------------------------------------------------------------------------------------------------ disk
 
 
-def test_too_little_space_is_said_before_anything_is_fetched(hub, monkeypatch):
+def test_too_little_space_is_an_error_before_the_download(hub, monkeypatch):
     monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1000))
     text = refused(OutputError)
-    assert "0.2 MB are still to come" in text
+    assert "0.2 MB are missing" in text
     assert not any("/resolve/" in path for path, _ in hub.requests)
 
 
@@ -327,7 +327,7 @@ def test_a_disk_that_fills_up(hub, monkeypatch):
     assert "is full" in refused(OutputError)
 
 
-def test_something_else_in_the_way(hub):
+def test_a_target_with_other_content(hub):
     TARGET.mkdir(parents=True)
     (TARGET / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="move it away"):
@@ -341,7 +341,7 @@ def test_something_else_in_the_way(hub):
         download_weights(TARGET / "below")
 
 
-def test_other_errors_are_not_disguised(hub, monkeypatch):
+def test_other_errors_are_raised_unchanged(hub, monkeypatch):
     def broken(*arguments, **options):
         raise KeyError("a mistake of ours")
 

@@ -367,7 +367,7 @@ def test_damaged_weights_are_named(checkpoints, stock_package, name, damage):
     )
     text = message(load_pipeline, "hf", device="cpu")
     assert str(path) in text
-    assert ("LFS pointer" if damage == "pointer" else "corrupt or cut short") in text
+    assert ("LFS pointer" if damage == "pointer" else "corrupt or incomplete") in text
 
 
 @pytest.mark.parametrize("content", ["", "a: [", "- 1\n", "\x00\x01", "a: &a [*a]", "!!int x", "a: !!timestamp x"])

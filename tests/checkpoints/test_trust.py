@@ -77,7 +77,7 @@ def test_names_outside_the_allowed_packages(target, tmp_path):
 
 
 @pytest.mark.parametrize("target", [["os.system"], {"a": "os.system"}, 7, None])
-def test_targets_that_are_no_names(target, tmp_path):
+def test_invalid_target_names(target, tmp_path):
     refused(yaml.safe_dump({"a": {"_target_": target}}), tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_interpolations(text, tmp_path):
     assert "interpolation" in refused(text, tmp_path)
 
 
-def test_an_anchor_is_checked_where_it_lands(tmp_path):
+def test_anchors_are_checked_where_they_are_used(tmp_path):
     text = "x: &x {_target_: os.system}\na: {<<: *x, command: 'true'}"
     assert "'os.system'" in refused(text, tmp_path)
 
@@ -117,7 +117,7 @@ def test_a_pipeline_inside_the_pipeline(name, tmp_path):
     assert "second pipeline" in refused(f"depth_model: {{_target_: {target}, workspace_dir: elsewhere}}", tmp_path)
 
 
-def test_the_image_embedder_comes_from_where_it_is_published(tmp_path, monkeypatch):
+def test_the_image_embedder_comes_from_the_published_repository(tmp_path, monkeypatch):
     cache, ours = tmp_path / "hub", "facebookresearch/dinov2"
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(cache))
     for place in (ours, f"{ours}:main", cache / "facebookresearch_dinov2_main"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from fast_sam3d import cli
 from fast_sam3d.cli.arguments import Parser
+from fast_sam3d.config.compose import MODULES, group_options, load
 from fast_sam3d.config.packaged import checkout
 from tests.stand_in import run
 
@@ -19,6 +21,46 @@ def test_every_command_explains_itself(capsys, name):
     code, out, _ = run(capsys, name, "--help")
     assert code == 0
     assert out.startswith(f"usage: fast-sam3d {name}")
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_help_shows_the_default_of_every_flag_with_a_value(name):
+    module = importlib.import_module(cli.COMMANDS[name].module)
+    parser = Parser(prog=name)
+    module.add_arguments(parser)
+    formatter = parser._get_formatter()
+    for action in parser._actions:
+        if action.nargs == 0 or action.required:
+            continue
+        assert "default" in formatter._get_help_string(action), f"{name} {action.option_strings}"
+
+
+MODEL_COMMANDS = ("infer", "scene", "compare", "profile", "profile-scene", "bench", "tune")
+
+
+@pytest.mark.parametrize("name", MODEL_COMMANDS)
+def test_commands_that_run_a_model_share_their_flags(capsys, name):
+    out = run(capsys, name, "--help")[1]
+    for flag in ("--image_path", "--image_dir", "--tag", "--device", "--dtype {float32,float16,bfloat16}", "--preset"):
+        assert flag in out, flag
+    assert "--seed" in out and "default, fast, fast_sam3d" in " ".join(out.split())
+
+
+def test_defaults_in_help_are_those_of_the_configuration(capsys):
+    out = " ".join(run(capsys, "infer", "--help")[1].split())
+    config = load()
+    assert f"(default: {config.seed})" in out and f"(default: {config.output.dir})" in out
+    method = load(["ss=fast_sam3d"]).modules["ss"]
+    assert f"(default of ss=fast_sam3d: {method['when']['stride']})" in out
+
+
+def test_presets_are_listed_with_what_they_pick(capsys):
+    code, out, _ = run(capsys, "methods")
+    assert code == 0
+    for name, choices in ((name, load([f"preset={name}"]).choices) for name in group_options()["preset"]):
+        (line,) = (line for line in out.splitlines() if line.startswith(f"--preset {name} "))
+        on = [f"{module}={choices[module]}" for module in MODULES if choices[module] != "off"]
+        assert all(pick in line for pick in on)
 
 
 def test_overview(capsys):
@@ -51,7 +93,7 @@ def test_config_prints_what_composes_again(capsys):
     assert code == 0
     tree = yaml.safe_load(out)
     assert tree["seed"] == 3
-    assert tree["ss"]["when"] == {"name": "guided_stride", "stride": 5, "late": 4, "end": 0.5, "warmup": 4}
+    assert tree["ss"]["when"] == {"name": "guided_stride", "stride": 5, "late": 4, "end": None, "warmup": 4}
     assert out.startswith("# picked: ")
 
 

@@ -172,7 +172,7 @@ def test_stopped_and_resumed_by_either_engine(cluster, rooms, tiny, plain, capsy
         patch.setattr(ObjectsProgress, "object_done", stopped)
         code, _, err = scene(capsys, tiny, rooms, "mixed", *RAY)
     assert code == 130
-    assert "the same command goes on from there" in err
+    assert "the same command resumes" in err
     left = files(Path("mixed"))
     assert not [name for name in left if "/." in name], "locks and unfinished folders"
     made = [name for name in left if name.endswith("done.json")]

@@ -24,6 +24,6 @@ def test_out_of_range(given, words):
         ClusterSettings(**given)
 
 
-def test_limits_are_fine():
+def test_limits_are_valid():
     ClusterSettings(1, 1, 0.0, "auto", 0)
     ClusterSettings(gpus_per_worker=1.0)

@@ -21,7 +21,7 @@ def block(*sizes: int, at: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
     return torch.cat([torch.zeros(len(grid), 1, dtype=torch.int32), grid], 1)
 
 
-def test_the_busier_the_less_is_merged() -> None:
+def test_higher_ratios_merge_less() -> None:
     method = MeshMethod()
     assert [method.factor(ratio, 5000) for ratio in (0.0, 0.49, 0.5, 0.69, 0.7, 1.0)] == [2, 2, 1.5, 1.5, 1.25, 1.25]
     assert method.factor(None, 5000) == 1
@@ -42,7 +42,7 @@ def test_the_busier_the_less_is_merged() -> None:
         ([1], r"mesh is \[1\]: give a mapping"),
     ],
 )
-def test_mistakes_are_named(mapping: Any, message: str) -> None:
+def test_bad_settings_are_named(mapping: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_mesh_method(mapping)
 
@@ -101,7 +101,7 @@ def test_thin_slabs_survive_at_their_thickness(factor: float, centre: float) -> 
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_vertices_come_back_to_the_voxels_they_stand_for(factor: float) -> None:
+def test_vertices_are_scaled_back_to_their_voxels(factor: float) -> None:
     """The corners of each bin, decoded as a voxel, enclose the middles of the bin's voxels."""
     coords = block(R, 1, 1)
     bins, index = merge(coords, factor)

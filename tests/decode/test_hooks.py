@@ -52,7 +52,7 @@ def size(result: dict[str, Any]) -> torch.Tensor:
     return torch.stack([result["mesh"][0].vertices.amin(0), result["mesh"][0].vertices.amax(0)])
 
 
-def test_the_mesh_comes_back_at_its_size_and_nothing_else_changes(pipeline: MiniPipeline, plain: dict) -> None:
+def test_only_the_mesh_changes_and_keeps_its_size(pipeline: MiniPipeline, plain: dict) -> None:
     with fast_sam3d.accelerated(pipeline, ALWAYS_2) as handle:
         result = run(pipeline)
     (record,) = handle.report.aggregations
@@ -88,14 +88,14 @@ def test_features_are_pooled_as_the_method_says() -> None:
     assert seen == [[3.0, 7.0], [2.0, 7.0]]
 
 
-def test_a_report_that_only_watches_is_told_too_whichever_came_first(pipeline: MiniPipeline) -> None:
+def test_observers_receive_records_in_any_order_of_installation(pipeline: MiniPipeline) -> None:
     with observe(pipeline) as outer, fast_sam3d.accelerated(pipeline, ALWAYS_2) as handle, observe(pipeline) as inner:
         run(pipeline)
     (record,) = handle.report.aggregations
     assert outer.aggregations == inner.aggregations == [record]
 
 
-def test_nothing_of_an_object_outlives_its_run(pipeline: MiniPipeline) -> None:
+def test_the_state_of_a_run_is_cleared_after_it(pipeline: MiniPipeline) -> None:
     with fast_sam3d.accelerated(pipeline, ALWAYS_2):
         run(pipeline)
         (scene,) = {id(layer.scene): layer.scene for layer in seam_at(pipeline, "run").layers}.values()
@@ -118,7 +118,7 @@ def test_removal_is_exact(pipeline: MiniPipeline, plain: dict, where: str) -> No
     assert same_mesh(run(pipeline)["mesh"][0], plain["mesh"][0])
 
 
-def test_small_objects_stay_as_they_are(pipeline: MiniPipeline, plain: dict) -> None:
+def test_small_objects_are_not_merged(pipeline: MiniPipeline, plain: dict) -> None:
     many = len(plain["coords"]) + 1
     with fast_sam3d.accelerated(pipeline, {"mesh": {"factors": [2, 2, 2], "min_voxels": many}}):
         assert same_mesh(run(pipeline)["mesh"][0], plain["mesh"][0])
@@ -175,7 +175,7 @@ def test_a_copy_of_an_accelerated_pipeline_keeps_its_own_scene(pipeline: MiniPip
         assert same_mesh(run(twin)["mesh"][0], plain["mesh"][0])
 
 
-def test_results_that_can_be_changed_are_changed_in_place() -> None:
+def test_mutable_meshes_are_changed_in_place() -> None:
     """The stock decoder's mesh is such an object, with more on it than is known here."""
 
     class Sparse:
@@ -197,7 +197,7 @@ def test_results_that_can_be_changed_are_changed_in_place() -> None:
     assert got.vertices.tolist() == [[-0.5, 0.5, 1.0]]
 
 
-def test_a_mesh_is_finished_without_gaussians() -> None:
+def test_a_mesh_can_be_decoded_without_gaussians() -> None:
     """As the stock `postprocess_slat_output` is written."""
 
     def postprocess(outputs: dict[str, Any], bake: bool) -> dict[str, Any]:

@@ -47,19 +47,19 @@ def test_picture_against_a_slow_reference() -> None:
     assert picture_ratio(rgb, mask) == pytest.approx(want, rel=1e-4)
 
 
-def test_fine_stripes_are_busier_than_coarse_ones() -> None:
+def test_fine_stripes_have_a_higher_ratio_than_coarse_ones() -> None:
     fine, coarse = (picture_ratio(*square(stripes(period))) for period in (4, 40))
     assert fine is not None and coarse is not None
     assert fine > 0.6 > 0.4 > coarse
 
 
-def test_what_is_around_the_object_does_not_count() -> None:
+def test_the_background_does_not_matter() -> None:
     rgb, mask = square(stripes(9, 100))
     other = torch.where(mask[..., None], rgb, 255 - rgb)
     assert picture_ratio(rgb, mask) == picture_ratio(other, mask)
 
 
-def test_the_form_of_the_mask_does_not_count(tmp_path) -> None:
+def test_the_type_of_the_mask_does_not_matter(tmp_path) -> None:
     """RGBA, binary and grey files of one mask: what the public release takes for three different objects."""
     rgb, mask = square(stripes(7, 90))
     grey = mask.numpy().astype(np.uint8) * 200
@@ -73,7 +73,7 @@ def test_the_form_of_the_mask_does_not_count(tmp_path) -> None:
     assert ratios == {picture_ratio(rgb, mask)}
 
 
-def test_nothing_to_tell_it_from() -> None:
+def test_undefined_ratios() -> None:
     rgb, mask = square(np.full((50, 50), 77))
     assert picture_ratio(rgb, mask) is None
     assert picture_ratio(rgb, mask & False) is None

@@ -78,7 +78,7 @@ def sparse_attention(x: Tensor) -> Tensor:
     return masked_sdpa(x, x, x, [x.shape[1]], [x.shape[1]])
 
 
-def test_a_forward_is_bound_anew_and_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_original_forward_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     def noting(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def test_a_forward_is_bound_anew_and_left_as_it_was(monkeypatch: pytest.MonkeyPa
     assert without_masks(len) is len
 
 
-def test_a_network_of_another_kind_is_left_alone_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_network_of_another_kind_is_skipped_with_a_log_message(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "fast_sam3d"), fast_sam3d.accelerated(FakePipeline(), ONLY):
         pass
     said = [record.message for record in caplog.records]

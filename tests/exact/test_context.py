@@ -177,7 +177,7 @@ class Biased(CrossAttention):
         return super().forward(x, context) + 0.1 * x
 
 
-def test_an_attention_of_another_kind_is_left_alone_with_a_word(
+def test_an_attention_of_another_kind_is_skipped_with_a_log_message(
     pipeline: MiniPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     for block in pipeline.models["ss_generator"].reverse_fn.backbone.blocks:
@@ -204,7 +204,7 @@ def test_a_context_that_is_not_zeroed_is_left_alone(pipeline: MiniPipeline) -> N
     assert all(torch.equal(short[name], plain[name]) for name in ("shape", "coords", "scale"))
 
 
-def test_a_flag_without_zeroes_is_found_out(pipeline: MiniPipeline, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flag_without_zeroes_disables_the_shortcut(pipeline: MiniPipeline, caplog: pytest.LogCaptureFixture) -> None:
     class Forgetful(type(pipeline.models["ss_generator"].reverse_fn.backbone)):  # type: ignore[misc]
         def forward(self, x: Any, t: Tensor, cond: Tensor, d: Any = None, cfg: bool = False) -> Any:
             return super().forward(x, t, cond * 0.5 if cfg else cond, d)
@@ -217,7 +217,7 @@ def test_a_flag_without_zeroes_is_found_out(pipeline: MiniPipeline, caplog: pyte
     assert all(torch.equal(short[name], plain[name]) for name in ("shape", "coords", "scale"))
 
 
-def test_a_network_without_cross_attention_is_left_alone_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_network_without_cross_attention_is_skipped_with_a_log_message(caplog: pytest.LogCaptureFixture) -> None:
     pipeline = random_mini()
     for block in pipeline.models["slat_generator"].reverse_fn.backbone.blocks:
         block.attend_to_picture = block.cross_attn
@@ -229,7 +229,7 @@ def test_a_network_without_cross_attention_is_left_alone_with_a_word(caplog: pyt
 
 
 @pytest.mark.parametrize("hidden", [False, True])
-def test_a_compiled_network_is_left_alone_with_a_word(
+def test_a_compiled_network_is_skipped_with_a_log_message(
     pipeline: MiniPipeline, caplog: pytest.LogCaptureFixture, hidden: bool
 ) -> None:
     guidance = pipeline.models["ss_generator"].reverse_fn

@@ -51,7 +51,7 @@ def test_surface_cubes_are_those_of_the_whole_grid(seed: int, share: float) -> N
     assert _surface_cubes(touched, sdf, side).tolist() == want
 
 
-def test_an_ambiguous_cube_asks_its_neighbour() -> None:
+def test_an_ambiguous_cube_depends_on_its_neighbour() -> None:
     """Cubes 0 and 2 face each other, 1 faces an unambiguous one, 3 the end of the grid, 4 a cube without a surface."""
     side = 4
     table = torch.zeros(256, 5, dtype=torch.long)
@@ -118,7 +118,7 @@ class Pretender(Other):
         (Pretender, "the extractor (Pretender) fails on a small trial: TypeError"),
     ],
 )
-def test_another_extractor_is_left_alone_with_a_word(
+def test_another_extractor_is_skipped_with_a_log_message(
     kind: type[Other], says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline = random_mini()

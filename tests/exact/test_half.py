@@ -149,7 +149,7 @@ def test_without_autocast_nothing_is_kept(caplog: pytest.LogCaptureFixture) -> N
         assert seam.half is not None
 
 
-def test_weights_that_are_half_already_are_left_alone_with_a_word(
+def test_weights_that_are_half_already_are_skipped_with_a_log_message(
     shared: MiniPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline = copy.deepcopy(shared)
@@ -162,7 +162,9 @@ def test_weights_that_are_half_already_are_left_alone_with_a_word(
     assert said.startswith("slat: exact.half stays off, because it has no linear layers")
 
 
-def test_a_compiled_network_is_left_alone_with_a_word(pipeline: MiniPipeline, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_compiled_network_is_skipped_with_a_log_message(
+    pipeline: MiniPipeline, caplog: pytest.LogCaptureFixture
+) -> None:
     guidance = pipeline.models["ss_generator"].reverse_fn
     inner = guidance.inner_forward
     guidance.inner_forward = lambda *args, **kwargs: inner(*args, **kwargs)

@@ -99,7 +99,7 @@ def test_one_shared_embedder(passes: list[int]) -> None:
     assert len(passes) == 1
 
 
-def test_another_picture_is_another_pass(pipeline: MiniPipeline, passes: list[int]) -> None:
+def test_another_image_is_encoded_again(pipeline: MiniPipeline, passes: list[int]) -> None:
     moved = np.roll(rgba(), 4, axis=1)
     plain = pipeline.run(moved, seed=0, decode_formats=[])
     with fast_sam3d.accelerated(pipeline, only("embedders", "images")):
@@ -155,7 +155,7 @@ def test_embedders_that_differ_share_nothing(
 
 
 @pytest.mark.parametrize("change", [scaled, other_norm, wrapped, other_kind, not_kept])
-def test_a_change_between_two_runs_is_seen(
+def test_a_change_between_two_runs_is_detected(
     change: Callable[[Any], None], shared: MiniPipeline, passes: list[int]
 ) -> None:
     pipeline = copy.deepcopy(shared)
@@ -206,7 +206,7 @@ class Kind(Tensor):
         (odd, "it takes or returns a Kind"),
     ],
 )
-def test_an_encoder_of_another_kind_is_left_alone_with_a_word(
+def test_an_encoder_of_another_kind_is_skipped_with_a_log_message(
     change: Callable[[Any], None],
     reason: str,
     shared: MiniPipeline,
@@ -244,7 +244,7 @@ def test_a_compiled_embedder_is_not_equal_to_a_plain_one(shared: MiniPipeline, p
     assert same_vars(before, snapshot(pipeline))
 
 
-def test_embedders_that_are_called_in_one_are_left_alone_with_a_word(
+def test_embedders_that_are_called_in_one_are_skipped_with_a_log_message(
     shared: MiniPipeline, passes: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     """As the stock `InferencePipeline._compile` leaves them."""
@@ -258,7 +258,7 @@ def test_embedders_that_are_called_in_one_are_left_alone_with_a_word(
     assert [r.message for r in caplog.records if "compiled or wrapped" in r.message]
 
 
-def test_an_encoder_that_is_compiled_in_place_is_left_alone_with_a_word(
+def test_an_encoder_that_is_compiled_in_place_is_skipped_with_a_log_message(
     shared: MiniPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline = copy.deepcopy(shared)
@@ -271,7 +271,7 @@ def test_an_encoder_that_is_compiled_in_place_is_left_alone_with_a_word(
 
 
 @torch.no_grad()
-def test_nobody_can_change_what_is_kept(pipeline: MiniPipeline, passes: list[int]) -> None:
+def test_stored_passes_are_copies(pipeline: MiniPipeline, passes: list[int]) -> None:
     first, second = embedders(pipeline)
     given = inputs(pipeline)
     want = first(*given)
@@ -301,7 +301,7 @@ def test_other_settings_are_another_pass(pipeline: MiniPipeline, passes: list[in
     assert len(passes) == 2
 
 
-def test_kept_tensors_outlive_inference_mode(pipeline: MiniPipeline, passes: list[int]) -> None:
+def test_stored_tensors_outlive_inference_mode(pipeline: MiniPipeline, passes: list[int]) -> None:
     first, _ = embedders(pipeline)
     given = inputs(pipeline)
     with fast_sam3d.accelerated(pipeline, only("images")):

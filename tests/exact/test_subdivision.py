@@ -62,7 +62,7 @@ def test_no_voxels_have_no_children():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_whole_object_is_equal_up_to_rounding_and_comes_back(dtype):
+def test_a_whole_object_is_equal_up_to_rounding_and_restored(dtype):
     pipeline = random_mini()
     decoder = pipeline.models["slat_decoder_mesh"]
     blocks = [part for part in decoder.modules() if isinstance(part, SubdivideBlock)]
@@ -170,7 +170,7 @@ def test_a_block_is_tried_once_on_a_few_voxels(monkeypatch):
     [(Block(factor=1.01), "of the largest"), (Block(dtype=torch.float64), r"float32 for \[32, 3\] of torch.float64")],
     ids=["values", "type"],
 )
-def test_a_block_that_computes_something_else_stays_as_it_is(block, told, caplog):
+def test_a_block_that_computes_something_else_is_not_replaced(block, told, caplog):
     assert fits(block)
     seam, x = SubdivisionSeam(block), line()
     want = block(x).feats
@@ -180,7 +180,7 @@ def test_a_block_that_computes_something_else_stays_as_it_is(block, told, caplog
     assert re.search(told, caplog.text)
 
 
-def test_an_object_that_tells_nothing_does_not_switch_a_block_off(caplog):
+def test_an_inconclusive_trial_does_not_disable_a_block(caplog):
     block, bad = Block(), line()
     seam = SubdivisionSeam(block)
     bad.feats[0] = float("nan")
@@ -189,7 +189,7 @@ def test_an_object_that_tells_nothing_does_not_switch_a_block_off(caplog):
     assert list(seam.works.values()) == [True] and not caplog.records
 
 
-def test_another_type_is_tried_anew(caplog):
+def test_each_dtype_has_its_own_trial(caplog):
     block, x = Block(), line()
     seam, short = SubdivisionSeam(block), line()
     seam(x)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import list_masks, load_object
-from fast_sam3d.inputs.pictures import read_image, read_mask
+from fast_sam3d.inputs.pictures import read_mask, read_picture
 
 
 def save(array: np.ndarray, path: Path, **options: object) -> Path:
@@ -23,7 +23,7 @@ def save(array: np.ndarray, path: Path, **options: object) -> Path:
 # ------------------------------------------------------------------------------------------------------ the folder
 
 
-def test_folder_gives_picture_and_lowest_mask(object_folder, picture, disc):
+def test_a_folder_gives_its_image_and_lowest_mask(object_folder, picture, disc):
     given = load_object(object_folder)
     np.testing.assert_array_equal(given.image, picture)
     np.testing.assert_array_equal(given.mask, disc)
@@ -32,7 +32,7 @@ def test_folder_gives_picture_and_lowest_mask(object_folder, picture, disc):
     assert (given.name, given.mask_path.name, given.pointmap) == ("cup_0", "0.png", None)
 
 
-def test_image_file_means_the_same_as_its_folder(object_folder, disc):
+def test_an_image_file_equals_its_folder(object_folder, disc):
     given = load_object(object_folder / "image.png", mask_index=2)
     np.testing.assert_array_equal(given.mask, ~disc)
     assert given.name == "cup_2"
@@ -45,11 +45,11 @@ def test_mask_path_replaces_the_number(object_folder, tmp_path, disc):
     assert given.name == "cup_my_mask"
 
 
-def test_masks_are_sorted_by_number_and_gaps_are_fine(object_folder):
+def test_masks_are_sorted_by_number_with_gaps(object_folder):
     assert list(list_masks(object_folder)) == [0, 2, 11]
 
 
-def test_padded_numbers_are_numbers_and_the_plain_name_wins(tmp_path, disc):
+def test_padded_numbers_are_accepted_and_the_plain_name_takes_precedence(tmp_path, disc):
     for name in ("010.png", "5.png", "05.png", "0003.png", "7.PNG"):
         save(disc, tmp_path / name)
     masks = list_masks(tmp_path)
@@ -57,18 +57,18 @@ def test_padded_numbers_are_numbers_and_the_plain_name_wins(tmp_path, disc):
     assert masks[5].name == "5.png"
 
 
-def test_other_pictures_are_no_masks(object_folder, picture):
+def test_other_images_are_not_masks(object_folder, picture):
     save(picture, object_folder / "10a.png")
     save(picture, object_folder / "preview.png")
     assert list(list_masks(object_folder)) == [0, 2, 11]
 
 
-def test_relative_current_folder_still_has_a_name(object_folder, monkeypatch):
+def test_the_relative_current_folder_has_a_name(object_folder, monkeypatch):
     monkeypatch.chdir(object_folder)
     assert load_object(".").name == "cup_0"
 
 
-def test_alpha_of_the_picture_is_the_mask_when_there_is_no_other(tmp_path, picture, disc):
+def test_the_alpha_channel_is_the_mask_without_mask_files(tmp_path, picture, disc):
     path = save(np.dstack([picture, disc * np.uint8(255)]), tmp_path / "cut.png")
     given = load_object(path)
     np.testing.assert_array_equal(given.mask, disc)
@@ -128,7 +128,7 @@ def test_low_alpha_still_is_the_object(tmp_path, picture, disc):
     np.testing.assert_array_equal(read_mask(path), disc)
 
 
-def test_soft_grey_is_cut_at_half(tmp_path):
+def test_soft_grey_is_thresholded_at_half(tmp_path):
     ramp = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
     np.testing.assert_array_equal(read_mask(save(ramp, tmp_path / "ramp.png")), ramp >= 128)
 
@@ -136,7 +136,7 @@ def test_soft_grey_is_cut_at_half(tmp_path):
 # ------------------------------------------------------------------------------------------------ kinds of picture
 
 
-def test_convertible_pictures_become_rgb_with_a_log_line(tmp_path, picture, caplog):
+def test_convertible_images_become_rgb_with_a_log_message(tmp_path, picture, caplog):
     caplog.set_level(logging.INFO, "fast_sam3d")
     grey = picture[..., 0]
     cases = {
@@ -146,7 +146,7 @@ def test_convertible_pictures_become_rgb_with_a_log_line(tmp_path, picture, capl
     }
     for kind, (path, expected) in cases.items():
         caplog.clear()
-        np.testing.assert_array_equal(read_image(path), expected, err_msg=kind)
+        np.testing.assert_array_equal(read_picture(path)[0], expected, err_msg=kind)
         assert kind in caplog.text
 
 
@@ -155,25 +155,25 @@ def test_palette_and_cmyk_pictures_keep_their_colours(tmp_path, picture, disc, c
     Image.fromarray(picture).quantize(64).save(tmp_path / "p.png")
     Image.fromarray(picture).convert("CMYK").save(tmp_path / "c.jpg", quality=95)
     for name in ("p.png", "c.jpg"):
-        rgb = read_image(tmp_path / name)
+        rgb = read_picture(tmp_path / name)[0]
         assert rgb.shape == picture.shape
         assert abs(rgb[disc].astype(int).mean(0) - [200, 30, 20]).max() < 12, name
     assert "palette" in caplog.text
     assert "CMYK" in caplog.text
 
 
-def test_rgb_says_nothing(object_folder, caplog):
+def test_rgb_logs_nothing(object_folder, caplog):
     caplog.set_level(logging.INFO, "fast_sam3d")
-    read_image(object_folder / "image.png")
+    read_picture(object_folder / "image.png")[0]
     assert caplog.text == ""
 
 
 def test_colours_under_full_transparency_are_kept(tmp_path, picture):
     path = save(np.dstack([picture, np.zeros(picture.shape[:2], np.uint8)]), tmp_path / "clear.png")
-    np.testing.assert_array_equal(read_image(path), picture)
+    np.testing.assert_array_equal(read_picture(path)[0], picture)
 
 
-def test_a_turned_photo_follows_its_mask(tmp_path, picture, disc, caplog):
+def test_exif_orientation_is_applied_to_match_the_mask(tmp_path, picture, disc, caplog):
     caplog.set_level(logging.INFO, "fast_sam3d")
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying, shown turned clockwise
@@ -211,17 +211,17 @@ def refused(*words: str, **arguments: object) -> None:
 
 
 def test_missing_picture(tmp_path, object_folder):
-    refused("no picture at", "--image_path", image_path=tmp_path / "nowhere.png")
+    refused("no image at", "--image_path", image_path=tmp_path / "nowhere.png")
     refused("image.png", image_path=object_folder / "imag.png")
     refused("holds no image.png", image_path=tmp_path)
 
 
-def test_mask_that_is_not_there_lists_those_that_are(object_folder, tmp_path):
+def test_a_missing_mask_lists_the_existing_ones(object_folder, tmp_path):
     refused("no mask 1.png", "0, 2, 11", image_path=object_folder, mask_index=1)
     refused("no file at", image_path=object_folder, mask_path=tmp_path / "m.png")
 
 
-def test_a_picture_in_capitals_is_found(object_folder, picture):
+def test_an_upper_case_file_name_is_found(object_folder, picture):
     (object_folder / "image.png").rename(object_folder / "IMAGE.PNG")
     given = load_object(object_folder)
     assert (given.image_path.name, given.name) == ("IMAGE.PNG", "cup_0")
@@ -229,20 +229,20 @@ def test_a_picture_in_capitals_is_found(object_folder, picture):
     np.testing.assert_array_equal(load_object(object_folder).image, 255 - picture)
 
 
-def test_numbered_masks_of_another_kind_are_pointed_out(tmp_path, picture, disc):
+def test_numbered_masks_of_another_format_are_errors(tmp_path, picture, disc):
     save(picture, tmp_path / "image.png")
     save(disc.astype(np.uint8) * 255, tmp_path / "0.jpg")
     for index in (None, 0):
-        refused("holds 0.jpg", "save it as 0.png", "--mask_path", image_path=tmp_path, mask_index=index)
+        refused("has 0.jpg", "save it as 0.png", "--mask_path", image_path=tmp_path, mask_index=index)
     refused("holds no mask", image_path=tmp_path, mask_index=1)
     save(disc.astype(np.uint8) * 255, tmp_path / "1.png")
     assert load_object(tmp_path).mask_path.name == "1.png"
-    refused("holds 0.jpg", image_path=tmp_path, mask_index=0)
-    refused("those that are there are 1", image_path=tmp_path, mask_index=2)
+    refused("has 0.jpg", image_path=tmp_path, mask_index=0)
+    refused("there are 1", image_path=tmp_path, mask_index=2)
     assert load_object(tmp_path, mask_path=tmp_path / "0.jpg").mask.sum() > 0
 
 
-def test_long_names_are_cut_and_stay_apart(object_folder):
+def test_long_names_are_shortened_and_stay_unique(object_folder):
     names = set()
     for last in "ab":
         path = (object_folder / "image.png").rename(object_folder / ("ü" * 120 + last + ".png"))
@@ -255,7 +255,7 @@ def test_long_names_are_cut_and_stay_apart(object_folder):
 def test_large_pictures_are_converted_by_strips(tmp_path, monkeypatch):
     monkeypatch.setattr("fast_sam3d.inputs.pictures._STRIP", 7)
     rgba = np.random.default_rng(0).integers(0, 256, (40, 48, 4)).astype(np.uint8)
-    np.testing.assert_array_equal(read_image(save(rgba, tmp_path / "a.png")), rgba[..., :3])
+    np.testing.assert_array_equal(read_picture(save(rgba, tmp_path / "a.png"))[0], rgba[..., :3])
     grey = rgba[..., 0]
     np.testing.assert_array_equal(read_mask(save(grey, tmp_path / "b.png")), grey >= 128)
 
@@ -268,10 +268,10 @@ def test_folder_without_masks(tmp_path, picture):
 
 def test_mask_of_another_size(object_folder):
     save(np.eye(20, dtype=np.uint8) * 255, object_folder / "3.png")
-    refused("20x20", "48x40", "at the picture's size", image_path=object_folder, mask_index=3)
+    refused("20x20", "48x40", "at the size of the image", image_path=object_folder, mask_index=3)
 
 
-@pytest.mark.parametrize(("value", "word"), [(0, "empty"), (255, "whole picture")])
+@pytest.mark.parametrize(("value", "word"), [(0, "empty"), (255, "whole image")])
 @pytest.mark.parametrize("channels", [1, 4])
 def test_empty_and_full_masks(object_folder, value, word, channels):
     flat = np.full((40, 48), value, np.uint8)
@@ -279,7 +279,7 @@ def test_empty_and_full_masks(object_folder, value, word, channels):
     refused(word, image_path=object_folder, mask_index=3)
 
 
-def test_labels_too_dark_for_a_mask_are_not_guessed_at(object_folder):
+def test_dark_label_maps_are_rejected(object_folder):
     labels = np.zeros((40, 48), np.uint8)
     labels[5:9], labels[20:30] = 1, 2
     save(labels, object_folder / "3.png")
@@ -302,9 +302,9 @@ def test_labels_in_a_palette(object_folder):
     np.testing.assert_array_equal(read_mask(object_folder / "3.png"), labels == 2)
 
 
-def test_dark_masks_say_how_dark(tmp_path):
+def test_the_error_of_a_dark_mask_states_its_brightness(tmp_path):
     dark = np.tile(np.arange(100, dtype=np.uint8), (16, 1))
-    with pytest.raises(InputError, match=r"brightest pixel is 99 of 255.*from 128 on"):
+    with pytest.raises(InputError, match=r"brightest pixel is 99 of 255.*at least 128"):
         read_mask(save(dark, tmp_path / "dark.png"))
 
 
@@ -316,27 +316,27 @@ def test_truncated_files(object_folder, name, keep):
     refused(str(path), image_path=object_folder)
 
 
-def test_jpeg_cut_short(tmp_path, object_folder, picture):
+def test_incomplete_jpeg(tmp_path, object_folder, picture):
     Image.fromarray(picture).save(tmp_path / "photo.jpg")
     content = (tmp_path / "photo.jpg").read_bytes()
     (tmp_path / "photo.jpg").write_bytes(content[: len(content) // 2])
-    refused("damaged or cut short", image_path=tmp_path / "photo.jpg", mask_path=object_folder / "0.png")
+    refused("damaged or incomplete", image_path=tmp_path / "photo.jpg", mask_path=object_folder / "0.png")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
-def test_files_that_are_no_pictures(object_folder, content):
+def test_files_that_are_not_images(object_folder, content):
     (object_folder / "image.png").write_bytes(content)
     refused("is not a picture", image_path=object_folder)
 
 
 @pytest.mark.parametrize("size", [(9000, 9000), (20000, 20000), (2**31 - 1, 2**31 - 1)])
 @pytest.mark.parametrize("name", ["image.png", "0.png"])
-def test_enormous_pictures_are_refused_from_their_header(object_folder, size, name):
+def test_huge_images_are_rejected_by_their_header(object_folder, size, name):
     big_png(object_folder / name, *size)
     refused("64 megapixels", "scale it", image_path=object_folder)
 
 
-def test_the_limit_itself_is_no_enormous_picture(object_folder):
+def test_an_image_at_the_limit_is_accepted(object_folder):
     big_png(object_folder / "image.png", 8000, 8000)
     refused("damaged", image_path=object_folder)  # passes the size check; its pixels are not there
 
@@ -346,14 +346,14 @@ def test_tiny_picture(tmp_path):
     refused("at least 8", image_path=tmp_path)
 
 
-def test_float_picture_has_no_known_range(tmp_path, object_folder):
+def test_float_images_have_an_unknown_range(tmp_path, object_folder):
     Image.fromarray(np.ones((40, 48), np.float32)).save(tmp_path / "float.tif")
     refused("8-bit", image_path=tmp_path / "float.tif", mask_path=object_folder / "0.png")
 
 
-def test_names_that_the_file_system_refuses():
+def test_invalid_file_names():
     refused("cannot be read", image_path="x" * 5000)
 
 
-def test_folder_where_a_mask_file_belongs(object_folder, tmp_path):
+def test_a_folder_instead_of_a_mask_file(object_folder, tmp_path):
     refused("is not a file", image_path=object_folder, mask_path=tmp_path)

@@ -45,7 +45,7 @@ def test_pointmap_beside_the_picture_is_used(object_folder, points, caplog):
     assert load_object(object_folder, pointmap="none").pointmap is None
 
 
-def test_named_pointmap_wins_and_doubles_are_cast(object_folder, tmp_path, points):
+def test_a_named_pointmap_takes_precedence_and_doubles_are_cast(object_folder, tmp_path, points):
     np.savez_compressed(object_folder / "pointmap.npz", pointmap=points)
     np.save(tmp_path / "mine.npy", points.astype(np.float64) + 1)
     given = load_object(object_folder, pointmap=str(tmp_path / "mine.npy"))
@@ -53,7 +53,7 @@ def test_named_pointmap_wins_and_doubles_are_cast(object_folder, tmp_path, point
     assert given.pointmap_path == tmp_path / "mine.npy"
 
 
-def test_other_convention_is_pointed_out(object_folder, points, caplog):
+def test_another_axis_convention_is_logged(object_folder, points, caplog):
     np.save(object_folder / "pointmap.npy", points * np.float32([-1, -1, 1]))
     load_object(object_folder)
     assert "another convention" in caplog.text
@@ -65,7 +65,7 @@ def test_other_convention_is_pointed_out(object_folder, points, caplog):
         (lambda p: p[:-1], "shape [39, 48, 3]"),
         (lambda p: p[..., 2], "shape [40, 48]"),
         (lambda p: p.astype(np.int32), "int32"),
-        (lambda p: p * np.nan, "no point on the object"),
+        (lambda p: p * np.nan, "no known point on the object"),
         (lambda p: -p, "+z forward"),
         (lambda p: p.astype(object), "object"),
     ],
@@ -100,7 +100,7 @@ def test_missing_pointmap(object_folder):
 
 
 @pytest.mark.parametrize("name", ["pointmap.npy", "packed/pointmap.npz", "plain/pointmap.npz"])
-def test_flipped_bytes_are_read_or_refused(object_folder, points, disc, name):
+def test_flipped_bytes_are_read_or_rejected(object_folder, points, disc, name):
     """numpy answers with zlib.error, TokenError, SyntaxError, RuntimeError and more."""
     path = object_folder / name
     path.parent.mkdir(exist_ok=True)
@@ -120,7 +120,7 @@ def test_flipped_bytes_are_read_or_refused(object_folder, points, disc, name):
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 @pytest.mark.parametrize("value", [1e30, -1e30, 1e7])
-def test_points_too_far_to_be_measured_are_unknown(object_folder, points, caplog, kind, value):
+def test_points_that_are_too_far_are_unknown(object_folder, points, caplog, kind, value):
     points[5] = value
     np.save(object_folder / "pointmap.npy", points.astype(kind))
     given = load_object(object_folder)
@@ -128,14 +128,14 @@ def test_points_too_far_to_be_measured_are_unknown(object_folder, points, caplog
     np.testing.assert_array_equal(given.pointmap[6:], points[6:])
     assert "48 points" in caplog.text
     np.save(object_folder / "pointmap.npy", np.full_like(points, value))
-    refused("no point on the object", image_path=object_folder)
+    refused("no known point on the object", image_path=object_folder)
 
 
-def test_too_few_known_points_are_said_to_be_too_few(object_folder, points):
+def test_too_few_known_points_are_an_error(object_folder, points):
     lonely = np.full_like(points, np.nan)
     lonely[20, 22] = points[20, 22]
     np.save(object_folder / "pointmap.npy", lonely)
-    refused("knows 1 of the object's 305 points", "--no_pointmap", image_path=object_folder)
+    refused("has 1 known points for the object's 305 pixels", "--no_pointmap", image_path=object_folder)
     lonely[20, 20:24] = points[20, 20:24]
     np.save(object_folder / "pointmap.npy", lonely)
     assert load_object(object_folder).pointmap is not None

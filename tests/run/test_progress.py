@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fast_sam3d.adapters import adapt
-from fast_sam3d.run.progress import STAGES, ProgressBars
+from fast_sam3d.run import progress as module
+from fast_sam3d.run.progress import STAGES, Bar, ObjectsProgress, ProgressBars, track
 from tests.stand_in import StandIn
 
 
@@ -34,3 +35,30 @@ def test_lines_replace_bars_where_nobody_watches(caplog):
 
 def test_every_reported_stage_has_a_name_on_the_screen():
     assert {stage for _, _, stage in adapt(StandIn()).timed()} - {"other"} <= set(STAGES)
+
+
+def test_a_bar_shows_its_last_state_and_note(capsys):
+    with Bar("training [x]", 5, 2, draw=True) as bar:
+        bar.advance(note="loss 0.1")
+        bar.advance()
+    err = capsys.readouterr().err
+    assert "training [x]" in err and "4/5" in err and "loss 0.1" in err
+
+
+def test_without_a_terminal_a_line_now_and_then(caplog, monkeypatch):
+    caplog.set_level("INFO", "fast_sam3d")
+    assert list(track([1, 2], "reading")) == [1, 2]
+    assert "reading" not in caplog.text
+    monkeypatch.setattr(module, "LOG_SECONDS", 0.0)
+    assert list(track([1, 2], "reading")) == [1, 2]
+    assert "reading: 1 of 2" in caplog.text and "reading: 2 of 2" in caplog.text
+
+
+def test_objects_that_need_no_run_are_taken_off_the_bar(capsys):
+    with ObjectsProgress(5, bar=True) as progress:
+        progress.begin()
+        progress.without(2)
+        progress.object_done("kitchen/3", "complete")
+        assert progress.left == 2
+    err = capsys.readouterr().err
+    assert "1/3" in err and "kitchen/3" in err

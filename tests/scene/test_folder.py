@@ -304,7 +304,7 @@ def test_overwriting_that_is_stopped_goes_on_without_the_flag(pipeline, kitchen,
     monkeypatch.setattr(Posed, "run", stopped)
     code, _, err = scene(capsys, kitchen, "--seed", 7, "--overwrite")
     assert code == 130
-    assert "the same command goes on from there" in err
+    assert "the same command resumes" in err
     monkeypatch.setattr(Posed, "run", plain)
     assert scene(capsys, kitchen, "--seed", 7)[0] == 0
     assert pipeline.runs == 3 + 1 + 2

@@ -96,19 +96,20 @@ def test_objects_by_themselves_are_those_of_infer_to_the_byte(elsewhere, capsys)
 
 def test_time_left_is_told(capsys, caplog):
     caplog.set_level("INFO", "fast_sam3d")
-    progress = SceneProgress(4, bars=False)
-    with progress.objects(["0", "7"]):
+    with SceneProgress(4, ["0", "7"], bar=False) as progress:
+        progress.begin()
         progress("ss", 1, 2)
-        progress.object_done("complete")
-        progress.object_done("failed")
+        progress.object_done("0", "complete")
+        progress.object_done("7", "failed")
     assert "object 0 complete: 1 of 2" in caplog.text and "object 7 failed: 2 of 2" in caplog.text
-    progress = SceneProgress(4, bars=True)
-    with progress.objects(["0", "7"]):
+    with SceneProgress(4, ["0", "7"], bar=True) as progress:
+        progress.begin()
         for step in range(3):
             progress("ss", step, 2)
         assert "object 0, 1 of 2" in capsys.readouterr().err
-        progress.object_done("complete")
-    assert "left" in capsys.readouterr().err
+        progress.object_done("0", "complete")
+    err = capsys.readouterr().err
+    assert "object 7, 2 of 2" in err and "4/8" in err
 
 
 def test_profile_scene_takes_turns(tmp_path):

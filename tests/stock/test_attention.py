@@ -101,14 +101,14 @@ def test_inside_of_another_default_device(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["self", "cross"])
-def test_several_objects_go_the_stock_way(kind: str) -> None:
+def test_several_objects_use_the_stock_code(kind: str) -> None:
     module = layer(kind)
     x = sparse().SparseTensor(torch.randn(60, WIDTH * HEADS), voxels(20, objects=3))
     context = (torch.randn(3, 7, 24),) if kind == "cross" else ()
     assert torch.equal(without_masks(module.forward)(x, *context).feats, module(x, *context).feats)
 
 
-def test_gradients_go_the_stock_way() -> None:
+def test_gradients_use_the_stock_code() -> None:
     module = layer("self").requires_grad_(True)
     x = sparse().SparseTensor(torch.randn(40, WIDTH * HEADS), voxels(40))
     gradients = []
@@ -119,7 +119,7 @@ def test_gradients_go_the_stock_way() -> None:
     assert torch.equal(*gradients)
 
 
-def test_bits_that_differ_are_found_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_differing_bits_disable_the_saving(caplog: pytest.LogCaptureFixture) -> None:
     """As on a device whose kernels go through blocks of other sizes."""
     module = layer("self", "windowed", window_size=8, shift_window=(0, 0, 0))
     x = sparse().SparseTensor(torch.randn(5000, WIDTH * HEADS), voxels(5000))
@@ -153,7 +153,7 @@ def test_on_a_pipeline_it_acts_where_it_is_asked_for() -> None:
     assert not any("forward" in vars(module) for module in pipeline.models.modules())
 
 
-def test_another_backend_is_left_alone_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_another_backend_is_skipped_with_a_log_message(caplog: pytest.LogCaptureFixture) -> None:
     pipeline = STOCK.build()
     with importable(), ExitStack() as stack, caplog.at_level(logging.INFO, "fast_sam3d"):
         from sam3d_objects.model.backbone.tdfy_dit.modules.sparse.attention import (

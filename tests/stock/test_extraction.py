@@ -154,7 +154,7 @@ def test_inside_of_another_default_device(decoder: Any) -> None:
     assert same(want, got.vertices, got.faces, got.vertex_attrs)
 
 
-def test_training_goes_the_stock_way(decoder: Any) -> None:
+def test_training_uses_the_stock_code(decoder: Any) -> None:
     extractor = stock()
     given = cells(OBJECTS["shell"], extractor.feats_channels)
     want = extractor(copy.deepcopy(given), training=True)
@@ -177,7 +177,7 @@ def test_what_the_stock_extractor_refuses_is_refused(coords: Tensor, decoder: An
         assert same(want, got.vertices, got.faces, got.vertex_attrs)
 
 
-def test_another_way_of_cutting_is_found_out(decoder: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_extractor_disables_the_saving(decoder: Any, caplog: pytest.LogCaptureFixture) -> None:
     extractor = stock()
 
     class Shifted(type(extractor)):  # type: ignore[misc]

@@ -115,7 +115,7 @@ def scene(pipeline: Any) -> list[dict[str, Tensor]]:
         (("embedders", "images"), 7, 1),  # three for the second mask
     ],
 )
-def test_what_two_masks_of_a_picture_take(
+def test_passes_of_two_masks_of_one_image(
     savings: tuple[str, ...], made: int, depth: int, pipeline: Any, passes: list[int]
 ) -> None:
     plain = scene(pipeline)
@@ -129,7 +129,7 @@ def test_what_two_masks_of_a_picture_take(
     assert DepthNetwork.calls == depth
 
 
-def test_other_weights_of_the_depth_network_are_seen(pipeline: Any) -> None:
+def test_changed_weights_of_the_depth_network_are_detected(pipeline: Any) -> None:
     network = pipeline.depth_model.model
     with fast_sam3d.accelerated(pipeline, only("images")):
         before = STOCK.run(pipeline)
@@ -155,7 +155,7 @@ def test_encoders_that_differ_share_nothing(shared: Any, passes: list[int], capl
     assert len([r for r in caplog.records if "no two image encoders have equal" in r.message]) == 1
 
 
-def test_a_depth_model_without_a_network_is_left_alone_with_a_word(
+def test_a_depth_model_without_a_network_is_skipped_with_a_log_message(
     shared: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline = copy.deepcopy(shared)

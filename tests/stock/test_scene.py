@@ -95,7 +95,7 @@ def test_gaussians_are_placed_as_the_stock_notebook_places_them(pipeline):
     assert place == len(ours.get_scaling)
 
 
-def test_depth_and_whole_picture_are_looked_at_once_per_scene(pipeline):
+def test_depth_and_whole_image_are_encoded_once_per_scene(pipeline):
     pipe = copy.deepcopy(pipeline)
     pipe.depth_model = Depth()
     image, disc = picture()

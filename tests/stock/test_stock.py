@@ -71,7 +71,7 @@ def test_a_merged_mesh_comes_back_at_its_size(pipeline: Any) -> None:
     assert len(merged["mesh"][0].faces) < len(plain["mesh"][0].faces)
 
 
-def test_the_picture_has_its_say_in_merging(pipeline: Any) -> None:
+def test_the_image_ratio_affects_merging(pipeline: Any) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 4), dtype=np.uint8)
     noise[..., 3] = rgba()[..., 3]
     want = picture_ratio(torch.from_numpy(noise[..., :3]), torch.from_numpy(noise[..., 3]))

@@ -29,19 +29,19 @@ def test_seeds_of_one_object_are_one_sample():
     assert share.value == pytest.approx(0.2 / 0.6)
 
 
-def test_what_is_not_known():
+def test_unknown_values():
     assert share_of([0.1, math.nan], [0.2, math.nan], "ab").value == pytest.approx(0.5), "no noise: left out"
     assert share_of([0.1, math.nan], [0.2, 0.2], "ab").upper(1.0) == math.inf, "no drift: cannot be admitted"
     assert share_of([0.1], [0.2], "a").upper(1.0) == math.inf, "one object has no spread"
     assert share_of([], [], []).upper(0.0) == math.inf
 
 
-def test_without_noise_only_what_does_not_drift_is_fine():
+def test_without_noise_only_zero_drift_is_admissible():
     assert share_of([0.0, 0.0], [0.0, 0.0], "ab").upper(1.0) == 0.0
     assert share_of([0.1, 0.0], [0.0, 0.0], "ab").upper(1.0) == math.inf
 
 
-def test_every_measure_counts_with_its_margin():
+def test_every_measure_includes_its_margin():
     fine, near = Share(0.1, 1.0, 0.1, 0.01), Share(0.3, 1.0, 0.3, 0.02)
     verdict = Verdict("x", 3, (2.0, 0.1), {"a": fine, "b": near})
     assert verdict.worst() == 0.3 and verdict.worst(2.0) == pytest.approx(0.34)

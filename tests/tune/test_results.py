@@ -48,7 +48,7 @@ def found(**changes) -> SearchResult:
     return SearchResult(**{**given, **changes})
 
 
-def test_the_preset_goes_through_accelerate_and_says_the_same_as_its_overrides(tmp_path: Path, plan):
+def test_the_preset_works_in_accelerate_and_equals_its_overrides(tmp_path: Path, plan):
     results.write(tmp_path, found(), (SAVINGS, SAVINGS), plan, ABOUT)
     pipeline = random_mini()
     handle = accelerate(pipeline, config=str(tmp_path / results.PRESET))
@@ -65,7 +65,7 @@ def test_the_preset_goes_through_accelerate_and_says_the_same_as_its_overrides(t
     other.remove()
 
 
-def test_without_a_candidate_the_preset_is_the_exact_savings_and_says_so(tmp_path: Path, plan):
+def test_without_a_candidate_the_preset_has_the_exact_savings(tmp_path: Path, plan):
     none = found(chosen=Candidate({}), searched=SAVINGS, held_out=None, tried=())
     results.write(tmp_path, none, (SAVINGS, None), plan, ABOUT)
     text = (tmp_path / results.PRESET).read_text()
@@ -78,7 +78,7 @@ def test_without_a_candidate_the_preset_is_the_exact_savings_and_says_so(tmp_pat
     assert "exceeded it on held-out objects" in results.conclusion(found(**{**vars(none), "tried": (THERE,)}), plan)
 
 
-def test_the_conclusion_is_that_of_the_held_out_objects(plan):
+def test_the_conclusion_uses_the_held_out_objects(plan):
     # The worst share there is 0.25, with one error 0.28.
     said = results.conclusion(found(), plan)
     assert said.startswith("2.40 ± 0.05 times faster on 5 held-out objects, drift at most 0.25 of the seed noise")
@@ -87,7 +87,7 @@ def test_the_conclusion_is_that_of_the_held_out_objects(plan):
     assert "on 6 searched objects" in searched and "0.30" in searched and "Not measured on held-out objects" in searched
 
 
-def test_the_table_and_the_json_hold_every_number(tmp_path: Path, plan):
+def test_table_and_json_have_every_number(tmp_path: Path, plan):
     results.write(tmp_path, found(), (SAVINGS, SAVINGS), plan, ABOUT)
     table = (tmp_path / results.TABLE).read_text()
     assert "| ssim | 0.0500 | 0.2000 | 0.250 ± 0.030 | yes |" in table
@@ -102,7 +102,7 @@ def test_the_table_and_the_json_hold_every_number(tmp_path: Path, plan):
     assert float(rows[0]["worst_share"]) == 0.3 and float(rows[1]["share_voxel_iou"]) == 1.8
 
 
-def test_the_picture_is_drawn_with_and_without_a_choice(tmp_path: Path, plan):
+def test_the_plot_with_and_without_a_choice(tmp_path: Path, plan):
     draw(tmp_path / "a.png", found(), SAVINGS, plan)
     draw(tmp_path / "b.png", found(chosen=Candidate({}), searched=SAVINGS, held_out=None, trials=()), SAVINGS, plan)
     sizes = [(tmp_path / name).stat().st_size for name in ("a.png", "b.png")]

@@ -63,7 +63,7 @@ def measured(pipeline):
     return {row["method"]: row for row in rows}, same_vars(before, snapshot(pipeline))
 
 
-def test_every_method_has_a_row_and_the_pipeline_is_left_as_it_was(measured):
+def test_every_method_has_a_row_and_the_pipeline_is_restored(measured):
     rows, untouched = measured
     assert untouched and set(rows) == {OFF, OTHER_SEED, EXACT, CACHED, WRONG}
     assert rows[CACHED]["network_calls"] < rows[EXACT]["network_calls"] == rows[OFF]["network_calls"]
@@ -72,7 +72,7 @@ def test_every_method_has_a_row_and_the_pipeline_is_left_as_it_was(measured):
     assert all(row["ss_seconds"] > 0 for row in rows.values() if "place" in row)
 
 
-def test_drifts_are_none_of_the_exact_savings_and_most_of_another_seed(measured):
+def test_exact_savings_do_not_drift_and_another_seed_drifts_most(measured):
     rows, _ = measured
     assert not any(name.startswith("drift_") for name in rows[OFF])
     assert rows[EXACT]["drift_voxel_iou"] == pytest.approx(0.0, abs=0.02)
@@ -82,7 +82,7 @@ def test_drifts_are_none_of_the_exact_savings_and_most_of_another_seed(measured)
     assert rows[EXACT]["drift_f1@0.01"] == pytest.approx(0.0, abs=0.05)
 
 
-def test_settings_that_exclude_each_other_are_a_failed_row(measured):
+def test_incompatible_settings_are_a_failed_row(measured):
     assert "swap them" in measured[0][WRONG]["error"]
 
 
@@ -95,13 +95,13 @@ def test_an_object_that_cannot_be_read_fails_in_every_row(pipeline):
     assert not measurements.usable(("torn", 7)) and measurements.verdict(OTHER_SEED, [("torn", 7)]).objects == 0
 
 
-def test_drift_is_from_what_the_result_scores_against_itself():
+def test_drift_is_relative_to_the_score_of_the_baseline_against_itself():
     assert drift("f1@0.01", {"f1@0.01": 0.5}, {"f1@0.01": 0.8}) == pytest.approx(0.3)
     assert drift("add_s", {"add_s": 0.5}, {"add_s": 0.2}) == pytest.approx(0.3)
     assert math.isnan(drift("ssim", {}, {"ssim": 1.0}))
 
 
-def test_every_measure_is_one_that_comparisons_give():
+def test_every_measure_is_a_score_of_compare():
     solid = metrics.Reconstruction(
         mesh=_tetrahedron(), voxels=np.zeros((1, 4), int), rotation=np.eye(3), translation=np.zeros(3),
         scale=np.ones(3), latent=np.ones((1, 2)),

@@ -49,7 +49,7 @@ def best(budget: float) -> float:
 
 
 @pytest.mark.parametrize("budget", [0.1, 0.33, 1.0])
-def test_the_fastest_admissible_is_found_nearly_and_never_an_inadmissible_one(known, budget):
+def test_the_result_is_admissible_and_nearly_the_fastest(known, budget):
     found = search(known, budget)
     speed, share = truth(found.chosen.name)
     assert share <= budget, found.chosen.name
@@ -64,13 +64,13 @@ def test_more_budget_is_never_slower(known):
     assert speeds == sorted(speeds) and speeds[0] < 0.6 * speeds[-1]
 
 
-def test_where_nothing_is_admissible_the_exact_savings_are_left(known):
+def test_without_admissible_candidates_the_exact_savings_remain(known):
     found = search(known, budget=1e-4)
     assert found.chosen.name == EXACT and not found.chosen.stages
     assert found.searched.name == EXACT and len(found.trials) > 10
 
 
-def test_what_does_not_hold_on_held_out_objects_is_not_returned(known):
+def test_candidates_over_budget_on_held_out_objects_are_not_returned(known):
     class Elsewhere(Landscape):
         def row(self, method, case):
             self.factor = 10.0 if case in HELD_OUT else 1.0
@@ -81,13 +81,13 @@ def test_what_does_not_hold_on_held_out_objects_is_not_returned(known):
     assert found.chosen.name == EXACT and found.held_out is not None
 
 
-def test_what_fails_is_not_returned(known):
+def test_failed_candidates_are_not_returned(known):
     found = search(known, land=Landscape(fails="slat=step_cache"))
     assert "slat=step_cache" not in found.chosen.name and found.chosen.stages
     assert any(trial.verdict.failed for trial in found.trials)
 
 
-def test_a_stop_and_a_second_start_end_as_one_run(known, tmp_path: Path):
+def test_an_interrupted_and_resumed_search_equals_one_run(known, tmp_path: Path):
     whole = search(known, record=Record(tmp_path, {"run": "whole"}))
     for stop in (3, 20, 40):
         land = Landscape(stop_after=stop)
@@ -105,14 +105,14 @@ def test_a_stop_and_a_second_start_end_as_one_run(known, tmp_path: Path):
     assert len(land.calls) > 0, "the last start had something left to do"
 
 
-def test_stopped_early_it_keeps_the_best_so_far(known):
+def test_an_interrupted_search_returns_the_best_so_far(known):
     found = search(known, land=Landscape(stop_after=60))
     assert found.interrupted and found.held_out is None
     assert found.chosen.stages and truth(found.chosen.name)[1] <= 0.33
     assert found.searched.admissible(0.33, 1.0)
 
 
-def test_the_time_is_kept(known):
+def test_the_time_limit_is_respected(known):
     for seconds in (40.0, 90.0):
         land = Landscape()
         search(known, seconds=seconds, land=land)
@@ -120,18 +120,18 @@ def test_the_time_is_kept(known):
         assert len(land.calls) <= seconds + len(CASES)
 
 
-def test_the_trials_are_kept(known):
+def test_the_trial_limit_is_respected(known):
     found = search(known, trials=12, seconds=1e6)
     assert len(found.trials) <= 12 and found.chosen.stages
 
 
-def test_calls_do_not_see_the_mesh(known):
+def test_the_mesh_stage_is_not_tuned_by_calls(known):
     found = search(known, cost="calls", seconds=120.0)
     assert {trial.phase for trial in found.trials} == {"ss", "slat", "together"}
     assert found.chosen.stages and truth(found.chosen.name)[1] <= 0.33
 
 
-def test_objects_that_the_pipeline_cannot_do_are_left_out(known):
+def test_objects_that_fail_unaccelerated_are_left_out(known):
     class Broken(Landscape):
         def row(self, method, case):
             row = super().row(method, case)
@@ -158,7 +158,7 @@ def test_objects_that_the_pipeline_cannot_do_are_left_out(known):
         ({"margin": -1.0}, "margin is -1.0"),
     ],
 )
-def test_plans_that_make_no_sense(known, options, said):
+def test_invalid_plans(known, options, said):
     with pytest.raises(FastSam3dError, match=said):
         search(known, **options)
     with pytest.raises(FastSam3dError, match="two objects"):
@@ -167,13 +167,13 @@ def test_plans_that_make_no_sense(known, options, said):
         SearchPlan(0.33, CASES, HELD_OUT, {})
 
 
-def test_without_optuna_it_says_what_to_install(known, monkeypatch):
+def test_missing_optuna_is_an_error(known, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(FastSam3dError, match=r"fast-sam3d\[tune\]"):
         sampler.import_optuna()
 
 
-def test_time_is_left_to_put_together_what_was_found_alone_last(known):
+def test_time_remains_for_the_last_combinations(known):
     received: list[tuple[str, float]] = []
     measurements = Measurements(Landscape(), MEASURES, clock=Clock())
     plan = SearchPlan(0.33, CASES, HELD_OUT, known, seconds=200.0)

@@ -57,6 +57,19 @@ def test_it_writes_a_preset_evidence_and_a_picture(capsys, tmp_path, loaded, lan
     assert len(landscape.calls) == calls, "the same command finds everything measured"
 
 
+def test_the_search_begins_with_the_methods_of_a_preset(capsys, tmp_path, loaded, landscape, monkeypatch):
+    from fast_sam3d.tune import search as searching
+
+    plans = []
+    whole = searching.Search.__init__
+    monkeypatch.setattr(
+        searching.Search, "__init__", lambda self, plan, *more: (plans.append(plan), whole(self, plan, *more))[1]
+    )
+    assert run(capsys, "tune", *ARGUMENTS, "--preset", "fast", "--output_dir", tmp_path / "out")[0] == 0
+    (plan,) = plans
+    assert [plan.methods[stage][0].option for stage in ("ss", "slat")] == ["guided_stride_fast", "multistep_fast"]
+
+
 def test_a_stop_leaves_the_best_so_far_and_says_so(capsys, tmp_path, loaded, landscape):
     landscape.stop_after = 16
     out = tmp_path / "out"
@@ -106,7 +119,7 @@ def test_another_pipeline_needs_pictures(capsys, tmp_path, loaded, monkeypatch):
     folder = loading.find_checkpoint("mini").folder
     monkeypatch.setattr(loading, "find_checkpoint", lambda tag: loading.Checkpoint("hf", folder, "sam3d", "so"))
     code, _, error = run(capsys, "tune", "--output_dir", tmp_path / "out")
-    assert code == 2 and "--image_dir" in error
+    assert code == 2 and "add --image_path DIR" in error and "--tag mini" in error
 
 
 def test_another_solver_is_refused_before_the_work(capsys, tmp_path, loaded, landscape):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from fast_sam3d.errors import InputError
 from fast_sam3d.mini.data.samples import write_shard
 from fast_sam3d.run.pool import worker_pool
+from fast_sam3d.run.progress import Bar, track
 
 SHARD = 100  # objects
 HELD_OUT_SEED = 10_000_000  # first held-out seed
@@ -36,10 +36,10 @@ def generate(folder: Path, first: int, count: int, n_views: int, processes: int)
     paths: dict[int, Path] = {}
     with worker_pool(processes, _single_thread) as pool:
         jobs = {pool.submit(write_shard, folder, seeds, n_views): seeds.start for seeds in ranges}
-        with tqdm(total=count, unit="object", desc="objects") as bar:
+        with Bar("objects", count) as bar:
             for job in as_completed(jobs):
                 paths[jobs[job]] = job.result()
-                bar.update(min(SHARD, first + count - jobs[job]))
+                bar.advance(min(SHARD, first + count - jobs[job]))
     return [paths[start] for start in sorted(paths)]
 
 
@@ -71,7 +71,7 @@ def read(paths: list[Path], names: tuple[str, ...]) -> Objects:
         InputError: a shard is damaged.
     """
     kept: dict[str, list[np.ndarray]] = {name: [] for name in ("family", "symmetry", "voxels", *names)}
-    for path in tqdm(paths, desc="reading", unit="shard"):
+    for path in track(paths, "reading shards"):
         try:
             with np.load(path) as shard:
                 for name, rows in kept.items():

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from fast_sam3d.mini.data.samples import RESOLUTION
 from fast_sam3d.mini.data.shards import Objects
 from fast_sam3d.model.ss_vae import SSDecoder, SSEncoder, sample_latent
+from fast_sam3d.run.progress import track
 
 SS_KL = 1e-4
 SS_DILATION_WEIGHT = 1.0
@@ -94,7 +94,7 @@ def coarse_occupancy(objects: Objects, cells: int) -> Tensor:
 def encode_shapes(objects: Objects, encoder: SSEncoder, device: torch.device) -> Tensor:
     """Latents [n, r^3, 8] float16 of all objects: the encoder's mean as shape tokens."""
     rows = []
-    for first in tqdm(range(0, len(objects), 64), desc="shape latents", unit="batch"):
+    for first in track(range(0, len(objects), 64), "shape latents"):
         grids = occupancy(objects, list(range(first, min(first + 64, len(objects))))).to(device)
         rows.append(encoder(grids)[0].flatten(2).transpose(1, 2).cpu().half())
     return torch.cat(rows)

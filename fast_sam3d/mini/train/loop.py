@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fast_sam3d.errors import CheckpointError
+from fast_sam3d.run.progress import Bar
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,8 @@ class Trainer:
         """
         curve = _Curve(self.folder / f"{self.stage}.csv", self.step, *self._unplotted)
         parameters = list(self.modules.parameters())
-        with tqdm(total=self.schedule.steps, initial=self.step, desc=self.stage, unit="step") as bar:
+        with Bar(self.stage, self.schedule.steps, self.step) as bar:
+            note = ""
             while self.step < self.schedule.steps:
                 self.modules.train()
                 for group in self.optimizer.param_groups:
@@ -135,10 +136,10 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 self._update_average()
                 self.step += 1
-                bar.update()
                 last = self.step == self.schedule.steps
                 if mean := curve.add(self.step, parts, last):
-                    bar.set_postfix(mean)
+                    note = ", ".join(f"{name} {value:.3g}" for name, value in mean.items())
+                bar.update(self.step, note)
                 if last or self.step % self.schedule.checkpoint == 0:
                     self._save(curve)
         return self.averaged()

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fast_sam3d.mini.data.samples import RESOLUTION
 from fast_sam3d.mini.data.shards import Objects
@@ -17,6 +16,7 @@ from fast_sam3d.mini.train.surface_targets import gaussian_loss, surface_targets
 from fast_sam3d.model.slat_decoder import GaussianDecoder, MeshDecoder
 from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.model.ss_vae import sample_latent
+from fast_sam3d.run.progress import track
 
 SLAT_KL = 5e-4
 COLOUR_WEIGHT = 2.0  # of the three channels in which colour starts
@@ -74,7 +74,7 @@ class SLatAutoencoderLoss:
 def encode_contents(objects: Objects, encoder: SLatEncoder, device: torch.device) -> Tensor:
     """Latents [all voxels, 8] float16: the encoder's mean."""
     rows = []
-    for first in tqdm(range(0, len(objects), 16), desc="voxel latents", unit="batch"):
+    for first in track(range(0, len(objects), 16), "voxel latents"):
         picked = list(range(first, min(first + 16, len(objects))))
         sdf, rgb = (x.to(device) for x in contents_of(objects, picked))
         mean, _ = encoder(SparseTensor(torch.cat([sdf, rgb], 1), coords_of(objects, picked).to(device)))

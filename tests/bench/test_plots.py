@@ -8,7 +8,7 @@ import math
 import pytest
 from PIL import Image
 
-from fast_sam3d.bench import pictures, results
+from fast_sam3d.bench import plots, results
 from fast_sam3d.bench.suite import OFF, OTHER_SEED, Suite, Sweep
 from fast_sam3d.bench.summary import standings
 from fast_sam3d.errors import FastSam3dError
@@ -39,33 +39,33 @@ def size(path):
     return Image.open(path).size
 
 
-def test_every_picture_of_a_suite(tmp_path):
-    drawn = pictures.draw_all(tmp_path, standings(rows()), SUITE)
+def test_every_plot_of_a_suite(tmp_path):
+    drawn = plots.draw_all(tmp_path, standings(rows()), SUITE)
     assert drawn == ["pareto.png", "stages.png", "ablation.png", "sweeps.png"]
     for name in drawn:
         colours = Image.open(tmp_path / name).convert("RGB").getcolors(1 << 22)
         assert size(tmp_path / name)[0] > 300 and len(colours) > 20
 
 
-def test_without_a_truth_there_is_a_panel_less(tmp_path):
+def test_without_ground_truth_there_is_one_panel_less(tmp_path):
     for name, truth in (("with", True), ("without", False)):
         (tmp_path / name).mkdir()
-        pictures.draw_all(tmp_path / name, standings(rows(truth)), SUITE)
+        plots.draw_all(tmp_path / name, standings(rows(truth)), SUITE)
     for picture in ("pareto.png", "ablation.png"):
         assert size(tmp_path / "with" / picture)[0] > size(tmp_path / "without" / picture)[0]
     assert size(tmp_path / "with" / "sweeps.png")[1] > size(tmp_path / "without" / "sweeps.png")[1]
 
 
-def test_one_object_and_runs_that_failed_are_drawn_too(tmp_path):
+def test_one_object_and_failed_runs_are_drawn(tmp_path):
     one = rows(objects=1)
-    assert len(pictures.draw_all(tmp_path, standings(one), SUITE)) == 4
+    assert len(plots.draw_all(tmp_path, standings(one), SUITE)) == 4
     bare = [row(r["method"], r["object"], 1, math.nan, "no") if r["method"] == "a" else r for r in rows()]
-    assert len(pictures.draw_all(tmp_path, standings(bare), SUITE)) == 4
+    assert len(plots.draw_all(tmp_path, standings(bare), SUITE)) == 4
     nothing = [row(r["method"], r["object"], 1, math.nan, "no") for r in rows()]
-    assert pictures.draw_all(tmp_path, standings(nothing), SUITE) == ["stages.png", "ablation.png", "sweeps.png"]
+    assert plots.draw_all(tmp_path, standings(nothing), SUITE) == ["stages.png", "ablation.png", "sweeps.png"]
 
 
-def test_without_matplotlib_it_is_told(tmp_path, monkeypatch):
+def test_missing_matplotlib_is_an_error(tmp_path, monkeypatch):
     real = builtins.__import__
 
     def without(name, *rest, **more):
@@ -75,11 +75,11 @@ def test_without_matplotlib_it_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(FastSam3dError, match=r"pip install fast-sam3d\[bench\]"):
-        pictures.draw_all(tmp_path, standings(rows()), SUITE)
+        plots.draw_all(tmp_path, standings(rows()), SUITE)
 
 
 @pytest.mark.parametrize(("package", "says"), [("matplotlib", "--no_pictures"), ("pyarrow", "--parquet")])
-def test_a_missing_package_is_told_before_the_work(monkeypatch, package, says):
+def test_a_missing_package_is_an_error_before_the_work(monkeypatch, package, says):
     monkeypatch.setattr(results.importlib.util, "find_spec", lambda name: None if name == package else object())
     with pytest.raises(FastSam3dError, match=says):
         results.check_packages(pictures=True, parquet=True)

@@ -1,4 +1,4 @@
-"""The pictures of a bench, each number with its standard error."""
+"""Plots of a bench, with standard errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from fast_sam3d.bench.job import PLACES
 from fast_sam3d.bench.suite import OFF, OTHER_SEED, Suite
-from fast_sam3d.bench.summary import UNKNOWN, Number, Standing, pareto_front
+from fast_sam3d.bench.summary import UNKNOWN, MethodStats, Number, pareto_front
 from fast_sam3d.errors import FastSam3dError
 
 PARETO, STAGES, ABLATION, SWEEPS = "pareto.png", "stages.png", "ablation.png", "sweeps.png"
@@ -18,14 +18,14 @@ MARKERS = "osD^v<>pPX*hd8"
 GREY = "0.55"
 
 Panel = tuple[str, str, str]
-"""Where a measure is in a `Standing` ("plain" or "gain"), its name, and what the axis says."""
+"""Field of `MethodStats` ("plain" or "gain"), measure, and label of the axis."""
 SHAPE: Panel = ("plain", "volume_iou", "shape: vIoU with the unaccelerated result")
 LAYOUT: Panel = ("plain", "box_iou", "layout: 3D-IoU with the unaccelerated result")
-TRUTH: Panel = ("gain", "f1@0.05", "quality: F1@0.05 with the truth, difference to unaccelerated")
+QUALITY: Panel = ("gain", "f1@0.05", "quality: F1@0.05 with the ground truth, difference to unaccelerated")
 
 
-def draw_all(folder: Path, found: Mapping[str, Standing], suite: Suite) -> list[str]:
-    """Draw what the suite has rows for. Returns the names of the files.
+def draw_all(folder: Path, found: Mapping[str, MethodStats], suite: Suite) -> list[str]:
+    """Draw all plots with data. Returns the file names.
 
     Raises:
         FastSam3dError: matplotlib is not installed.
@@ -43,8 +43,8 @@ def draw_all(folder: Path, found: Mapping[str, Standing], suite: Suite) -> list[
     return [path.name for path in drawn]
 
 
-def pareto(path: Path, found: Mapping[str, Standing], names: Sequence[str]) -> Path:
-    """Speed against fidelity, one panel per measure; a line joins the methods that none beats in both."""
+def pareto(path: Path, found: Mapping[str, MethodStats], names: Sequence[str]) -> Path:
+    """Speed against fidelity, one panel per measure, with the Pareto front."""
     panels = _panels(found, names)
     plot, figure, axes = _figure(1, len(panels), (4.8 * len(panels) + 2.2, 4.8))
     colours = plot.get_cmap("tab20")
@@ -64,28 +64,28 @@ def pareto(path: Path, found: Mapping[str, Standing], names: Sequence[str]) -> P
         if front:
             axis.plot(*zip(*front, strict=True), color=GREY, linewidth=1, zorder=0, label="Pareto front")
         _floor(axis, found, where, measure)
-        axis.set(xlabel="times faster, whole object (median ± s.e.)", ylabel=_wrapped(f"{label}, mean ± s.e."))
+        axis.set(xlabel="speed-up of the whole object (median ± s.e.)", ylabel=_wrapped(f"{label}, mean ± s.e."))
         axis.axvline(1.0, color=GREY, linewidth=0.6, zorder=0)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     return _save(plot, figure, path)
 
 
-def stages(path: Path, names: Sequence[str], found: Mapping[str, Standing]) -> Path:
-    """Stacked bars: mean seconds per stage, with the error of the whole."""
-    from fast_sam3d.run.progress import STAGES as SAID
+def stages(path: Path, names: Sequence[str], found: Mapping[str, MethodStats]) -> Path:
+    """Stacked bars of mean seconds per stage, with the standard error of the total."""
+    from fast_sam3d.run.progress import STAGES as LABELS
 
     shown = [name for name in names if found[name].stages]
     plot, figure, ((axis,),) = _figure(1, 1, (9.5, 1.2 + 0.42 * len(shown)))
     colours, ends = plot.get_cmap("tab10"), [0.0] * len(shown)
     longest = max((found[name].seconds[0] for name in shown), default=1.0)
-    rest = [0.0] * len(shown)  # stages thinner than a line
+    rest = [0.0] * len(shown)  # stages below one percent
     bars = []
     for stage in PLACES:
         widths = [found[name].stages.get(stage, (0.0, 0.0))[0] for name in shown]
         if stage == "other" or max(widths, default=0.0) < 0.01 * longest:
             rest = [first + second for first, second in zip(rest, widths, strict=True)]
         else:
-            bars.append((SAID.get(stage, stage), widths))
+            bars.append((LABELS.get(stage, stage), widths))
     for number, (label, widths) in enumerate([*bars, ("the rest", rest)]):
         colour = GREY if number == len(bars) else colours(number % 7)
         axis.barh(shown, widths, left=ends, height=0.7, color=colour, label=label)
@@ -94,20 +94,20 @@ def stages(path: Path, names: Sequence[str], found: Mapping[str, Standing]) -> P
         own = found[name]
         axis.errorbar(ends[place], place, xerr=_bar(own.seconds), color="0.2", capsize=2, linewidth=1)
         faster = "" if name == OFF else f", {own.speedup[0]:.2f} ± {own.speedup[1]:.2f}x"
-        said = f"{own.seconds[0]:.2f} ± {own.seconds[1]:.2f} s{faster}"
-        axis.text(ends[place] + (_bar(own.seconds) or 0.0) + 0.01 * longest, place, said, va="center", fontsize=8)
+        text = f"{own.seconds[0]:.2f} ± {own.seconds[1]:.2f} s{faster}"
+        axis.text(ends[place] + (_bar(own.seconds) or 0.0) + 0.01 * longest, place, text, va="center", fontsize=8)
     axis.invert_yaxis()
     reach = [end + (_bar(found[name].seconds) or 0.0) for name, end in zip(shown, ends, strict=True)]
     axis.set_xlim(0, 1.35 * max(reach, default=1.0))
-    axis.set(xlabel="seconds per object, mean ± s.e. of the whole; times faster: median of pairs ± s.e.")
+    axis.set(xlabel="seconds per object, mean ± s.e. of the total; speed-up: median of pairs ± s.e.")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     return _save(plot, figure, path)
 
 
-def ablation(path: Path, found: Mapping[str, Standing], modules: Mapping[str, str]) -> Path:
-    """Modules alone and together: speed beside fidelity."""
+def ablation(path: Path, found: Mapping[str, MethodStats], modules: Mapping[str, str]) -> Path:
+    """Modules alone and together: speed and fidelity."""
     labels = {label: name for label, name in modules.items() if name in found}
-    panels = [("speedup", "", "times faster, median"), *_panels(found, list(labels.values()))]
+    panels = [("speedup", "", "speed-up, median"), *_panels(found, list(labels.values()))]
     plot, figure, axes = _figure(1, len(panels), (3.6 * len(panels), 1.4 + 0.42 * len(labels)))
     for number, (axis, (where, measure, label)) in enumerate(zip(axes[0], panels, strict=True)):
         numbers = [
@@ -128,16 +128,16 @@ def ablation(path: Path, found: Mapping[str, Standing], modules: Mapping[str, st
         axis.set_xlabel(_wrapped(f"{label} ± s.e."), fontsize=8)
         if number:
             axis.tick_params(labelleft=False)
-    said = axes[0][1].get_legend_handles_labels() if len(panels) > 1 else ([], [])
-    if said[0]:
-        figure.legend(*said, loc="outside upper right", fontsize=8, frameon=False)
+    legend = axes[0][1].get_legend_handles_labels() if len(panels) > 1 else ([], [])
+    if legend[0]:
+        figure.legend(*legend, loc="outside upper right", fontsize=8, frameon=False)
     return _save(plot, figure, path)
 
 
-def sweeps(path: Path, found: Mapping[str, Standing], suite: Suite) -> Path:
-    """One column per setting: speed above, fidelity below."""
+def sweeps(path: Path, found: Mapping[str, MethodStats], suite: Suite) -> Path:
+    """One column per sweep: speed above, fidelity below."""
     names = [name for sweep in suite.sweeps for name in sweep.points.values() if name in found]
-    panels = [("speedup", "", "times faster"), *_panels(found, names)]
+    panels = [("speedup", "", "speed-up"), *_panels(found, names)]
     plot, figure, axes = _figure(len(panels), len(suite.sweeps), (2.9 * len(suite.sweeps), 2.3 * len(panels)))
     for column, sweep in enumerate(suite.sweeps):
         points = [(value, found[name]) for value, name in sweep.points.items() if name in found]
@@ -161,17 +161,17 @@ def sweeps(path: Path, found: Mapping[str, Standing], suite: Suite) -> Path:
     return _save(plot, figure, path)
 
 
-def _panels(found: Mapping[str, Standing], names: Sequence[str]) -> list[Panel]:
-    """Those for which there are numbers."""
+def _panels(found: Mapping[str, MethodStats], names: Sequence[str]) -> list[Panel]:
+    """Panels with data."""
     return [
         (where, measure, label)
-        for where, measure, label in (SHAPE, LAYOUT, TRUTH)
+        for where, measure, label in (SHAPE, LAYOUT, QUALITY)
         if any(measure in getattr(found[name], where) for name in names)
     ]
 
 
-def _floor(axis: Any, found: Mapping[str, Standing], where: str, measure: str, upright: bool = False) -> None:
-    """A line where another seed's unaccelerated result is, with its error; against the truth, where equality is."""
+def _floor(axis: Any, found: Mapping[str, MethodStats], where: str, measure: str, upright: bool = False) -> None:
+    """Line and error band of the unaccelerated result with another seed; a line at 0 for differences."""
     line, band = (axis.axvline, axis.axvspan) if upright else (axis.axhline, axis.axhspan)
     if where == "gain":
         line(0.0, color=GREY, linewidth=0.6, zorder=0)
@@ -195,7 +195,7 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, An
     try:
         import matplotlib
     except ImportError as error:
-        raise FastSam3dError("the pictures need matplotlib: pip install fast-sam3d[bench]") from error
+        raise FastSam3dError("the plots need matplotlib: pip install fast-sam3d[bench]") from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -1,0 +1,185 @@
+"""A sheet that compares results for one object: the input with its mask, and a row of rendered views per result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fast_sam3d.geometry.arrays import transform_points
+from fast_sam3d.geometry.camera import Camera
+from fast_sam3d.render.preview import ACCENT, _input_camera, _orbits, _outlined, _posed_camera, _subject
+from fast_sam3d.render.sheet import BACKGROUND, INK, PANEL, eight_bit, label_font
+from fast_sam3d.render.threads import map_threads
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Row", "compose_comparison"]
+
+WIDTH_PX, MARGIN_PX, GAP_PX = 1200, 16, 8
+HEAD_PX, CAPTION_PX, LINE_PX = 34, 28, 27
+TITLE_PX, TEXT_PX = 21, 16
+MUTED = (112, 117, 124)
+TURNS = ((60.0, "from the right"), (180.0, "from behind"))
+SAMPLING = 2  # pixels rendered per pixel shown, on each axis
+BORDER = 0.07  # free border around the object, share of a view
+CONTEXT = 0.18  # share of the mask's longer side that the input shows around it
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result.
+
+    Args:
+        title, note, accent: text above the row, from left to right; the accent is coloured.
+        result: of a pipeline's `run`, see `fast_sam3d.render.preview.save_preview`.
+    """
+
+    title: str
+    note: str
+    accent: str
+    result: Mapping[str, Any]
+
+
+def compose_comparison(image: Any, mask: Any, rows: Sequence[Row], lines: Sequence[str] = ()) -> Image.Image:
+    """The sheet, 1200 pixels wide. All rows are rendered by the same cameras, which show every result whole.
+
+    Args:
+        image: [H, W, 3] uint8. mask: [H, W], non-zero on the object.
+        lines: of text below, the first in full contrast.
+
+    Raises:
+        ValueError: a result has neither a mesh nor gaussians.
+    """
+    from PIL import Image, ImageDraw
+
+    covered = np.asarray(mask) > 0
+    count = len(TURNS) + 1
+    # The input is as tall as all rows: width = margins + input + views.
+    fixed = len(rows) * HEAD_PX + (len(rows) - 1) * MARGIN_PX + 3 * MARGIN_PX + (count - 1) * GAP_PX
+    view = (WIDTH_PX - fixed) // (len(rows) + count)
+    tall = len(rows) * (HEAD_PX + view) + (len(rows) - 1) * MARGIN_PX
+    views, captions = _views(covered, rows, view)
+
+    height = MARGIN_PX + tall + CAPTION_PX + LINE_PX * len(lines) + (MARGIN_PX if lines else 0)
+    sheet = Image.new("RGB", (WIDTH_PX, height), BACKGROUND)
+    pen, title, text = ImageDraw.Draw(sheet), label_font(TITLE_PX), label_font(TEXT_PX)
+    sheet.paste(_window(np.asarray(image)[..., :3], covered, tall), (MARGIN_PX, MARGIN_PX))
+    left, bottom = 2 * MARGIN_PX + tall, MARGIN_PX + tall
+    for number, row in enumerate(rows):
+        top = MARGIN_PX + number * (HEAD_PX + view + MARGIN_PX)
+        x = float(left)
+        for words, colour in ((row.title, INK), (row.note, MUTED), (row.accent, ACCENT)):
+            pen.text((x, top + HEAD_PX / 2 - 3), words, fill=colour, font=title, anchor="lm")
+            x += pen.textlength(words, font=title) + 2 * MARGIN_PX
+        for column, picture in enumerate(views[number]):
+            sheet.paste(picture, (left + column * (view + GAP_PX), top + HEAD_PX))
+    pen.text((MARGIN_PX, bottom + 5), "input, mask outlined", fill=MUTED, font=text)
+    for column, caption in enumerate(captions):
+        pen.text((left + column * (view + GAP_PX), bottom + 5), caption, fill=MUTED, font=text)
+    for number, line in enumerate(lines):
+        colour = MUTED if number else INK
+        pen.text((MARGIN_PX, bottom + CAPTION_PX + MARGIN_PX / 2 + number * LINE_PX), line, fill=colour, font=text)
+    return sheet
+
+
+def _views(covered: np.ndarray, rows: Sequence[Row], size: int) -> tuple[list[list[Image.Image]], list[str]]:
+    """The pictures of each row, and the captions of the columns."""
+    from PIL import Image
+
+    subjects = [_subject(row.result) for row in rows]
+    kind = subjects[0][0]
+    camera, azimuth, matrix = _input_camera(rows[0].result, covered.shape)
+    everything = np.concatenate([points for _, points, _ in subjects])
+    orbits = [_fit(camera, everything, size) for camera in _orbits(everything, [azimuth + turn for turn, _ in TURNS])]
+    captions = [caption for _, caption in TURNS]
+    outline = None
+    poses = (_input_camera(row.result, covered.shape)[2] for row in rows)
+    posed = [pose for pose in poses if pose is not None]
+    if camera is not None and matrix is not None and len(posed) == len(rows):
+        window, outline = _posed_window(camera, [p for _, p, _ in subjects], posed, covered, size * SAMPLING)
+        captions.insert(0, f"{kind} as posed and mask")
+    else:
+        orbits.insert(0, _fit(_orbits(everything, [azimuth])[0], everything, size))
+        captions.insert(0, f"{kind} from the front")
+    through = [] if outline is None else [_posed_camera(window, pose) for pose in posed]
+    tasks = [
+        [(draw, camera) for camera in (*through[number : number + 1], *orbits)]
+        for number, (_, _, draw) in enumerate(subjects)
+    ]
+    pictures = map_threads(lambda task: eight_bit(task[0](task[1])), [task for row in tasks for task in row])
+    found = []
+    for number in range(len(rows)):
+        own = pictures[number * len(tasks[0]) : (number + 1) * len(tasks[0])]
+        if outline is not None:
+            own[0] = _outlined(own[0] / 255.0, outline)
+        found.append([Image.fromarray(p).resize((size, size), Image.Resampling.LANCZOS) for p in own])
+    return found, captions
+
+
+def _fit(camera: Camera, points: np.ndarray, size: int) -> Camera:
+    """The camera with its picture filled by the points, at the sampled size."""
+    pixels = camera.project(points)[0]
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    zoom = (1.0 - 2.0 * BORDER) * size * SAMPLING / max(float((high - low).max()), 1e-6)
+    centre = (low + high) / 2.0
+    principal = tuple((np.asarray(camera.principal) - centre) * zoom + size * SAMPLING / 2.0)
+    return replace(camera, focal=camera.focal * zoom, principal=principal, size=(size * SAMPLING, size * SAMPLING))
+
+
+def _posed_window(
+    camera: Camera, points: Sequence[np.ndarray], poses: Sequence[Any], covered: np.ndarray, size: int
+) -> tuple[Camera, np.ndarray]:
+    """The input's camera in a square window around the mask and every posed object; and the mask in it."""
+    height, width = covered.shape
+    seen = [np.argwhere(covered)[:, ::-1] + 0.5] if covered.any() else [np.array([[0.0, 0.0], [width, height]])]
+    for own, pose in zip(points, poses, strict=True):
+        pixels, depth = camera.project(transform_points(own, pose))
+        # A badly wrong pose may lie far outside: look at most one picture further on each side.
+        seen.append(pixels[depth > 0].clip([-width, -height], [2.0 * width, 2.0 * height]))
+    everything = np.concatenate(seen)
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    side = max(1, math.ceil(float((high - low).max()) * (1.0 + 2.0 * BORDER)))
+    left, top = (int(value) for value in np.round((low + high) / 2.0 - side / 2.0))
+    return camera.cropped(left, top, side, side).resized(size), _resized_mask(covered, left, top, side, size)
+
+
+def _window(rgb: np.ndarray, covered: np.ndarray, size: int) -> Image.Image:
+    """A square window of the picture around the mask, with the mask outlined."""
+    from PIL import Image
+
+    height, width = covered.shape
+    rows, columns = np.nonzero(covered) if covered.any() else (np.arange(height), np.arange(width))
+    longer = max(np.ptp(rows), np.ptp(columns)) + 1
+    side = int(min(math.ceil(longer * (1.0 + 2.0 * CONTEXT)), max(height, width)))
+    corner = []
+    for centre, limit in (((columns.min() + columns.max()) / 2, width), ((rows.min() + rows.max()) / 2, height)):
+        start = round(centre - side / 2)
+        corner.append(min(max(start, 0), limit - side) if side <= limit else (limit - side) // 2)
+    left, top = corner
+    large = (size * SAMPLING, size * SAMPLING)
+    window = Image.fromarray(_padded(rgb, left, top, side, PANEL)).resize(large, Image.Resampling.LANCZOS)
+    drawn = _outlined(np.asarray(window) / 255.0, _resized_mask(covered, left, top, side, large[0]))
+    return Image.fromarray(drawn).resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _resized_mask(covered: np.ndarray, left: int, top: int, side: int, size: int) -> np.ndarray:
+    """A square window of the mask, scaled to `size` with smooth edges."""
+    from PIL import Image
+
+    window = Image.fromarray(_padded(covered.astype(np.uint8) * 255, left, top, side, 0))
+    return np.asarray(window.resize((size, size), Image.Resampling.BICUBIC)) > 127
+
+
+def _padded(pixels: np.ndarray, left: int, top: int, side: int, colour: Any) -> np.ndarray:
+    """The square window of a picture whose corner is (left, top); what lies outside has the colour."""
+    height, width = pixels.shape[:2]
+    window = np.full((side, side, *pixels.shape[2:]), colour, np.uint8)
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
+    if x0 < x1 and y0 < y1:
+        window[y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0:y1, x0:x1]
+    return window
