@@ -28,7 +28,7 @@ def blocks(language: str) -> list[str]:
 
 def run(copy: Path, *arguments: str) -> str:
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=copy)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -36,43 +36,49 @@ def run(copy: Path, *arguments: str) -> str:
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with what the page adds, and nothing else."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("fast_sam3d", "configs"):
+    for name in ("fast_sam3d", "configs", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
-    (folder / "checkpoints").symlink_to(ROOT / "checkpoints")
+    for name in ("checkpoints", "examples"):
+        (folder / name).symlink_to(ROOT / name)
     for block in [*blocks("python"), *blocks("yaml")]:
         if match := re.match(r"# (\S+/\S+)\n", block):
             path = folder / match[1]
             assert path.parent.is_dir() and not path.exists()
             path.write_text(block[match.end() :])
-    registry = folder / "fast_sam3d" / "sampling" / "predict" / "__init__.py"
-    lines = registry.read_text().splitlines()
-    (change,) = blocks("diff")
-    for line in change.splitlines():
-        start = "from fast_sam3d" if line.startswith("+from") else "PREDICT: "
-        at = next(i for i, known in enumerate(lines) if known.startswith(start))
-        lines.insert(at if line.startswith("+from") else at + 1, line[1:])
-    registry.write_text("\n".join(lines) + "\n")
     return folder
 
 
-def test_it_is_one_file_one_line_and_one_yaml(copy: Path) -> None:
+def test_it_is_one_class_and_one_yaml(copy: Path) -> None:
     ours = {p.relative_to(ROOT) for p in (*(ROOT / "fast_sam3d").rglob("*.py"), *(ROOT / "configs").rglob("*.yaml"))}
     theirs = {p.relative_to(copy) for p in (*(copy / "fast_sam3d").rglob("*.py"), *(copy / "configs").rglob("*.yaml"))}
     assert {str(path) for path in theirs - ours} == {
         "fast_sam3d/sampling/predict/average.py",
         "configs/ss/average.yaml",
     }
-    assert [str(path) for path in ours if (ROOT / path).read_text() != (copy / path).read_text()] == [
-        "fast_sam3d/sampling/predict/__init__.py"
-    ]
+    assert all((ROOT / path).read_text() == (copy / path).read_text() for path in ours)
 
 
-def test_the_commands_know_it(copy: Path) -> None:
-    (commands,) = blocks("bash")
-    listing, settings = (run(copy, "-m", "fast_sam3d.cli", *line.split()[1:]) for line in commands.splitlines())
+def commands() -> list[list[str]]:
+    (block,) = blocks("bash")
+    return [line.split() for line in block.splitlines()]
+
+
+def test_the_commands_list_it(copy: Path) -> None:
+    listing, settings = (run(copy, "-m", "fast_sam3d.cli", *line[1:]) for line in commands() if line[0] == "fast-sam3d")
     assert "Averaging" in listing and "ss=average" in listing
     assert "weight: 0.75" in settings
+
+
+def test_the_tests_pass_and_see_it(copy: Path) -> None:
+    """Of the contract what runs with the new method; the other methods have their own run of it."""
+    (line,) = (line for line in commands() if line[0] == "pytest")
+    flags = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", "-k")
+    quick = [path for path in line[1:] if "contract" not in path]
+    assert "average" in run(copy, *flags, "average or first_trial", *quick)
+    tests = ("removal_is_exact", "applying_twice", "abort", "interleaved", "deep_copy")
+    results = run(copy, *flags, "average", *(path for path in line[1:] if "contract" in path))
+    assert all(re.search(rf"PASSED .*{test}.*ss=average", results) for test in tests), results
 
 
 def test_its_code_runs(copy: Path) -> None:

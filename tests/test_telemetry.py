@@ -157,11 +157,11 @@ def test_the_pipelines_stages_add_up_to_the_run() -> None:
 
 
 def test_progress_is_called_for_every_step() -> None:
-    pipeline, told = FakePipeline(4), []
-    with observe(pipeline, progress=lambda *event: told.append(event)):
+    pipeline, events = FakePipeline(4), []
+    with observe(pipeline, progress=lambda *event: events.append(event)):
         pipeline.run(seed=0)
-    assert [event for event in told if event[0] == "ss"] == [("ss", done, 4) for done in range(5)]
-    assert [event for event in told if event[0] == "mesh"] == [("mesh", 0, 1), ("mesh", 1, 1)]
+    assert [event for event in events if event[0] == "ss"] == [("ss", done, 4) for done in range(5)]
+    assert [event for event in events if event[0] == "mesh"] == [("mesh", 0, 1), ("mesh", 1, 1)]
 
 
 def test_the_report_as_json() -> None:

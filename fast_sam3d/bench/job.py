@@ -1,4 +1,4 @@
-"""One piece of a bench: every method on one object with one seed, each run timed, compared and put into a row."""
+"""One piece of a benchmark: every method on one object with one seed, each run timed, compared and put into a row."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ PLACES = (
     "layout",
     "other",
 )
-"""Stages whose seconds a row has; they add up to the run but for putting an acceleration on and off."""
+"""Stages whose seconds a row has; they add up to the run without installing and removing the acceleration."""
 
 
 @dataclass(frozen=True)
 class BenchTask:
-    """What a process needs to know.
+    """What a worker process needs.
 
     Args:
         checkpoint: of the pipeline. device, dtype, depth_model: see `fast_sam3d.checkpoints.load.load_checkpoint`.
         variants: "off" and "other seed", then the methods.
-        objects: where they come from.
+        objects: their source.
         settings: of every run but for its seed and steps.
         counted: keys of the pieces whose operations are counted too, in one further run of each variant.
         protocol: of the comparisons.
@@ -71,7 +71,7 @@ def key_of(name: str, seed: int) -> str:
 
 
 def keys_of(names: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """Every object with its seeds, so that a bench that is stopped has whole objects."""
+    """Every object with its seeds, so that an interrupted benchmark has complete objects."""
     return [key_of(name, seed) for name in names for seed in seeds]
 
 
@@ -91,7 +91,7 @@ def start(job: BenchTask, threads: int) -> None:
 
 
 def work(key: str) -> Rows:
-    """The rows of one piece, in the order of the variants. A run that fails leaves a marked row."""
+    """The rows of one piece, in the order of the variants. A failed run gives a marked row."""
     global _warm
     name, _, seed = key.rpartition(" seed ")
     try:
@@ -127,7 +127,7 @@ def measure(pipeline: Any, thing: BenchObject, seed: int, job: BenchTask, count:
         }
         spent = {**outcome.columns(PLACES), "network_calls_saved": float(outcome.report.network_calls_saved)}
         spent["cpu_seconds"] = outcome.cpu_seconds
-        # What a run cost until it failed says nothing.
+        # The cost of a run up to its failure is meaningless.
         row |= {"place": outcome.place, **(dict.fromkeys(spent, math.nan) if outcome.error else spent)}
         row["peak_bytes"] = math.nan if outcome.peak_bytes is None else float(outcome.peak_bytes)
         row["operations"] = (
@@ -157,17 +157,17 @@ def seeded(variants: Sequence[Variant], seed: int) -> list[Variant]:
 
 
 def order_of(name: str, seed: int, count: int) -> list[int]:
-    """A shuffled order that depends on the object and the seed alone, so that a bench that goes on draws it again."""
+    """A shuffled order that depends on the object and the seed alone, so that a resumed benchmark draws it again."""
     random = np.random.default_rng([zlib.crc32(name.encode()), seed])
     return [int(number) for number in random.permutation(count)]
 
 
 def warm_up(pipeline: Any, given: Given, variants: Sequence[Variant], settings: RunSettings) -> None:
-    """Run each variant once with few steps, so that libraries are imported, kernels chosen and caches filled."""
+    """Run each variant once with few steps, to import libraries, choose kernels and fill caches."""
     for variant in variants:
         try:
             run(pipeline, given, replace(variant, steps=WARM_UP_STEPS, slat_steps=WARM_UP_STEPS, seed=0), settings)
-        except Exception as problem:  # its own turn will tell
+        except Exception as problem:  # its own turn reports it
             log.debug("warm-up of %s: %s", variant.name, problem)
 
 
@@ -185,7 +185,7 @@ def operations(pipeline: Any, given: Given, variant: Variant, settings: RunSetti
 
 
 def failed_row(name: str, seed: int, variant: Variant, error: str) -> dict[str, Any]:
-    """Of a run that could not begin."""
+    """The row of a run that could not begin."""
     return {**_head(name, seed, variant), "error": error}
 
 

@@ -1,4 +1,4 @@
-"""What a bench runs on: held-out objects with their truth, or the user's own pictures without."""
+"""The objects of a benchmark: held-out objects with ground truth, or the user's own pictures without."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PICTURES = (".png", ".webp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class BenchObject:
-    """One object: its name, what the pipeline gets, and what is true of it, or None."""
+    """One object: its name, the pipeline's input, and the ground truth or None."""
 
     name: str
     given: Given
@@ -28,20 +28,20 @@ class BenchObject:
 
 
 class Objects(Protocol):
-    """Where objects come from. Goes through pickle, so that each process loads its own."""
+    """A source of objects. Pickled, so that each process loads its own."""
 
     @property
     def truth(self) -> bool:
-        """Whether the truth is known."""
+        """Whether there is ground truth."""
 
     def names(self) -> Sequence[str]:
-        """Of all objects, in order."""
+        """The names of all objects, in order."""
 
     def load(self, name: str) -> BenchObject:
-        """One of them."""
+        """Load one of them."""
 
     def identity(self) -> object:
-        """JSON-ready; changes when what a name stands for changes."""
+        """JSON-ready; changes when the object of a name changes."""
 
 
 @dataclass(frozen=True)

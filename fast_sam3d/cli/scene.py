@@ -1,4 +1,4 @@
-"""`fast-sam3d scene`: every masked object of a picture, each on disk before the next, then all of them composed."""
+"""`fast-sam3d scene`: reconstructs every masked object of a picture, one after another, then composes the scene."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ log = logging.getLogger(__name__)
 
 OVERRIDES = ANY
 CLUSTER: tuple[tuple[str, Callable[[str], Any], str, str], ...] = (
-    ("cpus_per_worker", int, "N", "cores, and threads of torch, of each (default: 1)"),
-    ("gpus_per_worker", float, "SHARE", "1, or a share of a GPU of each (default: 1 if there are any, else 0)"),
-    ("ray_address", str, "ADDRESS", "of a running cluster, host:port or auto (default: RAY_ADDRESS, else none)"),
-    ("max_retries", int, "N", "times that an object is made again after its worker has died (default: 2)"),
+    ("cpus_per_worker", int, "N", "cores and torch threads per worker (default: 1)"),
+    ("gpus_per_worker", float, "SHARE", "GPUs per worker, 1 or a share of one (default: 1 if available, else 0)"),
+    ("ray_address", str, "ADDRESS", "a running cluster, host:port or auto (default: RAY_ADDRESS, else none)"),
+    ("max_retries", int, "N", "retries of an object whose worker has died (default: 2)"),
 )
-"""Flags of `--engine ray`; each sets the value of `cluster.settings.ClusterSettings` of its name."""
+"""Flags of `--engine ray`, named after the fields of `cluster.settings.ClusterSettings`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser, scene=True)
     parser.add_argument(
-        "--overwrite", action="store_true", help="make again what is there already, also from other settings"
+        "--overwrite", action="store_true", help="replace results, also those of other settings or pictures"
     )
     group = parser.add_argument_group("many workers")
     group.add_argument(
         "--engine", choices=("plain", "ray"), default="plain",
-        help="plain: this process and forks of it; ray: processes on this machine or on many (default: plain)",
+        help="plain: this process and forks of it; ray: worker processes on one or many machines",
     )  # fmt: skip
     group.add_argument(
         "--workers", type=int, metavar="N",
-        help="objects at once (default: plain: one per core, on a GPU one; ray: as there is room for)",
+        help="objects at once (default: plain: one per core, one on a GPU; ray: as many as fit)",
     )  # fmt: skip
     for name, kind, metavar, text in CLUSTER:
         group.add_argument(f"--{name}", type=kind, metavar=metavar, help=text)
@@ -89,13 +89,13 @@ def main(args: argparse.Namespace) -> int:
 
 
 class _PlainEngine:
-    """Loads the pipeline when there is something to make, and keeps it for all scenes."""
+    """Runs objects in this process or in forks of it; loads the pipeline at the first object and keeps it."""
 
     def __init__(self, config: Config, checkpoint: Checkpoint, workers: int | None, stack: ExitStack) -> None:
         self.config, self.checkpoint, self.workers, self.stack = config, checkpoint, workers, stack
         self.scene: SceneInput | None = None
         self.processes = 1
-        """That made the last scene."""
+        """Of the last scene."""
         self._worker: ObjectWorker | None = None
 
     def __call__(self, tasks: Iterable[ObjectTask]) -> Iterator[ObjectOutcome]:
@@ -127,22 +127,22 @@ def _run(
     scene: SceneInput, target: Path, config: Config, checkpoint: Checkpoint, engine: _PlainEngine, overwrite: bool
 ) -> dict[str, Any]:
     """One scene. Returns its summary."""
-    check_target(target / ".fast_sam3d-new", ())  # so that nothing is made where nothing can be written
+    check_target(target / ".fast_sam3d-new", ())  # before any work
     with scene_lock(target):
         whole = plan_scene(scene, config, config_identity(config, checkpoint), target, overwrite)
         kept = [number for number, known in whole.known.items() if known.status == "complete"]
         if kept:
-            log.info("%d of %d objects are there already; --overwrite makes them again", len(kept), len(scene.masks))
+            log.info("%d of %d objects are complete already; --overwrite replaces them", len(kept), len(scene.masks))
         outcomes: dict[int, ObjectOutcome] = {}
         engine.scene = scene
 
-        def tell(outcome: ObjectOutcome) -> None:
+        def show(outcome: ObjectOutcome) -> None:
             outcomes[outcome.number] = outcome
             if outcome.status == "failed":
                 log.error("object %d failed: %s", outcome.number, outcome.message)
 
         try:
-            summary = run_folder(whole, config, engine, tell, lambda: engine.processes)
+            summary = run_folder(whole, config, engine, show, lambda: engine.processes)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(
                 f"the finished objects in {target} are kept, and the same command resumes with the others"
@@ -152,7 +152,7 @@ def _run(
 
 
 def _run_all(folders: list[Path], config: Config, checkpoint: Checkpoint, engine: _PlainEngine, overwrite: bool) -> int:
-    """A folder of scenes: what goes wrong with one is told, and the others go on."""
+    """A folder of scenes; a scene that fails is reported, and the others continue."""
     rows: list[dict[str, Any]] = []
     taken: set[str] = set()
     for number, folder in enumerate(folders, 1):

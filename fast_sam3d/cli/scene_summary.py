@@ -1,4 +1,4 @@
-"""What the scene commands print and write about scenes that are done, whichever engine made them."""
+"""Tables and summary files of finished scenes, shared by both engines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NUMBERS = ("seconds", "mask IoU", "objects", "failed")
 
 
 def new_row(folder: Path) -> dict[str, Any]:
-    """A scene in the table of all."""
+    """The row of a scene in the table of all scenes."""
     return {"folder": folder.name, "scene": None, "status": "failed", "message": ""}
 
 
@@ -37,7 +37,7 @@ def note_failure(row: dict[str, Any], folder: Path, error: FastSam3dError) -> No
 
 
 def end_all(rows: list[dict[str, Any]], config: Config) -> int:
-    """Writes and prints what became of every scene. Returns the exit code."""
+    """Writes and prints the status of every scene. Returns the exit code."""
     from fast_sam3d.outputs.files import save_json
 
     config.output.dir.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ def _route(method: MeshMethod, scene: Exchange, coords: Any, resolution: int, ce
     factor = method.factor(mixed(picture, shape, method.weight), len(coords))
     bins, index = merge(coords, factor, centre)
     record = AggregationRecord(factor, picture, shape, len(coords), len(bins))
-    scene.told.append(record)
+    scene.records.append(record)
     return record, bins, index
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fast_sam3d.geometry.arrays import transform_points
 from fast_sam3d.geometry.camera import Camera
-from fast_sam3d.render.preview import ACCENT, _input_camera, _orbits, _outlined, _posed_camera, _subject
+from fast_sam3d.render.preview import ACCENT, input_camera, orbit_cameras, outlined, posed_camera, subject_of
 from fast_sam3d.render.sheet import BACKGROUND, INK, PANEL, eight_bit, label_font
 from fast_sam3d.render.threads import map_threads
 
@@ -91,22 +91,24 @@ def _views(covered: np.ndarray, rows: Sequence[Row], size: int) -> tuple[list[li
     """The pictures of each row, and the captions of the columns."""
     from PIL import Image
 
-    subjects = [_subject(row.result) for row in rows]
+    subjects = [subject_of(row.result) for row in rows]
     kind = subjects[0][0]
-    camera, azimuth, matrix = _input_camera(rows[0].result, covered.shape)
+    camera, azimuth, matrix = input_camera(rows[0].result, covered.shape)
     everything = np.concatenate([points for _, points, _ in subjects])
-    orbits = [_fit(camera, everything, size) for camera in _orbits(everything, [azimuth + turn for turn, _ in TURNS])]
+    orbits = [
+        _fit(camera, everything, size) for camera in orbit_cameras(everything, [azimuth + turn for turn, _ in TURNS])
+    ]
     captions = [caption for _, caption in TURNS]
     outline = None
-    poses = (_input_camera(row.result, covered.shape)[2] for row in rows)
+    poses = (input_camera(row.result, covered.shape)[2] for row in rows)
     posed = [pose for pose in poses if pose is not None]
     if camera is not None and matrix is not None and len(posed) == len(rows):
         window, outline = _posed_window(camera, [p for _, p, _ in subjects], posed, covered, size * SAMPLING)
         captions.insert(0, f"{kind} as posed and mask")
     else:
-        orbits.insert(0, _fit(_orbits(everything, [azimuth])[0], everything, size))
+        orbits.insert(0, _fit(orbit_cameras(everything, [azimuth])[0], everything, size))
         captions.insert(0, f"{kind} from the front")
-    through = [] if outline is None else [_posed_camera(window, pose) for pose in posed]
+    through = [] if outline is None else [posed_camera(window, pose) for pose in posed]
     tasks = [
         [(draw, camera) for camera in (*through[number : number + 1], *orbits)]
         for number, (_, _, draw) in enumerate(subjects)
@@ -116,7 +118,7 @@ def _views(covered: np.ndarray, rows: Sequence[Row], size: int) -> tuple[list[li
     for number in range(len(rows)):
         own = pictures[number * len(tasks[0]) : (number + 1) * len(tasks[0])]
         if outline is not None:
-            own[0] = _outlined(own[0] / 255.0, outline)
+            own[0] = outlined(own[0] / 255.0, outline, SAMPLING)
         found.append([Image.fromarray(p).resize((size, size), Image.Resampling.LANCZOS) for p in own])
     return found, captions
 
@@ -163,7 +165,7 @@ def _window(rgb: np.ndarray, covered: np.ndarray, size: int) -> Image.Image:
     left, top = corner
     large = (size * SAMPLING, size * SAMPLING)
     window = Image.fromarray(_padded(rgb, left, top, side, PANEL)).resize(large, Image.Resampling.LANCZOS)
-    drawn = _outlined(np.asarray(window) / 255.0, _resized_mask(covered, left, top, side, large[0]))
+    drawn = outlined(np.asarray(window) / 255.0, _resized_mask(covered, left, top, side, large[0]), SAMPLING)
     return Image.fromarray(drawn).resize((size, size), Image.Resampling.LANCZOS)
 
 

@@ -72,18 +72,18 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.I
     rgb, covered = rgb[..., :3], np.asarray(mask) > 0
     if covered.shape != rgb.shape[:2]:
         raise ValueError(f"image is {rgb.shape[:2]} and mask {covered.shape} (height, width): they must agree")
-    kind, points, draw = _subject(result)
-    camera, front_azimuth, matrix = _input_camera(result, rgb.shape[:2])
+    kind, points, draw = subject_of(result)
+    camera, front_azimuth, matrix = input_camera(result, rgb.shape[:2])
 
     panels = [(_faded(rgb, covered, INPUT_PX), "input and mask", 0)]
     orbits, outline, through = ORBITS, None, []
     if camera is not None and matrix is not None:
         placed, outline = _through_input_camera(camera, matrix, points, covered)
         orbits, through = ORBITS[1:], [placed]
-    cameras = [*through, *_orbits(points, [front_azimuth + turn for turn, _ in orbits])]
+    cameras = [*through, *orbit_cameras(points, [front_azimuth + turn for turn, _ in orbits])]
     views = map_threads(draw, cameras)
     if outline is not None:
-        panels.append((_outlined(views.pop(0), outline), f"{kind} as posed, input mask outlined", 1))
+        panels.append((outlined(views.pop(0), outline), f"{kind} as posed, input mask outlined", 1))
     for (_, label), view in zip(orbits, views, strict=True):
         panels.append((eight_bit(view), f"{kind} from {label}", len(panels)))
 
@@ -103,7 +103,7 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.I
 # ------------------------------------------------------------------------------------------------------- views
 
 
-def _subject(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Renderer]:
+def subject_of(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Renderer]:
     """Name, points that must be in view [N, 3], and renderer of what to show."""
     mesh = _first(result.get("mesh"))
     background = tuple(level / 255.0 for level in PANEL)
@@ -128,7 +128,7 @@ def _first(item: Any) -> Any:
     return item
 
 
-def _input_camera(result: Mapping[str, Any], size: tuple[int, int]) -> tuple[Camera | None, float, np.ndarray | None]:
+def input_camera(result: Mapping[str, Any], size: tuple[int, int]) -> tuple[Camera | None, float, np.ndarray | None]:
     """The input camera in its own frame, its azimuth around the object in degrees, and the object's pose [4, 4]."""
     if any(result.get(key) is None for key in ("rotation", "translation", "scale")):
         return None, 0.0, None
@@ -145,7 +145,7 @@ def _input_camera(result: Mapping[str, Any], size: tuple[int, int]) -> tuple[Cam
     return camera, azimuth, matrix
 
 
-def _orbits(points: np.ndarray, azimuths_deg: list[float]) -> list[Camera]:
+def orbit_cameras(points: np.ndarray, azimuths_deg: list[float]) -> list[Camera]:
     """Cameras around the points, with one focal length at which the largest view fits."""
     low, high = points.min(axis=0), points.max(axis=0)
     distance = ORBIT_DISTANCE * max(float(np.linalg.norm(high - low)), 1e-6)
@@ -174,7 +174,7 @@ def _through_input_camera(
     left, top = np.round((low + high) / 2.0 - side / 2.0)
     # Render in object coordinates: the pose, with its scale, becomes part of the camera.
     view = camera.cropped(left, top, side, side).resized(VIEW_PX)
-    placed = _posed_camera(view, matrix)
+    placed = posed_camera(view, matrix)
     grid = ((np.arange(VIEW_PX) + 0.5) * side / VIEW_PX).astype(int)
     ys, xs = grid + int(top), grid + int(left)
     inside = ((ys >= 0) & (ys < height))[:, None] & ((xs >= 0) & (xs < width))[None]
@@ -182,7 +182,7 @@ def _through_input_camera(
     return placed, outline
 
 
-def _posed_camera(camera: Camera, matrix: np.ndarray) -> Camera:
+def posed_camera(camera: Camera, matrix: np.ndarray) -> Camera:
     """The camera that sees the unposed object as `camera` sees the posed one.
 
     Exact for uniform scale, which is what the pipelines predict; otherwise it uses the mean scale. An image does not
@@ -205,18 +205,19 @@ def _faded(rgb: np.ndarray, covered: np.ndarray, height: int) -> np.ndarray:
     smooth = np.asarray(Image.fromarray(np.ascontiguousarray(rgb, np.uint8)).resize(size, Image.Resampling.LANCZOS))
     soft = np.asarray(Image.fromarray(covered.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)) / 255.0
     mixed = smooth + (np.asarray(PANEL) - smooth) * (FADE * (1.0 - soft[..., None]))
-    drawn = _outlined(mixed / 255.0, soft >= 0.5)
+    drawn = outlined(mixed / 255.0, soft >= 0.5)
     panel = np.full((height, size[0], 3), PANEL, np.uint8)
     top = (height - size[1]) // 2
     panel[top : top + size[1]] = drawn
     return panel
 
 
-def _outlined(rgb: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Image [H, W, 3] in 0..1 as uint8, with the outline of a mask, two pixels wide."""
+def outlined(rgb: np.ndarray, covered: np.ndarray, width: int = 1) -> np.ndarray:
+    """Image [H, W, 3] in 0..1 as uint8, with the outline of a mask, `width` pixels to each side of its edge."""
     from scipy.ndimage import binary_dilation, binary_erosion
 
     pixels = eight_bit(rgb)
     # border_value=1: no outline where the image border cuts the object.
-    pixels[binary_dilation(covered) & ~binary_erosion(covered, border_value=1)] = ACCENT
+    outer, inner = binary_dilation(covered, None, width), binary_erosion(covered, None, width, border_value=1)
+    pixels[outer & ~inner] = ACCENT
     return pixels

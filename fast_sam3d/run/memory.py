@@ -1,4 +1,4 @@
-"""What to do when an object does not fit: free what can be freed, try again, then ask for less."""
+"""Out-of-memory fallbacks: free caches, run again, then decode fewer formats."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SMALLER: tuple[tuple[str, ...], ...] = (("gaussian",), ("gaussian_4",))
-"""Formats to decode instead, one set after another. The mesh takes most, four gaussians per voxel least."""
+"""Formats to decode instead, in this order. The mesh takes most memory, four gaussians per voxel least."""
 
 
 class DoesNotFit(FastSam3dError):
-    """An object for which the memory did not suffice in any way that was tried."""
+    """An object that did not fit into memory in any of the attempts."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is a lack of memory of the host or of a device."""
+    """Whether an error, or its cause, is out-of-memory on the host or a device."""
     torch = sys.modules.get("torch")
     kinds: tuple[type[BaseException], ...] = (MemoryError,)
     if torch is not None:
@@ -40,7 +40,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def free_memory() -> None:
-    """Collects garbage, and hands the blocks that torch keeps back to the device."""
+    """Collect garbage and return torch's cached blocks to the device."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -50,11 +50,11 @@ def free_memory() -> None:
 def smaller_than(
     formats: Sequence[str], ladder: Sequence[Sequence[str]] = SMALLER, there: Collection[str] | None = None
 ) -> list[tuple[str, ...]]:
-    """The steps of a ladder that ask for less than `formats` do, in its order.
+    """The sets of formats in a ladder that need less memory than `formats`, in order.
 
     Args:
-        formats: what is asked for, of "mesh", "gaussian" and "gaussian_4".
-        ladder: sets of formats, each meant to take less than the one before.
+        formats: requested, of "mesh", "gaussian" and "gaussian_4".
+        ladder: sets of formats, each expected to need less memory than the one before.
         there: the formats that the pipeline can decode; None: all.
     """
     weight = {"gaussian_4": 1, "gaussian": 2, "mesh": 4}
@@ -72,35 +72,35 @@ def run_fitting(
     formats: Sequence[str],
     smaller: Sequence[Sequence[str]] = (),
     free: Callable[[], None] = free_memory,
-    told: list[str] | None = None,
+    failures: list[str] | None = None,
 ) -> tuple[T, tuple[str, ...], list[str]]:
-    """Runs an object; where the memory does not suffice, again after freeing what can be freed, then with less.
+    """Run an object; out of memory, free caches and run again, then with fewer formats.
 
     Args:
         run: takes the formats to decode.
-        formats: what is asked for.
-        smaller: what to ask for instead, one after another.
-        free: called before every further try.
-        told: filled as the tries fail, for a `run` that wants to know.
+        formats: requested.
+        smaller: formats to decode instead, in order.
+        free: called before every further attempt.
+        failures: filled as attempts fail, for a `run` that reads it.
 
     Returns:
-        what `run` gave; the formats that it was given; for every try that did not fit what it was and what it said.
+        The value of `run`; the formats it was called with; a line for every attempt that did not fit.
 
     Raises:
-        DoesNotFit: no try fitted.
+        DoesNotFit: no attempt fitted.
     """
-    told = [] if told is None else told
+    failures = [] if failures is None else failures
     for number, step in enumerate([tuple(formats), tuple(formats), *map(tuple, smaller)]):
         said = None
         try:
-            return run(step), step, told
+            return run(step), step, failures
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             said = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
-        # Outside of the except block: the error's frames hold what the run had allocated.
+        # Outside of the except block, because the error's frames hold the memory of the run.
         what = ", ".join(step) + (" again, alone" if number == 1 else "")
-        told.append(f"{what}: {said}")
-        log.warning("out of memory (%s): freeing what can be freed and trying again", what)
+        failures.append(f"{what}: {said}")
+        log.warning("out of memory (%s): freeing caches and trying again", what)
         free()
-    raise DoesNotFit(f"the memory does not suffice, also not for less ({'; '.join(told)})")
+    raise DoesNotFit(f"out of memory, also with fewer formats ({'; '.join(failures)})")

@@ -1,4 +1,4 @@
-"""Worker processes of the training commands: quiet on Ctrl-C, and gone when the process that started them is."""
+"""A process pool that ignores Ctrl-C and ends with its parent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 def worker_pool(
     processes: int, initializer: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool of fresh processes. On an exception what has not begun is dropped and the processes are ended.
+    """A pool of spawned processes. On an exception, pending work is cancelled and the processes are terminated.
 
     Args:
         processes: their number.
@@ -37,14 +37,14 @@ def worker_pool(
 
 
 def _begin(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the parent decides
     threading.Thread(target=_follow_parent, daemon=True).start()
     if initializer is not None:
         initializer(*arguments)
 
 
 def _follow_parent() -> None:
-    """End this process when its parent is gone: a parent that was killed cannot tell its workers to stop."""
+    """End this process when its parent has died: a killed parent cannot stop its workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Work in processes forked from this one: they have all that it has, loaded models too, and only results are sent."""
+"""Work in forked processes: they share the loaded pipeline, and only results are sent back."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = ["Lost", "can_fork", "in_forks"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-LEAVE_SECONDS = 10.0  # that a process may take to clear up when it is told to end
+LEAVE_SECONDS = 10.0  # for a process to clean up after SIGTERM
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _HELD = (signal.SIGINT, signal.SIGTERM)
 _NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class Lost(NamedTuple):
-    """A process that ended before it had an answer.
+    """A process that died before it returned a result.
 
     Args:
         exitcode: of the process; -9 is signal 9.
@@ -48,9 +48,9 @@ class Lost(NamedTuple):
 
 
 def can_fork() -> bool:
-    """Whether forked processes can work here: on Linux, as long as CUDA is not in use, and in no fork already.
+    """Whether forked processes work here: on Linux, without CUDA in use, and outside of a fork.
 
-    Elsewhere the system's own libraries do not survive a fork, or nobody ends the processes if this one is killed.
+    Elsewhere system libraries do not survive a fork, or the processes would outlive a killed parent.
     """
     torch = sys.modules.get("torch")
     in_use = torch is not None and torch.cuda.is_initialized()
@@ -58,23 +58,23 @@ def can_fork() -> bool:
 
 
 def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iterator[tuple[int, R | Lost]]:
-    """`work` of each item, by so many processes that each take the next one when they are done with one.
+    """Call `work` on each item in forked worker processes; each takes the next item when it has finished one.
 
-    Each has one thread, of torch as of numpy: OpenMP's others do not survive a fork, and BLAS's would wait for each
-    other. What is printed or logged goes where it does here. They end with the thread that takes the first result, so
-    also if this process is killed; Ctrl-C is this one's to handle.
+    Each process has one thread, of torch and of numpy: OpenMP's threads do not survive a fork, and BLAS's would compete
+    for the cores. Output and log go to the parent's streams. The processes end with the thread that takes the first
+    result, so also if the parent is killed; they ignore Ctrl-C, which the parent handles.
 
     Args:
-        work: called in the forks; neither it nor the items go through pickle, but what it returns or raises does.
-        processes: at most; no more than there are items, or than the system gives.
+        work: called in the forks; it and the items are not pickled, but what it returns or raises is.
+        processes: maximum number; fewer where there are fewer items or the system refuses to fork.
 
     Yields:
-        The index of an item with its result, or `Lost`, in the order in which they are done.
+        The index of an item with its result, or `Lost`, in order of completion.
 
     Raises:
-        Exception: what `work` has raised, with the traceback from there as its cause; a RuntimeError that tells of it
-            where it does not go through pickle. The other processes are ended, and can clear up.
-        FastSam3dError: the system gives no process at all.
+        Exception: that `work` raised, with the worker's traceback as its cause; a RuntimeError with its text if it
+            cannot be pickled. The other processes are terminated and clean up.
+        FastSam3dError: the system refuses to fork at all.
     """
     context = multiprocessing.get_context("fork")
     left = deque(range(len(items)))
@@ -95,12 +95,12 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
                 raise
             if not busy():
                 raise FastSam3dError(
-                    f"the system forks no process ({error.strerror}): end others, or take --workers 1"
+                    f"cannot fork a process ({error.strerror}): end other processes, or use --workers 1"
                 ) from error
 
     def hand_over(pipe: Connection, process: Any) -> None:
         crew[pipe] = process, left.popleft() if left else -1
-        with contextlib.suppress(OSError):  # it has died meanwhile, which `recv` will tell
+        with contextlib.suppress(OSError):  # it has died meanwhile: `recv` notices
             pipe.send(crew[pipe][1])
 
     try:
@@ -139,7 +139,7 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
 
 
 class _InFork(Exception):
-    """Shows the traceback of a fork above that of this process."""
+    """Shows the traceback of the forked process above that of the parent."""
 
     def __str__(self) -> str:
         return f"in a forked process\n\n{self.args[0]}"
@@ -147,13 +147,13 @@ class _InFork(Exception):
 
 @contextlib.contextmanager
 def _forking() -> Iterator[None]:
-    """Nothing interrupts the parent in between, and the fork gets no signal before it knows what to do with it.
+    """Defer signals while forking: in the parent until the fork is done, in the child until its handlers are set.
 
-    Python swallows what a handler raises in the midst of a fork. Holding signals back is not enough for the parent,
-    whose other threads still take them.
+    Python swallows exceptions that a handler raises during a fork. Blocking signals is not enough in the parent:
+    its other threads still receive them.
     """
     with interrupts_deferred(), warnings.catch_warnings():
-        # Python 3.12 warns of threads: those of the parent's that matter, torch's and BLAS's, are not used there.
+        # Python 3.12 warns about threads; those of torch and BLAS are not used in the child.
         warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
         try:
@@ -164,7 +164,7 @@ def _forking() -> Iterator[None]:
 
 def _serve(pipe: Connection, work: Callable[[Any], Any], items: Sequence[Any]) -> None:
     _end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the parent decides
     signal.signal(signal.SIGTERM, _leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     _give_way()
@@ -172,7 +172,7 @@ def _serve(pipe: Connection, work: Callable[[Any], Any], items: Sequence[Any]) -
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
     while (index := pipe.recv()) >= 0:
-        # Plain pickle: that of pipes sends a tensor's place, which goes with this process.
+        # Plain pickle: that of pipes sends a handle to shared memory, which ends with this process.
         try:
             message = pickle.dumps((work(items[index]), None))
         except Exception as error:
@@ -183,7 +183,7 @@ def _serve(pipe: Connection, work: Callable[[Any], Any], items: Sequence[Any]) -
 
 def _portable(error: Exception) -> Exception:
     try:
-        pickle.loads(pickle.dumps(error))  # some go in and do not come out
+        pickle.loads(pickle.dumps(error))  # some exceptions pickle but do not unpickle
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
@@ -192,17 +192,17 @@ def _portable(error: Exception) -> Exception:
 def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:  # gone before it was asked for
+    if parent is not None and os.getppid() != parent.pid:  # the parent died before prctl
         os._exit(1)
 
 
 def _give_way() -> None:
-    """Where memory runs out the system ends a fork, whose work can be done again, not its parent or another program."""
+    """Let the out-of-memory killer choose a fork, whose work can be repeated, before its parent or other programs."""
     score = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError, ValueError):
         score.write_text(str(min(int(score.read_text()) + 500, 1000)))
 
 
 def _leave(number: int, frame: object) -> None:
-    """An exception, so that what is unfinished is removed on the way out."""
+    """Raise, so that unfinished files are removed on the way out."""
     sys.exit(128 + number)

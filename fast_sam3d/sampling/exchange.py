@@ -21,7 +21,7 @@ class Exchange:
         occupancy: [B, R, R, R] logits of the sparse structure.
         scale: cells of that grid along each side of a voxel of the structured latent.
         picture: [H, W, 4] uint8, the mask in the last channel.
-        told: what stages want in the reports, since it was last taken.
+        records: for the reports, since they were last taken.
         solve: `fast_sam3d.sampling.guide.SolveState` of the solve whose network runs at this moment.
         decoder: the seam on the decoder of sparse structures, for a method that decodes on the way.
         passes: `fast_sam3d.exact.passes.Passes` of this installation, which outlive an object; never copied.
@@ -30,7 +30,7 @@ class Exchange:
     occupancy: Tensor | None = None
     scale: float = 1.0
     picture: Any = None
-    told: list[Any] = field(default_factory=list)
+    records: list[Any] = field(default_factory=list)
     solve: Any = None
     decoder: Any = None
     passes: Any = None
@@ -38,12 +38,12 @@ class Exchange:
     def clear(self) -> None:
         """Forget the last object."""
         self.occupancy, self.scale, self.picture = None, 1.0, None
-        self.told.clear()
+        self.records.clear()
 
     def take(self) -> list[Any]:
-        """What was told, once."""
-        told, self.told = self.told, []
-        return told
+        """The records, which are then removed."""
+        records, self.records = self.records, []
+        return records
 
     def resolution(self, coords: Tensor) -> int:
         """Of the grid of voxels [N, 4]: the logits', or where nobody has seen them the least power of two."""
@@ -60,7 +60,7 @@ class Exchange:
         return known if bool(inside.all()) else Tokens(coords)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"occupancy": None, "scale": 1.0, "picture": None, "told": [], "decoder": self.decoder}
+        return {"occupancy": None, "scale": 1.0, "picture": None, "records": [], "decoder": self.decoder}
 
 
 @dataclass(frozen=True, slots=True)

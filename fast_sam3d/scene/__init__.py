@@ -1,4 +1,4 @@
-"""All masked objects of a picture: made one after another, placed in one scene, written to disk."""
+"""Scenes: every masked object of a picture is reconstructed and placed in one scene."""
 
 from fast_sam3d.scene.objects import PlacedObject, Scene, SceneObject, Surface, compose_scene, run_scene
 

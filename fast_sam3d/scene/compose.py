@@ -1,4 +1,4 @@
-"""The files of a whole scene, made of the folders of its objects, and what is said of all of them."""
+"""The files of a composed scene, read from the folders of its objects, and its summary."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ SCENE_NAMES = (SCENE_PLY, SCENE_GLB, SCENE_JSON, PREVIEW, TURNTABLE, SUMMARY)
 
 
 def finish(
-    whole: ScenePlan, outcomes: Mapping[int, ObjectOutcome], config: Config, processes: int = 1
+    plan: ScenePlan, outcomes: Mapping[int, ObjectOutcome], config: Config, processes: int = 1
 ) -> dict[str, Any]:
-    """Composes what is complete and writes the files of the scene; they are left alone where nothing has changed.
+    """Compose the complete objects and write the files of the scene, unless they are up to date.
 
     Args:
         outcomes: of every mask, by number.
-        processes: forked from this one, that compose.
+        processes: number of forked processes that compose.
 
     Returns:
-        what summary.json says; nothing in it depends on time, or on how often the scene was stopped.
+        The content of summary.json; it depends neither on time nor on interruptions.
     """
     from fast_sam3d.outputs.files import save_json
 
-    complete = [number for number in whole.scene.masks if outcomes[number].status == "complete"]
-    made_of = _made_of(whole, complete, config)
-    composed = _up_to_date(whole.target, made_of)
+    complete = [number for number in plan.scene.masks if outcomes[number].status == "complete"]
+    made_of = _made_of(plan, complete, config)
+    composed = _up_to_date(plan.target, made_of)
     if composed is None:
-        for name in (SCENE_JSON, *SCENE_NAMES):  # what is not made anew must not stay; the .json first, as its seal
-            (whole.target / name).unlink(missing_ok=True)
-        composed = _compose(whole, complete, config, made_of, processes) if complete else {"files": [], "mask_iou": {}}
-    summary = _summary(whole, outcomes, composed, config.pipeline.layout_postprocess)
-    save_json(whole.target / SUMMARY, summary)
+        for name in (SCENE_JSON, *SCENE_NAMES):  # stale files must not stay; the .json, which seals them, goes first
+            (plan.target / name).unlink(missing_ok=True)
+        composed = _compose(plan, complete, config, made_of, processes) if complete else {"files": [], "mask_iou": {}}
+    summary = _summary(plan, outcomes, composed, config.pipeline.layout_postprocess)
+    save_json(plan.target / SUMMARY, summary)
     return summary
 
 
-def _made_of(whole: ScenePlan, complete: list[int], config: Config) -> str:
-    told = [[number, (read_done(whole.target / str(number)) or {})] for number in complete]
+def _made_of(plan: ScenePlan, complete: list[int], config: Config) -> str:
+    objects = [[number, (read_done(plan.target / str(number)) or {})] for number in complete]
     pictures = [config.output.preview, config.scene.turntable]
-    return hashlib.sha256(json.dumps([told, pictures], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([objects, pictures], sort_keys=True).encode()).hexdigest()
 
 
 def _up_to_date(target: Path, made_of: str) -> dict[str, Any] | None:
-    """What the composed files say of themselves, if they are all there and made of the same objects."""
+    """The composed files and mask IoUs, if all files exist and are of the same objects."""
     try:
         scene = json.loads((target / SCENE_JSON).read_text(encoding="utf-8"))
         if scene["made_of"] != made_of or not all((target / name).is_file() for name in scene["files"]):
@@ -70,7 +70,7 @@ def _up_to_date(target: Path, made_of: str) -> dict[str, Any] | None:
         return None
 
 
-def _compose(whole: ScenePlan, complete: list[int], config: Config, made_of: str, processes: int) -> dict[str, Any]:
+def _compose(plan: ScenePlan, complete: list[int], config: Config, made_of: str, processes: int) -> dict[str, Any]:
     from fast_sam3d.outputs.files import atomic_write
     from fast_sam3d.scene.files import (
         camera_of,
@@ -83,21 +83,21 @@ def _compose(whole: ScenePlan, complete: list[int], config: Config, made_of: str
     from fast_sam3d.scene.objects import compose_scene
     from fast_sam3d.scene.pictures import FRAME_MS, IOU_PX, mask_ious, sampled, scene_preview, turntable
 
-    target = whole.target
+    target = plan.target
     scene = compose_scene(load_object_folder(str(n), target / str(n)) for n in complete)
     done = {n: read_done(target / str(n)) or {} for n in complete}
-    camera = _camera(whole.scene) or next((c for n in complete if (c := camera_of(done[n].get("camera")))), None)
-    # Not all of them at the picture's size at once.
-    factor = min(1.0, IOU_PX / max(whole.scene.size))
-    size = (max(1, round(whole.scene.size[1] * factor)), max(1, round(whole.scene.size[0] * factor)))
-    masks = {str(n): sampled(whole.scene.mask(n), size) for n in complete}
+    camera = _camera(plan.scene) or next((c for n in complete if (c := camera_of(done[n].get("camera")))), None)
+    # Reduced, so that not all masks are in memory at full size.
+    factor = min(1.0, IOU_PX / max(plan.scene.size))
+    size = (max(1, round(plan.scene.size[1] * factor)), max(1, round(plan.scene.size[0] * factor)))
+    masks = {str(n): sampled(plan.scene.mask(n), size) for n in complete}
 
     def compare() -> dict[str, float]:
         return mask_ious(scene, camera, masks) if camera is not None else {}
 
     def preview() -> bool:
         with atomic_write(target / PREVIEW) as file:
-            scene_preview(whole.scene.image, masks, scene, camera).save(file, format="PNG")
+            scene_preview(plan.scene.image, masks, scene, camera).save(file, format="PNG")
         return True
 
     def turn() -> bool:
@@ -106,27 +106,27 @@ def _compose(whole: ScenePlan, complete: list[int], config: Config, made_of: str
 
     drawn = any(item.surface is not None or item.gaussians is not None for item in scene.objects)
     pictures = config.output.preview and drawn
-    ways: dict[str, Callable[[], bool]] = {
+    parts: dict[str, Callable[[], bool]] = {
         SCENE_PLY: lambda: save_scene_ply(target / SCENE_PLY, scene),
         SCENE_GLB: lambda: save_scene_glb(target / SCENE_GLB, scene),
         **({PREVIEW: preview} if pictures else {}),
         **({TURNTABLE: turn} if pictures and config.scene.turntable else {}),
     }
     # The pictures, which take longest, come first.
-    *written, overlaps = _all_of([*reversed(ways.values()), compare], processes, target)
-    files = [name for name, made in zip(ways, reversed(written), strict=True) if made]
+    *written, overlaps = _all_of([*reversed(parts.values()), compare], processes, target)
+    files = [name for name, made in zip(parts, reversed(written), strict=True) if made]
     about = {
         str(n): {
-            "mask": whole.scene.masks[n].name,
+            "mask": plan.scene.masks[n].name,
             "folder": str(n),
             "mask_iou": overlaps.get(str(n)),
-            "identity": whole.identities[n],
+            "identity": plan.identities[n],
         }
         for n in complete
     }
     facts = {
-        "name": whole.scene.name,
-        "image": whole.scene.image_path.name,
+        "name": plan.scene.name,
+        "image": plan.scene.image_path.name,
         "files": files,
         "mean_mask_iou": _mean(overlaps),
         "made_of": made_of,
@@ -135,16 +135,16 @@ def _compose(whole: ScenePlan, complete: list[int], config: Config, made_of: str
     return {"files": files, "mask_iou": {str(n): overlaps.get(str(n)) for n in complete}}
 
 
-def _all_of(ways: Sequence[Callable[[], Any]], processes: int, target: Path) -> list[Any]:
-    """What each returns, in order; what a process that died was at is done here, once the others have ended."""
+def _all_of(parts: Sequence[Callable[[], Any]], processes: int, target: Path) -> list[Any]:
+    """The values of all calls, in order; the part of a process that died is repeated here after the others."""
     if processes < 2:
-        return [way() for way in ways]
-    done = dict(in_forks(lambda way: way(), ways, processes))
+        return [part() for part in parts]
+    done = dict(in_forks(lambda part: part(), parts, processes))
     for answer in done.values():
         if isinstance(answer, Lost):
-            log.warning("a process that composed the scene ended with %s; its part is made again here", answer)
+            log.warning("a process that composed the scene ended with %s; its part is repeated here", answer)
             clear_unfinished(target)
-    return [ways[i]() if isinstance(done[i], Lost) else done[i] for i in range(len(ways))]
+    return [parts[i]() if isinstance(done[i], Lost) else done[i] for i in range(len(parts))]
 
 
 def _camera(scene: SceneInput) -> Camera | None:
@@ -154,7 +154,7 @@ def _camera(scene: SceneInput) -> Camera | None:
     try:
         return Camera.from_pointmap(scene.pointmap).resized(max(scene.size))
     except ValueError as error:
-        log.warning("the camera of the pointmap is not known: %s", error)
+        log.warning("the camera of the pointmap is unknown: %s", error)
         return None
 
 
@@ -164,7 +164,7 @@ def _mean(overlaps: Mapping[str, float | None]) -> float | None:
 
 
 def _summary(
-    whole: ScenePlan, outcomes: Mapping[int, ObjectOutcome], composed: Mapping[str, Any], refined: bool
+    plan: ScenePlan, outcomes: Mapping[int, ObjectOutcome], composed: Mapping[str, Any], refined: bool
 ) -> dict[str, Any]:
     overlaps = composed["mask_iou"]
     objects = [
@@ -178,16 +178,16 @@ def _summary(
             "folder": str(number) if outcomes[number].status == "complete" else None,
             "mask_iou": overlaps.get(str(number)),
         }
-        for number, path in whole.scene.masks.items()
+        for number, path in plan.scene.masks.items()
     ]
     states = [outcome.status for outcome in outcomes.values()]
     counts = {status: states.count(status) for status in ("complete", "failed", "duplicate")}
     return {
-        "scene": whole.scene.name,
-        "image": whole.scene.image_path.name,
+        "scene": plan.scene.name,
+        "image": plan.scene.image_path.name,
         **counts,
         "pose_refined": refined,
-        "passed_over": [path.name for path in whole.scene.passed_over],
+        "passed_over": [path.name for path in plan.scene.passed_over],
         "mean_mask_iou": _mean(overlaps),
         "files": composed["files"],
         "objects": objects,

@@ -32,12 +32,12 @@ SCENE_CONVENTION = (
 
 
 def node_name(name: str) -> str:
-    """What an object is called in scene.glb."""
+    """The name of an object's node in scene.glb."""
     return f"object_{name}"
 
 
 def load_object_folder(name: str, folder: Path) -> PlacedObject:
-    """Reads what `run.results.write_results` wrote.
+    """Read the folder of one object, see `run.results.write_results`.
 
     Raises:
         OSError, ValueError: a file is missing or damaged.
@@ -60,7 +60,7 @@ def _load_surface(path: Path) -> Surface:
 
 
 def save_scene_ply(path: Path, scene: Scene) -> bool:
-    """Writes one standard 3DGS file in the camera's frame. Returns False, and writes nothing, without gaussians."""
+    """Write one standard 3DGS file in the camera's frame. Returns False, and writes nothing, without gaussians."""
     gaussians = scene.gaussians
     if gaussians is None:
         return False
@@ -69,7 +69,7 @@ def save_scene_ply(path: Path, scene: Scene) -> bool:
 
 
 def save_scene_glb(path: Path, scene: Scene) -> bool:
-    """Writes a node per object at its pose. Returns False, and writes nothing, without meshes."""
+    """Write one node per object at its pose. Returns False, and writes nothing, without meshes."""
     if not any(item.surface is not None for item in scene.objects):
         return False
     with interrupts_deferred():
@@ -96,7 +96,7 @@ def save_scene_glb(path: Path, scene: Scene) -> bool:
 def save_scene_json(
     path: Path, scene: Scene, camera: Camera | None, facts: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Writes the poses of all objects with their conventions spelled out.
+    """Write the poses of all objects and their conventions.
 
     Args:
         camera: of the picture.
@@ -130,12 +130,12 @@ def save_scene_json(
 
 
 def camera_facts(camera: Camera) -> dict[str, Any]:
-    """What tells a camera at the origin: focal length and principal point (u, v) in pixels, size (width, height)."""
+    """A camera at the origin as JSON: focal length and principal point (u, v) in pixels, size (width, height)."""
     return {"focal_px": camera.focal, "principal_px": camera.principal, "size_px": camera.size[::-1]}
 
 
 def camera_of(facts: Mapping[str, Any] | None) -> Camera | None:
-    """Undoes `camera_facts`."""
+    """The inverse of `camera_facts`."""
     if facts is None:
         return None
     u, v = facts["principal_px"]
@@ -144,7 +144,7 @@ def camera_of(facts: Mapping[str, Any] | None) -> Camera | None:
 
 
 def save_gif(path: Path, frames: Sequence[Image.Image], milliseconds: int) -> None:
-    """Writes an animation that goes on for ever."""
+    """Write an animation that loops forever."""
     with atomic_write(path) as file:
         frames[0].save(
             file, format="GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, optimize=False

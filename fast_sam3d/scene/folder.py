@@ -1,11 +1,11 @@
-"""A scene from its folder to a folder of results, in a way that can be stopped anywhere and goes on.
+"""A scene from its folder to a folder of results; an interrupted run resumes.
 
     OUT/kitchen/0, 2, 11 ...    one folder per mask, as `infer` writes it, with a done.json
     OUT/kitchen/scene.ply, scene.glb, scene.json, preview.png, turntable.gif, summary.json
 
-An object's folder appears whole. Its done.json holds the identity of what it was made of: digests of the pixels, and
-the settings. What is there in its whole and of the same identity is not made again. The composed files are made of the
-objects' files, never of what is in memory, so that a scene that was stopped ends with the bytes of one that was not.
+An object's folder appears when it is complete. Its done.json identifies its inputs, by digests of the pixels, and the
+settings. Complete objects of the same identity are not run again. The scene is composed from the objects' files, never
+from memory, so that an interrupted scene ends with the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ LOCK_SECONDS = 2.0
 
 @contextlib.contextmanager
 def scene_lock(target: Path) -> Iterator[None]:
-    """Keeps a second run out of a scene's folder, and clears away what a killed one has left there.
+    """Keep a second run out of a scene's folder, and remove unfinished files of a killed one.
 
-    The system gives the lock back when its holder dies, however that happens. Where it knows no such locks (Windows,
-    some network drives) nothing is kept out.
+    The system releases the lock when its holder dies. Where there are no such locks (Windows, some network drives) a
+    second run is not detected.
 
     Raises:
         OutputError: another run has the folder, or it cannot be written.
@@ -53,7 +53,7 @@ def scene_lock(target: Path) -> Iterator[None]:
     with lock:
         try:
             _wait_for(lock)
-            if os.fstat(lock.fileno()).st_nlink == 0:  # its last holder has just removed it
+            if os.fstat(lock.fileno()).st_nlink == 0:  # removed by its last holder
                 raise BlockingIOError
         except BlockingIOError as error:
             raise OutputError(
@@ -65,7 +65,7 @@ def scene_lock(target: Path) -> Iterator[None]:
             clear_unfinished(target)
             yield
         finally:
-            with contextlib.suppress(OSError):  # Windows removes no open file
+            with contextlib.suppress(OSError):  # Windows does not remove open files
                 (target / LOCK).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty: there are results
                 for path in made:
@@ -73,7 +73,7 @@ def scene_lock(target: Path) -> Iterator[None]:
 
 
 def _wait_for(lock: IO[str]) -> None:
-    """Takes the lock. The forks of a run that was killed hold it for the moment that they take to follow."""
+    """Take the lock. The forks of a killed run hold it until they end, a moment later."""
     import fcntl
 
     end = time.monotonic() + LOCK_SECONDS
@@ -87,28 +87,28 @@ def _wait_for(lock: IO[str]) -> None:
 
 
 def run_folder(
-    whole: ScenePlan,
+    planned: ScenePlan,
     config: Config,
     engine: Engine,
-    tell: Callable[[ObjectOutcome], None] = lambda outcome: None,
+    report: Callable[[ObjectOutcome], None] = lambda outcome: None,
     processes: Callable[[], int] = lambda: 1,
 ) -> dict[str, Any]:
-    """Makes what a plan says and finishes the scene. Returns the summary.
+    """Run the tasks of a plan and compose the scene. Returns the summary.
 
     Args:
-        engine: is given the tasks, if there are any.
-        tell: told of every outcome as it is known, those of earlier runs first.
-        processes: asked once the objects are made; how many may compose the scene.
+        engine: receives the tasks, if there are any.
+        report: called with every outcome when it is known, those of earlier runs first.
+        processes: called after the objects; the number of processes that compose the scene.
     """
-    outcomes = dict(whole.known)
-    for outcome in whole.known.values():
-        tell(outcome)
-    count_as_missing(whole.tasks)
-    if whole.tasks:
-        for outcome in engine(whole.tasks):
+    outcomes = dict(planned.known)
+    for outcome in planned.known.values():
+        report(outcome)
+    count_as_missing(planned.tasks)
+    if planned.tasks:
+        for outcome in engine(planned.tasks):
             outcomes[outcome.number] = outcome
-            tell(outcome)
-    lost = [task.number for task in whole.tasks if task.number not in outcomes]
+            report(outcome)
+    lost = [task.number for task in planned.tasks if task.number not in outcomes]
     if lost:
-        raise FastSam3dError(f"the engine gave no word of the objects {lost}")
-    return finish(whole, outcomes, config, processes())
+        raise FastSam3dError(f"the engine returned no outcome of the objects {lost}")
+    return finish(planned, outcomes, config, processes())

@@ -1,4 +1,4 @@
-"""A scene as it lies on disk: a picture, its numbered masks and, where there is one, a pointmap, each read once."""
+"""The input of a scene on disk: a picture, its numbered masks and an optional pointmap, each read once."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneInput:
-    """One picture and its masks, which are read when they are asked for.
+    """One picture and its masks, which are read on demand.
 
     Args:
         name: a file name for its results.
-        folder: where the picture lies.
+        folder: of the picture.
         image: [H, W, 3] uint8, RGB.
         image_path: its file.
         pointmap: [H, W, 3] float32, see `ObjectInput`; or None.
-        masks: number to file, by number; gaps are fine.
-        passed_over: files whose number a plainer name has, such as 01.png beside 1.png.
+        masks: number to file, by number; gaps are allowed.
+        passed_over: files whose number another file has too, such as 01.png beside 1.png.
         digests: of picture and pointmap as they were read, sha256; that of the pointmap may be None.
         size: (width, height) in pixels.
-        max_side: pixels; a longer picture is handed to the pipeline reduced, as the embedded one would do by itself.
+        max_side: pixels; longer pictures are reduced beforehand, as the embedded pipeline would do.
     """
 
     name: str
@@ -70,10 +70,10 @@ class SceneInput:
         return mask
 
     def object(self, number: int) -> ObjectInput:
-        """What the pipeline is to be run on.
+        """The input of one object's run.
 
         Raises:
-            InputError: as `mask`; a pointmap that knows too little of the object.
+            InputError: as `mask`; a pointmap with too few points on the object.
         """
         mask = self.mask(number)
         if self.max_side is not None:
@@ -88,7 +88,7 @@ class SceneInput:
         )
 
     def reduced(self) -> SceneInput:
-        """The scene at the size to which the embedded pipeline reduces it, so that it is done once."""
+        """The scene at the size to which the embedded pipeline reduces it, so that this is computed once."""
         from fast_sam3d.model.inputs import MAX_SIDE, match_size, reduce_colours
 
         image = reduce_colours(self.image)

@@ -1,9 +1,9 @@
-"""Every masked object of a picture, one after another, and all of them in one scene.
+"""Reconstruct every masked object of a picture and place them in one scene.
 
     for item in fast_sam3d.run_scene(pipeline, image, masks, seed=42, pointmap=pointmap):
         print(item.name, item.error or item.result["translation"])
 
-`compose_scene` puts what came out at its places. Nothing is written here: `fast_sam3d.scene.folder` does that.
+`compose_scene` places the results. Nothing is written to disk here; see `fast_sam3d.scene.folder`.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneObject:
-    """What came of one mask.
+    """The outcome of one mask.
 
     Args:
         name: of the mask.
         result: of the pipeline's `run`; None if it failed.
-        report: what the run cost; None if it failed.
-        formats: that were decoded; fewer than asked for if the memory did not suffice.
-        out_of_memory: the tries that did not fit.
+        report: of the run; None if it failed. A batch that the object was part of counts with an even share.
+        formats: that were decoded; fewer than requested when out of memory.
+        out_of_memory: attempts that did not fit.
         error: why there is no result.
     """
 
@@ -101,7 +101,7 @@ class PlacedObject:
 
     @classmethod
     def of(cls, name: str, result: Mapping[str, Any]) -> PlacedObject:
-        """From a pipeline's result; the richer gaussians where there are two sorts."""
+        """From a pipeline's result; "gaussian" takes precedence over "gaussian_4"."""
         sorts = [first(result.get(key)) for key in ("gaussian", "gaussian_4")]
         gaussians = next((each for each in sorts if each is not None and len(each.get_xyz)), None)
         mesh = first(result.get("mesh"))
@@ -122,7 +122,7 @@ class PlacedObject:
         return np.empty((0, 3))
 
     def thinned(self, count: int) -> NDArray[np.float64]:
-        """About `count` of the points, evenly taken."""
+        """About `count` of the points, evenly sampled."""
         cloud = self.gaussians
         own = self.surface.vertices if self.surface is not None else None if cloud is None else cloud.get_xyz
         return np.empty((0, 3)) if own is None else transform_points(own[:: 1 + len(own) // count], self.pose.matrix)
@@ -130,7 +130,7 @@ class PlacedObject:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """Objects at their places in the frame of the picture's camera; the convention is `placement`'s."""
+    """Placed objects in the frame of the picture's camera; for the convention see `fast_sam3d.geometry.poses`."""
 
     objects: tuple[PlacedObject, ...]
 
@@ -166,27 +166,26 @@ def run_scene(
     layout: bool = True,
     progress: Progress | None = None,
 ) -> Iterator[SceneObject]:
-    """Reconstructs the objects of a picture, one when the next result is asked for: a caller may stop at any.
+    """Reconstruct the objects of a picture lazily, one per iteration.
 
-    What the pipeline keeps between objects of one picture (`exact.images`) it keeps here, too: accelerate it before.
-    A mask that cannot be used, or an object that fails, gives a result with its error, and the rest goes on.
+    Accelerate the pipeline before, so that it caches what the objects of one picture share (`exact.images`). An
+    unusable mask or a failed object yields an item with its error, and the others follow.
 
     Args:
         pipeline: a SAM 3D pipeline, accelerated or not, or an object that holds one in `_pipeline`.
         image: [H, W, 3] uint8.
         masks: each [H, W], the object where it is not zero; a sequence is named "0", "1" ...
-        seed: every object's noise is drawn as if it ran alone with this seed; None goes on with torch's generator.
+        seed: every object's noise is drawn as if it ran alone with this seed; None uses the global random generator.
         pointmap: [H, W, 3] float32, PyTorch3D camera frame, NaN where unknown; None asks the depth model.
         ss_steps, slat_steps, formats: None takes the pipeline's own.
-        smaller: formats to decode instead where the memory does not suffice, one set after another.
-        batch: objects whose sparse structures are sampled together where the pipeline can do that; they equal single
-            ones to about 1e-6. 1: each by itself.
+        smaller: formats to decode instead when out of memory, in order.
+        batch: objects whose sparse structures are sampled together where the pipeline supports it; they equal single
+            ones to about 1e-6. 1: no batches.
         layout: refine each pose against mask and pointmap once the object is decoded.
-        progress: told of every step and stage, as `report.Report`'s.
+        progress: receives every step and stage, as in `fast_sam3d.report.observe`.
 
     Raises:
-        InputError: a picture that is not [H, W, 3] uint8, no masks, or a batch below 1. At once, not at the first
-            result.
+        InputError: a picture that is not [H, W, 3] uint8, no masks, or a batch below 1; before the first result.
     """
     from fast_sam3d.adapters import unwrap
 
@@ -225,14 +224,14 @@ def run_scene(
         from fast_sam3d.adapters import adapt
 
         less = smaller_than(asked, smaller, adapt(pipe).formats)
-        done, decoded, told = run_fitting(run, asked, less, free_memory)
-        return SceneObject(name, done.result, done.report, decoded, tuple(told))
+        done, decoded, failures = run_fitting(run, asked, less, free_memory)
+        return SceneObject(name, done.result, done.report, decoded, tuple(failures))
 
     def fits(name: str) -> bool:
         try:
             usable(name)
         except Exception:
-            return False  # told when it is its turn
+            return False  # its error is raised in its turn
         return True
 
     groups = groups_of([name for name in named if fits(name)], batch)
@@ -256,10 +255,10 @@ def run_scene(
 def compose_scene(
     results: Iterable[SceneObject | PlacedObject],
 ) -> Scene:
-    """Puts objects at their places.
+    """Place objects in one scene.
 
     Args:
-        results: of `run_scene`; those that failed are left out.
+        results: of `run_scene`; failed ones are skipped.
 
     Raises:
         InputError: nothing to place.

@@ -1,4 +1,4 @@
-"""Who makes a scene's objects on this machine: this process, one after another, or several that are forked from it."""
+"""A scene's objects in parallel: worker processes that are forked from the loaded process."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["Engine", "in_parallel", "processes_for"]
 log = logging.getLogger(__name__)
 
 Engine = Callable[[Iterable[ObjectTask]], Iterator[ObjectOutcome]]
-"""Makes objects in any order, in this process or elsewhere, and tells what became of each as it is done."""
+"""Processes tasks in any order, in this process or elsewhere, and yields each outcome when it is known."""
 
 
 def in_parallel(worker: ObjectWorker, processes: int) -> Engine:
-    """Forks of this process, each with one thread, in the order in which they are done.
+    """An engine of forked processes with one thread each; outcomes come in order of completion.
 
-    On a CPU two objects at once are made faster than one with two threads. What the objects share, their picture and
-    the batch of their sparse structures, is made here, with all threads, before the fork. An object whose process dies,
-    as where the memory does not suffice, is made again alone, then in the next smaller mode.
+    On a CPU two objects in parallel are faster than one with two threads. What objects share, their picture and the
+    batch of their sparse structures, is computed before the fork, with all threads. An object whose process dies, for
+    example out of memory, is run again alone, then with fewer formats.
 
     Args:
-        worker: has its pipeline, and nothing of it on a GPU.
+        worker: with its pipeline on the CPU.
     """
 
     def run(tasks: Iterable[ObjectTask]) -> Iterator[ObjectOutcome]:
@@ -37,13 +37,11 @@ def in_parallel(worker: ObjectWorker, processes: int) -> Engine:
 
     def made(tasks: Sequence[ObjectTask]) -> Iterator[ObjectOutcome]:
         worker.prepare(tasks[0])
-        tasks = sorted(tasks, key=worker.voxels, reverse=True)  # a large one at the end would be waited for
+        tasks = sorted(tasks, key=worker.voxels, reverse=True)  # the others would wait for a large one at the end
         lost = []
         for index, answer in in_forks(worker.process, tasks, processes):
             if isinstance(answer, Lost):
-                log.warning(
-                    "object %d: its process ended with %s; it is made again, alone", tasks[index].number, answer
-                )
+                log.warning("object %d: its process ended with %s; it is run again, alone", tasks[index].number, answer)
                 lost.append(tasks[index])
             else:
                 yield answer
@@ -60,25 +58,25 @@ def in_parallel(worker: ObjectWorker, processes: int) -> Engine:
                 return answer
             clear_unfinished(task.target.parent)
             ended.append(f"{', '.join(formats) or 'everything'}, alone: its process ended with {answer}")
-        return ObjectOutcome(task.number, "failed", f"does it fit into the memory? ({'; '.join(ended)})")
+        return ObjectOutcome(task.number, "failed", f"it may not fit into the memory ({'; '.join(ended)})")
 
     return run
 
 
 def processes_for(pipeline: Any, objects: int, asked: int | None = None) -> int:
-    """How many processes make a scene's objects: as many as torch has threads, on a CPU.
+    """The number of processes for a scene's objects: on a CPU, as many as torch has threads.
 
-    It depends on the scene, not on what of it is done: so a run that goes on rounds as one that was not stopped.
+    It depends on the scene, not on what is complete, so that a resumed run rounds like an uninterrupted one.
 
     Args:
         pipeline: loaded.
         objects: in the scene.
-        asked: take so many, where that can be done.
+        asked: requested number, used where possible.
     """
     import torch
 
     if asked == 1 or objects < 2 or str(pipeline.device) != "cpu" or not can_fork():
         if asked is not None and asked > 1:
-            log.info("the objects are made one after another: more processes need Linux, a CPU and two objects")
+            log.info("the objects are processed one after another: more processes need Linux, a CPU and two objects")
         return 1
     return min(asked or torch.get_num_threads(), objects)

@@ -1,4 +1,4 @@
-"""What is to be done for a scene: which objects are complete from earlier runs, and which are to be run."""
+"""The plan of a scene: which objects are complete from earlier runs, and which are to be run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class ScenePlan:
-    """What is to be done for a scene.
+    """The tasks of a scene.
 
     Args:
         target: the folder of its results.
-        tasks: objects to be made.
-        known: what is known already, by mask: complete from an earlier run, a mask that cannot be used, a duplicate.
-        identities: of every object that can be made, by mask.
+        tasks: objects to reconstruct.
+        known: outcomes known already, by mask: complete from an earlier run, an unusable mask, a duplicate.
+        identities: of every object with a usable mask, by mask.
     """
 
     scene: SceneInput
@@ -41,19 +41,19 @@ class ScenePlan:
 def plan_scene(
     scene: SceneInput, config: Config, settings: Mapping[str, Any], target: Path, overwrite: bool = False
 ) -> ScenePlan:
-    """Looks at every mask and at what is there from earlier runs; makes nothing.
+    """Compare every mask with the results of earlier runs; runs nothing.
 
     Args:
         settings: `scene.worker.config_identity`.
         target: the folder of the scene's results.
-        overwrite: make everything again.
+        overwrite: run every object again.
 
     Raises:
-        OutputError: results of other settings are there and `overwrite` is not set; the place cannot be written, is
-            in the way of the input, or holds files that are not results.
+        OutputError: there are results of other settings or of another picture and `overwrite` is not set; or the folder
+            cannot be written, is that of the input, or holds files that are not results.
     """
     _refuse_input_folder(scene, target)
-    whole = ScenePlan(scene, target)
+    planned = ScenePlan(scene, target)
     seen: dict[str, int] = {}
     done = {number: read_done(target / str(number)) for number in scene.masks}
     if not overwrite:
@@ -62,20 +62,20 @@ def plan_scene(
         try:
             given = input_identity(scene, number)
         except InputError as error:
-            whole.known[number] = ObjectOutcome(number, "failed", str(error))
+            planned.known[number] = ObjectOutcome(number, "failed", str(error))
             continue
         first = seen.setdefault(given["mask"], number)
         if first != number:
             message = f"{path.name} has the same pixels as {scene.masks[first].name}, so it is the same object"
             log.warning("%s", message)
-            whole.known[number] = ObjectOutcome(number, "duplicate", message)
+            planned.known[number] = ObjectOutcome(number, "duplicate", message)
             continue
         identity = {"input": given, "settings": settings}
-        whole.identities[number] = identity
+        planned.identities[number] = identity
         there = done[number]
         if there is not None and not overwrite and there["identity"] == identity:
-            told = tuple(there.get("out_of_memory", ()))
-            whole.known[number] = ObjectOutcome(number, "complete", "", tuple(there.get("formats", ())), told)
+            failures = tuple(there.get("out_of_memory", ()))
+            planned.known[number] = ObjectOutcome(number, "complete", "", tuple(there.get("formats", ())), failures)
             continue
         if there is not None and not overwrite and there["identity"].get("input") != given:
             if there["identity"].get("input", {}).get("image") != given["image"]:
@@ -85,11 +85,11 @@ def plan_scene(
                 )
             log.info("object %d: its mask or pointmap has changed, so it is reconstructed again", number)
         check_target(target / str(number), OBJECT_NAMES)
-        whole.tasks.append(ObjectTask(scene.folder, config.input.pointmap, number, target / str(number), identity))
-    # Of all objects that can be made, so that a run that goes on has the groups of one that was not stopped.
-    groups = groups_of(list(whole.identities), config.scene.batch)
-    whole.tasks = [replace(task, group=groups.get(task.number, ())) for task in whole.tasks]
-    return whole
+        planned.tasks.append(ObjectTask(scene.folder, config.input.pointmap, number, target / str(number), identity))
+    # Of all objects, so that a resumed run has the groups of an uninterrupted one.
+    groups = groups_of(list(planned.identities), config.scene.batch)
+    planned.tasks = [replace(task, group=groups.get(task.number, ())) for task in planned.tasks]
+    return planned
 
 
 def _refuse_input_folder(scene: SceneInput, target: Path) -> None:
@@ -107,6 +107,6 @@ def _refuse_other_settings(
 
 
 def count_as_missing(tasks: Iterable[ObjectTask]) -> None:
-    """What is to be made again counts as missing from now on: a run that is stopped goes on where it was."""
+    """Mark the objects of tasks as not complete, so that an interrupted run resumes with them."""
     for task in tasks:
         (task.target / DONE).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""One object of one scene, to disk: what a worker does, whoever hands it its tasks.
+"""One object of one scene, from its task to its folder of results.
 
-A task says everything that a worker elsewhere needs; a worker loads the pipeline once and reads each picture once. What
-it leaves behind is a whole folder with a `done.json` that says what it was made of, or nothing.
+A task holds everything that a worker on any machine needs. A worker loads the pipeline once and reads each picture
+once. It writes a complete folder, with a `done.json` that identifies its inputs and settings, or nothing.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ OBJECT_NAMES = (*RESULT_NAMES, DONE)
 
 @dataclass(frozen=True, slots=True)
 class ObjectTask:
-    """One object to be made; small, and can be sent to another process.
+    """One object to reconstruct; small, and can be sent to another process.
 
     Args:
         folder: of the scene's picture.
         pointmap: "auto", "none" or a file, as `images.load_object` takes it.
         number: of the mask.
-        target: the folder to be made or replaced.
+        target: the folder to create or replace.
         identity: written into `done.json`; see `config_identity` and `input_identity`.
-        group: numbers of the masks whose sparse structures are sampled together; empty: each by itself.
+        group: numbers of the masks whose sparse structures are sampled in one batch; empty: no batch.
     """
 
     folder: Path
@@ -68,15 +68,15 @@ class ObjectTask:
 
 @dataclass(frozen=True, slots=True)
 class ObjectOutcome:
-    """What became of a task.
+    """The outcome of a task.
 
     Args:
         number: of the mask.
         status: "complete", "failed" or "duplicate" (the mask has the same pixels as an earlier one).
         message: why, where it is not complete.
         formats: that were decoded.
-        out_of_memory: the tries that did not fit.
-        seconds: that it took; None if it was there already.
+        out_of_memory: attempts that did not fit.
+        seconds: of the run; None if it was complete already.
     """
 
     number: int
@@ -88,14 +88,14 @@ class ObjectOutcome:
 
 
 class ObjectWorker:
-    """Holds one pipeline and makes objects with it, one after another; a context manager.
+    """Holds one pipeline and reconstructs objects with it, one after another; a context manager.
 
     Args:
         pipeline: loaded.
-        config: what to do; the pipeline is accelerated accordingly until the end of the context.
+        config: of the runs; the pipeline is accelerated accordingly until the end of the context.
         tag: of the checkpoint.
-        load_seconds: that loading took.
-        embedded: pictures are reduced beforehand to what the embedded pipeline would reduce them to.
+        load_seconds: time that loading took.
+        embedded: reduce pictures beforehand to the size to which the embedded pipeline reduces them.
     """
 
     def __init__(
@@ -112,14 +112,14 @@ class ObjectWorker:
         self.pipeline = unwrap(pipeline)
         self.config, self.tag, self.load_seconds, self.embedded = config, tag, load_seconds, embedded
         self.progress: Progress | None = None
-        """Told of every step and stage."""
+        """Receives every step and stage."""
         self._scene: tuple[Path, str, SceneInput] | None = None
         self._ahead = Ahead(self.pipeline, config.seed, config.pipeline.ss_steps)
         self._handle = accelerate(self.pipeline, config)
 
     @classmethod
     def load(cls, config: Config, checkpoint: Checkpoint) -> ObjectWorker:
-        """A worker with a pipeline of its own."""
+        """Load a pipeline for a worker."""
         from fast_sam3d.checkpoints.load import load_checkpoint
 
         begin, asked = time.perf_counter(), config.pipeline
@@ -136,43 +136,43 @@ class ObjectWorker:
         self._ahead.forget()
 
     def know(self, scene: SceneInput, pointmap: str) -> None:
-        """Hands over a scene that was read already."""
+        """Use a scene that has been read already."""
         self._scene = (scene.folder, pointmap, scene.reduced() if self.embedded else scene)
         self._ahead.forget()
 
     def prepare(self, task: ObjectTask) -> None:
-        """Does what a task has in common with those of its scene and group, unless that is done already.
+        """Compute what a task shares with those of its scene and group, unless it is there already.
 
-        What is wrong with it is told by `process`.
+        Errors are left to `process`.
         """
         try:
             self._share(task)
         except Exception as error:
-            log.debug("what object %d shares with others cannot be made ahead", task.number, exc_info=error)
+            log.debug("what object %d shares with others cannot be computed ahead", task.number, exc_info=error)
 
     def voxels(self, task: ObjectTask) -> int:
-        """How large the object of a prepared task is; 0 if that is not known yet."""
+        """Number of voxels of the object of a prepared task; 0 if unknown."""
         known = dict(zip(task.group, self._ahead.voxels, strict=False))
         return known.get(task.number, 0)
 
     @property
     def smaller(self) -> list[tuple[str, ...]]:
-        """The formats to decode instead where the memory does not suffice, one set after another."""
+        """Formats to decode instead when out of memory, in order."""
         return self._smaller_than(self.config.pipeline.formats)
 
     def process(self, task: ObjectTask, formats: tuple[str, ...] = (), ended: Sequence[str] = ()) -> ObjectOutcome:
-        """Makes one object; whatever goes wrong with it is told, not raised.
+        """Reconstruct one object; its errors are part of the outcome, not raised.
 
         Args:
-            formats: of `smaller`; none takes those that are asked for.
-            ended: the tries that this process does not know of, because they have ended others.
+            formats: of `smaller`; empty: those of the configuration.
+            ended: earlier attempts that ended their processes.
 
         Raises:
-            OutputError: the disk is full, or the place cannot be written: no other object would fare better.
+            OutputError: the disk is full or the folder cannot be written, which would fail for every other object too.
         """
         begin = time.perf_counter()
         try:
-            formats, told = self._make(task, formats or self.config.pipeline.formats, list(ended))
+            formats, failures = self._run(task, formats or self.config.pipeline.formats, list(ended))
         except OutputError:
             raise
         except Exception as error:
@@ -181,7 +181,7 @@ class ObjectWorker:
                 message = f"{type(error).__name__}: {message}"
                 log.debug("object %d", task.number, exc_info=error)
             return ObjectOutcome(task.number, "failed", message, seconds=time.perf_counter() - begin)
-        return ObjectOutcome(task.number, "complete", "", formats, tuple(told), time.perf_counter() - begin)
+        return ObjectOutcome(task.number, "complete", "", formats, tuple(failures), time.perf_counter() - begin)
 
     def _share(self, task: ObjectTask) -> SceneInput:
         if self._scene is None or self._scene[:2] != (task.folder, task.pointmap):
@@ -193,11 +193,11 @@ class ObjectWorker:
             self._ahead.prepare((task.folder, task.group), map(scene.object, task.group))
         return scene
 
-    def _make(self, task: ObjectTask, formats: Sequence[str], tried: list[str]) -> tuple[tuple[str, ...], list[str]]:
+    def _run(self, task: ObjectTask, formats: Sequence[str], tried: list[str]) -> tuple[tuple[str, ...], list[str]]:
         given = self._share(task).object(task.number)
         settings = RunSettings.of(self.config.seed, self.config.pipeline)
 
-        def make(formats: tuple[str, ...]) -> None:
+        def attempt(formats: tuple[str, ...]) -> None:
             run = run_object(
                 self.pipeline, given.image, given.mask, given.pointmap,
                 settings=replace(settings, formats=formats), progress=self.progress,
@@ -211,11 +211,11 @@ class ObjectWorker:
         def free() -> None:
             from fast_sam3d.api import accelerate
 
-            # A new installation has kept nothing of earlier pictures and objects.
+            # A new installation has no caches of earlier pictures and objects.
             self._handle = accelerate(self.pipeline, self.config)
             free_memory()
 
-        _, fitted, _ = run_fitting(make, formats, self._smaller_than(formats), free, tried)
+        _, fitted, _ = run_fitting(attempt, formats, self._smaller_than(formats), free, tried)
         return fitted, tried
 
     def _smaller_than(self, formats: Sequence[str]) -> list[tuple[str, ...]]:
@@ -236,10 +236,10 @@ def _write_done(
             seen = Camera.from_pointmap(run.result["pointmap"]).resized(max(size))
             camera = {"focal_px": seen.focal, "principal_px": seen.principal, "size_px": size}
         except ValueError as error:
-            log.info("object %d: the camera of its pointmap is not known: %s", task.number, error)
+            log.info("object %d: the camera of its pointmap is unknown: %s", task.number, error)
     save_json(folder / DONE, {
         "identity": task.identity,
-        # The report tells times, so its size differs from run to run.
+        # The report holds times, so its size differs from run to run.
         "files": {name: None if name == REPORT else (folder / name).stat().st_size for name in sorted(written)},
         "formats": run.formats,
         "out_of_memory": tried,
@@ -248,7 +248,7 @@ def _write_done(
 
 
 def read_done(target: Path) -> dict[str, Any] | None:
-    """What the `done.json` of an object says, if every file that it lists is there in its size; else None."""
+    """The content of an object's `done.json`, if every file that it lists exists with its size; else None."""
     try:
         done = json.loads((target / DONE).read_text(encoding="utf-8"))
         for name, size in done["files"].items():
@@ -261,7 +261,7 @@ def read_done(target: Path) -> dict[str, Any] | None:
 
 
 def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What of a configuration makes a difference to an object's files: not where they go, nor on which device."""
+    """The part of a configuration that an object's files depend on: not their place, nor the device."""
     asked = config.pipeline
     identity = {
         "seed": config.seed,
@@ -286,9 +286,9 @@ def input_identity(scene: SceneInput, number: int) -> dict[str, Any]:
 
 
 def _weights(checkpoint: Checkpoint) -> str:
-    """sha256 of its files' names, sizes and list of checksums: to read gigabytes would take long."""
+    """sha256 of the names and sizes of the files, and of their list of checksums; gigabytes are not read."""
     files = sorted(path for path in checkpoint.folder.rglob("*") if path.is_file())
     known = {str(path.relative_to(checkpoint.folder)): path.stat().st_size for path in files}
     sums = [path.read_text() for path in files if path.name == "sha256.json"]
-    told = json.dumps([known, sums], sort_keys=True).encode("utf-8", "surrogateescape")
-    return hashlib.sha256(told).hexdigest()
+    text = json.dumps([known, sums], sort_keys=True).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()

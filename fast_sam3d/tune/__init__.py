@@ -1,1 +1,1 @@
-"""Calibration on the user's own pipeline: the fastest settings whose drift stays within a share of the seed noise."""
+"""Tuning on the user's pipeline: the fastest settings with a drift below a share of the seed noise."""

@@ -17,7 +17,7 @@ from fast_sam3d.bench.record import Record, Rows
 from fast_sam3d.bench.suite import OFF, OTHER_SEED
 from fast_sam3d.bench.summary import Number
 from fast_sam3d.metrics import by_group, median_and_error
-from fast_sam3d.tune.drift import Share, Verdict, share_of
+from fast_sam3d.tune.drift import Verdict, share_of
 
 Case: TypeAlias = tuple[str, int]
 """An object and a noise seed."""
@@ -66,11 +66,6 @@ class Measurements:
         # By method and case: its row, and that of the unaccelerated run beside it.
         self._pairs: dict[str, dict[Case, tuple[dict[str, Any], dict[str, Any]]]] = {}
         self._verdicts: dict[tuple[str, tuple[Case, ...]], Verdict] = {}
-
-    @property
-    def names(self) -> list[str]:
-        """All measured methods, in order."""
-        return list(self._pairs)
 
     def measure(self, methods: Sequence[str], case: Case) -> None:
         """Measure methods and the unaccelerated pipeline on one case."""
@@ -156,14 +151,6 @@ class Measurements:
                 parts.append(base - own)
         known = [part for part in parts if math.isfinite(part)]
         return statistics.median(known) if known else math.nan
-
-    def noise(self, cases: Sequence[Case]) -> dict[str, Share]:
-        """The seed noise against itself: its share is 1, and `noise` its mean."""
-        return dict(self.verdict(OTHER_SEED, cases).shares)
-
-    def rows(self) -> Rows:
-        """All rows, the latest of each method and case."""
-        return [pair[0] for cases in self._pairs.values() for pair in cases.values()]
 
     def _speed(self, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], groups: Sequence[str]) -> Number:
         column = COLUMNS[self.cost]

@@ -1,4 +1,4 @@
-"""Work shared out, kept and taken up again."""
+"""Parallel measurement, and resuming it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time and memory, off and on in turns. `tests/stock/test_measure.py` measures the stock parts."""
+"""Time and memory without and with a saving. `tests/stock/test_measure.py` measures the stock parts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_medians() -> None:
     assert BOTH.median_peaks() == (350, 125)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="nothing tells the peak")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is unknown")
 def test_the_peak_of_a_call_on_the_host() -> None:
     def use(mebibytes: int) -> torch.Tensor:
         return torch.ones(mebibytes * MEBI // 4)[:1].clone()

@@ -1,4 +1,4 @@
-"""Pictures are drawn from what there is."""
+"""Plots and output files of a bench."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that outlive a stop."""
+"""Rows on disk, and resuming from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suites: those that come along, and those that are wrong."""
+"""Packaged and invalid suites."""
 
 from __future__ import annotations
 

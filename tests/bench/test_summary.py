@@ -1,4 +1,4 @@
-"""The tables' arithmetic, by hand."""
+"""Statistics and tables, by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctor finds what is there, names one next step, and survives whatever is broken."""
+"""The diagnosis names one next step and survives broken installations."""
 
 from __future__ import annotations
 

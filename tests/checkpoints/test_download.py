@@ -1,4 +1,4 @@
-"""Downloads from a local stand-in for the hub: whole, resumed, refused, and never half a folder."""
+"""Downloads from a local stand-in for the hub: complete, resumed, refused, and never partial."""
 
 from __future__ import annotations
 

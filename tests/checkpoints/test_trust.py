@@ -1,4 +1,4 @@
-"""Every known way to make a yaml file of a checkpoint call something foreign is refused; the published ones pass."""
+"""YAML files that would call something untrusted are refused; the published ones are accepted."""
 
 from __future__ import annotations
 

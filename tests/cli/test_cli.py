@@ -1,4 +1,4 @@
-"""The commands: their help, their mistakes, and what the small ones print."""
+"""The commands: help, errors, and the output of the small ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.stand_in import run
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
-def test_every_command_explains_itself(capsys, name):
+def test_every_command_has_help(capsys, name):
     code, out, _ = run(capsys, name, "--help")
     assert code == 0
     assert out.startswith(f"usage: fast-sam3d {name}")
@@ -86,7 +86,7 @@ def test_unknown_commands(capsys, name, near):
     assert near in err
 
 
-def test_config_prints_what_composes_again(capsys):
+def test_config_prints_the_composed_tree(capsys):
     import yaml
 
     code, out, _ = run(capsys, "config", "--enable_acceleration", "--ss_cache_stride", "5", "seed=3")
@@ -104,7 +104,7 @@ def test_config_checks_methods(capsys):
 
 
 @pytest.mark.parametrize("buffered", [True, False])
-def test_a_reader_that_goes_away_is_no_error(buffered):
+def test_a_closed_pipe_is_no_error(buffered):
     environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
     command = f"{sys.executable} -m fast_sam3d.cli config | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=checkout(), env=environment)
@@ -120,7 +120,7 @@ def test_commands_without_overrides_refuse_them(capsys):
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
-def test_started_without_an_output(closed):
+def test_closed_output_streams_are_no_error(closed):
     command = f"{sys.executable} -m fast_sam3d.cli methods {closed}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -68,7 +68,7 @@ def test_single_modules_can_be_compared(pipeline, object_folder, elsewhere, caps
     [
         (["--rounds", "0"], "--rounds is 0"),
         (["--preset", "off"], "nothing is accelerated"),
-        (["--image_path", "nowhere"], "no picture at nowhere"),
+        (["--image_path", "nowhere"], "at nowhere"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_loaded(object_folder, elsewhere, capsys, monkeypatch, flags, words):

@@ -84,7 +84,7 @@ def test_the_glb_opens_with_colours(pipeline, object_folder, elsewhere, capsys):
     assert len(np.unique(mesh.visual.vertex_colors[:, :3])) > 4
 
 
-def test_report_tells_the_run(pipeline, object_folder, elsewhere, capsys):
+def test_the_report_has_seeds_steps_methods_and_costs(pipeline, object_folder, elsewhere, capsys):
     code, out, _ = run(
         capsys, "infer", "--image_path", object_folder, "--enable_acceleration", "--seed", 7, "pipeline.slat_steps=4"
     )
@@ -105,7 +105,7 @@ def test_report_tells_the_run(pipeline, object_folder, elsewhere, capsys):
     assert "10/25" in out
 
 
-def test_without_acceleration_nothing_is_installed(pipeline, object_folder, elsewhere, capsys):
+def test_nothing_is_installed_without_acceleration(pipeline, object_folder, elsewhere, capsys):
     before = snapshot(pipeline)
     run(capsys, "infer", "--image_path", object_folder)
     after = snapshot(pipeline)
@@ -136,7 +136,7 @@ def test_flags_reach_the_run(pipeline, object_folder, elsewhere, capsys):
     assert method["predict"]["translation"]["beta"] == 0.7
 
 
-def test_an_override_of_a_module_counts_more_than_enabling_all(pipeline, object_folder, elsewhere, capsys):
+def test_an_override_of_a_module_takes_precedence_over_enable_acceleration(pipeline, object_folder, elsewhere, capsys):
     code, *_ = run(capsys, "infer", "--image_path", object_folder, "ss=off", "--enable_acceleration")
     assert code == 0
     assert "ss" not in json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"]
@@ -154,7 +154,7 @@ def test_carving_flags_reach_the_run(pipeline, object_folder, elsewhere, capsys)
     assert (methods["slat"]["where"]["keep"], methods["slat"]["where"]["warmup"]) == (0.2, 4)
 
 
-def test_a_flag_of_the_papers_method_picks_it(pipeline, object_folder, elsewhere, capsys, caplog):
+def test_a_flag_of_the_papers_method_switches_to_that_method(pipeline, object_folder, elsewhere, capsys, caplog):
     code, *_ = run(
         capsys, "infer", "--image_path", object_folder, "--enable_acceleration", "--ss_momentum_beta", 0.7,
         "--slat_carving_ratio", 0.2, "--slat_warmup", 4, "--mesh_spectral_threshold_low", 0.4,
@@ -167,7 +167,7 @@ def test_a_flag_of_the_papers_method_picks_it(pipeline, object_folder, elsewhere
     assert methods["mesh"]["threshold_low"] == 0.4
 
 
-def test_a_module_of_the_preset_stays_its_own(pipeline, object_folder, elsewhere, capsys):
+def test_the_method_of_a_preset_is_kept_when_its_module_is_enabled_too(pipeline, object_folder, elsewhere, capsys):
     given = ["infer", "--image_path", object_folder, "--enable_acceleration"]
     assert run(capsys, *given, "--enable_ss_cache", "--enable_mesh_aggregation")[0] == 0
     methods = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"]
@@ -175,12 +175,12 @@ def test_a_module_of_the_preset_stays_its_own(pipeline, object_folder, elsewhere
     assert methods["mesh"]["where"] == "decoder"  # which the default preset leaves off
 
 
-def test_a_list_of_keys_stays_one(object_folder, elsewhere, capsys):
+def test_lists_of_valid_keys_are_not_rewritten_as_flags(object_folder, elsewhere, capsys):
     _, _, err = run(capsys, "infer", "--image_path", object_folder, "foo=1")
     assert "input.image_path" in err and "--image_path" not in err
 
 
-def test_a_flag_does_not_pick_against_an_override(pipeline, object_folder, elsewhere, capsys):
+def test_a_flag_does_not_switch_a_method_that_an_override_names(pipeline, object_folder, elsewhere, capsys):
     given = ["infer", "--image_path", object_folder, "--enable_acceleration", "--slat_carving_ratio", 0.2]
     code, _, err = run(capsys, *given, "slat=off")
     assert code == 2 and "slat=off" in err
@@ -305,7 +305,7 @@ def test_flags_of_other_releases_are_aliases(pipeline, object_folder, elsewhere,
     assert methods["slat"]["where"]["keep"] == 0.3, "its ratio is the share skipped"
 
 
-def test_a_mesh_without_faces_leaves_the_rest(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+def test_a_mesh_without_faces_is_left_out_with_a_warning(pipeline, object_folder, elsewhere, capsys, monkeypatch):
     plain_run = StandIn.run
 
     def without_faces(self, *arguments, **options):
@@ -385,7 +385,7 @@ def test_a_picture_with_the_longest_name(pipeline, object_folder, elsewhere, cap
         (["--image_path", "{cup}", "ss@x=off"], ["package"]),
     ],
 )
-def test_mistakes_are_one_sentence(pipeline, object_folder, elsewhere, capsys, arguments, words):
+def test_errors_are_one_sentence_and_write_nothing(pipeline, object_folder, elsewhere, capsys, arguments, words):
     if "/proc/none" in arguments and not Path("/proc").is_dir():
         pytest.skip("there is no /proc here")
     before = files(object_folder)
@@ -460,7 +460,7 @@ def test_an_interrupt_after_the_results_are_there_says_so(pipeline, object_folde
     assert files(elsewhere / "outputs/cup_0") == RESULTS
 
 
-def test_termination_too(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+def test_sigterm_leaves_no_file(pipeline, object_folder, elsewhere, capsys, monkeypatch):
     monkeypatch.setattr(meshes, "save_glb", lambda *a, **o: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
     before = signal.getsignal(signal.SIGTERM)
     code, *_ = run(capsys, "infer", "--image_path", object_folder)
@@ -491,7 +491,7 @@ def test_out_of_memory_says_what_helps(pipeline, object_folder, elsewhere, capsy
     assert "out of memory" in err
 
 
-def test_our_own_mistakes_are_not_hidden(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+def test_unexpected_errors_are_raised(pipeline, object_folder, elsewhere, capsys, monkeypatch):
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("a bug")
 

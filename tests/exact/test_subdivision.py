@@ -166,18 +166,18 @@ def test_a_block_is_tried_once_on_a_few_voxels(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("block", "told"),
+    ("block", "message"),
     [(Block(factor=1.01), "of the largest"), (Block(dtype=torch.float64), r"float32 for \[32, 3\] of torch.float64")],
     ids=["values", "type"],
 )
-def test_a_block_that_computes_something_else_is_not_replaced(block, told, caplog):
+def test_a_block_that_computes_something_else_is_not_replaced(block, message, caplog):
     assert fits(block)
     seam, x = SubdivisionSeam(block), line()
     want = block(x).feats
     for _ in range(2):
         assert torch.equal(seam(x).feats, want)
     assert caplog.text.count("exact.subdivision stays off in a block, because a trial on 4 voxels fails") == 1
-    assert re.search(told, caplog.text)
+    assert re.search(message, caplog.text)
 
 
 def test_an_inconclusive_trial_does_not_disable_a_block(caplog):

@@ -1,4 +1,4 @@
-"""Reading pictures and masks: what is accepted, what it means, what is refused and how."""
+"""Reading of images and masks: accepted and refused files."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_exif_orientation_is_applied_to_match_the_mask(tmp_path, picture, disc, 
 
 
 def big_png(path: Path, width: int, height: int) -> Path:
-    """A PNG whose header promises a size that its few bytes do not hold."""
+    """A PNG with a large size in its header and almost no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")

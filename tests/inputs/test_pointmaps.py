@@ -1,4 +1,4 @@
-"""Pointmaps beside a picture or named: used, cast, refused."""
+"""Pointmaps: found, cast, refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The preview shows the right things in the right places."""
+"""The content of the preview."""
 
 import os
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from PIL import Image
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.gaussians import SH_C0, GaussianCloud
 from fast_sam3d.geometry.poses import pose_matrix
-from fast_sam3d.render.preview import ACCENT, PANEL, VIEW_PX, _input_camera, compose_preview, save_preview
+from fast_sam3d.render.preview import ACCENT, PANEL, VIEW_PX, compose_preview, input_camera, save_preview
 from fast_sam3d.render.renderer import MeshRenderer
 
 HEIGHT, WIDTH, FOCAL, SCALE = 90, 120, 110.0, 0.6
@@ -106,18 +106,18 @@ def test_the_other_views_orbit_the_object():
 
 def test_a_pointmap_of_another_resolution():
     _, _, result = scene()
-    full = _input_camera(result, (HEIGHT, WIDTH))[0]
-    half = _input_camera({**result, "pointmap": result["pointmap"][::2, ::2]}, (HEIGHT, WIDTH))[0]
+    full = input_camera(result, (HEIGHT, WIDTH))[0]
+    half = input_camera({**result, "pointmap": result["pointmap"][::2, ::2]}, (HEIGHT, WIDTH))[0]
     assert np.isclose(full.focal, FOCAL, rtol=1e-3) and np.isclose(half.focal, FOCAL, rtol=0.02)
     assert half.size == (HEIGHT, WIDTH) and np.allclose(half.principal, full.principal, atol=1.5)
 
 
 def test_the_azimuth_is_that_of_the_input_camera():
     _, _, result = scene((0.0, 0.0, 2.0))
-    assert np.isclose(_input_camera(result, (HEIGHT, WIDTH))[1], 20.0)
+    assert np.isclose(input_camera(result, (HEIGHT, WIDTH))[1], 20.0)
     turned = Camera.orbit(70.0, 10.0).rotation
     result["rotation"] = trimesh.transformations.quaternion_from_matrix(turned)[None]
-    assert np.isclose(_input_camera(result, (HEIGHT, WIDTH))[1], 70.0)
+    assert np.isclose(input_camera(result, (HEIGHT, WIDTH))[1], 70.0)
     assert np.allclose(pose_matrix(result)[:3, :3] / SCALE, turned.T)
 
 

@@ -1,4 +1,4 @@
-"""Pictures against analytic silhouettes and against slow, obvious renderers."""
+"""Renderings against analytic silhouettes and slow reference renderers."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Dots against a loop over every one of them."""
+"""Splatted points against a loop over all of them."""
 
 from __future__ import annotations
 

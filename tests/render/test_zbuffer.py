@@ -1,4 +1,4 @@
-"""The z-buffer against a loop over every triangle and every sample."""
+"""The z-buffer against a loop over every triangle and sample."""
 
 from __future__ import annotations
 

@@ -152,19 +152,19 @@ def test_another_seed_or_step_count_is_solved_anew(pipeline):
     pipeline.solved_ahead.clear()
 
 
-def test_each_by_itself_where_a_batch_will_not_do(pipeline, caplog):
+def test_no_batch_where_objects_may_take_different_steps(pipeline, caplog):
     caplog.set_level("INFO", "fast_sam3d")
     things = [Thing(5), Thing(20)]
     with fast_sam3d.accelerated(pipeline, {"ss": BUDGET}):
         solve_ahead(pipeline, things, 7, STEPS)
-    assert "decide differently" in caplog.text and not pipeline.solved_ahead
+    assert "different steps" in caplog.text and not pipeline.solved_ahead
     solve_ahead(pipeline, things, None, STEPS)
     assert "there is no seed" in caplog.text and not pipeline.solved_ahead
     things[1].mask[:] = False
     solve_ahead(pipeline, things, 7, STEPS)
     assert "the mask is empty" in caplog.text and not pipeline.solved_ahead
     solve_ahead(object(), things, 7, STEPS)
-    assert "this pipeline takes one at a time" in caplog.text
+    assert "this pipeline samples one at a time" in caplog.text
 
 
 def test_groups_are_neighbours():

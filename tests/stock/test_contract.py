@@ -10,16 +10,4 @@ class TestStock(Contract):
     """See `Contract`."""
 
     bed = STOCK
-    methods = (
-        "paper",
-        "both",
-        "exact",
-        "carved",
-        "budget",
-        "mesh",
-        "voxels",
-        "everything",
-        "solvers",
-        "guides",
-        "merged cells",
-    )
+    rest = False

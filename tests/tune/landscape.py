@@ -1,4 +1,4 @@
-"""A pipeline made of formulas: what a search would measure, known beforehand and in no time."""
+"""A fake pipeline with speed and drift given by formulas, so that the best settings are known."""
 
 from __future__ import annotations
 

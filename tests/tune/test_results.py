@@ -1,4 +1,4 @@
-"""The files that a search leaves."""
+"""Files of a search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring on a pipeline: what runs, and how far it drifts."""
+"""Measurement of candidates on a pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search on a landscape whose best is known."""
+"""The search on a landscape with a known optimum."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STRIDES = ("fast_sam3d", "step_cache", "taylorseer", "deis")
 
 @pytest.fixture(scope="module")
 def known():
-    """Methods whose strides the landscape knows, and the mesh's."""
+    """The methods that the landscape covers."""
     found = {stage: [m for m in methods(stage) if m.option in STRIDES] for stage in ("ss", "mesh")}
     found["slat"] = [m for m in methods("slat") if m.option in ("step_cache", "taylorseer", "deis")]
     return {stage: found[stage] for stage in STAGES}
