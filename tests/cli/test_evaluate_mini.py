@@ -188,7 +188,7 @@ def test_a_stopped_evaluation_goes_on_and_overwriting_begins_anew(
 
 
 @pytest.mark.parametrize("change", ["weights", "sampling", "variants"])
-def test_what_was_measured_otherwise_is_not_taken(
+def test_measurements_of_other_settings_are_refused_until_overwritten(
     tmp_path: Path, weights: Path, measured: Measured, change: str
 ) -> None:
     args = arguments(checkpoint_dir=weights, objects=2, processes=1, output_dir=tmp_path / "out")
@@ -198,7 +198,11 @@ def test_what_was_measured_otherwise_is_not_taken(
     elif change == "sampling":
         args.ss_cfg_strength = 5.0
     else:
-        args.accelerate = ["preset=fast_sam3d"]
+        args.preset = ["fast_sam3d"]
+    with pytest.raises(OutputError, match="other settings.*--overwrite"):
+        evaluate_mini.main(args)
+    assert len(measured.seeds) == 2
+    args.overwrite = True
     evaluate_mini.main(args)
     assert len(measured.seeds) == 4
 
