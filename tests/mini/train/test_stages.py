@@ -65,7 +65,7 @@ def test_the_same_run_again_changes_nothing(trained: TrainingRun, run: Callable[
     check_exported(again, again.folder / "checkpoint")
 
 
-def test_a_result_made_again_alike_is_accepted(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
+def test_an_identical_new_result_is_accepted(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
     """Of a damaged file the advice is to delete it; what was built on it need not be trained again."""
     path = trained.result("ss_vae")
     before = path.read_bytes()
@@ -110,7 +110,7 @@ def test_another_seed_or_recipe_is_refused_where_recipe_json_is_gone(
     STAGES["ss_vae"](run(replace(tiny, ss_vae=replace(tiny.ss_vae, steps=9))))
 
 
-def test_files_from_before_they_could_say_are_believed(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
+def test_older_files_without_origin_are_accepted(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
     for path in trained.folder.glob("*.pt"):
         save_whole({name: value for name, value in load_whole(path).items() if name != "origin"}, path)
     (trained.folder / "exported.json").unlink()
