@@ -63,7 +63,7 @@ def by_method(rows):
     return {row["method"]: row for row in rows}
 
 
-def test_every_variant_has_a_row_and_the_pipeline_is_left_as_it_was(measured):
+def test_every_variant_has_a_row_and_the_pipeline_is_restored(measured):
     rows, untouched = measured
     assert untouched
     assert [row["method"] for row in rows] == [variant.name for variant in VARIANTS]
@@ -98,7 +98,7 @@ def test_fidelity_is_to_the_same_seed_and_the_floor_to_another(measured, pipelin
     assert found["cached"]["plain_latent_error"] < found[OTHER_SEED]["plain_latent_error"]
 
 
-def test_the_truth_is_used_where_it_is_known(job):
+def test_ground_truth_is_used_where_there_is_one(job):
     truth = metrics.Reconstruction(mesh=trimesh.creation.box((0.6, 0.5, 0.4)), rotation=np.eye(3))
     found = by_method(measure(StandIn(), disc(truth), 7, job))
     for row in found.values():
@@ -106,7 +106,7 @@ def test_the_truth_is_used_where_it_is_known(job):
 
 
 @pytest.mark.parametrize("broken", ["cached", OFF])
-def test_a_run_that_fails_marks_its_row_and_the_rest_goes_on(job, monkeypatch, broken):
+def test_a_failed_run_marks_its_row_and_the_others_follow(job, monkeypatch, broken):
     whole = StandIn.run
 
     def run(self, *args, **options):
@@ -140,7 +140,7 @@ def test_the_order_is_drawn_per_object_and_seed_and_always_the_same():
     assert min(first.count(i) for i in range(6)) >= 6, "each is first now and then"
 
 
-def test_an_object_that_cannot_be_read_is_marked_whole(object_folder, job, monkeypatch):
+def test_every_row_of_an_unreadable_object_is_marked(object_folder, job, monkeypatch):
     (object_folder / "2.png").write_bytes(b"no picture")
     monkeypatch.setattr(jobs, "_job", replace(job, objects=Folder(object_folder)), raising=False)
     rows = work(key_of(".#2", 42))

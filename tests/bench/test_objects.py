@@ -13,7 +13,7 @@ from fast_sam3d.bench.objects import Folder, HeldOut
 from fast_sam3d.errors import InputError
 
 
-def test_held_out_objects_have_their_truth():
+def test_held_out_objects_have_ground_truth():
     objects = HeldOut(2)
     first = objects.load(objects.names()[0])
     assert objects.names() == ["10100000", "10100001"]

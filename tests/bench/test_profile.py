@@ -33,7 +33,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     return made
 
 
-def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
+def test_ways_take_turns_and_the_warm_up_round_is_discarded() -> None:
     pipeline = StandIn()
     run_object(pipeline, IMAGE, MASK, settings=SETTINGS)
     del pipeline.arguments
@@ -57,7 +57,7 @@ def test_ways_take_turns_and_the_first_round_does_not_count() -> None:
     assert same_vars(before, snapshot(pipeline))
 
 
-def test_what_runs_earlier_is_not_timed_and_accelerated_where_asked() -> None:
+def test_earlier_runs_are_not_timed_and_accelerated_on_request() -> None:
     pipeline, order, calls = StandIn(), [], []
     network = pipeline.models["ss_generator"].reverse_fn.backbone
 
@@ -142,7 +142,9 @@ def test_the_command_writes_a_table_a_picture_and_the_numbers(loaded, object_fol
         (["--picture", "nowhere/bars.png"], "does not exist"),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(loaded, object_folder, elsewhere, capsys, arguments, says) -> None:
+def test_invalid_arguments_are_refused_before_anything_runs(
+    loaded, object_folder, elsewhere, capsys, arguments, says
+) -> None:
     assert cli.main(["profile", "--image_path", str(object_folder), *arguments]) == 2
     assert says in capsys.readouterr().err
     assert not list(elsewhere.iterdir())

@@ -30,7 +30,7 @@ def test_the_pipeline_gets_what_infer_gives_it():
     assert pipeline.arguments["pointmap"] is None and pipeline.arguments["stage2_inference_steps"] == 7
 
 
-def test_outcomes_come_in_the_order_of_the_variants_whatever_the_turns():
+def test_runs_are_returned_in_the_order_of_the_variants():
     pipeline, variants = StandIn(), [Variant("a", 4), Variant("b", 5, config=CACHED), Variant("c", 6)]
     outcomes = take_turns(pipeline, Given(IMAGE, MASK), variants, MESH, order=[2, 0, 1], memory=True)
     assert [(o.variant.name, o.place) for o in outcomes] == [("a", 1), ("b", 2), ("c", 0)]
@@ -53,7 +53,7 @@ def test_only_what_is_expected_is_caught():
         take_turns(Broken(), given, variants, MESH, catch=(KeyError,))
 
 
-def test_what_cannot_be_kept_has_failed():
+def test_a_result_that_cannot_be_kept_is_a_failure():
     def refuse(result):
         raise ValueError("not finite")
 

@@ -70,7 +70,7 @@ def test_the_tables_say_what_is_reached(capsys: pytest.CaptureFixture[str]) -> N
     show({"objects": 4, "overall": overall, "families": {}, "variants": {}, "stiffness": checks})
     out = capsys.readouterr().out
     assert out.count("reached") == len(BARS) - 1 and out.count("missed") == 1
-    assert f"{FEW} are worse than 25 against the truth: clear" in out
+    assert f"{FEW} are worse than 25 against the ground truth: clear" in out
     assert "+0.1000 ± 0.0000" in out
 
 
@@ -188,7 +188,7 @@ def test_a_stopped_evaluation_goes_on_and_overwriting_begins_anew(
 
 
 @pytest.mark.parametrize("change", ["weights", "sampling", "variants"])
-def test_what_was_measured_otherwise_is_not_taken(
+def test_measurements_of_other_settings_are_refused_until_overwritten(
     tmp_path: Path, weights: Path, measured: Measured, change: str
 ) -> None:
     args = arguments(checkpoint_dir=weights, objects=2, processes=1, output_dir=tmp_path / "out")
@@ -198,7 +198,11 @@ def test_what_was_measured_otherwise_is_not_taken(
     elif change == "sampling":
         args.ss_cfg_strength = 5.0
     else:
-        args.accelerate = ["preset=fast_sam3d"]
+        args.preset = ["fast_sam3d"]
+    with pytest.raises(OutputError, match="other settings.*--overwrite"):
+        evaluate_mini.main(args)
+    assert len(measured.seeds) == 2
+    args.overwrite = True
     evaluate_mini.main(args)
     assert len(measured.seeds) == 4
 

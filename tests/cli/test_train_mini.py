@@ -51,7 +51,7 @@ def test_weights_that_are_not_this_runs_are_told_before_any_work(tmp_path: Path,
     args = arguments("--run_dir", str(tmp_path), "--stages", "evaluate")
     assert train_mini.main(args) == 0
     (tmp_path / "exported.json").write_text(json.dumps({"checkpoint": "of something else"}))
-    with pytest.raises(ConfigError, match="name export too"):
+    with pytest.raises(ConfigError, match="add export to"):
         train_mini.main(args)
     assert worked == [["evaluate"]]
 

@@ -22,14 +22,14 @@ ALL = ("mesh", "gaussian")
         RuntimeError("CUDA out of memory"),
     ],
 )
-def test_what_counts(error):
+def test_out_of_memory_errors(error):
     assert is_out_of_memory(error)
     outer = ValueError("a decoder failed")
     outer.__cause__ = error
     assert is_out_of_memory(outer)
 
 
-def test_what_does_not():
+def test_other_errors_are_not_out_of_memory():
     assert not is_out_of_memory(RuntimeError("shapes differ"))
     assert not is_out_of_memory(None)
 
@@ -52,14 +52,14 @@ def test_what_fits_is_run_once():
     assert tries == [ALL]
 
 
-def test_the_same_again_alone_then_less():
+def test_a_second_attempt_then_fewer_formats():
     freed = []
     run, tries = runs_out(2)
-    made, formats, told = run_fitting(run, ALL, [("gaussian",), ("gaussian_4",)], lambda: freed.append(len(tries)))
+    made, formats, failures = run_fitting(run, ALL, [("gaussian",), ("gaussian_4",)], lambda: freed.append(len(tries)))
     assert (made, formats) == ("made", ("gaussian",))
     assert tries == [ALL, ALL, ("gaussian",)]
     assert freed == [1, 2]
-    assert told == ["mesh, gaussian: no room", "mesh, gaussian again, alone: no room"]
+    assert failures == ["mesh, gaussian: no room", "mesh, gaussian again, alone: no room"]
 
 
 def test_nothing_fits():
@@ -76,7 +76,7 @@ def test_other_errors_pass():
     assert len(tries) == 1
 
 
-def test_what_the_failed_run_held_is_free_before_the_next():
+def test_memory_of_a_failed_run_is_freed_before_the_next():
     class Held:
         pass
 
@@ -96,7 +96,7 @@ def test_what_the_failed_run_held_is_free_before_the_next():
     run_fitting(run, ALL, [], free)
 
 
-def test_the_ladder_only_goes_down():
+def test_fallbacks_need_less_memory_each():
     assert smaller_than(ALL) == [("gaussian",), ("gaussian_4",)]
     assert smaller_than(("gaussian",)) == [("gaussian_4",)]
     assert smaller_than(("gaussian_4",)) == []

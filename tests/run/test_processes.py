@@ -38,7 +38,7 @@ def test_no_more_processes_than_asked_for_or_items(processes, most):
     assert 1 <= len(pids) <= most and os.getpid() not in pids
 
 
-def test_done_ones_are_told_before_slow_ones(tmp_path):
+def test_results_come_in_order_of_completion(tmp_path):
     order = []
     for index, _ in in_forks(lambda item: item or wait_for((tmp_path / "go").exists), [0, 1, 2], 2):
         order.append(index)
@@ -47,7 +47,7 @@ def test_done_ones_are_told_before_slow_ones(tmp_path):
     assert order == [1, 2, 0]
 
 
-def test_threads_that_the_parent_used_are_not_missed():
+def test_forks_compute_with_one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -68,7 +68,7 @@ def test_threads_that_the_parent_used_are_not_missed():
         torch.set_num_threads(before)
 
 
-def test_what_it_raises_is_raised_here_and_the_others_clear_up(tmp_path):
+def test_an_error_is_raised_in_the_parent_and_the_others_clean_up(tmp_path):
     def work(item):
         if item == 0:
             wait_for((tmp_path / "begun").exists)
@@ -92,7 +92,7 @@ class Odd(Exception):
         super().__init__(f"{number} of {place}")
 
 
-def test_an_error_that_does_not_go_through_pickle_is_told_all_the_same():
+def test_an_error_that_cannot_be_pickled_becomes_a_runtime_error():
     def odd(item):
         raise Odd(3, "kitchen")
 
@@ -118,7 +118,7 @@ def test_the_traceback_of_the_fork_is_shown():
     assert "somewhere_deep" in str(caught.value.__cause__)
 
 
-def test_one_that_is_let_go_ends_its_processes(tmp_path):
+def test_closing_the_generator_ends_its_processes(tmp_path):
     def work(item):
         (tmp_path / str(os.getpid())).touch()
         time.sleep(0 if item == 0 else 60)
@@ -130,7 +130,7 @@ def test_one_that_is_let_go_ends_its_processes(tmp_path):
     assert all(not running(int(path.name)) for path in tmp_path.iterdir())
 
 
-def test_a_dead_process_is_told_and_replaced():
+def test_a_dead_process_is_reported_and_replaced():
     def work(item):
         if item == 1:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -149,7 +149,7 @@ def test_a_signal_before_a_process_is_ready_for_it(monkeypatch, capfd, number, a
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_the_midst_of_a_fork_is_not_lost(number):
+def test_a_signal_during_a_fork_is_not_lost(number):
     program = f"""
 import os, signal, threading
 from fast_sam3d.run.processes import in_forks
@@ -165,7 +165,7 @@ except Stop: print("stopped")
     assert (done.stdout, done.stderr) == ("stopped\n", "")
 
 
-def test_a_parent_that_is_gone_at_once(monkeypatch):
+def test_a_fork_ends_if_its_parent_has_died(monkeypatch):
     parent, gone = os.getpid(), []
 
     class System:
@@ -177,7 +177,7 @@ def test_a_parent_that_is_gone_at_once(monkeypatch):
     assert list(in_forks(lambda item: item, [0], 1)) == [(0, Lost(1))]
 
 
-def test_fewer_processes_than_asked_for_where_the_system_gives_no_more(monkeypatch):
+def test_fewer_processes_where_the_system_refuses_to_fork(monkeypatch):
     fork, given = os.fork, []
 
     def scarce():
@@ -193,7 +193,7 @@ def test_fewer_processes_than_asked_for_where_the_system_gives_no_more(monkeypat
         list(in_forks(lambda item: item, range(4), 3))
 
 
-def test_nothing_is_said_of_the_parents_threads(monkeypatch):
+def test_no_warning_about_threads_of_the_parent(monkeypatch):
     fork = os.fork
 
     def as_in_python_3_12():
@@ -206,7 +206,7 @@ def test_nothing_is_said_of_the_parents_threads(monkeypatch):
         assert list(in_forks(lambda item: item, [0], 1)) == [(0, 0)]
 
 
-def test_memory_that_runs_out_ends_a_fork_first():
+def test_the_out_of_memory_killer_prefers_forks():
     score = Path("/proc/self/oom_score_adj")
     ((_, told),) = in_forks(lambda item: int(score.read_text()), [0], 1)
     assert told == min(int(score.read_text()) + 500, 1000)
@@ -220,7 +220,7 @@ def test_no_file_stays_open():
     assert len(os.listdir("/proc/self/fd")) == before and not multiprocessing.active_children()
 
 
-def test_they_end_with_a_killed_parent(tmp_path):
+def test_forks_end_with_a_killed_parent(tmp_path):
     program = f"""
 import os, sys, time
 from pathlib import Path
@@ -241,7 +241,7 @@ list(in_forks(work, [0, 1], 2))
         parent.kill()
 
 
-def test_where_nothing_is_forked(monkeypatch):
+def test_no_forks_with_cuda_within_a_fork_or_off_linux(monkeypatch):
     assert can_fork()
     assert next(in_forks(lambda _: can_fork(), [0], 1)) == (0, False)
     with monkeypatch.context() as patch:

@@ -22,7 +22,7 @@ def test_bars_are_drawn_per_stage(capsys):
     assert progress._open == {}
 
 
-def test_lines_replace_bars_where_nobody_watches(caplog):
+def test_without_a_terminal_stages_are_logged(caplog):
     caplog.set_level("INFO", "fast_sam3d")
     with ProgressBars(bars=False) as progress:
         for done in range(4):

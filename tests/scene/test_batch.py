@@ -152,7 +152,7 @@ def test_another_seed_or_step_count_is_solved_anew(pipeline):
     pipeline.solved_ahead.clear()
 
 
-def test_each_by_itself_where_a_batch_will_not_do(pipeline, caplog):
+def test_no_batch_where_objects_may_take_different_steps(pipeline, caplog):
     caplog.set_level("INFO", "fast_sam3d")
     things = [Thing(5), Thing(20)]
     with fast_sam3d.accelerated(pipeline, {"ss": BUDGET}):

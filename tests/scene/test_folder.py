@@ -133,7 +133,7 @@ def test_several_processes_write_what_one_does(pipeline, kitchen, elsewhere, cap
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
-def test_an_object_that_the_system_ends_is_made_with_less(pipeline, kitchen, elsewhere, capsys, monkeypatch):
+def test_an_object_whose_process_is_killed_decodes_fewer_formats(pipeline, kitchen, elsewhere, capsys, monkeypatch):
     plain, here = Posed.run, os.getpid()
 
     def killed_with_mesh(self, image=None, *args, **options):
@@ -153,7 +153,7 @@ def test_an_object_that_the_system_ends_is_made_with_less(pipeline, kitchen, els
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
-def test_what_goes_wrong_in_another_process_is_told(pipeline, kitchen, elsewhere, capsys):
+def test_errors_of_other_processes_are_reported(pipeline, kitchen, elsewhere, capsys):
     for name, corner in (("11.png", (0, 0)), ("2.png", (0, -1))):
         mask = np.array(Image.open(kitchen / name))
         mask = (mask[..., 3] if mask.ndim == 3 else mask) > 0
@@ -233,7 +233,7 @@ def test_meshes_alone_and_no_pointmap(pipeline, kitchen, elsewhere, capsys):
 # ------------------------------------------------------------------------------------------------------- what is kept
 
 
-def test_a_rerun_makes_nothing_again(pipeline, kitchen, elsewhere, capsys):
+def test_a_rerun_keeps_complete_objects(pipeline, kitchen, elsewhere, capsys):
     scene(capsys, kitchen)
     before = contents(elsewhere)
     times = {p: p.stat().st_mtime_ns for p in elsewhere.rglob("*.*") if p.name != "summary.json" and p.is_file()}
@@ -245,7 +245,7 @@ def test_a_rerun_makes_nothing_again(pipeline, kitchen, elsewhere, capsys):
     assert {p: p.stat().st_mtime_ns for p in times} == times
 
 
-def test_what_has_changed_is_made_again(pipeline, kitchen, elsewhere, capsys, disc):
+def test_changed_inputs_are_run_again(pipeline, kitchen, elsewhere, capsys, disc):
     scene(capsys, kitchen)
     before = contents(elsewhere)
     runs = pipeline.runs
@@ -292,7 +292,7 @@ def test_other_settings_are_refused_or_overwritten(pipeline, kitchen, elsewhere,
     assert pipeline.runs == runs
 
 
-def test_overwriting_that_is_stopped_goes_on_without_the_flag(pipeline, kitchen, elsewhere, capsys, monkeypatch):
+def test_an_interrupted_overwrite_resumes_without_the_flag(pipeline, kitchen, elsewhere, capsys, monkeypatch):
     scene(capsys, kitchen)
     plain = Posed.run
 
@@ -415,7 +415,7 @@ def test_equal_masks_and_equal_numbers(pipeline, kitchen, elsewhere, capsys, dis
     assert pipeline.runs == 3
 
 
-def test_out_of_memory_asks_for_less_and_says_so(pipeline, kitchen, elsewhere, capsys, disc):
+def test_out_of_memory_decodes_fewer_formats_and_reports_it(pipeline, kitchen, elsewhere, capsys, disc):
     large = disc.copy()
     large[0, -1] = True
     save(kitchen / "2.png", large)
@@ -434,7 +434,7 @@ def test_out_of_memory_asks_for_less_and_says_so(pipeline, kitchen, elsewhere, c
     assert pipeline.runs == 5
 
 
-def test_a_ladder_of_ones_own(pipeline, kitchen, elsewhere, capsys, disc):
+def test_configured_fallback_formats(pipeline, kitchen, elsewhere, capsys, disc):
     large = disc.copy()
     large[0, -1] = True
     save(kitchen / "2.png", large)
@@ -446,7 +446,7 @@ def test_a_ladder_of_ones_own(pipeline, kitchen, elsewhere, capsys, disc):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["--image_dir"]),
+        ([], ["--image_path"]),
         (["--image_dir", "nowhere"], ["nowhere is no folder"]),
         (["--image_dir", "{empty}"], ["holds no image.png"]),
         (["--image_dir", "{bare}"], ["holds no mask"]),
@@ -459,7 +459,7 @@ def test_a_ladder_of_ones_own(pipeline, kitchen, elsewhere, capsys, disc):
         (["--image_dir", "{kitchen}", "--pointmap", "a.npz"], ["no pointmap at a.npz"]),
     ],
 )
-def test_mistakes_are_one_sentence(pipeline, kitchen, elsewhere, capsys, arguments, words):
+def test_errors_are_one_sentence(pipeline, kitchen, elsewhere, capsys, arguments, words):
     bare, empty = kitchen.parent / "bare", kitchen.parent / "empty"
     bare.mkdir(), empty.mkdir()
     shutil.copy(kitchen / "image.png", bare)
@@ -515,7 +515,7 @@ def rooms(kitchen: Path) -> Path:
     return folder
 
 
-def test_a_folder_of_scenes_goes_on_after_failures(pipeline, rooms, elsewhere, capsys):
+def test_a_folder_of_scenes_continues_after_failures(pipeline, rooms, elsewhere, capsys):
     code, out, err = scene(capsys, rooms)
     assert code == 1
     folder = elsewhere / "outputs"

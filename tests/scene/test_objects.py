@@ -24,7 +24,7 @@ def three_masks(disc: np.ndarray) -> dict[str, np.ndarray]:
     return {"0": disc, "2": np.roll(disc, 5, axis=1), "11": np.roll(disc, -4, axis=0)}
 
 
-def test_each_object_is_the_one_that_runs_alone(mini):
+def test_each_object_equals_its_single_run(mini):
     image, disc = picture()
     masks = three_masks(disc)
     alone = EMBEDDED.run(mini)
@@ -40,7 +40,7 @@ def test_each_object_is_the_one_that_runs_alone(mini):
     assert plain.report.network_calls > items[0].report.network_calls > 0
 
 
-def test_it_is_lazy(disc, picture):
+def test_run_scene_is_lazy(disc, picture):
     pipeline = StandIn()
     results = run_scene(pipeline, picture, [disc, disc], ss_steps=2, slat_steps=2, formats=["mesh"])
     assert not hasattr(pipeline, "arguments")
@@ -50,7 +50,7 @@ def test_it_is_lazy(disc, picture):
     results.close()
 
 
-def test_one_that_fails_is_told_and_the_rest_goes_on(disc, picture, monkeypatch):
+def test_a_failed_object_has_its_error_and_the_others_follow(disc, picture, monkeypatch):
     def run(self, image=None, *args, **options):
         if image[0, 0, 3]:
             raise RuntimeError("no such luck")
@@ -69,7 +69,7 @@ def test_one_that_fails_is_told_and_the_rest_goes_on(disc, picture, monkeypatch)
     assert list(compose_scene(items).poses) == ["a", "e"]
 
 
-def test_out_of_memory_takes_the_next_smaller_mode(disc, picture, monkeypatch):
+def test_out_of_memory_decodes_fewer_formats(disc, picture, monkeypatch):
     asked = []
 
     def run(self, *args, **options):
@@ -95,12 +95,12 @@ def test_out_of_memory_takes_the_next_smaller_mode(disc, picture, monkeypatch):
         (np.zeros((4, 4, 3), np.uint8), [], "no masks"),
     ],
 )
-def test_mistakes_are_told_at_once(image, masks, word):
+def test_invalid_arguments_are_refused_at_once(image, masks, word):
     with pytest.raises(InputError, match=word):
         run_scene(StandIn(), image, masks)
 
 
-def test_a_composed_scene_has_everything_at_its_place(disc, picture):
+def test_composed_objects_are_at_their_poses(disc, picture):
     items = list(run_scene(StandIn(), picture, [disc, disc], ss_steps=2, slat_steps=2, formats=["mesh", "gaussian"]))
     for item, place in zip(items, (0.0, 3.0), strict=True):
         turn = torch.tensor([[0.8, 0.1 * place, 0.2, -0.3]])
@@ -132,7 +132,7 @@ def test_nothing_to_compose():
         compose_scene([SceneObject("0", error=ValueError("x"))])
 
 
-def test_colours_are_what_screens_take():
+def test_colours_are_srgb():
     rgba = np.array([[0, 13, 255, 255], [128, 64, 5, 255]], np.uint8)
     surface = Surface(np.zeros((2, 3), np.float32), np.zeros((0, 3), np.int64), rgba)
     linear = surface.srgb**2.2  # nearly the same curve

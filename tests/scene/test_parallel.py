@@ -66,7 +66,7 @@ def test_groups_in_turn_and_the_large_ones_first(tmp_path):
     assert len({pid for _, pid in worker.log}) > 1 and os.getpid() not in {pid for _, pid in worker.log}
 
 
-def test_an_object_whose_process_dies_is_made_again_alone(tmp_path, caplog):
+def test_an_object_whose_process_dies_is_run_again_alone(tmp_path, caplog):
     def die_once(number):
         if number == 3 and sum(n == 3 for n, _ in worker.log) == 1:
             (tmp_path / "out" / ".fast_sam3d-xyz.unfinished").mkdir()
@@ -80,7 +80,7 @@ def test_an_object_whose_process_dies_is_made_again_alone(tmp_path, caplog):
     assert not any((tmp_path / "out").iterdir())
 
 
-def test_an_object_whose_process_dies_alone_too_is_made_with_less(tmp_path):
+def test_an_object_whose_process_dies_twice_decodes_fewer_formats(tmp_path):
     def die_thrice(number):
         if number == 3 and sum(n == 3 for n, _ in worker.log) <= 3:
             os._exit(5)
@@ -95,7 +95,7 @@ def test_an_object_whose_process_dies_alone_too_is_made_with_less(tmp_path):
     assert [told[n].out_of_memory for n in (1, 2, 4)] == [(), (), ()]
 
 
-def test_an_object_whose_process_dies_whatever_it_makes_has_failed(tmp_path):
+def test_an_object_whose_process_always_dies_has_failed(tmp_path):
     def die(number):
         if number == 3:
             os._exit(5)
@@ -114,7 +114,7 @@ def test_a_full_disk_ends_the_run(tmp_path):
         list(in_parallel(Recorder(tmp_path, full), 2)(tasks_of(tmp_path, (1, 2))))
 
 
-def test_what_cannot_be_prepared_is_in_the_log(tmp_path, caplog, monkeypatch):
+def test_errors_of_preparation_are_logged(tmp_path, caplog, monkeypatch):
     caplog.set_level("DEBUG", "fast_sam3d")
     monkeypatch.setattr(ObjectWorker, "_share", lambda self, task: [][task.number])
     (task,) = tasks_of(tmp_path, (7,))

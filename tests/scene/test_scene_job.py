@@ -30,7 +30,7 @@ QUICK = (
 pytestmark = pytest.mark.skipif(not EXAMPLE.is_dir(), reason="needs the repository, not only the installed package")
 
 
-def test_killed_and_started_again(elsewhere, capsys):
+def test_resumes_after_sigkill(elsewhere, capsys):
     command = [sys.executable, str(ROOT / "infer_scene.py"), "--image_dir", str(EXAMPLE), *QUICK]
     process = subprocess.Popen([*command, "--output_dir", "a"], stderr=subprocess.PIPE, text=True, cwd=elsewhere)
     assert process.stderr is not None
@@ -54,7 +54,7 @@ def test_killed_and_started_again(elsewhere, capsys):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_several_at_once_stopped_and_started_again(elsewhere, capsys, end):
+def test_parallel_processes_resume_after_a_signal(elsewhere, capsys, end):
     more = ("--workers", "3")
     command = [sys.executable, str(ROOT / "infer_scene.py"), "--image_dir", str(EXAMPLE), *QUICK, *more]
     process = subprocess.Popen([*command, "--output_dir", "a"], stderr=subprocess.PIPE, text=True, cwd=elsewhere)
@@ -86,7 +86,7 @@ def assert_equal_but_for_rounding(one: Path, other: Path) -> None:
         np.testing.assert_allclose(poses[0][name], poses[1][name], rtol=1e-5, atol=1e-5)
 
 
-def test_objects_by_themselves_are_those_of_infer_to_the_byte(elsewhere, capsys):
+def test_unbatched_objects_equal_those_of_infer_byte_for_byte(elsewhere, capsys):
     alone = [*QUICK, "scene.batch=1"]
     assert run(capsys, "scene", "--image_dir", EXAMPLE, *alone, "--output_dir", "a")[0] == 0
     assert run(capsys, "infer", "--image_path", EXAMPLE, "--mask_index", 3, *QUICK, "--output_dir", "c")[0] == 0
@@ -94,7 +94,7 @@ def test_objects_by_themselves_are_those_of_infer_to_the_byte(elsewhere, capsys)
         assert (elsewhere / "a/scene/3" / name).read_bytes() == (elsewhere / "c/scene_3" / name).read_bytes()
 
 
-def test_time_left_is_told(capsys, caplog):
+def test_progress_of_a_scene_shows_the_object_and_the_time_left(capsys, caplog):
     caplog.set_level("INFO", "fast_sam3d")
     with SceneProgress(4, ["0", "7"], bar=False) as progress:
         progress.begin()
