@@ -365,7 +365,11 @@ def test_overrides(config: Any, pipeline: FakePipeline) -> None:
             {},
             r"ss\.predict\.scales is unknown: did you mean 'scale'",
         ),
-        ({"ss": {"predict": {"shape": {"name": "hold"}}}}, {}, r"ss\.predict says nothing for '6drotation_normalized'"),
+        (
+            {"ss": {"predict": {"shape": {"name": "hold"}}}},
+            {},
+            r"ss\.predict has no predictor for '6drotation_normalized'",
+        ),
         ({"slat": {"predict": {"shape": {"name": "hold"}}}}, {}, r"slat\.predict\.shape is unknown"),
         (stride("ss", 0), {}, r"ss\.when\.stride is 0"),
         ({"ss": 3}, {}, "ss is 3: give a mapping"),

@@ -1,4 +1,4 @@
-"""Quality of the embedded model on objects that it never saw: end to end, through `run`, against the true shapes."""
+"""Quality of the embedded model on held-out objects, end to end through `run`, against ground truth."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SETTINGS = RunSettings(formats=("mesh",), refine_pose=False)
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """What one worker needs to know."""
+    """Settings of an evaluation, for its workers."""
 
     checkpoint: Path
     variants: tuple[Variant, ...]
@@ -80,7 +80,7 @@ NOTHING: Mapping[str, float] = {
     "f1@0.05": 0.0,
     "f1@0.01": 0.0,
 }
-"""Scores of no result at all. Errors without a worst value are left out of the means."""
+"""Scores of a failed run. Errors without a worst value are excluded from the means."""
 
 
 JUDGED = Protocol(parts=("surface", "voxels", "pose", "layout"), points=SURFACE_POINTS)
@@ -88,9 +88,9 @@ CLOSE = Protocol(parts=("surface", "voxels", "pose"), points=SURFACE_POINTS)
 
 
 def score(result: Mapping[str, Any], subject: Subject) -> dict[str, float]:
-    """Everything that is judged against the truth. Lengths in the unit cube of the truth's box unless named.
+    """Scores against the ground truth. Lengths are in the unit cube of the ground truth's box unless named otherwise.
 
-    `chamfer` adds the two directions up, as everywhere else; `chamfer_mean` is their mean.
+    `chamfer` is the sum of both directions, as everywhere else; `chamfer_mean` is their mean.
     """
     found = Reconstruction.of(result)
     voxels = result["coords"][:, 1:].numpy()
@@ -117,7 +117,7 @@ class _Points:
 
 
 def _colours_at(mesh: Any, subject: Subject) -> float:
-    """Mean absolute error of vertex colours against the albedo at the nearest true part."""
+    """Mean absolute error of vertex colours against the albedo of the nearest true part."""
     step = max(len(mesh.vertices) // 2000, 1)
     points = mesh.vertices[::step].numpy()
     true = subject.photo.placed[0].sampled.solid.colour(points)
@@ -125,7 +125,7 @@ def _colours_at(mesh: Any, subject: Subject) -> float:
 
 
 def fidelity(result: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> dict[str, float]:
-    """Closeness of a result to the unaccelerated one; None stands for a run that made nothing."""
+    """Similarity of a result to the baseline; None is a failed run."""
     close = metrics.compare(Reconstruction.of(result), Reconstruction.of(base), CLOSE)
     return {f"base_{name}": close.get(name, float("nan")) for name in ("voxel_iou", "rotation_deg", "f1@0.01")}
 
@@ -135,10 +135,10 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Run every variant on every held-out object.
 
-    The first variant is the base that the others' fidelity is measured against.
+    The first variant is the baseline of the others' fidelity.
 
     Args:
-        kept: what an earlier start has finished, which is not run again; every object is added when it is done.
+        kept: finished objects, which are not run again; new ones are added as they finish.
 
     Returns:
         One row per object and variant, in the order of the seeds.
@@ -151,7 +151,7 @@ MEDIANS = {"rotation_deg", "base_rotation_deg"}
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Mean and standard error of every number; the median instead of the mean where errors have a long tail."""
+    """Mean and standard error of every number; the median instead of the mean for long-tailed errors."""
     names = list(dict.fromkeys(name for row in rows for name, value in row.items() if isinstance(value, float)))
     summary = {}
     for name in names:
@@ -172,16 +172,16 @@ COMPARED = ("seconds", "f1@0.01", "f1@0.05", "chamfer", "voxel_iou", "box_iou", 
 LINEAR, HOLD, FEW = "linear, stride 3", "hold, stride 3", "5 steps"
 CLEAR = 2.0  # standard errors
 CHECKS = {
-    "few_steps_hurt": f"{FEW} are worse than 25 against the truth",
+    "few_steps_hurt": f"{FEW} are worse than 25 against the ground truth",
     "predictors_differ": "linear and held velocities differ in fidelity, linear minus hold",
 }
 
 
 def accelerated_variant(overrides: str) -> Variant:
-    """The variant with the modules, steps and seed that some overrides, separated by blanks, say.
+    """The variant with the modules, steps and seed of overrides, separated by blanks.
 
     Raises:
-        ConfigError: they do not compose, or change nothing of these.
+        ConfigError: invalid overrides, or they change none of these.
     """
     variant = variant_of(overrides)
     if variant.config is None and (variant.steps, variant.slat_steps, variant.seed) == (STEPS, STEPS, NOISE_SEED):
@@ -193,7 +193,7 @@ def accelerated_variant(overrides: str) -> Variant:
 
 
 def stiffness_variants() -> tuple[Variant, ...]:
-    """Ways to spend fewer network calls, and the noise floor of another seed."""
+    """Variants with fewer network calls, and another seed as the noise floor."""
 
     def cached(order: int) -> dict[str, Any]:
         predict = {"name": "taylor", "order": order} if order else {"name": "hold"}
@@ -226,19 +226,20 @@ def measure(
 ) -> dict[str, Any]:
     """Evaluate a checkpoint and write `rows.csv` and `summary.json`.
 
-    Objects are kept as they are finished; a later start with the same weights, code, variants and sampling goes on.
+    Finished objects are kept; a run with the same weights, code, variants and sampling resumes.
 
     Args:
-        others: variants that are compared with the plain run. overwrite: begin anew.
+        others: variants that are compared with the baseline.
+        overwrite: discard finished objects.
 
     Returns:
-        the summary; None stands for a number that is not known.
+        the summary; unknown numbers are None.
 
     Raises:
         CheckpointError: the weights cannot be used. OutputError: the folder cannot be written.
     """
-    writable_folder(output, "--output_dir")  # told now rather than when everything is measured
-    Pipeline.from_pretrained(checkpoint)  # damaged weights are told here, not by every worker
+    writable_folder(output, "--output_dir")  # checked now rather than after the measurement
+    Pipeline.from_pretrained(checkpoint)  # raises here for damaged weights, not in every worker
     task = EvaluationTask(checkpoint, (Variant("25 steps"), *others), sampling or {})
     settings = {
         "checkpoint": weights_digest(task.checkpoint),
@@ -268,14 +269,15 @@ def measure(
 
 
 def stiffness_checks(rows: Mapping[str, Sequence[Mapping[str, Any]]], base: str) -> dict[str, Any]:
-    """Whether methods can be told apart on this model, by paired differences.
+    """Whether methods can be distinguished on this model, by paired differences.
 
     Args:
-        rows: by variant, the same objects in the same order. base: the variant that fidelity is measured against.
+        rows: by variant, the same objects in the same order.
+        base: the baseline variant.
 
     Returns:
         "few_steps_hurt" and "predictors_differ": {"differences": {metric: (mean, standard error)}, "clear": bool};
-        clear are differences of more than two standard errors, of few steps only those for the worse.
+        clear means more than two standard errors, and for few steps only if worse.
     """
     few = _paired(rows[FEW], rows[base], ("f1@0.01", "box_iou", "translation_error", "rotation_deg"))
     worse = {"f1@0.01": -1, "box_iou": -1, "translation_error": 1, "rotation_deg": 1}
@@ -295,9 +297,9 @@ def stiffness_checks(rows: Mapping[str, Sequence[Mapping[str, Any]]], base: str)
 def _paired(
     rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], names: Sequence[str] = COMPARED
 ) -> dict[str, tuple[float, float]]:
-    """Mean and standard error of the difference to the base, object by object; of seconds the median ratio.
+    """Mean and standard error of the paired difference to the base; for seconds the median ratio.
 
-    Objects for which either value is not finite are left out.
+    Pairs with a value that is not finite are excluded.
     """
     pairs = list(zip(rows, base, strict=True))
     result = {}

@@ -1,4 +1,4 @@
-"""`fast-sam3d evaluate-mini`: quality on held-out objects, and whether the model is stiff enough to judge methods."""
+"""`fast-sam3d evaluate-mini`: quality on held-out objects, and whether methods can be compared on the model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=cores, help="worker processes, one thread each")
     parser.add_argument(
         "--stiffness", action="store_true",
-        help="also 5 Euler steps, linear and hold caching at stride 3, and another noise seed, paired",
+        help="also 5 and 10 steps, linear and hold caching at stride 3, another noise seed, and no pointmap, paired",
     )  # fmt: skip
     add_preset(parser, "also with this one; repeatable", "none", repeat=True)
     parser.add_argument(
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure and print; 0 even where a bar is missed, which the table shows."""
+    """Measure and print tables; 0 even if a requirement is missed."""
     from fast_sam3d.bench.evaluate_mini import accelerated_variant, measure, stiffness_variants
     from fast_sam3d.model.config_file import CONFIG_NAME
 
@@ -61,8 +61,8 @@ def main(args: argparse.Namespace) -> int:
         sampling[name] = strength
     if args.checkpoint_dir is not None and not (args.checkpoint_dir / CONFIG_NAME).is_file():
         raise ConfigError(
-            f"--checkpoint_dir {args.checkpoint_dir} holds no {CONFIG_NAME}: give the folder that train-mini left the"
-            " weights in (RUN_DIR/checkpoint), or leave the flag out for the embedded weights"
+            f"--checkpoint_dir {args.checkpoint_dir} holds no {CONFIG_NAME}: give the folder to which train-mini"
+            " exported the weights (RUN_DIR/checkpoint), or omit the flag for the embedded weights"
         )
     checkpoint = args.checkpoint_dir or _folder_of(args.tag)
     others = [*(stiffness_variants() if args.stiffness else ()), *map(accelerated_variant, overrides_of(args))]
@@ -90,7 +90,7 @@ def show(summary: Mapping[str, Any]) -> None:
     from fast_sam3d.bench.evaluate_mini import CHECKS
     from fast_sam3d.mini.train.card import BARS, with_error
 
-    # A file or a pipe has no width of its own, and the usual 80 columns would cut the tables' cells.
+    # A file or a pipe has no width, and the default of 80 columns would truncate the tables' cells.
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     table = Table("metric", "mean ± s.e.", "bar", title=f"{summary['objects']} held-out objects, 25 + 25 steps")
     for name, (middle, error) in summary["overall"].items():

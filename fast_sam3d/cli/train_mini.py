@@ -30,19 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cores = max(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 1)
     parser.add_argument(
         "--run_dir", type=Path, default=Path("runs/mini"),
-        help="data, checkpoints and curves; run the command again with the same folder to go on after a stop",
+        help="data, checkpoints and curves; an interrupted run resumes with the same folder",
     )  # fmt: skip
     parser.add_argument(
         "--checkpoint_dir", type=Path, default=None,
-        help="where the finished weights, pipeline.yaml and the model card go (default: checkpoint in --run_dir)",
+        help="folder for the weights, pipeline.yaml and the model card (default: checkpoint in --run_dir)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and noise")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
     parser.add_argument("--threads", type=int, default=cores, help="of the training itself, on a CPU")
-    parser.add_argument("--processes", type=int, default=cores, help="that make data and evaluate")
+    parser.add_argument("--processes", type=int, default=cores, help="processes that generate data and evaluate")
     parser.add_argument(
         "--share", type=float, default=1.0,
-        help="of the recipe's objects and updates, for a trial: 0.001 runs in minutes and learns nothing",
+        help="share of the recipe's objects and updates, for a trial: 0.001 runs in minutes and learns nothing",
     )  # fmt: skip
     parser.add_argument(
         "--steps", nargs="+", default=[], metavar="STAGE=N",
@@ -50,13 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--stages", nargs="+", default=list(STAGE_NAMES), metavar="STAGE",
-        help=f"only these, of {', '.join(STAGE_NAMES)}; each reads what the ones before it left",
+        help=f"only these, of {', '.join(STAGE_NAMES)}; each reads the results of earlier ones",
     )  # fmt: skip
     parser.add_argument("--objects", type=int, default=160, help="held-out objects of the evaluation")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the stages that are asked for, in their order; 130 where Ctrl-C stopped them."""
+    """Run the requested stages in order; 130 after Ctrl-C."""
     asked = _stages(args)
     args.checkpoint_dir = args.checkpoint_dir or args.run_dir / "checkpoint"
     import torch
@@ -85,11 +85,11 @@ def main(args: argparse.Namespace) -> int:
         _work(run, asked, args)
     except KeyboardInterrupt:
         log.warning(
-            "\nstopped: run the same command again to go on; at most the updates since the last checkpoint are lost"
+            "\ninterrupted: run the same command again to resume; only updates since the last checkpoint are lost"
         )
         return INTERRUPTED
     finally:
-        torch.set_num_threads(threads)  # bits depend on it: the caller's own work must not change
+        torch.set_num_threads(threads)  # results depend on it, and the caller's must not change
     return 0
 
 
@@ -114,14 +114,14 @@ def _work(run: TrainingRun, asked: list[str], args: argparse.Namespace) -> None:
 
 
 def _stages(args: argparse.Namespace) -> list[str]:
-    """The stages that are asked for, in their order, after a look at the plain flags."""
+    """The requested stages in order, after a check of the simple flags."""
     for name in args.stages:
         if name not in STAGE_NAMES:
             raise ConfigError(f"there is no stage '{name}': {suggest(name, STAGE_NAMES)}")
     for flag in ("threads", "processes", "objects"):
         if getattr(args, flag) < 1:
             raise ConfigError(f"--{flag} must be at least 1, got {getattr(args, flag)}")
-    # Said now rather than after hours of training.
+    # Checked now rather than after hours of training.
     if "evaluate" in args.stages and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
             "evaluate draws the training curves with matplotlib, which is not installed: pip install"
@@ -163,4 +163,4 @@ def _check_weights(checkpoint: Path, asked: list[str]) -> None:
     from fast_sam3d.model.config_file import CONFIG_NAME
 
     if "evaluate" in asked and "export" not in asked and not (checkpoint / CONFIG_NAME).exists():
-        raise ConfigError(f"evaluate needs the weights that export leaves in {checkpoint}: name export too")
+        raise ConfigError(f"evaluate needs the weights that export writes to {checkpoint}: add export to --stages")

@@ -1,6 +1,6 @@
 """The methods that configs/ holds: what each is called, its paper, the stages that it fits, and what it needs.
 
-A method's YAML file says so under `about`, which never reaches the settings of the method:
+A method's YAML file describes it under `about`, which is no part of its settings:
 
     about: {title: TaylorSeer, paper: "2503.06923", needs: []}
 
@@ -26,7 +26,7 @@ NEEDS: Mapping[str, str] = {
     "voxels": "tokens that are voxels, which it chooses from or merges",
     "guidance": "classifier-free guidance in two calls that can be told apart, on a network that is not compiled",
     "calibration": "numbers measured on the model beforehand (fast_sam3d.tune.calibrate)",
-    "occupancy": "decodes the sparse structure on the way",
+    "occupancy": "decodes the sparse structure in mid-solve",
     "picture": "looks at the picture and its mask",
 }
 
@@ -105,7 +105,9 @@ def listed(stage: str | None = None, configs: Path | None = None) -> list[Listin
             title, paper, needs = _about(path)
             known = found.get(path.stem, Listing(path.stem, title, paper, {}))
             if (known.title, known.paper) != (title, paper):
-                raise FastSam3dError(f"{path} says {title!r}, {paper}; another stage's says {known.title!r}")
+                raise FastSam3dError(
+                    f"{path} is {title!r}, {paper}, another stage's file {known.title!r}, {known.paper}"
+                )
             found[path.stem] = Listing(
                 path.stem,
                 title,
@@ -133,7 +135,7 @@ def without_about(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _about(path: Path) -> tuple[str, str | None, tuple[str, ...]]:
-    """Title, paper and needs of a method's file; a file that says nothing is listed by its own name."""
+    """Title, paper and needs of a method's file; without them it is listed by its file's name."""
     import yaml
 
     about = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get(ABOUT, {})

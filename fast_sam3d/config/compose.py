@@ -103,7 +103,7 @@ class SceneConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that one run needs to know.
+    """The settings of one run.
 
     Args:
         modules: one mapping per acceleration module ("ss", "slat", "mesh", "exact"), as in its YAML file; empty: off.
@@ -124,7 +124,7 @@ def load(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None)
 
     Args:
         overrides: Hydra overrides, such as "ss=fast_sam3d" and "ss.when.stride=4".
-        values: dotted key to value, set after the overrides and taken as they are (a path may hold any character).
+        values: dotted key to value, set after the overrides and not parsed (a path may hold any character).
 
     Raises:
         ConfigError: an unknown key or option, a malformed override, a value of the wrong type or out of range.
@@ -246,7 +246,7 @@ def _hydra(overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
 
 @contextlib.contextmanager
 def _own_hydra() -> Iterator[None]:
-    """Puts the process's Hydra aside: it is a singleton, and an application around us may be using it."""
+    """Sets the process's Hydra aside: it is a singleton that an application may be using."""
     from hydra import version
     from hydra.core.global_hydra import GlobalHydra
 

@@ -1,1 +1,1 @@
-"""The embedded model: a small pipeline with the attribute surface of the stock one, written in plain PyTorch."""
+"""The embedded model: its training data, training and sizes. Its networks are in `fast_sam3d.model`."""

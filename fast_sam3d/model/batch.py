@@ -59,12 +59,12 @@ def sample_structures(
     differently.
 
     Args:
-        pipeline: that samples.
-        objects: image, mask and pointmap of each, as `run` takes them.
-        seed, inference_steps: as of `run`.
+        pipeline: samples the structures.
+        objects: image, mask and pointmap of each, as for `run`.
+        seed, inference_steps: as for `run`.
 
     Returns:
-        One per object; none where the sampler has a random generator of its own.
+        One per object; empty if the sampler has its own random generator.
 
     Raises:
         InputError: one of the objects cannot be used.

@@ -1,4 +1,4 @@
-"""Sizes of the dense parts of the embedded model. The sparse (SLaT) parts have theirs in `slat_config.py`."""
+"""Sizes of the dense networks. Those of the sparse (SLaT) networks are in `slat_config.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LAYOUT_STREAM: Final = "6drotation_normalized"
 LAYOUT_CHANNELS: Final[Mapping[str, int]] = MappingProxyType(
     {"6drotation_normalized": 6, "scale": 3, "translation": 3, "translation_scale": 1}
 )
-"""Channels of the four layout leaves, one token each, in the order in which they follow each other in the stream."""
+"""Channels of the four layout leaves, one token each, in the order of the stream."""
 
 STREAMS: Final = (SHAPE_LEAF, LAYOUT_STREAM)
 
@@ -48,12 +48,12 @@ class SSFlowConfig:
         cond_channels: width of the context tokens.
         resolution: edge of the shape latent's grid; the leaf has resolution**3 tokens.
         latent_channels: channels of the shape leaf.
-        patch_size: edge of the cells that become one token of the shape stream; must divide resolution.
-        share_mod: one adaLN layer for all blocks (plus a learnt offset per block) instead of one each.
+        patch_size: edge of the block of cells that becomes one token of the shape stream; must divide resolution.
+        share_mod: one adaLN layer for all blocks (plus a learned offset per block) instead of one layer each.
         qk_rms_norm: RMS-normalise queries and keys of the self-attention.
         qk_rms_norm_cross: the same for the cross-attention.
         is_shortcut_model: embed the step size d next to the time.
-        layout_mlp_ratio: mlp_ratio of the layout stream, whose four tokens need less; None means mlp_ratio.
+        layout_mlp_ratio: mlp_ratio of the layout stream, which has only four tokens; None means mlp_ratio.
     """
 
     model_channels: int = 192
@@ -113,11 +113,11 @@ class SSEncoderConfig:
 
 @dataclass(frozen=True)
 class SSDecoderConfig(SSEncoderConfig):
-    """Latent grid to occupancy logits: the encoder's mirror with an optional cheap stage at twice the resolution.
+    """Latent grid to occupancy logits: the mirrored encoder with an optional small stage at twice the resolution.
 
     Args:
-        refine_channels: width of one 3x3x3 convolution at twice the latent resolution, which lets voxels of
-            neighbouring cells see each other; 0 leaves it out. Needs an even patch_size.
+        refine_channels: width of one 3x3x3 convolution at twice the latent resolution, which connects voxels of
+            neighbouring cells; 0 for none. Needs an even patch_size.
     """
 
     refine_channels: int = 16
@@ -142,7 +142,7 @@ class EmbedderConfig:
         num_blocks: pre-norm transformer blocks.
         num_heads: attention heads.
         mlp_ratio: hidden width of the MLPs over model_channels.
-        descriptor_channels: length of the crop descriptor that becomes one more token; 0 for none.
+        descriptor_channels: length of the crop descriptor, which becomes an additional token; 0 for none.
     """
 
     image_size: int = 64
@@ -166,7 +166,7 @@ class EmbedderConfig:
 
     @property
     def num_tokens(self) -> int:
-        """Context tokens: one per patch, and one for the descriptor if there is one."""
+        """Context tokens: one per patch, and one for the descriptor, if any."""
         return (self.image_size // self.patch_size) ** 2 + bool(self.descriptor_channels)
 
 

@@ -1,4 +1,4 @@
-"""Settings of the whole embedded pipeline, and their YAML file."""
+"""Settings of the whole pipeline, and their YAML file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMATS: Final = ("mesh", "gaussian", "gaussian_4")
 CONFIG_NAME: Final = "pipeline.yaml"
 
 LARGEST: Final = 4096
-"""No whole number among the settings is larger; four times the widest published network."""
+"""Upper limit of integer settings; four times the width of the widest published network."""
 
 Settings = TypeVar("Settings")
 
@@ -35,7 +35,7 @@ class SamplingConfig:
     Args:
         inference_steps: steps of the time grid.
         cfg_strength: guidance strength; 0 for none.
-        cfg_interval: network times (0..1000) between which guidance acts, both included.
+        cfg_interval: network times (0..1000) between which guidance is applied, both included.
         rescale_t: see `flow.time_grid`.
     """
 
@@ -47,7 +47,7 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.inference_steps < 1:
             raise ValueError(f"inference_steps must be at least 1, got {self.inference_steps}")
-        if not self.cfg_strength >= 0:  # so that not-a-number is refused too
+        if not self.cfg_strength >= 0:  # also refuses NaN
             raise ValueError(f"cfg_strength must be 0 or more, got {self.cfg_strength}")
         if not 0 <= self.cfg_interval[0] <= self.cfg_interval[1] <= 1000:
             raise ValueError(f"cfg_interval must lie in 0..1000, got {self.cfg_interval}")
@@ -66,8 +66,8 @@ class ModelConfig:
     Args:
         ss_embedder, ss_flow, ss_decoder, slat_embedder, slat_flow, slat_decoder_mesh, slat_decoder_gs,
             slat_decoder_gs_4: sizes of the networks. slat_embedder None: both stages share one embedder.
-            slat_decoder_gs_4 None: there is no such decoder.
-        ss_sampling, slat_sampling: how the two samplers run.
+            slat_decoder_gs_4 None: no such decoder.
+        ss_sampling, slat_sampling: settings of the two samplers.
         layout_mean, layout_std: per leaf and channel; the network's layout leaves are (pose - mean) / std.
         slat_mean, slat_std: per channel; the network's structured latent is (latent - mean) / std.
         decode_formats: decoded by default, a subset of `FORMATS`.
@@ -94,7 +94,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_formats(self.decode_formats)
         if "gaussian_4" in self.decode_formats and self.slat_decoder_gs_4 is None:
-            raise ValueError("decode_formats asks for gaussian_4, and slat_decoder_gs_4 is left out")
+            raise ValueError("decode_formats contains gaussian_4, but there is no slat_decoder_gs_4")
         if self.downsample_ss_dist < 0:
             raise ValueError(f"downsample_ss_dist must be 0 or more, got {self.downsample_ss_dist}")
         for stage in ("ss", "slat"):
@@ -136,10 +136,10 @@ class ModelConfig:
 
     @classmethod
     def load(cls, folder: Path | str) -> ModelConfig:
-        """Read `pipeline.yaml` from a folder. Every setting must be there: a default may not be what was trained with.
+        """Read `pipeline.yaml` from a folder. Every setting is required: a default may differ from the one in training.
 
         Raises:
-            CheckpointError: missing, unreadable, incomplete, or with values that no pipeline can have.
+            CheckpointError: missing, unreadable, incomplete, or with invalid values.
         """
         import yaml
 
@@ -149,22 +149,22 @@ class ModelConfig:
             return from_mapping(cls, content, complete=True)
         except FileNotFoundError as error:
             raise CheckpointError(f"there is no {path}: {REPAIR}") from error
-        # yaml: nested too deeply, or a tag whose content is not of its kind.
+        # RecursionError and AttributeError: YAML nested too deeply, or a tag with the wrong content.
         except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} is not usable ({' '.join(str(error).split())}): {REPAIR}") from error
 
 
 REPAIR: Final = (
     "reinstall fast-sam3d for the embedded weights (in a clone of its repository: `git checkout -- checkpoints/mini`),"
-    " or make new ones with `fast-sam3d train-mini`"
+    " or train new ones with `fast-sam3d train-mini`"
 )
-"""What to do about a checkpoint folder that cannot be used."""
+"""Advice for a checkpoint folder that cannot be used."""
 
 
 def check_formats(formats: typing.Iterable[str]) -> None:
     """Raise ValueError unless `formats` is a sequence of names that are all in `FORMATS`."""
     if isinstance(formats, str):
-        raise ValueError(f"decode formats are the text {formats!r}: give a list of them, such as ['mesh']")
+        raise ValueError(f"decode formats are the string {formats!r}: give a list, such as ['mesh']")
     for name in formats:
         if name not in FORMATS:
             raise ValueError(f"unknown decode format {name!r}, {suggest(str(name), FORMATS)}")
@@ -182,17 +182,16 @@ def to_mapping(value: Any) -> Any:
 
 
 def from_mapping(cls: type[Settings], mapping: Any, complete: bool = False, path: str = "") -> Settings:
-    """Settings dataclass from what `to_mapping` made of it.
+    """Settings dataclass from the result of `to_mapping`.
 
     Args:
         cls: the dataclass.
         mapping: setting to value.
-        complete: refuse absent keys; otherwise they keep their defaults.
+        complete: refuse missing keys instead of using their defaults.
         path: dotted name of these settings within larger ones, for messages.
 
     Raises:
-        ValueError: not a mapping, a key that the settings do not have, a key that is missing, or a value of another
-            type than the setting's.
+        ValueError: not a mapping, an unknown or a missing key, or a value of the wrong type.
     """
     if not isinstance(mapping, Mapping):
         raise ValueError(f"{path or cls.__name__} is {_shown(mapping)}: it needs a mapping of settings")
@@ -208,7 +207,7 @@ def from_mapping(cls: type[Settings], mapping: Any, complete: bool = False, path
 
 
 def _convert(hint: Any, value: Any, path: str, complete: bool) -> Any:
-    """`value` as the type that `hint` names. Raises ValueError where it is of another kind."""
+    """Convert `value` to the type `hint`. Raises ValueError if it has another one."""
     if isinstance(hint, types.UnionType):
         if value is None:
             return None
@@ -234,13 +233,13 @@ def _scalar(kind: type, value: Any, path: str) -> Any:
         if abs(value) > LARGEST:
             raise ValueError(f"{path} is {_shown(value)}: no setting is larger than {LARGEST}")
         return value
-    # Compared before it is converted: a whole number may be too long for a float.
+    # Compared before the conversion: an integer may be too large for a float.
     if kind is float and isinstance(value, (int, float)) and not truth and abs(value) < math.inf:
         with contextlib.suppress(OverflowError):
             return float(value)
     if (kind is bool and truth) or (kind is str and isinstance(value, str)):
         return value
-    wanted = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}[kind]
+    wanted = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string"}[kind]
     raise ValueError(f"{path} is {_shown(value)}: it needs {wanted}")
 
 

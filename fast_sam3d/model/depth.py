@@ -1,4 +1,4 @@
-"""A pointmap guessed from a silhouette: what the embedded model falls back to when no depth is given."""
+"""A pointmap guessed from a silhouette: the fallback when no depth is given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 ASSUMED_SIZE_M = 1.0  # metres along the longer side of the mask's box
 ASSUMED_FOCAL = 1.2  # focal length over the longer image side
-BULGE_M = 0.35  # metres by which the middle of the silhouette stands out towards the camera
+BULGE_M = 0.35  # metres by which the middle of the silhouette bulges towards the camera
 
 
 def silhouette_points(mask: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def ray_slopes(height: int, width: int, focal: float = ASSUMED_FOCAL) -> tuple[n
 
 @dataclass(frozen=True)
 class SilhouetteDepth:
-    """Stands where the stock pipeline has its depth model; deterministic, knows nothing but the mask."""
+    """Takes the place of the stock pipeline's depth model; deterministic, uses nothing but the mask."""
 
     built_in_savings = ("images",)
 

@@ -10,7 +10,7 @@ from fast_sam3d.model.layers import TransformerBlock, grid_positions, init_linea
 
 
 class ConditionEmbedder(nn.Module):
-    """Patches of a 7-channel crop, and a global token for the crop's descriptor, through a small transformer.
+    """A small transformer over the patches of a 7-channel crop and one token for the crop's descriptor.
 
     Args:
         config: sizes.
@@ -44,7 +44,7 @@ class ConditionEmbedder(nn.Module):
             [B, num_tokens, model_channels]: patches row by row, then the descriptor's token.
         """
         size, p = self.config.image_size, self.config.patch_size
-        # Soft bounds: the floor behind an object reaches far, the object itself lies within two scene scales.
+        # Soft bounds: the object lies within two scene scales, but the floor behind it reaches far.
         crop = torch.cat([2 * image - 1, 2 * mask - 1, torch.tanh(pointmap / 2)], dim=1)
         if crop.shape[1:] != (self.config.in_channels, size, size):
             raise ValueError(f"crops must be [B, {self.config.in_channels}, {size}, {size}], got {list(crop.shape)}")

@@ -1,4 +1,4 @@
-"""Mesh of a signed-distance field that is known near the surface only."""
+"""Mesh of a signed-distance field that is known only near the surface."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ log = logging.getLogger(__name__)
 _TURN_Y_UP = ((1, 0, 0, 0), (0, 0, 1, 0), (0, -1, 0, 0), (0, 0, 0, 1))
 
 TRUNCATION = 1.0
-"""Magnitude of the distance, in voxels, given to cells whose distance is not known."""
+"""Magnitude of the distance, in voxels, assigned to cells of unknown distance."""
 
 MARGIN = 3
 """Cells of empty space around the active ones."""
 
 EXTRAPOLATED_CELLS = 2.0
-"""Up to this far from an active cell, in cells, the distance counts as known by extrapolation."""
+"""Distance from an active cell, in cells, up to which the field is extrapolated."""
 
 DECISIVE = 0.8
 """Share of a region's border that must agree for the whole region to take its sign."""
 
 VOID = 8
-"""A void is filled if at least so many of its cells have nothing but void around them; less is a gap, not a void."""
+"""A void is filled if at least this many of its cells are surrounded by void only; fewer are a gap between walls."""
 
 SMALLEST = np.float32(0.01)
-"""Smallest magnitude of a distance, in voxels, that is handed to marching cubes."""
+"""Smallest magnitude of a distance, in voxels, that marching cubes receives."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class MeshResult:
 class MeshExtractor:
     """Marching cubes over the cells of the active voxels.
 
-    Cells near the active ones continue their field; each region of all others is inside or outside as its border
-    says, or cell by cell as the nearest field says where that is not clear. A voxel missing from the shell then shows
-    as a dent, not as a hole into the inside. Voids that nothing wider than two cells leads to are filled.
+    The field is extrapolated to cells near the active ones. Each connected region of the remaining cells takes the sign
+    of its border, or, where the border has both signs, each cell that of the nearest field. So a voxel missing from the
+    shell causes a dent, not a hole. Voids with no entrance wider than two cells are filled.
 
     Args:
         resolution: cells along each axis.
-        min_component: connected parts with a smaller share of all faces are dropped; the largest always stays.
+        min_component: connected parts with a smaller share of all faces are dropped, except the largest.
     """
 
     built_in_savings = ("extraction",)
@@ -77,7 +77,7 @@ class MeshExtractor:
             fields: n cells, feats [n, >= 4] (0 signed distance in voxels, negative inside; 1..3 RGB in 0..1).
 
         Returns:
-            The mesh, on the device of the features; without vertices if there is no surface.
+            The mesh, on the features' device; empty if there is no surface.
         """
         device = fields.device
         feats = fields.feats.detach().float().cpu().numpy()
@@ -137,7 +137,7 @@ def _empty(device: torch.device) -> MeshResult:
 
 
 def _fill(index: np.ndarray, cells: np.ndarray, sdf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Dense distance, and what `_nearest_within_reach` finds.
+    """Dense distance, and the result of `_nearest_within_reach`.
 
     Args:
         index: [X, Y, Z] row of each active cell, else -1; at least MARGIN free on every side.
@@ -148,8 +148,8 @@ def _fill(index: np.ndarray, cells: np.ndarray, sdf: np.ndarray) -> tuple[np.nda
     rest = near < 0
     volume = np.full(index.shape, TRUNCATION, np.float32)
     volume[tuple(cells.T)] = sdf
-    # The surface also cuts corners off voxels that are not active, and may run just outside of a layer of them. Within
-    # two cells the field is continued along its gradient; the jump of a bare sign would leave steps there.
+    # The surface also crosses corners of inactive voxels, or lies just outside a layer of active ones. So the field is
+    # extrapolated along its gradient by up to two cells; a bare sign would cause steps.
     close = np.nonzero((index < 0) & ~rest)
     rows = near[close]
     offset = np.stack(close, axis=1) - cells[rows]
@@ -159,7 +159,7 @@ def _fill(index: np.ndarray, cells: np.ndarray, sdf: np.ndarray) -> tuple[np.nda
     _sign_of_the_rest(volume, rest)
     for axis in range(3):
         np.moveaxis(volume, axis, 0)[[0, -1]] = TRUNCATION
-    # Exact zeros would put several vertices onto one lattice point and pinch the surface there.
+    # Exact zeros would put several vertices onto one lattice point and pinch the surface.
     small = np.abs(volume) < SMALLEST
     volume[small] = np.where(volume[small] < 0, -SMALLEST, SMALLEST)
     _fill_voids(volume)
@@ -169,20 +169,20 @@ def _fill(index: np.ndarray, cells: np.ndarray, sdf: np.ndarray) -> tuple[np.nda
 def _nearest_within_reach(index: np.ndarray, cells: np.ndarray) -> np.ndarray:
     """[X, Y, Z] int32 row of the active cell that is nearest, -1 where none is within EXTRAPOLATED_CELLS.
 
-    Of several, the one with the lowest z, then y, then x, as `ndimage.distance_transform_edt` takes it. That goes
-    through the whole box for what a few steps around each active cell tell.
+    Ties go to the lowest z, then y, then x, as in `ndimage.distance_transform_edt`, which would visit the whole box
+    instead of the cells near the active ones.
     """
     near = np.full(index.size, -1, np.int32)
     flat = np.ravel_multi_index(tuple(cells.T), index.shape)
     rows = np.arange(len(cells), dtype=np.int32)
     strides = (index.shape[1] * index.shape[2], index.shape[2], 1)
-    for x, y, z in _STEPS:  # later ones are nearer and write over
+    for x, y, z in _STEPS:  # later ones are nearer and overwrite
         near[flat + (x * strides[0] + y * strides[1] + z)] = rows
     return near.reshape(index.shape)
 
 
 def _steps(reach: float) -> list[tuple[int, int, int]]:
-    """From a cell to those that are up to `reach` away, the farthest first; of equals, the preferred last."""
+    """Offsets of length up to `reach`, the longest first; of equal length, the preferred last."""
     span = range(-int(reach), int(reach) + 1)
     found = [(x, y, z) for x in span for y in span for z in span if x * x + y * y + z * z <= reach * reach]
     return sorted(found, key=lambda step: (-(step[0] ** 2 + step[1] ** 2 + step[2] ** 2), *step[::-1]))
@@ -192,10 +192,10 @@ _STEPS = _steps(EXTRAPOLATED_CELLS)
 
 
 def _sign_of_the_rest(volume: np.ndarray, rest: np.ndarray) -> None:
-    """Give the cells of `rest` [X, Y, Z] bool a sign from the field around them, in place.
+    """Assign the cells of `rest` [X, Y, Z] bool a sign from the field around them, in place.
 
-    Each connected region takes the sign that nearly all of its border has: the inside and the outside of a closed
-    shell. Where a hole in the shell joins the two, the border is of both signs, and the nearest cell decides.
+    Each connected region takes the sign of nearly all of its border, as inside and outside of a closed shell do. If a
+    hole in the shell joins the two, the border has both signs, and the nearest cell decides.
     """
     from scipy import ndimage
 
@@ -204,7 +204,7 @@ def _sign_of_the_rest(volume: np.ndarray, rest: np.ndarray) -> None:
     for axis in range(3):
         lower, upper = ((slice(None),) * axis + (side,) for side in (slice(None, -1), slice(1, None)))
         ends = rest[lower] != rest[upper]
-        # One of the two is in a region, of label 0 is the other.
+        # One of the two cells is in a region; the other has label 0.
         labels = np.maximum(region[lower][ends], region[upper][ends])
         negative = np.where(rest[lower][ends], volume[upper][ends], volume[lower][ends]) < 0
         border += np.bincount(labels, minlength=count + 1)
@@ -215,7 +215,7 @@ def _sign_of_the_rest(volume: np.ndarray, rest: np.ndarray) -> None:
     boxes = ndimage.find_objects(region) if not decided[1:].all() else []
     for number, box in enumerate(boxes, start=1):
         if decided[number] == 0:
-            # What is nearest to a cell of a region borders on the region: a way straight there stays in it.
+            # The nearest known cell borders on the region, as the straight line to it stays inside.
             wider = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
             where = ndimage.distance_transform_edt(rest[wider], return_distances=False, return_indices=True)
             part, mine = volume[wider], region[wider] == number
@@ -223,10 +223,10 @@ def _sign_of_the_rest(volume: np.ndarray, rest: np.ndarray) -> None:
 
 
 def _fill_voids(volume: np.ndarray) -> None:
-    """Make inside what nobody outside can see, in place: walls in there are where the shell was guessed wrong.
+    """Fill enclosed voids, in place: walls inside of the object are artefacts of a wrongly extrapolated shell.
 
-    Voids that are closed, and those that only a gap of up to two cells, half a voxel, leads to from outside. A gap
-    between two walls is no void, however narrow: nowhere in it is there room for a cell and its 26 neighbours.
+    Enclosed are voids without an entrance, or with entrances of up to two cells (half a voxel) only. A narrow gap
+    between two walls is not a void, as it has no room for a cell with its 26 neighbours.
     """
     from scipy import ndimage
 

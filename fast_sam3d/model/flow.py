@@ -51,14 +51,14 @@ def interpolate(noise: Tree, data: Tree, t: Tensor) -> tuple[Tree, Tree]:
 class ClassifierFreeGuidance(nn.Module):
     """Velocity (1 + s) c - s u while the time is inside the interval, else c alone.
 
-    The unconditional call is the conditional one with the keyword `cfg=True`; the backbone zeroes its context.
-    Training drops conditions by itself and goes through the backbone.
+    The unconditional call is the conditional one with the keyword `cfg=True`: the backbone then zeroes its context.
+    Training calls the backbone directly and drops conditions itself.
 
     Args:
         backbone: network of (x, t, *cond, **kwargs).
-        strength: s; 0 switches guidance off.
-        interval: (low, high) in network time 0..1000, both ends included; None switches guidance off.
-        unconditional_handling: "add_flag", the only way supported here.
+        strength: s; 0 disables guidance.
+        interval: (low, high) in network time 0..1000, both ends included; None disables guidance.
+        unconditional_handling: "add_flag", the only supported value.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class FlowMatching(nn.Module):
     Args:
         reverse_fn: velocity (x, t in 0..time_scale, *cond, **kwargs), usually a `ClassifierFreeGuidance`.
         inference_steps: steps of the time grid.
-        time_scale: what the network's time is multiplied by.
+        time_scale: factor from sampling time to the network's time.
         rescale_t: see `time_grid`.
         solver_method: a name of `SOLVERS`, or a solver.
-        random_generator: source of the initial noise; None follows torch's default generator.
+        random_generator: source of the initial noise; None uses torch's default generator.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class FlowMatching(nn.Module):
     @property
     def random_generator(self) -> torch.Generator:
         """Source of the initial noise."""
-        # Looked up at each use: a stored reference would become a detached copy when the model is deep-copied.
+        # Looked up at each use: deepcopy would detach a stored reference to the default generator.
         return torch.default_generator if self._random_generator is None else self._random_generator
 
     @random_generator.setter
@@ -155,7 +155,7 @@ class FlowMatching(nn.Module):
         Args:
             x_shape: shape of the state, or one per leaf.
             x_device: device of the state.
-            args, kwargs: condition, handed to reverse_fn.
+            args, kwargs: condition, passed to reverse_fn.
 
         Returns:
             State at t = 1, float32.
@@ -171,12 +171,12 @@ class FlowMatching(nn.Module):
             yield t, x_t, ()
 
     def solve(self, x_0: Tree, *args: Any, **kwargs: Any) -> Tree:
-        """Sample from noise that is given."""
+        """Sample from given noise x_0."""
         steps = self._solver.solve_iter(self._generate_dynamics, x_0, *self._schedule(), *args, **kwargs)
         return deque(steps, maxlen=1).pop()[0]
 
     def _schedule(self) -> tuple[Any, ...]:
-        """The times, and what else the dynamics take before the condition."""
+        """Positional arguments of the solver between the state and the condition."""
         return (self._prepare_t(),)
 
     def _generate_noise(self, x_shape: Shapes, x_device: torch.device | str) -> Tree:
@@ -193,10 +193,10 @@ class FlowMatching(nn.Module):
 
 
 class ShortCut(FlowMatching):
-    """Flow matching whose network also takes the size of the step it is asked for.
+    """Flow matching with the step size as an additional input of the network (shortcut models).
 
     Args:
-        no_shortcut: tell the network d = 0 (plain flow matching) instead of 1 / steps.
+        no_shortcut: pass d = 0 (plain flow matching) instead of 1 / steps.
         args, kwargs: as for `FlowMatching`.
     """
 

@@ -1,4 +1,4 @@
-"""Pictures and masks as callers hand them over, made uniform."""
+"""Conversion of callers' pictures, masks and pointmaps to uniform arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fast_sam3d.errors import InputError
 
 MAX_SIDE = 2048
-"""Pixels. Longer pictures are reduced by a whole factor first: the crop has 64 pixels, and memory stays bounded."""
+"""Pixels. Larger pictures are reduced by an integer factor first, to bound memory; the crop has only 64 pixels."""
 
 
 def merge_rgba(image: Any, mask: Any = None) -> NDArray[np.uint8]:
@@ -25,9 +25,9 @@ def merge_rgba(image: Any, mask: Any = None) -> NDArray[np.uint8]:
         [H, W, 4] uint8, alpha 255 on the object and 0 elsewhere.
 
     Raises:
-        InputError: no mask, an empty or a full one, another size than the picture's, or not uint8.
+        InputError: no mask, an empty or full mask, a mask of another size than the picture, or not uint8.
     """
-    if hasattr(image, "getbands"):  # a PIL image of any mode
+    if hasattr(image, "getbands"):  # a PIL image in any mode
         clear = "A" in image.getbands() or "transparency" in image.info
         image = image.convert("RGBA" if clear else "RGB")
     pixels = np.asarray(image)
@@ -60,7 +60,7 @@ def merge_rgba(image: Any, mask: Any = None) -> NDArray[np.uint8]:
 
 
 def limit_size(rgba: NDArray[np.uint8], max_side: int = MAX_SIDE) -> NDArray[np.uint8]:
-    """Reduce a picture [H, W, 4] by the least whole factor that brings its longer side to at most `max_side`.
+    """Reduce a picture [H, W, 4] by the smallest integer factor for which its longer side is at most `max_side`.
 
     Colours are averaged; a reduced pixel belongs to the object if any of its pixels does.
     """
@@ -73,7 +73,7 @@ def limit_size(rgba: NDArray[np.uint8], max_side: int = MAX_SIDE) -> NDArray[np.
 def reduce_picture(
     rgb: NDArray[np.uint8], mask: NDArray[Any], max_side: int = MAX_SIDE
 ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    """`limit_size` of a picture [H, W, 3] uint8 and its mask [H, W] bool or uint8, each of which keeps its type.
+    """`limit_size` of a picture [H, W, 3] uint8 and its mask [H, W] bool or uint8; dtypes are kept.
 
     A side that is shorter than the factor becomes one pixel.
     """
@@ -81,11 +81,11 @@ def reduce_picture(
 
 
 def reduce_colours(rgb: NDArray[np.uint8], max_side: int = MAX_SIDE) -> NDArray[np.uint8]:
-    """The picture [H, W, 3] alone."""
+    """`reduce_picture` of the picture [H, W, 3] alone."""
     rows, columns, height, width = _blocks(rgb.shape, max_side)
     if rows * columns == 1:
         return rgb
-    # Row by row of each block, so that no float copy of the whole picture is made.
+    # Summed offset by offset, which avoids a float copy of the whole picture.
     total = np.zeros((height, width, 3), np.uint32)
     for row in range(rows):
         for column in range(columns):
@@ -95,7 +95,7 @@ def reduce_colours(rgb: NDArray[np.uint8], max_side: int = MAX_SIDE) -> NDArray[
 
 
 def reduce_mask(mask: NDArray[Any], max_side: int = MAX_SIDE) -> NDArray[Any]:
-    """The mask [H, W] alone."""
+    """`reduce_picture` of the mask [H, W] alone."""
     rows, columns, height, width = _blocks(mask.shape, max_side)
     if rows * columns == 1:
         return mask
@@ -107,14 +107,14 @@ def reduce_mask(mask: NDArray[Any], max_side: int = MAX_SIDE) -> NDArray[Any]:
 
 
 def _blocks(shape: tuple[int, ...], max_side: int) -> tuple[int, int, int, int]:
-    """Rows and columns of the blocks that become one pixel each, and how many blocks there are."""
+    """Rows and columns of a block that becomes one pixel, and the number of blocks along each axis."""
     factor = max(-(-max(shape[:2]) // max_side), 1)
     rows, columns = (min(factor, side) for side in shape[:2])
     return rows, columns, shape[0] // rows, shape[1] // columns
 
 
 def match_size(pointmap: Any, height: int, width: int) -> torch.Tensor:
-    """A caller's pointmap as [height, width, 3] float32, nearest points where sizes differ; unknown is NaN.
+    """A pointmap resampled to [height, width, 3] float32 by nearest points; unknown ones are NaN.
 
     Raises:
         InputError: not [H, W, 3], or of another aspect ratio.

@@ -28,7 +28,7 @@ def patches_to_grid(x: Tensor, edge: int) -> Tensor:
 
 
 class Latent(nn.Module):
-    """One latent leaf: a linear layer and a position code in, a norm and a linear layer out.
+    """One latent leaf: linear layer plus position code as input, norm plus linear layer as output.
 
     The output layer starts at zero, so an untrained network's velocity is zero.
 
@@ -63,8 +63,8 @@ class Latent(nn.Module):
 class GridLatent(Latent):
     """A leaf that is a cubic grid, row-major in x, y, z; patch_size**3 neighbouring cells share one token.
 
-    With patch_size 1 this is the stock latent: `pos_emb.shape[0]` and `input_layer.in_features` are the leaf's
-    shape. With larger patches they are the token's, and `latent_shape` tells the leaf's.
+    With patch_size 1 this is the stock latent, and `pos_emb.shape[0]` and `input_layer.in_features` are the leaf's
+    shape. With larger patches they are the tokens' shape, and `latent_shape` is the leaf's.
 
     Args:
         resolution: cells along each axis.

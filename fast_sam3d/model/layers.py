@@ -1,4 +1,4 @@
-"""Dense transformer layers shared by the embedded model's networks."""
+"""Dense transformer layers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def grid_positions(resolution: int, channels: int, dims: int = 3) -> Tensor:
 
     Args:
         resolution: cells along each axis.
-        channels: features; what does not divide by 2 * dims is left zero.
+        channels: features; a remainder of the division by 2 * dims is zero.
         dims: axes of the grid.
 
     Returns:
@@ -46,11 +46,11 @@ def grid_positions(resolution: int, channels: int, dims: int = 3) -> Tensor:
 
 
 class TimestepEmbedder(nn.Module):
-    """Scalar in 0..1000 to a vector: sinusoid, then a two-layer MLP.
+    """Embedding of a scalar in 0..1000: sinusoids, then a two-layer MLP.
 
     Args:
         channels: width of the vector.
-        zero_init: start with a constant output, so that an input never trained on has no effect.
+        zero_init: start with a constant output, so that an untrained input has no effect.
     """
 
     FREQUENCIES = 256
@@ -84,7 +84,7 @@ class FeedForward(nn.Module):
 
 
 class HeadRMSNorm(nn.Module):
-    """RMS norm of each head's vector with a learnt gain per head."""
+    """RMS norm of each head's vector with learned gains."""
 
     def __init__(self, num_heads: int, head_channels: int) -> None:
         super().__init__()
@@ -110,8 +110,8 @@ def merge_heads(x: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention [..., N, D], [..., L, D], [..., L, D] -> [..., N, D].
 
-    Training on a CPU spells it out: the backward pass of the fused CPU kernel is several times slower than two
-    matrix products on sequences of a few hundred tokens.
+    In training on a CPU it is written out: on a few hundred tokens, the fused kernel's backward pass is several times
+    slower than two matrix products.
     """
     if q.requires_grad and q.device.type == "cpu":
         scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
@@ -135,7 +135,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of a sequence to context tokens, with its own key and value projections."""
+    """Attention of a sequence to context tokens."""
 
     def __init__(self, channels: int, context_channels: int, num_heads: int, qk_rms_norm: bool = False) -> None:
         super().__init__()

@@ -1,14 +1,14 @@
-"""The best small motion of a posed object: Gauss-Newton steps on its silhouette and its visible surface.
+"""Pose refinement: Gauss-Newton fit of a small similarity to the object's silhouette and visible surface.
 
-Three terms, each about the mean square of an error in object sizes, and a pull towards the pose that was given:
+Three terms, each the mean square of an error in units of the object's size, and a prior on the given pose:
 
-- silhouette: the object's points, splatted and blurred to an image that saturates, against the mask, blurred alike;
-- outline: points near the rim of that image against the distance to the mask's outline, which reaches farther;
-- depth: points of the object against the tangent planes of the measured points that they are nearest to (point-to-plane
-  ICP, Chen and Medioni 1992).
+- silhouette: the object's points, splatted, blurred and saturated, against the equally blurred mask;
+- outline: points near the rim of that image against the distance to the mask's outline, which has a larger basin;
+- depth: the object's points against the tangent planes of the nearest measured points (point-to-plane ICP, Chen and
+  Medioni 1992).
 
-Everything is a continuous function of what goes in: no pixel is on or off. Poses that differ by rounding are refined
-to poses that differ by rounding, so an object of a batch comes out as if it had run alone.
+The result is a continuous function of the inputs: poses that differ by rounding are refined to poses that differ by
+rounding, so objects of a batch and single ones agree.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ Array = NDArray[np.float64]
 
 OPACITY = 3.0  # of the splats at their usual density: 1 - exp(-3) = 0.95
 USUAL_DENSITY = 0.6  # quantile over the points
-RIM_PX = 0.3  # splatted points lie that far inside of the outline that they stand for
+RIM_PX = 0.3  # splatted points lie this far inside of the outline that they represent
 LEAST_DEPTH_POINTS = 30
 LONGEST_STEP = 0.15  # radians, object diameters, log scale
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutSettings:
-    """How poses are refined. Found on held-out objects of the embedded model.
+    """Settings of the refinement, tuned on held-out objects of the embedded model.
 
     Args:
-        span: pixels of the longer side of the mask's box while fitting; `judged_span` when silhouettes are compared.
-        points: of the object that are used, at most. depth_points: of the pointmap.
+        span: pixels of the longer side of the mask's box in the fit; `judged_span` in the comparison of silhouettes.
+        points, depth_points: maximum number of points of the object and of the pointmap.
         blurs: pixels, of each step.
         silhouette, outline, depth: weights of the terms.
-        outline_tolerance, depth_tolerance: object diameters, error at which a rim or a measured point counts a quarter.
-        prior: weight of the pull towards the given pose, of which `turn` (radians), `shift` (object diameters) and
-            `growth` (log scale) are the usual errors.
-        least_gain: of the overlap with the mask, without which the given pose stays.
+        outline_tolerance, depth_tolerance: object diameters, error at which the robust weight is a quarter.
+        prior: weight of the prior on the given pose; `turn` (radians), `shift` (object diameters) and `growth` (log
+            scale) are its standard deviations.
+        least_gain: of the overlap with the mask (IoU) for which the refined pose is accepted.
 
     Raises:
         ValueError: a setting that is not positive.
@@ -106,10 +106,10 @@ class Motion(NamedTuple):
 
 
 def fit(points: Array, target: LayoutTarget, diameter: float, settings: LayoutSettings) -> Motion:
-    """The motion that brings an object to its mask and its visible points.
+    """The motion that fits an object to its mask and its visible points.
 
     Args:
-        points: [N, 3] on the object's surface, camera frame, before the camera.
+        points: [N, 3] on the object's surface, camera frame, in front of the camera.
         diameter: of the object, camera units.
     """
     centre = (points.min(0) + points.max(0)) / 2
@@ -128,7 +128,7 @@ def fit(points: Array, target: LayoutTarget, diameter: float, settings: LayoutSe
         terms = [(np.diag(prior), prior * x)]
         terms += _silhouettes(target, seen, picture, max(usual_density, 1e-9), blur, settings)
         if len(measured) >= LEAST_DEPTH_POINTS:
-            # The tree stays with the object: measured points are taken back to where it was.
+            # Measured points are moved to the object's initial place, for which the tree was built.
             distance, nearest = tree.query(motion.undo(measured))
             error = ((moved[nearest] - measured) * normals).sum(1) / diameter
             slope = np.einsum("nc,ncj->nj", normals, slopes[nearest]) / diameter
@@ -141,7 +141,7 @@ def fit(points: Array, target: LayoutTarget, diameter: float, settings: LayoutSe
 
 
 class _Seen(NamedTuple):
-    """Projected points: pixels [N, 2] (u, v), depth [N], and the pixels' derivatives by the motion, two of [N, 7]."""
+    """Projected points: pixels [N, 2] (u, v), depth [N], and the derivatives of u and v by the motion, [N, 7] each."""
 
     pixels: Array
     depth: Array
@@ -178,9 +178,9 @@ def _projected(target: LayoutTarget, points: Array, slopes: Array) -> _Seen:
 
 
 def _splatted(target: LayoutTarget, seen: _Seen, blur: float) -> _Picture:
-    """Every point spread over the four pixels around it, then blurred.
+    """Splat every point bilinearly over its four pixels, then blur.
 
-    What flows out of a pixel is what it loses: the density's derivative is minus the divergence of the flow.
+    By continuity, the density's derivative is minus the divergence of the flow.
     """
     height, width = target.size
     count = len(seen.pixels)
@@ -209,7 +209,7 @@ def _silhouettes(
     covered = 1 - np.exp(-OPACITY * picture.density / usual_density)
     wanted = 1 - np.exp(-OPACITY * _blurred(target.mask.astype(float), blur))
     slope = ((1 - covered) * OPACITY / usual_density * told)[..., None] * picture.slopes
-    # An outline that is off by d pixels gives squares of about d^2 / (2 sqrt(pi) blur) along each of its pixels.
+    # An outline error of d pixels causes a sum of squares of about d^2 / (2 sqrt(pi) blur) per outline pixel.
     norm = 2 * np.sqrt(np.pi) * blur / (target.outline_length * settings.span**2)
     weight = np.full(covered.size, settings.silhouette * norm)
     area = _normal_equations(slope.reshape(-1, 7), ((covered - wanted) * told).ravel(), weight)
@@ -218,7 +218,7 @@ def _silhouettes(
     rim = np.sqrt(down**2 + right**2) * told
     weight = _at(rim, seen.pixels) / (_at(picture.density, seen.pixels) + 0.1 * usual_density)
     error = _at(target.distance, seen.pixels) + RIM_PX
-    # Behind what is in front of it the object may go on, but not end before.
+    # The object may extend behind an occluder, but must not end before it.
     weight = weight * np.where(error > 0, 1 - _at(target.behind.astype(float), seen.pixels), 1.0)
     error = error / settings.span
     weight = settings.outline * weight / max(float(weight.sum()), 1e-9) * _trust(error, settings.outline_tolerance)
@@ -234,25 +234,25 @@ def _normal_equations(slope: Array, error: Array, weight: Array) -> tuple[Array,
 
 
 def _trust(error: Array, tolerance: float) -> Array:
-    """Geman and McClure's weight of an error: 1 where there is none, a quarter at the tolerance."""
+    """Geman-McClure weight of an error: 1 for no error, 1/4 at the tolerance."""
     trust: Array = 1 / (1 + (error / tolerance) ** 2) ** 2
     return trust
 
 
 def _at(image: Array, pixels: Array) -> Array:
-    """[N] values of an image [h, w] between its pixel centres; beyond its border, those of the border."""
+    """[N] bilinear samples of an image [h, w]; beyond its border, the border's values."""
     values: Array = map_coordinates(image, (pixels[:, ::-1] - 0.5).T, order=1, mode="nearest")
     return values
 
 
 def _blurred(image: Array, blur: float) -> Array:
-    """An image [h, w, ...] blurred along its first two axes, with nothing around it."""
+    """Gaussian blur of an image [h, w, ...] along its first two axes, zero outside."""
     rows = gaussian_filter1d(image, blur, axis=0, mode="constant", truncate=3.0)
     both: Array = gaussian_filter1d(rows, blur, axis=1, mode="constant", truncate=3.0)
     return both
 
 
 def _slopes(image: Array) -> tuple[Array, Array]:
-    """Changes of an image [h, w] per row and per column."""
+    """Gradient of an image [h, w] per row and per column."""
     down, right = (np.gradient(image, axis=axis) for axis in (0, 1))
     return np.asarray(down), np.asarray(right)

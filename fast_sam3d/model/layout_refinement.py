@@ -1,8 +1,8 @@
-"""A pose brought into line with its mask and pointmap after the object is decoded.
+"""Refinement of a pose with the mask and the pointmap after the object is decoded.
 
-The network tells the pose before the shape is known; what is left between the two can be seen. Refined are the turn,
-the place and one size: seven numbers. The network's pose stays, bit for bit, unless the silhouette covers the mask
-better by a margin.
+The network predicts the pose before the shape is known. Refined are rotation, translation and one scale: seven numbers.
+The predicted pose is kept bit by bit unless the refined one increases the silhouette's overlap with the mask by a
+margin.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ __all__ = ["LayoutOutcome", "LayoutSettings", "Solid", "refine_pose"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solid:
-    """An object in its canonical cube, as far as its outline goes.
+    """Surface of an object in its canonical cube, for drawing its silhouette.
 
     Args:
-        points: [N, 3] on its surface. faces: [F, 3] between them, or None: then they are dots.
+        points: [N, 3] on its surface.
+        faces: [F, 3] between them, or None: then the points are drawn as dots.
         sides: [N] of the dots, canonical units.
     """
 
@@ -41,7 +42,7 @@ class Solid:
 
     @classmethod
     def of(cls, result: Mapping[str, Any], resolution: int) -> Solid | None:
-        """The mesh of a pipeline's result, else its gaussians, else its voxels; None where nothing came out.
+        """The mesh of a pipeline's result, else its gaussians, else its voxels; None if all are empty.
 
         Args:
             resolution: of the voxels.
@@ -59,7 +60,7 @@ class Solid:
         return cls(voxels, sides=np.full(len(voxels), 1.0 / resolution)) if len(voxels) else None
 
     def silhouette(self, pose: Pose, camera: Camera) -> NDArray[np.bool_]:
-        """[H, W], where the object is seen."""
+        """[H, W] bool, where the object is visible."""
         placed = transform_points(self.points, pose.matrix)
         if self.faces is not None:
             return nearest_faces(placed, self.faces, camera)[0] >= 0
@@ -69,13 +70,13 @@ class Solid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayoutOutcome:
-    """What came of a refinement.
+    """Result of a refinement.
 
     Args:
-        pose: the refined one; None where the given one stays.
-        before, after: overlap of the silhouette with the mask at the given and at the fitted pose, intersection over
-            union, 0..1; None where it was not found.
-        reason: why the given pose stays; empty where it does not.
+        pose: the refined one; None if the given one is kept.
+        before, after: intersection over union of silhouette and mask at the given and at the fitted pose, 0..1; None if
+            not computed.
+        reason: why the given pose is kept; empty if it is not.
     """
 
     pose: Pose | None
@@ -85,7 +86,7 @@ class LayoutOutcome:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For reports."""
+        """JSON-ready summary for reports."""
         return {
             "accepted": self.pose is not None,
             "mask_iou_before": self.before,
@@ -102,14 +103,14 @@ def refine_pose(
     measured: bool,
     settings: LayoutSettings | None = None,
 ) -> LayoutOutcome:
-    """Bring a pose into line with the picture.
+    """Refine a pose with the mask and the pointmap.
 
     Args:
-        solid: the object; None where nothing was decoded.
-        pose: that the network told.
+        solid: the object; None if nothing was decoded.
+        pose: predicted by the network.
         mask: [H, W], the object's visible pixels.
-        pointmap: [H, W, 3], camera frame, NaN where unknown; tells the camera, too.
-        measured: whether the points mean more than their pixels' rays; a guess from the silhouette does not.
+        pointmap: [H, W, 3], camera frame, NaN where unknown; the camera is inferred from it, too.
+        measured: whether the points' depth is meaningful; that of a guess from the silhouette is not.
     """
     settings = settings or LayoutSettings()
     if solid is None or not np.ptp(solid.points, axis=0).any():
@@ -119,7 +120,7 @@ def refine_pose(
     try:
         camera = Camera.from_pointmap(pointmap)
     except ValueError as error:
-        return LayoutOutcome(None, reason=f"the camera is not known: {error}")
+        return LayoutOutcome(None, reason=f"the camera is unknown: {error}")
     points = solid.points[np.linspace(0, len(solid.points) - 1, min(len(solid.points), settings.points)).astype(int)]
     placed = transform_points(points, pose.matrix)
     if not (placed[:, 2] > NEAR).all():
@@ -131,11 +132,11 @@ def refine_pose(
     refined = _moved(pose, motion)
     before, after = (judge.overlap(solid.silhouette(each, judge.camera)) for each in (pose, refined))
     if after < before + settings.least_gain:
-        return LayoutOutcome(None, before, after, "the mask would not be covered better")
+        return LayoutOutcome(None, before, after, "the overlap with the mask would not increase")
     return LayoutOutcome(refined, before, after)
 
 
 def _moved(pose: Pose, motion: Motion) -> Pose:
-    """The pose after a motion in the camera's frame."""
+    """The pose moved in the camera's frame."""
     rotation = Rotation.from_matrix(pose.rotation_matrix @ motion.turn).as_quat(canonical=True)
     return Pose(rotation[[3, 0, 1, 2]], motion(pose.translation[None])[0], pose.scale * motion.growth)

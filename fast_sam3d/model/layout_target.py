@@ -1,4 +1,4 @@
-"""What a pose is refined against: the mask, and the points behind it, in a window around the mask."""
+"""Target of the pose refinement: the mask and the visible points, in a window around the mask."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fast_sam3d.geometry.camera import Camera
 __all__ = ["LayoutTarget"]
 
 REACH = 0.45
-"""Border of the window around the mask's box, share of the box's longer side."""
+"""Margin of the window around the mask's box, as a share of the box's longer side."""
 
 BAND_PX = 2.3
-"""How far outside of the mask a neighbour tells what is there; its nearest pixels may show both."""
+"""Width of the band outside of the mask in which occluders are detected; the nearest pixels may mix both surfaces."""
 
 JUMP = 0.05
-"""Share of the object's diameter by which something must be nearer than the object to be in front of it."""
+"""Share of the object's diameter by which a surface must be nearer than the object to occlude it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +28,11 @@ class LayoutTarget:
     """A mask and its pointmap, resampled to a small window around the mask.
 
     Args:
-        camera: that sees the window: at the origin, h x w pixels.
+        camera: of the window: at the origin, h x w pixels.
         mask: [h, w] bool, the object's visible pixels.
-        points: [h, w, 3] float64, camera frame; NaN where unknown or off the picture. All NaN if they were guessed.
-        open: [h, w] bool: nothing can be said of the object here, as it may go on behind something or off the picture.
-        behind: [h, w] bool, inside the mask: the nearest outline is that of something in front.
+        points: [h, w, 3] float64, camera frame; NaN where unknown or outside of the picture, or if guessed.
+        open: [h, w] bool, outside of the mask: the object may extend here, behind an occluder or beyond the picture.
+        behind: [h, w] bool, inside the mask: the nearest outline belongs to an occluder.
     """
 
     camera: Camera
@@ -45,13 +45,14 @@ class LayoutTarget:
     def around(
         cls, mask: NDArray[np.bool_], points: NDArray[np.floating] | None, camera: Camera, span: int, diameter: float
     ) -> LayoutTarget:
-        """The window in which the longer side of the mask's box has `span` pixels; point samples.
+        """Point samples in a window in which the longer side of the mask's box has `span` pixels.
 
-        Where the mask ends at something nearer than the object (of which the pointmap tells) or at the picture's
-        border, the object may go on. The floor is no such thing: where an object stands on it both have the same depth.
+        Where the mask ends at a surface that is nearer than the object in the pointmap, or at the picture's border, the
+        object may continue. A floor is no occluder: where the object touches it both have the same depth.
 
         Args:
-            mask: [H, W], not empty. points: [H, W, 3], NaN where unknown; None if they are but a guess.
+            mask: [H, W], not empty.
+            points: [H, W, 3], NaN where unknown; None if they are a guess.
             camera: of the picture, at the origin.
             diameter: of the object, units of the points.
         """
@@ -76,7 +77,7 @@ class LayoutTarget:
             seen[inside] = points[at][inside]
 
         off, nearest = distance_transform_edt(~small, return_indices=True)
-        edge = nearest[0] * width + nearest[1]  # the mask's pixel that is nearest to each
+        edge = nearest[0] * width + nearest[1]  # the nearest pixel of the mask
         with np.errstate(invalid="ignore"):
             nearer = seen[..., 2] < seen[..., 2][tuple(nearest)] - JUMP * diameter
         nearer |= ~inside
@@ -96,24 +97,24 @@ class LayoutTarget:
 
     @cached_property
     def distance(self) -> NDArray[np.float64]:
-        """[h, w] pixels to the mask's outline, > 0 outside of the mask."""
+        """[h, w] signed distance to the mask's outline in pixels, > 0 outside."""
         outside, inside = distance_transform_edt(~self.mask), distance_transform_edt(self.mask)
         signed: NDArray[np.float64] = np.where(self.mask, 0.5 - inside, outside - 0.5)
         return signed
 
     @cached_property
     def outline_length(self) -> int:
-        """Pixels of the mask that have a neighbour outside of it."""
+        """Number of mask pixels with a neighbour outside."""
         return int((self.mask & ~binary_erosion(self.mask)).sum())
 
     def surface(self, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """At most `count` points [Q, 3] of the object's visible side, evenly taken, and their unit normals [Q, 3]."""
+        """At most `count` evenly spaced points [Q, 3] of the visible surface, and their unit normals [Q, 3]."""
         right, down = np.full_like(self.points, np.nan), np.full_like(self.points, np.nan)
         right[:, 1:-1] = self.points[:, 2:] - self.points[:, :-2]
         down[1:-1] = self.points[2:] - self.points[:-2]
         normals = np.cross(right, down)
         length = np.linalg.norm(normals, axis=-1)
-        # Not the outermost pixels: their neighbours are something else's.
+        # Without the outermost pixels, whose neighbours belong to other surfaces.
         known = binary_erosion(self.mask) & (length > 0) & np.isfinite(self.points).all(-1)
         chosen = np.flatnonzero(known)
         if len(chosen) > count:
@@ -121,6 +122,6 @@ class LayoutTarget:
         return self.points.reshape(-1, 3)[chosen], (normals / length.clip(1e-30)[..., None]).reshape(-1, 3)[chosen]
 
     def overlap(self, seen: NDArray[np.bool_]) -> float:
-        """Intersection over union, 0..1, of a drawn silhouette [h, w] with the mask, without what is `open`."""
+        """Intersection over union, 0..1, of a drawn silhouette [h, w] with the mask, outside of `open`."""
         drawn = seen & ~self.open
         return float((drawn & self.mask).sum() / max(int((drawn | self.mask).sum()), 1))

@@ -1,4 +1,4 @@
-"""The pipeline's networks by the names that the stock pipeline gives them, and their files."""
+"""The pipeline's networks by their names in the stock pipeline, and their files."""
 
 from __future__ import annotations
 

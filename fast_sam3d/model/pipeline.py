@@ -140,6 +140,3 @@ class Pipeline(Stages):
         if with_layout_postprocess:
             result.update(self.refine_layout(result, image[..., 3] > 0, scene["guessed"]))
         return result
-
-
-MiniPipeline = Pipeline

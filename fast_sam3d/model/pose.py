@@ -1,8 +1,8 @@
-"""Poses as the layout leaves of the SS generator, and back.
+"""Conversion between poses and the layout leaves of the SS generator.
 
 Row vectors as in PyTorch3D: p_cam = (p_obj * size) @ R + t, camera +x left, +y up, +z forward. The leaves are relative
 to the pointmap: `scene_shift` is the coordinate-wise median of the object's visible points, `scene_scale` the median
-distance of those points to it. The translation is kept in units of the object's size, where it is bounded by the cube.
+distance of those points to it. The translation is in units of the object's size, in which the cube bounds it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ CLAMP = 4.0  # scene scales
 
 
 def normalise_pointmap(points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Make a pointmap independent of distance and size.
+    """Normalise a pointmap to be independent of distance and size.
 
     Args:
-        points: [..., 3] float32, camera frame; entries that are not finite count as unknown.
+        points: [..., 3] float32, camera frame; non-finite entries are unknown.
         valid: [...] bool, the object's visible pixels.
 
     Returns:
@@ -42,7 +42,7 @@ def normalise_pointmap(points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def rotation_from_6d(six: Tensor) -> Tensor:
-    """Rotation matrices [..., 3, 3] from their first two rows [..., 6], made orthonormal (Zhou et al., 1812.07035)."""
+    """Rotation matrices [..., 3, 3] from their first two rows [..., 6], orthonormalised (Zhou et al., 1812.07035)."""
     a, b = six[..., :3], six[..., 3:]
     x = torch.nn.functional.normalize(a, dim=-1)
     y = torch.nn.functional.normalize(b - (x * b).sum(-1, keepdim=True) * x, dim=-1)
@@ -62,7 +62,7 @@ def encode_pose(R: Tensor, t: Tensor, size: Tensor, scene_scale: Tensor, scene_s
     """Layout leaves of poses, before standardisation.
 
     Args:
-        R: [B, 3, 3]; t: [B, 3], metres; size: [B], metres per canonical unit; scene_scale: [B]; scene_shift: [B, 3].
+        R: [B, 3, 3]. t: [B, 3], metres. size: [B], metres per canonical unit. scene_scale: [B]. scene_shift: [B, 3].
 
     Returns:
         Each leaf of `LAYOUT_CHANNELS` as [B, 1, channels].
@@ -79,7 +79,7 @@ def encode_pose(R: Tensor, t: Tensor, size: Tensor, scene_scale: Tensor, scene_s
 def decode_pose(leaves: dict[str, Tensor], scene_scale: Tensor, scene_shift: Tensor) -> dict[str, Tensor]:
     """Poses of layout leaves; the inverse of `encode_pose`.
 
-    Both estimates of the size, `scale` and `translation_scale`, count alike.
+    The two estimates of the size, `scale` and `translation_scale`, are averaged.
 
     Returns:
         rotation [B, 4] wxyz, translation [B, 3] metres, scale [B, 3] metres per canonical unit.
@@ -94,10 +94,10 @@ def decode_pose(leaves: dict[str, Tensor], scene_scale: Tensor, scene_shift: Ten
 
 
 class PoseDecoder:
-    """Layout leaves as the network gives them to a pose.
+    """Pose of the standardised layout leaves that the network predicts.
 
     Args:
-        mean, std: per leaf and channel, of the leaves that `pose.encode_pose` makes.
+        mean, std: per leaf and channel, of the leaves of `encode_pose`.
     """
 
     def __init__(self, mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]]) -> None:
@@ -105,7 +105,7 @@ class PoseDecoder:
         self.std = {name: torch.tensor(values) for name, values in std.items()}
 
     def __call__(self, result: Mapping[str, Tensor], scene_scale: Tensor, scene_shift: Tensor) -> dict[str, Tensor]:
-        """rotation [B, 4] wxyz, translation [B, 3], scale [B, 3]; see `pose.decode_pose`."""
+        """rotation [B, 4] wxyz, translation [B, 3], scale [B, 3]; see `decode_pose`."""
         leaves = {
             name: result[name].float().cpu() * self.std[name] + self.mean[name]
             for name in LAYOUT_CHANNELS

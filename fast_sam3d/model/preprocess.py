@@ -21,10 +21,10 @@ CROP_PADDING = 0.10
 """Share of the longer box side that is added on each side of a crop."""
 
 MIN_MASK_PIXELS = 24
-"""Fewest object pixels in a training crop; below it, thin parts are widened so that the crop still shows them."""
+"""Minimum of object pixels in a training crop; below it, thin parts are widened to stay visible in the crop."""
 
 MAX_SUBSAMPLES = 12
-"""Most samples along each side of a crop's pixel when colours are averaged."""
+"""Maximum of samples along each side of a crop's pixel when colours are averaged."""
 
 
 def crop_box(silhouette: np.ndarray) -> tuple[np.ndarray, float]:
@@ -62,7 +62,7 @@ def describe(
 
 @dataclass(frozen=True, eq=False)
 class ConditionCrop:
-    """One crop, ready for the embedder. Tensors are float32 on the CPU.
+    """One crop as the embedder takes it. Tensors are float32 on the CPU.
 
     Args:
         image: [3, S, S] in 0..1.
@@ -88,26 +88,26 @@ def crop_condition(
     out: int = 64,
     guessed: bool = False,
 ) -> ConditionCrop:
-    """Cut the object out the way the training crops are rendered: one ray per pixel, hard mask, padded square.
+    """Crop the object as the training crops are rendered: one ray per pixel, binary mask, padded square.
 
-    Masks and points are point-sampled. A pixel's colour is the mean over its footprint, but only over what has its
-    mask value, so that outlines are not blended with the background (the training crops have no such blend).
+    Masks and points are point-sampled. A pixel's colour is the mean over the part of its footprint that has its mask
+    value, so that outlines are not blended with the background, as in the training crops.
 
     Args:
         rgb: [H, W, 3] uint8.
         mask: [H, W] bool, the object's visible pixels.
-        pointmap: [H, W, 3] metres, PyTorch3D camera frame; entries that are not finite are unknown.
+        pointmap: [H, W, 3] metres, PyTorch3D camera frame; non-finite entries are unknown.
         out: S, pixels.
-        guessed: the pointmap comes from the silhouette, so its focal length says nothing.
+        guessed: the pointmap comes from the silhouette, so its focal length is meaningless.
 
     Raises:
-        InputError: an empty mask, sizes that differ, or no known point on the object.
+        InputError: an empty mask, different sizes, or no known point on the object.
     """
     height, width = mask.shape
     if rgb.shape != (height, width, 3) or tuple(pointmap.shape) != (height, width, 3):
         raise InputError(
             f"picture {list(rgb.shape)}, mask {list(mask.shape)} and pointmap {list(pointmap.shape)} differ in size:"
-            " make them from the same picture"
+            " create them from the same picture"
         )
     if not mask.any():
         raise InputError("the mask is empty: mark the object in it")
@@ -118,7 +118,7 @@ def crop_condition(
     centre, side = crop_box((corners - (width / 2, height / 2)) / longer)
 
     def pixel_lines(samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Columns and rows of the picture under a square grid of samples, outside the picture too."""
+        """Columns and rows of the picture at a square grid of samples, also outside of the picture."""
         grid = crop_grid(centre, side, samples).reshape(samples, samples, 2)
         u, v = grid[0, :, 0], grid[:, 0, 1]
         return (np.floor(u * longer + width / 2).astype(int), np.floor(v * longer + height / 2).astype(int))
@@ -140,14 +140,14 @@ def crop_condition(
     except ValueError as error:
         if torch.isfinite(torch.as_tensor(pointmap)[torch.from_numpy(mask)]).all(-1).any():
             raise InputError(
-                f"the pointmap knows too few points of the object for {out} x {out} samples to meet one:"
+                f"the pointmap has too few points on the object, none at the {out} x {out} samples:"
                 " give another pointmap or none"
             ) from error
         raise InputError(str(error)) from error
 
     colour = _mean_colour(rgb, mask, crop_mask, row_of, column_of, pixel_lines, side * longer / out)
     focal = 0.0 if guessed else infer_focal(pointmap)
-    # A point behind the camera has no logarithm; such a pointmap is far from anything trained on in any case.
+    # Clamped for the logarithm; a point behind the camera is out of distribution anyway.
     depth = max(float(shift[2]), 1e-3 * float(scale))
     descriptor = describe(centre * 2, side, float(crop_mask.mean()), focal, not guessed, float(scale), depth)
     return ConditionCrop(
@@ -164,7 +164,7 @@ def infer_focal(pointmap: Tensor | NDArray[np.float32]) -> float:
     """Focal length of a pointmap [H, W, 3] in units of its longer side, principal point in the centre; 0 if unclear."""
     height, width = pointmap.shape[:2]
     longer = max(height, width)
-    step = max(longer // 256, 1)  # a sparse grid of pixels says as much
+    step = max(longer // 256, 1)  # a sparse grid of pixels suffices
     points = torch.as_tensor(pointmap)[::step, ::step].double().cpu()
     v, u = torch.meshgrid(
         (torch.arange(0, height, step, dtype=torch.float64) + 0.5 - height / 2) / longer,
@@ -182,7 +182,7 @@ def infer_focal(pointmap: Tensor | NDArray[np.float32]) -> float:
 def _snap_to_mask(
     mask: NDArray[np.bool_], row_of: NDArray[np.int64], column_of: NDArray[np.int64], reach: float
 ) -> NDArray[np.bool_]:
-    """Move samples that miss the object by up to `reach` pixels onto it, in place; returns which samples are on it."""
+    """Move samples that miss the object by up to `reach` pixels onto it, in place; returns which ones are on it."""
     distance, (near_row, near_column) = distance_transform_edt(~mask, return_indices=True)
     hit = distance[row_of, column_of] <= reach
     nearest = near_row[row_of, column_of], near_column[row_of, column_of]
@@ -196,7 +196,7 @@ def _mean_colour(rgb, mask, crop_mask, row_of, column_of, pixel_lines, footprint
     k = int(np.clip(np.ceil(footprint), 1, MAX_SUBSAMPLES))
     c, r = pixel_lines(out * k)
     height, width = mask.shape
-    # Beyond the border its colours go on, which is what is there in most pictures.
+    # Border colours are repeated outside of the picture.
     window = np.ix_(r.clip(0, height - 1), c.clip(0, width - 1))
     agrees = mask[window].reshape(out, k, out, k) == crop_mask[:, None, :, None]
     weight = agrees.astype(np.float32)
@@ -208,7 +208,7 @@ def _mean_colour(rgb, mask, crop_mask, row_of, column_of, pixel_lines, footprint
 
 @dataclass(frozen=True)
 class CropPreprocessor:
-    """`crop_condition` with a fixed crop size: stands where the stock pipeline has its preprocessor.
+    """`crop_condition` with a fixed crop size, in place of the stock pipeline's preprocessor.
 
     Args:
         size: of the crop in pixels.

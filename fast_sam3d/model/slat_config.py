@@ -1,4 +1,4 @@
-"""Sizes of the structured-latent (SLaT) parts of the embedded model, and the published sizes of the same parts."""
+"""Sizes of the structured-latent (SLaT) networks, and the published sizes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SLatFlowConfig:
         mlp_ratio: hidden width of the MLPs over model_channels.
         cond_channels: width of the context tokens.
         io_channels: width of the sparse convolutions at full resolution.
-        num_io_blocks: residual blocks on the way in; the last one packs 2x2x2 voxels. As many on the way out.
+        num_io_blocks: residual blocks at the input, the last of which packs 2x2x2 voxels; as many at the output.
         share_mod: one adaLN layer for all blocks, instead of one each.
         qk_rms_norm: RMS-normalise queries and keys of the self-attention.
         qk_rms_norm_cross: the same for the cross-attention.
@@ -60,7 +60,7 @@ class SLatEncoderConfig:
         latent_channels: channels per voxel.
         model_channels: width of the per-voxel MLP.
         num_blocks: residual MLPs.
-        use_conv: one sparse convolution after the first residual MLP, so that a voxel sees its neighbours.
+        use_conv: one sparse convolution after the first residual MLP, to include neighbouring voxels.
     """
 
     latent_channels: int = 8
@@ -107,7 +107,7 @@ class MeshDecoderConfig(SLatTrunkConfig):
     Args:
         upsample_channels: width after the first and the second subdivision.
         out_channels: per fine cell; 0 is signed distance in voxels, 1..3 are colour, further ones are unused here.
-        min_component: mesh components with a smaller share of the faces are dropped; 0 keeps all.
+        min_component: mesh components with a smaller share of the faces are dropped; 0 for none.
     """
 
     upsample_channels: tuple[int, int] = (32, 16)
@@ -126,11 +126,11 @@ class MeshDecoderConfig(SLatTrunkConfig):
 
 @dataclass(frozen=True)
 class GaussianDecoderConfig(SLatTrunkConfig):
-    """Gaussian decoder: the trunk and a few gaussians per voxel.
+    """Gaussian decoder: the trunk, then a few gaussians per voxel.
 
     Args:
         num_gaussians: per voxel; 1, 4 or 8.
-        reach: farthest that a centre can lie from its voxel's centre along each axis, in voxels.
+        reach: maximum distance of a centre from its voxel's centre along each axis, in voxels.
     """
 
     num_gaussians: int = 4

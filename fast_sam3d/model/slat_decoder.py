@@ -27,7 +27,7 @@ _PLACES = [
     tuple(2 * a + b for a, b in zip(first, second, strict=True)) for first, second in product(CHILDREN, CHILDREN)
 ]
 CELL_ORDER = tuple(_PLACES.index(cell) for cell in product(range(CELLS_PER_AXIS), repeat=3))
-"""The row of each fine cell, taken row-major in (x, y, z), among the 64 rows that two subdivisions give its voxel."""
+"""Row of each fine cell, row-major in (x, y, z), among the 64 rows of its voxel after two subdivisions."""
 
 FIELD_CHANNELS = 4
 """Signed distance and colour."""
@@ -68,10 +68,9 @@ class SLatTrunk(nn.Module):
 class SubdivideBlock(nn.Module):
     """Each voxel becomes eight, refined by two sparse convolutions next to a linear skip connection.
 
-    Departures from the public design, neither of which changes the cost: norms are per voxel, not over the object,
-    so that what a voxel decodes to depends on its neighbourhood alone and patches train like whole objects; and each
-    of the eight children has its own skip weights, where shared ones would leave it to the neighbours to tell
-    children apart.
+    Departures from the public design, at the same cost: norms are per voxel, not over the object, so that decoding is
+    local and training on patches equals training on objects; and each of the eight children has its own skip weights,
+    as shared ones would distinguish children only through their neighbours.
     """
 
     def __init__(self, channels: int, out_channels: int) -> None:
@@ -91,16 +90,16 @@ class SubdivideBlock(nn.Module):
         return h + self.skip_connection(x.feats).view(len(grid), -1)
 
     def widen(self, x: SparseTensor, grid: SparseGrid) -> SparseTensor:
-        """The first convolution, on the children `grid` of N voxels, which have their parents' features."""
+        """The first convolution, on the subdivided `grid` of N voxels with their parents' features."""
         return self.conv1(subdivide(x, grid))
 
 
 class MeshDecoder(SLatTrunk):
-    """Structured latent to a signed-distance and colour field on four times finer cells, and to its mesh.
+    """Structured latent to a signed-distance and colour field at four times the resolution, and its mesh.
 
-    Beside the subdividing convolutions one linear layer goes straight from a voxel's token to its 64 cells. Through
-    the convolutions alone colour was not learnt within 600 steps, because distance dominates the gradients of the
-    layers that the two share; with it, 72 steps explain 96 % of its variance. It costs 0.1 % of the operations.
+    In addition to the subdividing convolutions, a linear layer maps a voxel's token to its 64 cells. Without it, colour
+    was not learned within 600 steps, because distance dominates the gradients of the shared layers; with it, 72 steps
+    explain 96 % of the colour's variance, for 0.1 % of the operations.
 
     Args:
         config: sizes.

@@ -15,7 +15,7 @@ from fast_sam3d.model.sparse_transformer import ModulatedCrossBlock, per_voxel, 
 
 
 class SparseResBlock(nn.Module):
-    """Two sparse convolutions with a skip connection and the time as scale and shift, after an optional resampling.
+    """Two sparse convolutions with a skip connection and time modulation, after an optional resampling.
 
     Args:
         channels: of the input.
@@ -47,9 +47,9 @@ class SparseResBlock(nn.Module):
 class StructuredLatentFlow(nn.Module):
     """Velocity of the structured latent of a batch of objects.
 
-    The voxels pass `num_io_blocks` sparse residual blocks, the last of which packs 2x2x2 voxels into one token; a
-    transformer with full attention among the tokens of each object and cross-attention to the image follows; then
-    the mirrored blocks unpack, each one taking the output of its counterpart as well.
+    `num_io_blocks` sparse residual blocks, the last of which packs 2x2x2 voxels into one token; a transformer with full
+    attention among the tokens of each object and cross-attention to the image; then the mirrored blocks with skip
+    connections.
 
     Source: the flow transformer for structured latents of TRELLIS (Xiang et al., 2024), section 3.3.
 
@@ -94,8 +94,8 @@ class StructuredLatentFlow(nn.Module):
         )
         self.out_layer = nn.Linear(io, config.latent_channels)
         init_linears(self)
-        self.t_embedder = TimestepEmbedder(width)  # brings its own initial weights
-        # Each block starts as the identity, and the velocity as zero.
+        self.t_embedder = TimestepEmbedder(width)  # has its own initialisation
+        # Blocks start as the identity, the velocity as zero.
         for owner in [self] if config.share_mod else self.blocks:
             nn.init.zeros_(owner.get_parameter("adaLN_modulation.1.weight"))
         nn.init.zeros_(self.out_layer.weight)
@@ -109,14 +109,14 @@ class StructuredLatentFlow(nn.Module):
             x: [1, N, latent_channels] float32, the voxels of all objects.
             t: [] or [B], 0..1000.
             cond: [B, L, cond_channels] context tokens, or [1, L, cond_channels] for all objects.
-            coords: [N, 4] int, (batch, x, y, z), sorted by batch; or a grid, to reuse its neighbour pairs.
-            cfg: the unconditional call: the context counts as zero.
+            coords: [N, 4] int, (batch, x, y, z), sorted by batch; or a grid, whose neighbour pairs are then reused.
+            cfg: unconditional call of classifier-free guidance: the context is multiplied by 0.
 
         Returns:
             [1, N, latent_channels], dtype of x.
 
         Raises:
-            ValueError: coords out of order or not fitting x; a context for another number of objects.
+            ValueError: unsorted coords, or another number of coords or contexts than x has.
         """
         if x.ndim != 3 or x.shape[0] != 1 or x.shape[2] != self.in_channels:
             raise ValueError(f"x must be [1, N, {self.in_channels}], got {list(x.shape)}")
@@ -145,7 +145,7 @@ class StructuredLatentFlow(nn.Module):
 
 
 def _grid(coords: Tensor | np.ndarray | SparseGrid, device: torch.device) -> SparseGrid:
-    """The grid of `coords`, on `device` unless that holds no data."""
+    """The grid of `coords`, on `device` unless that is meta."""
     if isinstance(coords, SparseGrid):
         return coords
     coords = torch.as_tensor(coords)

@@ -16,7 +16,7 @@ Shapes: TypeAlias = Sequence[int] | Mapping[str, Sequence[int]]
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Apply `function` to matching leaves; dicts are matched by key, whatever their order."""
+    """Apply `function` to matching leaves; dicts are matched by key."""
     return _pytree.tree_map(function, tree, *others)
 
 
@@ -28,15 +28,15 @@ def tree_leaves(tree: Any) -> list[Any]:
 def tree_randn(shapes: Shapes, device: torch.device | str, generator: torch.Generator) -> Tree:
     """Standard normal noise, leaves drawn in sorted key order as the stock generators do.
 
-    Drawn on the generator's own device and then moved, so one seed gives the same noise on every device.
+    Drawn on the generator's device and then moved, so that a seed gives the same noise on every device.
 
     Args:
         shapes: one shape, or one shape per leaf.
-        device: where the noise is wanted.
+        device: of the result.
         generator: source of randomness.
 
     Returns:
-        float32 noise with the keys of `shapes` in their order.
+        float32 noise with the keys of `shapes`, in their order.
     """
     if isinstance(shapes, Mapping):
         noise = {name: _randn(shapes[name], device, generator) for name in sorted(shapes)}
@@ -49,7 +49,7 @@ def _randn(shape: Sequence[int], device: torch.device | str, generator: torch.Ge
 
 
 class ODESolver:
-    """Fixed-grid solver; `step` makes it concrete."""
+    """Fixed-grid solver; subclasses implement `step`."""
 
     def step(self, dynamics_fn: Callable[..., Tree], x_t: Tree, t: float, dt: float, *args: Any, **kwargs: Any) -> Tree:
         """State at t + dt."""
@@ -58,7 +58,7 @@ class ODESolver:
     def solve_iter(
         self, dynamics_fn: Callable[..., Tree], x_init: Tree, times: Sequence[float], *args: Any, **kwargs: Any
     ) -> Iterator[tuple[Tree, float]]:
-        """Walk the grid.
+        """Step through the grid.
 
         Args:
             dynamics_fn: (x, t, *args, **kwargs) -> velocity, a tree like x.

@@ -1,8 +1,8 @@
 """Sparse voxel tensors in plain PyTorch: submanifold convolution, pooling and subdivision.
 
-The voxels of a tensor are described once by a `SparseGrid`; tensors made by `SparseTensor.replace` share theirs.
-Coordinates are always real tensors, even where the features are on the meta device, so that the operations of a
-layer can be counted without computing any of them.
+A `SparseGrid` describes the voxels of a tensor; tensors from `SparseTensor.replace` share it.
+Coordinates are always real tensors, even with features on the meta device, so that the operations of a layer can be
+counted without computing them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fast_sam3d.geometry.sparse_grid import CENTRE, OFFSETS, SparseGrid
 
 GATHER_CHANNELS = 64
-"""On a CPU, convolutions of at most this many channels gather all neighbours at once."""
+"""Maximum of channels for which convolutions on a CPU gather all neighbours at once."""
 
 GATHER_ROWS = 1024
 """Voxels gathered at a time."""
@@ -73,11 +73,11 @@ class SparseTensor:
         return SparseTensor(self.feats[rows], coords)
 
     def replace(self, feats: Tensor) -> SparseTensor:
-        """Other features on the same voxels."""
+        """Same voxels with other features."""
         return SparseTensor(feats, self.grid)
 
     def to(self, *args, **kwargs) -> SparseTensor:
-        """`Tensor.to` on the features; the coordinates follow to another real device."""
+        """`Tensor.to` on the features; the coordinates move along, except to the meta device."""
         feats = self.feats.to(*args, **kwargs)
         if feats.device.type == "meta" or feats.device == self.coords.device:
             return SparseTensor(feats, self.grid)
@@ -109,8 +109,8 @@ def _operand(other: Tensor | SparseTensor | float) -> Tensor | float:
 class _PairConvolution(torch.autograd.Function):
     """out[target] += feats[source] @ weight[tap] over the neighbour pairs, and the same backwards.
 
-    Written out because autograd would keep the gathered rows of all taps. Rows of a tap are distinct, so no two
-    additions of one call meet: the result is reproducible on every device. Sums are kept in float32.
+    A custom function because autograd would keep the gathered rows of all taps. Rows of a tap are distinct, so the
+    result is reproducible on every device. Accumulates in float32.
     """
 
     @staticmethod
@@ -143,8 +143,8 @@ class _PairConvolution(torch.autograd.Function):
 class _GatherConvolution(torch.autograd.Function):
     """The same sum as `_PairConvolution`, as one product of all 27 gathered neighbours with the whole kernel.
 
-    Absent neighbours are multiplied as zeros, about twice the arithmetic; but nothing is scattered, and with few
-    channels a CPU is bound by memory: two to four times quicker at 16 to 64 channels.
+    Missing neighbours are multiplied as zeros, which doubles the arithmetic, but nothing is scattered. On a CPU, where
+    few channels are memory-bound, two to four times faster at 16 to 64 channels.
     """
 
     @staticmethod
@@ -162,14 +162,14 @@ class _GatherConvolution(torch.autograd.Function):
             grad_weight += rows.T @ grad[chunk]
         grad_feats = None
         if ctx.needs_input_grad[0]:
-            # Being somebody's neighbour at one offset is having them at the opposite one.
+            # If a is the neighbour of b at an offset, b is that of a at the opposite one.
             mirrored = weight.flip(0).transpose(1, 2).flatten(0, 1)
             grad_feats = torch.cat([rows @ mirrored for _, rows in _gathered(grad, ctx.neighbours)])
         return grad_feats, grad_weight.view_as(weight).to(weight.dtype), None
 
 
 def _gathered(feats: Tensor, neighbours: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Chunks of [n, 27 C] neighbour features, small enough to stay in a core's cache; absent ones are zero."""
+    """Chunks of [n, 27 C] neighbour features, small enough for a core's cache; missing ones are zero."""
     padded = F.pad(feats, (0, 0, 0, 1))
     for start in range(0, max(len(neighbours), 1), GATHER_ROWS):
         index = neighbours[start : start + GATHER_ROWS]
@@ -178,7 +178,7 @@ def _gathered(feats: Tensor, neighbours: Tensor) -> Iterator[tuple[slice, Tensor
 
 
 class SparseConv3d(nn.Module):
-    """Submanifold 3x3x3 convolution: outputs on the input's voxels only, absent neighbours count as zero.
+    """Submanifold 3x3x3 convolution: outputs on the input's voxels only, missing neighbours are zero.
 
     Weight [27, in, out], taps as in OFFSETS; equals `conv3d` with padding 1 on the densified input, read at the
     active voxels.
@@ -202,7 +202,7 @@ class SparseConv3d(nn.Module):
 
     @staticmethod
     def compute_dtype(feats: Tensor) -> torch.dtype:
-        """The type in which features are convolved: autocast's, where that is on."""
+        """dtype of the convolution: autocast's, if enabled."""
         kind = feats.device.type
         on = kind != "meta" and torch.is_autocast_enabled(kind)
         return torch.get_autocast_dtype(kind) if on else feats.dtype
@@ -220,7 +220,7 @@ class SparseDownsample(nn.Module):
 
 
 class SparseUpsample(nn.Module):
-    """Nearest upsampling back to the voxels that `SparseDownsample` came from."""
+    """Nearest upsampling to the voxels before `SparseDownsample`."""
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         if x.grid.finer is None or x.grid.parent_of is None:
@@ -229,12 +229,12 @@ class SparseUpsample(nn.Module):
 
 
 class SparseSubdivide(nn.Module):
-    """Each voxel becomes its eight children, with its features."""
+    """Replace each voxel by its eight children, with its features."""
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         return subdivide(x, x.grid.subdivided())
 
 
 def subdivide(x: SparseTensor, grid: SparseGrid) -> SparseTensor:
-    """Features of `x` on its subdivided grid (shared where two branches subdivide the same voxels)."""
+    """Features of `x` on its subdivided grid, which branches may share."""
     return SparseTensor(x.feats.repeat_interleave(8, dim=0), grid)

@@ -1,4 +1,4 @@
-"""Transformer layers over the voxels of a batch of objects of different size, without masks or padding."""
+"""Transformer layers over the voxels of objects of different sizes, without masks or padding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def voxel_positions(coords: Tensor, channels: int, device: torch.device) -> Tens
 
     Args:
         coords: [N, 4] int32, (batch, x, y, z).
-        channels: features; what does not divide by 6 is left zero.
+        channels: features; a remainder of the division by 6 is zero.
 
     Returns:
         [N, channels] float32 on `device`.
@@ -51,7 +51,7 @@ class ObjectAttention(nn.Module):
         q, k, v = (_heads(part, self.num_heads) for part in self.to_qkv(x.feats).chunk(3, dim=1))
         if self.qk_rms_norm:
             q, k = self.q_rms_norm(q[None])[0], self.k_rms_norm(k[None])[0]
-        # One call per object: objects differ in size, and a mask would cost the square of their sum.
+        # One call per object: a mask over all of them would cost the square of their total size.
         rows = [attend(q[None, :, r], k[None, :, r], v[None, :, r])[0] for r in x.layout]
         attended = torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
         return x.replace(self.to_out(attended.transpose(0, 1).flatten(1)))
@@ -83,7 +83,7 @@ class ContextAttention(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Self-attention within cubes of voxels (of the same object).
+    """Self-attention within cubes of voxels of one object.
 
     Args:
         channels: width of the tokens.
@@ -107,7 +107,7 @@ class WindowAttention(nn.Module):
         return x.replace(self.to_out(attended))
 
     def _attend(self, qkv: Tensor, windows: Windows) -> Tensor:
-        """[N, 3 C] in window order -> [N, C]: one call for all windows of the same size."""
+        """[N, 3 C] in window order -> [N, C], one call per window size."""
         ends = accumulate(count * size for count, size in windows.groups)
         parts = []
         for (count, size), end in zip(windows.groups, ends, strict=True):
@@ -134,14 +134,14 @@ class WindowBlock(nn.Module):
 
 
 class ModulatedCrossBlock(nn.Module):
-    """Self-attention, cross-attention and MLP over voxels, the first and the last modulated by the time (adaLN).
+    """Self-attention, cross-attention and MLP over voxels; the first and the last are time-modulated (adaLN).
 
     Args:
         channels: width of the tokens.
         context_channels: width of the context tokens.
         num_heads: attention heads.
         mlp_ratio: hidden width of the MLP over channels.
-        share_mod: the modulation comes ready-made instead of from a layer of this block.
+        share_mod: the modulation is an input instead of the output of a layer of this block.
         qk_rms_norm, qk_rms_norm_cross: RMS-normalise queries and keys of self- and cross-attention.
     """
 
@@ -164,7 +164,7 @@ class ModulatedCrossBlock(nn.Module):
         self.cross_attn = ContextAttention(channels, context_channels, num_heads, qk_rms_norm_cross)
         self.mlp = FeedForward(channels, mlp_ratio)
         if share_mod:
-            # The blocks share what the time does, but each starts from its own place.
+            # Blocks share the modulation by the time, plus an offset of their own.
             self.modulation_offset = nn.Parameter(torch.zeros(6 * channels))
         else:
             self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))
@@ -181,7 +181,7 @@ class ModulatedCrossBlock(nn.Module):
 
 
 def per_voxel(values: Tensor, x: SparseTensor) -> Tensor:
-    """One row per object -> one row per voxel; a single object's row is left to broadcasting.
+    """One row per object to one row per voxel; a single row is left to broadcasting.
 
     Args:
         values: [B, C], or [1, C] for all objects.
@@ -193,6 +193,6 @@ def per_voxel(values: Tensor, x: SparseTensor) -> Tensor:
 
 
 def require_voxels(sizes: Sequence[int]) -> None:
-    """Raise ValueError where a batch has no voxels, or an object in it has none."""
+    """Raise ValueError if a batch, or an object in it, has no voxels."""
     if not sizes or min(sizes) == 0:
         raise ValueError(f"every object needs at least one active voxel, got {list(sizes)} per object")

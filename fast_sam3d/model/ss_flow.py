@@ -1,4 +1,4 @@
-"""Sparse-structure backbone: a transformer with one set of weights for shape tokens and one for layout tokens."""
+"""Sparse-structure backbone: a transformer with separate weights for shape and layout tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Streams = dict[str, Tensor]
 
 
 class JointSelfAttention(nn.Module):
-    """Self-attention with projections per stream; protected streams see themselves only, the others see all.
+    """Self-attention with projections per stream; protected streams attend to themselves only, the others to all.
 
     Args:
         channels: width of all streams.
@@ -92,7 +92,7 @@ class JointBlock(nn.Module):
     def forward(self, x: Streams, mod: Tensor, context: Tensor) -> Streams:
         """x: per stream [B, N, C]; mod: [1 or B, C], or [1 or B, 6 C] if shared; context: [B, L, cond_channels]."""
         mod = mod + self.mod_offset if self.share_mod else self.adaLN_modulation(mod)
-        # float32 so that a half-precision autocast does not round the residual stream.
+        # float32, so that autocast does not round the residual stream to half precision.
         shift1, scale1, gate1, shift2, scale2, gate2 = mod.to(x[SHAPE_LEAF].dtype)[:, None].chunk(6, dim=-1)
         scale1, scale2 = 1 + scale1, 1 + scale2
         h = self.self_attn({n: torch.addcmul(shift1, self.norm1[n](tokens), scale1) for n, tokens in x.items()})
@@ -108,8 +108,8 @@ class JointBlock(nn.Module):
 class SparseStructureFlow(nn.Module):
     """Velocity of the sparse-structure and layout latents.
 
-    Two streams: "shape", and "6drotation_normalized" which carries the four layout leaves as one token each in the
-    order of `LAYOUT_CHANNELS`. Shape never sees layout, so the shape's velocity does not depend on the pose.
+    Two streams: "shape", and "6drotation_normalized" with the four layout leaves as one token each in the order of
+    `LAYOUT_CHANNELS`. Shape does not attend to layout, so the shape's velocity does not depend on the pose.
 
     Args:
         config: sizes.
@@ -131,12 +131,12 @@ class SparseStructureFlow(nn.Module):
         init_linears(self)
         for module in self.modules():
             if isinstance(module, JointBlock | SparseStructureFlow) and hasattr(module, "adaLN_modulation"):
-                # Every block starts as the identity.
+                # Blocks start as the identity.
                 for parameter in module.adaLN_modulation.parameters():
                     nn.init.zeros_(parameter)
         for block in self.blocks:
             for attention in block.cross_attn.values():  # type: ignore[operator]
-                # Ungated, so it starts silent: an untrained reading of the picture only disturbs.
+                # Starts at zero, as it has no gate and an untrained cross-attention is only noise.
                 nn.init.zeros_(attention.to_out.weight)
         self.t_embedder = TimestepEmbedder(c)
         if config.is_shortcut_model:
@@ -163,8 +163,8 @@ class SparseStructureFlow(nn.Module):
             x: leaves, "shape" [B, resolution**3, latent_channels] and the four of `LAYOUT_CHANNELS` [B, 1, channels].
             t: [], [1] or [B], time in 0..1000.
             cond: [B, L, cond_channels] context tokens.
-            d: [], [1] or [B], step size in 0..1000; absent means 0.
-            cfg: this is the unconditional call of classifier-free guidance: the context is multiplied by 0.
+            d: [], [1] or [B], step size in 0..1000; None means 0.
+            cfg: unconditional call of classifier-free guidance: the context is multiplied by 0.
 
         Returns:
             Leaves with the keys and shapes of x.

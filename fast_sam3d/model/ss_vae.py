@@ -1,4 +1,4 @@
-"""Sparse-structure autoencoder: occupancy grid to a latent grid and back."""
+"""Sparse-structure autoencoder between occupancy grid and latent grid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fast_sam3d.model.config import SSDecoderConfig, SSEncoderConfig
 
 
 def fold_cells(x: Tensor, p: int) -> Tensor:
-    """[B, C, pR, pR, pR] -> [B, C p**3, R, R, R]: each cell of p**3 voxels becomes channels."""
+    """[B, C, pR, pR, pR] -> [B, C p**3, R, R, R]: p**3 voxels of a cell become channels."""
     b, c, n = x.shape[:3]
     r = n // p
     x = x.reshape(b, c, r, p, r, p, r, p).permute(0, 1, 3, 5, 7, 2, 4, 6)
@@ -38,7 +38,7 @@ def grid_to_tokens(grid: Tensor) -> Tensor:
 
 
 class ResidualBlock3d(nn.Module):
-    """Norm, SiLU, 3x3x3 convolution, twice, plus the input; starts as the identity."""
+    """Twice norm, SiLU and 3x3x3 convolution, plus the input; starts as the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class SSEncoder(nn.Module):
         for block in self.blocks:
             h = block(h)
         mean, logvar = self.out_layer(h).chunk(2, dim=1)
-        # Bounds keep exp() finite early in training.
+        # Bounded to keep exp() finite early in training.
         return mean, logvar.clamp(-20.0, 10.0)
 
 

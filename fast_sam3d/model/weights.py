@@ -1,4 +1,4 @@
-"""Weights of one network in one safetensors file: half precision on disk, float32 in memory."""
+"""Weights of one network in one safetensors file: float16 on disk, float32 in memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fast_sam3d.outputs.digests import file_digest
 from fast_sam3d.outputs.files import atomic_write, save_json
 
 HASHES_NAME: Final = "sha256.json"
-"""File name to SHA-256 of every weights file of a folder: a flipped bit changes a weight and nothing else tells."""
+"""File with the SHA-256 of every weights file of a folder, to detect flipped bits."""
 
 
 def save_weights(module: nn.Module, path: Path) -> str:
-    """Write a network's state as float16; the file appears whole or not at all.
+    """Write a network's state as float16, atomically.
 
     Returns:
         The file's SHA-256, 64 hexadecimal digits.
@@ -43,30 +43,30 @@ def save_weights(module: nn.Module, path: Path) -> str:
 
 
 def load_weights(module: nn.Module, path: Path, sha256: str | None = None) -> None:
-    """Read what `save_weights` wrote, converting to the network's own types.
+    """Read what `save_weights` wrote, converted to the network's dtypes.
 
     Args:
-        module: gets the weights.
+        module: receives the weights.
         path: of the file.
-        sha256: that the file must have; None checks none.
+        sha256: expected checksum; None for no check.
 
     Raises:
-        CheckpointError: missing, cut short, damaged, or of another network; names the file and what to do.
+        CheckpointError: missing, truncated, damaged, or of another network; names the file and what to do.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        # Read at once, not mapped: a file replaced later cannot change a loaded model.
+        # Not mapped: a file that is replaced later must not change a loaded model.
         content = path.read_bytes()
         state = load(content)
     except FileNotFoundError as error:
         raise CheckpointError(f"the weights {path} are missing: {REPAIR}") from error
     except OSError as error:
         raise CheckpointError(f"the weights {path} cannot be read ({error.strerror}): {REPAIR}") from error
-    # A header may also name a type that torch lacks (KeyError), or no UTF-8 (ValueError).
+    # KeyError: a dtype that torch lacks. ValueError: a header that is not UTF-8.
     except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"the weights {path} are damaged or cut short: {REPAIR}") from error
+        raise CheckpointError(f"the weights {path} are damaged or truncated: {REPAIR}") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise CheckpointError(f"the weights {path} are damaged ({HASHES_NAME} has another checksum): {REPAIR}")
     wanted = {name: value.shape for name, value in module.state_dict().items()}
@@ -87,7 +87,7 @@ def save_hashes(folder: Path, hashes: Mapping[str, str]) -> None:
 
 
 def load_hashes(folder: Path) -> dict[str, str]:
-    """Read what `save_hashes` wrote; empty where there is no such file, as in folders from before it.
+    """Read what `save_hashes` wrote; empty if there is no such file, as in older folders.
 
     Raises:
         CheckpointError: not a mapping of file names to SHA-256.

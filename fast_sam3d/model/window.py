@@ -1,10 +1,9 @@
-"""A closer look at an object that is small in its picture: a virtual camera, turned towards it and zoomed in.
+"""Virtual camera for objects that are small in their picture: turned towards the object and zoomed in.
 
-The networks are trained on objects that span a quarter of the picture and more. Where depth is given, its scale makes
-up for a smaller span; a guess from the silhouette has nothing to make up with. So the depth is guessed, and the pose
-found, in what the virtual camera sees. It stands where the picture's camera stands, so what it sees is a homography
-of the picture, and points come back by a rotation. What is left is the change of the focal length that the guess
-assumes, by the rule of `data.samples.seen_at_assumed_size` that training poses follow.
+The networks are trained on objects that span a quarter of the picture or more. A given depth compensates for a smaller
+span; a guess from the silhouette cannot. So depth is guessed, and the pose predicted, in the virtual camera's picture.
+It shares the picture's camera centre, so the two pictures are related by a homography, and points by a rotation. The
+change of the assumed focal length follows the rule of training poses (`mini.data.samples.seen_at_assumed_size`).
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from fast_sam3d.model.depth import ASSUMED_FOCAL
 from fast_sam3d.model.pose import quaternion_from_matrix
 
 LEAST_SHARE = 0.25
-"""Of the longer image side; 95 of 100 training objects span more."""
+"""Share of the longer image side below which an object is small; 95 % of the training objects span more."""
 
 SHARE = 0.5
-"""What the object spans in the window: half of the training objects span more."""
+"""Share of the window that the object spans; half of the training objects span more."""
 
 SIDE_PIXELS = (128, 1024)
-"""Least and most. The crop that the networks see has 64; more than the picture has is of no use."""
+"""Minimum and maximum; the networks' crop has 64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +34,7 @@ class Window:
     """A square virtual picture. Focal lengths are `ASSUMED_FOCAL` times a picture's longer side.
 
     Args:
-        turn: [3, 3], its rows are the window's left, up and forward axes in the picture's camera frame;
+        turn: [3, 3], rows are the window's left, up and forward axes in the picture's camera frame;
             p_picture = p_window @ turn.
         zoom: picture's longer side over the window's side, > 1.
         side: pixels.
@@ -49,7 +48,7 @@ class Window:
 
     @classmethod
     def around(cls, mask: NDArray[np.bool_]) -> Window | None:
-        """The window around a small object, None for one of a usual size.
+        """The window around a small object; None for a larger one.
 
         Args:
             mask: [H, W], the object's visible pixels, at least one.
@@ -68,9 +67,9 @@ class Window:
         return cls(turn, zoom, int(np.clip(round(longer / zoom), *SIDE_PIXELS)), mask.shape)
 
     def see(self, rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What the window shows of the picture [H, W, 4], [side, side, 4]: point samples.
+        """Point samples [side, side, 4] of a picture [H, W, 4] in the window.
 
-        Beyond the picture's border its colours go on, and nothing belongs to the object.
+        Outside of the picture, border colours are repeated with alpha 0.
         """
         line = ((np.arange(self.side) + 0.5) / self.side - 0.5) / self.zoom
         v, u = np.meshgrid(line, line, indexing="ij")
@@ -82,10 +81,10 @@ class Window:
         return seen
 
     def pose_in_picture(self, pose: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A pose found in the window's guess, in the picture's camera.
+        """Convert a pose from the window to the picture's camera.
 
-        The object's middle stays on its ray and spans what it spanned; seen through the longer focal length it is
-        farther away by the zoom, and keeps its size.
+        The object's centre keeps its ray and its span; with the longer focal length it is farther away by the zoom, and
+        keeps its size.
 
         Args:
             pose: rotation [1, 4] wxyz, translation [1, 3], scale [1, 3]; see `pose.decode_pose`.
@@ -99,9 +98,9 @@ class Window:
         }
 
     def points_in_picture(self, points: Tensor, mask: NDArray[np.bool_], pose: dict[str, Tensor]) -> Tensor:
-        """The window's guess [3, side, side] as a pointmap [3, H, W] of the picture, NaN off the object.
+        """Convert the guess [3, side, side] to a pointmap [3, H, W] of the picture, NaN off the object.
 
-        Points keep their depth from the object's middle, and lie on their pixels' rays.
+        Points keep their depth relative to the object's centre, and lie on their pixels' rays.
 
         Args:
             mask: [H, W], the object's visible pixels. pose: in the window.
@@ -118,7 +117,7 @@ class Window:
         return torch.from_numpy(result).permute(2, 0, 1)
 
     def _farther(self, pose: dict[str, Tensor]) -> NDArray[np.float64]:
-        """The translation [3] in the window's frame, seen through its true focal length."""
+        """The translation [3] in the window's frame at its true focal length."""
         return pose["translation"][0].double().cpu().numpy() * (1.0, 1.0, self.zoom)
 
 
@@ -133,7 +132,7 @@ def _image(rays: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _turn_towards(direction: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The least rotation [3, 3] whose last row is a direction [3] with z > 0."""
+    """The smallest rotation [3, 3] with a given last row, a direction [3] with z > 0."""
     forward = direction / np.linalg.norm(direction)
     axis = np.cross([0.0, 0.0, 1.0], forward)
     sine = np.linalg.norm(axis)

@@ -1,8 +1,7 @@
-"""One ODE solve with fewer network calls: when the network runs, where, how the rest is predicted, and how guidance is
-made.
+"""One ODE solve with fewer network calls: when and where the network runs, how the rest is predicted, how it is guided.
 
-Nothing here knows a model. `when`, `where`, `predict` and `guide` are pure, a file for each class; `driver` sits on a
-solver, and `run` is one solve under it. docs/adding-a-method.md shows how a method is added.
+Nothing here depends on a model. `when`, `where`, `predict` and `guide` hold one class per file; `driver` acts on a
+solver, and `solve` is one solve under it. docs/adding-a-method.md shows how to add a method.
 """
 
 from fast_sam3d.sampling.history import History

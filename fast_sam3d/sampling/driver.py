@@ -3,7 +3,7 @@
 The seam is `solver.solve_iter`, the boundary of one run. The original `solve_iter` still does the stepping; only the
 dynamics function that it is given decides, per step, between the network and a prediction. So evaluated steps keep
 the solver's own arithmetic to the bit, and all state lives in the frame of one run: there is nothing to reset after
-an abort, and two interleaved runs do not see each other.
+an abort, and interleaved runs are independent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class SolveSeam(Seam):
-    """Stands in for `solver.solve_iter`."""
+    """Replaces `solver.solve_iter`."""
 
     def __init__(self, solver: object, stage: SolveStage) -> None:
         super().__init__(solver, "solve_iter")
@@ -80,18 +80,18 @@ class SolveSeam(Seam):
         if method is None or (leaves is not None and method.covers(list(leaves))):
             return method
         # Not the sampler's own state: the stock FlowMatching also solves for log-likelihoods on the same solver.
-        logger.warning("%s: a solve with an unknown state is left unaccelerated", self.stage.name)
+        logger.warning("%s: a solve with an unknown state runs unaccelerated", self.stage.name)
         return None
 
     def _tokens(self, method: StageMethod, x_init: Tree, args: Any, kwargs: Any) -> Tokens | None:
-        """What the method may know of the state's tokens."""
+        """The state's tokens, for a method that chooses among them."""
         if method.where.needs_decoder:
             return self._structure(x_init)
         if not method.where.needs_tokens or self.stage.coords is None or not isinstance(x_init, torch.Tensor):
             return None
         coords = self.stage.coords(args, kwargs)
         if coords is None or x_init.dim() != 3 or tuple(coords.shape) != (x_init.shape[1], 4):
-            logger.warning("%s: a solve without known voxels runs on all its tokens", self.stage.name)
+            logger.warning("%s: the voxels are unknown, so all tokens run", self.stage.name)
             return None
         coords = torch.as_tensor(coords).to(x_init.device)
         layer = self._accelerating
@@ -105,7 +105,7 @@ class SolveSeam(Seam):
         latent = (to_leaves(x_init, self.stage.bare) or {}).get(self.stage.bare)
         edge = 0 if latent is None or latent.dim() != 3 else round(latent.shape[1] ** (1 / 3))
         if self.stage.decode is None or scene is None or scene.decoder is None or edge == 0:
-            logger.warning("%s: a solve whose shape cannot be decoded runs on all its tokens", self.stage.name)
+            logger.warning("%s: the shape cannot be decoded, so all tokens run", self.stage.name)
             return None
         cells = torch.argwhere(torch.ones(1, edge, edge, edge)).int()
         return Tokens(cells, decode=partial(self.stage.decode, scene.decoder.original()))
@@ -148,7 +148,7 @@ def require_euler(solver: object, stage: str) -> None:
     if times != grid[:-1] or states != grid[1:]:
         raise SolverError(
             f"{stage}: the solver {kind.__name__} does not take Euler steps (it evaluated at {times} on the grid "
-            f"{grid}): step caching cannot serve it"
+            f"{grid}): step caching does not work with it"
         )
 
 

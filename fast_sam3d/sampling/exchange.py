@@ -1,4 +1,4 @@
-"""What the stages of one run tell each other, and the steps at which they do."""
+"""What the stages of one run share, and what acts around the stages to record it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fast_sam3d.sampling.tokens import Tokens
 
 @dataclass
 class Exchange:
-    """The object that a pipeline works on. One per installation; every run begins with an empty one.
+    """State of the object that a pipeline works on, shared by its stages. One per installation, cleared at every run.
 
     Args:
         occupancy: [B, R, R, R] logits of the sparse structure.
         scale: cells of that grid along each side of a voxel of the structured latent.
         picture: [H, W, 4] uint8, the mask in the last channel.
         records: for the reports, since they were last taken.
-        solve: `fast_sam3d.sampling.guide.SolveState` of the solve whose network runs at this moment.
-        decoder: the seam on the decoder of sparse structures, for a method that decodes on the way.
+        solve: `fast_sam3d.sampling.guide.SolveState` of the solve whose network runs now.
+        decoder: the seam on the decoder of sparse structures, for a method that decodes in mid-solve.
         passes: `fast_sam3d.exact.passes.Passes` of this installation, which outlive an object; never copied.
     """
 
@@ -46,13 +46,13 @@ class Exchange:
         return records
 
     def resolution(self, coords: Tensor) -> int:
-        """Of the grid of voxels [N, 4]: the logits', or where nobody has seen them the least power of two."""
+        """Of the grid of voxels [N, 4]: the logits', or the least power of two where those are unknown."""
         if self.occupancy is not None:
             return int(self.occupancy.shape[-1])
         return 1 << int(coords[:, 1:].max()).bit_length()
 
     def tokens(self, coords: Tensor) -> Tokens:
-        """What is known of voxels [N, 4]; without the logits where these are of another object."""
+        """Voxels [N, 4] as tokens; without the logits where these belong to another object."""
         known = Tokens(coords, self.occupancy, self.scale)
         if self.occupancy is None or not len(coords):
             return Tokens(coords)
@@ -78,7 +78,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Goes around a pipeline's `run`: a new object."""
+    """Acts around a pipeline's `run`: a new object."""
 
     def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
@@ -91,7 +91,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class RequireVoxels:
-    """Goes around `sample_slat`, whose second argument is the voxels [N, 4]: the stock one fails obscurely without."""
+    """Acts around `sample_slat`, whose second argument is the voxels [N, 4]: without any the stock error is obscure."""
 
     def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
@@ -103,7 +103,7 @@ class RequireVoxels:
 
 @dataclass(frozen=True, slots=True)
 class KeepOccupancy:
-    """Goes around the sparse-structure decoder, which answers with logits [B, 1, R, R, R]."""
+    """Acts around the sparse-structure decoder, which returns logits [B, 1, R, R, R]."""
 
     def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
@@ -115,7 +115,7 @@ class KeepOccupancy:
 
 @dataclass(frozen=True, slots=True)
 class KeepScale:
-    """Goes around `sample_sparse_structure`, which says by how much it merged voxels."""
+    """Acts around `sample_sparse_structure`, which returns by how much it merged voxels."""
 
     def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""

@@ -33,7 +33,7 @@ class StageMethod:
         when: decides at which steps the network runs.
         where: decides on which tokens.
         predict: a predictor by leaf name.
-        guide: decides how the unconditional call of guidance is made.
+        guide: decides on the unconditional call of guidance.
     """
 
     when: When
@@ -76,7 +76,7 @@ def build_stage_method(
     path: str = "",
     voxels: bool | None = None,
 ) -> StageMethod:
-    """Make the method that a mapping describes.
+    """Build the method that a mapping describes.
 
     Args:
         mapping: {when: {name, ...}, where: {name, ...}, predict: {name, ...} or {leaf or group: {name, ...}}, guide:
@@ -96,7 +96,7 @@ def build_stage_method(
     where = _part(mapping.get("where"), WHERE, All(), _join(path, "where"))
     if (where.needs_tokens and voxels is False) or (where.needs_decoder and voxels is True):
         fits = "slat" if where.needs_tokens else "ss"
-        what = "chooses voxels" if where.needs_tokens else "decodes the sparse structure on the way"
+        what = "chooses voxels" if where.needs_tokens else "decodes the sparse structure in mid-solve"
         raise ConfigError(f"{_join(path, 'where')}.name is {where.name!r}, which {what}: it fits {fits}, not {path}")
     return StageMethod(
         when=_part(mapping.get("when"), WHEN, Always(), _join(path, "when")),
@@ -110,18 +110,18 @@ def _predictors(value: Any, groups: Mapping[str, Sequence[str]] | None, path: st
     given = {ALL: {"name": "hold"}} if value is None else _mapping(value, path)
     if "name" in given:
         given = {ALL: given}
-    made = {key: _part(part, PREDICT, Hold(), _join(path, key)) for key, part in given.items()}
+    parts = {key: _part(part, PREDICT, Hold(), _join(path, key)) for key, part in given.items()}
     if groups is None:
-        return made
+        return parts
     leaves = [leaf for members in groups.values() for leaf in members]
-    _known(made, [*groups, *leaves, ALL], path)
+    _known(parts, [*groups, *leaves, ALL], path)
     predictors: dict[str, Predict] = {}
     for group, members in groups.items():
         for leaf in members:
-            key = next((key for key in (leaf, group, ALL) if key in made), None)
+            key = next((key for key in (leaf, group, ALL) if key in parts), None)
             if key is None:
-                raise ConfigError(f"{path} says nothing for '{leaf}': add {group} to {', '.join(made) or 'it'}")
-            predictors[leaf] = made[key]
+                raise ConfigError(f"{path} has no predictor for '{leaf}': add {group} to {', '.join(parts) or 'it'}")
+            predictors[leaf] = parts[key]
     return predictors
 
 

@@ -1,4 +1,4 @@
-"""One solve: which velocity each step gets, and what it cost."""
+"""One solve: the velocity of each step, and its cost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SolveLog(Protocol):
         ...
 
     def finish(self, context_bytes: int = 0) -> None:
-        """The solve reached its end, having kept so much of its context."""
+        """The solve is complete."""
         ...
 
 
@@ -36,13 +36,13 @@ class Solve:
     """The dynamics function of one solve, given to the solver in place of the generator's.
 
     Args:
-        stage: what is known of the sampling stage.
-        method: what is done; None only watches.
+        stage: the sampling stage.
+        method: None only records.
         dynamics: the generator's own.
         grid: [steps + 1] times.
-        logs: told of each step.
-        tokens: what the method may know of the state's tokens.
-        scenes: of the accelerations whose network seams act during this solve.
+        logs: receive the record of each step.
+        tokens: the state's tokens, where the method needs them.
+        scenes: of the accelerations with seams on the network.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Solve:
         return like(velocity, {**leaves, bare: held})
 
     def _carve(self, x: Tree, t: Any, args: Any, kwargs: Any, choice: Tensor | Merged) -> Tree:
-        """The velocity with some tokens evaluated; the others keep their last, or take that of one of these."""
+        """The velocity with some tokens evaluated; the others keep their last, or take an evaluated token's."""
         assert isinstance(x, Tensor)
         assert isinstance(self._velocity, Tensor)
         assert self._stage.subset
@@ -161,7 +161,7 @@ class Solve:
         return self._velocity.index_copy(1, index, fresh)
 
     def _evaluate(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
-        # Laid out for the length of one call only: another solve may run between two steps of this one.
+        # Set for the length of one call only: another solve may run between two steps of this one.
         for scene in self._scenes:
             scene.solve = self.state
         try:
@@ -176,7 +176,7 @@ class Solve:
         return velocity
 
     def _corrected(self, state: Leaves) -> Tree:
-        """The network's velocity, but for leaves whose predictor integrates over evaluated steps as well."""
+        """The network's velocity, except for leaves with a predictor that integrates over evaluated steps, too."""
         assert self._method is not None
         assert self._velocity is not None
         changed = {
@@ -205,7 +205,7 @@ class Solve:
         return self._grid[self._step], self._grid[self._step + 1]
 
     def _calls(self, t: Any) -> int:
-        # Reading a device's own t costs a synchronisation, so the grid is read where it says the same.
+        # Reading a device's own t costs a synchronisation, so the grid is read where it holds the same value.
         time = self._grid[self._step] if self._asked == 1 else float(t)
         guidance = self._stage.guidance(self._dynamics)
         return guidance.calls if guidance is not None and guidance.acts_at(time) else 1

@@ -1,4 +1,4 @@
-"""What the driver must know of a sampling stage."""
+"""A sampling stage, as an adapter describes it to the driver."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fast_sam3d.sampling.guide.base import Guidance
 
 
 class SolverError(FastSam3dError):
-    """A solver that step caching cannot serve."""
+    """A solver that step caching does not work with."""
 
 
 def unguided(dynamics: Callable[..., Any]) -> None:
@@ -22,17 +22,17 @@ def unguided(dynamics: Callable[..., Any]) -> None:
 
 @dataclass(frozen=True)
 class SolveStage:
-    """What the driver must know of a sampling stage; adapters make these.
+    """A sampling stage, as an adapter describes it to the driver.
 
     Args:
         name: "ss" or "slat".
         bare: the leaf name of a state that is a plain tensor.
         groups: the leaves that a configuration's predict key stands for.
         guidance: dynamics -> the guidance that acts in them at this moment, None without any.
-        coords: (args, kwargs) of the dynamics -> [N, 4] voxels of the state's tokens, or None if they are not there.
+        coords: (args, kwargs) of the dynamics -> [N, 4] voxels of the state's tokens, or None without any.
             None: the tokens are not voxels, and all of them always run.
         subset: (args, kwargs, [K] indices) -> args and kwargs for those tokens alone; needed with `coords`.
-        decode: (decoder, leaf `bare` [1, N, C]) -> occupancy logits [1, 1, R, R, R]; None: a state means no shape.
+        decode: (decoder, leaf `bare` [1, N, C]) -> occupancy logits [1, 1, R, R, R]; None: a state cannot be decoded.
 
     All functions are module-level ones, so that seams can be copied and pickled.
     """

@@ -1,4 +1,4 @@
-"""The values that one step of a solve handles: the state as named leaves, an evaluation, the record of a step."""
+"""The values of one step: the state as named leaves, and an evaluation of the network."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def to_leaves(tree: Any, bare: str) -> dict[str, Tensor] | None:
 
 
 def like(tree: Tree, leaves: Leaves) -> Tree:
-    """`leaves` in the container of `tree`: same type, same key order (the solver maps over both side by side)."""
+    """`leaves` in the container of `tree`: same type, same key order (the solver maps over both together)."""
     if isinstance(tree, Tensor):
         (leaf,) = leaves.values()
         return leaf

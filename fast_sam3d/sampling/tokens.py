@@ -1,4 +1,4 @@
-"""What a choice of tokens may know of them: their voxels, and how busy the shape is there. Pure functions."""
+"""The tokens of a solve: their voxels, and the high-frequency detail of the shape there. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Tokens:
 
     Args:
         coords: [N, 4] int (object, x, y, z), the voxel of each token.
-        occupancy: [B, R, R, R] logits of the sparse structure that the voxels come from; None if nobody has seen it.
+        occupancy: [B, R, R, R] logits of the sparse structure that the voxels come from; None if unknown.
         scale: cells of that grid along each side of a voxel; above 1 where voxels were merged.
         steps: of the solve.
-        decode: the state of a sparse structure [1, N, C] -> its logits [1, 1, R, R, R]; None where there is no way.
+        decode: the state of a sparse structure [1, N, C] -> its logits [1, 1, R, R, R]; None: not decodable.
     """
 
     coords: Tensor
@@ -31,7 +31,7 @@ class Tokens:
     def places(self) -> Tensor:
         """[N, 4] int64 (object, x, y, z): the cell of `occupancy` in the middle of each voxel.
 
-        Merged voxels lie around the grid's middle, as the pose demands.
+        Voxels are merged about the grid's middle, as the pose requires.
         """
         if self.scale == 1 or self.occupancy is None:
             return self.coords.long()

@@ -48,6 +48,25 @@ def test_own_pictures_give_rows_tables_and_pictures(loaded, object_folder, elsew
     assert (elsewhere / "out" / "table.md").read_text() in out.out
 
 
+def test_poses_are_refined_as_by_infer_unless_switched_off(loaded, object_folder, elsewhere, capsys, monkeypatch):
+    asked = []
+    whole = StandIn.run
+
+    def run(self, *args, **options):
+        asked.append(options["with_layout_postprocess"])
+        return whole(self, *args, **options)
+
+    monkeypatch.setattr(StandIn, "run", run)
+    given = ["--image_dir", object_folder, "--objects", 1, "--accelerate", "ss=fast_sam3d", "--no_pictures"]
+    assert bench(elsewhere / "a", *given) == 0
+    assert set(asked) == {True} and "pose refined" in (elsewhere / "a" / "table.md").read_text()
+    asked.clear()
+    assert bench(elsewhere / "b", *given, "pipeline.layout_postprocess=false") == 0
+    assert set(asked) == {False} and "pose not refined" in (elsewhere / "b" / "table.md").read_text()
+    assert bench(elsewhere / "c", *given, "ss=off") == 2
+    assert "'ss=off' does not hold for every method" in capsys.readouterr().err
+
+
 def test_held_out_objects_are_judged_by_their_truth(loaded, elsewhere, capsys):
     assert bench(elsewhere, "--objects", 1, "--accelerate", "ss=fast_sam3d", "--no_pictures") == 0
     assert "Against the ground truth" in capsys.readouterr().out

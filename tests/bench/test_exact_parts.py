@@ -88,4 +88,4 @@ def test_invalid_arguments_of_the_command(capsys: pytest.CaptureFixture[str], mo
     for name in [name for name in sys.modules if name.startswith("sam3d_objects.")]:
         monkeypatch.delitem(sys.modules, name)
     code, _, err = run(capsys, "measure-exact")
-    assert code == 2 and "install SAM 3D Objects" in err and "embedded model has nothing to save" in err
+    assert code == 2 and "install SAM 3D Objects" in err and "embedded model has no such parts" in err

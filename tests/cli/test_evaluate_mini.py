@@ -1,4 +1,4 @@
-"""What `evaluate-mini` concludes from its rows."""
+"""Conclusions and refusals of `evaluate-mini`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_tables_say_what_is_reached(capsys: pytest.CaptureFixture[str]) -> N
     show({"objects": 4, "overall": overall, "families": {}, "variants": {}, "stiffness": checks})
     out = capsys.readouterr().out
     assert out.count("reached") == len(BARS) - 1 and out.count("missed") == 1
-    assert f"{FEW} are worse than 25 against the truth: clear" in out
+    assert f"{FEW} are worse than 25 against the ground truth: clear" in out
     assert "+0.1000 ± 0.0000" in out
 
 
@@ -168,7 +168,7 @@ def weights(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_stopped_evaluation_goes_on_and_overwriting_begins_anew(
+def test_an_interrupted_evaluation_resumes_and_overwriting_restarts(
     tmp_path: Path, weights: Path, measured: Measured, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = arguments(checkpoint_dir=weights, objects=5, processes=1, output_dir=tmp_path / "a" / "b")
@@ -188,7 +188,7 @@ def test_a_stopped_evaluation_goes_on_and_overwriting_begins_anew(
 
 
 @pytest.mark.parametrize("change", ["weights", "sampling", "variants"])
-def test_what_was_measured_otherwise_is_not_taken(
+def test_measurements_of_other_settings_are_refused_until_overwritten(
     tmp_path: Path, weights: Path, measured: Measured, change: str
 ) -> None:
     args = arguments(checkpoint_dir=weights, objects=2, processes=1, output_dir=tmp_path / "out")
@@ -198,7 +198,11 @@ def test_what_was_measured_otherwise_is_not_taken(
     elif change == "sampling":
         args.ss_cfg_strength = 5.0
     else:
-        args.accelerate = ["preset=fast_sam3d"]
+        args.preset = ["fast_sam3d"]
+    with pytest.raises(OutputError, match="other settings.*--overwrite"):
+        evaluate_mini.main(args)
+    assert len(measured.seeds) == 2
+    args.overwrite = True
     evaluate_mini.main(args)
     assert len(measured.seeds) == 4
 
@@ -224,14 +228,16 @@ def test_a_strength_that_is_none_is_refused(flag: str, strength: float, measured
     assert not measured.seeds
 
 
-def test_an_output_folder_that_cannot_be_made_is_told_first(tmp_path: Path, weights: Path, measured: Measured) -> None:
+def test_an_output_folder_that_cannot_be_made_is_reported_first(
+    tmp_path: Path, weights: Path, measured: Measured
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="choose another --output_dir"):
         evaluate_mini.main(arguments(checkpoint_dir=weights, output_dir=tmp_path / "file" / "out"))
     assert not measured.seeds
 
 
-def test_an_output_folder_that_cannot_be_written_is_told_first(
+def test_an_output_folder_that_cannot_be_written_is_reported_first(
     tmp_path: Path, weights: Path, measured: Measured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
@@ -248,6 +254,6 @@ def test_a_folder_without_weights_is_named_with_its_flag(tmp_path: Path) -> None
         evaluate_mini.main(arguments(checkpoint_dir=tmp_path / "nowhere"))
 
 
-def test_damaged_weights_are_told_before_any_worker_starts(tmp_path: Path, weights: Path) -> None:
+def test_damaged_weights_are_reported_before_any_worker_starts(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(CheckpointError, match=r"pipeline\.yaml"):
         evaluate_mini.main(arguments(checkpoint_dir=weights, output_dir=tmp_path / "out"))

@@ -31,7 +31,7 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return got
 
 
-def test_a_stale_result_is_told_before_any_work(tmp_path: Path, worked: list[Any]) -> None:
+def test_a_stale_result_is_reported_before_any_work(tmp_path: Path, worked: list[Any]) -> None:
     args = arguments("--run_dir", str(tmp_path), "--stages", "data", "ss_vae")
     save_whole({"origin": {"recipe": "another"}}, tmp_path / "ss_latents.pt")
     with pytest.raises(ConfigError, match=r"ss_latents\.pt was trained with another seed or recipe"):
@@ -42,7 +42,7 @@ def test_a_stale_result_is_told_before_any_work(tmp_path: Path, worked: list[Any
     assert worked == [["data", "ss_vae"]]
 
 
-def test_weights_that_are_not_this_runs_are_told_before_any_work(tmp_path: Path, worked: list[Any]) -> None:
+def test_weights_that_are_not_this_runs_are_reported_before_any_work(tmp_path: Path, worked: list[Any]) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "pipeline.yaml").write_text("{}")
@@ -51,12 +51,12 @@ def test_weights_that_are_not_this_runs_are_told_before_any_work(tmp_path: Path,
     args = arguments("--run_dir", str(tmp_path), "--stages", "evaluate")
     assert train_mini.main(args) == 0
     (tmp_path / "exported.json").write_text(json.dumps({"checkpoint": "of something else"}))
-    with pytest.raises(ConfigError, match="name export too"):
+    with pytest.raises(ConfigError, match="add export to"):
         train_mini.main(args)
     assert worked == [["evaluate"]]
 
 
-def test_a_run_folder_that_cannot_be_made_is_told(tmp_path: Path, worked: list[Any]) -> None:
+def test_a_run_folder_that_cannot_be_created_is_reported(tmp_path: Path, worked: list[Any]) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="choose another --run_dir"):
         train_mini.main(arguments("--run_dir", str(tmp_path / "file" / "run")))

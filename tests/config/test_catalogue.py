@@ -151,7 +151,7 @@ def test_stages_must_agree(tmp_path: Path) -> None:
     for stage, title in (("ss", "A"), ("slat", "B")):
         (tmp_path / stage).mkdir()
         (tmp_path / stage / "mine.yaml").write_text(f"about: {{title: {title}, paper: null, needs: []}}\n")
-    with pytest.raises(FastSam3dError, match="says 'B'"):
+    with pytest.raises(FastSam3dError, match="is 'B'"):
         listed(configs=tmp_path)
 
 

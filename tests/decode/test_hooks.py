@@ -13,7 +13,7 @@ import torch
 import fast_sam3d
 from fast_sam3d.decode.aggregate import MeshMethod
 from fast_sam3d.decode.hooks import AggregateInDecoder, MeshWithoutGaussians
-from fast_sam3d.model.pipeline import MiniPipeline
+from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.patch import seam_at
 from fast_sam3d.report import observe
 from fast_sam3d.sampling.exchange import Exchange
@@ -24,12 +24,12 @@ ALWAYS_2 = {"mesh": {"factors": [2.0, 2.0, 2.0], "min_voxels": 0}}
 
 
 @pytest.fixture(scope="module")
-def shared() -> MiniPipeline:
+def shared() -> Pipeline:
     return random_mini()
 
 
 @pytest.fixture
-def pipeline(shared: MiniPipeline) -> Iterator[MiniPipeline]:
+def pipeline(shared: Pipeline) -> Iterator[Pipeline]:
     before = snapshot(shared)
     yield shared
     assert same_vars(before, snapshot(shared))
@@ -40,7 +40,7 @@ def plain() -> dict[str, Any]:
     return run(random_mini())
 
 
-def run(pipeline: MiniPipeline, formats: tuple[str, ...] = ("mesh", "gaussian")) -> dict[str, Any]:
+def run(pipeline: Pipeline, formats: tuple[str, ...] = ("mesh", "gaussian")) -> dict[str, Any]:
     return pipeline.run(*picture(), seed=0, decode_formats=formats)
 
 
@@ -52,7 +52,7 @@ def size(result: dict[str, Any]) -> torch.Tensor:
     return torch.stack([result["mesh"][0].vertices.amin(0), result["mesh"][0].vertices.amax(0)])
 
 
-def test_only_the_mesh_changes_and_keeps_its_size(pipeline: MiniPipeline, plain: dict) -> None:
+def test_only_the_mesh_changes_and_keeps_its_size(pipeline: Pipeline, plain: dict) -> None:
     with fast_sam3d.accelerated(pipeline, ALWAYS_2) as handle:
         result = run(pipeline)
     (record,) = handle.report.aggregations
@@ -88,14 +88,14 @@ def test_features_are_pooled_as_the_method_says() -> None:
     assert seen == [[3.0, 7.0], [2.0, 7.0]]
 
 
-def test_observers_receive_records_in_any_order_of_installation(pipeline: MiniPipeline) -> None:
+def test_observers_receive_records_in_any_order_of_installation(pipeline: Pipeline) -> None:
     with observe(pipeline) as outer, fast_sam3d.accelerated(pipeline, ALWAYS_2) as handle, observe(pipeline) as inner:
         run(pipeline)
     (record,) = handle.report.aggregations
     assert outer.aggregations == inner.aggregations == [record]
 
 
-def test_the_state_of_a_run_is_cleared_after_it(pipeline: MiniPipeline) -> None:
+def test_the_state_of_a_run_is_cleared_after_it(pipeline: Pipeline) -> None:
     with fast_sam3d.accelerated(pipeline, ALWAYS_2):
         run(pipeline)
         (scene,) = {id(layer.scene): layer.scene for layer in seam_at(pipeline, "run").layers}.values()
@@ -103,7 +103,7 @@ def test_the_state_of_a_run_is_cleared_after_it(pipeline: MiniPipeline) -> None:
 
 
 @pytest.mark.parametrize("where", ["decoder", "voxels"])
-def test_factor_one_is_bit_identical(pipeline: MiniPipeline, plain: dict, where: str) -> None:
+def test_factor_one_is_bit_identical(pipeline: Pipeline, plain: dict, where: str) -> None:
     with fast_sam3d.accelerated(pipeline, {"mesh": {"where": where, "factors": [1, 1, 1], "min_voxels": 0}}) as handle:
         result = run(pipeline)
     assert same_mesh(result["mesh"][0], plain["mesh"][0])
@@ -112,19 +112,19 @@ def test_factor_one_is_bit_identical(pipeline: MiniPipeline, plain: dict, where:
 
 
 @pytest.mark.parametrize("where", ["decoder", "voxels"])
-def test_removal_is_exact(pipeline: MiniPipeline, plain: dict, where: str) -> None:
+def test_removal_is_exact(pipeline: Pipeline, plain: dict, where: str) -> None:
     with fast_sam3d.accelerated(pipeline, {"mesh": {**ALWAYS_2["mesh"], "where": where}}):
         assert not same_mesh(run(pipeline)["mesh"][0], plain["mesh"][0])
     assert same_mesh(run(pipeline)["mesh"][0], plain["mesh"][0])
 
 
-def test_small_objects_are_not_merged(pipeline: MiniPipeline, plain: dict) -> None:
+def test_small_objects_are_not_merged(pipeline: Pipeline, plain: dict) -> None:
     many = len(plain["coords"]) + 1
     with fast_sam3d.accelerated(pipeline, {"mesh": {"factors": [2, 2, 2], "min_voxels": many}}):
         assert same_mesh(run(pipeline)["mesh"][0], plain["mesh"][0])
 
 
-def test_merged_voxels_keep_the_posed_size(pipeline: MiniPipeline, plain: dict) -> None:
+def test_merged_voxels_keep_the_posed_size(pipeline: Pipeline, plain: dict) -> None:
     with fast_sam3d.accelerated(pipeline, {"mesh": {**ALWAYS_2["mesh"], "where": "voxels"}}):
         result = run(pipeline)
     assert len(result["coords"]) < len(plain["coords"])
@@ -142,7 +142,7 @@ def test_merged_voxels_keep_the_posed_size(pipeline: MiniPipeline, plain: dict) 
 
 @pytest.mark.parametrize("formats", [("mesh",), ("gaussian",), ()])
 @pytest.mark.parametrize("where", ["decoder", "voxels"])
-def test_any_formats(pipeline: MiniPipeline, formats: tuple[str, ...], where: str) -> None:
+def test_any_formats(pipeline: Pipeline, formats: tuple[str, ...], where: str) -> None:
     with fast_sam3d.accelerated(pipeline, {"mesh": {**ALWAYS_2["mesh"], "where": where}}) as handle:
         result = run(pipeline, formats)
     assert [name for name in ("mesh", "gaussian") if name in result] == [
@@ -151,7 +151,7 @@ def test_any_formats(pipeline: MiniPipeline, formats: tuple[str, ...], where: st
     assert len(handle.report.aggregations) == (where == "voxels" or "mesh" in formats)
 
 
-def test_the_decoder_alone_without_a_run(pipeline: MiniPipeline) -> None:
+def test_the_decoder_alone_without_a_run(pipeline: Pipeline) -> None:
     """No picture is known then; the shape decides."""
     with torch.no_grad():
         slat = pipeline.sample_slat(
@@ -166,7 +166,7 @@ def test_the_decoder_alone_without_a_run(pipeline: MiniPipeline) -> None:
     assert (record.voxels, record.kept) == (343, 64)
 
 
-def test_a_copy_of_an_accelerated_pipeline_keeps_its_own_scene(pipeline: MiniPipeline, plain: dict) -> None:
+def test_a_copy_of_an_accelerated_pipeline_keeps_its_own_scene(pipeline: Pipeline, plain: dict) -> None:
     with fast_sam3d.accelerated(pipeline, ALWAYS_2) as handle:
         twin = copy.deepcopy(pipeline)
         run(twin)

@@ -18,7 +18,7 @@ from fast_sam3d.exact import Exact
 from fast_sam3d.exact.context import Contexts, KeysSeam
 from fast_sam3d.model.flow import ClassifierFreeGuidance
 from fast_sam3d.model.layers import CrossAttention
-from fast_sam3d.model.pipeline import MiniPipeline
+from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.patch import seam_at
 from tests.fakes import same_vars, snapshot
 from tests.minis import STEPS, picture, random_mini
@@ -31,14 +31,14 @@ CACHED = {"ss": {"when": {"name": "stride"}}, "slat": {"when": {"name": "stride"
 
 
 @pytest.fixture
-def pipeline() -> Iterator[MiniPipeline]:
+def pipeline() -> Iterator[Pipeline]:
     pipeline = random_mini()
     before = snapshot(pipeline)
     yield pipeline
     assert same_vars(before, snapshot(pipeline))
 
 
-def run(pipeline: MiniPipeline) -> dict[str, Any]:
+def run(pipeline: Pipeline) -> dict[str, Any]:
     return pipeline.run(*picture(), seed=0, decode_formats=["gaussian"])
 
 
@@ -48,7 +48,7 @@ def latents(result: dict[str, Any]) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def counted_rows(pipeline: MiniPipeline, stage: str, part: str) -> Iterator[list[int]]:
+def counted_rows(pipeline: Pipeline, stage: str, part: str) -> Iterator[list[int]]:
     """Rows that go through the projections `part` of a stage's cross-attentions, one number per call."""
     rows: list[int] = []
     backbone = pipeline.models[f"{stage}_generator"].reverse_fn.backbone
@@ -65,13 +65,13 @@ def counted_rows(pipeline: MiniPipeline, stage: str, part: str) -> Iterator[list
         yield rows
 
 
-def layers(pipeline: MiniPipeline, stage: str) -> int:
+def layers(pipeline: Pipeline, stage: str) -> int:
     blocks = len(pipeline.models[f"{stage}_generator"].reverse_fn.backbone.blocks)
     return 2 * blocks if stage == "ss" else blocks  # shape and layout
 
 
 @pytest.mark.parametrize("method", [{}, CACHED], ids=["plain", "cached"])
-def test_a_kept_context_changes_no_bit(pipeline: MiniPipeline, method: dict[str, Any]) -> None:
+def test_a_kept_context_changes_no_bit(pipeline: Pipeline, method: dict[str, Any]) -> None:
     with fast_sam3d.accelerated(pipeline, {**method, "exact": {"unconditional": False, "context": False}}):
         plain = latents(run(pipeline))
     with fast_sam3d.accelerated(pipeline, {**method, **CONTEXT}):
@@ -81,7 +81,7 @@ def test_a_kept_context_changes_no_bit(pipeline: MiniPipeline, method: dict[str,
 
 
 @pytest.mark.parametrize("method", [{}, CACHED], ids=["plain", "cached"])
-def test_the_unconditional_shortcut_stays_within_rounding(pipeline: MiniPipeline, method: dict[str, Any]) -> None:
+def test_the_unconditional_shortcut_stays_within_rounding(pipeline: Pipeline, method: dict[str, Any]) -> None:
     with fast_sam3d.accelerated(pipeline, {**method, "exact": {"unconditional": False, "context": False}}):
         plain = latents(run(pipeline))
     for savings in (SHORTCUT, BOTH):
@@ -93,7 +93,7 @@ def test_the_unconditional_shortcut_stays_within_rounding(pipeline: MiniPipeline
 
 
 @pytest.mark.parametrize("stage", ["ss", "slat"])
-def test_keys_and_values_are_made_once_per_solve(pipeline: MiniPipeline, stage: str) -> None:
+def test_keys_and_values_are_made_once_per_solve(pipeline: Pipeline, stage: str) -> None:
     with counted_rows(pipeline, stage, "to_kv") as rows, fast_sam3d.accelerated(pipeline, CONTEXT) as handle:
         for _ in range(2):
             rows.clear()
@@ -105,7 +105,7 @@ def test_keys_and_values_are_made_once_per_solve(pipeline: MiniPipeline, stage: 
 
 
 @pytest.mark.parametrize("stage", ["ss", "slat"])
-def test_the_shortcut_asks_the_network_once_per_solve_and_layer(pipeline: MiniPipeline, stage: str) -> None:
+def test_the_shortcut_asks_the_network_once_per_solve_and_layer(pipeline: Pipeline, stage: str) -> None:
     with counted_rows(pipeline, stage, "to_q") as rows, fast_sam3d.accelerated(pipeline, SHORTCUT):
         run(pipeline)
         rows.clear()
@@ -114,7 +114,7 @@ def test_the_shortcut_asks_the_network_once_per_solve_and_layer(pipeline: MiniPi
     assert len(rows) == (STEPS + 1) * layers(pipeline, stage)
 
 
-def test_the_report_says_what_is_kept_and_nothing_is_kept_after_the_solve(pipeline: MiniPipeline) -> None:
+def test_the_report_says_what_is_kept_and_nothing_is_kept_after_the_solve(pipeline: Pipeline) -> None:
     with fast_sam3d.accelerated(pipeline, CONTEXT) as handle:
         run(pipeline)
         ss, slat = handle.report.solves
@@ -127,7 +127,7 @@ def test_the_report_says_what_is_kept_and_nothing_is_kept_after_the_solve(pipeli
     assert handle.report.to_dict()["solves"][0]["context_bytes"] == ss.context_bytes
 
 
-def test_interleaved_solves_keep_their_own_contexts(pipeline: MiniPipeline) -> None:
+def test_interleaved_solves_keep_their_own_contexts(pipeline: Pipeline) -> None:
     generator = pipeline.models["ss_generator"]
     shapes = {name: (1, *shape) for name, shape in pipeline.config.ss_flow.leaf_shapes.items()}
     conditions = [torch.randn(1, 65, pipeline.config.ss_flow.cond_channels) for _ in range(2)]
@@ -151,7 +151,7 @@ def test_interleaved_solves_keep_their_own_contexts(pipeline: MiniPipeline) -> N
         assert all(torch.equal(a, b) for a, b in zip(mine, own, strict=True))
 
 
-def test_another_condition_in_mid_solve_is_not_taken_for_the_first(pipeline: MiniPipeline) -> None:
+def test_another_condition_in_mid_solve_is_not_taken_for_the_first(pipeline: Pipeline) -> None:
     """As guidance with and without a pointmap does."""
 
     guidance = pipeline.models["ss_generator"].reverse_fn
@@ -178,7 +178,7 @@ class Biased(CrossAttention):
 
 
 def test_an_attention_of_another_kind_is_skipped_with_a_log_message(
-    pipeline: MiniPipeline, caplog: pytest.LogCaptureFixture
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     for block in pipeline.models["ss_generator"].reverse_fn.backbone.blocks:
         block.cross_attn["shape"].__class__ = Biased
@@ -194,7 +194,7 @@ def test_an_attention_of_another_kind_is_skipped_with_a_log_message(
     assert torch.equal(short["shape"], again["shape"])
 
 
-def test_a_context_that_is_not_zeroed_is_left_alone(pipeline: MiniPipeline) -> None:
+def test_a_context_that_is_not_zeroed_is_left_alone(pipeline: Pipeline) -> None:
     backbone = pipeline.models["ss_generator"].reverse_fn.backbone
     backbone.force_zeros_cond = False
     plain = latents(run(pipeline))
@@ -204,7 +204,7 @@ def test_a_context_that_is_not_zeroed_is_left_alone(pipeline: MiniPipeline) -> N
     assert all(torch.equal(short[name], plain[name]) for name in ("shape", "coords", "scale"))
 
 
-def test_a_flag_without_zeroes_disables_the_shortcut(pipeline: MiniPipeline, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flag_without_zeroes_disables_the_shortcut(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
     class Forgetful(type(pipeline.models["ss_generator"].reverse_fn.backbone)):  # type: ignore[misc]
         def forward(self, x: Any, t: Tensor, cond: Tensor, d: Any = None, cfg: bool = False) -> Any:
             return super().forward(x, t, cond * 0.5 if cfg else cond, d)
@@ -230,7 +230,7 @@ def test_a_network_without_cross_attention_is_skipped_with_a_log_message(caplog:
 
 @pytest.mark.parametrize("hidden", [False, True])
 def test_a_compiled_network_is_skipped_with_a_log_message(
-    pipeline: MiniPipeline, caplog: pytest.LogCaptureFixture, hidden: bool
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture, hidden: bool
 ) -> None:
     guidance = pipeline.models["ss_generator"].reverse_fn
     compiled = torch.compile(guidance.inner_forward, backend="eager")
@@ -243,7 +243,7 @@ def test_a_compiled_network_is_skipped_with_a_log_message(
     assert any("ss" in r.message and "is compiled" in r.message for r in caplog.records)
 
 
-def test_outside_a_solve_nothing_is_kept(pipeline: MiniPipeline) -> None:
+def test_outside_a_solve_nothing_is_kept(pipeline: Pipeline) -> None:
     attention = pipeline.models["ss_generator"].reverse_fn.backbone.blocks[0].cross_attn["shape"]
     with fast_sam3d.accelerated(pipeline, BOTH), torch.no_grad():
         assert isinstance(seam_at(attention.to_kv, "forward"), KeysSeam)
@@ -259,18 +259,18 @@ def test_outside_a_solve_nothing_is_kept(pipeline: MiniPipeline) -> None:
         (3, "exact is 3"),
     ],
 )
-def test_bad_settings_are_named(pipeline: MiniPipeline, settings: Any, says: str) -> None:
+def test_bad_settings_are_named(pipeline: Pipeline, settings: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         fast_sam3d.accelerate(pipeline, {"exact": settings})
 
 
-def test_all_off_installs_nothing(pipeline: MiniPipeline) -> None:
+def test_all_off_installs_nothing(pipeline: Pipeline) -> None:
     before = snapshot(pipeline)
     fast_sam3d.accelerate(pipeline, {"exact": dict.fromkeys(Exact().settings(), False)})
     assert same_vars(before, snapshot(pipeline))
 
 
-def test_a_removed_saving_is_ignored_with_a_warning(pipeline: MiniPipeline, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_removed_saving_is_ignored_with_a_warning(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
     for options in ({"config": {"exact": {"grids": False, "half": False}}}, {"overrides": ["exact.grids=false"]}):
         caplog.clear()
         with fast_sam3d.accelerated(pipeline, **options) as handle:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fast_sam3d
 from fast_sam3d.exact.extraction import _Regular, _surface_cubes
-from fast_sam3d.model.pipeline import MiniPipeline
+from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.patch import seam_at
 from tests.minis import picture, random_mini
 
@@ -140,6 +140,6 @@ def test_the_embedded_extractor_has_nothing_to_save(caplog: pytest.LogCaptureFix
     assert not caplog.records
 
 
-def mesh(pipeline: MiniPipeline) -> tuple[Tensor, Tensor, Tensor]:
+def mesh(pipeline: Pipeline) -> tuple[Tensor, Tensor, Tensor]:
     found = pipeline.run(*picture(), seed=0, decode_formats=["mesh"])["mesh"][0]
     return found.vertices, found.faces, found.vertex_attrs

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fast_sam3d
 from fast_sam3d.exact.half import LinearSeam
-from fast_sam3d.model.pipeline import MiniPipeline
+from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.patch import seam_at
 from tests.beds import EMBEDDED, differing
 from tests.exact.test_passes import only
@@ -27,7 +27,7 @@ STAGES = ("ss", "slat")
 
 
 @pytest.fixture(scope="module")
-def shared() -> MiniPipeline:
+def shared() -> Pipeline:
     pipeline = random_mini()
     pipeline.dtype = pipeline.shape_model_dtype = torch.bfloat16
     EMBEDDED.run(pipeline)
@@ -35,17 +35,17 @@ def shared() -> MiniPipeline:
 
 
 @pytest.fixture
-def pipeline(shared: MiniPipeline) -> Iterator[MiniPipeline]:
+def pipeline(shared: Pipeline) -> Iterator[Pipeline]:
     before = snapshot(shared)
     yield shared
     assert same_vars(before, snapshot(shared))
 
 
-def network(pipeline: MiniPipeline, stage: str) -> Any:
+def network(pipeline: Pipeline, stage: str) -> Any:
     return pipeline.models[f"{stage}_generator"].reverse_fn.backbone
 
 
-def layers(pipeline: MiniPipeline, stage: str) -> list[nn.Linear]:
+def layers(pipeline: Pipeline, stage: str) -> list[nn.Linear]:
     """Those that are to have a seam."""
     return [
         part
@@ -68,7 +68,7 @@ class Casts(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("others", [{}, {"ss": {"when": {"name": "stride"}}, "slat": {"when": {"name": "stride"}}}])
-def test_no_bit_changes(others: dict[str, Any], pipeline: MiniPipeline) -> None:
+def test_no_bit_changes(others: dict[str, Any], pipeline: Pipeline) -> None:
     with fast_sam3d.accelerated(pipeline, {**others, **only("context")}):
         plain = EMBEDDED.run(pipeline)
     for savings in (HALF, only("half", "context")):
@@ -77,7 +77,7 @@ def test_no_bit_changes(others: dict[str, Any], pipeline: MiniPipeline) -> None:
             assert differing(EMBEDDED.run(pipeline), plain) == set()
 
 
-def test_weights_are_cast_once(pipeline: MiniPipeline) -> None:
+def test_weights_are_cast_once(pipeline: Pipeline) -> None:
     linears = [linear for stage in STAGES for linear in layers(pipeline, stage)]
     with Casts(linears) as plain:
         EMBEDDED.run(pipeline)
@@ -92,7 +92,7 @@ def test_weights_are_cast_once(pipeline: MiniPipeline) -> None:
     assert set(second.counts.values()) == {0}
 
 
-def test_the_memory_is_half_of_the_weights_and_freed(pipeline: MiniPipeline) -> None:
+def test_the_memory_is_half_of_the_weights_and_freed(pipeline: Pipeline) -> None:
     handle = fast_sam3d.accelerate(pipeline, HALF)
     EMBEDDED.run(pipeline)
     seams = [seam_at(linear, "forward") for stage in STAGES for linear in layers(pipeline, stage)]
@@ -108,7 +108,7 @@ def test_the_memory_is_half_of_the_weights_and_freed(pipeline: MiniPipeline) -> 
     assert all(seam.half is None for seam in seams)  # type: ignore[union-attr]
 
 
-def test_other_weights_are_cast_anew(shared: MiniPipeline) -> None:
+def test_other_weights_are_cast_anew(shared: Pipeline) -> None:
     pipeline = copy.deepcopy(shared)
     with fast_sam3d.accelerated(pipeline, HALF):
         results = [EMBEDDED.run(pipeline)]
@@ -150,7 +150,7 @@ def test_without_autocast_nothing_is_kept(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_weights_that_are_half_already_are_skipped_with_a_log_message(
-    shared: MiniPipeline, caplog: pytest.LogCaptureFixture
+    shared: Pipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline = copy.deepcopy(shared)
     for linear in layers(pipeline, "slat"):
@@ -162,9 +162,7 @@ def test_weights_that_are_half_already_are_skipped_with_a_log_message(
     assert said.startswith("slat: exact.half stays off, because it has no linear layers")
 
 
-def test_a_compiled_network_is_skipped_with_a_log_message(
-    pipeline: MiniPipeline, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_compiled_network_is_skipped_with_a_log_message(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
     guidance = pipeline.models["ss_generator"].reverse_fn
     inner = guidance.inner_forward
     guidance.inner_forward = lambda *args, **kwargs: inner(*args, **kwargs)

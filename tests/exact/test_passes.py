@@ -17,7 +17,7 @@ import fast_sam3d
 from fast_sam3d.bench.operations import OFF
 from fast_sam3d.exact.passes import LIMITS, Passes, PassSeam, same_bits
 from fast_sam3d.model.embedder import ConditionEmbedder
-from fast_sam3d.model.pipeline import MiniPipeline
+from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.patch import seam_at
 from tests.beds import EMBEDDED, differing, random_state
 from tests.fakes import same_vars, snapshot
@@ -29,7 +29,7 @@ def only(*savings: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def shared() -> MiniPipeline:
+def shared() -> Pipeline:
     """With two embedders of equal weights."""
     torch.manual_seed(0)
     pipeline = random_mini()
@@ -42,7 +42,7 @@ def shared() -> MiniPipeline:
 
 
 @pytest.fixture
-def pipeline(shared: MiniPipeline) -> Iterator[MiniPipeline]:
+def pipeline(shared: Pipeline) -> Iterator[Pipeline]:
     before = snapshot(shared)
     yield shared
     assert same_vars(before, snapshot(shared))
@@ -62,11 +62,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return ran
 
 
-def embedders(pipeline: MiniPipeline) -> tuple[ConditionEmbedder, ConditionEmbedder]:
+def embedders(pipeline: Pipeline) -> tuple[ConditionEmbedder, ConditionEmbedder]:
     return tuple(pipeline.condition_embedders.values())  # type: ignore[return-value]
 
 
-def inputs(pipeline: MiniPipeline, seed: int = 0) -> tuple[Tensor, ...]:
+def inputs(pipeline: Pipeline, seed: int = 0) -> tuple[Tensor, ...]:
     generator, size = torch.Generator().manual_seed(seed), pipeline.config.ss_embedder.image_size
     shapes = ((3, size, size), (1, size, size), (3, size, size), (pipeline.config.ss_embedder.descriptor_channels,))
     return tuple(torch.rand(1, *shape, generator=generator) for shape in shapes)
@@ -77,7 +77,7 @@ def inputs(pipeline: MiniPipeline, seed: int = 0) -> tuple[Tensor, ...]:
     [((), [2, 2]), (("embedders",), [1, 1]), (("images",), [2, 0]), (("embedders", "images"), [1, 0])],
 )
 def test_each_input_is_encoded_once(
-    savings: tuple[str, ...], made: list[int], pipeline: MiniPipeline, passes: list[int]
+    savings: tuple[str, ...], made: list[int], pipeline: Pipeline, passes: list[int]
 ) -> None:
     plain = [EMBEDDED.run(pipeline, seed=seed) for seed in (0, 1)]
     state, counts = random_state(), []
@@ -99,7 +99,7 @@ def test_one_shared_embedder(passes: list[int]) -> None:
     assert len(passes) == 1
 
 
-def test_another_image_is_encoded_again(pipeline: MiniPipeline, passes: list[int]) -> None:
+def test_another_image_is_encoded_again(pipeline: Pipeline, passes: list[int]) -> None:
     moved = np.roll(rgba(), 4, axis=1)
     plain = pipeline.run(moved, seed=0, decode_formats=[])
     with fast_sam3d.accelerated(pipeline, only("embedders", "images")):
@@ -139,7 +139,7 @@ def not_kept(second: ConditionEmbedder) -> None:
 @pytest.mark.parametrize("change", [scaled, other_norm, wrapped, other_kind, not_kept])
 def test_embedders_that_differ_share_nothing(
     change: Callable[[Any], None],
-    shared: MiniPipeline,
+    shared: Pipeline,
     passes: list[int],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -156,7 +156,7 @@ def test_embedders_that_differ_share_nothing(
 
 @pytest.mark.parametrize("change", [scaled, other_norm, wrapped, other_kind, not_kept])
 def test_a_change_between_two_runs_is_detected(
-    change: Callable[[Any], None], shared: MiniPipeline, passes: list[int]
+    change: Callable[[Any], None], shared: Pipeline, passes: list[int]
 ) -> None:
     pipeline = copy.deepcopy(shared)
     with fast_sam3d.accelerated(pipeline, only("embedders", "images")):
@@ -209,7 +209,7 @@ class Kind(Tensor):
 def test_an_encoder_of_another_kind_is_skipped_with_a_log_message(
     change: Callable[[Any], None],
     reason: str,
-    shared: MiniPipeline,
+    shared: Pipeline,
     passes: list[int],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -228,7 +228,7 @@ def test_an_encoder_of_another_kind_is_skipped_with_a_log_message(
     assert [line.split(":")[0] for line in said] == ["ss_condition_embedder", "slat_condition_embedder"]
 
 
-def test_a_compiled_embedder_is_not_equal_to_a_plain_one(shared: MiniPipeline, passes: list[int]) -> None:
+def test_a_compiled_embedder_is_not_equal_to_a_plain_one(shared: Pipeline, passes: list[int]) -> None:
     """As the stock compile_model=True leaves them."""
     pipeline = copy.deepcopy(shared)
     first, _ = embedders(pipeline)
@@ -245,7 +245,7 @@ def test_a_compiled_embedder_is_not_equal_to_a_plain_one(shared: MiniPipeline, p
 
 
 def test_embedders_that_are_called_in_one_are_skipped_with_a_log_message(
-    shared: MiniPipeline, passes: list[int], caplog: pytest.LogCaptureFixture
+    shared: Pipeline, passes: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     """As the stock `InferencePipeline._compile` leaves them."""
     pipeline = copy.deepcopy(shared)
@@ -259,7 +259,7 @@ def test_embedders_that_are_called_in_one_are_skipped_with_a_log_message(
 
 
 def test_an_encoder_that_is_compiled_in_place_is_skipped_with_a_log_message(
-    shared: MiniPipeline, caplog: pytest.LogCaptureFixture
+    shared: Pipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline = copy.deepcopy(shared)
     first, second = embedders(pipeline)
@@ -271,7 +271,7 @@ def test_an_encoder_that_is_compiled_in_place_is_skipped_with_a_log_message(
 
 
 @torch.no_grad()
-def test_stored_passes_are_copies(pipeline: MiniPipeline, passes: list[int]) -> None:
+def test_stored_passes_are_copies(pipeline: Pipeline, passes: list[int]) -> None:
     first, second = embedders(pipeline)
     given = inputs(pipeline)
     want = first(*given)
@@ -288,7 +288,7 @@ def test_stored_passes_are_copies(pipeline: MiniPipeline, passes: list[int]) -> 
 
 
 @torch.no_grad()
-def test_other_settings_are_another_pass(pipeline: MiniPipeline, passes: list[int]) -> None:
+def test_other_settings_are_another_pass(pipeline: Pipeline, passes: list[int]) -> None:
     first, _ = embedders(pipeline)
     given = inputs(pipeline)
     with fast_sam3d.accelerated(pipeline, only("images")):
@@ -301,7 +301,7 @@ def test_other_settings_are_another_pass(pipeline: MiniPipeline, passes: list[in
     assert len(passes) == 2
 
 
-def test_stored_tensors_outlive_inference_mode(pipeline: MiniPipeline, passes: list[int]) -> None:
+def test_stored_tensors_outlive_inference_mode(pipeline: Pipeline, passes: list[int]) -> None:
     first, _ = embedders(pipeline)
     given = inputs(pipeline)
     with fast_sam3d.accelerated(pipeline, only("images")):
@@ -317,7 +317,7 @@ def test_stored_tensors_outlive_inference_mode(pipeline: MiniPipeline, passes: l
 
 
 @torch.no_grad()
-def test_the_cache_is_bounded(pipeline: MiniPipeline, passes: list[int]) -> None:
+def test_the_cache_is_bounded(pipeline: Pipeline, passes: list[int]) -> None:
     first, _ = embedders(pipeline)
     count = LIMITS["encoder"] + 1
     with fast_sam3d.accelerated(pipeline, only("images")):
@@ -334,7 +334,7 @@ def known() -> list[Passes]:
     return [thing for thing in gc.get_objects() if type(thing) is Passes and thing.stored]
 
 
-def test_nothing_is_kept_after_a_run_without_images_or_after_removal(pipeline: MiniPipeline) -> None:
+def test_nothing_is_kept_after_a_run_without_images_or_after_removal(pipeline: Pipeline) -> None:
     with fast_sam3d.accelerated(pipeline, only("embedders")):
         EMBEDDED.run(pipeline)
         assert known() == []
@@ -357,7 +357,7 @@ def test_nothing_is_kept_after_a_run_without_images_or_after_removal(pipeline: M
     assert not handle.active  # the handles are still there, and hold nothing
 
 
-def test_a_deep_copy_begins_with_nothing(pipeline: MiniPipeline, passes: list[int]) -> None:
+def test_a_deep_copy_begins_with_nothing(pipeline: Pipeline, passes: list[int]) -> None:
     with fast_sam3d.accelerated(pipeline, only("embedders", "images")):
         want = EMBEDDED.run(pipeline)
         twin = copy.deepcopy(pipeline)

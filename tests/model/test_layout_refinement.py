@@ -110,7 +110,7 @@ def test_a_good_pose_stays():
     mask, points = photograph()
     outcome = refine_pose(SOLID, TRUE, mask, points, True)
     assert outcome.pose is None and outcome.before > 0.95
-    assert outcome.facts["reason"] == "the mask would not be covered better" and not outcome.facts["accepted"]
+    assert outcome.facts["reason"] == "the overlap with the mask would not increase" and not outcome.facts["accepted"]
 
 
 def test_behind_something_the_object_may_go_on():
@@ -150,7 +150,7 @@ def test_what_cannot_be_refined_keeps_its_pose():
         (SOLID, TRUE, np.zeros_like(mask), points, "empty"),
         (SOLID, TRUE, mask, NAN, "camera"),
         (SOLID, near, mask, points, "behind the camera"),
-        (SOLID, nowhere, mask, points, "covered better"),
+        (SOLID, nowhere, mask, points, "would not increase"),
     ):
         outcome = refine_pose(solid, pose, covered, seen, True)
         assert outcome.pose is None and why in outcome.reason

@@ -88,7 +88,8 @@ def test_failed_candidates_are_not_returned(known):
 
 
 def test_an_interrupted_and_resumed_search_equals_one_run(known, tmp_path: Path):
-    whole = search(known, record=Record(tmp_path, {"run": "whole"}))
+    (tmp_path / "whole").mkdir()
+    whole = search(known, record=Record(tmp_path / "whole", {"run": "whole"}))
     for stop in (3, 20, 40):
         land = Landscape(stop_after=stop)
         try:

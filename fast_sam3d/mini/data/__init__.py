@@ -1,1 +1,1 @@
-"""Procedural objects that the embedded model is trained and judged on."""
+"""Procedural objects on which the embedded model is trained and evaluated."""

@@ -1,4 +1,4 @@
-"""Writes the folders of examples/, in the form in which users bring their own."""
+"""Writes the folders of examples/, in the layout of users' own inputs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from fast_sam3d.mini.data import views
 from fast_sam3d.mini.data.still_lifes import EXAMPLES, FIRST_SEED, Example
 
-if TYPE_CHECKING:  # imports torch, which --help need not wait for
+if TYPE_CHECKING:  # imports torch, which would slow down --help
     from fast_sam3d.mini.data.pictures import Photo
 
 __all__ = ["PHOTO", "cup_mask", "cutout", "file_names", "names", "photograph", "write", "write_photo"]
 
 PHOTO = "photo"
 
-# The cup and its handle in scikit-image's "coffee", traced by hand: (column, row). The saucer and the spoon, which
-# covers a part of the cup, are left out; the spoon's mirror image in the cup is not.
+# The cup and its handle in scikit-image's "coffee", traced by hand: (column, row). Without the saucer and the spoon,
+# which covers a part of the cup, but with the spoon's mirror image in the cup.
 CUP = (
     (290, 18), (276, 18), (262, 19), (250, 21), (240, 24), (225, 31), (210, 41), (200, 49), (190, 60), (182, 72),
     (177, 82), (174, 95), (173, 108), (173, 122), (173, 134), (175, 147), (178, 172), (182, 188), (186, 198),
@@ -33,13 +33,13 @@ CUP = (
 
 
 def file_names() -> list[str]:
-    """Every name that a file of an example may have."""
+    """All possible file names of an example."""
     most = max(len(example.masks) for example in EXAMPLES)
     return ["image.png", "pointmap.npz", "truth.json", *(f"{index}.png" for index in range(most))]
 
 
 def names() -> list[str]:
-    """Every example."""
+    """Names of all examples."""
     return [*(example.name for example in EXAMPLES), PHOTO]
 
 
@@ -87,12 +87,12 @@ def write_photo(folder: Path, rgb: NDArray[np.uint8]) -> None:
 
 
 def cutout(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """[H, W, 4] uint8: the object, clear and black elsewhere; the form of the stock notebook's masks."""
+    """[H, W, 4] uint8: the object, transparent black elsewhere, like the stock notebook's masks."""
     return np.dstack([rgb * mask[..., None], mask * np.uint8(255)]).astype(np.uint8)
 
 
 def photograph() -> NDArray[np.uint8] | None:
-    """scikit-image's "coffee" [400, 600, 3] uint8, or None where the installed package does not bring it."""
+    """scikit-image's "coffee" [400, 600, 3] uint8, or None if the installed package lacks it."""
     import skimage
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Whole pictures, as a user would bring them: for evaluation and for the bundled examples."""
+"""Whole pictures of objects, for the evaluation and the bundled examples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Placed:
 @dataclass(frozen=True)
 class Photo:
     """A rendered picture. rgb [H, W, 3] uint8; label [H, W] int, index of the visible object or -1; points [H, W, 3]
-    float32, metres, PyTorch3D camera frame, NaN where nothing is; what is in it."""
+    float32, metres, PyTorch3D camera frame, NaN in empty space; the objects in it."""
 
     rgb: np.ndarray
     label: np.ndarray
@@ -42,7 +42,7 @@ def image_grid(height: int, width: int) -> np.ndarray:
 
 def take(placed: tuple[Placed, ...], backdrop: views.Backdrop, occluder: views.Occluder | None, height: int,
          width: int) -> Photo:  # fmt: skip
-    """Photograph some objects, nearest in front; the floor and the occluder belong to the first one."""
+    """Render objects with occlusion; floor and occluder belong to the first one."""
     uv = image_grid(height, width)
     first, *others = placed
     picture = views.render(first.sampled, first.camera, backdrop, occluder, uv)
@@ -68,7 +68,9 @@ def photograph(seed: int, pixels: int = 256, occlude: float = 0.4) -> tuple[Phot
     """One object of the evaluation: a square picture from a random camera, and its true voxels.
 
     Args:
-        seed: of the object and of the camera. pixels: side of the picture. occlude: chance of something in front.
+        seed: of the object and of the camera.
+        pixels: side of the picture.
+        occlude: probability of an occluder.
     """
     sampled = sample_object(seed)
     shape = voxelise(sampled)

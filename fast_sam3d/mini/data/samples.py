@@ -1,4 +1,4 @@
-"""Training samples: what one seed becomes on disk, in shards of many."""
+"""Training samples: shape and views of each seed, stored in shards."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fast_sam3d.model.preprocess import crop_box, crop_grid, describe
 
 RESOLUTION = 32  # occupancy grid
 FINE = 4  # distance samples per voxel side
-BAND = 0.55  # voxels; a voxel is active where |distance at its centre| is below this
+BAND = 0.55  # voxels; a voxel is active if |distance at its centre| is below
 CROP = 64  # pixels
-NO_DEPTH_SHARE = 0.2  # views that get the silhouette's pointmap instead of the true one
+NO_DEPTH_SHARE = 0.2  # share of views with the silhouette's pointmap instead of the true one
 
 
 def grid_centres(resolution: int) -> np.ndarray:
@@ -42,7 +42,7 @@ class Shape:
 
 
 def voxelise(sampled: Sampled) -> Shape:
-    """Active voxels of an object and what is in them."""
+    """Active voxels of an object and their contents."""
     active = np.abs(sampled.solid.distance(_CENTRES)) < BAND / RESOLUTION
     centres = _CENTRES[active]
     fine = (centres[:, None] + _INSIDE[None]).reshape(-1, 3)
@@ -65,10 +65,11 @@ class View:
 
 
 def make_view(rng: np.random.Generator, sampled: Sampled, surface: np.ndarray, *, occlude: float = 0.4) -> View:
-    """Photograph an object from a random camera.
+    """Render an object from a random camera.
 
     Args:
-        surface: [P, 3] points on or near its surface, for the crop. occlude: share of views with something in front.
+        surface: [P, 3] points on or near its surface, for the crop.
+        occlude: share of views with an occluder.
     """
     while True:
         camera = views.sample_camera(rng, sampled.symmetry)
@@ -99,10 +100,10 @@ def make_view(rng: np.random.Generator, sampled: Sampled, surface: np.ndarray, *
 
 
 def seen_at_assumed_size(camera: views.ViewCamera) -> views.ViewCamera:
-    """The camera and pose that show the same picture, up to perspective, in the world that `SilhouetteDepth` assumes.
+    """Camera and pose that give the same picture, up to perspective, at the size and focal length of `SilhouetteDepth`.
 
-    Neither size nor focal length can be seen in a picture without depth. Asking for the true ones would ask for noise,
-    and noise of many standard deviations: it drowns all that can be learnt.
+    A picture without depth determines neither size nor focal length. Their true values would be training targets with
+    noise of many standard deviations, which drowns everything that can be learned.
     """
     focal, size = ASSUMED_FOCAL, ASSUMED_SIZE_M
     depth = camera.t[2] * (focal / camera.focal) * (size / camera.size)
@@ -123,7 +124,7 @@ def make_sample(seed: int, n_views: int) -> tuple[int, int, Shape, list[View]]:
 
 
 def write_shard(folder: Path, seeds: range, n_views: int) -> Path:
-    """Write the samples of some seeds as one `.npz`, whole or not at all; keeps a shard that is already there."""
+    """Write the samples of some seeds as one `.npz`, atomically; an existing shard is kept."""
     path = folder / f"shard-{seeds.start:07d}-{seeds.stop:07d}-{n_views}.npz"
     if path.exists():
         return path

@@ -1,4 +1,4 @@
-"""Signed-distance primitives in numpy: negative inside, units of the object's own frame."""
+"""Signed-distance primitives in numpy: negative inside, in units of the object's frame."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Vector = tuple[float, float, float]
 
 
 def rotation(axis: str, degrees: float) -> np.ndarray:
-    """[3, 3] float32 matrix that turns column vectors about one axis."""
+    """[3, 3] float32 rotation matrix about one axis, for column vectors."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
     m = np.eye(3, dtype=np.float32)
@@ -25,7 +25,7 @@ class Part:
 
     box: half extents (a, b, c) and rounding; cylinder: radius, half height, rounding; cone: bottom radius, top radius,
     half height; capsule: radius, half length along z; ellipsoid: radii; torus: ring radius, tube radius, in the xy
-    plane; arc: the same torus, only its y > cut part. `hollow` > 0 (cylinder, cone) leaves a wall of that thickness,
+    plane; arc: the part y > cut of a torus. `hollow` > 0 (cylinder, cone): thickness of the wall of a container that is
     open at the top.
     """
 
@@ -43,7 +43,7 @@ class Part:
             q = q @ self.turn
         d = _FORMULA[self.kind](q, self.size)
         if self.hollow:
-            w = self.hollow  # the cavity is the same solid, thinner and raised by one wall: open top, closed bottom
+            w = self.hollow  # cavity: the same solid, thinner and raised by the wall's thickness
             thinner = (self.size[0] - w, self.size[1] - (w if self.kind == "cone" else 0), *self.size[2:])
             d = np.maximum(d, -_FORMULA[self.kind](q - np.array([0, 0, w], np.float32), thinner))
         return d
@@ -93,10 +93,10 @@ def _cylinder(q: np.ndarray, s: tuple[float, ...]) -> np.ndarray:
 
 
 def _cone(q: np.ndarray, s: tuple[float, ...]) -> np.ndarray:
-    """Exact: an estimate that is too long beside a narrow top lets rays pass through thin walls."""
+    """Exact, because overestimates near a narrow top let rays pass through thin walls."""
     bottom, top, half = s[:3]
     r, z = np.hypot(q[:, 0], q[:, 1]), q[:, 2]
-    # In the (r, z) half plane: away from the nearer flat end, and from the slanted side (bottom, -half) to (top, half).
+    # In the (r, z) half plane: distances to the nearer flat end and to the side from (bottom, -half) to (top, half).
     end_r, end_z = np.maximum(r - np.where(z < 0, bottom, top), 0), np.abs(z) - half
     out, up = top - bottom, 2 * half
     along = np.clip(((r - bottom) * out + (z + half) * up) / (out * out + up * up), 0, 1)
@@ -165,7 +165,7 @@ class Solid:
     def fit(
         cls, parts: list[Part], colours: np.ndarray, stripes: tuple[int, float, np.ndarray] | None, *, on_axis: bool
     ) -> Solid:
-        """Place parts in the canonical cube; `on_axis` keeps their z axis in the middle, as symmetric ones need."""
+        """Place parts in the canonical cube; `on_axis` centres their z axis, as symmetric objects need."""
         lows, highs = zip(*(p.bounds() for p in parts), strict=True)
         low, high = np.min(lows, 0), np.max(highs, 0)
         if on_axis:
@@ -194,7 +194,7 @@ class Solid:
         return rgb.astype(np.float32)
 
     def normal(self, p: np.ndarray, step: float = 2e-3) -> np.ndarray:
-        """Unit gradient [P, 3] of the distance, by a tetrahedron of four samples."""
+        """Unit gradient [P, 3] of the distance, from four samples at a tetrahedron's corners."""
         corners = np.array([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], np.float32)
         d = self.distance((p[None] + step * corners[:, None]).reshape(-1, 3)).reshape(4, -1)
         n = np.einsum("kp,kc->pc", d, corners)

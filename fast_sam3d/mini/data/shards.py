@@ -1,4 +1,4 @@
-"""Generating many shards on several processes, and reading them back."""
+"""Generation of shards in parallel processes, and reading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fast_sam3d.run.pool import worker_pool
 from fast_sam3d.run.progress import Bar, track
 
 SHARD = 100  # objects
-HELD_OUT_SEED = 10_000_000  # seeds from here on are never trained on
+HELD_OUT_SEED = 10_000_000  # first held-out seed
 
 
 def _single_thread() -> None:
@@ -26,7 +26,7 @@ def _single_thread() -> None:
 
 
 def generate(folder: Path, first: int, count: int, n_views: int, processes: int) -> list[Path]:
-    """Write the shards of seeds first .. first + count - 1; those already there are kept.
+    """Write the shards of seeds first .. first + count - 1; existing ones are kept.
 
     Returns:
         The shards' paths in the order of their seeds.
@@ -68,7 +68,7 @@ def read(paths: list[Path], names: tuple[str, ...]) -> Objects:
     """Read some arrays of some shards.
 
     Raises:
-        InputError: a shard is damaged; names it.
+        InputError: a shard is damaged.
     """
     kept: dict[str, list[np.ndarray]] = {name: [] for name in ("family", "symmetry", "voxels", *names)}
     for path in track(paths, "reading shards"):
@@ -79,7 +79,7 @@ def read(paths: list[Path], names: tuple[str, ...]) -> Objects:
         except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError) as error:
             raise InputError(
                 f"the training data in {path} are damaged: delete that file and run the same command again, which"
-                " makes it anew"
+                " generates it again"
             ) from error
     merged = {name: np.concatenate(rows) for name, rows in kept.items()}
     starts = np.concatenate([[0], np.cumsum(merged.pop("voxels"))])

@@ -16,11 +16,11 @@ from fast_sam3d.mini.data import views
 from fast_sam3d.mini.data.families import sample_object
 from fast_sam3d.mini.data.sdf import Solid
 
-if TYPE_CHECKING:  # imports torch, which `fast-sam3d examples --help` need not wait for
+if TYPE_CHECKING:  # imports torch, which would slow down --help
     from fast_sam3d.mini.data.pictures import Photo, Placed
 
 FIRST_SEED = 10_500_000
-"""Training stays below `shards.HELD_OUT_SEED`, 10,000,000; the evaluation takes the seeds from there on."""
+"""Above the seeds of the training (below `shards.HELD_OUT_SEED`, 10,000,000) and of the evaluation."""
 
 SUPERSAMPLES = 2  # per pixel and axis, for the colours only
 _LIGHT = np.array([0.62, 0.62, -0.48], np.float32) / np.linalg.norm([0.62, 0.62, -0.48]).astype(np.float32)
@@ -42,7 +42,7 @@ class Example:
     """One picture.
 
     Args:
-        objects: what is in it. The floor that is drawn is the first one's, so that one must be tallest along z.
+        objects: in the picture. The floor is drawn below the first one, whose longest side must be along z.
         distance, elevation: of the camera from `target` on the axis x = y = 0, metres and degrees, looking along +y.
         target: metres above the floor.
         focal: units of the longer image side.
@@ -88,7 +88,7 @@ EXAMPLES: tuple[Example, ...] = (
 
 
 def place(example: Example) -> tuple[Placed, ...]:
-    """The objects of an example as its camera sees them."""
+    """The objects of an example in its camera's frame."""
     from fast_sam3d.mini.data.pictures import Placed
 
     world = views.object_rotation(0.0, example.elevation, 0.0)
@@ -110,9 +110,9 @@ def lowest(solid: Solid) -> float:
 
 
 def render(example: Example, longest: int | None = None) -> Photo:
-    """Photograph an example.
+    """Render an example.
 
-    The colours are means over the footprint of each pixel; labels and points are those of the ray through its centre.
+    Colours are means over each pixel's footprint; labels and points are those of the ray through its centre.
 
     Args:
         longest: pixels of the longer side; by default the example's own size.

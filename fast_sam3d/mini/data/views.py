@@ -1,4 +1,4 @@
-"""Pictures of one object: a random camera, a sphere tracer and an occluder.
+"""Pictures of one object: random camera, sphere tracing and occluder.
 
 Camera frame and pose follow PyTorch3D: +x left, +y up, +z forward, row vectors, p_cam = (p_obj * size) @ R + t.
 Image coordinates (u, v) are in units of the longer image side, origin in the image centre, v down.
@@ -22,7 +22,7 @@ _LOOK_ALONG_Y = np.array([[-1, 0, 0], [0, 0, 1], [0, 1, 0]], np.float32)
 
 @dataclass(frozen=True)
 class ViewCamera:
-    """Where the object stands before the camera."""
+    """Camera, and pose of the object in its frame."""
 
     R: np.ndarray  # [3, 3]
     t: np.ndarray  # [3], metres
@@ -37,14 +37,14 @@ class ViewCamera:
 
 
 def object_rotation(yaw: float, elevation: float, roll: float) -> np.ndarray:
-    """R [3, 3] of an object turned by yaw and seen from an elevation, in degrees; row vectors."""
+    """R [3, 3], for row vectors, of an object rotated by yaw and seen from an elevation; degrees."""
     turn = rotation("z", yaw).T
     tilt = rotation("x", elevation).T  # positive elevation: the camera looks down
     return (turn @ tilt @ _LOOK_ALONG_Y @ rotation("z", roll).T).astype(np.float32)
 
 
 def sample_camera(rng: np.random.Generator, symmetry: int) -> ViewCamera:
-    """A random camera; the yaw covers what the object's symmetry leaves distinguishable, once."""
+    """A random camera; yaw is sampled from the range that the object's symmetry leaves distinguishable."""
     reach = 180.0 / symmetry if symmetry else 0.0
     yaw = float(rng.uniform(-reach, reach)) if reach else 0.0
     elevation = float(rng.triangular(-12, 22, 55))
@@ -73,7 +73,7 @@ def trace(solid: Solid, camera: ViewCamera, uv: np.ndarray) -> tuple[np.ndarray,
     origin = (-camera.t @ camera.R.T / camera.size).astype(np.float32)
     ray = (direction @ camera.R.T).astype(np.float32)
     ray /= np.linalg.norm(ray, axis=1, keepdims=True)
-    # Start and stop at the ball around the cube's contents.
+    # Start and stop at the bounding ball of the cube's contents.
     b = ray @ origin
     disc = b * b - (origin @ origin - np.float32(0.85**2))
     alive = np.flatnonzero(disc > 0)
@@ -98,7 +98,7 @@ def trace(solid: Solid, camera: ViewCamera, uv: np.ndarray) -> tuple[np.ndarray,
 
 @dataclass(frozen=True)
 class Occluder:
-    """A flat thing in front of the object: a box or an ellipse on the image."""
+    """A flat occluder in front of the object: a box or an ellipse in the image."""
 
     centre: np.ndarray
     half: np.ndarray
@@ -114,7 +114,7 @@ class Occluder:
 
 
 def sample_occluder(rng: np.random.Generator, silhouette: np.ndarray, least_visible: float = 0.4) -> Occluder | None:
-    """An occluder that leaves at least a share of the silhouette points [P, 2] visible, or None if none was found."""
+    """An occluder that leaves at least a share of the silhouette points [P, 2] visible; None if none was found."""
     low, high = silhouette.min(0), silhouette.max(0)
     span = float((high - low).max())
     for _ in range(8):
@@ -133,7 +133,7 @@ def sample_occluder(rng: np.random.Generator, silhouette: np.ndarray, least_visi
 
 @dataclass(frozen=True)
 class Backdrop:
-    """What is behind the object: a sky of two colours and, where `floor`, the plane it stands on."""
+    """Background: a gradient of two colours and, with `floor`, a plane below the object."""
 
     high: np.ndarray
     low: np.ndarray
@@ -146,7 +146,7 @@ class Backdrop:
 
 @dataclass(frozen=True)
 class Picture:
-    """Rendered pixels: rgb [P, 3] in 0..1, mask [P] bool (visible object), points [P, 3] metres, NaN off everything."""
+    """Rendered pixels: rgb [P, 3] in 0..1, mask [P] bool (visible object), points [P, 3] metres, NaN in empty space."""
 
     rgb: np.ndarray
     mask: np.ndarray

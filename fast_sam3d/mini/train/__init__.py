@@ -1,1 +1,1 @@
-"""Training of the embedded model: data, autoencoders, two flows, evaluation."""
+"""Training of the embedded model: autoencoders, two flows, export, model card."""

@@ -1,4 +1,4 @@
-"""The two autoencoders: occupancy to a latent grid, and what is inside the active voxels to eight channels."""
+"""Training of the occupancy autoencoder, and the latents of all shapes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def occupancy(objects: Objects, indices: list[int]) -> Tensor:
 
 
 def turn_about_z(grid: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn and mirror a batch [B, C, x, y, z] at random: eight times the shapes for the autoencoder."""
+    """Random rotation about z and mirroring of a batch [B, C, x, y, z], for augmentation."""
     grid = torch.rot90(grid, int(torch.randint(4, (), generator=generator)), (2, 3))
     return grid.flip(2) if torch.rand((), generator=generator) < 0.5 else grid
 
 
 class SSAutoencoderLoss:
-    """Binary cross-entropy and soft Dice of the occupancy, and a light KL term."""
+    """Binary cross-entropy and soft Dice loss of the occupancy, and a small KL term."""
 
     def __init__(self, objects: Objects, encoder: SSEncoder, decoder: SSDecoder, device: torch.device) -> None:
         self.objects, self.encoder, self.decoder, self.device = objects, encoder, decoder, device
@@ -57,7 +57,7 @@ class SSAutoencoderLoss:
 
 @torch.no_grad()
 def normalise_latents(objects: Objects, encoder: SSEncoder, decoder: SSDecoder, device: torch.device) -> None:
-    """Fold a gain per channel into both networks so that latents have unit mean square: the flow's data scale."""
+    """Scale both networks' latent channels so that latents have unit mean square, the scale that the flow expects."""
     count = min(len(objects), 1024)
     means = [encoder(occupancy(objects, list(range(i, min(i + 64, count)))).to(device))[0] for i in range(0, count, 64)]
     gain = torch.cat(means).square().mean((0, 2, 3, 4)).sqrt()
@@ -71,7 +71,7 @@ def normalise_latents(objects: Objects, encoder: SSEncoder, decoder: SSDecoder, 
 
 @torch.no_grad()
 def occupancy_iou(objects: Objects, encoder: SSEncoder, decoder: SSDecoder, device: torch.device) -> float:
-    """Mean intersection over union of decoded and true voxels, from the latent's mean."""
+    """Mean intersection over union of the voxels decoded from the latent's mean with the true ones."""
     scores = []
     for first in range(0, len(objects), 50):
         truth = occupancy(objects, list(range(first, min(first + 50, len(objects))))).to(device) > 0
@@ -81,7 +81,7 @@ def occupancy_iou(objects: Objects, encoder: SSEncoder, decoder: SSDecoder, devi
 
 
 def coarse_occupancy(objects: Objects, cells: int) -> Tensor:
-    """Whether anything is in each of cells^3 blocks of voxels, [n, cells^3] bool, of all objects."""
+    """Occupancy [n, cells^3] bool of all objects on a coarser grid."""
     side = RESOLUTION // cells
     rows = np.zeros((len(objects), cells, cells, cells), bool)
     for index in range(len(objects)):
@@ -92,7 +92,7 @@ def coarse_occupancy(objects: Objects, cells: int) -> Tensor:
 
 @torch.no_grad()
 def encode_shapes(objects: Objects, encoder: SSEncoder, device: torch.device) -> Tensor:
-    """Latents [n, r^3, 8] float16 of all objects: mean of the encoder, as shape tokens."""
+    """Latents [n, r^3, 8] float16 of all objects: the encoder's mean as shape tokens."""
     rows = []
     for first in track(range(0, len(objects), 64), "shape latents"):
         grids = occupancy(objects, list(range(first, min(first + 64, len(objects))))).to(device)

@@ -1,4 +1,4 @@
-"""The model card: what the embedded weights are, from the run that made them."""
+"""The model card of the embedded weights, generated from their training run."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def write(run: TrainingRun, checkpoint: Path, summary: Mapping[str, Any]) -> Pat
     """Write the card, the curves and `evaluation.json` beside the weights.
 
     Args:
-        run: with its folder's curves and `quality.json`.
+        run: whose folder has the curves and `quality.json`.
         checkpoint: folder of the weights.
         summary: of `evaluate-mini`; see `bench.evaluate_mini.measure`.
 
     Returns:
-        the card's path.
+        path of the card.
     """
     (checkpoint / "evaluation.json").write_text(json.dumps(summary, indent=1))
     plot_curves(run, checkpoint / CURVES)
@@ -59,15 +59,15 @@ def _lines(run: TrainingRun, summary: Mapping[str, Any]) -> list[str]:
     return [
         "# The embedded model",
         "",
-        "A miniature with the structure of SAM 3D Objects, trained from scratch on procedural objects by",
-        "`fast-sam3d train-mini`. It exists so that the library runs, and can be tested and measured, on any machine.",
-        "It is not SAM 3D Objects and holds nothing of its code or weights.",
+        "A small model with the structure of SAM 3D Objects, trained from scratch on procedural objects by",
+        "`fast-sam3d train-mini`, with which the library can be run, tested and measured on any machine.",
+        "It is not SAM 3D Objects and contains none of its code or weights.",
         "",
         "## Data",
         "",
         f"{recipe.objects:,} objects of {len(FAMILIES)} families ({', '.join(FAMILIES)}), {recipe.views} crops of 64",
         "pixels each: random camera from 12° below to 55° above, light, colours, stripes on a quarter, a floor on",
-        "70 %, something in front on up to 40 %, and on 20 % no depth but a guess from the silhouette. Seeds from",
+        "70 %, an occluder on up to 40 %, and on 20 % a guess from the silhouette instead of depth. Seeds from",
         f"{HELD_OUT_SEED:,} on are held out.",
         "",
         "## Sizes",
@@ -88,26 +88,27 @@ def _lines(run: TrainingRun, summary: Mapping[str, Any]) -> list[str]:
         "## Quality",
         "",
         f"{summary['objects']} held-out objects, end to end through `run`, 25 + 25 steps, not accelerated",
-        "(`fast-sam3d evaluate-mini`). Lengths in the unit cube of the truth's box, 10,000 surface points each; the",
-        "rotation error is the median, modulo the object's symmetry, with its standard error from a bootstrap.",
+        "(`fast-sam3d evaluate-mini`), without pose refinement. Lengths in the unit cube of the ground truth's box,",
+        "10,000 surface points each; the rotation error is the median, modulo the object's symmetry, with its",
+        "standard error from a bootstrap.",
         "",
-        *_table(["metric", "mean ± standard error", "bar"], _overall(summary["overall"])),
+        *_table(["metric", "mean ± standard error", "target"], _overall(summary["overall"])),
         "",
         *_table(["family", *BARS], _families(summary["families"])),
         "",
-        "## What it cannot do",
+        "## Limitations",
         "",
-        "- Photographs, people, plants, cloth, text: anything that is not one of the families above.",
-        "- Detail below 1/32 of the object's size is guessed; parts thinner than that come and go.",
+        "- Anything but the families above is out of distribution: real photographs, people, plants, cloth, text.",
+        "- Detail below 1/32 of the object's size is guessed; thinner parts may be missing.",
         "- Without a pointmap the object's size and distance are guesses.",
         "- Colours are albedo per voxel: no texture, no gloss, no transparency.",
         "- The step-distillation flags of the stock pipeline are accepted, but the weights were not distilled.",
-        "- Its speed and quality say how methods compare on its own dynamics, not what the real model does.",
+        "- Its speed and quality compare methods on its own dynamics and do not predict those of the real model.",
     ]
 
 
 def with_error(found: Sequence[float | None], form: str = ".3f") -> str:
-    """A number with its standard error (middle, error), if that is known."""
+    """A mean or median with its standard error, if known, as text."""
     middle, error = found
     return f"{middle:{form}}" if error is None else f"{middle:{form}} ± {error:{form.removeprefix('+')}}"
 
@@ -141,7 +142,7 @@ def _overall(overall: Mapping[str, Sequence[float]]) -> list[list[str]]:
     rows = []
     for name, found in overall.items():
         if name.endswith("seconds"):
-            continue  # of the machine, not of the weights
+            continue  # depends on the machine, not on the weights
         bar = f"{'≥' if BARS[name][1] else '≤'} {BARS[name][0]}" if name in BARS else ""
         rows.append([name, with_error(found), bar])
     return rows
@@ -161,7 +162,7 @@ def read_curve(path: Path) -> list[dict[str, float]]:
 
 
 def plot_curves(run: TrainingRun, path: Path) -> None:
-    """Losses of every stage over its updates, logarithmic."""
+    """Plot the losses of every stage over its updates, logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")

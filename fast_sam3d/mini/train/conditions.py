@@ -1,4 +1,4 @@
-"""What the flows are conditioned on, as batches: crops with the noise that a real depth map has, and layout targets."""
+"""Batches of conditions and layout targets for the flows: crops with simulated depth noise."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fast_sam3d.mini.data.shards import Objects
 from fast_sam3d.model.config import LAYOUT_CHANNELS
 from fast_sam3d.model.pose import encode_pose
 
-POINT_NOISE = 0.02  # scene scales, on half of the crops
-TINT = 0.1  # of each colour channel's gain
+POINT_NOISE = 0.02  # standard deviation in scene scales, on half of the crops
+TINT = 0.1  # maximum change of each colour channel's gain
 
 
 def poses(rows: np.ndarray) -> dict[str, Tensor]:
@@ -27,7 +27,7 @@ def poses(rows: np.ndarray) -> dict[str, Tensor]:
 
 
 def layout_targets(rows: np.ndarray) -> dict[str, Tensor]:
-    """Layout leaves [B, 1, channels] of stored poses, not yet standardised."""
+    """Layout leaves [B, 1, channels] of stored poses, before standardisation."""
     return encode_pose(**poses(rows))
 
 
@@ -41,7 +41,7 @@ def layout_statistics(rows: np.ndarray) -> dict[str, dict[str, list[float]]]:
 
 
 def standardise(leaves: dict[str, Tensor], statistics: dict[str, dict[str, list[float]]]) -> dict[str, Tensor]:
-    """Layout leaves as the flow sees them."""
+    """Standardised layout leaves, as the flow takes them."""
     return {
         name: (leaf - torch.tensor(statistics[name]["mean"])) / torch.tensor(statistics[name]["std"])
         for name, leaf in leaves.items()
@@ -70,6 +70,6 @@ def crops(objects: Objects, rows: Tensor, generator: torch.Generator | None) -> 
         noisy = (torch.rand(batch, 1, 1, 1, generator=generator) < 0.5).float() * POINT_NOISE
         known = (points != 0).any(1, keepdim=True)
         points = points + noisy * known * torch.randn(points.shape, generator=generator)
-        blind = torch.rand(batch, generator=generator) < 0.3  # most pictures come without a focal length
+        blind = torch.rand(batch, generator=generator) < 0.3  # most pictures have no known focal length
         descriptor[blind, 4] = 0
     return {"image": image, "mask": mask, "pointmap": points, "descriptor": descriptor}

@@ -15,14 +15,14 @@ from fast_sam3d.model.weights import weights_digest
 from fast_sam3d.outputs.files import save_json
 
 EXPORTED = "exported.json"
-"""In the run's folder: digests of the last export and of what it was made from."""
+"""File in the run's folder: digests of the last export and of the results it was created from."""
 
 
 def export(run: TrainingRun, checkpoint: Path) -> None:
-    """Write the embedded pipeline's weights and `pipeline.yaml`; needs all stages.
+    """Write the embedded pipeline's weights and `pipeline.yaml`; requires the results of all stages.
 
     Raises:
-        ConfigError: a stage has not run, or was built on what another has replaced since.
+        ConfigError: a stage has not run, or was built on results that have been replaced since.
     """
     for stage in LEAVES:
         run.check(stage)
@@ -49,17 +49,18 @@ def export(run: TrainingRun, checkpoint: Path) -> None:
 
 
 def check_exported(run: TrainingRun, checkpoint: Path) -> None:
-    """See that a checkpoint is what this run has exported last, from the results that it has now.
+    """Check that a checkpoint is the last export of this run, from its present results.
 
     Raises:
-        ConfigError: it is not. A run folder that holds no export's record is believed.
+        ConfigError: it is not. Run folders without a record of an export are accepted.
     """
     record = run.folder / EXPORTED
     if not record.exists():
         return
     if json.loads(record.read_text()) != {"checkpoint": weights_digest(checkpoint), **_results(run)}:
         raise ConfigError(
-            f"the weights in {checkpoint} were not made from the results that {run.folder} holds now: name export too"
+            f"the weights in {checkpoint} were not exported from the present results in {run.folder}: add export to"
+            " --stages"
         )
 
 

@@ -1,4 +1,4 @@
-"""Flow-matching losses of the two generators."""
+"""Flow-matching loss of the sparse-structure generator, and parts that both generators share."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fast_sam3d.mini.train.conditions import crops, layout_targets, standardise
 from fast_sam3d.model.config import LAYOUT_CHANNELS
 from fast_sam3d.model.latents import grid_patches
 
-DROP = 0.1  # share of samples trained without condition
-LAYOUT_WEIGHT = 0.4  # of each layout leaf against the shape
+DROP = 0.1  # share of samples that are trained without condition
+LAYOUT_WEIGHT = 0.4  # of each layout leaf, relative to the shape
 READOUT_WEIGHT = 0.5
 COLOUR_READOUT_WEIGHT = 3.0
 
@@ -20,8 +20,8 @@ COLOUR_READOUT_WEIGHT = 3.0
 def sample_times(count: int, generator: torch.Generator) -> Tensor:
     """Times [count] in (0, 1): half uniform, half logit-normal around 0.5.
 
-    Close to the data a network needs no condition, close to the noise it has nothing else: trained mostly near the
-    data, as is common for latents of images, this one never learnt to look at the picture.
+    Near the data the network needs no condition, near the noise it has nothing else. Trained mostly near the data, as
+    is common for image latents, this network never learned to use the picture.
     """
     logit = torch.sigmoid(torch.randn(count, generator=generator))
     uniform = torch.rand(count, generator=generator)
@@ -29,23 +29,24 @@ def sample_times(count: int, generator: torch.Generator) -> Tensor:
 
 
 def keep_condition(count: int, generator: torch.Generator) -> Tensor:
-    """1 where the condition stays, 0 where it is dropped, [count, 1, 1]."""
+    """[count, 1, 1]: 1 where the condition is kept, 0 where it is dropped."""
     return (torch.rand(count, 1, 1, generator=generator) >= DROP).float()
 
 
 class Readout(nn.Module):
-    """Layout, coarse occupancy and colours straight from the context tokens, in training only.
+    """Auxiliary predictions of layout, coarse occupancy and colours from the context tokens, in training only.
 
-    Left to the flow's own loss, the embedder first learns to be a constant: its tokens disturb more than they tell
-    until attention has learnt to read them. Having to answer for the object at once keeps it informative. Shape and
-    layout need no colour, but the structured latent reads the same tokens and does.
+    With the flow's loss alone, the embedder first becomes constant, because its tokens are noise until attention has
+    learned to use them. The direct predictions keep it informative. Shape and layout need no colour, but the structured
+    latent uses the same tokens and does.
 
     Args:
-        channels: width of the tokens. cells: edge of the coarse occupancy grid.
+        channels: width of the tokens.
+        cells: edge of the coarse occupancy grid.
     """
 
     PARTS = 2
-    """Colours are asked for in PARTS x PARTS parts of each patch."""
+    """Colours are predicted for PARTS x PARTS parts of each patch."""
 
     def __init__(self, channels: int, cells: int) -> None:
         super().__init__()
@@ -56,10 +57,10 @@ class Readout(nn.Module):
         self.colour = nn.Linear(channels, 3 * self.PARTS**2)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the tokens tell.
+        """Predictions from the tokens.
 
         Args:
-            tokens: [B, L, channels], the descriptor's last.
+            tokens: [B, L, channels], the descriptor's token last.
 
         Returns:
             Standardised layout [B, 13], logits of the coarse cells [B, cells^3], and colours in 0..1
@@ -72,31 +73,33 @@ class Readout(nn.Module):
         return out[:, : self.layout], out[:, self.layout :], colours
 
     @staticmethod
-    def colour_error(told: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error of told colours against the object's pixels in each part; parts without any are left out.
+    def colour_error(predicted: Tensor, image: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error of predicted colours against the mean object pixel of each part; empty parts are ignored.
 
         Args:
-            told: [B, 3, S, S]. image: [B, 3, H, H] in 0..1. mask: [B, 1, H, H] in 0..1; H a multiple of S.
+            predicted: [B, 3, S, S].
+            image: [B, 3, H, H] in 0..1, H a multiple of S.
+            mask: [B, 1, H, H] in 0..1.
         """
-        pool = image.shape[-1] // told.shape[-1]
+        pool = image.shape[-1] // predicted.shape[-1]
         cover = F.avg_pool2d(mask, pool)
         mean = F.avg_pool2d(image * mask, pool) / cover.clamp_min(1e-6)
         seen = (cover > 0).float()
-        return ((told - mean).square() * seen).sum() / (3 * seen.sum()).clamp_min(1)
+        return ((predicted - mean).square() * seen).sum() / (3 * seen.sum()).clamp_min(1)
 
 
 class SSFlowLoss:
-    """Mean squared velocity error of shape and layout leaves, and what `Readout` makes of the tokens.
+    """Mean squared velocity error of shape and layout leaves, and the auxiliary losses of `Readout`.
 
     Args:
         objects: with the views' arrays.
         latents: [n, tokens, 8] float16, of the objects.
-        coarse: [n, cells^3] bool, whether anything is in each cell of the latent grid.
+        coarse: [n, cells^3] bool, occupancy of each cell of the latent grid.
         statistics: of the layout leaves.
-        backbone, embedder: what is trained.
+        backbone, embedder, readout: trained networks.
         weighting: [D, D] of the shape's error in a block of the grid's cells, see `sensitivity.weighting_factor`; the
             block's size follows from D.
-        draws: noises per crop; the embedder runs once for all of them.
+        draws: noise samples per crop; the embedder runs once for all of them.
     """
 
     def __init__(self, objects: Objects, latents: Tensor, coarse: Tensor, statistics: dict, backbone: nn.Module,
@@ -128,11 +131,11 @@ class SSFlowLoss:
         at = t.to(self.device)[:, None, None]
         mixed = {name: torch.lerp(noise[name], clean[name], at) for name in clean}
         velocity = self.backbone(mixed, t.to(self.device) * 1000, context)
-        told_layout, told_cells, told_colours = self.readout(tokens)
-        colour = self.readout.colour_error(told_colours, *(inputs[n].to(self.device) for n in ("image", "mask")))
+        layout_guess, cells_guess, colours_guess = self.readout(tokens)
+        colour = self.readout.colour_error(colours_guess, *(inputs[n].to(self.device) for n in ("image", "mask")))
         losses = {
-            "readout_layout": READOUT_WEIGHT * (told_layout - layout).square().mean(),
-            "readout_cells": READOUT_WEIGHT * F.binary_cross_entropy_with_logits(told_cells, coarse.to(self.device)),
+            "readout_layout": READOUT_WEIGHT * (layout_guess - layout).square().mean(),
+            "readout_cells": READOUT_WEIGHT * F.binary_cross_entropy_with_logits(cells_guess, coarse.to(self.device)),
             "readout_colours": COLOUR_READOUT_WEIGHT * colour,
         }
         errors = {name: velocity[name].float() - (clean[name] - noise[name]) for name in ("shape", *LAYOUT_CHANNELS)}

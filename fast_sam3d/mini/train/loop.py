@@ -1,4 +1,4 @@
-"""One training loop for every stage: schedule, clipping, averaging, checkpoints that a kill cannot spoil."""
+"""Training loop of every stage: schedule, clipping, weight averaging, atomic checkpoints."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TrainingSchedule:
-    """AdamW with warm-up, a flat part, and a linear fall.
+    """Length and learning rate of a training with AdamW: warm-up, constant rate, linear decay.
 
     Args:
-        steps: updates in all.
+        steps: number of updates.
         batch: samples per update.
         rate: peak learning rate.
-        warmup: steps of linear rise.
-        flat: share of the steps before the fall.
-        floor: last rate over the peak.
-        average: decay of the exponential moving average of the weights, which is what is kept.
+        warmup: steps of linear increase.
+        flat: share of the steps before the decay.
+        floor: final rate over the peak rate.
+        average: decay of the exponential moving average of the weights, which are the result.
         decay: AdamW weight decay.
         checkpoint: steps between checkpoints.
     """
@@ -65,15 +65,15 @@ class TrainingSchedule:
 
 
 def step_generator(seed: int, stage: str, step: int) -> torch.Generator:
-    """The random numbers of one update.
+    """Random generator of one update.
 
-    A function of seed, stage and step alone, so that a resumed run repeats an unbroken one.
+    Depends on seed, stage and step only, so that a resumed run equals an uninterrupted one.
     """
     return torch.Generator().manual_seed(hash_seed(seed, stage, step))
 
 
 def hash_seed(*parts: int | str) -> int:
-    """A 63-bit seed from names and numbers, the same on every machine."""
+    """A 63-bit seed from names and numbers, independent of the machine."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -82,16 +82,16 @@ class Trainer:
     """Trains the modules of one stage.
 
     Args:
-        stage: its name, also of its files.
-        modules: what is trained, by name.
-        schedule: how long and how fast.
+        stage: its name, and that of its files.
+        modules: trained modules by name.
+        schedule: length and learning rate.
         folder: where `<stage>.pt` and `<stage>.csv` go.
         seed: of all random choices.
         device: where the modules are.
-        origin: what the training is made from, kept in `<stage>.pt`; see `origin.py`.
+        origin: digests of the inputs of the training, stored in `<stage>.pt`; see `origin.py`.
 
     Raises:
-        CheckpointError: `<stage>.pt` is there but damaged, or of networks of other sizes.
+        CheckpointError: `<stage>.pt` is damaged, or of networks of other sizes.
     """
 
     def __init__(self, stage: str, modules: dict[str, nn.Module], schedule: TrainingSchedule, folder: Path, seed: int,
@@ -112,10 +112,10 @@ class Trainer:
         return self.folder / f"{self.stage}.pt"
 
     def run(self, loss: Callable[[torch.Generator, int], Losses]) -> dict[str, nn.Module]:
-        """Train to the end, or from where a killed run stopped.
+        """Train to the end, resuming from the checkpoint, if any.
 
         Args:
-            loss: of one batch, by name, from a generator and the batch size; the sum is minimised.
+            loss: random generator and batch size to the losses of a batch by name; their sum is minimised.
 
         Returns:
             The modules with averaged weights, in eval mode.
@@ -177,30 +177,30 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.average = state["average"]
             self.step = state["step"]
-            # Checkpoints of before the curve was part of them begin a new mean.
+            # Older checkpoints do not contain the curve.
             self._unplotted = state.get("unplotted", ({}, 0))
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{self.checkpoint_path} is of networks with other sizes than this recipe's: use another --run_dir, or"
-                f" delete it to train {self.stage} from its start"
+                f" delete it to train {self.stage} from the start"
             ) from error
-        log.info("%s: goes on at step %d of %d", self.stage, self.step, self.schedule.steps)
+        log.info("%s: resumes at step %d of %d", self.stage, self.step, self.schedule.steps)
 
 
 def save_whole(value: object, path: Path) -> None:
-    """torch.save so that a kill leaves the old file or the new one, never a part."""
+    """Atomic torch.save: an interruption leaves the old file or the new one."""
     aside = path.with_suffix(".tmp")
     torch.save(value, aside)
     aside.replace(path)
 
 
 def load_whole(path: Path, device: torch.device | str = "cpu", mmap: bool = False) -> dict:
-    """What `save_whole` wrote, on a device; with `mmap` tensors are read when they are used.
+    """Load what `save_whole` wrote onto a device; with `mmap` tensors are read at first use.
 
     Raises:
-        CheckpointError: it is damaged, or not such a file.
+        CheckpointError: the file is damaged, or of another kind.
     """
-    damaged = f"{path} is damaged: delete it and run the same command again, which makes it anew"
+    damaged = f"{path} is damaged: delete it and run the same command again, which creates it again"
     try:
         state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
@@ -211,12 +211,12 @@ def load_whole(path: Path, device: torch.device | str = "cpu", mmap: bool = Fals
 
 
 class _Curve:
-    """Mean losses every `EVERY` steps, as rows of a CSV file; rows past the resumed step are dropped.
+    """Mean losses every `EVERY` steps, as rows of a CSV file; rows after the resumed step are dropped.
 
     Args:
         path: of the file.
-        step: that training goes on from.
-        sums, count: of the losses since the last row, as they were at that step.
+        step: at which training resumes.
+        sums, count: of the losses since the last row at that step.
     """
 
     EVERY = 50
@@ -226,7 +226,7 @@ class _Curve:
         self.timed, self.began = 0, time.perf_counter()
         if path.exists():
             with path.open(newline="") as file:
-                # A kill may have cut the last row short; it lies past every checkpoint.
+                # An interruption may have truncated the last row, which is later than every checkpoint.
                 rows = [row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= step]
             aside = path.with_suffix(".csv.tmp")
             aside.unlink(missing_ok=True)
@@ -238,7 +238,7 @@ class _Curve:
                 path.unlink()
 
     def add(self, step: int, losses: Losses, last: bool) -> dict[str, float] | None:
-        """Count one update; the means of a row that is due, else None. The last update closes a row early."""
+        """Add one update; returns the means if a row is due, else None. The last update completes a row early."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
         self.count += 1

@@ -1,4 +1,4 @@
-"""What a stage's result was made from, so that no stage goes on with what another has replaced since."""
+"""Digests of the inputs of each stage's result, so that no stage builds on results that have been replaced."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     ),
     "slat_flow": ("slat_objects", "views", "slat_flow", "pipeline.ss_embedder", "pipeline.slat_flow"),
 }  # fmt: skip
-"""The recipe's settings that a stage's result depends on, by their dotted names."""
+"""Dotted names of the recipe's settings on which a stage's result depends."""
 
 FREE = ("steps", "checkpoint")
-"""Of a stage's schedule: may change from one start to the next, see `recipe_file`."""
+"""Settings of a stage's schedule that may change between starts, see `recipe_file`."""
 
 
 def recipe_digest(recipe: Recipe, seed: int, stage: str) -> str:
-    """Of the seed and of a stage's `PARTS` of the recipe."""
+    """Hexadecimal SHA-256 of the seed and a stage's `PARTS` of the recipe."""
     values: dict[str, Any] = {"seed": seed}
     for name in PARTS[stage]:
         value: Any = recipe
@@ -48,16 +48,16 @@ def recipe_digest(recipe: Recipe, seed: int, stage: str) -> str:
 
 
 def origin(recipe: Recipe, seed: int, stage: str, needs: Mapping[str, Path]) -> dict[str, str]:
-    """What a stage's result is made from: digests of the recipe's parts and of the results it reads.
+    """Inputs of a stage's result: digests of the recipe's parts and of the results it reads.
 
     Args:
-        needs: the files of those results, by the stages that leave them.
+        needs: files of those results by stage.
     """
     return {RECIPE: recipe_digest(recipe, seed, stage), **{name: result_digest(path) for name, path in needs.items()}}
 
 
 def result_digest(path: Path) -> str:
-    """SHA-256 of a result, read again only when the file has changed."""
+    """SHA-256 of a result, cached until the file changes."""
     stat = path.stat()
     return _digest(path, stat.st_size, stat.st_mtime_ns)
 
@@ -68,7 +68,7 @@ def _digest(path: Path, size: int, changed_ns: int) -> str:
 
 
 def origin_of(path: Path) -> dict[str, str] | None:
-    """What a result or checkpoint says of itself; None where it was written before it could say.
+    """`origin` that is stored in a result or checkpoint; None in older files.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -77,14 +77,16 @@ def origin_of(path: Path) -> dict[str, str] | None:
 
 
 def check_origin(stage: str, result: Path, checkpoint: Path, now: Mapping[str, str], needs: Mapping[str, Path]) -> None:
-    """See that what a stage has left, or has begun, was made from what is there now.
+    """Check that a stage's result or checkpoint was created from the present inputs.
 
     Args:
-        result: of the stage, if it is finished. checkpoint: of its training, if that has begun.
-        now: see `origin`. needs: see `origin`.
+        result: file of the stage's result, if finished.
+        checkpoint: file of its training, if begun.
+        now: present `origin`.
+        needs: see `origin`.
 
     Raises:
-        ConfigError: it was made from something else; names the files to delete.
+        ConfigError: it was created from other inputs; names the files to delete.
         CheckpointError: the file is damaged.
     """
     path = result if result.exists() else checkpoint

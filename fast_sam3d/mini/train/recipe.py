@@ -1,4 +1,4 @@
-"""What `train-mini` does by default: amounts of data, lengths of the stages, sizes of the networks."""
+"""Default settings of `train-mini`: amount of data, length of the stages, sizes of the networks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfi
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run. Objects are counted from seed 0 upwards; schedules are per stage.
+    """Settings of a training run. Objects have the seeds from 0 on; each stage has a schedule.
 
     Args:
-        objects, views: training objects and pictures of each.
-        ss_vae_objects, slat_vae_objects: how many of them the autoencoders use; they converge on fewer.
-        slat_objects: how many of them the structured latent's flow uses.
-        noise_draws: noises per crop and update of the SS flow.
-        decoder_share: of the shape's error in the SS flow, how much is weighed by what its decoder notices of it; the
-            rest counts every direction of the latent alike.
-        ss_encoder, slat_encoder: sizes of what is trained but not shipped.
-        pipeline: sizes of what is shipped, and how it samples.
+        objects, views: number of training objects, and of pictures of each.
+        ss_vae_objects, slat_vae_objects: number of objects for the autoencoders, which need fewer.
+        slat_objects: number of objects for the structured latent's flow.
+        noise_draws: noise samples per crop and update of the SS flow.
+        decoder_share: share of the SS flow's shape error that is weighted by the decoder's sensitivity; in the rest all
+            directions of the latent have equal weight.
+        ss_encoder, slat_encoder: sizes of networks that are trained but not exported.
+        pipeline: sizes of the exported networks, and sampler settings.
     """
 
     objects: int = 40_000
@@ -49,7 +49,7 @@ class Recipe:
             slat_decoder_mesh=MeshDecoderConfig(),
             slat_decoder_gs=GaussianDecoderConfig(num_gaussians=8),
             slat_decoder_gs_4=GaussianDecoderConfig(num_gaussians=4),
-            # Measured: with these few steps hurt, as they do in the real model, and many do not lose (model card).
+            # Chosen so that few steps reduce quality, as in the real model, and many do not (see the model card).
             ss_sampling=SamplingConfig(cfg_strength=3.0, rescale_t=0.3),
             slat_sampling=SamplingConfig(cfg_strength=1.0, rescale_t=1.0),
         )
@@ -77,7 +77,7 @@ class Recipe:
             raise ValueError(f"ss_flow.batch must be a multiple of noise_draws={self.noise_draws}")
 
     def scaled(self, share: float) -> Recipe:
-        """The same run with a share of the updates and objects, for a trial; 0 < share <= 1."""
+        """The same recipe with a share of the updates and objects, for a trial; 0 < share <= 1."""
         if not 0 < share <= 1:
             raise ValueError(f"share must be in (0, 1], got {share}")
         if share == 1:

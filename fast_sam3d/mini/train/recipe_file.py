@@ -1,4 +1,4 @@
-"""`recipe.json` of a run folder: what the folder was made with, so that no other run goes on in it by mistake."""
+"""`recipe.json` of a run folder: its settings, so that a run with other settings does not resume in it by mistake."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fast_sam3d.model.config_file import to_mapping
 NAME = "recipe.json"
 
 FREE = re.compile(r"recipe\.(\w+\.(steps|checkpoint)|pipeline\.(ss_sampling|slat_sampling|decode_formats)\b.*)")
-"""Settings that may change from one start to the next: how long a stage is, and how the finished model samples."""
+"""Settings that may change between starts: lengths of the stages, and sampler settings of the exported model."""
 
 
 def settle(folder: Path, recipe: Recipe, seed: int) -> None:
-    """Write the file, after a check that the folder's older one, if any, agrees.
+    """Write the file, or check that an existing one agrees.
 
     Raises:
         ConfigError: the folder belongs to another seed or recipe; names the first difference.
@@ -32,8 +32,8 @@ def settle(folder: Path, recipe: Recipe, seed: int) -> None:
         for name in [*new, *(name for name in old if name not in new)]:
             if not FREE.fullmatch(name) and old.get(name) != new.get(name):
                 raise ConfigError(
-                    f"{folder} was made with {name} {_shown(old, name)}, not {_shown(new, name)}: give the settings it"
-                    " was made with, or choose another --run_dir"
+                    f"{folder} was created with {name} {_shown(old, name)}, not {_shown(new, name)}: give the settings"
+                    " it was created with, or choose another --run_dir"
                 )
     aside = path.with_suffix(".tmp")
     aside.write_text(json.dumps(now, indent=1) + "\n")
@@ -41,7 +41,7 @@ def settle(folder: Path, recipe: Recipe, seed: int) -> None:
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:
-    return repr(settings[name]) if name in settings else "left out"
+    return repr(settings[name]) if name in settings else "missing"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the structure's decoder makes of an error of the latent, by its direction."""
+"""Sensitivity of the structure's decoder to errors of the latent, by direction, and the loss weighting from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fast_sam3d.model.latents import grid_patches
 from fast_sam3d.model.ss_vae import SSDecoder, tokens_to_grid
 
 NOISE = 0.4
-"""Standard deviation of the error around which the decoder is looked at: about what a trained flow leaves."""
+"""Standard deviation of the latent noise at which the decoder is evaluated: about the error of a trained flow."""
 
 SHAPES = 1536
 
@@ -23,14 +23,14 @@ def sensitivity(decoder: nn.Module, latents: Tensor, edge: int, generator: torch
                 batch: int = 64) -> Tensor:  # fmt: skip
     """Fisher information of the decoded occupancy about a block of the latent, averaged over blocks and shapes.
 
-    To second order, an error e of a block costs 0.5 * e @ F @ e nats of the occupancy. It is the mean outer product of
-    the gradients that voxels drawn from the decoder's own probabilities have, so one backward pass per shape is enough.
+    To second order, an error e of a block costs 0.5 * e @ F @ e nats of occupancy. F is the mean outer product of the
+    log-likelihood gradients of voxels sampled from the decoder's probabilities: one backward pass per shape.
 
     Args:
         decoder: latent grid [B, C, R, R, R] to logits of the voxels.
-        latents: [n, R**3, C], shape leaves of unit mean square; at most `SHAPES` of them are looked at.
-        edge: of a block, in cells: those that share a token of the flow.
-        generator: of the noise and the drawn voxels.
+        latents: [n, R**3, C], shape leaves of unit mean square; at most `SHAPES` of them are used.
+        edge: of a block in cells; a block is one token of the flow.
+        generator: of the noise and the sampled voxels.
 
     Returns:
         [edge**3 * C, edge**3 * C] float32 on the CPU, symmetric, its mean diagonal 1, in the order of
@@ -51,10 +51,10 @@ def sensitivity(decoder: nn.Module, latents: Tensor, edge: int, generator: torch
 
 
 def weighting_factor(information: Tensor, share: float) -> Tensor:
-    """Factor L whose |e @ L|**2 is the squared error of a block, `share` of it weighed by what the decoder notices.
+    """Factor L of the weighted squared error |e @ L|**2 of a block: F for `share` of it, the identity for the rest.
 
-    The rest counts all directions alike, so that those it hardly notices are still learnt. Any such weighting has the
-    same minimum, the mean velocity: it only says what a network too small for all of it should learn first.
+    The identity keeps directions of low sensitivity trained. Any such weighting has the same minimum, the mean
+    velocity: it only sets the priorities of a network with limited capacity.
 
     Args:
         information: [D, D], see `sensitivity`.
@@ -70,7 +70,7 @@ def error_weighting(recipe: Recipe, encoded: Mapping[str, Any], seed: int, devic
     """`weighting_factor` of a trained occupancy autoencoder.
 
     Args:
-        encoded: what the stage ss_vae stores: latents, and the decoder's state.
+        encoded: result of the stage ss_vae: latents, and the decoder's state.
         seed: of the training run.
     """
     config = recipe.pipeline

@@ -14,10 +14,10 @@ SAMPLE_CHANNELS = CELLS_PER_VOXEL + 3
 """Encoder input per voxel: signed distances of its fine cells, in voxels and within -1..1, then RGB in 0..1."""
 
 FIRST_LOG_VARIANCE = -4.0
-"""Of the posterior before training: unit noise would drown what the decoder should first learn to read."""
+"""Initial log variance of the posterior: with unit noise the decoder learns slowly at first."""
 
 COLOUR_GAIN = 2.0
-"""What colour in -1..1 is multiplied by on its way into the latent at the start of training."""
+"""Initial gain from colour in -1..1 to the latent."""
 
 
 class ResidualMLP(nn.Module):
@@ -52,8 +52,8 @@ class SLatEncoder(nn.Module):
         nn.init.constant_(self.out_layer.bias[config.latent_channels :], FIRST_LOG_VARIANCE)
         if self.conv is not None:
             nn.init.zeros_(self.conv.weight)
-        # Colour starts in the last three channels: found by training alone, it comes long after the distances have
-        # taken all channels for themselves.
+        # Colour starts in the last three channels; from random weights it is learned long after distances have occupied
+        # all channels.
         self.skip = nn.Linear(SAMPLE_CHANNELS, config.latent_channels, bias=False)
         nn.init.zeros_(self.skip.weight)
         with torch.no_grad():
@@ -72,5 +72,5 @@ class SLatEncoder(nn.Module):
                 h = h + self.conv(x.replace(F.silu(F.layer_norm(h, h.shape[-1:])))).feats
         mean, log_variance = self.out_layer(F.layer_norm(h, h.shape[-1:])).chunk(2, dim=1)
         mean = mean + self.skip(centred)
-        # Bounds keep exp() and the KL term finite at the start of training.
+        # Bounded to keep exp() and the KL term finite at the start of training.
         return mean, log_variance.clamp(-12.0, 6.0)

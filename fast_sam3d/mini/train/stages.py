@@ -1,4 +1,4 @@
-"""The stages of a training run, each resumable and each leaving a file that the next one reads."""
+"""The stages of a training run: each is resumable and writes a result that later ones read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VIEW_ARRAYS = ("image", "mask", "pointmap", "descriptor", "pose")
 
 
 def run_ss_vae(run: TrainingRun) -> None:
-    """Occupancy autoencoder; leaves `ss_latents.pt`: both networks and the latents of all objects."""
+    """Occupancy autoencoder; writes `ss_latents.pt`: the decoder and the latents of all objects."""
     if run.finished("ss_vae"):
         return
     recipe, config = run.recipe, run.recipe.pipeline
@@ -48,10 +48,7 @@ def run_ss_vae(run: TrainingRun) -> None:
 
 
 def run_slat_vae(run: TrainingRun) -> None:
-    """Autoencoder of the voxels' contents.
-
-    Leaves `slat_latents.pt`: decoders, latents, and their mean and deviation.
-    """
+    """Autoencoder of the voxels' contents; writes `slat_latents.pt`: decoders, latents, their mean and deviation."""
     if run.finished("slat_vae"):
         return
     recipe, config = run.recipe, run.recipe.pipeline
@@ -87,7 +84,7 @@ def run_slat_vae(run: TrainingRun) -> None:
 
 
 def run_ss_flow(run: TrainingRun) -> None:
-    """Flow of shape and layout; leaves `ss_generator.pt`: backbone, embedder and layout statistics."""
+    """Flow of shape and layout; writes `ss_generator.pt`: backbone, embedder and layout statistics."""
     if run.finished("ss_flow"):
         return
     recipe, config = run.recipe, run.recipe.pipeline
@@ -113,10 +110,10 @@ def run_ss_flow(run: TrainingRun) -> None:
 
 
 def run_slat_flow(run: TrainingRun) -> None:
-    """Flow of the structured latent, over the tokens of the SS embedder; leaves `slat_generator.pt`: the backbone.
+    """Flow of the structured latent, over the SS embedder's tokens; writes `slat_generator.pt`: the backbone.
 
-    The embedder is shared and frozen. One of its own, trained along, became a constant: what is in a voxel follows
-    from its neighbours so nearly that the picture, which alone has the colours, was not worth a look.
+    The embedder is shared and frozen. A separate one that was trained along became constant: a voxel's contents follow
+    so closely from its neighbours that the network ignored the picture, the only source of colours.
     """
     if run.finished("slat_flow"):
         return

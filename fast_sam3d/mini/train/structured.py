@@ -1,4 +1,4 @@
-"""The structured latent: autoencoder of what is inside the active voxels, gaussians, and the flow over it."""
+"""Losses of the structured latent's autoencoder, of the gaussians, and of the flow over the latent."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from fast_sam3d.model.ss_vae import sample_latent
 from fast_sam3d.run.progress import track
 
 SLAT_KL = 5e-4
-COLOUR_WEIGHT = 2.0  # of the three channels that colour starts in
-NEAR = 0.5  # voxels; distances closer to the surface than this weigh `NEAR_WEIGHT` times as much
+COLOUR_WEIGHT = 2.0  # of the three channels in which colour starts
+NEAR = 0.5  # voxels; distances smaller than this have `NEAR_WEIGHT` times the weight
 NEAR_WEIGHT = 4.0
 
 
@@ -41,7 +41,7 @@ def contents_of(objects: Objects, indices: list[int]) -> tuple[Tensor, Tensor]:
 
 
 class SLatAutoencoderLoss:
-    """Distance and colour of every fine cell, the gaussians' attributes, and a light KL term."""
+    """Loss of distance and colour of every fine cell, of the gaussians' attributes, and a small KL term."""
 
     def __init__(self, objects: Objects, encoder: SLatEncoder, mesh: MeshDecoder, gaussians: dict[str, GaussianDecoder],
                  device: torch.device) -> None:  # fmt: skip
@@ -102,7 +102,8 @@ class SLatFlowLoss:
         objects: with the views' arrays and coords.
         latents: [all voxels, 8] float16.
         mean, std: [8], of the latents.
-        backbone, embedder: what is trained.
+        backbone: trained.
+        embedder: of the condition.
     """
 
     def __init__(self, objects: Objects, latents: Tensor, mean: Tensor, std: Tensor, backbone: nn.Module,

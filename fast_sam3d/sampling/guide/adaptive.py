@@ -1,4 +1,4 @@
-"""Guidance ends where it has nothing left to say."""
+"""Guidance ends once both calls agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guidance as it is."""
+"""Both calls of guidance, unchanged."""
 
 from __future__ import annotations
 

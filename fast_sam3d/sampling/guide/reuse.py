@@ -1,4 +1,4 @@
-"""What the condition adds changes slowly."""
+"""The difference of the two calls is reused."""
 
 from __future__ import annotations
 

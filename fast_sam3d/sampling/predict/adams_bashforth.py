@@ -1,4 +1,4 @@
-"""The classical multistep solver, on whatever steps the network runs at."""
+"""The Adams-Bashforth multistep solver on the evaluated steps."""
 
 from __future__ import annotations
 

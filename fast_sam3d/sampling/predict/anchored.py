@@ -1,4 +1,4 @@
-"""Extrapolation on a leash."""
+"""Linear extrapolation blended with the last velocity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fast_sam3d.sampling.step import LeafEvaluation
 
 @dataclass(frozen=True, slots=True)
 class Anchored(Predict):
-    """The linear extrapolation pulled towards the last evaluated velocity: beta v_lin + (1 - beta) v_anchor.
+    """Linear extrapolation blended with the last evaluated velocity: beta v_lin + (1 - beta) v_anchor.
 
     Source: Fast-SAM3D (arXiv 2602.05293) section 3.2, for the layout leaves. The public release computes this and
     then overwrites it, so that beta has no effect there.

@@ -1,4 +1,4 @@
-"""One smooth curve through everything that the network said."""
+"""Chebyshev regression over all evaluated velocities."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Chebyshev(Predict):
 
 
 def fit(times: Sequence[float], t: float, terms: int, ridge: float) -> list[float]:
-    """By what each value at `times` enters the fitted curve at t: [n] weights, computed on the host in float64."""
+    """[n] weights of the values at `times` in the fitted curve at t, computed on the host in float64."""
     rows = basis(torch.tensor(list(times), dtype=torch.float64), terms)
     at = basis(torch.tensor([t], dtype=torch.float64), terms)
     normal = rows.T @ rows + ridge * torch.eye(terms, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""A multistep solver that knows the form of the flow."""
+"""DEIS: a multistep solver that uses the linear form of the flow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fast_sam3d.sampling.step import LeafEvaluation
 class Deis(Integrate):
     """Adams-Bashforth for the data that the network predicts, with the rest of the equation solved exactly.
 
-    On the straight path x = (1 - t) noise + t data the velocity says where the path ends: D = x + (1 - t) v. In terms
+    On the straight path x = (1 - t) noise + t data the velocity predicts the data: D = x + (1 - t) v. In terms
     of D the equation is x' = (D - x) / (1 - t), linear in x, whose solution over a step from a to b is
 
         x_b = (1 - b) (x_a / (1 - a) + integral of D(s) / (1 - s)^2 ds).

@@ -22,7 +22,7 @@ SPACING = 1e-3
 class DynamicModes(Predict):
     """The linear map that takes each snapshot to the next, applied a fraction of times by powers of its eigenvalues.
 
-    Snapshots are the newest evaluated velocities as long as they are equally spaced in t; with fewer than `least` of
+    Snapshots are the newest evaluated velocities that are equally spaced in t; with fewer than `least` of
     them the prediction is `Hermite`'s. On SAM 3D's grid of the sparse structure, t = s / (3 - 2s), no four are equally
     spaced, so this fits the structured latent alone.
 
@@ -83,7 +83,7 @@ def equally_spaced(times: list[float]) -> int:
 
 
 def continued(snapshots: Tensor, ahead: float, cutoff: float) -> Tensor:
-    """A sequence carried on past its last member.
+    """A sequence extrapolated beyond its last member.
 
     Args:
         snapshots: [D, n], oldest first.
@@ -91,7 +91,7 @@ def continued(snapshots: Tensor, ahead: float, cutoff: float) -> Tensor:
         cutoff: see `DynamicModes`.
 
     Returns:
-        [D]; not a number where the modes do not say.
+        [D]; not a number where the modes are degenerate.
     """
     before, after = snapshots[:, :-1], snapshots[:, 1:]
     # All that follows lies in the span of the snapshots, so it is done in their n - 1 coordinates, in float64.

@@ -1,4 +1,4 @@
-"""The velocity stays as it was."""
+"""The last velocity is reused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mean velocity from where the network last ran."""
+"""The mean velocity since the last evaluation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MeanFlow(Integrate):
     along the flow. Skipped steps are the differences of that path; evaluated ones are plain Euler steps.
 
     Source: MeanCache (arXiv 2601.19961). Its schedule is a shortest path through errors that were measured beforehand
-    for a model; here any schedule will do.
+    for a model; here any schedule can be used.
 
     Args:
         window: evaluations from w to e; with stride 3 two of them are the paper's six steps.

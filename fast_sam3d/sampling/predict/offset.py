@@ -1,4 +1,4 @@
-"""What the network added to the state stays as it was."""
+"""The difference of velocity and state is reused."""
 
 from __future__ import annotations
 

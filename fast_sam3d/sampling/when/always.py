@@ -1,4 +1,4 @@
-"""No step is skipped."""
+"""Every step is evaluated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A budget of expected change."""
+"""An adaptive schedule: a budget of expected change."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Budget(When):
     def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""
         kappa: float | None = None
-        seen: float | None = None  # time of the evaluation that kappa knows
+        seen: float | None = None  # time of the newest evaluation in kappa
         before: Leaves | None = None
         spent = 0.0
 

@@ -1,4 +1,4 @@
-"""A stride for the end of a solve alone."""
+"""A stride for the last steps only."""
 
 from __future__ import annotations
 

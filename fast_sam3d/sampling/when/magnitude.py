@@ -1,4 +1,4 @@
-"""By how much a velocity shrinks from step to step, as measured beforehand."""
+"""A schedule from calibrated ratios of velocity magnitudes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fast_sam3d.sampling.when.base import Decide, When
 
 @dataclass(frozen=True, slots=True)
 class Magnitude(When):
-    """Steps are skipped while the known change of the velocity's magnitude since the last evaluation adds up to little.
+    """Steps are skipped while the calibrated change of the velocity's magnitude since the last evaluation stays small.
 
     Each skipped step multiplies the known ratios of magnitude of one step to the step before, and adds |1 - product|
     to a sum; the network runs when that would reach the threshold, or after `longest` skipped steps.

@@ -1,4 +1,4 @@
-"""Ever longer gaps."""
+"""A schedule with growing gaps."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ from fast_sam3d.sampling.tokens import Tokens
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Merged:
-    """Some tokens enter the network and answer for the others.
+    """Some tokens enter the network, and the others take over their results.
 
     Args:
         index: [K] int64 ascending, the tokens that enter.
-        source: [N] int64 in 0..K-1, whose answer each token takes; those that enter take their own.
+        source: [N] int64 in 0..K-1, the token whose velocity each token takes; those that enter take their own.
     """
 
     index: Tensor
@@ -30,8 +30,8 @@ class Merged:
     def spread(self, x: Tensor, fresh: Tensor, t: float) -> Tensor:
         """The velocity of all tokens.
 
-        What is copied is the data that the answer points at, x + (1 - t) v. A velocity is data minus noise, and every
-        token has noise of its own: with a copied velocity it would keep that to the end.
+        What is copied is the predicted data, x + (1 - t) v. A velocity is data minus noise, and every token has its own
+        noise, which a copied velocity would leave in it.
 
         Args:
             x: [1, N, C] states. fresh: [1, K, C] velocities of those that entered. t: time, below 1.
@@ -48,7 +48,7 @@ class Merged:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
-    """All tokens enter the network, and some keep their last velocity all the same.
+    """All tokens enter the network, but some keep their last velocity.
 
     Args:
         index: [K] int64, those that keep it, of the leaf that holds the shape.
@@ -76,7 +76,7 @@ class Where(Part):
         """Begin a solve.
 
         Args:
-            tokens: what is known of the solve's tokens; None where nothing is.
+            tokens: the solve's tokens; None where they are unknown.
 
         Returns:
             (step, history) -> [K] int64 ascending indices of the tokens that enter the network, the others keep their

@@ -1,4 +1,4 @@
-"""No token is left out."""
+"""All tokens are evaluated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens by lot."""
+"""A random share of the tokens, as a control."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fast_sam3d.sampling.where.base import Choose, Where
 
 @dataclass(frozen=True, slots=True)
 class RandomCells(Where):
-    """A random share of the 2x2x2 cells, new at every evaluated step: what any clever choice has to beat.
+    """A random share of the 2x2x2 cells, drawn anew at every evaluated step: the control for any other choice.
 
     Args:
         keep: share of the cells that enter the network.
-        seed: of a generator of its own; the global random state is left alone.
+        seed: of its own generator; the global random state does not change.
         warmup: steps that run on all tokens first, at least 1.
     """
 

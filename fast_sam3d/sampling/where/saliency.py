@@ -1,4 +1,4 @@
-"""The tokens that matter most."""
+"""Token carving by saliency: motion and detail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a shape that have settled."""
+"""Holding tokens of the sparse structure whose voxels have settled."""
 
 from __future__ import annotations
 

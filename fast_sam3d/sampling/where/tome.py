@@ -1,4 +1,4 @@
-"""Tokens that are alike are merged."""
+"""Token merging: similar cells of voxels are merged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MergeCells(Where):
     Source: ToMe (arXiv 2210.09461) with one destination per block as in its use for diffusion (arXiv 2303.17604). Keys
     are out of reach outside the blocks, so the similarity is that of the data that the last evaluation points at,
     averaged over a cell. A merged token is its destination, not the mean of both: the mean of two noisy states has
-    less noise than the network is told.
+    less noise than the network expects.
 
     Args:
         merge: share of the cells that are merged away, at most, from 0 to 0.875.

@@ -116,7 +116,7 @@ def test_the_true_velocity_costs_nothing(loss):
     assert oracle.context.shape[0] == 4
 
 
-def test_an_error_counts_as_much_as_the_decoder_notices_it(loss):
+def test_errors_are_weighted_by_the_decoders_sensitivity(loss):
     _, clean, _ = loss.batch(torch.Generator().manual_seed(3), 2)
     wrong = {name: leaf.repeat(2, 1, 1) for name, leaf in clean.items()}
     true = wrong["shape"].clone()

@@ -1,4 +1,4 @@
-"""What the structure's decoder makes of an error of the latent."""
+"""Sensitivity of the structure decoder to errors of the latent."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_same_generator_same_information():
     assert torch.equal(looked_at(gains), looked_at(gains))
 
 
-def test_a_share_of_the_error_is_weighed():
+def test_a_share_of_the_error_is_weighted():
     information = torch.tensor([[1.5, 0.5], [0.5, 0.5]])
     for share in (0.0, 0.8):
         factor = weighting_factor(information, share)

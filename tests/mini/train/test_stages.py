@@ -65,7 +65,7 @@ def test_the_same_run_again_changes_nothing(trained: TrainingRun, run: Callable[
     check_exported(again, again.folder / "checkpoint")
 
 
-def test_a_result_made_again_alike_is_accepted(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
+def test_an_identical_new_result_is_accepted(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
     """Of a damaged file the advice is to delete it; what was built on it need not be trained again."""
     path = trained.result("ss_vae")
     before = path.read_bytes()
@@ -110,7 +110,7 @@ def test_another_seed_or_recipe_is_refused_where_recipe_json_is_gone(
     STAGES["ss_vae"](run(replace(tiny, ss_vae=replace(tiny.ss_vae, steps=9))))
 
 
-def test_files_from_before_they_could_say_are_believed(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
+def test_older_files_without_origin_are_accepted(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
     for path in trained.folder.glob("*.pt"):
         save_whole({name: value for name, value in load_whole(path).items() if name != "origin"}, path)
     (trained.folder / "exported.json").unlink()
@@ -128,7 +128,7 @@ def test_a_result_that_is_still_to_be_made_is_warned_of(
     trained.result("ss_vae").unlink()
     with caplog.at_level(logging.WARNING, "fast_sam3d"):
         assert run().check("ss_flow") is None
-    assert "ss_flow: trained before, while ss_vae is still to be made" in caplog.text
+    assert "ss_flow: already trained, but ss_vae is missing" in caplog.text
 
 
 def test_objects_that_this_version_would_make_otherwise_are_told(
@@ -143,7 +143,7 @@ def test_objects_that_this_version_would_make_otherwise_are_told(
         changed["coords"][: changed["voxels"][0], 0] //= 2
         np.savez(tmp_path / shard.name, **changed)
         warn_of_other_objects(tmp_path / shard.name)
-    assert f"1 of the first 4 objects in {tmp_path} are not those that this version makes" in caplog.text
+    assert f"1 of the first 4 objects in {tmp_path} differ from those of this version" in caplog.text
 
 
 def test_weights_of_other_results_are_not_evaluated_as_this_runs(
@@ -152,12 +152,12 @@ def test_weights_of_other_results_are_not_evaluated_as_this_runs(
     checkpoint = trained.folder / "checkpoint"
     trained.result("slat_flow").unlink()
     STAGES["slat_flow"](run(replace(tiny, slat_flow=replace(tiny.slat_flow, steps=6))))
-    with pytest.raises(ConfigError, match="name export too"):
+    with pytest.raises(ConfigError, match="add export to"):
         check_exported(run(), checkpoint)
     export(run(), checkpoint)
     check_exported(run(), checkpoint)
     (checkpoint / "ss_decoder.safetensors").write_bytes(b"of another run")
-    with pytest.raises(ConfigError, match="name export too"):
+    with pytest.raises(ConfigError, match="add export to"):
         check_exported(run(), checkpoint)
 
 
