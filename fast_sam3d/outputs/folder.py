@@ -6,10 +6,10 @@ import contextlib
 import errno
 import json
 import logging
-import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from fast_sam3d.outputs.interrupts import interrupts_deferred
 __all__ = [
     "check_target",
     "clear_unfinished",
+    "has_files",
     "has_results",
     "refuse_other_settings",
     "result_folder",
@@ -58,9 +59,7 @@ def check_target(target: Path, known_names: Collection[str], known_folders: Coll
         if not parent.is_dir():
             raise OutputError(f"{parent} is a file, so no folder can be created in it: choose another --output_dir")
     except OSError as error:  # a name too long for the file system, or a folder that may not be listed
-        raise OutputError(
-            f"{_short(target)} cannot be written ({error.strerror}): choose another --output_dir"
-        ) from error
+        raise _unwritable(target, error) from error
     # Permission bits do not show read-only mounts and quotas, and root passes every check: try.
     made: list[Path] = []
     with interrupts_deferred():
@@ -69,14 +68,13 @@ def check_target(target: Path, known_names: Collection[str], known_folders: Coll
                 if not folder.exists():
                     folder.mkdir()
                     made.append(folder)
-            made.append(Path(tempfile.mkdtemp(prefix=".fast_sam3d-", dir=target.parent)))
-            longest = made[-1] / max(known_names, key=len, default="")
-            made.append(longest.with_name(longest.name + ".12345678.tmp"))  # as `atomic_write` names it
-            made[-1].mkdir()
+            inside = _hidden(target)
+            longest = inside / (max(known_names, key=len, default="") + ".12345678.tmp")  # as `atomic_write` names it
+            for folder in (inside, longest):
+                folder.mkdir()
+                made.append(folder)
         except OSError as error:
-            raise OutputError(
-                f"{_short(target)} cannot be written ({error.strerror}): choose another --output_dir"
-            ) from error
+            raise _unwritable(target, error) from error
         finally:
             for folder in reversed(made):
                 with contextlib.suppress(OSError):
@@ -106,9 +104,7 @@ def has_results(target: Path, report_name: str, identity: Mapping[str, Any]) -> 
         report = json.loads((target / report_name).read_text(encoding="utf-8"))
         known, files, made_of = report["identity"], report["files"], report["input"]
         inputs, settings = dict(known["input"]), dict(known["settings"])
-        whole = all(
-            (target / name).is_file() and (target / name).stat().st_size == size for name, size in files.items()
-        )
+        whole = has_files(target, files)
         picture = f"{made_of['image']} with {made_of['mask']}"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(
@@ -118,6 +114,12 @@ def has_results(target: Path, report_name: str, identity: Mapping[str, Any]) -> 
         raise OutputError(f"{target} holds the results of another input, {picture}: {_REPLACE}")
     refuse_other_settings(target, settings, identity["settings"])
     return whole
+
+
+def has_files(folder: Path, sizes: Mapping[str, int | None]) -> bool:
+    """Whether all of some files are in a folder, with these sizes in bytes; None: any size."""
+    paths = {folder / name: size for name, size in sizes.items()}
+    return all(path.is_file() and size in (None, path.stat().st_size) for path, size in paths.items())
 
 
 def refuse_other_settings(target: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -145,7 +147,7 @@ def writable_folder(folder: Path, flag: str) -> None:
         # Permission bits do not show read-only mounts and quotas, so try.
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OutputError(f"{folder} cannot be written ({error.strerror}): choose another {flag}") from error
+        raise _unwritable(folder, error, flag) from error
 
 
 @contextlib.contextmanager
@@ -165,11 +167,10 @@ def result_folder(target: Path) -> Iterator[Path]:
         with interrupts_deferred():
             made = _missing_parents(target)
             target.parent.mkdir(parents=True, exist_ok=True)
-            # A short name: the target's name plus a suffix might be too long.
-            aside = Path(tempfile.mkdtemp(prefix=".fast_sam3d-", suffix=".unfinished", dir=target.parent))
+            aside = _hidden(target, ".unfinished")
+            aside.mkdir()
         yield aside
         with interrupts_deferred():
-            _set_usual_permissions(aside)
             _swap(aside, target)
             complete = True
     except BaseException as error:
@@ -183,8 +184,9 @@ def result_folder(target: Path) -> Iterator[Path]:
                 with contextlib.suppress(OSError):  # not empty: another process wrote there
                     folder.rmdir()
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --output_dir"
-            raise OutputError(f"{target} cannot be written ({error.strerror or error}): {hint}") from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutputError(f"{target} cannot be written ({error.strerror}): free some space") from error
+            raise _unwritable(target, error) from error
         raise
 
 
@@ -202,31 +204,25 @@ def _missing_parents(target: Path) -> list[Path]:
     return [p for p in target.absolute().parents if not p.exists()]
 
 
-def _short(path: Path) -> str:
-    text = str(path)
-    return text if len(text) <= 120 else f"{text[:60]}…{text[-40:]}"
+def _unwritable(target: Path, error: OSError, flag: str = "--output_dir") -> OutputError:
+    text = str(target)
+    short = text if len(text) <= 120 else f"{text[:60]}…{text[-40:]}"
+    return OutputError(f"{short} cannot be written ({error.strerror or error}): choose another {flag}")
 
 
-def _set_usual_permissions(folder: Path) -> None:
-    """Set the permissions of a plain mkdir; mkdtemp restricts a folder to its owner."""
-    mask = os.umask(0)
-    os.umask(mask)
-    folder.chmod(0o777 & ~mask)
+def _hidden(target: Path, suffix: str = "") -> Path:
+    """A new name beside `target`, short: the target's name plus a suffix might be too long."""
+    return target.parent / f".fast_sam3d-{uuid.uuid4().hex[:8]}{suffix}"
 
 
 def _swap(new: Path, target: Path) -> None:
-    if not target.exists():
-        new.rename(target)
-        return
-    # A folder cannot be renamed over a non-empty one: move the old one away first.
-    old = Path(tempfile.mkdtemp(prefix=".fast_sam3d-", suffix=".old", dir=target.parent)) / "results"
+    old = _hidden(target, ".old")
     try:
-        target.rename(old)
+        if target.exists():
+            target.rename(old)  # a folder cannot be renamed over a non-empty one
         new.rename(target)
     except BaseException:
         if old.exists() and not target.exists():
             old.rename(target)
-        with contextlib.suppress(OSError):
-            old.parent.rmdir()
         raise
-    shutil.rmtree(old.parent, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

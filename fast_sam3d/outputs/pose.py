@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fast_sam3d.geometry.arrays import as_numpy
-from fast_sam3d.geometry.poses import pose_matrix, quaternion_matrix
+from fast_sam3d.geometry.poses import OPENCV_FROM_CAMERA, pose_matrix, quaternion_matrix
 from fast_sam3d.outputs.files import save_json
 
 __all__ = ["CAMERA_FRAME", "OBJECT_FRAME", "POSE_CONVENTION", "save_pose_json"]
@@ -39,7 +39,7 @@ def save_pose_json(path: str | os.PathLike[str], result: Mapping[str, Any]) -> N
         "translation": matrix[:3, 3],
         "scale": np.broadcast_to(as_numpy(result["scale"], np.float64).reshape(-1), (3,)),
         "object_to_camera": matrix,
-        "object_to_camera_opencv": np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix,
+        "object_to_camera_opencv": OPENCV_FROM_CAMERA @ matrix,
         "object_frame": OBJECT_FRAME,
         "camera_frame": CAMERA_FRAME,
         "convention": POSE_CONVENTION,

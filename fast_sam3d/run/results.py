@@ -50,14 +50,11 @@ def write_results(
     result = run.result
     written: list[str] = []
     facts: dict[str, Any] = {}
-    if "gaussian" in run.formats and (gaussians := first(result.get("gaussian"))) is not None:
-        save_gaussians_ply(folder / GAUSSIANS, gaussians)
-        facts["gaussians"] = len(gaussians.get_xyz)
-        written.append(GAUSSIANS)
-    if "gaussian_4" in run.formats and (gaussians := first(result.get("gaussian_4"))) is not None:
-        save_gaussians_ply(folder / GAUSSIANS_4, gaussians)
-        facts["gaussians_4"] = len(gaussians.get_xyz)
-        written.append(GAUSSIANS_4)
+    for name, file in (("gaussian", GAUSSIANS), ("gaussian_4", GAUSSIANS_4)):
+        if name in run.formats and (gaussians := first(result.get(name))) is not None:
+            save_gaussians_ply(folder / file, gaussians)
+            facts[Path(file).stem] = len(gaussians.get_xyz)
+            written.append(file)
     if "mesh" in run.formats and (mesh := first(result.get("mesh"))) is not None:
         if len(mesh.faces):
             surface = mesh_to_trimesh(mesh)
@@ -72,7 +69,7 @@ def write_results(
         facts["layout_refinement"] = {"mask_iou_after": float(overlap)}
     save_pose_json(folder / POSE, result)
     written.append(POSE)
-    if config.output.preview and (MESH in written or GAUSSIANS in written or GAUSSIANS_4 in written):
+    if config.output.preview and {MESH, GAUSSIANS, GAUSSIANS_4} & set(written):
         from fast_sam3d.model.inputs import reduce_picture
         from fast_sam3d.render.preview import save_preview
 

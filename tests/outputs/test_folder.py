@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -107,15 +106,14 @@ def test_an_interrupt_during_the_replacement_is_deferred_and_reported(tmp_path, 
 
 
 def test_an_interrupt_during_creation_leaves_nothing_behind(tmp_path, monkeypatch):
-    make = tempfile.mkdtemp
+    make = Path.mkdir
 
-    def interrupted(*arguments: object, **options: object) -> str:
+    def interrupted(*arguments: object, **options: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        made = make(*arguments, **options)
+        make(*arguments, **options)
         os.kill(os.getpid(), signal.SIGINT)
-        return made
 
-    monkeypatch.setattr(tempfile, "mkdtemp", interrupted)
+    monkeypatch.setattr(Path, "mkdir", interrupted)
     with pytest.raises(KeyboardInterrupt), result_folder(tmp_path / "a" / "c"):
         raise AssertionError
     assert files(tmp_path) == set()
