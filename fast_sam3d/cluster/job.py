@@ -17,7 +17,7 @@ from fast_sam3d.scene.compose import finish
 from fast_sam3d.scene.folder import scene_lock
 from fast_sam3d.scene.inputs import SceneInput
 from fast_sam3d.scene.plan import count_as_missing, plan_scene
-from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, read_done
+from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, outcome_of, read_done
 
 __all__ = ["SceneJob", "completed_on_disk"]
 
@@ -103,6 +103,4 @@ def completed_on_disk(task: ObjectTask) -> ObjectOutcome | None:
     done = read_done(task.target)
     if done is None or done["identity"] != task.identity:
         return None
-    return ObjectOutcome(
-        task.number, "complete", "", tuple(done.get("formats", ())), tuple(done.get("out_of_memory", ()))
-    )
+    return outcome_of(task.number, done)

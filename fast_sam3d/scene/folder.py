@@ -31,7 +31,7 @@ __all__ = ["LOCK", "run_folder", "scene_lock"]
 log = logging.getLogger(__name__)
 
 LOCK = ".fast_sam3d.lock"
-LOCK_SECONDS = 2.0
+LOCK_TRIES = 40  # in two seconds
 
 
 @contextlib.contextmanager
@@ -76,14 +76,11 @@ def _wait_for(lock: IO[str]) -> None:
     """Take the lock. The forks of a killed run hold it until they end, a moment later."""
     import fcntl
 
-    end = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
+    for _ in range(LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.05)
+        time.sleep(0.05)
+    raise BlockingIOError
 
 
 def run_folder(

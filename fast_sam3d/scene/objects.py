@@ -115,17 +115,18 @@ class PlacedObject:
     @property
     def points(self) -> NDArray[np.float64]:
         """[N, 3] vertices of the surface, or centres of the gaussians, in the camera's frame."""
-        if self.surface is not None:
-            return transform_points(self.surface.vertices, self.pose.matrix)
-        if self.gaussians is not None:
-            return transform_points(self.gaussians.get_xyz, self.pose.matrix)
-        return np.empty((0, 3))
+        return transform_points(self._canonical, self.pose.matrix)
 
     def thinned(self, count: int) -> NDArray[np.float64]:
         """About `count` of the points, evenly sampled."""
-        cloud = self.gaussians
-        own = self.surface.vertices if self.surface is not None else None if cloud is None else cloud.get_xyz
-        return np.empty((0, 3)) if own is None else transform_points(own[:: 1 + len(own) // count], self.pose.matrix)
+        own = self._canonical
+        return transform_points(own[:: 1 + len(own) // count], self.pose.matrix)
+
+    @property
+    def _canonical(self) -> NDArray[np.float32]:
+        if self.surface is not None:
+            return self.surface.vertices
+        return np.empty((0, 3), np.float32) if self.gaussians is None else self.gaussians.get_xyz
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,9 +253,7 @@ def run_scene(
     return each()
 
 
-def compose_scene(
-    results: Iterable[SceneObject | PlacedObject],
-) -> Scene:
+def compose_scene(results: Iterable[SceneObject | PlacedObject]) -> Scene:
     """Place objects in one scene.
 
     Args:
@@ -263,13 +262,11 @@ def compose_scene(
     Raises:
         InputError: nothing to place.
     """
-    placed = []
-    for item in results:
-        if isinstance(item, SceneObject):
-            if item.result is None:
-                continue
-            item = PlacedObject.of(item.name, item.result)
-        placed.append(item)
+    placed = tuple(
+        item if isinstance(item, PlacedObject) else PlacedObject.of(item.name, item.result)
+        for item in results
+        if isinstance(item, PlacedObject) or item.result is not None
+    )
     if not placed:
         raise InputError("there is no object to compose a scene of: every mask failed")
-    return Scene(tuple(placed))
+    return Scene(placed)

@@ -13,7 +13,7 @@ from fast_sam3d.errors import InputError, OutputError
 from fast_sam3d.outputs.folder import check_target, refuse_other_settings
 from fast_sam3d.scene.batch import groups_of
 from fast_sam3d.scene.inputs import SceneInput
-from fast_sam3d.scene.worker import DONE, OBJECT_NAMES, ObjectOutcome, ObjectTask, input_identity, read_done
+from fast_sam3d.scene.worker import DONE, OBJECT_NAMES, ObjectOutcome, ObjectTask, input_identity, outcome_of, read_done
 
 __all__ = ["ScenePlan", "count_as_missing", "plan_scene"]
 
@@ -52,12 +52,14 @@ def plan_scene(
         OutputError: there are results of other settings or of another picture and `overwrite` is not set; or the folder
             cannot be written, is that of the input, or holds files that are not results.
     """
-    _refuse_input_folder(scene, target)
+    if target.resolve() == scene.folder.resolve():
+        raise OutputError(f"the results would go to {target}, where the picture is: choose another --output_dir")
     planned = ScenePlan(scene, target)
     seen: dict[str, int] = {}
-    done = {number: read_done(target / str(number)) for number in scene.masks}
-    if not overwrite:
-        _refuse_other_settings(target, done, settings)
+    done = {} if overwrite else {number: read_done(target / str(number)) for number in scene.masks}
+    for number, there in done.items():
+        if there is not None and isinstance(old := there["identity"].get("settings"), dict):
+            refuse_other_settings(target / str(number), old, settings)
     for number, path in scene.masks.items():
         try:
             given = input_identity(scene, number)
@@ -72,12 +74,11 @@ def plan_scene(
             continue
         identity = {"input": given, "settings": settings}
         planned.identities[number] = identity
-        there = done[number]
-        if there is not None and not overwrite and there["identity"] == identity:
-            failures = tuple(there.get("out_of_memory", ()))
-            planned.known[number] = ObjectOutcome(number, "complete", "", tuple(there.get("formats", ())), failures)
+        there = done.get(number)
+        if there is not None and there["identity"] == identity:
+            planned.known[number] = outcome_of(number, there)
             continue
-        if there is not None and not overwrite and there["identity"].get("input") != given:
+        if there is not None and there["identity"].get("input") != given:
             if there["identity"].get("input", {}).get("image") != given["image"]:
                 raise OutputError(
                     f"{target / str(number)} was made from another picture than {scene.image_path}: add --overwrite to "
@@ -90,20 +91,6 @@ def plan_scene(
     groups = groups_of(list(planned.identities), config.scene.batch)
     planned.tasks = [replace(task, group=groups.get(task.number, ())) for task in planned.tasks]
     return planned
-
-
-def _refuse_input_folder(scene: SceneInput, target: Path) -> None:
-    if target.resolve() == scene.folder.resolve():
-        raise OutputError(f"the results would go to {target}, where the picture is: choose another --output_dir")
-
-
-def _refuse_other_settings(
-    target: Path, done: Mapping[int, Mapping[str, Any] | None], settings: Mapping[str, Any]
-) -> None:
-    for number, there in done.items():
-        old = None if there is None else there["identity"].get("settings")
-        if isinstance(old, dict):
-            refuse_other_settings(target / str(number), old, settings)
 
 
 def count_as_missing(tasks: Iterable[ObjectTask]) -> None:

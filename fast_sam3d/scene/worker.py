@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError, OutputError
-from fast_sam3d.outputs.folder import result_folder
+from fast_sam3d.outputs.folder import has_files, result_folder
 from fast_sam3d.run.memory import free_memory, run_fitting, smaller_than
 from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
 from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
@@ -36,6 +36,7 @@ __all__ = [
     "ObjectWorker",
     "config_identity",
     "input_identity",
+    "outcome_of",
     "read_done",
 ]
 
@@ -99,12 +100,7 @@ class ObjectWorker:
     """
 
     def __init__(
-        self,
-        pipeline: Any,
-        config: Config,
-        tag: str,
-        load_seconds: float = 0.0,
-        embedded: bool = False,
+        self, pipeline: Any, config: Config, tag: str, load_seconds: float = 0.0, embedded: bool = False
     ) -> None:
         from fast_sam3d.adapters import unwrap
         from fast_sam3d.api import accelerate
@@ -251,13 +247,14 @@ def read_done(target: Path) -> dict[str, Any] | None:
     """The content of an object's `done.json`, if every file that it lists exists with its size; else None."""
     try:
         done = json.loads((target / DONE).read_text(encoding="utf-8"))
-        for name, size in done["files"].items():
-            found = (target / name).stat().st_size
-            if size is not None and size != found:
-                return None
-        return done if isinstance(done["identity"], dict) else None
+        return done if has_files(target, done["files"]) and isinstance(done["identity"], dict) else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
+
+
+def outcome_of(number: int, done: Mapping[str, Any]) -> ObjectOutcome:
+    """The outcome of a complete object from its `done.json`."""
+    return ObjectOutcome(number, "complete", "", tuple(done.get("formats", ())), tuple(done.get("out_of_memory", ())))
 
 
 def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
