@@ -64,31 +64,20 @@ class MeshRenderer:
         camera = camera if size is None else camera.resized(size)
         height, width = (side * SUPERSAMPLING for side in camera.size)
         fine = camera.resized(max(height, width))
-        pixels, depth = fine.project(self._points)
-        before = depth > NEAR
-        kept = None if before.all() else np.flatnonzero(before[self._faces].all(axis=1))
-        triangles = self._faces if kept is None else self._faces[kept]
-        inverse_depth = 1.0 / np.where(before, depth, 1.0)
-        winner = nearest_triangle(pixels, inverse_depth, triangles, height, width, FRAGMENTS_AT_ONCE)
-
+        hit, face, centre, weight = _visible(self._points, self._faces, fine)
         rgb = np.empty((height * width, 3), np.float32)
         rgb[:] = background
         deep = np.full(height * width, np.inf, np.float32)
-        hit = np.flatnonzero(winner >= 0)
-        face = winner[hit] if kept is None else kept[winner[hit]]
-        corner = self._faces[face]
-        centre = np.stack([hit % width, hit // width], axis=1) + 0.5
-        weight = _barycentric(pixels[corner], centre) * inverse_depth[corner]  # perspective-correct interpolation
         total = weight.sum(axis=1, keepdims=True)
         weight /= total
         ray = np.concatenate([(np.asarray(fine.principal) - centre) / fine.focal, np.ones((len(hit), 1))], axis=1)
         light = camera.rotation @ (np.asarray(LIGHT) / np.linalg.norm(LIGHT))
         shade = _shading(self._normals[face], self._at_corners[face], weight, ray @ camera.rotation.T, light)
-        rgb[hit] = np.clip(np.einsum("nk,nkc->nc", weight, self._tint[corner]) * shade[:, None], 0.0, 1.0)
+        rgb[hit] = np.clip(np.einsum("nk,nkc->nc", weight, self._tint[self._faces[face]]) * shade[:, None], 0.0, 1.0)
         deep[hit] = 1.0 / total[:, 0]
 
         samples = [(row, column) for row in range(SUPERSAMPLING) for column in range(SUPERSAMPLING)]
-        grids = rgb.reshape(height, width, 3), deep.reshape(height, width), (winner >= 0).reshape(height, width)
+        grids = rgb.reshape(height, width, 3), deep.reshape(height, width), (deep < np.inf).reshape(height, width)
         parts = [[grid[i::SUPERSAMPLING, j::SUPERSAMPLING] for i, j in samples] for grid in grids]
         mean = sum(parts[0][1:], parts[0][0]) / np.float32(len(samples))
         count = sum((part.astype(np.int64) for part in parts[2][1:]), parts[2][0].astype(np.int64))
@@ -98,19 +87,22 @@ class MeshRenderer:
 def nearest_faces(vertices: Any, faces: Any, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
     """Index of the visible face at each pixel centre, [H, W] int64, -1 for none, and its depth, inf for none."""
     points, triangles = as_numpy(vertices, np.float64), as_numpy(faces, np.int64).reshape(-1, 3)
-    height, width = camera.size
-    pixels, depth = camera.project(points)
-    kept = np.flatnonzero((depth[triangles] > NEAR).all(axis=1))
-    inverse = 1.0 / np.where(depth > NEAR, depth, 1.0)
-    winner = nearest_triangle(pixels, inverse, triangles[kept], height, width, FRAGMENTS_AT_ONCE)
-    hit = np.flatnonzero(winner >= 0)
-    corner = triangles[kept[winner[hit]]]
-    centre = np.stack([hit % width, hit // width], axis=1) + 0.5
-    deep = np.full(height * width, np.inf)
-    deep[hit] = 1.0 / (_barycentric(pixels[corner], centre) * inverse[corner]).sum(axis=1)
-    face = np.full(height * width, -1, np.int64)
-    face[hit] = kept[winner[hit]]
-    return face.reshape(height, width), deep.reshape(height, width)
+    hit, face, _, weight = _visible(points, triangles, camera)
+    depth = np.full(camera.size, np.inf)
+    depth.flat[hit] = 1.0 / weight.sum(axis=1)
+    index = np.full(camera.size, -1, np.int64)
+    index.flat[hit] = face
+    return index, depth
+
+
+def face_and_vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unit normals of faces [F, 3], and area-weighted unit normals of vertices [V, 3]."""
+    corner = vertices[faces]
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])  # length: twice the area
+    index = faces.reshape(-1)
+    smooth = np.stack([np.bincount(index, np.repeat(normal[:, k], 3), len(vertices)) for k in range(3)], axis=1)
+    own, smooth = (n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-30) for n in (normal, smooth))
+    return own, smooth
 
 
 def render_gaussians(
@@ -168,6 +160,26 @@ def render_gaussians(
 # ------------------------------------------------------------------------------------------------------- parts
 
 
+def _visible(
+    points: np.ndarray, faces: np.ndarray, camera: Camera
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels where a face is visible.
+
+    Returns:
+        [N] numbers of the pixels, row-major; [N] indices of the faces; [N, 2] pixel centres; [N, 3] weights of the
+        faces' corners, which sum to the inverse depth, for perspective-correct interpolation.
+    """
+    height, width = camera.size
+    pixels, depth = camera.project(points)
+    kept = np.flatnonzero((depth[faces] > NEAR).all(axis=1))
+    inverse_depth = 1.0 / np.where(depth > NEAR, depth, 1.0)
+    winner = nearest_triangle(pixels, inverse_depth, faces[kept], height, width, FRAGMENTS_AT_ONCE)
+    hit = np.flatnonzero(winner >= 0)
+    face = kept[winner[hit]]
+    centre = np.stack([hit % width, hit // width], axis=1) + 0.5
+    return hit, face, centre, _barycentric(pixels[faces[face]], centre) * inverse_depth[faces[face]]
+
+
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """[N] z component of the cross product of vectors [N, 2]."""
     return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
@@ -187,11 +199,7 @@ def _normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nd
 
     A corner has the area-weighted vertex normal, or the face normal where the two differ much (sharp edges).
     """
-    corner = vertices[faces]
-    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])  # length: twice the area
-    index = faces.reshape(-1)
-    smooth = np.stack([np.bincount(index, np.repeat(normal[:, k], 3), len(vertices)) for k in range(3)], axis=1)
-    own, smooth = (n / np.maximum(np.linalg.norm(n, axis=1, keepdims=True), 1e-30) for n in (normal, smooth))
+    own, smooth = face_and_vertex_normals(vertices, faces)
     at_corner = smooth[faces]
     close = np.einsum("fkc,fc->fk", at_corner, own)[..., None] > SHARP_EDGE_COS
     return own, np.where(close, at_corner, own[:, None])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fast_sam3d.geometry.arrays import transform_points
 from fast_sam3d.geometry.camera import Camera
-from fast_sam3d.render.renderer import AMBIENT, DIFFUSE, LIGHT, MeshRenderer, nearest_faces
+from fast_sam3d.render.renderer import AMBIENT, DIFFUSE, LIGHT, MeshRenderer, face_and_vertex_normals, nearest_faces
 from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
 from fast_sam3d.render.splat import LARGEST_PX, draw_dots
 from fast_sam3d.render.threads import map_threads
@@ -202,14 +202,10 @@ def _dots(item: PlacedObject) -> tuple[NDArray[np.float64], ...]:
     if item.surface is not None:
         points, faces = item.points, item.surface.faces
         corner = points[faces]
-        normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-        index = faces.reshape(-1)
-        summed = [np.bincount(index, np.repeat(normal[:, k], 3), len(points)) for k in range(3)]
-        normals = np.stack(summed, axis=1).astype(np.float64)
-        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
         # The longest edge of each triangle: dots of that side leave no gap.
         edge = np.linalg.norm(corner - corner[:, [1, 2, 0]], axis=2).max(axis=1)
-        return points, np.full(len(points), np.quantile(edge, 0.9)), item.surface.srgb, normals
+        sides = np.full(len(points), np.quantile(edge, 0.9))
+        return points, sides, item.surface.srgb, face_and_vertex_normals(points, faces)[1]
     cloud = item.gaussians
     assert cloud is not None
     seen = cloud.get_opacity[:, 0] > 0.3
