@@ -34,15 +34,22 @@ def worker_pool(processes: int, initializer: Callable[..., None], *arguments: An
         pool.shutdown()
 
 
-def _begin(initializer: Callable[..., None], *arguments: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the parent decides
-    threading.Thread(target=_follow_parent, daemon=True).start()
-    initializer(*arguments)
+def follow_parent() -> None:
+    """Set a worker process up to end with its parent, which cannot stop it once killed.
+
+    Ctrl-C is ignored: a terminal sends it to the whole group, and the parent decides.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _follow_parent() -> None:
-    """End this process when its parent has died: a killed parent cannot stop its workers."""
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _begin(initializer: Callable[..., None], *arguments: Any) -> None:
+    follow_parent()
+    initializer(*arguments)

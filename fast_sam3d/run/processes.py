@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import multiprocessing
-import os
 import pickle
 import signal
 import sys
@@ -22,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.outputs.interrupts import interrupts_deferred
+from fast_sam3d.run.pool import follow_parent
 
 __all__ = ["Lost", "can_fork", "in_forks"]
 
@@ -30,7 +29,6 @@ R = TypeVar("R")
 
 LEAVE_SECONDS = 10.0  # for a process to clean up after SIGTERM
 _NO_MORE = -1  # instead of the index of an item
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _HELD = (signal.SIGINT, signal.SIGTERM)
 _NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
@@ -62,8 +60,8 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
     """Call `work` on each item in forked worker processes; each takes the next item when it has finished one.
 
     Each process has one thread, of torch and of numpy: OpenMP's threads do not survive a fork, and BLAS's would compete
-    for the cores. Output and log go to the parent's streams. The processes end with the thread that takes the first
-    result, so also if the parent is killed; they ignore Ctrl-C, which the parent handles.
+    for the cores. Output and log go to the parent's streams. The processes end with the parent, also if it is
+    killed; they ignore Ctrl-C, which the parent handles.
 
     Args:
         work: called in the forks; it and the items are not pickled, but what it returns or raises is.
@@ -158,8 +156,7 @@ def _forking() -> Iterator[None]:
 
 
 def _serve(pipe: Connection, work: Callable[[Any], Any], items: Sequence[Any]) -> None:
-    _end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the parent decides
+    follow_parent()
     signal.signal(signal.SIGTERM, _leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     _give_way()
@@ -181,13 +178,6 @@ def _portable(error: Exception) -> Exception:
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:  # the parent died before prctl
-        os._exit(1)
 
 
 def _give_way() -> None:

@@ -13,7 +13,6 @@ import threading
 import time
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,7 +143,8 @@ def test_a_dead_process_is_reported_and_replaced():
 
 @pytest.mark.parametrize(("number", "answer"), [(signal.SIGINT, "done"), (signal.SIGTERM, Lost(143))])
 def test_a_signal_before_a_process_is_ready_for_it(monkeypatch, capfd, number, answer):
-    monkeypatch.setattr(forks, "_end_with_parent", lambda: os.kill(os.getpid(), number))
+    follow = forks.follow_parent
+    monkeypatch.setattr(forks, "follow_parent", lambda: (os.kill(os.getpid(), number), follow()))
     assert list(in_forks(lambda item: item, ["done"], 1)) == [(0, answer)]
     assert "Traceback" not in capfd.readouterr().err
 
@@ -164,18 +164,6 @@ except Stop: print("stopped")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("stopped\n", "")
-
-
-def test_a_fork_ends_if_its_parent_has_died(monkeypatch):
-    parent, gone = os.getpid(), []
-
-    class System:
-        def prctl(self, *arguments):
-            gone.append(True)
-
-    monkeypatch.setattr(forks, "ctypes", SimpleNamespace(CDLL=lambda name: System()))
-    monkeypatch.setattr(os, "getppid", lambda: 1 if gone else parent)
-    assert list(in_forks(lambda item: item, [0], 1)) == [(0, Lost(1))]
 
 
 def test_fewer_processes_where_the_system_refuses_to_fork(monkeypatch):
