@@ -100,7 +100,7 @@ class Report:
             if self._running:
                 self._running.pop()
             if not self._running:
-                self._note_memory()
+                self.peak_host_bytes, self.peak_device_bytes = peak_host_bytes(), peak_device_bytes()
             if whole:
                 self._notify(name, 1, 1)
 
@@ -196,10 +196,6 @@ class Report:
         if self._running:
             self.seconds[self._running[-1]] = self.seconds.get(self._running[-1], 0.0) + now - self._since
         self._since = now
-
-    def _note_memory(self) -> None:
-        self.peak_host_bytes = peak_host_bytes()
-        self.peak_device_bytes = peak_device_bytes()
 
     def _notify(self, stage: str, done: int, total: int) -> None:
         if self.progress is not None:
