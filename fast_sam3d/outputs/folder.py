@@ -58,27 +58,22 @@ def check_target(target: Path, known_names: Collection[str], known_folders: Coll
         parent = next(p for p in target.absolute().parents if p.exists() or p.is_symlink())
         if not parent.is_dir():
             raise OutputError(f"{parent} is a file, so no folder can be created in it: choose another --output_dir")
-    except OSError as error:  # a name too long for the file system, or a folder that may not be listed
+        # Permission bits do not show read-only mounts and quotas, and root passes every check: try.
+        made: list[Path] = []
+        with interrupts_deferred():
+            try:
+                inside = _hidden(target)
+                longest = max(known_names, key=len, default="") + ".12345678.tmp"  # as `atomic_write` names it
+                for folder in (*reversed(_missing_parents(target)), target, inside, inside / longest):
+                    if not folder.exists():
+                        folder.mkdir()
+                        made.append(folder)
+            finally:
+                for folder in reversed(made):
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+    except OSError as error:  # also a name too long for the file system, or a folder that may not be listed
         raise _unwritable(target, error) from error
-    # Permission bits do not show read-only mounts and quotas, and root passes every check: try.
-    made: list[Path] = []
-    with interrupts_deferred():
-        try:
-            for folder in (*reversed(_missing_parents(target)), target):
-                if not folder.exists():
-                    folder.mkdir()
-                    made.append(folder)
-            inside = _hidden(target)
-            longest = inside / (max(known_names, key=len, default="") + ".12345678.tmp")  # as `atomic_write` names it
-            for folder in (inside, longest):
-                folder.mkdir()
-                made.append(folder)
-        except OSError as error:
-            raise _unwritable(target, error) from error
-        finally:
-            for folder in reversed(made):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
 
 
 def clear_unfinished(target: Path) -> None:

@@ -45,43 +45,31 @@ def mesh_to_trimesh(mesh_result: Any) -> trimesh.Trimesh:
     return mesh
 
 
-def mesh_summary(mesh: Any) -> dict[str, Any]:
+def mesh_summary(mesh: trimesh.Trimesh) -> dict[str, Any]:
     """Topology of a mesh: is it closed, and in how many parts?
 
-    Args:
-        mesh: object with vertices [V, 3] and faces [F, 3].
-
     Returns:
-        vertices, faces, components (connected through shared vertices), boundary_loops (holes: connected groups of
-        edges with one face; two holes that touch at a vertex count as one), watertight (every edge has exactly two
-        faces, which traverse it in opposite directions), volume (signed, meaningful if watertight).
+        vertices, faces, watertight (every edge has exactly two faces, which traverse it in opposite directions),
+        boundary_loops (holes: connected groups of edges with one face; two holes that touch at a vertex count as one),
+        components (connected through shared vertices), volume (signed, meaningful if watertight).
     """
-    vertices, faces = as_numpy(mesh.vertices, np.float64), as_numpy(mesh.faces, np.int64)
-    summary: dict[str, Any] = {"vertices": len(vertices), "faces": len(faces)}
-    directed = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
-    low, high = directed.min(axis=1), directed.max(axis=1)
-    key, sides = np.unique(low * max(len(vertices), 1) + high, return_inverse=True)
-    uses = np.bincount(sides, minlength=len(key))
-    # +1 in one direction, -1 in the other: zero for every edge with consistently oriented faces.
-    balance = np.bincount(sides, weights=np.where(directed[:, 0] < directed[:, 1], 1.0, -1.0), minlength=len(key))
-    boundary = directed[uses[sides] == 1]
-    summary["watertight"] = bool(len(faces) and (uses == 2).all() and (balance == 0).all())
-    summary["boundary_loops"] = _edge_groups(boundary, len(vertices))
-    summary["components"] = _edge_groups(directed, len(vertices))
-    summary["volume"] = float(_signed_volume(vertices, faces)) if len(faces) else 0.0
-    return summary
+    from trimesh.grouping import group_rows
+
+    return {
+        "vertices": len(mesh.vertices),
+        "faces": len(mesh.faces),
+        "watertight": bool(mesh.is_watertight and mesh.is_winding_consistent),
+        "boundary_loops": _edge_groups(mesh.edges[group_rows(mesh.edges_sorted, require_count=1)]),
+        "components": _edge_groups(mesh.edges),
+        "volume": float(mesh.volume),
+    }
 
 
-def _edge_groups(edges: np.ndarray, count: int) -> int:
-    """Number of connected components of edges [E, 2] over `count` vertices, ignoring vertices without edges."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+def _edge_groups(edges: np.ndarray) -> int:
+    """Number of connected components of edges [E, 2]."""
+    from trimesh.graph import connected_component_labels
 
-    if len(edges) == 0:
-        return 0
-    graph = coo_array((np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(count, count))
-    labels = connected_components(graph, directed=False)[1]
-    return len(np.unique(labels[edges[:, 0]]))
+    return len(np.unique(connected_component_labels(edges)[edges[:, 0]])) if len(edges) else 0
 
 
 def _signed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
