@@ -10,14 +10,14 @@ from fast_sam3d.adapters import Sam3d
 from fast_sam3d.config.methods import Method, build_methods
 from fast_sam3d.config.resolve import refuse_unknown, resolve
 from fast_sam3d.decode.aggregate import MeshMethod
-from fast_sam3d.decode.hooks import AggregateInDecoder, AggregateVoxels, MeshWithoutGaussians, RecordImage
+from fast_sam3d.decode.hooks import aggregate_in_decoder, aggregate_voxels, mesh_without_gaussians, record_image
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.exact import Exact
-from fast_sam3d.exact.passes import OneRun
+from fast_sam3d.exact.passes import one_run
 from fast_sam3d.exact.places import layers as exact_layers
 from fast_sam3d.patch import Layer, Patch, seam_at
 from fast_sam3d.sampling.driver import SolveSeam
-from fast_sam3d.sampling.exchange import Begin, Chain, Exchange, KeepOccupancy, KeepScale, RequireVoxels
+from fast_sam3d.sampling.exchange import Chain, Exchange, begin_run, keep_occupancy, keep_scale, require_voxels
 from fast_sam3d.sampling.guide import NetworkSeam, guide_call
 from fast_sam3d.sampling.guide.both import Both
 from fast_sam3d.sampling.method import StageMethod
@@ -98,23 +98,23 @@ def methods_on(adapter: Sam3d) -> Mapping[str, Any]:
 
 def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
     """The wrappers of the pipeline's stages, by row of the report."""
-    rows: dict[str, list[Callable[..., Any]]] = {"postprocess": [MeshWithoutGaussians()]}
+    rows: dict[str, list[Callable[..., Any]]] = {"postprocess": [mesh_without_gaussians]}
     if methods:
-        rows["slat"] = [RequireVoxels()]
+        rows["slat"] = [require_voxels]
     mesh = methods.get("mesh")
     if isinstance(mesh, MeshMethod):
-        rows["preprocess"] = [RecordImage()]
+        rows["preprocess"] = [record_image]
         if mesh.where == "voxels":
-            rows["ss"] = [AggregateVoxels(mesh)]
+            rows["ss"] = [partial(aggregate_voxels, mesh)]
         else:
-            rows["mesh"] = [AggregateInDecoder(mesh)]
+            rows["mesh"] = [partial(aggregate_in_decoder, mesh)]
     if mesh or any(isinstance(m, StageMethod) and m.where.needs_tokens for m in methods.values()):
-        rows["other"] = [Begin()]
-        rows["ss_decoder"] = [KeepOccupancy()]
-        rows.setdefault("ss", []).append(KeepScale())
+        rows["other"] = [begin_run]
+        rows["ss_decoder"] = [keep_occupancy]
+        rows.setdefault("ss", []).append(keep_scale)
     exact = methods.get("exact")
     if isinstance(exact, Exact) and (exact.embedders or exact.images):
-        rows.setdefault("other", []).append(OneRun(exact.images))
+        rows.setdefault("other", []).append(partial(one_run, exact.images))
     return {row: Chain(tuple(around)) for row, around in rows.items()}
 
 

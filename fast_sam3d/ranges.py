@@ -136,4 +136,5 @@ def build_settings(kind: type[T], mapping: Any, path: str, example: str = "{name
 def check(name: str, value: Any, valid: Range) -> None:
     """Refuse a value that is out of range."""
     if not valid.holds(value):
-        raise ConfigError(f"{name} is {value!r}: give {valid}")
+        hint = suggest(written(value), valid.values) if isinstance(valid, OneOf) else f"give {valid}"
+        raise ConfigError(f"{name} is {value!r}: {hint}")

@@ -261,8 +261,6 @@ class Sam3d:
         parts += [encoder for _, encoder in self.encoders()]
         for stage in self.stages:
             parts += [self.solver(stage), self.network(stage)]
-            for _, attention in self.cross_attentions(stage):
-                parts += [attention, getattr(attention, "to_kv", None)]
         modules = [m for part in parts for m in (part.modules() if isinstance(part, nn.Module) else [part])]
         owners = {id(owner): owner for owner in (self.pipeline, *modules)}.values()
         attributes = (thing for owner in owners for thing in getattr(owner, "__dict__", {}).values())

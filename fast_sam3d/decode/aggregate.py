@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.errors import ConfigError
 from fast_sam3d.ranges import OneOf, Real, Settings, Whole, build_settings, setting
 
 FACTORS = (1.0, 1.25, 1.5, 2.0)
-PLACES = ("decoder", "voxels")
-POOLS = ("max", "mean")
 TRIED_FACTORS = ("[2.0,1.5,1.25]", "[1.5,1.5,1.5]", "[1.5,1.25,1.0]", "[1.25,1.25,1.25]", "[1.25,1.0,1.0]")
 """By `fast-sam3d tune`."""
 
@@ -38,19 +36,15 @@ class MeshMethod(Settings):
         pool: "max" or "mean" of merged features in the decoder.
     """
 
-    where: str = setting("decoder")
+    where: str = setting("decoder", OneOf(("decoder", "voxels")))
     weight: float = setting(0.9, Real(0.0, 1.0))
     threshold_low: float = setting(0.5, Real(0.0, 1.0), tune=Real(0.2, 0.55))
     threshold_high: float = setting(0.7, Real(0.0, 1.0), tune=Real(0.6, 0.95))
     factors: tuple[float, ...] = setting((2.0, 1.5, 1.25), tune=OneOf(TRIED_FACTORS))
     min_voxels: int = setting(512, Whole(0))
-    pool: str = setting("max")
+    pool: str = setting("max", OneOf(("max", "mean")))
 
     def __post_init__(self) -> None:
-        if self.where not in PLACES:
-            raise ConfigError(f"where is {self.where!r}: {suggest(str(self.where), PLACES)}")
-        if self.pool not in POOLS:
-            raise ConfigError(f"pool is {self.pool!r}: {suggest(str(self.pool), POOLS)}")
         Settings.__post_init__(self)
         if self.threshold_low > self.threshold_high:
             raise ConfigError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,66 +14,48 @@ from fast_sam3d.sampling.exchange import Exchange
 from fast_sam3d.telemetry import AggregationRecord
 
 
-@dataclass(frozen=True, slots=True)
-class RecordImage:
+def record_image(scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Wraps `preprocess_image`: records the image, its first argument, [H, W, 4] uint8 with the mask as alpha."""
-
-    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """See the class."""
-        scene.picture = args[0] if args else kwargs.get("image")
-        return call(*args, **kwargs)
+    scene.picture = args[0] if args else kwargs.get("image")
+    return call(*args, **kwargs)
 
 
-@dataclass(frozen=True, slots=True)
-class MeshWithoutGaussians:
+def mesh_without_gaussians(scene: Exchange, call: Callable[..., Any], outputs: Any, *args: Any, **kwargs: Any) -> Any:
     """Wraps `postprocess_slat_output`, so that a mesh can be decoded without gaussians.
 
     The stock method accesses the gaussians for every mesh (sam3d_objects/pipeline/inference_pipeline.py), although it
     needs them only to bake a texture.
     """
-
-    def __call__(self, scene: Exchange, call: Callable[..., Any], outputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """See the class."""
-        if "mesh" not in outputs or "gaussian" in outputs:
-            return call(outputs, *args, **kwargs)
-        result = call({**outputs, "gaussian": [None]}, *args, **kwargs)
-        return {name: value for name, value in result.items() if name not in ("gaussian", "gs")}
+    if "mesh" not in outputs or "gaussian" in outputs:
+        return call(outputs, *args, **kwargs)
+    result = call({**outputs, "gaussian": [None]}, *args, **kwargs)
+    return {name: value for name, value in result.items() if name not in ("gaussian", "gs")}
 
 
-@dataclass(frozen=True, slots=True)
-class AggregateInDecoder:
+def aggregate_in_decoder(
+    method: MeshMethod, scene: Exchange, call: Callable[..., Any], slat: Any, *args: Any, **kwargs: Any
+) -> Any:
     """Wraps the mesh decoder: decodes merged voxels, and scales the mesh back to the original cube."""
-
-    method: MeshMethod
-
-    def __call__(self, scene: Exchange, call: Callable[..., Any], slat: Any, *args: Any, **kwargs: Any) -> Any:
-        """See the class."""
-        if not (hasattr(slat, "coords") and hasattr(slat, "feats")):
-            return call(slat, *args, **kwargs)
-        resolution = scene.resolution(slat.coords)
-        record, bins, index = _route(self.method, scene, slat.coords, resolution, centre=0.0)
-        if record.factor == 1:
-            return call(slat, *args, **kwargs)
-        pool = max_pool if self.method.pool == "max" else mean_pool
-        merged = type(slat)(pool(slat.feats, index, len(bins)), bins)
-        return [_scaled_back(mesh, record.factor) for mesh in call(merged, *args, **kwargs)]
+    if not (hasattr(slat, "coords") and hasattr(slat, "feats")):
+        return call(slat, *args, **kwargs)
+    resolution = scene.resolution(slat.coords)
+    record, bins, index = _route(method, scene, slat.coords, resolution, centre=0.0)
+    if record.factor == 1:
+        return call(slat, *args, **kwargs)
+    pool = max_pool if method.pool == "max" else mean_pool
+    merged = type(slat)(pool(slat.feats, index, len(bins)), bins)
+    return [_scaled_back(mesh, record.factor) for mesh in call(merged, *args, **kwargs)]
 
 
-@dataclass(frozen=True, slots=True)
-class AggregateVoxels:
+def aggregate_voxels(method: MeshMethod, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Wraps `sample_sparse_structure`: merges its voxels and sets `downsample_factor`, which scales the pose."""
-
-    method: MeshMethod
-
-    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """See the class."""
-        result = call(*args, **kwargs)
-        coords = result["coords"]
-        resolution = scene.resolution(coords)
-        record, bins, _ = _route(self.method, scene, coords, resolution, centre=resolution / 2)
-        if record.factor == 1:
-            return result
-        return {**result, "coords": bins, "downsample_factor": result.get("downsample_factor", 1) * record.factor}
+    result = call(*args, **kwargs)
+    coords = result["coords"]
+    resolution = scene.resolution(coords)
+    record, bins, _ = _route(method, scene, coords, resolution, centre=resolution / 2)
+    if record.factor == 1:
+        return result
+    return {**result, "coords": bins, "downsample_factor": result.get("downsample_factor", 1) * record.factor}
 
 
 def _route(method: MeshMethod, scene: Exchange, coords: Any, resolution: int, centre: float) -> tuple[Any, Any, Any]:

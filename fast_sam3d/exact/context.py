@@ -1,6 +1,6 @@
 """Cross-attention to a context that is constant over a solve, or all zeros.
 
-At the network's seam `WatchContext` determines for each call which of the two the context is; the seams on its
+At the network's seam `watch_context` determines for each call which of the two the context is; the seams on its
 cross-attentions and on their `to_kv` act on that. Their cache (`Contexts`) is part of the `SolveState` of one solve.
 Outside a solve calls are unchanged.
 """
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.exact.attention import AttentionSeam
-from fast_sam3d.exact.settings import Exact
 from fast_sam3d.patch import Seam
 from fast_sam3d.sampling.guide import SolveState, running_solve
 
@@ -51,30 +50,24 @@ class Contexts:
         return sum(kept.numel() * kept.element_size() for kept in self.kept.values())
 
 
-@dataclass(frozen=True, slots=True)
-class WatchContext:
+def watch_context(network: Any, state: SolveState, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The method at a sampler network's `NetworkSeam`: determines the kind of context of each call.
 
     `cfg` is set by sam3d_objects/model/backbone/generator/classifier_free_guidance.py, with `force_zeros_cond`
     the network then multiplies its context by zero.
     """
-
-    exact: Exact
-
-    def __call__(self, network: Any, state: SolveState, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """See the class."""
-        contexts = contexts_of(state)
-        if contexts.kind is not None:
-            return call(*args, **kwargs)
-        if not network.training:
-            if kwargs.get("cfg"):
-                contexts.kind = "unconditional" if getattr(network, "force_zeros_cond", False) else None
-            else:
-                contexts.kind = "same" if _same(contexts, _conditions(args[2:], kwargs)) else None
-        try:
-            return call(*args, **kwargs)
-        finally:
-            contexts.kind = None
+    contexts = contexts_of(state)
+    if contexts.kind is not None:
+        return call(*args, **kwargs)
+    if not network.training:
+        if kwargs.get("cfg"):
+            contexts.kind = "unconditional" if getattr(network, "force_zeros_cond", False) else None
+        else:
+            contexts.kind = "same" if _same(contexts, _conditions(args[2:], kwargs)) else None
+    try:
+        return call(*args, **kwargs)
+    finally:
+        contexts.kind = None
 
 
 class CrossAttentionSeam(AttentionSeam):

@@ -24,17 +24,6 @@ from fast_sam3d.patch import Seam
 
 logger = logging.getLogger(__name__)
 
-EXTRACTOR = ("res", "sdf_bias", "use_color", "feats_channels", "get_layout", "mesh_extractor")
-FLEXICUBES = (
-    "check_table",
-    "cube_corners",
-    "cube_edges",
-    "_get_case_id",
-    "_identify_surf_edges",
-    "_compute_reg_loss",
-)
-"""Required attributes."""
-
 TRIAL_RESOLUTION = 7
 """Cubes along each axis of the grid of the trial."""
 
@@ -76,15 +65,6 @@ class ExtractionSeam(Seam):
             return False
 
 
-def unfit(extractor: Any) -> str | None:
-    """Why an extractor cannot be the stock one, or None."""
-    for thing, names in ((extractor, EXTRACTOR), (getattr(extractor, "mesh_extractor", None), FLEXICUBES)):
-        missing = [name for name in names if not hasattr(thing, name)]
-        if missing:
-            return f"its extractor ({type(extractor).__name__}) is of another kind: it has no {', '.join(missing)}"
-    return None
-
-
 def extract(extractor: Any, cells: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """Vertices [V, 3], faces [F, 3] and colours [V, 6] of one object, as in `SparseFeatures2Mesh.__call__`.
 
@@ -106,11 +86,7 @@ def extract(extractor: Any, cells: Any) -> tuple[Tensor, Tensor, Tensor | None]:
 
     cubes = _surface_cubes(touched, sdf, side)
     needed = cubes[:, None] + corners
-    is_needed = torch.zeros(side**3, dtype=torch.bool, device=feats.device)
-    is_needed[needed.flatten()] = True
-    lattice = is_needed.nonzero().flatten()
-    number = torch.empty(side**3, dtype=torch.int32, device=feats.device)
-    number[lattice] = torch.arange(len(lattice), dtype=torch.int32, device=feats.device)
+    is_needed, lattice, number = _numbered(needed, side)
     cube_corners = number[needed].long()
 
     # `cubes_to_verts` and `get_dense_attrs`: the mean over the active cells around a corner; distance 1, else 0 beyond.
@@ -135,7 +111,7 @@ def extract(extractor: Any, cells: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     regular = _Regular(flexicubes.check_table, flexicubes.cube_edges, cubes, side)
     flexicubes._get_case_id = regular.case_ids
     flexicubes._identify_surf_edges = regular.surface_edges
-    flexicubes._compute_reg_loss = _nothing  # asked for in training only
+    flexicubes._compute_reg_loss = lambda *args: None  # asked for in training only
     vertices, faces, _, colours = flexicubes(
         voxelgrid_vertices=points.to(attributes.dtype),
         scalar_field=attributes[:, 0],
@@ -156,21 +132,26 @@ def _surface_cubes(touched: Tensor, sdf: Tensor, side: int) -> Tensor:
     Args:
         touched: [N, 8] corners of the active cells. sdf: [N, 8, 1] distances there. side: corners along each axis.
     """
-    is_active = torch.zeros(side**3, dtype=torch.bool, device=sdf.device)
-    is_active[touched.flatten()] = True
-    lattice = is_active.nonzero().flatten()
-    number = torch.empty(side**3, dtype=torch.int32, device=sdf.device)
-    number[lattice] = torch.arange(len(lattice), dtype=torch.int32, device=sdf.device)
+    is_active, lattice, number = _numbered(touched, side)
     mean = _mean(sdf.new_zeros(len(lattice), 1), number[touched.flatten()].long(), sdf.flatten(0, 1))
     some = is_active.fill_(False)
     some[lattice[mean[:, 0] < 0]] = True
     some = every = some.view(side, side, side)
     for axis in range(3):
-        lower, upper = (part.narrow(axis, start, side - 1) for part in (some,) for start in (0, 1))
-        some_, lower_, upper_ = lower | upper, every.narrow(axis, 0, side - 1), every.narrow(axis, 1, side - 1)
-        some, every = some_, lower_ & upper_
+        some = some.narrow(axis, 0, side - 1) | some.narrow(axis, 1, side - 1)
+        every = every.narrow(axis, 0, side - 1) & every.narrow(axis, 1, side - 1)
     x, y, z = (some & ~every).nonzero().unbind(1)
     return (x * side + y) * side + z
+
+
+def _numbered(corners: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Some corners of the grid, ascending: whether each of all is among them, their indices, and each one's number."""
+    there = torch.zeros(side**3, dtype=torch.bool, device=corners.device)
+    there[corners.flatten()] = True
+    lattice = there.nonzero().flatten()
+    number = torch.empty(side**3, dtype=torch.int32, device=corners.device)
+    number[lattice] = torch.arange(len(lattice), dtype=torch.int32, device=corners.device)
+    return there, lattice, number
 
 
 def _mean(start: Tensor, index: Tensor, values: Tensor) -> Tensor:
@@ -233,10 +214,6 @@ class _Regular:
         shared = torch.zeros_like(number)
         shared[crossed] = count[index]
         return edges, number, shared, crossed
-
-
-def _nothing(*args: Any) -> None:
-    return None
 
 
 def _inside(coords: Tensor, res: int) -> bool:

@@ -11,11 +11,12 @@ through a numpy view, leave no trace: call `accelerate` again after those.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final, TypeAlias
-from weakref import ref
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -46,13 +47,11 @@ class Pass:
     """One call of a network.
 
     Args:
-        kind: a key of `LIMITS`.
         key: the network's number, torch's settings, and the arguments that are not tensors.
         given: copies of the tensors among the arguments.
         result: a copy.
     """
 
-    kind: str
     key: tuple[Any, ...]
     given: list[Tensor]
     result: Any = None
@@ -63,7 +62,7 @@ class Passes:
     """The passes that one installation stores.
 
     Args:
-        stored: the last used one last.
+        stored: by kind, the last used one last.
         numbers: of the states of networks; equal encoders have the same number.
         encoders: every encoder with its state when it was last read.
         running: the pipeline's `run` is on.
@@ -71,9 +70,9 @@ class Passes:
         disabled: places, or savings, that a log line was written for.
     """
 
-    stored: list[Pass] = field(default_factory=list)
+    stored: dict[str, deque[Pass]] = field(default_factory=lambda: {k: deque(maxlen=n) for k, n in LIMITS.items()})
     numbers: dict[State, int] = field(default_factory=dict)
-    encoders: list[tuple[ref[nn.Module], State]] = field(default_factory=list)
+    encoders: WeakKeyDictionary[nn.Module, State] = field(default_factory=WeakKeyDictionary)
     running: bool = False
     states: dict[int, State] = field(default_factory=dict)
     disabled: set[str] = field(default_factory=set)
@@ -95,63 +94,47 @@ class Passes:
         if self.running:
             self.states[id(module)] = state
         if state not in self.numbers:
-            number = len(self.numbers)
+            others = [(other, old) for other, old in self.encoders.items() if share and other is not module]
+            equal = (self.numbers[old] for other, old in others if _state(other) == old and _equal(other, module))
+            self.numbers[state] = next(equal, len(self.numbers))
             if share:
-                self.encoders = [(known, old) for known, old in self.encoders if known() not in (None, module)]
-                for known, old in self.encoders:
-                    other = known()
-                    if other is not None and _state(other) == old and _equal(other, module):
-                        number = self.numbers[old]
-                        break
-                self.encoders.append((ref(module), state))
-            self.numbers[state] = number
+                self.encoders[module] = state
         return self.numbers[state]
 
     def find(self, kind: str, key: tuple[Any, ...], given: list[Tensor]) -> Pass | None:
         """The earlier pass of an equal network with equal arguments, or None."""
-        for known in reversed(self.stored):
-            if known.kind == kind and known.key == key and all(map(same_bits, known.given, given)):
-                self.stored.remove(known)
-                self.stored.append(known)
+        stored = self.stored[kind]
+        for known in reversed(stored):
+            if known.key == key and all(map(same_bits, known.given, given)):
+                stored.remove(known)
+                stored.append(known)
                 return known
         return None
-
-    def store(self, new: Pass) -> None:
-        """Add a pass, and drop those beyond `LIMITS`."""
-        self.stored.append(new)
-        for old in [known for known in self.stored if known.kind == new.kind][: -LIMITS[new.kind]]:
-            self.stored.remove(old)
 
     def end(self, keep: bool) -> None:
         """The pipeline's `run` has ended; `keep` the passes for the next one."""
         self.running = False
         self.states.clear()
-        numbers = [self.numbers[state] for _, state in self.encoders]
+        numbers = [self.numbers[state] for state in self.encoders.values()]
         if len(numbers) == len(set(numbers)) > 1 and "embedders" not in self.disabled:
             self.disabled.add("embedders")
             logger.info("exact.embedders saves nothing, because no two image encoders have equal settings and weights")
-        if not keep:
-            self.stored.clear()
+        for stored in self.stored.values() if not keep else ():
+            stored.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class OneRun:
+def one_run(images: bool, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Wraps a pipeline's `run`.
 
     Args:
         images: keep the passes for the next run.
     """
-
-    images: bool
-
-    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """See the class."""
-        passes = passes_of(scene)
-        passes.running = True
-        try:
-            return call(*args, **kwargs)
-        finally:
-            passes.end(self.images)
+    passes = passes_of(scene)
+    passes.running = True
+    try:
+        return call(*args, **kwargs)
+    finally:
+        passes.end(images)
 
 
 class PassSeam(Seam):
@@ -185,7 +168,7 @@ class PassSeam(Seam):
             known = passes.find(self.kind, key, given)
             if known is not None:
                 return _handed_out(known.result)
-            new = Pass(self.kind, key, [_copy(value) for value in values if isinstance(value, Tensor)])
+            new = Pass(key, [_copy(value) for value in values if isinstance(value, Tensor)])
         except (ValueError, RuntimeError) as error:
             self._disable(passes, str(error))
             return call(*args, **kwargs)
@@ -198,7 +181,7 @@ class PassSeam(Seam):
         except (ValueError, RuntimeError) as error:
             self._disable(passes, str(error))
         else:
-            passes.store(new)
+            passes.stored[self.kind].append(new)
         return result
 
     def discard(self, layer: Layer) -> None:

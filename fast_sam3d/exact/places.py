@@ -14,8 +14,8 @@ from fast_sam3d.adapters import Sam3d
 from fast_sam3d.adapters.sam3d import compiled
 from fast_sam3d.exact import subdivision
 from fast_sam3d.exact.attention import AttentionSeam, fits
-from fast_sam3d.exact.context import CrossAttentionSeam, KeysSeam, WatchContext
-from fast_sam3d.exact.extraction import ExtractionSeam, unfit
+from fast_sam3d.exact.context import CrossAttentionSeam, KeysSeam, watch_context
+from fast_sam3d.exact.extraction import ExtractionSeam
 from fast_sam3d.exact.half import LinearSeam
 from fast_sam3d.exact.passes import PassSeam
 from fast_sam3d.exact.settings import Exact
@@ -45,7 +45,7 @@ def layers(adapter: Sam3d, exact: Exact) -> Iterator[tuple[object, str, Callable
     }
     for places, wanted in finders.items():
         for owner, name, make in places(adapter, exact) if wanted else ():
-            yield owner, name, make, WatchContext(exact) if make is NetworkSeam else exact
+            yield owner, name, make, watch_context if make is NetworkSeam else exact
 
 
 def _context_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
@@ -71,9 +71,10 @@ def _extraction_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
     extractor = getattr(decoder, "mesh_extractor", None)
     if decoder is None or _built_in(extractor, "extraction"):
         return
-    reason = unfit(extractor) or ("its decoder is compiled" if compiled(decoder) else None)
-    if reason:
-        logger.info("mesh: exact.extraction stays off, because %s", reason)
+    if compiled(decoder):
+        logger.info("mesh: exact.extraction stays off, because its decoder is compiled")
+    elif extractor is None:
+        logger.info("mesh: exact.extraction stays off, because its decoder has no extractor under the known name")
     else:
         yield decoder, "mesh_extractor", ExtractionSeam
 

@@ -76,49 +76,33 @@ class Chain:
         return call(*args, **kwargs)
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+def begin_run(scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Acts around a pipeline's `run`: a new object."""
-
-    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """See the class."""
-        scene.clear()
-        try:
-            return call(*args, **kwargs)
-        finally:
-            scene.clear()  # nothing of an object outlives its run
-
-
-@dataclass(frozen=True, slots=True)
-class RequireVoxels:
-    """Acts around `sample_slat`, whose second argument is the voxels [N, 4]: without any the stock error is obscure."""
-
-    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """See the class."""
-        coords = args[1] if len(args) > 1 else kwargs.get("coords")
-        if coords is not None and not len(coords):
-            raise FastSam3dError("the model found no object in this picture: try another seed, mask or pointmap")
+    scene.clear()
+    try:
         return call(*args, **kwargs)
+    finally:
+        scene.clear()  # nothing of an object outlives its run
 
 
-@dataclass(frozen=True, slots=True)
-class KeepOccupancy:
+def require_voxels(scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Acts around `sample_slat`, whose second argument is the voxels [N, 4]: without any the stock error is obscure."""
+    coords = args[1] if len(args) > 1 else kwargs.get("coords")
+    if coords is not None and not len(coords):
+        raise FastSam3dError("the model found no object in this picture: try another seed, mask or pointmap")
+    return call(*args, **kwargs)
+
+
+def keep_occupancy(scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Acts around the sparse-structure decoder, which returns logits [B, 1, R, R, R]."""
-
-    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """See the class."""
-        logits = call(*args, **kwargs)
-        if isinstance(logits, Tensor) and logits.dim() == 5:
-            scene.occupancy = logits[:, 0].detach()
-        return logits
+    logits = call(*args, **kwargs)
+    if isinstance(logits, Tensor) and logits.dim() == 5:
+        scene.occupancy = logits[:, 0].detach()
+    return logits
 
 
-@dataclass(frozen=True, slots=True)
-class KeepScale:
+def keep_scale(scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Acts around `sample_sparse_structure`, which returns by how much it merged voxels."""
-
-    def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """See the class."""
-        result = call(*args, **kwargs)
-        scene.scale = float(result.get("downsample_factor", 1.0))
-        return result
+    result = call(*args, **kwargs)
+    scene.scale = float(result.get("downsample_factor", 1.0))
+    return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 import fast_sam3d
 from fast_sam3d.decode.aggregate import MeshMethod
-from fast_sam3d.decode.hooks import AggregateInDecoder, MeshWithoutGaussians
+from fast_sam3d.decode.hooks import aggregate_in_decoder, mesh_without_gaussians
 from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.patch import seam_at
 from fast_sam3d.report import observe
@@ -84,7 +85,7 @@ def test_features_are_pooled_as_the_method_says() -> None:
 
     for pool in ("max", "mean"):
         method = MeshMethod(factors=(2.0, 2.0, 2.0), min_voxels=0, pool=pool)
-        AggregateInDecoder(method)(Exchange(), decode, Latent(feats, coords))
+        aggregate_in_decoder(method, Exchange(), decode, Latent(feats, coords))
     assert seen == [[3.0, 7.0], [2.0, 7.0]]
 
 
@@ -184,7 +185,7 @@ def test_mutable_meshes_are_changed_in_place() -> None:
 
     mesh = SimpleNamespace(vertices=torch.tensor([[-0.5, 0.0, 0.25]]), res=64)
     slat = Sparse(torch.ones(64, 2), torch.argwhere(torch.ones(1, 4, 4, 4)).int())
-    around = AggregateInDecoder(MeshMethod(factors=(2.0, 2.0, 2.0), min_voxels=0))
+    around = partial(aggregate_in_decoder, MeshMethod(factors=(2.0, 2.0, 2.0), min_voxels=0))
     seen: list[int] = []
 
     def decoder(x: Sparse) -> list[Any]:
@@ -208,7 +209,7 @@ def test_a_mesh_can_be_decoded_without_gaussians() -> None:
         return outputs
 
     def finished(**outputs: Any) -> dict[str, Any]:
-        return MeshWithoutGaussians()(Exchange(), postprocess, outputs, bake=True)
+        return mesh_without_gaussians(Exchange(), postprocess, outputs, bake=True)
 
     assert finished(mesh=["m"]) == {"mesh": ["m"], "glb": (None, "m", True)}
     assert finished(mesh=["m"], gaussian=["g"]) == {

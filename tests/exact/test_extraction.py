@@ -114,7 +114,7 @@ class Pretender(Other):
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        (Other, "its extractor (Other) is of another kind: it has no res"),
+        (Other, "the extractor (Other) fails on a small trial: AttributeError"),
         (Pretender, "the extractor (Pretender) fails on a small trial: TypeError"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 
 from fast_sam3d.decode.aggregate import MeshMethod
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.sampling.exchange import Exchange, RequireVoxels
+from fast_sam3d.sampling.exchange import Exchange, require_voxels
 
 
 def sample_slat(slat_input: Any, coords: torch.Tensor, steps: int = 25) -> int:
@@ -17,7 +17,7 @@ def sample_slat(slat_input: Any, coords: torch.Tensor, steps: int = 25) -> int:
 
 
 def test_a_structured_latent_needs_voxels() -> None:
-    around, none = RequireVoxels(), torch.zeros(0, 4, dtype=torch.int32)
+    around, none = require_voxels, torch.zeros(0, 4, dtype=torch.int32)
     assert around(Exchange(), sample_slat, {}, torch.ones(2, 4), steps=3) == 4
     assert around(Exchange(), sample_slat, slat_input={}, coords=torch.ones(2, 4)) == 26
     for args, kwargs in ((({}, none), {}), (({},), {"coords": none})):

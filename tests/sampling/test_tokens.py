@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fast_sam3d.sampling.exchange import Begin, Exchange, KeepOccupancy, KeepScale
+from fast_sam3d.sampling.exchange import Exchange, begin_run, keep_occupancy, keep_scale
 from fast_sam3d.sampling.tokens import Tokens, cells, high_frequency
 
 
@@ -76,19 +76,19 @@ def test_places_of_merged_voxels() -> None:
 def test_a_scene_knows_the_object_of_the_run_only() -> None:
     scene, rows = Exchange(), coords([(0, 1, 2, 3)])
     logits = torch.ones(1, 1, 4, 4, 4)
-    assert KeepOccupancy()(scene, lambda: logits) is logits
-    assert KeepScale()(scene, lambda: {"downsample_factor": 2}) == {"downsample_factor": 2}
+    assert keep_occupancy(scene, lambda: logits) is logits
+    assert keep_scale(scene, lambda: {"downsample_factor": 2}) == {"downsample_factor": 2}
     assert scene.scale == 2.0
     scene.scale = 1.0
     assert scene.tokens(rows).occupancy is not None
     assert scene.tokens(coords([(0, 1, 4, 1)])).occupancy is None  # outside of a grid of 4: another object's voxels
     assert scene.tokens(coords([(1, 1, 1, 1)])).occupancy is None
-    assert Begin()(scene, lambda: "result") == "result"
+    assert begin_run(scene, lambda: "result") == "result"
     assert scene == Exchange()
 
 
 def test_what_is_no_grid_of_logits_is_let_through() -> None:
     scene = Exchange()
-    assert KeepOccupancy()(scene, lambda: "a mesh") == "a mesh"
-    assert KeepOccupancy()(scene, lambda: torch.ones(1, 6, 4)).shape == (1, 6, 4)
+    assert keep_occupancy(scene, lambda: "a mesh") == "a mesh"
+    assert keep_occupancy(scene, lambda: torch.ones(1, 6, 4)).shape == (1, 6, 4)
     assert scene.occupancy is None
