@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +67,17 @@ def load_object(
     Raises:
         InputError: an input is missing or invalid; the message says what to do.
     """
-    try:
+    with reading(image_path):
         return _load(Path(image_path), mask_index, mask_path, pointmap)
-    except InputError:
-        raise
-    except OSError as error:  # an unreadable folder, or a name that is too long
-        raise InputError(f"{image_path} cannot be read ({error.strerror or error}): check the path") from error
+
+
+@contextlib.contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Turn a system error in the block, about an unreadable folder or too long a name, into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): check the path") from error
 
 
 def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None, pointmap: str) -> ObjectInput:

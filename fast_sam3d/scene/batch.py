@@ -9,27 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from fast_sam3d.errors import InputError
 from fast_sam3d.run.object import with_alpha
 
-if TYPE_CHECKING:
-    from fast_sam3d.inputs.load import ObjectInput
-
-__all__ = ["Ahead", "Masked", "groups_of"]
+__all__ = ["Ahead", "groups_of"]
 
 log = logging.getLogger(__name__)
 
 Name = TypeVar("Name", bound=Hashable)
-
-
-class Masked(NamedTuple):
-    """One object: image [H, W, 3] uint8, mask [H, W] bool, pointmap [H, W, 3] or None."""
-
-    image: Any
-    mask: Any
-    pointmap: Any
 
 
 def groups_of(names: Sequence[Name], size: int) -> dict[Name, tuple[Name, ...]]:
@@ -55,12 +44,13 @@ class Ahead:
         self.voxels: list[int] = []
         """Number of voxels of each object of the current group, in order; empty without a batch."""
 
-    def prepare(self, group: Hashable, objects: Iterable[ObjectInput | Masked]) -> None:
+    def prepare(self, group: Hashable, objects: Iterable[tuple[Any, Any, Any]]) -> None:
         """Sample a group, unless it is the current one.
 
         Args:
             group: its identity.
-            objects: of the group; only consumed if they are sampled.
+            objects: of the group: image [H, W, 3] uint8, mask [H, W] and pointmap [H, W, 3] or None of each; only
+                consumed if they are sampled.
         """
         if group == self._group:
             return
@@ -76,7 +66,7 @@ class Ahead:
 
             begin = time.perf_counter()
             try:
-                given = [(with_alpha(item.image, item.mask), None, item.pointmap) for item in objects]
+                given = [(with_alpha(image, mask), None, points) for image, mask, points in objects]
                 solved = solve_structures(self._pipeline, given, self._seed, self._ss_steps)
             except (InputError, MemoryError, RuntimeError) as error:
                 # The run of the object at fault raises the error.

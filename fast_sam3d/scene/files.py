@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import OPENCV_FROM_CAMERA, Y_UP_FROM_Z_UP, Pose
 from fast_sam3d.outputs.files import atomic_write, save_json
-from fast_sam3d.outputs.gaussians import load_gaussians_ply, save_gaussians_ply
+from fast_sam3d.outputs.gaussians import load_gaussians_ply
 from fast_sam3d.outputs.interrupts import interrupts_deferred
 from fast_sam3d.outputs.pose import CAMERA_FRAME, OBJECT_FRAME, POSE_CONVENTION
 from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE
 from fast_sam3d.scene.objects import PlacedObject, Scene, Surface
 
-if TYPE_CHECKING:
-    from PIL import Image
+log = logging.getLogger(__name__)
 
-__all__ = ["load_object_folder", "node_name", "save_gif", "save_scene_glb", "save_scene_json", "save_scene_ply"]
+__all__ = ["camera_facts", "camera_of", "camera_seen", "load_object_folder", "save_scene_glb", "save_scene_json"]
 
 SCENE_CONVENTION = (
     POSE_CONVENTION + " scene.ply holds the gaussians of all objects in the camera's frame, each object's in the rows "
@@ -59,19 +59,8 @@ def _load_surface(path: Path) -> Surface:
     return Surface(vertices.astype(np.float32), np.asarray(loaded.faces, np.int64), colours)
 
 
-def save_scene_ply(path: Path, scene: Scene) -> bool:
-    """Write one standard 3DGS file in the camera's frame. Returns False, and writes nothing, without gaussians."""
-    gaussians = scene.gaussians
-    if gaussians is None:
-        return False
-    save_gaussians_ply(path, gaussians)
-    return True
-
-
-def save_scene_glb(path: Path, scene: Scene) -> bool:
-    """Write one node per object at its pose. Returns False, and writes nothing, without meshes."""
-    if not any(item.surface is not None for item in scene.objects):
-        return False
+def save_scene_glb(path: Path, scene: Scene) -> None:
+    """Write one node per object at its pose."""
     with interrupts_deferred():
         import trimesh
 
@@ -90,7 +79,6 @@ def save_scene_glb(path: Path, scene: Scene) -> bool:
         content: Any = built.export(file_type="glb", include_normals=True)
     with atomic_write(path) as file:
         file.write(content)
-    return True
 
 
 def save_scene_json(
@@ -134,6 +122,15 @@ def camera_facts(camera: Camera) -> dict[str, Any]:
     return {"focal_px": camera.focal, "principal_px": camera.principal, "size_px": camera.size[::-1]}
 
 
+def camera_seen(pointmap: Any, size: tuple[int, int], what: str) -> Camera | None:
+    """The camera of a pointmap, for the picture at its own size (width, height); None, and a log line, without one."""
+    try:
+        return Camera.from_pointmap(pointmap).resized(max(size))
+    except ValueError as error:
+        log.info("%s: the camera of its pointmap is unknown: %s", what, error)
+        return None
+
+
 def camera_of(facts: Mapping[str, Any] | None) -> Camera | None:
     """The inverse of `camera_facts`."""
     if facts is None:
@@ -141,11 +138,3 @@ def camera_of(facts: Mapping[str, Any] | None) -> Camera | None:
     u, v = facts["principal_px"]
     width, height = facts["size_px"]
     return Camera(np.eye(3), np.zeros(3), float(facts["focal_px"]), (float(u), float(v)), (int(height), int(width)))
-
-
-def save_gif(path: Path, frames: Sequence[Image.Image], milliseconds: int) -> None:
-    """Write an animation that loops forever."""
-    with atomic_write(path) as file:
-        frames[0].save(
-            file, format="GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, optimize=False
-        )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fast_sam3d.config.compose import Config
-from fast_sam3d.errors import FastSam3dError, OutputError
+from fast_sam3d.errors import OutputError
 from fast_sam3d.outputs.folder import clear_unfinished
 from fast_sam3d.scene.compose import finish
 from fast_sam3d.scene.parallel import Engine
@@ -105,7 +105,4 @@ def run_folder(
         for outcome in engine(planned.tasks):
             outcomes[outcome.number] = outcome
             report(outcome)
-    lost = [task.number for task in planned.tasks if task.number not in outcomes]
-    if lost:
-        raise FastSam3dError(f"the engine returned no outcome of the objects {lost}")
     return finish(planned, outcomes, config, processes())

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_sam3d.errors import InputError
-from fast_sam3d.inputs.load import ObjectInput, find_image, folder_name, numbered_masks, result_name
+from fast_sam3d.inputs.load import ObjectInput, find_image, folder_name, numbered_masks, reading, result_name
 from fast_sam3d.inputs.pictures import picture_size, read_mask, read_picture
 from fast_sam3d.inputs.pointmaps import check_known, find_pointmap, read_pointmap
 
@@ -58,10 +58,8 @@ class SceneInput:
             InputError: unreadable, empty, full, or of another size than the picture's.
         """
         path = self.masks[number]
-        try:
+        with reading(path):
             mask = read_mask(path)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror or error}): check the path") from error
         if mask.shape != self.size[::-1]:
             raise InputError(
                 f"{path} is {mask.shape[1]}x{mask.shape[0]} pixels and {self.image_path} is {self.size[0]}x"
@@ -104,14 +102,12 @@ def scene_folders(image_dir: Path) -> list[Path]:
     Raises:
         InputError: neither.
     """
-    try:
+    with reading(image_dir):
         if not image_dir.is_dir():
             raise InputError(f"{image_dir} is no folder: name a folder with image.png and masks 0.png, 1.png ...")
         if _has_picture(image_dir):
             return [image_dir]
         found = [path for path in sorted(image_dir.iterdir()) if path.is_dir() and _has_picture(path)]
-    except OSError as error:
-        raise InputError(f"{image_dir} cannot be read ({error.strerror or error}): check the path") from error
     if not found:
         raise InputError(
             f"the folder {image_dir} holds no image.png, nor does a folder in it: put the picture there under that name"
@@ -129,7 +125,7 @@ def load_scene(folder: Path, pointmap: str = "auto") -> SceneInput:
     Raises:
         InputError: no picture, no mask, or a picture or pointmap that cannot be used.
     """
-    try:
+    with reading(folder):
         image_path = find_image(folder)
         image, _ = read_picture(image_path)
         numbered = numbered_masks(folder)
@@ -149,10 +145,6 @@ def load_scene(folder: Path, pointmap: str = "auto") -> SceneInput:
         points_path = find_pointmap(folder, pointmap)
         points = None if points_path is None else read_pointmap(points_path, (size[1], size[0]), None)
         name = result_name(folder_name(folder), "")
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read ({error.strerror or error}): check the path") from error
     digests = {"image": digest(image), "pointmap": None if points is None else digest(points)}
     return SceneInput(name, folder, image, image_path, points, points_path, masks, passed_over, digests, size)
 

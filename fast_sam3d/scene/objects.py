@@ -22,7 +22,7 @@ from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import Pose, merge_gaussians, place_gaussians
 from fast_sam3d.run.memory import SMALLER, free_memory, run_fitting, smaller_than
 from fast_sam3d.run.object import ObjectRun, RunSettings, first, run_object
-from fast_sam3d.scene.batch import Ahead, Masked, groups_of
+from fast_sam3d.scene.batch import Ahead, groups_of
 
 if TYPE_CHECKING:
     from fast_sam3d.telemetry import Progress, Report
@@ -216,7 +216,7 @@ def run_scene(
     def one(name: str) -> SceneObject:
         covered = usable(name)
         if name in groups:
-            ahead.prepare(groups[name], (Masked(pixels, usable(member), pointmap) for member in groups[name]))
+            ahead.prepare(groups[name], ((pixels, usable(member), pointmap) for member in groups[name]))
 
         def run(decoded: tuple[str, ...]) -> ObjectRun:
             settings = RunSettings(seed, ss_steps, slat_steps, decoded, layout)
@@ -262,11 +262,12 @@ def compose_scene(results: Iterable[SceneObject | PlacedObject]) -> Scene:
     Raises:
         InputError: nothing to place.
     """
-    placed = tuple(
-        item if isinstance(item, PlacedObject) else PlacedObject.of(item.name, item.result)
-        for item in results
-        if isinstance(item, PlacedObject) or item.result is not None
-    )
+    placed = []
+    for item in results:
+        if isinstance(item, PlacedObject):
+            placed.append(item)
+        elif item.result is not None:
+            placed.append(PlacedObject.of(item.name, item.result))
     if not placed:
         raise InputError("there is no object to compose a scene of: every mask failed")
-    return Scene(placed)
+    return Scene(tuple(placed))

@@ -186,7 +186,8 @@ class ObjectWorker:
         assert self._scene is not None
         scene = self._scene[2]
         if task.group:
-            self._ahead.prepare((task.folder, task.group), map(scene.object, task.group))
+            objects = ((item.image, item.mask, item.pointmap) for item in map(scene.object, task.group))
+            self._ahead.prepare((task.folder, task.group), objects)
         return scene
 
     def _run(self, task: ObjectTask, formats: Sequence[str], tried: list[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -223,23 +224,18 @@ class ObjectWorker:
 def _write_done(
     folder: Path, task: ObjectTask, written: list[str], run: ObjectRun, tried: Sequence[str], size: tuple[int, int]
 ) -> None:
-    from fast_sam3d.geometry.camera import Camera
     from fast_sam3d.outputs.files import save_json
+    from fast_sam3d.scene.files import camera_facts, camera_seen
 
-    camera = None
-    if run.result.get("pointmap") is not None:
-        try:
-            seen = Camera.from_pointmap(run.result["pointmap"]).resized(max(size))
-            camera = {"focal_px": seen.focal, "principal_px": seen.principal, "size_px": size}
-        except ValueError as error:
-            log.info("object %d: the camera of its pointmap is unknown: %s", task.number, error)
+    points = run.result.get("pointmap")
+    camera = None if points is None else camera_seen(points, size, f"object {task.number}")
     save_json(folder / DONE, {
         "identity": task.identity,
         # The report holds times, so its size differs from run to run.
         "files": {name: None if name == REPORT else (folder / name).stat().st_size for name in sorted(written)},
         "formats": run.formats,
         "out_of_memory": tried,
-        "camera": camera,
+        "camera": None if camera is None else {**camera_facts(camera), "size_px": size},
     })  # fmt: skip
 
 

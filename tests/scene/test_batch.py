@@ -19,7 +19,7 @@ BUDGET = {"when": {"name": "budget", "threshold": 0.2, "warmup": 2}, "predict": 
 
 
 def solve_ahead(pipeline, things, seed, steps):
-    Ahead(pipeline, seed, steps).prepare(len(things), things)
+    Ahead(pipeline, seed, steps).prepare(len(things), ((each.image, each.mask, each.pointmap) for each in things))
 
 
 class Thing:

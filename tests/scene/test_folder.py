@@ -170,16 +170,16 @@ def test_errors_of_other_processes_are_reported(pipeline, kitchen, elsewhere, ca
 def test_a_process_that_dies_while_it_composes(pipeline, kitchen, elsewhere, capsys, monkeypatch):
     from fast_sam3d.scene import files as scene_files
 
-    here, save_ply = os.getpid(), scene_files.save_scene_ply
+    here, save_glb = os.getpid(), scene_files.save_scene_glb
 
     def die_elsewhere(path, made):
         if os.getpid() != here:
             path.with_name(f".{path.name}.0123abcd.tmp").write_text("unfinished")
             os.kill(os.getpid(), signal.SIGKILL)
-        return save_ply(path, made)
+        return save_glb(path, made)
 
     assert scene(capsys, kitchen, "--output_dir", "a", "--workers", 2)[0] == 0
-    monkeypatch.setattr(scene_files, "save_scene_ply", die_elsewhere)
+    monkeypatch.setattr(scene_files, "save_scene_glb", die_elsewhere)
     code, _, err = scene(capsys, kitchen, "--output_dir", "b", "--workers", 2)
     assert code == 0 and "ended with signal 9" in err
     assert contents(elsewhere / "a") == contents(elsewhere / "b")
