@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fast_sam3d.cli.arguments import check_run_overrides
-from fast_sam3d.config.compose import ACCELERATED, DTYPES, PRESET, SEED_MAX, Config, group_options, load
+from fast_sam3d.cli.arguments import at_least, check_run_overrides
+from fast_sam3d.config.compose import ACCELERATED, DTYPES, PRESET, Config, group_options, load
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import ConfigError
 
@@ -19,13 +20,16 @@ __all__ = [
     "add_image_path",
     "add_mask_index",
     "add_model_flags",
+    "add_overwrite",
     "add_preset",
+    "add_rounds",
+    "add_ways",
     "config_from",
+    "cores",
     "log_acceleration",
     "overrides_of",
     "pipeline_from",
     "preset_of",
-    "read_seeds",
 ]
 
 log = logging.getLogger(__name__)
@@ -165,6 +169,30 @@ def add_preset(group: Any, text: str = "how to accelerate", default: str = "off"
     group.add_argument("--preset", action=action, metavar="NAME", help=f"{text}: {names} (default: {default})")
 
 
+def add_ways(group: Any, text: str, default: str, example: str) -> None:
+    """--preset and --accelerate, both repeatable: what a command measures; read by `overrides_of`."""
+    add_preset(group, f"{text}; repeatable", default, repeat=True)
+    group.add_argument(
+        "--accelerate", action="append", default=[], metavar="OVERRIDES", help=f"the same by overrides, {example}"
+    )
+
+
+def add_rounds(group: Any, default: int) -> None:
+    """--rounds."""
+    text = "measured runs of each way, after a warm-up"
+    group.add_argument("--rounds", type=at_least(1), default=default, metavar="N", help=text)
+
+
+def add_overwrite(group: Any, text: str = "results of other settings or inputs") -> None:
+    """--overwrite."""
+    group.add_argument("--overwrite", action="store_true", help=f"replace {text}")
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _add(group: Any, flag: Flag) -> None:
     text = flag.text if "default" in flag.text else f"{flag.text} ({_default(flag.key)})"
     names = [f"--{name}" for name in flag.names]
@@ -269,17 +297,6 @@ def overrides_of(args: argparse.Namespace) -> list[str]:
     for preset in presets:
         load([preset])
     return [*presets, *args.accelerate]
-
-
-def read_seeds(text: str) -> tuple[int, ...]:
-    """The numbers of --seeds, each once. Raises ConfigError."""
-    try:
-        seeds = tuple(dict.fromkeys(int(seed) for seed in text.split(",")))
-    except ValueError as error:
-        raise ConfigError(f"--seeds is {text!r}: give whole numbers with commas, 42,43") from error
-    if not all(0 <= seed <= SEED_MAX for seed in seeds):
-        raise ConfigError(f"--seeds is {text!r}: give numbers from 0 to {SEED_MAX}")
-    return seeds
 
 
 def log_acceleration(config: Config) -> None:

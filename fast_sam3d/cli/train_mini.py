@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fast_sam3d.cli.arguments import at_least
+from fast_sam3d.cli.flags import cores
 from fast_sam3d.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ INTERRUPTED = 130
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    cores = max(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 1)
     parser.add_argument(
         "--run_dir", type=Path, default=Path("runs/mini"),
         help="data, checkpoints and curves; an interrupted run resumes with the same folder",
@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and noise")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
-    parser.add_argument("--threads", type=int, default=cores, help="of the training itself, on a CPU")
-    parser.add_argument("--processes", type=int, default=cores, help="processes that generate data and evaluate")
+    parser.add_argument("--threads", type=at_least(1), default=cores(), help="of the training itself, on a CPU")
+    parser.add_argument("--processes", type=at_least(1), default=cores(), help="to generate data and evaluate")
     parser.add_argument(
         "--share", type=float, default=1.0,
         help="share of the recipe's objects and updates, for a trial: 0.001 runs in minutes and learns nothing",
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stages", nargs="+", default=list(STAGE_NAMES), metavar="STAGE",
         help=f"only these, of {', '.join(STAGE_NAMES)}; each reads the results of earlier ones",
     )  # fmt: skip
-    parser.add_argument("--objects", type=int, default=160, help="held-out objects of the evaluation")
+    parser.add_argument("--objects", type=at_least(1), default=160, help="held-out objects of the evaluation")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -118,9 +118,6 @@ def _stages(args: argparse.Namespace) -> list[str]:
     for name in args.stages:
         if name not in STAGE_NAMES:
             raise ConfigError(f"there is no stage '{name}': {suggest(name, STAGE_NAMES)}")
-    for flag in ("threads", "processes", "objects"):
-        if getattr(args, flag) < 1:
-            raise ConfigError(f"--{flag} must be at least 1, got {getattr(args, flag)}")
     # Checked now rather than after hours of training.
     if "evaluate" in args.stages and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
