@@ -19,6 +19,7 @@ __all__ = [
     "load_checkpoint",
     "load_pipeline",
     "stock_folders",
+    "torch_device",
 ]
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def load_checkpoint(
     checkpoint: Checkpoint, device: Any = None, dtype: Any = None, depth_model: str | Path | None = None
 ) -> Any:
     """Builds the pipeline of a checkpoint that was found. Arguments and errors as `load_pipeline`."""
-    chosen = _device(device)
+    chosen = torch_device(device)
     if checkpoint.kind == "mini":
         if depth_model is not None:
             raise CheckpointError("the embedded model has no depth model to replace: give a pointmap, or leave it out")
@@ -182,7 +183,8 @@ def _kind(folder: Path) -> Literal["mini", "sam3d"]:
     return "sam3d"
 
 
-def _device(device: Any) -> Any:
+def torch_device(device: Any) -> Any:
+    """The torch device of that name, None: cuda if there is one, else cpu. Raises CheckpointError: not usable here."""
     import torch
 
     if device is None:

@@ -33,9 +33,7 @@ OVERRIDES = SHARED
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument(
-        "--suite", metavar="NAME", help="quick, full, ablation, sweeps, or a YAML file (default: quick)"
-    )
+    parser.add_argument("--suite", metavar="NAME", help="quick, full, ablation, sweeps, or a file (default: quick)")
     add_ways(
         parser, "one more method, without --suite the only one", "those of the suite",
         'such as "ss=fast_sam3d mesh=off" or, as a control, "pipeline.ss_steps=10" (default: none)',

@@ -14,8 +14,6 @@ from fast_sam3d.cli.flags import cores
 from fast_sam3d.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
-    import torch
-
     from fast_sam3d.mini.train.recipe import Recipe
     from fast_sam3d.mini.train.run import TrainingRun
 
@@ -61,12 +59,13 @@ def main(args: argparse.Namespace) -> int:
     args.checkpoint_dir = args.checkpoint_dir or args.run_dir / "checkpoint"
     import torch
 
+    from fast_sam3d.checkpoints.load import torch_device
     from fast_sam3d.mini.train import recipe_file
     from fast_sam3d.mini.train.export import check_exported
     from fast_sam3d.mini.train.run import TrainingRun, check_inputs
     from fast_sam3d.outputs.folder import writable_folder
 
-    recipe, device = _recipe(args), _device(args.device)
+    recipe, device = _recipe(args), torch_device(args.device)
     check_inputs(args.run_dir, asked)
     _check_weights(args.checkpoint_dir, asked)
     writable_folder(args.run_dir, "--run_dir")
@@ -142,18 +141,6 @@ def _recipe(args: argparse.Namespace) -> Recipe:
             raise ConfigError(f"--steps: write {stage}=N with N at least 1, not '{text}'")
         recipe = replace(recipe, **{stage: replace(getattr(recipe, stage), steps=int(count))})
     return recipe
-
-
-def _device(name: str | None) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    # A build without CUDA raises AssertionError.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _check_weights(checkpoint: Path, asked: list[str]) -> None:

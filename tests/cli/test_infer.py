@@ -17,7 +17,7 @@ from PIL import Image
 from fast_sam3d import cli
 from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint
-from fast_sam3d.cli import infer
+from fast_sam3d.cli import infer, object_input
 from fast_sam3d.model.inputs import limit_size, match_size
 from fast_sam3d.outputs import files as output_files
 from fast_sam3d.outputs import load_gaussians_ply, meshes
@@ -33,7 +33,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     made = StandIn()
     (tmp_path / "weights").mkdir()
     found = Checkpoint("mini", tmp_path / "weights", "mini", "the test says so")
-    monkeypatch.setattr(infer, "find_checkpoint", lambda tag: found)
+    monkeypatch.setattr(object_input, "find_checkpoint", lambda tag: found)
 
     def load(checkpoint: Checkpoint, device: str | None, dtype: str | None, depth_model: str | None) -> StandIn:
         made.loaded = True
