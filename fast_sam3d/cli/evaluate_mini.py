@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fast_sam3d.cli.arguments import at_least
 from fast_sam3d.cli.flags import add_overwrite, add_ways, cores, overrides_of
+from fast_sam3d.cli.tables import print_table
 from fast_sam3d.errors import ConfigError
 
 STRENGTHS = ("ss_cfg_strength", "slat_cfg_strength")
-WIDTH = 170  # characters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,43 +56,38 @@ def main(args: argparse.Namespace) -> int:
 
 def show(summary: Mapping[str, Any]) -> None:
     """Print the tables of a summary."""
-    from rich.console import Console
-    from rich.table import Table
-
     from fast_sam3d.bench.evaluate_mini import CHECKS
     from fast_sam3d.mini.train.card import BARS, with_error
 
-    # A file or a pipe has no width, and the default of 80 columns would truncate the tables' cells.
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-    table = Table("metric", "mean ± s.e.", "bar", title=f"{summary['objects']} held-out objects, 25 + 25 steps")
+    rows = []
     for name, (middle, error) in summary["overall"].items():
-        if name in BARS:
-            bar, more = BARS[name]
-            verdict = "reached" if (middle >= bar) == more or middle == bar else "missed"
-            table.add_row(name, with_error((middle, error)), f"{'≥' if more else '≤'} {bar} {verdict}")
-        else:
-            table.add_row(name, with_error((middle, error)), "")
-    console.print(table)
+        bar, more = BARS.get(name, (None, False))
+        reached = bar is not None and ((middle >= bar) == more or middle == bar)
+        said = "" if bar is None else f"{'≥' if more else '≤'} {bar} {'reached' if reached else 'missed'}"
+        rows.append((name, with_error((middle, error)), said))
+    print_table(f"{summary['objects']} held-out objects, 25 + 25 steps", ("metric", "mean ± s.e.", "bar"), rows)
     shown = ("f1@0.05", "f1@0.01", "chamfer", "voxel_iou", "box_iou", "rotation_deg")
-    families = Table("family", *shown, title="by family")
-    for family, scores in summary["families"].items():
-        families.add_row(family, *(f"{scores[name][0]:.3f}" if name in scores else "" for name in shown))
-    console.print(families)
+    families = [
+        (family, *(f"{scores[name][0]:.3f}" if name in scores else "" for name in shown))
+        for family, scores in summary["families"].items()
+    ]
+    print_table("by family", ("family", *shown), families)
     if summary["variants"]:
         fidelity = ("base_voxel_iou", "base_f1@0.01", "base_rotation_deg")
         differs = ("f1@0.05", "f1@0.01", "voxel_iou", "box_iou")
-        table = Table(
-            "variant", "faster", "calls", *fidelity, *(f"Δ {name}" for name in differs),
-            title="against 25 steps, paired; calls of the networks per object",
-        )  # fmt: skip
+        rows = []
         for name, scores in summary["variants"].items():
-            cells = [f"{scores['network_calls'][0]:.0f}" if "network_calls" in scores else ""]
-            cells += [with_error(scores[key]) if key in scores else "" for key in fidelity]
             paired = scores["against_base"]
-            cells += [with_error(paired[key], "+.4f") if key in paired else "" for key in differs]
-            table.add_row(name, "{:.2f}x".format(paired["speedup"][0]) if "speedup" in paired else "", *cells)
-        console.print(table)
+            rows.append((
+                name,
+                "{:.2f}x".format(paired["speedup"][0]) if "speedup" in paired else "",
+                f"{scores['network_calls'][0]:.0f}" if "network_calls" in scores else "",
+                *(with_error(scores[key]) if key in scores else "" for key in fidelity),
+                *(with_error(paired[key], "+.4f") if key in paired else "" for key in differs),
+            ))  # fmt: skip
+        headings = ("variant", "faster", "calls", *fidelity, *(f"Δ {name}" for name in differs))
+        print_table("against 25 steps, paired; calls of the networks per object", headings, rows)
     for name, check in summary.get("stiffness", {}).items():
         verdict = "clear" if check["clear"] else "not clear"
         differences = (f"{key} {with_error(found, '+.4f')}" for key, found in check["differences"].items())
-        console.print(f"{CHECKS[name]}: {verdict} ({', '.join(differences)})")
+        print(f"{CHECKS[name]}: {verdict} ({', '.join(differences)})")

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from fast_sam3d.cli.arguments import at_least, check_run_overrides
@@ -255,11 +254,10 @@ def config_from(args: argparse.Namespace) -> Config:
                 continue
             # As overrides, so that a value derived from another one follows; last, so that the flag takes precedence.
             edit = f"{flag.key}={value}"
-            try:
-                load([*overrides, edit])
-            except ConfigError as error:
+            if error := _mistake([*overrides, edit]):
                 pick = f"{module}={ACCELERATED[module]}"
-                if preset is None or _picked(args.overrides, module) or not _loads([pick, edit]):
+                picked = any(text.split("=", 1)[0] in (module, "preset") for text in args.overrides)
+                if preset is None or picked or _mistake([pick, edit]):
                     hint = "" if alone[module] else f" (--{MODULES[module][0][0]} picks the method that has it)"
                     raise ConfigError(f"--{flag.names[0]}: {error}{hint}") from error
                 log.info("--%s picks %s: the method of preset=%s has no such setting", flag.names[0], pick, preset)
@@ -307,8 +305,7 @@ def log_acceleration(config: Config) -> None:
 
 def _values(args: argparse.Namespace) -> dict[str, Any]:
     """Configuration keys to the values of the flags that were given."""
-    values = {f.key: v for f in _PLAIN if (v := getattr(args, f.names[0], None)) is not None}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+    return {f.key: value for f in _PLAIN if (value := getattr(args, f.names[0], None)) is not None}
 
 
 _PLAIN = (Flag(("image_path",), "input.image_path", str, None, ""), *OBJECT, POINTMAP, OUTPUT_DIR, SEED, *MODEL)
@@ -325,14 +322,9 @@ def _load(args: argparse.Namespace, overrides: Sequence[str], values: Mapping[st
         raise ConfigError(f"--{flag}: {error}", error.key) from error
 
 
-def _picked(overrides: Sequence[str], module: str) -> bool:
-    """Whether the user's own overrides say which method the module has."""
-    return any(override.split("=", 1)[0] in (module, "preset") for override in overrides)
-
-
-def _loads(overrides: Sequence[str]) -> bool:
+def _mistake(overrides: Sequence[str]) -> ConfigError | None:
     try:
         load(overrides)
-    except ConfigError:
-        return False
-    return True
+    except ConfigError as error:
+        return error
+    return None

@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 TRAINED = ("ss_vae", "slat_vae", "ss_flow", "slat_flow")
 STAGE_NAMES = ("data", *TRAINED, "export", "evaluate")
-INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,14 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="updates of some stages instead of the recipe's: ss_flow=6000; may change between runs (default: none)",
     )  # fmt: skip
     parser.add_argument(
-        "--stages", nargs="+", default=list(STAGE_NAMES), metavar="STAGE",
+        "--stages", nargs="+", choices=STAGE_NAMES, default=STAGE_NAMES, metavar="STAGE",
         help=f"only these, of {', '.join(STAGE_NAMES)}; each reads the results of earlier ones",
     )  # fmt: skip
     parser.add_argument("--objects", type=at_least(1), default=160, help="held-out objects of the evaluation")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the requested stages in order; 130 after Ctrl-C."""
+    """Run the requested stages in order."""
     asked = _stages(args)
     args.checkpoint_dir = args.checkpoint_dir or args.run_dir / "checkpoint"
     import torch
@@ -82,11 +81,8 @@ def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     try:
         _work(run, asked, args)
-    except KeyboardInterrupt:
-        log.warning(
-            "\ninterrupted: run the same command again to resume; only updates since the last checkpoint are lost"
-        )
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("the same command resumes; updates since the last checkpoint are lost") from error
     finally:
         torch.set_num_threads(threads)  # results depend on it, and the caller's must not change
     return 0
@@ -113,10 +109,7 @@ def _work(run: TrainingRun, asked: list[str], args: argparse.Namespace) -> None:
 
 
 def _stages(args: argparse.Namespace) -> list[str]:
-    """The requested stages in order, after a check of the simple flags."""
-    for name in args.stages:
-        if name not in STAGE_NAMES:
-            raise ConfigError(f"there is no stage '{name}': {suggest(name, STAGE_NAMES)}")
+    """The requested stages in order."""
     # Checked now rather than after hours of training.
     if "evaluate" in args.stages and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(

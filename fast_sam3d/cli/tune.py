@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import logging
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +22,9 @@ from fast_sam3d.errors import FastSam3dError, InputError
 
 if TYPE_CHECKING:
     from fast_sam3d.bench.objects import Objects
-    from fast_sam3d.bench.record import Record
     from fast_sam3d.checkpoints.load import Checkpoint
-    from fast_sam3d.config.compose import PipelineConfig
     from fast_sam3d.tune.measurements import Case
     from fast_sam3d.tune.plan import SearchPlan
-
-log = logging.getLogger(__name__)
 
 COSTS = ("seconds", "cpu_seconds", "calls", "operations")
 LEAST_OBJECTS = 4
@@ -76,12 +69,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Searches, writes and prints."""
+    """Searches, writes and prints; KeyboardInterrupt after an interrupted search, with the best so far written."""
+    import torch
+
+    from fast_sam3d.bench.record import open_record
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
     from fast_sam3d.outputs.folder import writable_folder
     from fast_sam3d.run.object import RunSettings
+    from fast_sam3d.run.progress import Bar
+    from fast_sam3d.tune import results
     from fast_sam3d.tune.drift import GUARDED, check_measures
+    from fast_sam3d.tune.measurements import Measurements
     from fast_sam3d.tune.runner import PipelineRunner
+    from fast_sam3d.tune.search import Search
+    from fast_sam3d.tune.space import EXACT
 
     measures = check_measures(GUARDED if args.measures is None else args.measures.split(","))
     _check_packages(args)
@@ -91,40 +92,34 @@ def main(args: argparse.Namespace) -> int:
     objects, searched, held_out = _objects(args, pictures, checkpoint)
     plan = _plan(args, checkpoint, _cases(searched, args.seeds), _cases(held_out, args.seeds), first)
     writable_folder(args.output_dir, "--output_dir")
-    record = _record(args, checkpoint, settings, objects, measures)
+    operations = args.cost == "operations"
+    known = {
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "formats": list(settings.formats),
+        "refine_pose": settings.layout_postprocess,
+        "measures": list(measures),
+        "operations": operations,
+    }
+    record = open_record(args.output_dir, checkpoint, objects, known, args.overwrite)
     pipeline = load_checkpoint(checkpoint, settings.device, settings.dtype, settings.depth_model)
     _refuse_other_solvers(pipeline)
-    runner = PipelineRunner(
-        pipeline, objects, RunSettings.of(0, settings), measures,
-        frozenset(plan.cases[:1] + plan.held_out[:1]) if args.cost == "operations" else frozenset(),
-    )  # fmt: skip
-    source = "your own pictures" if pictures is not None else "held-out objects of the embedded model"
-    return search(args, plan, runner, measures, record, checkpoint.tag, source)
-
-
-def search(
-    args: argparse.Namespace, plan: SearchPlan, runner: Any, measures: Sequence[str], record: Record | None, tag: str,
-    source: str,
-) -> int:  # fmt: skip
-    """Searches with any runner, writes the results, prints the table.
-
-    Raises:
-        KeyboardInterrupt: the search was interrupted; the best so far is written.
-    """
-    import torch
-
-    from fast_sam3d.tune import results
-    from fast_sam3d.tune.measurements import Measurements
-    from fast_sam3d.tune.search import Search
-    from fast_sam3d.tune.space import EXACT
-
+    counted = frozenset(plan.cases[:1] + plan.held_out[:1]) if operations else frozenset()
+    runner = PipelineRunner(pipeline, objects, RunSettings.of(0, settings), measures, counted)
     measurements = Measurements(runner, measures, args.cost, record)
-    with Progress(plan.seconds) as progress:
+    with Bar("tune", plan.seconds) as bar:
+
+        def progress(phase: str, spent: float, note: str) -> None:
+            left = max(plan.seconds - spent, 0.0)
+            note = f"{int(left // 60)}:{int(left % 60):02d} left{note and f', {note}'}"
+            bar.update(min(spent, plan.seconds), note, f"tune, {phase}")
+
         found = Search(plan, measurements, progress).run()
     plain = measurements.verdict(EXACT, found.cases)
     exact = plain, measurements.verdict(EXACT, found.held_out_cases) if found.held_out_cases else None
+    source = "your own pictures" if pictures is not None else "held-out objects of the embedded model"
     machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    about = results.SearchInfo(tag, source, args.cost, measurements.spent, machine)
+    about = results.SearchInfo(checkpoint.tag, source, args.cost, measurements.spent, machine)
     written = results.write(args.output_dir, found, exact, plan, about)
     if not args.no_picture:
         from fast_sam3d.tune.plot import draw
@@ -137,30 +132,6 @@ def search(
     print((args.output_dir / results.TABLE).read_text())
     print(f"results in {args.output_dir}: {', '.join(written)}")
     return 0
-
-
-@dataclass
-class Progress:
-    """A bar over the time that was given, and what is done now."""
-
-    seconds: float
-    _bar: Any = field(default=None, repr=False)
-
-    def __enter__(self) -> Progress:
-        from fast_sam3d.run.progress import Bar
-
-        self._bar = Bar("tune", self.seconds if math.isfinite(self.seconds) else None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def __call__(self, phase: str, spent: float, note: str) -> None:
-        """See `fast_sam3d.tune.plan.ProgressCallback`."""
-        left = max(self.seconds - spent, 0.0)
-        clock = f"{int(left // 60)}:{int(left % 60):02d} left" if math.isfinite(left) else ""
-        note = ", ".join(part for part in (clock, note) if part)
-        self._bar.update(min(spent, self.seconds), note, f"tune, {phase}")
 
 
 def _check_packages(args: argparse.Namespace) -> None:
@@ -215,24 +186,6 @@ def _plan(args: argparse.Namespace, checkpoint: Checkpoint, cases: Any, held_out
         stage: sorted(methods(stage, embedded), key=lambda method: method.option != options[stage]) for stage in STAGES
     }
     return SearchPlan(args.budget, cases, held_out, known, 60.0 * args.minutes, args.trials, args.margin)
-
-
-def _record(
-    args: argparse.Namespace, checkpoint: Checkpoint, settings: PipelineConfig, objects: Objects,
-    measures: Sequence[str],
-) -> Record:  # fmt: skip
-    """The measurements of an earlier run with the same weights, code and objects, whatever its budget and time."""
-    from fast_sam3d.bench.record import open_record
-
-    known = {
-        "device": settings.device,
-        "dtype": settings.dtype,
-        "formats": list(settings.formats),
-        "refine_pose": settings.layout_postprocess,
-        "measures": list(measures),
-        "operations": args.cost == "operations",
-    }
-    return open_record(args.output_dir, checkpoint, objects, known, args.overwrite)
 
 
 def _refuse_other_solvers(pipeline: Any) -> None:
