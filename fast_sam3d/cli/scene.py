@@ -60,8 +60,8 @@ def main(args: argparse.Namespace) -> int:
     if config.input.mask_index is not None or config.input.mask_path is not None:
         raise ConfigError("a scene takes every mask: leave input.mask_index and input.mask_path out, or use infer")
     folders = scene_folders(config.input.image_path)
-    single = folders == [config.input.image_path]
-    if not single and config.input.pointmap not in ("auto", "none"):
+    scenes = Scenes(folders, config)
+    if not scenes.single and config.input.pointmap not in ("auto", "none"):
         raise ConfigError(
             f"--pointmap names one file for {len(folders)} scenes: save each as pointmap.npz beside its picture"
         )
@@ -71,7 +71,6 @@ def main(args: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(config.pipeline.tag)
     check_methods(config)
     log_acceleration(config)
-    scenes = Scenes(folders, single, config)
     if args.engine == "ray":
         from fast_sam3d.cli.scene_ray import run_on_cluster
 
@@ -79,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         engine = _PlainEngine(config, checkpoint, args.workers, stack)
         for number, folder in enumerate(folders, 1):
-            if not single:
+            if not scenes.single:
                 log.info("scene %d of %d: %s", number, len(folders), folder)
             try:
                 scene = scenes.load(folder)

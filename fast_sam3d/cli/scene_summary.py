@@ -27,11 +27,13 @@ class Scenes:
 
     Args:
         folders: of the scenes.
+
+    Attributes:
         single: the one folder was named itself, so what is wrong with it is an error, and there is no summary of all.
     """
 
-    def __init__(self, folders: Sequence[Path], single: bool, config: Config) -> None:
-        self.single, self.config = single, config
+    def __init__(self, folders: Sequence[Path], config: Config) -> None:
+        self.single, self.config = folders == [config.input.image_path], config
         self.rows: dict[Path, dict[str, Any]] = {
             folder: {"folder": folder.name, "scene": None, "status": "failed", "message": ""} for folder in folders
         }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fast_sam3d.geometry.arrays import as_numpy
+from fast_sam3d.geometry.arrays import as_numpy, first
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import quaternion_matrix
 from fast_sam3d.metrics.appearance import psnr, render_views, ssim
@@ -103,7 +103,7 @@ class Reconstruction:
         """From the result of a pipeline's `run`; None stands for a failed run."""
         if result is None:
             return cls(failed=True)
-        mesh = _first(result.get("mesh"))
+        mesh = first(result.get("mesh"))
         if mesh is not None and not (getattr(mesh, "success", True) and len(mesh.faces)):
             mesh = NO_MESH
         pose: dict[str, Any] = {}
@@ -111,9 +111,9 @@ class Reconstruction:
             pose["rotation"] = quaternion_matrix(as_numpy(result["rotation"]).reshape(-1, 4)[0])
             pose["translation"] = as_numpy(result["translation"], np.float64).reshape(-1, 3)[0]
             pose["scale"] = np.broadcast_to(as_numpy(result["scale"], np.float64).reshape(-1), (3,))
-        gaussians = _first(result.get("gaussian"))
+        gaussians = first(result.get("gaussian"))
         if gaussians is None:
-            gaussians = _first(result.get("gaussian_4"))
+            gaussians = first(result.get("gaussian_4"))
         return cls(mesh, result.get("coords"), gaussians=gaussians, latent=result.get("shape"), **pose)
 
     def on_host(self) -> Reconstruction:
@@ -291,7 +291,3 @@ PARTS: Mapping[str, Part] = {
 
 def _has_mesh(thing: Reconstruction) -> bool:
     return thing.mesh is not None and len(thing.mesh.faces) > 0
-
-
-def _first(item: Any) -> Any:
-    return (item[0] if item else None) if isinstance(item, (list, tuple)) else item

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fast_sam3d.geometry.arrays import as_numpy, transform_points
+from fast_sam3d.geometry.arrays import as_numpy, first, transform_points
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import pose_matrix
@@ -105,7 +105,7 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.I
 
 def subject_of(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Renderer]:
     """Name, points that must be in view [N, 3], and renderer of what to show."""
-    mesh = _first(result.get("mesh"))
+    mesh = first(result.get("mesh"))
     background = tuple(level / 255.0 for level in PANEL)
     if mesh is not None and len(mesh.faces):
         vertices, faces = as_numpy(mesh.vertices, np.float64), as_numpy(mesh.faces, np.int64)
@@ -113,19 +113,12 @@ def subject_of(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Renderer]:
         colors = None if attributes is None else as_numpy(attributes)[:, :3]
         drawing = MeshRenderer(vertices, faces, colors)
         return "mesh", vertices, lambda camera: drawing(camera, background=background).rgb
-    found = [_first(result.get(key)) for key in ("gaussian", "gs", "gaussian_4", "gs_4")]
+    found = [first(result.get(key)) for key in ("gaussian", "gs", "gaussian_4", "gs_4")]
     found = [gaussians for gaussians in found if gaussians is not None and len(gaussians.get_xyz)]
     if found:
         cloud = GaussianCloud.of(found[0])
         return "gaussians", cloud.get_xyz, lambda camera: render_gaussians(cloud, camera, background=background).rgb
     raise ValueError("the result has neither a mesh nor gaussians, so there is nothing to show")
-
-
-def _first(item: Any) -> Any:
-    """Results have a list per format, or the object itself."""
-    if isinstance(item, (list, tuple)):
-        return item[0] if item else None
-    return item
 
 
 def input_camera(result: Mapping[str, Any], size: tuple[int, int]) -> tuple[Camera | None, float, np.ndarray | None]:

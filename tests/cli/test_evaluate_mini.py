@@ -164,7 +164,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
 def weights(tmp_path: Path) -> Path:
     folder = tmp_path / "weights"
     folder.mkdir()
-    (folder / "pipeline.yaml").write_text("{}")
+    (folder / "pipeline.yaml").write_text("ss_flow: {}")
     (folder / "ss_decoder.safetensors").write_bytes(b"1")
     return folder
 
