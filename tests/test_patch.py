@@ -61,7 +61,7 @@ def test_wrapper_installed_by_other_code_is_kept(caplog: pytest.LogCaptureFixtur
     assert thing.get() == 11
     vars(thing)["get"] = ours  # the other code leaves, too
     again = Patch()
-    again.take_off([(thing, "get")], lambda layer: True)
+    again.take_off([ours], lambda layer: True)
     assert vars(thing) == {"value": 1}
 
 
@@ -69,7 +69,7 @@ def test_rollback_restores_removed_layers() -> None:
     thing, old, new = Thing(), Patch(), Patch()
     layer = Layer("old", accelerates=True)
     add(old, thing, layer)
-    new.take_off([(thing, "get")], lambda layer: layer.accelerates)
+    new.take_off([vars(thing)["get"]], lambda layer: layer.accelerates)
     add(new, thing, Layer("new"))
     new.rollback()
     seam = seam_at(thing, "get")
@@ -88,7 +88,7 @@ def test_copied_seam_is_bound_to_the_copy() -> None:
     assert (thing.get(), twin.get()) == (1, 2)
     patch.remove()
     assert isinstance(vars(twin)["get"], Seam)
-    Patch().take_off([(twin, "get")], lambda layer: True)
+    Patch().take_off([vars(twin)["get"]], lambda layer: True)
     assert vars(twin) == {"value": 2}
 
 

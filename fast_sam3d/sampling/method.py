@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.ranges import build_settings
 from fast_sam3d.sampling.guide import GUIDE, Guide
 from fast_sam3d.sampling.guide.both import Both
 from fast_sam3d.sampling.part import Part
@@ -134,12 +135,7 @@ def _part(value: Any, registry: Mapping[str, type], default: Any, path: str) -> 
         raise ConfigError(f"{path} has no name: give one of {', '.join(sorted(registry))}")
     if not isinstance(name, str) or name not in registry:
         raise ConfigError(f"{path}.name is {name!r}: {suggest(str(name), registry)}")
-    kind = registry[name]
-    _known(settings, [f.name for f in dataclasses.fields(kind)], path)
-    try:
-        return kind(**settings)
-    except ConfigError as error:
-        raise ConfigError(f"{path}.{error}") from None
+    return build_settings(registry[name], settings, path)
 
 
 def _known(mapping: Mapping[str, Any], valid: Sequence[str], path: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 
 import pytest
 import torch
@@ -28,7 +27,6 @@ def test_both_variants_alternate_on_new_inputs() -> None:
 
     def off(x: torch.Tensor) -> tuple[torch.Tensor]:
         order.append("off")
-        time.sleep(0.02)
         return (x.add_(1),)
 
     def on(x: torch.Tensor) -> tuple[torch.Tensor]:
@@ -39,7 +37,7 @@ def test_both_variants_alternate_on_new_inputs() -> None:
     assert order == ["off", "on", "off", "on", "on", "off", "off", "on"]  # the first two for the bits
     assert len(inputs) == 8 and all(bool((x == 1).all()) for x in inputs)
     assert compared.equal and len(compared.seconds) == 3
-    assert compared.faster > 1
+    assert all(off > 0 and on > 0 for off, on in compared.seconds)
     assert not compare("differ", off, lambda x: (x,), given, rounds=1).equal
 
 
