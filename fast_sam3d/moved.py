@@ -68,7 +68,7 @@ MOVED: Final[Mapping[str, str]] = {
     "zoo": "config",
     **{f"mini.{name}": "model" for name in _TO_MODEL},
 }
-"""Both without `fast_sam3d.`. A name stands for everything below it, too, unless that is named itself."""
+"""Both without `fast_sam3d.`. A name covers everything below it that is not listed itself."""
 
 PUBLIC: Final[Mapping[str, Sequence[str]]] = {
     "export": ("save_gaussians_ply", "save_glb", "save_pose_json"),
