@@ -11,28 +11,9 @@ from typing import Any, NoReturn
 from fast_sam3d.config.compose import SEED_MAX
 from fast_sam3d.errors import ConfigError, suggest
 
-__all__ = ["ANY", "SHARED", "Parser", "at_least", "check_run_overrides", "seeds"]
-
 ANY = ("ss=fast_sam3d", "ss.when.stride=4", "pipeline.ss_steps=10")
 SHARED = ("pipeline.formats=[mesh]", "pipeline.layout_postprocess=false", "pipeline.depth_model=FILE")
 """Examples of overrides: of commands that take all, and of those that take what holds for every run."""
-RUN_KEYS = ("pipeline.layout_postprocess", "pipeline.formats", "pipeline.depth_model")
-"""What may be overridden where every run of a command is to be alike."""
-
-
-def check_run_overrides(overrides: Sequence[str]) -> Sequence[str]:
-    """The overrides of a command that compares methods, if they hold for every one of them.
-
-    Raises:
-        ConfigError: another key than `RUN_KEYS`.
-    """
-    for override in overrides:
-        if override.partition("=")[0] not in RUN_KEYS:
-            raise ConfigError(
-                f"'{override}' does not hold for every method: override {', '.join(RUN_KEYS)} here, and name methods"
-                " and steps with --accelerate"
-            )
-    return overrides
 
 
 def at_least(low: int, kind: type[int] | type[float] = int, above: bool = False) -> Callable[[str], Any]:

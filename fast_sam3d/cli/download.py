@@ -7,8 +7,6 @@ from pathlib import Path
 
 from fast_sam3d.checkpoints.download import REPOSITORY, download_weights, unfinished_folder
 
-__all__ = ["add_arguments", "main"]
-
 DEFAULT_FOLDER = "checkpoints/hf"
 
 

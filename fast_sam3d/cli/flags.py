@@ -9,27 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from fast_sam3d.cli.arguments import at_least, check_run_overrides
+from fast_sam3d.cli.arguments import at_least
 from fast_sam3d.config.compose import ACCELERATED, DTYPES, PRESET, Config, group_options, load
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import ConfigError
-
-__all__ = [
-    "add_config_flags",
-    "add_image_path",
-    "add_mask_index",
-    "add_model_flags",
-    "add_overwrite",
-    "add_preset",
-    "add_rounds",
-    "add_ways",
-    "config_from",
-    "cores",
-    "log_acceleration",
-    "overrides_of",
-    "pipeline_from",
-    "preset_of",
-]
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +57,8 @@ MODEL = (
         ("dtype",), "pipeline.dtype", str, None, "precision of the networks (default: the checkpoint's own)", DTYPES
     ),
 )  # fmt: skip
+RUN_KEYS = ("pipeline.layout_postprocess", "pipeline.formats", "pipeline.depth_model")
+"""What may be overridden where every run of a command is to be alike."""
 MODULES = {
     "ss": (("enable_ss_cache", "enable_ss_faster"), "the paper's step caching of the sparse structure: ss=fast_sam3d"),
     "slat": (
@@ -267,8 +252,18 @@ def config_from(args: argparse.Namespace) -> Config:
 
 
 def pipeline_from(args: argparse.Namespace) -> Config:
-    """The configuration of a command that compares methods, nothing accelerated, from its flags and overrides."""
-    return _load(args, check_run_overrides(getattr(args, "overrides", ())), _values(args))
+    """The configuration of a command that compares methods, nothing accelerated, from its flags and overrides.
+
+    Raises:
+        ConfigError: an override of another key than `RUN_KEYS`.
+    """
+    for override in args.overrides:
+        if override.partition("=")[0] not in RUN_KEYS:
+            raise ConfigError(
+                f"'{override}' does not hold for every method: override {', '.join(RUN_KEYS)} here, and name methods"
+                " and steps with --accelerate"
+            )
+    return _load(args, args.overrides, _values(args))
 
 
 def preset_of(args: argparse.Namespace) -> str | None:

@@ -15,8 +15,6 @@ from fast_sam3d.outputs.folder import result_folder, results_complete
 from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
 from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
 
-__all__ = ["OVERRIDES", "add_arguments", "main"]
-
 log = logging.getLogger(__name__)
 
 OVERRIDES = ANY

@@ -8,8 +8,6 @@ from typing import Any
 from fast_sam3d.cli.flags import add_rounds
 from fast_sam3d.cli.tables import aligned
 
-__all__ = ["add_arguments", "main"]
-
 PARTS = ("extraction", "attention", "overhead")
 
 

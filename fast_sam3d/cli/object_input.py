@@ -15,8 +15,6 @@ from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import ObjectInput, load_object
 from fast_sam3d.outputs.folder import check_target, has_results
 
-__all__ = ["Request", "prepare"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:

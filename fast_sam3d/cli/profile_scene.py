@@ -19,8 +19,6 @@ from fast_sam3d.errors import ConfigError, FastSam3dError
 from fast_sam3d.outputs.files import save_json
 from fast_sam3d.outputs.folder import check_file
 
-__all__ = ["add_arguments", "main", "measure"]
-
 STOCK, SINGLE, SCENE = "single runs, off", "single runs", "scene"
 
 

@@ -23,8 +23,6 @@ from fast_sam3d.scene.parallel import in_parallel, processes_for
 from fast_sam3d.scene.plan import plan_scene
 from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, ObjectWorker, config_identity
 
-__all__ = ["OVERRIDES", "add_arguments", "main"]
-
 log = logging.getLogger(__name__)
 
 OVERRIDES = ANY

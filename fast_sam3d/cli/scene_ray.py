@@ -18,8 +18,6 @@ from fast_sam3d.inputs.load import numbered_masks
 from fast_sam3d.run.progress import ObjectsProgress
 from fast_sam3d.scene.worker import config_identity
 
-__all__ = ["run_on_cluster"]
-
 
 def run_on_cluster(scenes: Scenes, checkpoint: Checkpoint, given: Mapping[str, Any], overwrite: bool) -> int:
     """Runs all scenes. Returns the exit code.

@@ -14,8 +14,6 @@ from fast_sam3d.scene.compose import SUMMARY
 from fast_sam3d.scene.inputs import SceneInput, load_scene
 from fast_sam3d.scene.worker import ObjectOutcome
 
-__all__ = ["Scenes"]
-
 log = logging.getLogger(__name__)
 
 SOME_FAILED = 1

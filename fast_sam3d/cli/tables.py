@@ -5,9 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Sequence
 
-__all__ = ["aligned", "print_path", "print_table"]
-
-
 WIDTH = 170  # characters of a table that no terminal shows
 
 

@@ -62,11 +62,14 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.mini.train import recipe_file
     from fast_sam3d.mini.train.export import check_exported
     from fast_sam3d.mini.train.run import TrainingRun, check_inputs
+    from fast_sam3d.model.config_file import CONFIG_NAME
     from fast_sam3d.outputs.folder import writable_folder
 
     recipe, device = _recipe(args), torch_device(args.device)
     check_inputs(args.run_dir, asked)
-    _check_weights(args.checkpoint_dir, asked)
+    exported = "evaluate" in asked and "export" not in asked
+    if exported and not (args.checkpoint_dir / CONFIG_NAME).exists():
+        raise ConfigError(f"evaluate needs the weights in {args.checkpoint_dir}: add export to --stages to write them")
     writable_folder(args.run_dir, "--run_dir")
     recipe_file.settle(args.run_dir, recipe, args.seed)
     if "export" in asked or "evaluate" in asked:
@@ -75,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     for name in TRAINED:
         if name in asked or "export" in asked:
             run.check(name)
-    if "evaluate" in asked and "export" not in asked:
+    if exported:
         check_exported(run, args.checkpoint_dir)
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)
@@ -134,10 +137,3 @@ def _recipe(args: argparse.Namespace) -> Recipe:
             raise ConfigError(f"--steps: write {stage}=N with N at least 1, not '{text}'")
         recipe = replace(recipe, **{stage: replace(getattr(recipe, stage), steps=int(count))})
     return recipe
-
-
-def _check_weights(checkpoint: Path, asked: list[str]) -> None:
-    from fast_sam3d.model.config_file import CONFIG_NAME
-
-    if "evaluate" in asked and "export" not in asked and not (checkpoint / CONFIG_NAME).exists():
-        raise ConfigError(f"evaluate needs the weights that export writes to {checkpoint}: add export to --stages")
