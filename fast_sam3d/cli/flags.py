@@ -111,8 +111,15 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
     add_image_path(group, SCENES_HELP if scene else INPUT_HELP)
     for flag in () if scene else OBJECT:
         _add(group, flag)
-    _add(group, POINTMAP)
-    group.add_argument("--no_pointmap", action="store_true", help="ignore a pointmap beside the picture")
+    either = group.add_mutually_exclusive_group()
+    _add(either, POINTMAP)
+    either.add_argument(
+        "--no_pointmap",
+        dest="pointmap",
+        action="store_const",
+        const="none",
+        help="ignore a pointmap beside the picture",
+    )
     group = parser.add_argument_group("run")
     _add(group, OUTPUT_DIR)
     add_model_flags(group)
@@ -228,11 +235,6 @@ def config_from(args: argparse.Namespace) -> Config:
     on = _load(args, picks).modules if picks and any(alone.values()) else {}
     picks += [f"{module}={option}" for module, option in ACCELERATED.items() if alone[module] and not on.get(module)]
     overrides = [*picks, *args.overrides]
-    values = _values(args)
-    if args.no_pointmap:
-        if args.pointmap is not None:
-            raise ConfigError("--pointmap and --no_pointmap exclude each other: give one of them")
-        values["input.pointmap"] = "none"
     for module, flags in METHODS.items():
         for flag in flags:
             if (value := getattr(args, flag.names[0])) is None:
@@ -248,7 +250,7 @@ def config_from(args: argparse.Namespace) -> Config:
                 log.info("--%s picks %s: the method of preset=%s has no such setting", flag.names[0], pick, preset)
                 overrides.insert(1, pick)
             overrides.append(edit)
-    return _load(args, overrides, values)
+    return _load(args, overrides, _values(args))
 
 
 def pipeline_from(args: argparse.Namespace) -> Config:

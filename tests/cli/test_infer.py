@@ -371,7 +371,7 @@ def test_a_picture_with_the_longest_name(pipeline, object_folder, elsewhere, cap
         (["--image_path", "{cup}", "--slat_thresh", "1.5"], ["--slat_thresh", "--enable_acceleration"]),
         (["--image_path", "{cup}", "--enable_slat_carving", "--slat_carving_ratio", "0"], ["slat.where.keep", "0"]),
         (["--image_path", "{cup}", "--enable_mesh_aggregation", "--mesh_spectral_threshold_low", "0.9"], ["swap them"]),
-        (["--image_path", "{cup}", "--pointmap", "a.npz", "--no_pointmap"], ["exclude"]),
+        (["--image_path", "{cup}", "--pointmap", "a.npz", "--no_pointmap"], ["not allowed with"]),
         (["--image_path", "{cup}", "--pointmap", "a.npz"], ["no pointmap at a.npz"]),
         (["--image_path", "{cup}", "--output_dir", "{cup}/image.png"], ["is a file"]),
         (["--image_path", "{cup}", "--output_dir", "{cup}/image.png/deeper"], ["is a file"]),
