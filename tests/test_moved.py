@@ -20,7 +20,7 @@ def test_an_old_module_is_gone_and_its_new_package_is_there(old: str) -> None:
 
 
 def test_both_forms_of_an_import_say_where_to_look() -> None:
-    message = "fast_sam3d.export is now in fast_sam3d.outputs; save_gaussians_ply, save_glb, .* also in fast_sam3d"
+    message = "fast_sam3d.export is now in fast_sam3d.outputs; fast_sam3d itself has save_gaussians_ply, save_glb, "
     with pytest.raises(ImportError, match=message):
         import fast_sam3d.export
     with pytest.raises(ImportError, match=message):
@@ -32,7 +32,7 @@ def test_both_forms_of_an_import_say_where_to_look() -> None:
 
 
 def test_the_public_names_of_old_modules_are_there() -> None:
-    assert all(callable(getattr(fast_sam3d, name)) for names in PUBLIC.values() for name in names)
+    assert all(callable(getattr(fast_sam3d, name)) for names in PUBLIC.values() for name in names.split(", "))
 
 
 def test_modules_that_never_were_raise_as_everywhere() -> None:
