@@ -77,7 +77,9 @@ def load_checkpoint(
         precision = _dtype(dtype)
         if chosen.type == "cpu" and str(precision) == "torch.float16":
             log.warning("float16 is much slower than float32 on a CPU: leave pipeline.dtype out")
-        return _load_mini(checkpoint, chosen, precision)
+        from fast_sam3d.model.pipeline import Pipeline
+
+        return Pipeline.from_pretrained(checkpoint.folder, device=chosen, dtype=precision)
     name = None if dtype is None else str(_dtype(dtype)).removeprefix("torch.")
     return load_stock(checkpoint.folder, chosen, name, None if depth_model is None else check_depth_model(depth_model))
 
@@ -219,9 +221,3 @@ def _dtype(dtype: Any) -> Any:
     if dtype not in known:
         raise CheckpointError(f"'{dtype}' is not a dtype: {suggest(str(dtype), known)}")
     return known[dtype]
-
-
-def _load_mini(checkpoint: Checkpoint, device: Any, dtype: Any) -> Any:
-    from fast_sam3d.model.pipeline import Pipeline
-
-    return Pipeline.from_pretrained(checkpoint.folder, device=device, dtype=dtype)

@@ -25,15 +25,8 @@ TRUTH, BASELINE = "truth", "plain"
 """Prefix of a score's name: what it was measured against, the ground truth or the unaccelerated result."""
 
 PERFECT: Mapping[str, float] = {
-    "volume_iou": 1.0,
-    "voxel_iou": 1.0,
-    "box_iou": 1.0,
-    "oriented_box_iou": 1.0,
-    "ssim": 1.0,
-    "rotation_deg": 0.0,
-    "translation_error": 0.0,
-    "scale_error": 0.0,
-    "latent_error": 0.0,
+    **dict.fromkeys(("volume_iou", "voxel_iou", "box_iou", "oriented_box_iou", "ssim"), 1.0),
+    **dict.fromkeys(("rotation_deg", "translation_error", "scale_error", "latent_error"), 0.0),
 }
 """Scores of equal objects. Not chamfer, F1 and ADD-S: they also depend on the points sampled on each surface."""
 
