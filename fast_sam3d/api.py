@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fast_sam3d.adapters import adapt
-from fast_sam3d.install import install, plan, seam_places
+from fast_sam3d.install import install, plan
 from fast_sam3d.patch import Patch
 from fast_sam3d.sampling.driver import require_euler
 from fast_sam3d.telemetry import Report
@@ -85,7 +85,7 @@ def restore(pipeline: Any) -> None:
     Raises:
         NotAPipelineError: `pipeline` is not one.
     """
-    Patch().take_off(seam_places(adapt(pipeline)), lambda layer: layer.accelerates)
+    Patch().take_off(adapt(pipeline).seams(), lambda layer: layer.accelerates)
 
 
 @contextmanager

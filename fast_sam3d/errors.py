@@ -12,7 +12,7 @@ __all__ = [
 
 
 class FastSam3dError(ValueError):
-    """Base of all errors about what was asked for; the command line exits with 2."""
+    """Base of all errors about the user's input; the command line exits with 2."""
 
 
 class InputError(FastSam3dError):

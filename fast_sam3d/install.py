@@ -15,7 +15,6 @@ from fast_sam3d.errors import ConfigError
 from fast_sam3d.exact import Exact
 from fast_sam3d.exact.passes import OneRun
 from fast_sam3d.exact.places import layers as exact_layers
-from fast_sam3d.exact.places import places as exact_places
 from fast_sam3d.patch import Layer, Patch, seam_at
 from fast_sam3d.sampling.driver import SolveSeam
 from fast_sam3d.sampling.exchange import Begin, Chain, Exchange, KeepOccupancy, KeepScale, RequireVoxels
@@ -24,7 +23,7 @@ from fast_sam3d.sampling.guide.both import Both
 from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.telemetry import Report, StageSeam
 
-__all__ = ["Method", "install", "methods_on", "plan", "seam_places"]
+__all__ = ["Method", "install", "methods_on", "plan"]
 
 
 def plan(
@@ -80,10 +79,10 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
             exact = (methods or {}).get("exact")
             if isinstance(exact, Exact):
                 for owner, name, make, acts in exact_layers(adapter, exact):
-                    patch.add(owner, name, Layer(report, accelerates, acts, scene), make)
+                    patch.add(owner, name, Layer(report, accelerates, acts, scene), partial(make, owner))
         # The last acceleration is removed after the new one is in place, so that shared seams stay installed.
         if accelerates:
-            patch.take_off(seam_places(adapter), lambda layer: layer.accelerates and layer.report is not report)
+            patch.take_off(adapter.seams(), lambda layer: layer.accelerates and layer.report is not report)
     except BaseException:
         patch.rollback()
         raise
@@ -121,10 +120,3 @@ def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
 
 def _guides(method: Method | None) -> bool:
     return isinstance(method, StageMethod) and not isinstance(method.guide, Both)
-
-
-def seam_places(adapter: Sam3d) -> list[tuple[object, str]]:
-    places = [(owner, name) for owner, name, _ in adapter.timed()]
-    places += [(owner, name) for owner, name, _ in exact_places(adapter, Exact(), everywhere=True)]
-    places += [(adapter.network(stage), "forward") for stage in adapter.stages]
-    return places + [(adapter.solver(stage), "solve_iter") for stage in adapter.stages]

@@ -39,7 +39,7 @@ tune.results: tune.evidence
 MOVED: Final[Mapping[str, str]] = {
     old: new for new, _, names in (line.partition(":") for line in _TABLE.split("\n")) for old in names.split()
 }
-"""A name stands for everything below it, too, unless that is named itself."""
+"""A name covers everything below it that is not listed itself."""
 
 PUBLIC: Final[Mapping[str, str]] = {
     "export": "save_gaussians_ply, save_glb, save_pose_json",

@@ -147,12 +147,9 @@ class Patch:
         self._added.append((seam, layer))
         seam.add(layer)
 
-    def take_off(self, places: Iterable[tuple[object, str]], unwanted: Callable[[Layer], bool]) -> None:
-        """Remove the layers for which `unwanted` is true from the seams at `places`."""
-        for owner, name in places:
-            seam = seam_at(owner, name)
-            if seam is None:
-                continue
+    def take_off(self, seams: Iterable[Seam], unwanted: Callable[[Layer], bool]) -> None:
+        """Remove the layers for which `unwanted` is true from seams."""
+        for seam in seams:
             for layer in [layer for layer in seam.layers if unwanted(layer)]:
                 self._removed.append((seam, layer))
                 seam.discard(layer)

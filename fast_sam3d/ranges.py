@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from fast_sam3d.errors import ConfigError
+from fast_sam3d.errors import ConfigError, suggest
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def setting(default: Any, valid: Range | None = None, tune: Range | None = None)
 
     Args:
         default: its value where a configuration leaves it out.
-        valid: the values that it accepts; None: the class checks it by itself.
+        valid: the values that it accepts; None: the class has its own check.
         tune: the values that `fast-sam3d tune` tries; None: it is not searched.
     """
     return dataclasses.field(default=default, metadata={"valid": valid, "tune": tune})
@@ -94,7 +97,7 @@ def tuned(settings: type) -> dict[str, Range]:
 
 
 class Settings:
-    """Base of frozen dataclasses whose fields are made by `setting`.
+    """Base of frozen dataclasses with fields created by `setting`.
 
     Raises:
         ConfigError: a value is out of its field's range.
@@ -106,6 +109,28 @@ class Settings:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             if valid := field.metadata.get("valid"):
                 check(field.name, getattr(self, field.name), valid)
+
+
+def build_settings(kind: type[T], mapping: Any, path: str, example: str = "{name: ...}") -> T:
+    """The instance of a settings class that a mapping of its fields describes.
+
+    Args:
+        path: where the mapping stands in the configuration ("mesh"), for messages.
+        example: of a mapping, for messages.
+
+    Raises:
+        ConfigError: an unknown key, or a value out of range.
+    """
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{path} is {mapping!r}: give a mapping, such as {example}")
+    valid = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in mapping:
+        if key not in valid:
+            raise ConfigError(f"{path}.{key} is unknown: {suggest(str(key), valid)}")
+    try:
+        return kind(**mapping)
+    except ConfigError as error:
+        raise ConfigError(f"{path}.{error}") from None
 
 
 def check(name: str, value: Any, valid: Range) -> None:

@@ -69,7 +69,7 @@ def guidance_of(dynamics: Callable[..., Any]) -> Guidance | None:
     }
     if not intervals:
         return None
-    # `PointmapCFG` calls the network once more, without the pointmap.
+    # `PointmapCFG` has one more network call, without the pointmap.
     calls = 3 if any(kind.__name__ == "PointmapCFG" for kind in type(guidance).__mro__) else 2
     return Guidance(max(strengths.values()), tuple(sorted(intervals)), getattr(generator, "time_scale", 1.0), calls)
 
@@ -254,6 +254,19 @@ class Sam3d:
         for name, stage in _MODEL_STAGES.items():
             if (decoder := self._part(name)) is not None:
                 yield decoder, "forward", stage
+
+    def seams(self) -> list[Seam]:
+        """Every seam on a part of the pipeline."""
+        parts = [self.depth_network(), *(self._part(name) for name in _MODEL_STAGES)]
+        parts += [encoder for _, encoder in self.encoders()]
+        for stage in self.stages:
+            parts += [self.solver(stage), self.network(stage)]
+            for _, attention in self.cross_attentions(stage):
+                parts += [attention, getattr(attention, "to_kv", None)]
+        modules = [m for part in parts for m in (part.modules() if isinstance(part, nn.Module) else [part])]
+        owners = {id(owner): owner for owner in (self.pipeline, *modules)}.values()
+        attributes = (thing for owner in owners for thing in getattr(owner, "__dict__", {}).values())
+        return [thing for thing in attributes if isinstance(thing, Seam)]
 
     def _part(self, name: str) -> Any:
         """A part of the pipeline, or None: the stock one holds None for a decoder that its configuration leaves out."""

@@ -75,7 +75,7 @@ def _results(
         finally:
             torch.set_num_threads(before)
         return
-    with worker_pool(processes, start, (job, before if threads is None else threads)) as pool:
+    with worker_pool(processes, start, job, before if threads is None else threads) as pool:
         jobs = {pool.submit(work, key): key for key in keys}
         for done in as_completed(jobs):
             yield jobs[done], done.result()

@@ -107,7 +107,7 @@ def work(key: str) -> Rows:
 
 
 def measure(pipeline: Any, thing: BenchObject, seed: int, job: BenchTask, count: bool = False) -> Rows:
-    """Run every variant in turns, in an order drawn for this object and seed, and compare the results.
+    """Run every variant once, in a random order that depends on the object and the seed, and compare the results.
 
     Args:
         count: the operations too.

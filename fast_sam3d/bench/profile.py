@@ -1,4 +1,4 @@
-"""Where the time of an object goes, without and with accelerations, measured in turns."""
+"""Time per stage of one object, without and with accelerations, in alternating runs."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def profile(
     run: Callable[[], ObjectRun],
     ways: Mapping[str, Any],
     rounds: int = 7,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     earlier: Callable[[], Any] = lambda: None,
     after: Collection[str] = (),
 ) -> list[Timing]:
-    """Time a run without and with accelerations, in turns, so that other load on the machine affects all alike.
+    """Time a run without and with accelerations, alternating, so that other load on the machine affects all equally.
 
     A warm-up round comes first and is discarded.
 
@@ -64,7 +64,7 @@ def profile(
         run: runs it once, always on the same input.
         ways: name to a configuration as `fast_sam3d.accelerate` takes it.
         rounds: measured rounds.
-        tell: called with (runs done, runs in all).
+        progress: called with (runs done, runs in all).
         earlier: runs first in each turn, not timed, such as the same picture with another mask; before the
             acceleration is installed, so that nothing of it is cached.
         after: names of ways that run `earlier` accelerated too, so that its caches are warm.
@@ -93,7 +93,7 @@ def profile(
                     earlier()
                 found = run()
             done += 1
-            tell(done, total)
+            progress(done, total)
             if number:
                 for stage, seconds in found.report.seconds.items():
                     timing.seconds.setdefault(stage, []).append(seconds)

@@ -1,4 +1,4 @@
-"""Several variants on one object, in turns, each observed."""
+"""Runs several variants on one object, each observed."""
 
 from __future__ import annotations
 

@@ -78,10 +78,6 @@ def _print_summary(run: ObjectRun, target: Path, written: list[str]) -> None:
     title = f"accelerated: {', '.join(report.methods)}" if report.methods else "not accelerated"
     rows = [(STAGES.get(stage, stage), *cells) for stage, *cells in report.rows()]
     print_table(title, report.HEADER, rows, report.HEADER[1:])
-    peaks = (("host", report.peak_host_bytes), ("device", report.peak_device_bytes))
-    memory = ", ".join(f"{place} {peak / 2**20:,.0f} MiB" for place, peak in peaks if peak)
-    if memory:
-        print(f"peak memory of the process: {memory}")
-    for remark in report.remarks():
-        print(remark)
+    for line in report.footer():
+        print(line)
     print_path(f"results in {target}: {', '.join(written)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.errors import ConfigError, suggest
-from fast_sam3d.ranges import OneOf, Real, Settings, Whole, setting
+from fast_sam3d.ranges import OneOf, Real, Settings, Whole, build_settings, setting
 
 FACTORS = (1.0, 1.25, 1.5, 2.0)
 PLACES = ("decoder", "voxels")
@@ -83,16 +82,7 @@ def build_mesh_method(mapping: Any, path: str = "mesh") -> MeshMethod:
     Raises:
         ConfigError: an unknown key, or a value out of range.
     """
-    if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{path} is {mapping!r}: give a mapping, such as {{where: decoder}}")
-    valid = [f.name for f in dataclasses.fields(MeshMethod)]
-    for key in mapping:
-        if key not in valid:
-            raise ConfigError(f"{path}.{key} is unknown: {suggest(str(key), valid)}")
-    try:
-        return MeshMethod(**mapping)
-    except ConfigError as error:
-        raise ConfigError(f"{path}.{error}") from None
+    return build_settings(MeshMethod, mapping, path, "{where: decoder}")
 
 
 def merge(coords: Tensor, factor: float, centre: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast_sam3d.exact.saving import SavingSeam
+from fast_sam3d.patch import Seam
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, Sequence[int], Sequence[int]], Tensor
 """(q [1, N, H, C], k [1, M, H, C], v [1, M, H, C'], lengths in q, lengths in k and v) -> [N, H, C']."""
 
 
-class AttentionSeam(SavingSeam):
+class AttentionSeam(Seam):
     """Replaces the `forward` of a sparse attention."""
 
     def __init__(self, attention: Any) -> None:
@@ -53,6 +53,10 @@ class AttentionSeam(SavingSeam):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.attend()(*args, **kwargs)
+
+    def wanted(self, saving: str) -> bool:
+        """Whether an installation asks for a saving here."""
+        return any(getattr(layer.method, saving, False) for layer in self.layers)
 
     def attend(self) -> Callable[..., Any]:
         """The original forward, without masks where an installation asks for that."""

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.errors import ConfigError
+from fast_sam3d.ranges import build_settings
 
 logger = logging.getLogger(__name__)
 
@@ -81,14 +82,6 @@ def build_exact(mapping: Any, path: str = "exact") -> Exact:
     Raises:
         ConfigError: an unknown key, or a value that is neither true nor false.
     """
-    if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{path} is {mapping!r}: give a mapping, such as {{context: true}}")
-    mapping = {key: value for key, value in mapping.items() if not retired(f"exact.{key}")}
-    valid = [field.name for field in dataclasses.fields(Exact)]
-    for key in mapping:
-        if key not in valid:
-            raise ConfigError(f"{path}.{key} is unknown: {suggest(str(key), valid)}")
-    try:
-        return Exact(**mapping)
-    except ConfigError as error:
-        raise ConfigError(f"{path}.{error}") from None
+    if isinstance(mapping, Mapping):
+        mapping = {key: value for key, value in mapping.items() if not retired(f"exact.{key}")}
+    return build_settings(Exact, mapping, path, "{context: true}")

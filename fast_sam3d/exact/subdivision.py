@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fast_sam3d.exact.saving import SavingSeam
 from fast_sam3d.geometry.sparse_grid import CHILDREN, OFFSETS, SparseGrid
+from fast_sam3d.patch import Seam
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def convolve(feats: Tensor, neighbours: Tensor, weight: Tensor) -> Tensor:
     return torch.cat(parts).flatten(0, 1)
 
 
-class WideningSeam(SavingSeam):
+class WideningSeam(Seam):
     """Replaces `SubdivideBlock.widen` of the embedded model."""
 
     def __init__(self, block: Any) -> None:
@@ -105,7 +105,7 @@ class WideningSeam(SavingSeam):
         return type(x)(out + convolution.bias.to(out.dtype), grid)
 
 
-class SubdivisionSeam(SavingSeam):
+class SubdivisionSeam(Seam):
     """Replaces the `forward` of a stock block."""
 
     def __init__(self, block: Any) -> None:

@@ -13,18 +13,16 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def worker_pool(
-    processes: int, initializer: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
-) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(processes: int, initializer: Callable[..., None], *arguments: Any) -> Iterator[ProcessPoolExecutor]:
     """A pool of spawned processes. On an exception, pending work is cancelled and the processes are terminated.
 
     Args:
         processes: their number.
-        initializer: called once in each with `arguments`.
+        initializer: called once in each, with the arguments.
     """
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, context, _begin, (initializer, arguments))
+    pool = ProcessPoolExecutor(processes, context, _begin, (initializer, *arguments))
     try:
         yield pool
     except BaseException:
@@ -36,11 +34,10 @@ def worker_pool(
         pool.shutdown()
 
 
-def _begin(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+def _begin(initializer: Callable[..., None], *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the parent decides
     threading.Thread(target=_follow_parent, daemon=True).start()
-    if initializer is not None:
-        initializer(*arguments)
+    initializer(*arguments)
 
 
 def _follow_parent() -> None:

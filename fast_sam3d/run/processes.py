@@ -10,11 +10,11 @@ import os
 import pickle
 import signal
 import sys
-import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.pool import ExceptionWithTraceback
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,6 +29,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LEAVE_SECONDS = 10.0  # for a process to clean up after SIGTERM
+_NO_MORE = -1  # instead of the index of an item
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _HELD = (signal.SIGINT, signal.SIGTERM)
 _NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -78,10 +79,7 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
     """
     context = multiprocessing.get_context("fork")
     left = deque(range(len(items)))
-    crew: dict[Connection, tuple[Any, int]] = {}
-
-    def busy() -> list[Connection]:
-        return [pipe for pipe, (_, index) in crew.items() if index >= 0]
+    crew: dict[Connection, tuple[Any, int]] = {}  # with the item that each process works on
 
     def hire() -> None:
         try:
@@ -89,60 +87,57 @@ def in_forks(work: Callable[[T], R], items: Sequence[T], processes: int) -> Iter
             with theirs, _forking():
                 process = context.Process(target=_serve, args=(theirs, work, items), daemon=True)
                 process.start()
-                hand_over(ours, process)
+                assign(ours, process)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            if not busy():
+            if not crew:
                 raise FastSam3dError(
                     f"cannot fork a process ({error.strerror}): end other processes, or use --workers 1"
                 ) from error
 
-    def hand_over(pipe: Connection, process: Any) -> None:
-        crew[pipe] = process, left.popleft() if left else -1
-        with contextlib.suppress(OSError):  # it has died meanwhile: `recv` notices
+    def assign(pipe: Connection, process: Any) -> None:
+        crew[pipe] = process, left.popleft()
+        with contextlib.suppress(OSError):  # it has died meanwhile: `recv_bytes` notices
             pipe.send(crew[pipe][1])
+
+    def dismiss(pipe: Connection) -> None:
+        process, _ = crew.pop(pipe)
+        with pipe, contextlib.suppress(OSError):
+            pipe.send(_NO_MORE)  # not by closing it: later forks have copies of this end
+        process.join(LEAVE_SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
     try:
         for _ in range(min(processes, len(items))):
             hire()
-        while at_work := busy():
-            for pipe in wait(at_work):
+        while crew:
+            for pipe in wait(list(crew)):
                 assert isinstance(pipe, Connection)
                 process, index = crew[pipe]
                 try:
                     message = pipe.recv_bytes()
                 except (EOFError, OSError):
-                    process.join()
-                    pipe.close()
-                    del crew[pipe]
+                    dismiss(pipe)
                     if left:
                         hire()
                     yield index, Lost(process.exitcode)
                     continue
-                answer, trace = pickle.loads(message)
-                if trace is not None:
-                    raise answer from _InFork(trace)
-                hand_over(pipe, process)
+                answer, failed = pickle.loads(message)
+                if failed:
+                    raise answer
+                if left:
+                    assign(pipe, process)
+                else:
+                    dismiss(pipe)
                 yield index, answer
-    except BaseException:
+    finally:
         for process, _ in crew.values():
             process.terminate()
-        raise
-    finally:
-        for pipe, (process, _) in crew.items():
-            process.join(LEAVE_SECONDS)
-            if process.is_alive():
-                process.kill()
-                process.join()
-            pipe.close()
-
-
-class _InFork(Exception):
-    """Shows the traceback of the forked process above that of the parent."""
-
-    def __str__(self) -> str:
-        return f"in a forked process\n\n{self.args[0]}"
+        for pipe in list(crew):
+            dismiss(pipe)
 
 
 @contextlib.contextmanager
@@ -171,13 +166,12 @@ def _serve(pipe: Connection, work: Callable[[Any], Any], items: Sequence[Any]) -
     threadpool_limits(1)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
-    while (index := pipe.recv()) >= 0:
+    while (index := pipe.recv()) != _NO_MORE:
         # Plain pickle: that of pipes sends a handle to shared memory, which ends with this process.
         try:
-            message = pickle.dumps((work(items[index]), None))
+            message = pickle.dumps((work(items[index]), False))
         except Exception as error:
-            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            message = pickle.dumps((_portable(error), trace))
+            message = pickle.dumps((ExceptionWithTraceback(_portable(error), error.__traceback__), True))
         pipe.send_bytes(message)
 
 

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 __all__ = ["STAGES", "Bar", "ObjectsProgress", "ProgressBars", "SceneProgress", "track"]
@@ -33,7 +33,7 @@ LOG_SECONDS = 30.0
 T = TypeVar("T")
 
 
-class Bar:
+class Bar(AbstractContextManager["Bar"]):
     """One progress bar on the error stream; a context manager. Without a terminal, a log line every half minute.
 
     It has no thread, so the process can be forked while a bar is drawn.
@@ -84,7 +84,7 @@ class Bar:
                 self._shown = now
         elif now - self._shown >= LOG_SECONDS:
             log.info("%s: %g of %s, %.0f s%s", self.title, done, "?" if self.total is None else f"{self.total:g}",
-                     now - self._began, f", {note}" if note else "")  # fmt: skip
+                     self.seconds, f", {note}" if note else "")  # fmt: skip
             self._shown = now
 
     def close(self) -> None:
@@ -93,12 +93,12 @@ class Bar:
             self._progress.stop()
             self._progress = None
 
-    def __enter__(self) -> Bar:
-        return self
+    @property
+    def seconds(self) -> float:
+        """Since it was created."""
+        return time.perf_counter() - self._began
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         self.close()
 
 
@@ -110,54 +110,42 @@ def track(items: Sequence[T], title: str) -> Iterator[T]:
             bar.advance()
 
 
-class ProgressBars:
+class ProgressBars(AbstractContextManager["ProgressBars"]):
     """A bar per stage, called with every step as `fast_sam3d.telemetry.Progress`; a context manager that closes them.
 
     Args:
-        bars: draw bars; None: only where the error stream is a terminal.
+        bars: draw bars; None: only where the error stream is a terminal. Elsewhere each stage has a log line.
     """
 
     def __init__(self, bars: bool | None = None) -> None:
         self._draw = sys.stderr.isatty() if bars is None else bars
         self._open: dict[str, Bar] = {}
-        self._since: dict[str, float] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage not in STAGES:
             return
-        if done == 0 or stage not in self._since:
-            self._since[stage] = time.perf_counter()
-        if self._draw:
-            if stage not in self._open:
-                # The bars of stages without steps disappear; those with steps stay on the screen.
-                self._open[stage] = Bar(f"{STAGES[stage]:<18}", total, keep=total > 1, draw=True)
-            self._open[stage].update(done)
-            if done == total:
-                self._open.pop(stage).close()
-        elif done == total:
-            self._line(stage, total)
-        if done == total:
-            self._since.pop(stage, None)
+        if done == 0 and stage in self._open:  # of a run that failed
+            self._open.pop(stage).close()
+        if stage not in self._open:
+            # The bars of stages without steps disappear; those with steps stay on the screen.
+            title = f"{STAGES[stage]:<18}" if self._draw else STAGES[stage]
+            self._open[stage] = Bar(title, total, keep=total > 1, draw=self._draw)
+        self._open[stage].update(done)
+        if done < total:
+            return
+        bar = self._open.pop(stage)
+        bar.close()
+        if not self._draw and total > 1:
+            log.info("%s: %d steps, %.1f s", STAGES[stage], total, bar.seconds)
+        elif not self._draw and bar.seconds >= QUIET_SECONDS:
+            log.info("%s: %.1f s", STAGES[stage], bar.seconds)
 
-    def __enter__(self) -> ProgressBars:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for bar in self._open.values():
-            bar.close()
-        self._open.clear()
-
-    def _line(self, stage: str, total: int) -> None:
-        seconds = time.perf_counter() - self._since[stage]
-        if total > 1:
-            log.info("%s: %d steps, %.1f s", STAGES[stage], total, seconds)
-        elif seconds >= QUIET_SECONDS:
-            log.info("%s: %.1f s", STAGES[stage], seconds)
+    def __exit__(self, *details: object) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
 
 
-class ObjectsProgress:
+class ObjectsProgress(AbstractContextManager["ObjectsProgress"]):
     """One bar over objects, which are done in any order; elsewhere a log line per object. A context manager.
 
     Args:
@@ -168,17 +156,12 @@ class ObjectsProgress:
     def __init__(self, objects: int, bar: bool | None = None) -> None:
         self._draw = sys.stderr.isatty() if bar is None else bar
         self._total, self._done, self._since = objects, 0, 0.0
+        self._steps, self._steps_done = 1, 0  # of one object
         self._bar: Bar | None = None
 
-    def __enter__(self) -> ObjectsProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         if self._bar is not None:
             self._bar.close()
-            self._bar = None
 
     @property
     def left(self) -> int:
@@ -189,26 +172,31 @@ class ObjectsProgress:
         """The workers start: time counts from here."""
         self._since = time.perf_counter()
         if self._draw:
-            self._bar = Bar("objects", self._total, draw=True)
+            self._bar = Bar(self._title, self._total * self._steps, draw=True)
 
     def without(self, count: int) -> None:
         """Take off objects that are complete already or cannot be reconstructed."""
         self._total -= count
-        if self._bar is not None:
-            self._bar.update(self._done, total=self._total)
+        self._show()
 
     def object_done(self, name: str, status: str) -> None:
         """One object, such as kitchen/3, is complete or has failed."""
-        self._done += 1
+        self._done, self._steps_done = self._done + 1, 0
         if self._bar is not None:
-            self._bar.update(self._done, name)
-        else:
-            self._line(name, status)
-
-    def _line(self, name: str, status: str) -> None:
+            self._show(name)
+            return
         gone = time.perf_counter() - self._since
         log.info("object %s %s: %d of %d, %.1f s gone, about %.0f s left", name, status, self._done, self._total, gone,
                  gone / self._done * self.left)  # fmt: skip
+
+    def _show(self, note: str | None = None) -> None:
+        if self._bar is not None:
+            done = self._done * self._steps + self._steps_done
+            self._bar.update(done, note, self._title, self._total * self._steps)
+
+    @property
+    def _title(self) -> str:
+        return "objects"
 
 
 class SceneProgress(ObjectsProgress):
@@ -222,33 +210,13 @@ class SceneProgress(ObjectsProgress):
 
     def __init__(self, steps: int, names: list[str], bar: bool | None = None) -> None:
         super().__init__(len(names), bar)
-        self._steps, self._names, self._in_object = max(steps, 1), names, 0
-
-    def begin(self) -> None:
-        """The first object starts."""
-        self._since = time.perf_counter()
-        if self._draw:
-            self._bar = Bar(self._title, len(self._names) * self._steps, draw=True)
+        self._steps, self._names = max(steps, 1), names
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if self._bar is None or stage not in STAGES:
-            return
         if stage in ("ss", "slat") and done:
-            self._in_object = min(self._in_object + 1, self._steps)
-        self._show(STAGES[stage])
-
-    def object_done(self, name: str, status: str) -> None:
-        """The next one follows."""
-        self._done += 1
-        self._in_object = 0
-        if self._bar is None:
-            self._line(name, status)
-        else:
-            self._show("")
-
-    def _show(self, note: str) -> None:
-        assert self._bar is not None
-        self._bar.update(self._done * self._steps + self._in_object, note, self._title)
+            self._steps_done = min(self._steps_done + 1, self._steps)
+        if stage in STAGES:
+            self._show(STAGES[stage])
 
     @property
     def _title(self) -> str:

@@ -91,7 +91,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class RequireVoxels:
-    """Acts around `sample_slat`, whose second argument is the voxels [N, 4]: without any the stock error is obscure."""
+    """Acts around `sample_slat` (second argument: voxels [N, 4]); refuses an empty set with a clear error."""
 
     def __call__(self, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.ranges import build_settings
 from fast_sam3d.sampling.guide import GUIDE, Guide
 from fast_sam3d.sampling.guide.both import Both
 from fast_sam3d.sampling.part import Part
@@ -19,7 +20,7 @@ from fast_sam3d.sampling.where import WHERE, Where
 from fast_sam3d.sampling.where.everywhere import All
 
 PARTS: dict[str, Mapping[str, type[Part]]] = {"when": WHEN, "where": WHERE, "predict": PREDICT, "guide": GUIDE}
-"""The questions that a method answers, and the classes that answer them, by name."""
+"""The four parts of a method, and the classes of each by name."""
 
 ALL = "all"
 """The predict key of a predictor for every leaf that no other key covers."""
@@ -82,8 +83,8 @@ def build_stage_method(
         mapping: {when: {name, ...}, where: {name, ...}, predict: {name, ...} or {leaf or group: {name, ...}}, guide:
             {name, ...}}; what is missing is `always`, `all`, `hold` and `both`.
         groups: the leaves that a predict key stands for, such as {"shape": ["shape"], "layout": ["scale", ...]}. None:
-            each predict key is a leaf of its own.
-        path: where the mapping stands in the configuration ("ss"), for messages.
+            each predict key names one leaf.
+        path: of the mapping in the configuration ("ss"), for messages.
         voxels: whether the stage's tokens are voxels, which may be chosen from; where they are not, the state is a
             sparse structure, which can be decoded. None: unknown.
 
@@ -134,12 +135,7 @@ def _part(value: Any, registry: Mapping[str, type], default: Any, path: str) -> 
         raise ConfigError(f"{path} has no name: give one of {', '.join(sorted(registry))}")
     if not isinstance(name, str) or name not in registry:
         raise ConfigError(f"{path}.name is {name!r}: {suggest(str(name), registry)}")
-    kind = registry[name]
-    _known(settings, [f.name for f in dataclasses.fields(kind)], path)
-    try:
-        return kind(**settings)
-    except ConfigError as error:
-        raise ConfigError(f"{path}.{error}") from None
+    return build_settings(registry[name], settings, path)
 
 
 def _known(mapping: Mapping[str, Any], valid: Sequence[str], path: str) -> None:

@@ -105,8 +105,8 @@ class Solve:
                 step=self._step,
                 t=self._grid[self._step],
                 evaluated=self._made > 0,
-                calls=self._made,
-                saved=self._saved,
+                network_calls=self._made,
+                network_calls_saved=self._saved,
                 tokens=self._tokens,
                 fallback=self._fallback,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Progress = Callable[[str, int, int], None]
@@ -18,8 +18,8 @@ class StepRecord:
         step: 0 for the first.
         t: time at the step's start.
         evaluated: the network ran; False: the velocity was predicted.
-        calls: network calls, including the unconditional ones of guidance.
-        saved: network calls that a prediction or the guidance method saved.
+        network_calls: including the unconditional ones of guidance.
+        network_calls_saved: those that a prediction or the guidance method saved.
         tokens: tokens that the network processed in one call; 0 when predicted.
         fallback: a prediction was not finite, so the network ran instead.
     """
@@ -27,8 +27,8 @@ class StepRecord:
     step: int
     t: float
     evaluated: bool
-    calls: int
-    saved: int
+    network_calls: int
+    network_calls_saved: int
     tokens: int
     fallback: bool = False
 
@@ -76,12 +76,12 @@ class SolveRecord:
     @property
     def calls(self) -> int:
         """Network calls made; those of a batch are for all its objects."""
-        return sum(step.calls for step in self.steps)
+        return sum(step.network_calls for step in self.steps)
 
     @property
     def saved(self) -> int:
         """Network calls that predictions and the guidance method saved."""
-        return sum(step.saved for step in self.steps)
+        return sum(step.network_calls_saved for step in self.steps)
 
     @property
     def evaluated(self) -> list[int]:
@@ -106,16 +106,5 @@ class SolveRecord:
             "evaluated": self.evaluated,
             "fallbacks": self.fallbacks,
             "context_bytes": self.context_bytes,
-            "steps": [
-                {
-                    "step": s.step,
-                    "t": s.t,
-                    "evaluated": s.evaluated,
-                    "network_calls": s.calls,
-                    "network_calls_saved": s.saved,
-                    "tokens": s.tokens,
-                    "fallback": s.fallback,
-                }
-                for s in self.steps
-            ],
+            "steps": [asdict(step) for step in self.steps],
         }

@@ -135,18 +135,12 @@ class Report:
         total = self.total_seconds
         rows: list[tuple[str, ...]] = []
         for name in dict.fromkeys([*self._stage_names(), *calls]):
-            seconds = self.seconds.get(name)
-            row = calls.get(name)
-            rows.append(
-                (
-                    name,
-                    "" if seconds is None else f"{seconds:.2f}",
-                    "" if seconds is None or not total else f"{100 * seconds / total:.0f} %",
-                    "" if row is None else f"{row['steps_evaluated']}/{row['steps']}",
-                    "" if row is None else str(row["made"]),
-                    "" if row is None else str(row["saved"]),
-                )
-            )
+            cells, row = [""] * 5, calls.get(name)
+            if (seconds := self.seconds.get(name)) is not None:
+                cells[:2] = f"{seconds:.2f}", f"{100 * seconds / total:.0f} %" if total else ""
+            if row is not None:
+                cells[2:] = f"{row['steps_evaluated']}/{row['steps']}", str(row["made"]), str(row["saved"])
+            rows.append((name, *cells))
         made, saved = self.network_calls, self.network_calls_saved
         rows.append(("total", f"{total:.2f}", "", "", str(made), str(saved)))
         return rows
@@ -155,22 +149,22 @@ class Report:
         """Plain text: one line per stage, the totals, peak memory."""
         rows = [self.HEADER, *self.rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(self.HEADER))]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
+        lines = []
+        for name, *cells in rows:
+            right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+            lines.append("  ".join((name.ljust(widths[0]), *right)))
         lines.insert(1, "-" * len(lines[0]))
         lines.insert(-1, "-" * len(lines[0]))
-        peaks = [("host", self.peak_host_bytes), ("device", self.peak_device_bytes)]
-        known = [f"{place} {peak / 2**20:,.0f} MiB" for place, peak in peaks if peak]
-        if known:
-            lines.append(f"peak memory of the process: {', '.join(known)}")
-        return "\n".join(line.rstrip() for line in [*lines, *self.remarks()])
+        return "\n".join(line.rstrip() for line in [*lines, *self.footer()])
+
+    def footer(self) -> list[str]:
+        """Lines below the table: peak memory, and the remarks."""
+        peaks = (("host", self.peak_host_bytes), ("device", self.peak_device_bytes))
+        known = ", ".join(f"{place} {peak / 2**20:,.0f} MiB" for place, peak in peaks if peak)
+        return [*([f"peak memory of the process: {known}"] if known else []), *self.remarks()]
 
     def remarks(self) -> list[str]:
-        """Lines below the table: merged voxels, batches, and predictions that were not finite."""
+        """What the table does not show: merged voxels, batches, and predictions that were not finite."""
         lines = []
         for record in self.aggregations:
             ratios = (("picture", record.picture), ("shape", record.shape))

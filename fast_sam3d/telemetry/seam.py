@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from fast_sam3d.patch import Seam
-from fast_sam3d.telemetry.report import Report
 
 
 class StageSeam(Seam):
@@ -27,17 +25,9 @@ class StageSeam(Seam):
         for layer in layers:
             if layer.method is not None:
                 call = partial(layer.method, layer.scene, call)
-            call = _timed(layer.report, self.stage, call)
+            call = layer.report.stage(self.stage)(call)
         result = call(*args, **kwargs)
         records = [record for layer in layers if layer.scene is not None for record in layer.scene.take()]
         for layer in layers:  # observers also receive these
             layer.report.aggregations += records
         return result
-
-
-def _timed(report: Report, stage: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        with report.stage(stage):
-            return call(*args, **kwargs)
-
-    return timed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ MEBI = 2**20
 BOTH = Comparison("windows", ((4.0, 1.0), (9.0, 3.0), (8.0, 2.0)), ((400, 100), (300, 150), (None, None)), True)
 
 
-def test_both_alternate_on_new_inputs() -> None:
+def test_both_variants_alternate_on_new_inputs() -> None:
     order: list[str] = []
     inputs: list[torch.Tensor] = []
 
@@ -28,7 +27,6 @@ def test_both_alternate_on_new_inputs() -> None:
 
     def off(x: torch.Tensor) -> tuple[torch.Tensor]:
         order.append("off")
-        time.sleep(0.02)
         return (x.add_(1),)
 
     def on(x: torch.Tensor) -> tuple[torch.Tensor]:
@@ -39,18 +37,18 @@ def test_both_alternate_on_new_inputs() -> None:
     assert order == ["off", "on", "off", "on", "on", "off", "off", "on"]  # the first two for the bits
     assert len(inputs) == 8 and all(bool((x == 1).all()) for x in inputs)
     assert compared.equal and len(compared.seconds) == 3
-    assert compared.faster > 1
+    assert all(off > 0 and on > 0 for off, on in compared.seconds)
     assert not compare("differ", off, lambda x: (x,), given, rounds=1).equal
 
 
-def test_medians() -> None:
+def test_medians_of_seconds_and_ratios() -> None:
     assert BOTH.faster == 4.0
     assert BOTH.median_seconds() == (8.0, 2.0)
     assert BOTH.median_peaks() == (350, 125)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is unknown")
-def test_the_peak_of_a_call_on_the_host() -> None:
+def test_peak_host_memory_of_a_call() -> None:
     def use(mebibytes: int) -> torch.Tensor:
         return torch.ones(mebibytes * MEBI // 4)[:1].clone()
 
@@ -61,7 +59,7 @@ def test_the_peak_of_a_call_on_the_host() -> None:
         assert peak == pytest.approx(mebibytes * MEBI, rel=0.1)
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_exact_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(measure, "everything", lambda *args: asked.append(args) or [BOTH])
     row = "windows 8.00 s 2.00 s 4.00 0 MiB 0 MiB 64 % equal"
@@ -75,7 +73,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert asked[-1] == (command.PARTS, 7, "cpu")
 
 
-def test_the_overhead_of_an_import_and_of_accelerate(capsys: pytest.CaptureFixture[str]) -> None:
+def test_overhead_of_import_and_of_accelerate(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "measure-exact", "--part", "overhead", "--rounds", "1", "--json")
     (seconds,) = json.loads(out)
     assert code == 0 and seconds.keys() == {"import", "accelerate"} and min(seconds.values()) > 0

@@ -84,7 +84,7 @@ def test_operations_follow_the_calls(measured, job):
     assert all(math.isnan(row["operations"]) for row in measure(StandIn(), disc(), 7, job)), "only where asked for"
 
 
-def test_fidelity_is_to_the_same_seed_and_the_floor_to_another(measured, pipeline):
+def test_fidelity_uses_the_same_seed_and_the_noise_floor_another_seed(measured, pipeline):
     found = by_method(measured[0])
     given = np.dstack([disc().given.image, disc().given.mask.astype(np.uint8) * 255])
     options = {"stage1_inference_steps": STEPS, "stage2_inference_steps": STEPS}
@@ -98,7 +98,7 @@ def test_fidelity_is_to_the_same_seed_and_the_floor_to_another(measured, pipelin
     assert found["cached"]["plain_latent_error"] < found[OTHER_SEED]["plain_latent_error"]
 
 
-def test_ground_truth_is_used_where_there_is_one(job):
+def test_ground_truth_is_used_if_available(job):
     truth = metrics.Reconstruction(mesh=trimesh.creation.box((0.6, 0.5, 0.4)), rotation=np.eye(3))
     found = by_method(measure(StandIn(), disc(truth), 7, job))
     for row in found.values():
@@ -126,13 +126,13 @@ def test_a_failed_run_marks_its_row_and_the_others_follow(job, monkeypatch, brok
         assert found["cached"]["plain_volume_iou"] == 0.0 and found["few"]["plain_volume_iou"] == 1.0
 
 
-def test_seeds():
+def test_seeds_and_keys_of_rows():
     assert [variant.seed for variant in seeded(VARIANTS, 7)] == [7, 7 + 1_000_003, 7, 7]
     assert 0 <= seeded(VARIANTS, 2**32 - 1)[1].seed < 2**32
     assert keys_of(["a", "b"], [1, 2]) == [key_of("a", 1), key_of("a", 2), key_of("b", 1), key_of("b", 2)]
 
 
-def test_the_order_is_drawn_per_object_and_seed_and_always_the_same():
+def test_order_is_random_per_object_and_seed_but_reproducible():
     orders = [tuple(order_of(f"object {i}", seed, 6)) for i in range(50) for seed in (1, 2)]
     assert all(sorted(order) == list(range(6)) for order in orders) and len(set(orders)) > 80
     assert orders[3] == tuple(order_of("object 1", 2, 6))

@@ -17,7 +17,7 @@ IMAGE, MASK = np.full((6, 8, 3), 9, np.uint8), np.eye(6, 8) > 0
 POINTS = np.ones((6, 8, 3), np.float32)
 
 
-def test_the_pipeline_gets_what_infer_gives_it():
+def test_pipeline_is_called_as_by_infer():
     pipeline = StandIn()
     run(pipeline, Given(IMAGE, MASK, POINTS), Variant("x", 7, 5, seed=3), MESH)
     given = pipeline.arguments
@@ -53,7 +53,7 @@ def test_only_what_is_expected_is_caught():
         take_turns(Broken(), given, variants, MESH, catch=(KeyError,))
 
 
-def test_a_result_that_cannot_be_kept_is_a_failure():
+def test_result_that_cannot_be_copied_counts_as_failed():
     def refuse(result):
         raise ValueError("not finite")
 

@@ -144,7 +144,7 @@ def look_at_view_transform(**view: Any) -> tuple[Tensor, Tensor]:
 
 
 def check_tensor(tensor: Tensor, shape: Any = None, **options: Any) -> bool:
-    return shape is None or all(want in (None, got) for want, got in zip(shape, tensor.shape, strict=True))
+    return shape is None or all(expected in (None, got) for expected, got in zip(shape, tensor.shape, strict=True))
 
 
 class SparseConvTensor:

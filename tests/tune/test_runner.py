@@ -72,7 +72,7 @@ def test_every_method_has_a_row_and_the_pipeline_is_restored(measured):
     assert all(row["ss_seconds"] > 0 for row in rows.values() if "place" in row)
 
 
-def test_exact_savings_do_not_drift_and_another_seed_drifts_most(measured):
+def test_exact_savings_have_no_drift_and_another_seed_the_most(measured):
     rows, _ = measured
     assert not any(name.startswith("drift_") for name in rows[OFF])
     assert rows[EXACT]["drift_voxel_iou"] == pytest.approx(0.0, abs=0.02)

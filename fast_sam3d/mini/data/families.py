@@ -1,6 +1,6 @@
 """Eighteen families of objects. Each takes a random generator and returns its parts and its symmetry about z.
 
-Symmetry n means that a turn by 360/n degrees about z maps the object to itself; 0 stands for a solid of revolution.
+Symmetry n means that a turn by 360/n degrees about z maps the object to itself; 0 is a solid of revolution.
 Objects face -y where they have a front.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from fast_sam3d.mini.data.furniture import Design, Rng, bench, chair, crate, frame, ladder, lamp, shelf, stool, table
 from fast_sam3d.mini.data.sdf import Part, Solid, rotation, segment
 
-# Columns are an arc's own x, y, z axes: its kept side (y) points along +x, its ring stands in the xz plane.
+# Columns are an arc's own x, y, z axes: its kept side (y) points along +x, its ring lies in the xz plane.
 HANDLE = np.array([[0, 1, 0], [0, 0, -1], [-1, 0, 0]], np.float32)
 
 
@@ -84,7 +84,7 @@ def rings(rng: Rng) -> Design:
 
 
 def tower(rng: Rng) -> Design:
-    # All blocks are longer along x, and the stack leans towards +y: a picture can tell the yaw.
+    # All blocks are longer along x, and the stack leans towards +y: the yaw is visible in a picture.
     count, lean = int(rng.integers(3, 6)), rng.uniform(0.1, 0.22)
     parts, z = [], 0.0
     for k in range(count):

@@ -42,12 +42,12 @@ class Guiding(Protocol):
         ...
 
     def learn(self, conditional: Leaves, unconditional: Leaves) -> None:
-        """Both velocities of a step at which both calls were made."""
+        """Record both velocities of a step with both calls."""
         ...
 
 
 class Guide(Part):
-    """A way of making, or saving, the unconditional call of classifier-free guidance."""
+    """How the unconditional call of classifier-free guidance is made or saved."""
 
     __slots__ = ()
 

@@ -24,7 +24,7 @@ class AdamsBashforth(Integrate):
     textbook means. With the network at every step it is the solver on the grid itself, which is not Euler's result.
 
     Source: Bashforth and Adams (1883), with variable steps as in Hairer, Norsett and Wanner, Solving Ordinary
-    Differential Equations I, section III.5. The first steps have fewer evaluations behind them, and a lower order.
+    Differential Equations I, section III.5. The first steps have fewer evaluations, and so a lower order.
 
     Args:
         order: 1 is Euler on the evaluated grid, 2 to 4.

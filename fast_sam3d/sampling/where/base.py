@@ -21,7 +21,7 @@ class Merged:
 
     Args:
         index: [K] int64 ascending, the tokens that enter.
-        source: [N] int64 in 0..K-1, the token whose velocity each token takes; those that enter take their own.
+        source: [N] int64 in 0..K-1, the entered token that each token takes its result from.
     """
 
     index: Tensor

@@ -27,7 +27,7 @@ def looked_at(gains: Tensor, shapes: int = 64) -> Tensor:
     return sensitivity(Linear(gains), latents, 2, torch.Generator().manual_seed(0), CPU)
 
 
-def test_it_is_the_information_of_the_voxels():
+def test_sensitivity_equals_the_fisher_information_by_hand():
     information = looked_at(torch.tensor([1.0, 0.0, 2.0]), 512)
     assert information.shape == (24, 24)
     torch.testing.assert_close(information, information.T)

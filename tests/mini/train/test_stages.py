@@ -56,7 +56,7 @@ def stamps(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
 
 
-def test_the_same_run_again_changes_nothing(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
+def test_rerun_changes_no_file(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
     before = stamps(trained.folder)
     again = run()
     for stage in STAGES.values():
@@ -77,7 +77,7 @@ def test_an_identical_new_result_is_accepted(trained: TrainingRun, run: Callable
 
 
 @pytest.mark.parametrize("stage", ["ss_flow", "slat_flow"])
-def test_what_was_built_on_another_result_is_refused_by_name(
+def test_refuses_results_built_on_replaced_inputs(
     trained: TrainingRun, run: Callable[..., TrainingRun], tiny: Recipe, stage: str
 ) -> None:
     need = {"ss_flow": "ss_vae", "slat_flow": "slat_vae"}[stage]
@@ -122,7 +122,7 @@ def test_older_files_without_origin_are_accepted(trained: TrainingRun, run: Call
     assert stamps(trained.folder) == before
 
 
-def test_a_result_that_is_still_to_be_made_is_warned_of(
+def test_missing_input_result_is_a_warning(
     trained: TrainingRun, run: Callable[..., TrainingRun], caplog: pytest.LogCaptureFixture
 ) -> None:
     trained.result("ss_vae").unlink()
@@ -131,9 +131,7 @@ def test_a_result_that_is_still_to_be_made_is_warned_of(
     assert "ss_flow: already trained, but ss_vae is missing" in caplog.text
 
 
-def test_objects_that_this_version_would_make_otherwise_are_told(
-    shard: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_objects_of_another_version_are_reported(shard: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "fast_sam3d"):
         warn_of_other_objects(shard)
         assert not caplog.text
@@ -146,7 +144,7 @@ def test_objects_that_this_version_would_make_otherwise_are_told(
     assert f"1 of the first 4 objects in {tmp_path} differ from those of this version" in caplog.text
 
 
-def test_weights_of_other_results_are_not_evaluated_as_this_runs(
+def test_refuses_to_evaluate_weights_of_another_run(
     trained: TrainingRun, run: Callable[..., TrainingRun], tiny: Recipe
 ) -> None:
     checkpoint = trained.folder / "checkpoint"
@@ -170,7 +168,7 @@ def test_every_setting_of_the_recipe_belongs_to_a_stage(tiny: Recipe) -> None:
     assert set(PARTS) == set(LEAVES)
 
 
-def test_the_length_of_a_stage_is_not_part_of_what_it_is(tiny: Recipe) -> None:
+def test_stage_length_is_not_part_of_its_origin(tiny: Recipe) -> None:
     def digest(**change: object) -> str:
         return recipe_digest(replace(tiny, ss_flow=replace(tiny.ss_flow, **change)), 0, "ss_flow")
 

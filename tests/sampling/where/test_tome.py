@@ -78,7 +78,7 @@ def test_merging_against_a_slow_reference(share: float, count: int) -> None:
     assert merged.index[merged.source].tolist() == answers
 
 
-def test_what_is_copied_is_the_data_not_the_velocity() -> None:
+def test_predicted_data_is_copied_instead_of_the_velocity() -> None:
     """By hand: two tokens at t = 0.5, the second answers for both."""
     merged = Merged(torch.tensor([1]), torch.tensor([0, 0]))
     x, fresh = torch.tensor([[[4.0], [1.0]]]), torch.tensor([[[6.0]]])
@@ -106,7 +106,7 @@ def solve(method: dict[str, Any] | None, coords: Tensor, targets: Tensor, steps:
     return solver.solve(network, x, [i / steps for i in range(steps + 1)], coords), report.solves[0]
 
 
-def test_merged_tokens_lose_their_noise_and_the_network_sees_fewer() -> None:
+def test_merged_tokens_take_the_data_of_their_destination() -> None:
     """Data that are equal in each block: nothing is lost but the noise."""
     coords = voxels(400)
     block = (coords[:, 1:] // 4).float()
@@ -120,14 +120,14 @@ def test_merged_tokens_lose_their_noise_and_the_network_sees_fewer() -> None:
     assert all(100 < count < 240 for count in tokens[2:-1])
 
 
-def test_the_last_step_brings_back_what_merging_blurred() -> None:
+def test_last_step_restores_detail_lost_by_merging() -> None:
     coords = voxels(100)
     targets = torch.randn(100, 4, generator=torch.Generator().manual_seed(3))
     result, _ = solve({"where": {"name": "tome", "merge": 0.5}}, coords, targets)
     torch.testing.assert_close(result[0], targets, rtol=0, atol=1e-5)  # this network knows the answer at any step
 
 
-def test_nothing_to_merge_is_bit_exact() -> None:
+def test_merge_of_zero_is_bit_exact() -> None:
     coords = voxels(100)
     targets = torch.randn(100, 4, generator=torch.Generator().manual_seed(3))
     plain, _ = solve(None, coords, targets)
@@ -138,6 +138,6 @@ def test_nothing_to_merge_is_bit_exact() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"merge": 0.9}, {"merge": -0.1}, {"warmup": 0}])
-def test_settings_check_themselves(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(settings))} is"):
         MergeCells(**settings)
