@@ -61,9 +61,9 @@ def load_pipeline(
     Raises:
         CheckpointError: no such folder; files that are missing, corrupt or not trusted; a missing package or GPU.
     """
-    chosen_depth = None if depth_model is None else check_depth_model(depth_model)
-    checkpoint = find_checkpoint(tag_or_path)
-    return load_checkpoint(checkpoint, device, dtype, chosen_depth)
+    if depth_model is not None:
+        check_depth_model(depth_model)
+    return load_checkpoint(find_checkpoint(tag_or_path), device, dtype, depth_model)
 
 
 def load_checkpoint(
@@ -217,7 +217,6 @@ def _dtype(dtype: Any) -> Any:
 
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype not in known:
+    if dtype not in (known := ("float32", "float16", "bfloat16")):
         raise CheckpointError(f"'{dtype}' is not a dtype: {suggest(str(dtype), known)}")
-    return known[dtype]
+    return getattr(torch, dtype)

@@ -1,4 +1,4 @@
-"""`fast-sam3d scene --engine ray`: the same folders, files and messages, made by many workers."""
+"""`fast-sam3d scene --engine ray`: the same folders, files and messages, by the workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def run_on_cluster(
     given: Mapping[str, Any],
     overwrite: bool,
 ) -> int:
-    """Runs all scenes. Returns the exit code.
+    """Process all scenes. Returns the exit code.
 
     Args:
-        single: the one folder was named itself, so what is wrong with it is an error and no row of a table.
+        single: the only folder was named itself, so its errors are raised instead of listed in the table.
         given: flags of the cluster.
     """
     settings = ClusterSettings(**{name.removeprefix("ray_"): value for name, value in given.items()})
@@ -66,7 +66,9 @@ def run_on_cluster(
             with contextlib.closing(engine.run(jobs())) as done:
                 for job in done:
                     with contextlib.closing(job):
-                        code = max(code, _told(job, rows[job.folder], single))
+                        if job.error is not None and single:
+                            raise job.error
+                        code = max(code, _print(job, rows[job.folder]))
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(
                 f"the finished objects in {config.output.dir} are kept, and the same command resumes with the others"
@@ -78,16 +80,14 @@ def _objects(folder: Path) -> int:
     try:
         return len(numbered_masks(folder))
     except OSError:
-        return 0  # told when its turn comes
+        return 0  # reported when it is read
 
 
-def _told(job: SceneJob, row: dict[str, Any], single: bool) -> int:
-    """Prints what became of a scene and notes it in its row. Returns the exit code of a single one."""
+def _print(job: SceneJob, row: dict[str, Any]) -> int:
+    """Print the result of a scene and note it in its row. Returns the exit code of a single scene."""
     if job.summary is None:
-        error = job.error or FastSam3dError(f"nothing is known of {job.folder}")
-        if single:
-            raise error
-        note_failure(row, job.folder, error)
+        assert job.error is not None
+        note_failure(row, job.folder, job.error)
         return SOME_FAILED
     print_scene(job.summary, job.outcomes, job.target)
     note_summary(row, job.summary)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fast_sam3d.geometry.arrays import as_numpy
 from fast_sam3d.geometry.gaussians import GaussianCloud
-from fast_sam3d.geometry.poses import quaternion_matrix
+from fast_sam3d.geometry.poses import object_to_camera, quaternion_matrix
 from fast_sam3d.metrics.appearance import psnr, render_views, ssim
 from fast_sam3d.metrics.boxes import FRAMES, Frame, layout_box_iou, oriented_box_iou, unit_box
 from fast_sam3d.metrics.latent import latent_error
@@ -136,10 +136,7 @@ class Reconstruction:
         """[4, 4] object to camera for column vectors; None without a pose."""
         if self.rotation is None or self.translation is None or self.scale is None:
             return None
-        matrix = np.eye(4)
-        matrix[:3, :3] = np.asarray(self.rotation).T * np.asarray(self.scale)
-        matrix[:3, 3] = self.translation
-        return matrix
+        return object_to_camera(self.rotation, self.translation, self.scale)
 
     @cached_property
     def own_cells(self) -> np.ndarray:
