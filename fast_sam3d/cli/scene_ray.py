@@ -1,4 +1,4 @@
-"""`fast-sam3d scene --engine ray`: the same folders, files and messages, made by many workers."""
+"""`fast-sam3d scene --engine ray`: the same folders, files and messages, by the workers of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fast_sam3d.scene.worker import config_identity
 
 
 def run_on_cluster(scenes: Scenes, checkpoint: Checkpoint, given: Mapping[str, Any], overwrite: bool) -> int:
-    """Runs all scenes. Returns the exit code.
+    """Process all scenes. Returns the exit code.
 
     Args:
         given: flags of the cluster.
@@ -46,10 +46,10 @@ def run_on_cluster(scenes: Scenes, checkpoint: Checkpoint, given: Mapping[str, A
             with contextlib.closing(engine.run(jobs())) as done:
                 for job in done:
                     with contextlib.closing(job):
-                        if job.summary is not None:
+                        if job.error is not None:
+                            scenes.failed(job.folder, job.error)
+                        elif job.summary is not None:
                             scenes.done(job.folder, job.summary, job.outcomes, job.target)
-                        else:
-                            scenes.failed(job.folder, job.error or FastSam3dError(f"{job.folder} has no result"))
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(
                 f"the finished objects in {config.output.dir} are kept, and the same command resumes with the others"
@@ -61,4 +61,4 @@ def _objects(folder: Path) -> int:
     try:
         return len(numbered_masks(folder))
     except OSError:
-        return 0  # reported when its turn comes
+        return 0  # reported when it is read

@@ -12,7 +12,7 @@ import numpy as np
 
 from fast_sam3d.geometry.arrays import as_numpy, first
 from fast_sam3d.geometry.gaussians import GaussianCloud
-from fast_sam3d.geometry.poses import quaternion_matrix
+from fast_sam3d.geometry.poses import object_to_camera, quaternion_matrix
 from fast_sam3d.metrics.appearance import psnr, render_views, ssim
 from fast_sam3d.metrics.boxes import FRAMES, Frame, layout_box_iou, oriented_box_iou, unit_box
 from fast_sam3d.metrics.latent import latent_error
@@ -25,15 +25,8 @@ TRUTH, BASELINE = "truth", "plain"
 """Prefix of a score's name: what it was measured against, the ground truth or the unaccelerated result."""
 
 PERFECT: Mapping[str, float] = {
-    "volume_iou": 1.0,
-    "voxel_iou": 1.0,
-    "box_iou": 1.0,
-    "oriented_box_iou": 1.0,
-    "ssim": 1.0,
-    "rotation_deg": 0.0,
-    "translation_error": 0.0,
-    "scale_error": 0.0,
-    "latent_error": 0.0,
+    **dict.fromkeys(("volume_iou", "voxel_iou", "box_iou", "oriented_box_iou", "ssim"), 1.0),
+    **dict.fromkeys(("rotation_deg", "translation_error", "scale_error", "latent_error"), 0.0),
 }
 """Scores of equal objects. Not chamfer, F1 and ADD-S: they also depend on the points sampled on each surface."""
 
@@ -143,10 +136,7 @@ class Reconstruction:
         """[4, 4] object to camera for column vectors; None without a pose."""
         if self.rotation is None or self.translation is None or self.scale is None:
             return None
-        matrix = np.eye(4)
-        matrix[:3, :3] = np.asarray(self.rotation).T * np.asarray(self.scale)
-        matrix[:3, 3] = self.translation
-        return matrix
+        return object_to_camera(self.rotation, self.translation, self.scale)
 
     @cached_property
     def own_cells(self) -> np.ndarray:
