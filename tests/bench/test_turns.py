@@ -1,4 +1,4 @@
-"""Turns on one object."""
+"""Runs of several variants on one object."""
 
 from __future__ import annotations
 
