@@ -113,12 +113,12 @@ def test_a_failed_run_marks_its_row_and_the_others_follow(job, monkeypatch, brok
         seam = self.models["ss_generator"]._solver.solve_iter
         accelerated = isinstance(seam, SolveSeam) and any(layer.accelerates for layer in seam.layers)
         if (broken == "cached") == accelerated and options["stage1_inference_steps"] == STEPS and options["seed"] == 7:
-            raise RuntimeError("no  luck\ntoday")
+            raise RuntimeError("this  failure\nis planned")
         return whole(self, *args, **options)
 
     monkeypatch.setattr(StandIn, "run", run)
     found = by_method(measure(StandIn(), disc(), 7, job))
-    assert found[broken]["error"] == "RuntimeError: planned failure" and math.isnan(found[broken]["seconds"])
+    assert found[broken]["error"] == "RuntimeError: this failure is planned" and math.isnan(found[broken]["seconds"])
     assert [name for name, row in found.items() if row["error"]] == [broken]
     if broken == OFF:
         assert not any(name.startswith("plain_") for row in found.values() for name in row), (
