@@ -167,7 +167,7 @@ def warm_up(pipeline: Any, given: Given, variants: Sequence[Variant], settings: 
     for variant in variants:
         try:
             run(pipeline, given, replace(variant, steps=WARM_UP_STEPS, slat_steps=WARM_UP_STEPS, seed=0), settings)
-        except Exception as problem:  # its own turn reports it
+        except Exception as problem:  # reported when it is measured
             log.debug("warm-up of %s: %s", variant.name, problem)
 
 
