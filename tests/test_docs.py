@@ -337,7 +337,7 @@ def rows(page: Path, header: str) -> dict[str, list[str]]:
 
 
 def close(cell: str, value: float, error: float | None = None) -> bool:
-    """Whether a cell is a number of the measurement, rounded as it is written."""
+    """Whether a cell is a number of the measurement, rounded to the cell's digits."""
     number, _, spread = re.sub(r"[×%+ ]", "", cell).partition("±")
     places = len(number.partition(".")[2])
     return round(value, places) == float(number) and (error is None or not spread or close(spread, error))

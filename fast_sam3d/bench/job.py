@@ -38,7 +38,7 @@ PLACES = (
     "layout",
     "other",
 )
-"""Stages whose seconds a row has; they add up to the run without installing and removing the acceleration."""
+"""Stages with seconds in a row; they add up to the run without installing and removing the acceleration."""
 
 
 @dataclass(frozen=True)
