@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from fast_sam3d.bench.turns import Given
+from fast_sam3d.bench.runs import Given
 from fast_sam3d.errors import ConfigError, InputError
 from fast_sam3d.metrics import Reconstruction
 

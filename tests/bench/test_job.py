@@ -14,8 +14,8 @@ from fast_sam3d import metrics
 from fast_sam3d.bench import job as jobs
 from fast_sam3d.bench.job import PLACES, BenchTask, key_of, keys_of, measure, order_of, seeded, work
 from fast_sam3d.bench.objects import BenchObject, Folder
+from fast_sam3d.bench.runs import Given
 from fast_sam3d.bench.suite import OFF, OTHER_SEED
-from fast_sam3d.bench.turns import Given
 from fast_sam3d.bench.variant import Variant, variant_of
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.metrics import Protocol

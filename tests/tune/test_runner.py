@@ -10,8 +10,8 @@ import pytest
 
 from fast_sam3d import metrics
 from fast_sam3d.bench.objects import BenchObject
+from fast_sam3d.bench.runs import Given
 from fast_sam3d.bench.suite import OFF, OTHER_SEED
-from fast_sam3d.bench.turns import Given
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.errors import InputError
 from fast_sam3d.run.object import RunSettings

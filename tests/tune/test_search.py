@@ -117,7 +117,7 @@ def test_the_time_limit_is_respected(known):
     for seconds in (40.0, 90.0):
         land = Landscape()
         search(known, seconds=seconds, land=land)
-        # A second of this clock for each piece; the smallest validation and a batch may come on top.
+        # The clock advances a second per call; the smallest validation and a batch may exceed the limit.
         assert len(land.calls) <= seconds + len(CASES)
 
 
