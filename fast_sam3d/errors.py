@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "ConfigError", "FastSam3dError", "InputError", "OutputError", "suggest"]
+__all__ = [
+    "CheckpointError", "ConfigError", "FastSam3dError", "InputError", "OutputError", "first_line", "one_line",
+    "suggest",
+]  # fmt: skip
 
 
 class FastSam3dError(ValueError):
@@ -34,6 +37,17 @@ class CheckpointError(FastSam3dError):
 
 class OutputError(FastSam3dError):
     """A place where results cannot be written."""
+
+
+def one_line(error: BaseException) -> str:
+    """The whole message on one line, after the name of the type if the error is not one of the above."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if isinstance(error, FastSam3dError) else f"{type(error).__name__}: {message}"
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """The first line of a message, or the name of the type, of at most `limit` characters."""
+    return (str(error).strip().split("\n", 1)[0] or type(error).__name__)[:limit]
 
 
 def suggest(name: str, valid: Iterable[str], count: int = 3) -> str:

@@ -20,7 +20,7 @@ def test_import_of_a_moved_module_fails_and_its_new_package_exists(old: str) -> 
 
 
 def test_both_import_forms_name_the_new_module() -> None:
-    message = "fast_sam3d.export is now in fast_sam3d.outputs; save_gaussians_ply, save_glb, .* also in fast_sam3d"
+    message = "fast_sam3d.export is now in fast_sam3d.outputs; fast_sam3d itself has save_gaussians_ply, save_glb, "
     with pytest.raises(ImportError, match=message):
         import fast_sam3d.export
     with pytest.raises(ImportError, match=message):
@@ -32,7 +32,7 @@ def test_both_import_forms_name_the_new_module() -> None:
 
 
 def test_public_names_of_moved_modules_are_importable() -> None:
-    assert all(callable(getattr(fast_sam3d, name)) for names in PUBLIC.values() for name in names)
+    assert all(callable(getattr(fast_sam3d, name)) for names in PUBLIC.values() for name in names.split(", "))
 
 
 def test_unknown_modules_raise_the_usual_error() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.outputs.files import atomic_write
 from fast_sam3d.run.object import ObjectRun
 
 PLAIN = "off"
@@ -36,6 +37,11 @@ class Timing:
     def totals(self) -> list[float]:
         """Seconds of each round."""
         return [sum(round_) for round_ in zip(*self.seconds.values(), strict=True)]
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a round."""
+        return statistics.median(self.totals)
 
     def medians(self) -> dict[str, float]:
         """Stage to its median seconds."""
@@ -139,5 +145,6 @@ def draw(timings: Sequence[Timing], path: Path, title: str) -> None:
     axis.set(xlabel="seconds per object, median", title=title)
     axis.legend(loc="lower right", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=110, format=path.suffix[1:] or "png")
     pyplot.close(figure)
