@@ -19,10 +19,10 @@ PLAIN = "off"
 
 @dataclass
 class Timing:
-    """The rounds of one way to run.
+    """Times of one variant, round by round.
 
     Args:
-        name: of the way.
+        name: of the variant.
         seconds: stage to its seconds, one number per round.
         network_calls: of one run.
         pose_refined: the layout stage ran.
@@ -55,7 +55,7 @@ class Timing:
 def profile(
     pipeline: Any,
     run: Callable[[], ObjectRun],
-    ways: Mapping[str, Any],
+    configs: Mapping[str, Any],
     rounds: int = 7,
     progress: Callable[[int, int], None] = lambda done, total: None,
     earlier: Callable[[], Any] = lambda: None,
@@ -68,24 +68,26 @@ def profile(
     Args:
         pipeline: a SAM 3D pipeline.
         run: runs it once, always on the same input.
-        ways: name to a configuration as `fast_sam3d.accelerate` takes it.
+        configs: name to a configuration as `fast_sam3d.accelerate` takes it.
         rounds: measured rounds.
         progress: called with (runs done, runs in all).
         earlier: runs first in each turn, not timed, such as the same picture with another mask; before the
             acceleration is installed, so that nothing of it is cached.
-        after: names of ways that run `earlier` accelerated too, so that its caches are warm.
+        after: names of variants that run `earlier` accelerated too, so that its caches are warm.
 
     Returns:
         the baseline, named `PLAIN`, then the others.
 
     Raises:
-        FastSam3dError: a way with the baseline's name, or fewer than one round.
+        FastSam3dError: a variant with the baseline's name, or fewer than one round.
     """
     from fast_sam3d.api import accelerated
 
-    if PLAIN in ways or rounds < 1:
-        raise FastSam3dError(f"the name {PLAIN!r} is taken" if PLAIN in ways else f"{rounds} rounds: give at least 1")
-    timings = [Timing(name) for name in (PLAIN, *ways)]
+    if PLAIN in configs:
+        raise FastSam3dError(f"the name {PLAIN!r} is taken")
+    if rounds < 1:
+        raise FastSam3dError(f"{rounds} rounds: give at least 1")
+    timings = [Timing(name) for name in (PLAIN, *configs)]
     total, done = (rounds + 1) * len(timings), 0
     for number in range(rounds + 1):
         order = timings if number % 2 else timings[::-1]
@@ -94,7 +96,7 @@ def profile(
                 if timing.name not in after:
                     earlier()
                 if timing.name != PLAIN:
-                    stack.enter_context(accelerated(pipeline, ways[timing.name]))
+                    stack.enter_context(accelerated(pipeline, configs[timing.name]))
                 if timing.name in after:
                     earlier()
                 found = run()
@@ -109,7 +111,7 @@ def profile(
 
 
 def draw(timings: Sequence[Timing], path: Path, title: str) -> None:
-    """One stacked bar per way, median seconds per stage.
+    """One stacked bar per variant, median seconds per stage.
 
     Raises:
         FastSam3dError: matplotlib is not installed.

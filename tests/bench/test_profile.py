@@ -1,4 +1,4 @@
-"""Timing in turns, its table and its picture."""
+"""Alternating timing, its table and its plot."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CACHED = {"ss": {"when": {"name": "stride", "stride": 5}}}
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
-    """What is loaded, whatever is asked for."""
+    """The pipeline that replaces every loaded checkpoint."""
     made = StandIn()
     monkeypatch.setattr(loading, "find_checkpoint", lambda tag: loading.Checkpoint("mini", tmp_path, "mini", "so"))
     monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: made)
