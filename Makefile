@@ -1,18 +1,18 @@
 # make demo   sets everything up in .venv, then turns one bundled picture into a mesh, gaussians and a pose
 # make test   sets everything up in .venv, then runs the test suite
-# make test-fast  the tests that are not marked slow: what to run between two edits
+# make test-fast  the tests that are not marked slow, for use while editing
 # make lint   ruff, mypy and the direction of imports, in the same environment
 # make imports  draws which package imports which, docs/imports.svg
 # make clean  removes the environment, build products and outputs
 #
 # Variables, all overridable on the command line:
-#   PYTHON      the interpreter that makes the environment (3.10 or newer)
+#   PYTHON      the interpreter that creates the environment (3.10 or newer)
 #   TORCH       the PyTorch that is installed, as pip understands it
 #   TORCH_ARGS  further pip options for that one installation
 #   TEST_ARGS   options of pytest
 #
-# PyTorch comes first and by itself, so that nothing else decides which build arrives. On Linux the default package
-# index serves the build with CUDA, which is several gigabytes. On a machine without an NVIDIA GPU take the CPU build:
+# PyTorch is installed first and alone, so that no dependency picks its build. On Linux the default package index
+# has the build with CUDA, which is several gigabytes. On a machine without an NVIDIA GPU take the CPU build:
 # choose "CPU" on PyTorch's "Get started" page and pass the --index-url that it shows,
 #     make demo TORCH_ARGS="--index-url <address of the CPU builds>"
 # or give a wheel that you have:  make demo TORCH=./torch-2.13.0-cp311-cp311-linux_x86_64.whl

@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "ConfigError", "FastSam3dError", "InputError", "OutputError", "suggest"]
+__all__ = [
+    "CheckpointError", "ConfigError", "FastSam3dError", "InputError", "OutputError", "first_line", "one_line",
+    "suggest",
+]  # fmt: skip
 
 
 class FastSam3dError(ValueError):
-    """Base of all errors about what was asked for; the command line exits with 2."""
+    """Base of all errors about the user's input; the command line exits with 2."""
 
 
 class InputError(FastSam3dError):
@@ -29,11 +32,22 @@ class ConfigError(FastSam3dError):
 
 
 class CheckpointError(FastSam3dError):
-    """Weights that are missing, incomplete or corrupt, or whose package is not installed."""
+    """Weights that are missing, incomplete or corrupt, or that need a missing package."""
 
 
 class OutputError(FastSam3dError):
     """A place where results cannot be written."""
+
+
+def one_line(error: BaseException) -> str:
+    """The whole message on one line, after the name of the type if the error is not one of the above."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if isinstance(error, FastSam3dError) else f"{type(error).__name__}: {message}"
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """The first line of a message, or the name of the type, of at most `limit` characters."""
+    return (str(error).strip().split("\n", 1)[0] or type(error).__name__)[:limit]
 
 
 def suggest(name: str, valid: Iterable[str], count: int = 3) -> str:

@@ -6,75 +6,46 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-_TO_MODEL: Final = (
-    "config", "depth", "embedder", "extract", "flow", "gaussian", "inputs", "latents", "layers", "layout_fit",
-    "layout_refinement", "layout_target", "networks", "outputs", "pipeline", "pipeline_config", "pose", "pose_decoder",
-    "preprocess", "slat_config", "slat_decoder", "slat_flow", "solver", "sparse", "sparse_grid", "sparse_transformer",
-    "ss_flow", "ss_vae", "together", "tree", "voxels", "weights", "window",
-)  # fmt: skip
-
+# All without `fast_sam3d.`: the new package, and the old modules that are in it now.
+_TABLE = """
+bench: exact.count exact.measure mini.train.evaluate profile
+bench.plots: bench.pictures
+checkpoints: checkpoint_files checkpoint_targets doctor download loading
+cli: cli.scene_cluster mini.train.cli mini.train.evaluate_cli
+cluster: cluster.pool
+config: config_reader resources zoo
+decode.hooks: decode.around
+exact.passes: exact.programs
+exact.places: exact.seams
+geometry: arrays camera gaussian_cloud placement
+inputs: images picture_files pointmap_file
+mini.train: mini.slat_vae mini.surface_targets
+model: mini.config mini.depth mini.embedder mini.extract mini.flow mini.gaussian mini.inputs mini.latents mini.layers
+model: mini.layout_fit mini.layout_refinement mini.layout_target mini.networks mini.outputs mini.pipeline
+model: mini.pipeline_config mini.pose mini.pose_decoder mini.preprocess mini.slat_config mini.slat_decoder
+model: mini.slat_flow mini.solver mini.sparse mini.sparse_grid mini.sparse_transformer mini.ss_flow mini.ss_vae
+model: mini.together mini.tree mini.voxels mini.weights mini.window
+outputs: export interrupts mini.train.folders result_folder
+render: dots panels preview threads zbuffer
+run: forks mini.workers object_run out_of_memory progress
+sampling: solve
+scene: scene.composing scene.engines scene.left_behind
+tune: calibrate
+tune.drift: tune.judge
+tune.measurements: tune.ledger
+tune.plot: tune.picture
+tune.results: tune.evidence
+"""
 MOVED: Final[Mapping[str, str]] = {
-    "arrays": "geometry.arrays",
-    "bench.pictures": "bench.plots",
-    "calibrate": "tune.calibrate",
-    "camera": "geometry.camera",
-    "checkpoint_files": "checkpoints",
-    "checkpoint_targets": "checkpoints",
-    "cli.scene_cluster": "cli",
-    "cluster.pool": "cluster",
-    "config_reader": "config",
-    "decode.around": "decode.hooks",
-    "doctor": "checkpoints",
-    "dots": "render",
-    "download": "checkpoints",
-    "exact.count": "bench",
-    "exact.measure": "bench",
-    "exact.programs": "exact.passes",
-    "exact.seams": "exact.places",
-    "export": "outputs",
-    "forks": "run",
-    "gaussian_cloud": "geometry.gaussians",
-    "images": "inputs",
-    "interrupts": "outputs",
-    "loading": "checkpoints",
-    "mini.slat_vae": "mini.train",
-    "mini.surface_targets": "mini.train",
-    "mini.train.cli": "cli",
-    "mini.train.evaluate": "bench",
-    "mini.train.evaluate_cli": "cli",
-    "mini.train.folders": "outputs",
-    "mini.workers": "run",
-    "object_run": "run",
-    "out_of_memory": "run",
-    "panels": "render",
-    "picture_files": "inputs",
-    "placement": "geometry.poses",
-    "pointmap_file": "inputs",
-    "preview": "render",
-    "profile": "bench",
-    "progress": "run",
-    "resources": "config",
-    "result_folder": "outputs",
-    "scene.composing": "scene",
-    "scene.engines": "scene",
-    "scene.left_behind": "scene",
-    "solve": "sampling",
-    "threads": "render",
-    "tune.evidence": "tune.results",
-    "tune.judge": "tune.drift",
-    "tune.ledger": "tune.measurements",
-    "tune.picture": "tune.plot",
-    "zbuffer": "render",
-    "zoo": "config",
-    **{f"mini.{name}": "model" for name in _TO_MODEL},
+    old: new for new, _, names in (line.partition(":") for line in _TABLE.split("\n")) for old in names.split()
 }
-"""Both without `fast_sam3d.`. A name stands for everything below it, too, unless that is named itself."""
+"""A name covers everything below it that is not listed itself."""
 
-PUBLIC: Final[Mapping[str, Sequence[str]]] = {
-    "export": ("save_gaussians_ply", "save_glb", "save_pose_json"),
-    "images": ("load_object",),
-    "loading": ("load_pipeline",),
-    "object_run": ("run_object",),
+PUBLIC: Final[Mapping[str, str]] = {
+    "export": "save_gaussians_ply, save_glb, save_pose_json",
+    "images": "load_object",
+    "loading": "load_pipeline",
+    "object_run": "run_object",
 }
 """Names of an old module that `fast_sam3d` itself has."""
 
@@ -91,8 +62,7 @@ def where(name: str) -> str | None:
         known = known.rpartition(".")[0]
     if not known:
         return None
-    public = PUBLIC.get(old, ())
-    also = f"; {', '.join(public)} {'is' if len(public) == 1 else 'are'} also in {package}" if public else ""
+    also = f"; {package} itself has {PUBLIC[old]}" if old in PUBLIC else ""
     return f"{name} is now in {package}.{MOVED[known]}{also}"
 
 

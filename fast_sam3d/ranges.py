@@ -85,7 +85,7 @@ def setting(default: Any, valid: Range | None = None, tune: Range | None = None)
 
     Args:
         default: its value where a configuration leaves it out.
-        valid: the values that it accepts; None: the class checks it by itself.
+        valid: the values that it accepts; None: the class has its own check.
         tune: the values that `fast-sam3d tune` tries; None: it is not searched.
     """
     return dataclasses.field(default=default, metadata={"valid": valid, "tune": tune})
@@ -97,7 +97,7 @@ def tuned(settings: type) -> dict[str, Range]:
 
 
 class Settings:
-    """Base of frozen dataclasses whose fields are made by `setting`.
+    """Base of frozen dataclasses with fields created by `setting`.
 
     Raises:
         ConfigError: a value is out of its field's range.

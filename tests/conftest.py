@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# The tests are small: threads that wait for each other on a busy machine cost more than they bring.
+# The tests are small: on a busy machine several threads are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts its background jobs with interrupts ignored, and children inherit that.
@@ -23,8 +23,8 @@ pytest.register_assert_rewrite("tests.contract")
 
 HEIGHT, WIDTH = 40, 48
 
-# What `make test-fast` leaves out, as it is marked slow: whole commands, processes, training, the contract of every
-# method. A folder, a file, or a test of one.
+# Tests marked slow, which `make test-fast` excludes: whole commands, processes, training, the contract of every
+# method. An entry is a folder, a file, or a test of a file.
 SLOW = (
     "bench/test_bench_command.py",
     "bench/test_collect.py",
@@ -48,10 +48,10 @@ SLOW = (
     "test_docs.py::test_python_snippets_run",
     "test_docs.py::test_the_first_snippet_accelerates_the_stock_notebooks_inference",
     "test_docs.py::test_the_readmes_command_runs_in_an_empty_folder",
-    "test_packaging.py::test_sdist_holds_everything_that_the_readme_shows_and_the_tests_need",
+    "test_packaging.py::test_sdist_contains_docs_and_test_data",
     "test_packaging.py::test_the_readmes_second_snippet_runs_from_the_wheel_in_an_empty_folder",
     "test_packaging.py::test_the_whole_api_needs_no_optional_package",
-    "test_packaging.py::test_wheel_holds_the_configuration_the_weights_and_an_example",
+    "test_packaging.py::test_wheel_contains_configuration_weights_and_an_example",
     "test_packaging.py::test_wheel_works_in_an_empty_folder",
     "tune/test_runner.py",
     "tune/test_search.py",
@@ -61,7 +61,7 @@ SLOW = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is slow."""
+    """Mark the tests listed in `SLOW`."""
     here = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(here).as_posix()
@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:
-    """Bits depend on torch's number of threads: a test that leaves another breaks those after it, not itself."""
+    """Fail a test that changes torch's number of threads, because results depend on it."""
     before = torch_threads()
     yield
     after = torch_threads()

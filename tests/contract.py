@@ -1,4 +1,4 @@
-"""What every acceleration must keep, on every kind of pipeline. Subclass `Contract` with a bed."""
+"""Requirements on every acceleration, on every kind of pipeline. Subclass `Contract` with a bed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def merging(where: str, factor: float = 2.0) -> dict[str, Any]:
 
 
 def short(settings: dict[str, Any]) -> dict[str, Any]:
-    """A method's settings for runs of a few steps: early enough to save something in them."""
+    """A method's settings for runs of a few steps, early enough to save network calls."""
     settings = copy.deepcopy(settings)
     for part, early in (
         ("when", {"warmup": 2, "threshold": 0.5}),
@@ -84,7 +84,7 @@ def classes_of(config: dict[str, Any]) -> set[tuple[str, ...]]:
 
 
 def covering(files: dict[str, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Methods that together have every class: of files, and for a class that no file names a method of its own."""
+    """Methods that together use every class: those of files, and one more for each class that no file uses."""
     chosen, seen = {}, set()
     for name, config in files.items():
         if new := classes_of(config) - seen:
@@ -121,7 +121,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "exact": EXACT,
     "everything": {**paper(), **CARVED, **merging("decoder"), **EXACT},
 }
-"""Made by hand, for the tests that name one."""
+"""Methods written here, for the tests that name one."""
 
 COVERING, REST = covering(of_files())
 METHODS |= COVERING | REST
@@ -149,7 +149,7 @@ BOTH = ("mesh", "gaussian")
 
 
 def formats(config: dict[str, Any]) -> tuple[str, ...]:
-    """Meshes are slow: they are decoded where nothing else would show what was done."""
+    """Meshes are slow, so they are decoded only where no other output shows the effect."""
     shows = config.keys() == {"mesh"} and config["mesh"]["where"] == "decoder"
     return BOTH if shows or config == alone("extraction") else ("gaussian",)
 
@@ -169,7 +169,7 @@ class Stop(Exception):
 
 
 class Contract:
-    """Attributes: `bed`, the kind of pipeline; `rest`, whether methods that have no class of their own run as well."""
+    """Attributes: `bed`, the kind of pipeline; `rest`, whether methods without a class of their own run as well."""
 
     bed: ClassVar[Bed]
     rest: ClassVar[bool] = True
@@ -177,7 +177,7 @@ class Contract:
     @classmethod
     @functools.cache
     def shared(cls) -> Any:
-        """One pipeline for the tests that bring it back; the fixture below checks that they do."""
+        """A pipeline shared by the tests that restore it; the fixture below checks that they do."""
         pipeline = cls.bed.build()
         cls.bed.run(pipeline)  # the first run leaves settings on the samplers
         return pipeline
@@ -185,20 +185,20 @@ class Contract:
     @classmethod
     @functools.cache
     def untouched(cls) -> tuple[dict[str, Tensor], Any]:
-        """What a pipeline that was never patched gives, with a mesh and gaussians; the random state after that."""
+        """Result of a pipeline that was never patched, with a mesh and gaussians; the random state after that."""
         result = cls.bed.run(cls.bed.build(), formats=BOTH)
         return result, random_state()
 
     @classmethod
     @functools.cache
     def second(cls) -> Any:
-        """Another pipeline, for what a method gives when nothing else is going on."""
+        """Another pipeline, for the result of one method alone."""
         return cls.bed.build()
 
     @classmethod
     @functools.cache
     def accelerated_once(cls, name: str) -> dict[str, Tensor]:
-        """What a method gives; with meshes only where `formats` says so."""
+        """Result of a method; with meshes only where `formats` has them."""
         with fast_sam3d.accelerated(cls.second(), METHODS[name]):
             return cls.bed.run(cls.second(), formats=formats(METHODS[name]))
 
@@ -226,7 +226,7 @@ class Contract:
 
     @pytest.fixture
     def pipeline(self) -> Iterator[Any]:
-        """A pipeline that must come back as it was: vars() and state_dict keys."""
+        """A pipeline that must be restored: vars() and state_dict keys."""
         shared = self.shared()
         before, keys = snapshot(shared), list(shared.models.state_dict())
         yield shared
@@ -244,11 +244,11 @@ class Contract:
         return differing(result, {name: reference[name] for name in result})
 
     def unlike(self, pipeline: Any, plain: dict[str, Tensor], what: tuple[str, ...] = ("gaussian",)) -> set[str]:
-        """Names by which a run differs from the plain one."""
+        """Names by which a run differs from the baseline."""
         return self.differing_names(self.bed.run(pipeline, formats=what), plain)
 
-    def test_the_random_pipeline_is_alive(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
-        """Or the tests below would compare constants."""
+    def test_results_depend_on_the_seed(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        """Otherwise the tests below would compare constants."""
         assert 50 < len(plain["coords"]) < 1000
         assert self.unlike(pipeline, plain, BOTH) == set()
         other = self.bed.run(pipeline, seed=1)
@@ -271,7 +271,7 @@ class Contract:
         assert self.unlike(pipeline, plain, decoded) == set()
         assert random_state() == self.untouched()[1]
         changed = self.differing_names(accelerated, plain)
-        assert changed - LAYOUT  # it did something, and not to the pose alone
+        assert changed - LAYOUT  # it had an effect, and not on the pose alone
         if "mesh" in config:
             (record,) = handle.report.aggregations
             assert record.factor > 1 and record.factor in config["mesh"]["factors"]
@@ -282,7 +282,7 @@ class Contract:
         assert {stage for stage in saved if saved[stage]} == {stage for stage in config if saves(config[stage])}
 
     @pytest.mark.parametrize("preset", group_options()["preset"])
-    def test_every_preset_comes_off_exactly(self, preset: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
+    def test_every_preset_is_removed_exactly(self, preset: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
         overrides = ["mesh.min_voxels=0"] if compose([f"preset={preset}"])[0]["mesh"] else []
         with fast_sam3d.accelerated(pipeline, preset=preset, overrides=overrides) as handle:
             changed = self.unlike(pipeline, plain)
@@ -292,7 +292,7 @@ class Contract:
             assert changed
         assert self.unlike(pipeline, plain) == set()
 
-    def test_what_a_plain_run_calls(self, pipeline: Any) -> None:
+    def test_network_calls_of_an_unaccelerated_run(self, pipeline: Any) -> None:
         with counted_calls(pipeline) as counts, observe(pipeline) as report:
             self.bed.run(pipeline)
         assert counts == PLAIN_CALLS
@@ -309,7 +309,7 @@ class Contract:
             assert self.unlike(pipeline, plain) == set()
         assert evaluated(report) == {"ss": STEPS, "slat": STEPS}
 
-    def test_off_is_the_pipeline_itself(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
+    def test_off_leaves_the_pipeline_unpatched(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
         before = snapshot(pipeline)
         fast_sam3d.accelerate(pipeline, preset="off")
         assert same_vars(before, snapshot(pipeline))
@@ -339,11 +339,11 @@ class Contract:
         assert handle.report.solves[0].evaluated == [0, *range(first, STEPS - 1, STEPS), STEPS - 1]
 
     def test_applying_twice_replaces(self, name: str, pipeline: Any) -> None:
-        want = self.accelerated_once(name)
+        expected = self.accelerated_once(name)
         fast_sam3d.accelerate(pipeline, METHODS["hold"])
         first = fast_sam3d.accelerate(pipeline, METHODS[name])
         second = fast_sam3d.accelerate(pipeline, METHODS[name])
-        assert differing(self.bed.run(pipeline, formats=formats(METHODS[name])), want) == set()
+        assert differing(self.bed.run(pipeline, formats=formats(METHODS[name])), expected) == set()
         assert len(first.report.solves) == 0
         assert len(second.report.solves) == 2
         first.remove()
@@ -365,8 +365,8 @@ class Contract:
         reports = [entered[0], entered[1].report, entered[2]]
         assert [evaluated(report) for report in reports] == [{"ss": 4, "slat": 5}] * 3
 
-    def test_an_abort_then_a_clean_run(self, name: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
-        want = self.accelerated_once(name)
+    def test_runs_correctly_after_an_aborted_run(self, name: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        expected = self.accelerated_once(name)
         with fast_sam3d.accelerated(pipeline, METHODS[name]) as handle:
             for stage in ("ss", "slat"):
                 calls = itertools.count(1)
@@ -381,7 +381,7 @@ class Contract:
                     self.bed.run(pipeline, seed=3)
                 hook.remove()
                 assert handle.report.solves[-1].complete is False
-            assert differing(self.bed.run(pipeline, formats=formats(METHODS[name])), want) == set()
+            assert differing(self.bed.run(pipeline, formats=formats(METHODS[name])), expected) == set()
         assert self.unlike(pipeline, plain) == set()
 
     def test_a_handle_does_not_keep_the_pipeline(self) -> None:
@@ -399,12 +399,12 @@ class Contract:
         handle.remove()
 
     def test_two_pipelines_with_different_settings(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
-        want = self.accelerated_once("paper")
+        expected = self.accelerated_once("paper")
         other, third = self.second(), self.bed.build()
         with fast_sam3d.accelerated(other, METHODS["slat"]), fast_sam3d.accelerated(pipeline, METHODS["paper"]):
             ours, theirs = self.bed.run(pipeline), self.bed.run(other)
             assert self.unlike(third, plain) == set()
-        assert differing(ours, want) == set()
+        assert differing(ours, expected) == set()
         assert torch.equal(theirs["shape"], plain["shape"])
         assert not torch.equal(theirs["gaussian.xyz"], plain["gaussian.xyz"])
 
@@ -437,24 +437,24 @@ class Contract:
         )
         assert alone[0][-1].shape != alone[1][-1].shape or not torch.equal(alone[0][-1], alone[1][-1])
 
-    def test_a_deep_copy_drives_its_own_weights(self, name: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
-        want, decoded = self.accelerated_once(name), formats(METHODS[name])
+    def test_deep_copy_uses_its_own_weights(self, name: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
+        expected, decoded = self.accelerated_once(name), formats(METHODS[name])
         attributes = [list(values) for values in snapshot(pipeline).values()]
         with fast_sam3d.accelerated(pipeline, METHODS[name]) as handle:
             twin = copy.deepcopy(pipeline)
-        assert differing(self.bed.run(twin, formats=decoded), want) == set()
+        assert differing(self.bed.run(twin, formats=decoded), expected) == set()
         with torch.no_grad():
             for stage in ("ss_generator", "slat_generator"):
                 for parameter in twin.models[stage].parameters():
                     parameter.mul_(1.1)
-        assert {"shape", "translation"} <= self.differing_names(self.bed.run(twin, formats=decoded), want)
+        assert {"shape", "translation"} <= self.differing_names(self.bed.run(twin, formats=decoded), expected)
         assert handle.report.solves == []
         fast_sam3d.restore(twin)
         assert [list(values) for values in snapshot(twin).values()] == attributes
         assert self.unlike(pipeline, plain) == set()
 
     @pytest.mark.parametrize("used", ["all", "voxels"])
-    def test_the_first_stage_alone(self, used: str, pipeline: Any) -> None:
+    def test_stage1_only(self, used: str, pipeline: Any) -> None:
         with fast_sam3d.accelerated(pipeline, METHODS[used]) as handle:
             result = self.bed.raw(pipeline, stage1_only=True)
         assert len(result["voxel"]) == len(result["coords"]) > 0
@@ -462,7 +462,7 @@ class Contract:
 
     @pytest.mark.parametrize("decoded", [("gaussian",), ("mesh",), ("gaussian_4", "mesh"), ()])
     @pytest.mark.parametrize("used", ["everything", "voxels"])
-    def test_any_formats(self, used: str, decoded: tuple[str, ...], pipeline: Any) -> None:
+    def test_any_subset_of_formats(self, used: str, decoded: tuple[str, ...], pipeline: Any) -> None:
         if "gaussian_4" in decoded and "slat_decoder_gs_4" not in pipeline.models:
             pytest.skip("this pipeline has no such decoder")
         with fast_sam3d.accelerated(pipeline, METHODS[used]), self.bed.whole_grid(pipeline):
@@ -473,7 +473,7 @@ class Contract:
         assert (result.get("glb") is not None) <= ("mesh" in decoded)
 
     @pytest.mark.parametrize("decoded", [("gaussian",), ()])
-    def test_no_decoder_runs_that_nobody_asked_for(self, decoded: tuple[str, ...], pipeline: Any) -> None:
+    def test_only_requested_decoders_run(self, decoded: tuple[str, ...], pipeline: Any) -> None:
         ran: list[str] = []
         hooks = [
             model.register_forward_pre_hook(lambda module, args, name=name: ran.append(name))
@@ -501,7 +501,7 @@ class Contract:
         ]  # fmt: skip
         assert counts == {"ss": 6, "slat": 6}
 
-    def test_a_compiled_stage_is_not_compiled_again(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
+    def test_compiled_stage_is_not_recompiled(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
         """The stock pipeline's compile_model=True replaces `reverse_fn.inner_forward` in this way."""
         compiled: list[Any] = []
 
@@ -525,7 +525,9 @@ class Contract:
             del guidance.inner_forward
 
     @pytest.mark.parametrize("used", ["paper", "carved", "mesh", "voxels", "everything"])
-    def test_an_object_without_voxels(self, used: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
+    def test_empty_object_raises_and_the_pipeline_recovers(
+        self, used: str, pipeline: Any, plain: dict[str, Tensor]
+    ) -> None:
         hide = pipeline.models["ss_decoder"].register_forward_hook(lambda module, args, logits: logits - 1e6)
         with fast_sam3d.accelerated(pipeline, METHODS[used]):
             try:

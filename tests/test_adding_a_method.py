@@ -1,4 +1,4 @@
-"""docs/adding-a-method.md, done as it says, in a copy of the package."""
+"""The steps of docs/adding-a-method.md, in a copy of the package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(copy: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with what the page adds, and nothing else."""
+    """A copy of the project with the files that the page adds."""
     folder = tmp_path_factory.mktemp("project")
     for name in ("fast_sam3d", "configs", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -49,7 +49,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_is_one_class_and_one_yaml(copy: Path) -> None:
+def test_adding_takes_one_class_and_one_yaml(copy: Path) -> None:
     ours = {p.relative_to(ROOT) for p in (*(ROOT / "fast_sam3d").rglob("*.py"), *(ROOT / "configs").rglob("*.yaml"))}
     theirs = {p.relative_to(copy) for p in (*(copy / "fast_sam3d").rglob("*.py"), *(copy / "configs").rglob("*.yaml"))}
     assert {str(path) for path in theirs - ours} == {
@@ -70,8 +70,8 @@ def test_the_commands_list_it(copy: Path) -> None:
     assert "weight: 0.75" in settings
 
 
-def test_the_tests_pass_and_see_it(copy: Path) -> None:
-    """Of the contract what runs with the new method; the other methods have their own run of it."""
+def test_contract_and_config_tests_cover_it(copy: Path) -> None:
+    """The part of the contract that runs with the new method."""
     (line,) = (line for line in commands() if line[0] == "pytest")
     flags = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", "-k")
     quick = [path for path in line[1:] if "contract" not in path]
@@ -81,13 +81,13 @@ def test_the_tests_pass_and_see_it(copy: Path) -> None:
     assert all(re.search(rf"PASSED .*{test}.*ss=average", results) for test in tests), results
 
 
-def test_its_code_runs(copy: Path) -> None:
+def test_snippets_of_the_page_run(copy: Path) -> None:
     snippets = [block for block in blocks("python") if not re.match(r"# \S+/\S+\n", block)]
     assert len(snippets) == 2
     run(copy, "-c", "\n".join(snippets))
 
 
-def test_the_page_names_what_is_there() -> None:
+def test_page_names_existing_classes() -> None:
     for path in re.findall(r"`((?:fast_sam3d|tests|configs)/[\w./]+)`", TEXT):
         assert (ROOT / path).exists(), path
     for name, registry in (("always", WHEN), ("all", WHERE), ("hold", PREDICT), ("both", GUIDE)):

@@ -63,7 +63,7 @@ def test_the_default_caches_steps_in_both_samplers(pipeline: FakePipeline) -> No
     assert slat.evaluated == [0, 6, 12, 18, 24]
 
 
-def test_the_papers_method_is_a_preset(pipeline: FakePipeline) -> None:
+def test_method_of_the_paper_is_a_preset(pipeline: FakePipeline) -> None:
     handle = fast_sam3d.accelerate(pipeline, preset="fast_sam3d")
     assert handle.methods["ss"]["when"] == {"name": "stride", "stride": 3, "warmup": 2}
     assert handle.methods["ss"]["predict"]["shape"] == {"name": "taylor", "order": 1}
@@ -106,7 +106,7 @@ def test_every_step_evaluated_is_bit_identical(
     assert handle.report.network_calls == 44 + 38
 
 
-def test_slat_uses_the_same_core(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
+def test_slat_stage_is_accelerated_too(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
     with fast_sam3d.accelerated(pipeline, stride("slat", 3, "taylor")) as handle:
         result = pipeline.run(seed=0)
     assert torch.equal(result["shape"], plain["shape"])
@@ -123,10 +123,10 @@ def test_beta_changes_layout_and_only_layout(pipeline: FakePipeline) -> None:
     assert differ == set(LAYOUT)
 
 
-# The way back
+# Removal
 
 
-def test_removal_leaves_no_trace(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
+def test_remove_restores_every_attribute(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
     before, keys = snapshot(pipeline), list(pipeline.models.state_dict())
     handle = fast_sam3d.accelerate(pipeline, PAPER)
     assert list(pipeline.models.state_dict()) == keys
@@ -142,7 +142,7 @@ def test_removal_leaves_no_trace(pipeline: FakePipeline, plain: dict[str, Tensor
     assert len(handle.report.solves) == 2
 
 
-def test_restore_and_accelerated_leave_no_trace(pipeline: FakePipeline) -> None:
+def test_restore_and_accelerated_restore_every_attribute(pipeline: FakePipeline) -> None:
     before = snapshot(pipeline)
     fast_sam3d.restore(pipeline)
     fast_sam3d.accelerate(pipeline, PAPER)
@@ -154,7 +154,7 @@ def test_restore_and_accelerated_leave_no_trace(pipeline: FakePipeline) -> None:
 
 
 @pytest.mark.parametrize("config", [{}, {"ss": {}}, {"ss": None}, "off"])
-def test_off_touches_nothing(config: Any, pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
+def test_off_patches_nothing(config: Any, pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
     before = snapshot(pipeline)
     handle = fast_sam3d.accelerate(pipeline, config)
     assert same_vars(before, snapshot(pipeline))
@@ -162,7 +162,7 @@ def test_off_touches_nothing(config: Any, pipeline: FakePipeline, plain: dict[st
     assert equal(pipeline.run(seed=0), plain)
 
 
-def test_no_random_number_is_drawn(pipeline: FakePipeline) -> None:
+def test_acceleration_draws_no_random_numbers(pipeline: FakePipeline) -> None:
     pipeline.run(seed=0)
     unaccelerated = torch.get_rng_state()
     torch.manual_seed(0)
@@ -189,14 +189,14 @@ def test_a_second_acceleration_replaces_the_first(pipeline: FakePipeline) -> Non
     assert same_vars(before, snapshot(pipeline))
 
 
-def test_off_removes_an_acceleration(pipeline: FakePipeline) -> None:
+def test_off_removes_a_previous_acceleration(pipeline: FakePipeline) -> None:
     before = snapshot(pipeline)
     fast_sam3d.accelerate(pipeline, PAPER)
     fast_sam3d.accelerate(pipeline, preset="off")
     assert same_vars(before, snapshot(pipeline))
 
 
-def test_a_failing_installation_rolls_back_whole(pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_installation_restores_the_previous_one(pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fast_sam3d.accelerate(pipeline, PAPER)
     first_result = pipeline.run(seed=0)
     before, layers = snapshot(pipeline), [list(s.layers) for s in seams(pipeline)]
@@ -219,12 +219,12 @@ def test_a_failing_installation_rolls_back_whole(pipeline: FakePipeline, monkeyp
     assert not seams(pipeline)
 
 
-def test_a_failing_first_installation_leaves_nothing(pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_first_installation_leaves_no_trace(pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(pipeline)
 
     class Failing(install.SolveSeam):
         def __init__(self, *args: Any) -> None:
-            assert seams(pipeline)  # the stages' clocks are on already
+            assert seams(pipeline)  # the stage timers are installed already
             raise MemoryError
 
     monkeypatch.setattr(install, "SolveSeam", Failing)
@@ -237,7 +237,7 @@ def seams(pipeline: FakePipeline) -> list[Seam]:
     return [value for thing in snapshot(pipeline).values() for value in thing.values() if isinstance(value, Seam)]
 
 
-# More than one
+# Several pipelines and accelerations
 
 
 def test_two_pipelines_with_different_settings(plain: dict[str, Tensor]) -> None:
@@ -248,16 +248,16 @@ def test_two_pipelines_with_different_settings(plain: dict[str, Tensor]) -> None
     assert equal(third.run(seed=0), plain)
 
 
-def test_a_deep_copy_is_accelerated_by_itself(pipeline: FakePipeline) -> None:
+def test_deep_copy_is_accelerated_independently(pipeline: FakePipeline) -> None:
     before = snapshot(pipeline)
     handle = fast_sam3d.accelerate(pipeline, PAPER)
-    want = pipeline.run(seed=0)
+    expected = pipeline.run(seed=0)
     twin = copy.deepcopy(pipeline)
-    assert equal(twin.run(seed=0), want)
+    assert equal(twin.run(seed=0), expected)
     with torch.no_grad():
         for parameter in twin.models["ss_generator"].parameters():
             parameter.zero_()
-    assert not equal(twin.run(seed=0), want)  # its own weights
+    assert not equal(twin.run(seed=0), expected)  # its own weights
     assert len(handle.report.solves) == 2  # its own report
     handle.remove()
     assert same_vars(before, snapshot(pipeline))
@@ -269,7 +269,7 @@ def test_a_deep_copy_is_accelerated_by_itself(pipeline: FakePipeline) -> None:
 
 def test_a_patched_pipeline_can_be_pickled(pipeline: FakePipeline) -> None:
     handle = fast_sam3d.accelerate(pipeline, PAPER)
-    handle.report.progress = lambda stage, done, total: None  # cannot be pickled, and is left behind
+    handle.report.progress = lambda stage, done, total: None  # cannot be pickled, and is dropped
     again = pickle.loads(pickle.dumps(pipeline))
     assert equal(again.run(seed=0), pipeline.run(seed=0))
     fast_sam3d.restore(again)
@@ -325,7 +325,7 @@ def test_a_compiled_forward_keeps_working_and_is_restored(pipeline: FakePipeline
     assert same_vars(before, snapshot(pipeline))
 
 
-# What is asked for
+# Configurations and errors
 
 
 def test_configurations_of_every_kind(pipeline: FakePipeline, tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_overrides(config: Any, pipeline: FakePipeline) -> None:
         ("configs/ss/fast_sam3d.yaml", {}, "no module 'when' .* `fast-sam3d config"),
     ],
 )
-def test_bad_requests_are_named_before_anything_is_touched(
+def test_invalid_configurations_are_refused_before_patching(
     config: Any, options: dict[str, Any], message: str, pipeline: FakePipeline
 ) -> None:
     before = snapshot(pipeline)
@@ -399,7 +399,7 @@ def test_bad_requests_are_named_before_anything_is_touched(
     assert same_vars(before, snapshot(pipeline))
 
 
-def test_a_file_that_is_not_yaml(pipeline: FakePipeline, tmp_path: Path) -> None:
+def test_file_that_is_not_yaml_is_refused(pipeline: FakePipeline, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     for content in (b"ss: [", b"\xff\xfe\x00"):
         file.write_bytes(content)
@@ -421,13 +421,13 @@ def test_an_object_that_is_no_pipeline_is_refused(thing: Any) -> None:
         fast_sam3d.accelerate(thing)
 
 
-def test_a_pipeline_without_its_generators(pipeline: FakePipeline) -> None:
+def test_pipeline_without_generators_is_refused(pipeline: FakePipeline) -> None:
     del pipeline.models["slat_generator"]
     with pytest.raises(NotAPipelineError, match=r"looked for models\['slat_generator'\]"):
         fast_sam3d.accelerate(pipeline)
 
 
-def test_a_solver_that_is_not_euler() -> None:
+def test_solver_that_is_not_euler_is_refused() -> None:
     pipeline = FakePipeline(ss_solver="midpoint")
     before = snapshot(pipeline)
     with pytest.raises(SolverError, match="ss: the solver is Midpoint, and step caching needs Euler"):
@@ -438,10 +438,10 @@ def test_a_solver_that_is_not_euler() -> None:
     assert [solve.calls + solve.saved for solve in handle.report.solves] == [88, 38]
 
 
-# The module itself
+# The public module
 
 
-def test_the_public_names_are_there() -> None:
+def test_public_names_are_importable() -> None:
     assert set(fast_sam3d.__all__) <= set(dir(fast_sam3d))
     assert all(callable(getattr(fast_sam3d, name)) for name in set(fast_sam3d.__all__) - {"__version__", "report"})
     assert fast_sam3d.report.observe is fast_sam3d.observe
@@ -449,18 +449,18 @@ def test_the_public_names_are_there() -> None:
         fast_sam3d.acelerate  # noqa: B018
 
 
-def test_the_version_is_the_projects() -> None:
+def test_version_equals_that_of_pyproject() -> None:
     text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
     assert f'version = "{fast_sam3d.__version__}"' in text
 
 
-def test_import_brings_nothing_optional() -> None:
+def test_import_loads_no_optional_package() -> None:
     loaded = loaded_after("import fast_sam3d")
     heavy = {"torch", "hydra", "omegaconf", "trimesh", "skimage", "scipy", "pytorch3d", "kaolin", "moge", "rich"}
     assert not {module.split(".")[0] for module in loaded} & heavy
 
 
-def test_accelerating_loads_neither_the_model_nor_its_training() -> None:
+def test_accelerate_loads_neither_model_nor_mini() -> None:
     stock = """
 import importlib.util, sys
 from types import SimpleNamespace as Part

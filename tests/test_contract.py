@@ -18,9 +18,9 @@ class TestEmbedded(Contract):
     def test_half_precision(self) -> None:
         half = random_mini()
         half.dtype = half.shape_model_dtype = torch.bfloat16
-        want = self.bed.run(half)
+        expected = self.bed.run(half)
         with fast_sam3d.accelerated(half, METHODS["both"]) as handle:
             got = self.bed.run(half)
-        assert got["shape"].dtype == want["shape"].dtype
+        assert got["shape"].dtype == expected["shape"].dtype
         assert evaluated(handle.report) == {"ss": 4, "slat": 5}
-        assert differing(self.bed.run(half), want) == set()
+        assert differing(self.bed.run(half), expected) == set()

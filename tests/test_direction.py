@@ -32,7 +32,7 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_imports_run_down(copy: Path) -> None:
+def test_import_contracts_hold(copy: Path) -> None:
     done = lint_imports(copy)
     assert done.returncode == 0, done.stdout
 
@@ -44,14 +44,14 @@ def test_imports_run_down(copy: Path) -> None:
         ("fast_sam3d.scene.batch", "import fast_sam3d.bench.record", "Imports run down"),
         ("fast_sam3d.api", "from fast_sam3d.mini import data", "Acceleration imports no model"),
         ("fast_sam3d.exact.context", "import fast_sam3d.model.flow", "Acceleration imports no model"),
-        ("fast_sam3d.model.flow", "import fast_sam3d.mini.data", "The model runs by itself"),
-        ("fast_sam3d.model.flow", "import fast_sam3d.sampling.step", "The model runs by itself"),
+        ("fast_sam3d.model.flow", "import fast_sam3d.mini.data", "The model does not depend on the acceleration"),
+        ("fast_sam3d.model.flow", "import fast_sam3d.sampling.step", "The model does not depend on the acceleration"),
         ("fast_sam3d.scene.batch", "import fast_sam3d.mini.data", "Only bench and cli import mini"),
         ("fast_sam3d.errors", "import fast_sam3d.ranges", "No circles"),
         ("fast_sam3d.geometry.arrays", "import fast_sam3d.geometry.poses", "No circles"),
     ],
 )
-def test_a_planted_import_breaks_its_contract(module: str, line: str, broken: str, copy: Path) -> None:
+def test_forbidden_import_breaks_its_contract(module: str, line: str, broken: str, copy: Path) -> None:
     plant(copy, module, line)
     done = lint_imports(copy)
     assert done.returncode == 1
@@ -71,7 +71,7 @@ def attribute_paths(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_only_adapters_know_attribute_paths(copy: Path) -> None:
+def test_only_adapters_use_attribute_paths(copy: Path) -> None:
     done = attribute_paths(copy)
     assert done.returncode == 0, done.stdout
 
@@ -86,14 +86,14 @@ def test_only_adapters_know_attribute_paths(copy: Path) -> None:
         "return pipeline.backbone",
     ],
 )
-def test_a_planted_attribute_path_is_named(line: str, copy: Path) -> None:
+def test_attribute_path_outside_adapters_is_reported(line: str, copy: Path) -> None:
     plant(copy, "fast_sam3d.api", line)
     done = attribute_paths(copy)
     assert done.returncode == 1
     assert "fast_sam3d/api.py:" in done.stdout and "ask the adapter" in done.stdout
 
 
-def test_every_arrow_of_the_drawing_runs_down(copy: Path) -> None:
+def test_every_arrow_of_the_drawing_points_down(copy: Path) -> None:
     pytest.importorskip("importlinter")
     command = [sys.executable, ".ci/draw_imports.py"]
     drawn = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=True).stdout

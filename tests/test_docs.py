@@ -115,7 +115,7 @@ OURS = list({named(case): case for case in ours()}.values())
 
 @pytest.fixture
 def folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder with what the README takes for granted: the stock notebook module, a picture, own weights."""
+    """An empty folder with what the README assumes: the stock notebook module, a picture, own weights."""
     import fast_sam3d
     from fast_sam3d.checkpoints import load
 
@@ -125,7 +125,7 @@ def folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     real = load.load_pipeline
 
     def load_pipeline(tag: str | None = None, **options: Any) -> Any:
-        """The embedded model in place of weights and a GPU that nobody has here; its options must exist."""
+        """The embedded model in place of gated weights and a GPU; the options must exist."""
         return real(tag, **options) if tag == "mini" else real("mini", **dict.fromkeys(options))
 
     monkeypatch.setattr(fast_sam3d, "load_pipeline", load_pipeline)
@@ -181,7 +181,7 @@ def test_commands_parse(case: tuple[str, list[str]], monkeypatch: pytest.MonkeyP
         assert load(shlex.split(overrides))
 
 
-def test_every_command_is_on_the_page_of_commands() -> None:
+def test_every_command_is_documented() -> None:
     text = (DOCS / "command-line.md").read_text()
     assert [name for name in COMMANDS if f"`{name}`" not in text] == []
 
@@ -214,7 +214,7 @@ def test_commands_on_examples_run(case: tuple[str, list[str]], elsewhere: Path) 
     assert list(elsewhere.glob("outputs/*/*"))
 
 
-def test_other_commands_exist() -> None:
+def test_make_pip_and_python_commands_exist() -> None:
     makefile, pyproject = (ROOT / "Makefile").read_text(), (ROOT / "pyproject.toml").read_text()
     for page, words in command_lines():
         line = f"{page}: {' '.join(words)}"
@@ -252,9 +252,9 @@ def test_the_page_of_methods_names_every_class_and_preset() -> None:
     from fast_sam3d.sampling.when import WHEN
     from fast_sam3d.sampling.where import WHERE
 
-    table = rows(DOCS / "methods.md", "| question | decides | answers |")
-    for question, registry in {"when": WHEN, "where": WHERE, "predict": PREDICT, "guide": GUIDE}.items():
-        assert set(re.findall(r"`(\w+)`", table[question][1])) == registry.keys()
+    table = rows(DOCS / "methods.md", "| part | decides | classes |")
+    for part, registry in {"when": WHEN, "where": WHERE, "predict": PREDICT, "guide": GUIDE}.items():
+        assert set(re.findall(r"`(\w+)`", table[part][1])) == registry.keys()
     presets = {path.stem for path in (ROOT / "configs" / "preset").glob("*.yaml")}
     assert rows(DOCS / "methods.md", "| preset | what it is |").keys() == presets
 
@@ -303,7 +303,7 @@ def test_yaml_blocks_load(block: Block, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_links_lead_to_files_and_commands_that_exist(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     text = prose(page)
     for target in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", text):
         assert (page.parent / target).exists(), target
@@ -315,7 +315,7 @@ def test_links_lead_to_files_and_commands_that_exist(page: Path) -> None:
         assert (ROOT / path).exists() or page == OWN_TEST or page.name == "CHANGELOG.md", path
 
 
-def test_every_page_and_picture_is_shown() -> None:
+def test_every_page_and_picture_is_linked() -> None:
     text = "".join(page.read_text() for page in PAGES)
     assert [p.name for p in (*DOCS.glob("*.png"), *DOCS.glob("*.svg")) if f"{p.name})" not in text] == []
     assert [p.name for p in DOCS.glob("*.md") if f"docs/{p.name})" not in README.read_text()] == []
@@ -337,13 +337,13 @@ def rows(page: Path, header: str) -> dict[str, list[str]]:
 
 
 def close(cell: str, value: float, error: float | None = None) -> bool:
-    """Whether a cell is a number of the measurement, rounded as it is written."""
+    """Whether a cell is a number of the measurement, rounded to the cell's digits."""
     number, _, spread = re.sub(r"[×%+ ]", "", cell).partition("±")
     places = len(number.partition(".")[2])
     return round(value, places) == float(number) and (error is None or not spread or close(spread, error))
 
 
-def test_the_numbers_of_the_main_tables_are_the_measured_ones() -> None:
+def test_main_tables_equal_the_measurements() -> None:
     standings = json.loads((DOCS / "measured" / "full.json").read_text())["standings"]
     keys = {row.get("name", name): name for name, row in standings.items()}
     table = rows(
@@ -353,11 +353,11 @@ def test_the_numbers_of_the_main_tables_are_the_measured_ones() -> None:
     assert len(table) == len(standings) - 1  # all but the baseline itself
     for name, cells in table.items():
         row = standings[keys[name.replace(" (seed noise)", "")]]
-        want = [
+        expected = [
             row["speedup"][:1], row["network_calls"][:1], [row["operations"][0] * 100], row["plain"]["voxel_iou"],
             row["plain"]["box_iou"], row["plain"]["ssim"], row["gain"]["f1@0.05"], row["gain"]["box_iou"],
         ]  # fmt: skip
-        assert all(close(cell, *numbers) for cell, numbers in zip(cells, want, strict=True)), name
+        assert all(close(cell, *numbers) for cell, numbers in zip(cells, expected, strict=True)), name
     short = rows(README, "| | speed-up | network calls | voxel IoU | box IoU | Δ F1@.05 |")
     labels = {
         "default": "default", "fast": "fast", "fast_sam3d, the paper": "fast_sam3d", "exact savings only": "exact",
@@ -384,7 +384,7 @@ def test_the_numbers_of_the_main_tables_are_the_measured_ones() -> None:
         ),
     ],
 )
-def test_the_numbers_of_the_other_tables_are_the_measured_ones(file: str, header: str, columns: str) -> None:
+def test_other_tables_equal_the_measurements(file: str, header: str, columns: str) -> None:
     variants = list(json.loads((DOCS / "measured" / file).read_text())["variants"].values())
     table = rows(DOCS / "results.md", header)
     assert len(table) == len(variants)

@@ -1,4 +1,4 @@
-"""The project as a stranger meets it: what a wheel holds, what an import costs, what make would do."""
+"""Packaging: contents of the wheel and the sdist, imported packages, make targets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import SLOW
 
 ROOT = Path(fast_sam3d.__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text() if (ROOT / "pyproject.toml").is_file() else ""
-# What `import fast_sam3d` must not bring in: torch, and everything that only some commands need.
+# Packages that `import fast_sam3d` must not load: torch, and those that only some commands need.
 HEAVY = ("torch", "numpy", "hydra", "omegaconf", "trimesh", "skimage", "scipy", "PIL", "rich", "yaml")
 OPTIONAL = (
     "pytorch3d", "kaolin", "moge", "sam3d_objects", "torchvision", "matplotlib", "pyarrow", "ray", "optuna",
@@ -67,7 +67,7 @@ def test_help_of_infer_needs_no_torch():
     assert "torch" not in loaded_after("from fast_sam3d.cli import main\nmain(['infer', '--help'])")
 
 
-def test_a_mistake_in_the_input_needs_no_torch():
+def test_input_errors_need_no_torch():
     assert "torch" not in loaded_after("from fast_sam3d.cli import main\nmain(['infer', '--image_path', 'nowhere'])")
 
 
@@ -96,7 +96,7 @@ def test_every_import_is_a_declared_dependency():
             assert INSTALLED_AS.get(name, name) in declared, f"{path} imports {name}"
 
 
-def test_one_version():
+def test_version_is_defined_once():
     assert re.search(r'^version = "(.+)"', PYPROJECT, re.M).group(1) == fast_sam3d.__version__
 
 
@@ -108,7 +108,7 @@ def test_a_checkout_uses_its_own_folders():
     assert resource("configs") == ROOT / "configs"
 
 
-def test_an_installed_copy_uses_what_travelled_with_it(tmp_path, monkeypatch):
+def test_installed_copy_uses_its_packaged_files(tmp_path, monkeypatch):
     package = tmp_path / "site-packages" / "fast_sam3d"
     (package / "_data" / "configs").mkdir(parents=True)
     (package / "_data" / "checkpoints" / "mini").mkdir(parents=True)
@@ -131,7 +131,7 @@ def test_examples_are_found_from_any_folder(elsewhere, tmp_path, monkeypatch):
     assert bundled_example(Path("examples/teapot")) == Path("examples/teapot")
 
 
-def test_a_clone_is_told_how_to_get_its_folders_back(tmp_path, monkeypatch):
+def test_missing_folder_in_a_clone_names_the_git_command(tmp_path, monkeypatch):
     (tmp_path / "configs").mkdir()
     (tmp_path / "pyproject.toml").write_text("")
     monkeypatch.setattr(resources, "_PACKAGE", tmp_path / "fast_sam3d")
@@ -139,7 +139,7 @@ def test_a_clone_is_told_how_to_get_its_folders_back(tmp_path, monkeypatch):
         resource("checkpoints/mini")
 
 
-def test_the_working_folder_comes_first(elsewhere):
+def test_working_folder_takes_precedence(elsewhere):
     (elsewhere / "checkpoints").mkdir()
     assert checkpoint_roots()[0] == elsewhere / "checkpoints"
 
@@ -154,7 +154,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(next(iter(builder.WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"]))))
 
 
-def test_wheel_holds_the_configuration_the_weights_and_an_example(wheel):
+def test_wheel_contains_configuration_weights_and_an_example(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("configs", "checkpoints/mini", "examples/teapot"):
         here = {f"fast_sam3d/_data/{p.relative_to(ROOT)}" for p in (ROOT / folder).rglob("*") if p.is_file()}
@@ -198,7 +198,7 @@ def test_the_readmes_second_snippet_runs_from_the_wheel_in_an_empty_folder(wheel
     assert (empty / "teapot.glb").stat().st_size > 100_000
 
 
-def test_sdist_holds_everything_that_the_readme_shows_and_the_tests_need(tmp_path):
+def test_sdist_contains_docs_and_test_data(tmp_path):
     builder = pytest.importorskip("hatchling.builders.sdist")
     path = Path(next(iter(builder.SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))))
     with tarfile.open(path) as archive:
@@ -241,7 +241,7 @@ def test_make_installs_the_chosen_torch_before_anything_else(target, tmp_path):
     assert index_of(lines, "-m venv") < torch < index_of(lines, 'install -e ".[test]"')
 
 
-def test_make_demo_runs_the_main_job_accelerated(tmp_path):
+def test_make_demo_runs_infer_accelerated(tmp_path):
     lines = would_run("demo", tmp_path=tmp_path)
     line = lines[index_of(lines, "infer.py")]
     assert "--enable_acceleration" in line
@@ -249,17 +249,17 @@ def test_make_demo_runs_the_main_job_accelerated(tmp_path):
     assert (ROOT / example / "image.png").is_file()
 
 
-def test_every_slow_test_is_there():
+def test_every_slow_test_exists():
     missing = []
     for slow in SLOW:
         path, _, name = slow.partition("::")
         file = ROOT / "tests" / path
         if not file.exists() or (name and f"def {name}(" not in file.read_text()):
             missing.append(slow)
-    assert not missing, "tests/conftest.py names slow tests that are not there"
+    assert not missing, "tests/conftest.py lists slow tests that do not exist"
 
 
-def test_make_test_fast_leaves_out_what_is_slow(tmp_path):
+def test_make_test_fast_excludes_slow_tests(tmp_path):
     assert '-m "not slow"' in would_run("test-fast", tmp_path=tmp_path)[-1]
 
 

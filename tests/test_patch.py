@@ -1,4 +1,4 @@
-"""Seams come and go in any order and leave nothing."""
+"""Seams are installed and removed in any order without a trace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add(patch: Patch, thing: Thing, layer: Layer, name: str = "get") -> None:
     patch.add(thing, name, layer, partial(Seam, thing, name))
 
 
-def test_a_seam_calls_the_original_and_goes_with_its_last_layer() -> None:
+def test_seam_calls_the_original_and_is_removed_with_its_last_layer() -> None:
     thing, first, second = Thing(), Patch(), Patch()
     add(first, thing, Layer("a"))
     add(second, thing, Layer("b"))
@@ -37,7 +37,7 @@ def test_a_seam_calls_the_original_and_goes_with_its_last_layer() -> None:
     assert vars(thing) == {"value": 1}
 
 
-def test_an_earlier_instance_attribute_is_restored_in_its_place() -> None:
+def test_previous_instance_attribute_is_restored_in_place() -> None:
     thing = Thing()
     vars(thing)["get"] = earlier = lambda: 7
     vars(thing)["last"] = 0
@@ -49,7 +49,7 @@ def test_an_earlier_instance_attribute_is_restored_in_its_place() -> None:
     assert vars(thing)["get"] is earlier
 
 
-def test_a_foreign_wrapper_on_top_stays_and_the_seam_passes_through(caplog: pytest.LogCaptureFixture) -> None:
+def test_wrapper_installed_by_other_code_is_kept(caplog: pytest.LogCaptureFixture) -> None:
     thing, patch = Thing(), Patch()
     add(patch, thing, Layer("a"))
     ours = vars(thing)["get"]
@@ -59,7 +59,7 @@ def test_a_foreign_wrapper_on_top_stays_and_the_seam_passes_through(caplog: pyte
     assert "Thing.get was wrapped by other code" in caplog.text
     assert vars(thing)["get"] is foreign
     assert thing.get() == 11
-    vars(thing)["get"] = ours  # the other code leaves, too
+    vars(thing)["get"] = ours  # the other code removes its wrapper, too
     again = Patch()
     again.take_off([ours], lambda layer: True)
     assert vars(thing) == {"value": 1}
@@ -80,7 +80,7 @@ def test_rollback_restores_removed_layers() -> None:
     assert vars(thing) == {"value": 1}
 
 
-def test_a_copy_is_bound_to_itself() -> None:
+def test_copied_seam_is_bound_to_the_copy() -> None:
     thing, patch = Thing(), Patch()
     add(patch, thing, Layer("a"))
     twin = copy.deepcopy(thing)
@@ -97,7 +97,7 @@ def test_an_owner_without_instance_attributes_is_refused() -> None:
         Seam((), "get")
 
 
-def test_a_call_after_the_owner_is_gone_says_so() -> None:
+def test_call_after_the_owner_is_deleted_raises() -> None:
     seam = Seam(Thing(), "get")
     with pytest.raises(ReferenceError, match="no longer exists"):
         seam()

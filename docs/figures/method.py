@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _cell(axes: Any, name: str, step: int, x: float, y: float) -> None:
-    """What one question answers at one step."""
+    """What one part decides at one step."""
     runs = step in RUNS
     if name == "when":
         _chip(axes, x, y, "run" if runs else "skip", WHEN, filled=runs)

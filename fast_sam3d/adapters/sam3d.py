@@ -69,7 +69,7 @@ def guidance_of(dynamics: Callable[..., Any]) -> Guidance | None:
     }
     if not intervals:
         return None
-    # `PointmapCFG` calls the network once more, without the pointmap.
+    # `PointmapCFG` has one more network call, without the pointmap.
     calls = 3 if any(kind.__name__ == "PointmapCFG" for kind in type(guidance).__mro__) else 2
     return Guidance(max(strengths.values()), tuple(sorted(intervals)), getattr(generator, "time_scale", 1.0), calls)
 

@@ -1,4 +1,4 @@
-"""Objects of the embedded model's families that it never saw, with their pictures and what is true of them."""
+"""Held-out objects of the embedded model's families, with their pictures and ground truth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fast_sam3d.bench.turns import Given
+from fast_sam3d.bench.runs import Given
 from fast_sam3d.metrics import Reconstruction
 from fast_sam3d.mini.data.families import Sampled
 from fast_sam3d.mini.data.pictures import Photo, photograph
@@ -28,7 +28,7 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Subject:
-    """A held-out object: its picture and what is true of it."""
+    """A held-out object: its picture and its ground truth."""
 
     seed: int
     photo: Photo

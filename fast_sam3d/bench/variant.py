@@ -1,4 +1,4 @@
-"""One way to run a pipeline, as overrides of the configuration say it."""
+"""One way to run a pipeline, described by overrides of the configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOISE_SEED = 42
 class Variant:
     """One way to run the pipeline: steps of both stages, noise seed, and an acceleration config or None.
 
-    `slat_steps` None are as many as `steps`. `given_depth` hands over the picture's true pointmap; without it the
+    `slat_steps` None are as many as `steps`. `given_depth` passes the picture's true pointmap; without it the
     pipeline guesses one.
     """
 
@@ -30,7 +30,7 @@ class Variant:
 
 
 def variant_of(overrides: str, name: str | None = None) -> Variant:
-    """The variant with the modules, steps and seed that some overrides, separated by blanks, say.
+    """The variant that overrides, separated by blanks, describe: modules, steps and seed.
 
     Args:
         overrides: such as "ss=fast_sam3d slat=off" or, as a control, "pipeline.ss_steps=10". May change nothing.

@@ -10,88 +10,54 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import Any
 
 from fast_sam3d import __version__
 
-__all__ = ["PACKAGES", "Attention", "Examination", "Gpu", "Package", "PackageState", "WeightsState", "examine"]
+__all__ = ["PACKAGES", "Attention", "Examination", "Gpu", "PackageState", "WeightsState", "examine"]
 
 _GITHUB = "https://github.com"
 _DRIVER_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
-    """A package that the stock code imports.
-
-    Args:
-        module: import name.
-        distributions: possible names of its distribution.
-        how: how to install it.
-        optional: not needed to build the pipeline.
-    """
-
-    module: str
-    distributions: tuple[str, ...]
-    how: str
-    optional: bool = False
-
-
-def _pip(module: str, *distributions: str, how: str = "", optional: bool = False) -> Package:
-    names = distributions or (module,)
-    return Package(module, names, how or f"pip install {names[0]}", optional)
-
-
 # Top-level imports of the stock pipeline and of the classes in its YAML files (sam3d_objects/**.py). The
 # versions of its authors are in doc/setup.md of the stock repository.
-PACKAGES: tuple[Package, ...] = (
-    _pip(
-        "sam3d_objects",
-        how=f"git clone {_GITHUB}/facebookresearch/sam-3d-objects, then pip install --no-deps -e sam-3d-objects "
-        "(its doc/setup.md has the whole environment)",
-    ),
-    _pip("torchvision", how="install the torchvision of your torch version, from where torch came"),
-    _pip("pytorch3d", how=f'pip install --no-build-isolation "git+{_GITHUB}/facebookresearch/pytorch3d.git"'),
-    _pip("kaolin", how="pip install kaolin -f PAGE, with the page that kaolin's guide names for your torch and CUDA"),
-    _pip(
-        "spconv",
-        *(f"spconv-cu{cuda}" for cuda in (121, 126, 124, 120, 118, 117, 116, 114, 113, 102)),
-        "spconv",
-        how="pip install spconv-cu121 (or the name of your CUDA: spconv-cu118, spconv-cu126)",
-    ),
-    _pip("gsplat"),
-    _pip("moge", how=f'pip install "git+{_GITHUB}/microsoft/MoGe.git"'),
-    _pip("utils3d", how=f'pip install "git+{_GITHUB}/EasternJournalist/utils3d.git"'),
-    _pip("astor"),
-    _pip("cv2", "opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
-    _pip("easydict"),
-    _pip("hydra", "hydra-core"),
-    _pip("igraph"),
-    _pip("lightning"),
-    _pip("loguru"),
-    _pip("matplotlib"),
-    _pip("numpy"),
-    _pip("omegaconf"),
-    _pip("open3d", "open3d", "open3d-cpu"),
-    _pip("optree"),
-    _pip("PIL", "pillow"),
-    _pip("plyfile"),
-    _pip("pymeshfix"),
-    _pip("pyvista"),
-    _pip("safetensors"),
-    _pip("scipy"),
-    _pip("timm"),
-    _pip("tqdm"),
-    _pip("trimesh"),
-    _pip("xatlas"),
-    _pip("flash_attn", "flash-attn", how="pip install flash-attn --no-build-isolation", optional=True),
-    _pip("xformers", how="pip install xformers, in the version of your torch", optional=True),
-)
+OPTIONAL = ("flash_attn", "xformers")  # not needed to build the pipeline
+PACKAGES = (
+    "sam3d_objects", "torchvision", "pytorch3d", "kaolin", "spconv", "gsplat", "moge", "utils3d", "astor", "cv2",
+    "easydict", "hydra", "igraph", "lightning", "loguru", "matplotlib", "numpy", "omegaconf", "open3d", "optree", "PIL",
+    "plyfile", "pymeshfix", "pyvista", "safetensors", "scipy", "timm", "tqdm", "trimesh", "xatlas", *OPTIONAL,
+)  # fmt: skip
+# Possible names of a package's distribution, where they differ from its import name; the first one is recommended.
+_DISTRIBUTIONS = {
+    "spconv": (*(f"spconv-cu{cuda}" for cuda in (121, 126, 124, 120, 118, 117, 116, 114, 113, 102)), "spconv"),
+    "cv2": ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
+    "hydra": ("hydra-core",),
+    "open3d": ("open3d", "open3d-cpu"),
+    "PIL": ("pillow",),
+    "flash_attn": ("flash-attn",),
+}
+# How to install a package, where `pip install` and its name are not enough.
+_INSTALL = {
+    "torch": 'choose the build for your machine on PyTorch\'s "Get started" page',
+    "sam3d_objects": f"git clone {_GITHUB}/facebookresearch/sam-3d-objects, then pip install --no-deps -e "
+    "sam-3d-objects (its doc/setup.md has the whole environment)",
+    "torchvision": "install the torchvision of your torch version, from where torch came",
+    "pytorch3d": f'pip install --no-build-isolation "git+{_GITHUB}/facebookresearch/pytorch3d.git"',
+    "kaolin": "pip install kaolin -f PAGE, with the page that kaolin's guide names for your torch and CUDA",
+    "spconv": "pip install spconv-cu121 (or the name of your CUDA: spconv-cu118, spconv-cu126)",
+    "moge": f'pip install "git+{_GITHUB}/microsoft/MoGe.git"',
+    "utils3d": f'pip install "git+{_GITHUB}/EasternJournalist/utils3d.git"',
+    "flash_attn": "pip install flash-attn --no-build-isolation",
+    "xformers": "pip install xformers, in the version of your torch",
+}
 # Back ends of modules/attention/__init__.py and modules/sparse/__init__.py, and the packages they need.
 _DENSE = {"sdpa": None, "naive": None, "torch_flash_attn": None, "flash_attn": "flash_attn", "xformers": "xformers"}
 _SPARSE = {"sdpa": None, "flash_attn": "flash_attn", "xformers": "xformers"}
+_REINSTALL = "install fast-sam3d again, with its dependencies (in a clone of its repository: pip install -e .)"
+_NO_GPU = "SAM 3D Objects needs an NVIDIA GPU, but torch sees none; the embedded model runs here: --tag mini"
 _VARIABLES = ("ATTN_BACKEND", "SPARSE_ATTN_BACKEND", "SPARSE_BACKEND", "SPCONV_ALGO")
 # GPUs on which the stock pipeline overrides the variables (inference_pipeline.py, set_attention_backend).
 _FLASH_GPUS = ("A100", "H100", "H200")
@@ -152,24 +118,44 @@ class Examination:
     embedded: WeightsState
     weights: tuple[WeightsState, ...]
     attention: Attention
-    next_step: str | None
 
     @property
-    def ready(self) -> bool:
-        return self.next_step is None
+    def next_step(self) -> str | None:
+        """The first missing requirement, in a sensible order of installation; None if SAM 3D Objects can run."""
+        if self.torch.problem is not None:
+            return f"torch {self.torch.problem}: {self.torch.how}"
+        if self.embedded.problem is not None:
+            return f"the embedded model cannot be loaded: {self.embedded.problem}"
+        if not self.gpus:
+            if not _driver_sees_gpu():
+                return (
+                    "SAM 3D Objects needs an NVIDIA GPU, but torch sees none; the embedded model runs here: --tag mini"
+                )
+            if self.cuda is None:
+                return "there is a GPU, but torch was built for the CPU: install the torch build for your CUDA version"
+            return f"torch for CUDA {self.cuda} does not see the GPU: unset CUDA_VISIBLE_DEVICES, or update the driver"
+        wanted = {_DENSE[self.attention.dense], _SPARSE[self.attention.sparse]}
+        for package in self.packages:
+            if package.problem is not None and (not package.optional or package.module in wanted):
+                return f"{package.module} {package.problem}: {package.how}"
+        if any(found.problem is None for found in self.weights):
+            return None
+        problem = next((f"{found.folder} cannot be used ({found.problem})" for found in self.weights), None)
+        return problem or (
+            "the weights are missing: accept the licence on https://huggingface.co/facebook/sam-3d-objects, "
+            "`hf auth login`, `fast-sam3d download`"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
-        return {"ready": self.ready, **asdict(self)}
+        step = self.next_step
+        return {"ready": step is None, **asdict(self), "next_step": step}
 
 
 def examine() -> Examination:
     """Diagnose the installation. Problems are returned, not raised."""
     torch_state, cuda, gpus = _torch()
-    packages = tuple(_state(package) for package in PACKAGES)
-    attention = _attention(packages, gpus, torch_state)
-    embedded = _embedded()
-    weights = _weights()
+    packages = tuple(map(_state, PACKAGES))
     return Examination(
         fast_sam3d=__version__,
         python=platform.python_version(),
@@ -178,52 +164,20 @@ def examine() -> Examination:
         cuda=cuda,
         gpus=gpus,
         packages=packages,
-        embedded=embedded,
-        weights=weights,
-        attention=attention,
-        next_step=_next_step(torch_state, cuda, gpus, packages, embedded, weights, attention),
+        embedded=_embedded(),
+        weights=_weights(),
+        attention=_attention(packages, gpus, torch_state),
     )
 
 
-def _next_step(
-    torch_state: PackageState,
-    cuda: str | None,
-    gpus: Iterable[Gpu],
-    packages: Iterable[PackageState],
-    embedded: WeightsState,
-    weights: Iterable[WeightsState],
-    attention: Attention,
-) -> str | None:
-    """The first missing requirement, in a sensible order of installation."""
-    if torch_state.problem is not None:
-        return f"torch {torch_state.problem}: {torch_state.how}"
-    if embedded.problem is not None:
-        return f"the embedded model cannot be loaded: {embedded.problem}"
-    if not gpus:
-        if _driver_sees_gpu():
-            if cuda is None:
-                return "there is a GPU, but torch was built for the CPU: install the torch build for your CUDA version"
-            return f"torch for CUDA {cuda} does not see the GPU: unset CUDA_VISIBLE_DEVICES, or update the driver"
-        return "SAM 3D Objects needs an NVIDIA GPU, but torch sees none; the embedded model runs here: --tag mini"
-    wanted = {_DENSE[attention.dense], _SPARSE[attention.sparse]}
-    for package in packages:
-        if package.problem is not None and (not package.optional or package.module in wanted):
-            return f"{package.module} {package.problem}: {package.how}"
-    if not any(found.problem is None for found in weights):
-        problem = next((f"{found.folder} cannot be used ({found.problem})" for found in weights), None)
-        return problem or (
-            "the weights are missing: accept the licence on https://huggingface.co/facebook/sam-3d-objects, "
-            "`hf auth login`, `fast-sam3d download`"
-        )
-    return None
-
-
-def _state(package: Package) -> PackageState:
-    version = next((v for name in package.distributions if (v := _version(name)) is not None), None)
+def _state(module: str) -> PackageState:
+    names = _DISTRIBUTIONS.get(module, (module,))
+    version = next((v for name in names if (v := _version(name)) is not None), None)
     problem = None
-    if not _importable(package.module):
+    if not _importable(module):
         problem = "is not installed" if version is None else "is registered, but its files are missing"
-    return PackageState(package.module, version, problem, package.how, package.optional)
+    how = _INSTALL.get(module, f"pip install {names[0]}")
+    return PackageState(module, version, problem, how, module in OPTIONAL)
 
 
 def _version(distribution: str) -> str | None:
@@ -244,8 +198,7 @@ def _importable(module: str) -> bool:
 
 def _torch() -> tuple[PackageState, str | None, tuple[Gpu, ...]]:
     """State of torch, its CUDA version, and the visible GPUs."""
-    how = 'choose the build for your machine on PyTorch\'s "Get started" page'
-    state = _state(_pip("torch", how=how))
+    state = _state("torch")
     if state.problem is not None:
         return state, None, ()
     try:
@@ -255,7 +208,7 @@ def _torch() -> tuple[PackageState, str | None, tuple[Gpu, ...]]:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         gpus = tuple(_gpu(torch, index) for index in range(count))
     except Exception as error:  # a missing or incompatible library
-        return PackageState("torch", state.version, f"cannot be imported ({_brief(error)})", how, False), None, ()
+        return replace(state, problem=f"cannot be imported ({_brief(error)})"), None, ()
     return state, cuda, gpus
 
 
@@ -277,35 +230,33 @@ def _driver_sees_gpu() -> bool:
 
 
 def _attention(packages: Iterable[PackageState], gpus: tuple[Gpu, ...], torch_state: PackageState) -> Attention:
-    there = {package.module for package in packages if package.problem is None}
-    usable = [
-        name for name, needs in _DENSE.items() if torch_state.problem is None and (needs is None or needs in there)
-    ]
+    there = {None, *(package.module for package in packages if package.problem is None)}
+    usable = tuple(name for name, needs in _DENSE.items() if torch_state.problem is None and needs in there)
     set_by_user = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     dense = set_by_user.get("ATTN_BACKEND", "sdpa")
     sparse = set_by_user.get("SPARSE_ATTN_BACKEND", dense)
     if gpus and any(name in gpus[0].name for name in _FLASH_GPUS):
         dense = sparse = "flash_attn"
     # The stock code ignores unknown values.
-    return Attention(
-        tuple(usable), dense if dense in _DENSE else "sdpa", sparse if sparse in _SPARSE else "sdpa", set_by_user
-    )
+    dense, sparse = dense if dense in _DENSE else "sdpa", sparse if sparse in _SPARSE else "sdpa"
+    return Attention(usable, dense, sparse, set_by_user)
 
 
 def _embedded() -> WeightsState:
-    folder = ""
+    folder, problem = "", None
     try:
         from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
 
         checkpoint = find_checkpoint("mini")
         folder = str(checkpoint.folder)
         load_checkpoint(checkpoint, device="cpu")
-    except ModuleNotFoundError as error:
-        how = "install fast-sam3d again, with its dependencies (in a clone of its repository: pip install -e .)"
-        return WeightsState("mini", folder, "mini", f"{_brief(error)}: {how}")
-    except Exception as error:  # damaged weights
-        return WeightsState("mini", folder, "mini", _brief(error))
-    return WeightsState("mini", folder, "mini", None)
+    except Exception as error:  # damaged weights, or a missing dependency
+        problem = _brief(error)
+        if isinstance(error, ModuleNotFoundError):
+            problem += (
+                ": install fast-sam3d again, with its dependencies (in a clone of its repository: pip install -e .)"
+            )
+    return WeightsState("mini", folder, "mini", problem)
 
 
 def _weights() -> tuple[WeightsState, ...]:

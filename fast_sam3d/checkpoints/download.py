@@ -8,7 +8,6 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from fast_sam3d.checkpoints.files import check_stock_files
 from fast_sam3d.errors import CheckpointError, FastSam3dError, OutputError
@@ -19,7 +18,7 @@ log = logging.getLogger(__name__)
 
 REPOSITORY = "facebook/sam-3d-objects"
 # Folder of the published repository with the content of checkpoints/<tag>; copies may have it at the top level.
-_INNER = "checkpoints"
+_INNER = "checkpoints/"
 _SETTINGS = "pipeline.yaml"
 _ANSWER_SECONDS = 30.0
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quotas
@@ -92,7 +91,9 @@ def _fetch(partial: Path, repository: str, revision: str | None) -> Path:
 
     info = HfApi().model_info(repository, revision=revision, timeout=_ANSWER_SECONDS, files_metadata=True)
     files = {file.rfilename: file for file in info.siblings or []}
-    prefix = _prefix(files, repository)
+    prefix = next((start for start in (_INNER, "") if start + _SETTINGS in files), None)
+    if prefix is None:
+        raise CheckpointError(f"{repository} has no {_SETTINGS}: it is not a SAM 3D Objects checkpoint")
     wanted = [files[name] for name in files if name.startswith(prefix) and not _hidden(name)]
     wanted.sort(key=lambda file: (file.size or 0, file.rfilename))
     # One folder per commit, so that versions do not mix; those of other commits are removed.
@@ -101,7 +102,13 @@ def _fetch(partial: Path, repository: str, revision: str | None) -> Path:
             shutil.rmtree(other)
     folder = partial / str(info.sha)
     missing = [file for file in wanted if not (folder / file.rfilename).is_file()]
-    _check_space(partial, sum(max((f.size or 0) - _size(_unfinished(folder / f.rfilename)), 0) for f in missing))
+    needed = sum(max((f.size or 0) - _size(_unfinished(folder / f.rfilename)), 0) for f in missing)
+    free = shutil.disk_usage(partial).free
+    if needed > free:
+        raise OutputError(
+            f"{_human(needed)} are missing, but the disk of {partial.parent} has only {_human(free)} left: "
+            "free some space, or give another --output_dir"
+        )
     if len(missing) < len(wanted):
         log.info("resuming: %d of %d files left", len(missing), len(wanted))
     for file in missing:
@@ -130,13 +137,9 @@ def _fetch_file(url: str, path: Path, size: int | None, checksum: str | None) ->
     if size is None or _size(part) < size or size == 0:
         with part.open("ab") as stream:
             http_get(
-                url,
-                stream,
-                resume_size=stream.tell(),
-                headers=build_hf_headers(),
-                expected_size=size,
+                url, stream, resume_size=stream.tell(), headers=build_hf_headers(), expected_size=size,
                 displayed_filename=path.name,
-            )
+            )  # fmt: skip
     if checksum is not None and _sha256(part) != checksum:
         part.unlink()
         raise CheckpointError(f"{path.name} is corrupt: run the same command again to download this file again")
@@ -159,25 +162,9 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _prefix(names: Any, repository: str) -> str:
-    for prefix in (f"{_INNER}/", ""):
-        if prefix + _SETTINGS in names:
-            return prefix
-    raise CheckpointError(f"{repository} has no {_SETTINGS}: it is not a SAM 3D Objects checkpoint")
-
-
 def _hidden(name: str) -> bool:
     """Whether a part starts with a dot: files of git and the hub, and ".."."""
     return name.startswith("/") or any(part.startswith(".") for part in PurePosixPath(name).parts)
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OutputError(
-            f"{_human(needed)} are missing, but the disk of {folder.parent} has only {_human(free)} left: "
-            "free some space, or give another --output_dir"
-        )
 
 
 def _explain(error: BaseException, target: Path, repository: str, revision: str | None) -> FastSam3dError | None:

@@ -77,14 +77,10 @@ def check_stock_files(folder: Path, help_text: str) -> None:
 
 def check_stock_homes(folder: Path) -> None:
     """Check the modules that define the classes named in the YAML files (`trust.check_homes`). Imports them."""
-    for path in _yaml_files(folder):
-        check_homes(path, read_yaml(path))
-
-
-def _yaml_files(folder: Path) -> list[Path]:
     settings = read_yaml(folder / "pipeline.yaml")
     named = [folder / str(v) for k, v in settings.items() if k.endswith("_config_path") and v is not None]
-    return [folder / "pipeline.yaml", *named]
+    for path in (folder / "pipeline.yaml", *named):
+        check_homes(path, read_yaml(path))
 
 
 def _check_torch_file(path: Path, restore: str) -> None:

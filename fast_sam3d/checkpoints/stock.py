@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.checkpoints.files import check_stock_files, check_stock_homes
-from fast_sam3d.errors import CheckpointError
+from fast_sam3d.errors import CheckpointError, first_line
 
 __all__ = ["GATED_HELP", "check_depth_model", "check_stock", "load_stock"]
 
@@ -53,12 +53,8 @@ def check_depth_model(name: str | Path) -> str:
     if file.is_file():
         return str(file.resolve())
     # A second slash, a leading dot or an ending of weights: meant as a path.
-    hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name)) and file.suffix not in (
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".safetensors",
-    )
+    weights = file.suffix in (".pt", ".pth", ".ckpt", ".safetensors")
+    hub = not weights and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(name))
     if path.is_dir() or not hub:
         raise CheckpointError(
             f"there is no depth model {file}: give a MoGe model.pt, a folder that holds one, or a name on the hub "
@@ -80,9 +76,8 @@ def load_stock(folder: Path, device: Any, dtype: str | None, depth_model: str | 
             if _out_of_memory(error):
                 raise
             cause = error.__cause__ or error
-            detail = (str(cause).strip().split("\n", 1)[0] or type(cause).__name__)[:300]
             raise CheckpointError(
-                f"SAM 3D Objects cannot be built from {folder} ({type(cause).__name__}: {detail}): "
+                f"SAM 3D Objects cannot be built from {folder} ({type(cause).__name__}: {first_line(cause)}): "
                 "check its installation and that the download is complete"
             ) from error
 
@@ -114,12 +109,9 @@ def _stock_config(folder: Path, device: Any, dtype: str | None, depth_model: str
 @contextlib.contextmanager
 def _stock_environment() -> Iterator[None]:
     """Environment variables that the stock code wants while it is imported and built. A user's values stand."""
-    wanted = {
-        # Without it the package's import runs an initialisation that is not part of the release.
-        "LIDRA_SKIP_INIT": "true",
-        # Read without a default where the code expects conda (notebook/inference.py); any folder will do.
-        "CONDA_PREFIX": sys.prefix,
-    }
+    # Without the first the package's import runs an initialisation that is not part of the release. The second is read
+    # without a default where the code expects conda (notebook/inference.py); any folder will do.
+    wanted = {"LIDRA_SKIP_INIT": "true", "CONDA_PREFIX": sys.prefix}
     ours = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(ours)
     try:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.errors import CheckpointError
+from fast_sam3d.errors import CheckpointError, first_line
 
 __all__ = ["check_homes", "check_names"]
 
@@ -73,7 +73,7 @@ def check_homes(path: Path, settings: Mapping[str, Any]) -> None:
         try:
             found = get_object(str(value))
         except (HydraException, ImportError, ValueError) as error:
-            cause = str(error.__cause__ or error).split("\n", 1)[0]
+            cause = first_line(error.__cause__ or error)
             raise CheckpointError(
                 f"{path} names '{value}', which cannot be imported ({cause}): `fast-sam3d doctor` says what to install"
             ) from error

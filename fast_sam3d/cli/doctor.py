@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 from fast_sam3d.checkpoints.doctor import Examination, PackageState, WeightsState, examine
 
-__all__ = ["add_arguments", "main"]
-
 NOT_READY = 1
 STOCK_ASKS_FOR = 32e9  # bytes of GPU memory, doc/setup.md of the stock repository
 
@@ -20,13 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     found = examine()
+    step = found.next_step
     if args.json:
         import json
 
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        print("\n".join(_lines(found)))
-    return 0 if found.ready else NOT_READY
+        print(*_lines(found), "", "ready" if step is None else f"next: {step}", sep="\n")
+    return 0 if step is None else NOT_READY
 
 
 def _lines(found: Examination) -> Iterator[str]:
@@ -52,8 +51,6 @@ def _lines(found: Examination) -> Iterator[str]:
     yield from ("", "packages of SAM 3D Objects")
     for package in found.packages:
         yield _package(package)
-    yield ""
-    yield "ready" if found.next_step is None else f"next: {found.next_step}"
 
 
 def _package(state: PackageState, more: str = "") -> str:

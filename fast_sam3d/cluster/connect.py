@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fast_sam3d.cluster.settings import ClusterSettings
-from fast_sam3d.errors import ConfigError, FastSam3dError
+from fast_sam3d.errors import ConfigError, FastSam3dError, first_line
 
 __all__ = ["INSTALL", "capacity", "connected", "import_ray"]
 
@@ -71,7 +71,7 @@ def connected(settings: ClusterSettings) -> Iterator[Any]:
         raise ConfigError(f"no Ray cluster answers at {address}: start one with `ray start --head`") from error
     except Exception as error:
         where = f"join the Ray cluster at {address}" if address else "start Ray here"
-        raise FastSam3dError(f"could not {where}: {_first_line(error)}") from error
+        raise FastSam3dError(f"could not {where}: {first_line(error)}") from error
     try:
         yield ray
     finally:
@@ -82,35 +82,23 @@ def connected(settings: ClusterSettings) -> Iterator[Any]:
 def capacity(ray: Any, cpus: int, gpus: float) -> int:
     """Number of workers that fit into the current nodes of the cluster."""
     count = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            room = int(has.get("CPU", 0.0) // cpus)
-            count += min(room, int(has.get("GPU", 0.0) / gpus + 1e-9)) if gpus else room
+    for has in (node["Resources"] for node in ray.nodes() if node["Alive"]):
+        room = int(has.get("CPU", 0.0) // cpus)
+        count += min(room, int(has.get("GPU", 0.0) / gpus + 1e-9)) if gpus else room
     return count
 
 
 def available_cores() -> int:
     """Number of cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
     """Restore the SIGTERM handler: Ray installs one that would exit without cleaning up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
-    finally:
-        if before is not None:  # None: not installed from Python
+    finally:  # None: not installed from Python
+        if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.cluster.actor import Composition
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.outputs.folder import check_target, clear_unfinished
@@ -30,10 +30,10 @@ class SceneJob:
 
     Args:
         target: result folder.
-        waiting: objects that no worker has. running: number of objects that workers have.
+        waiting: objects that no worker has.
+        identities: see `ScenePlan`.
         outcomes: of finished objects, by mask.
-        composing: a worker composes the scene.
-        deaths: workers that died with an object, by mask; -1: while composing.
+        deaths: workers that died with an object, by mask; None: while composing.
         summary: of the finished scene. error: why it cannot be finished.
     """
 
@@ -44,9 +44,7 @@ class SceneJob:
     waiting: list[ObjectTask]
     identities: Mapping[int, Mapping[str, Any]]
     outcomes: dict[int, ObjectOutcome]
-    running: int = 0
-    composing: bool = False
-    deaths: dict[int, int] = field(default_factory=dict)
+    deaths: Counter[int | None] = field(default_factory=Counter)
     summary: Mapping[str, Any] | None = None
     error: FastSam3dError | None = None
     _lock: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -59,37 +57,19 @@ class SceneJob:
         check_target(target / ".fast_sam3d-new", ())
         with contextlib.ExitStack() as stack:
             stack.enter_context(scene_lock(target))
-            planned = plan_scene(scene, config, settings, target, overwrite)
-            kept = sum(known.status == "complete" for known in planned.known.values())
+            plan = plan_scene(scene, config, settings, target, overwrite)
+            kept = sum(known.status == "complete" for known in plan.known.values())
             if kept:
                 log.info("%s: %d of %d objects are complete; --overwrite replaces them", scene.name, kept,
                          len(scene.masks))  # fmt: skip
-            for outcome in planned.known.values():
+            for outcome in plan.known.values():
                 if outcome.status == "failed":
                     log.error("%s, object %d failed: %s", scene.name, outcome.number, outcome.message)
-            job = cls(
-                scene.name, scene.folder, config.input.pointmap, target, list(planned.tasks), planned.identities,
-                dict(planned.known),
+            count_as_missing(plan.tasks)
+            return cls(
+                scene.name, scene.folder, config.input.pointmap, target, plan.tasks, plan.identities, plan.known,
+                summary=None if plan.tasks else finish(plan, plan.known, config), _lock=stack.pop_all(),
             )  # fmt: skip
-            count_as_missing(job.waiting)
-            if not job.waiting:
-                job.summary = finish(planned, job.outcomes, config)
-            job._lock = stack.pop_all()
-        return job
-
-    @property
-    def composable(self) -> bool:
-        """Every object is finished and no worker composes the scene yet."""
-        return not (self.waiting or self.running or self.composing or self.error or self.summary)
-
-    @property
-    def finished(self) -> bool:
-        return self.summary is not None or (self.error is not None and not self.running and not self.composing)
-
-    def composition(self) -> Composition:
-        """What a worker needs to compose the scene. Removes unfinished files of dead workers."""
-        clear_unfinished(self.target)
-        return Composition(self.folder, self.pointmap, self.target, self.identities, dict(self.outcomes))
 
     def close(self) -> None:
         """Release the folder. No worker may be writing to it."""

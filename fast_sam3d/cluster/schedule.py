@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TypeAlias
 
-__all__ = ["next_task"]
+from fast_sam3d.cluster.job import SceneJob
+from fast_sam3d.scene.worker import ObjectTask
 
+__all__ = ["Place", "next_task"]
 
-class HasTasks(Protocol):
-    """A scene with tasks that no worker has yet; each task has a `group`."""
-
-    waiting: list[Any]
-
-
-SceneT = TypeVar("SceneT", bound=HasTasks)
+Place: TypeAlias = tuple[SceneJob, Hashable]
+"""A scene and the group of a task in it."""
 
 
 def next_task(
-    scenes: Sequence[SceneT], last: tuple[SceneT, Hashable] | None, others: Collection[tuple[SceneT, Hashable]]
-) -> tuple[SceneT, Any] | None:
+    scenes: Sequence[SceneJob], last: Place | None, others: Collection[Place]
+) -> tuple[SceneJob, ObjectTask] | None:
     """The next task of a worker, or None.
 
     A worker reads an image once per scene and samples the sparse structures of a group together, so it stays with its
@@ -27,14 +24,14 @@ def next_task(
     other workers only if nothing else is left: the one with the most tasks per worker, and a free group first.
 
     Args:
-        last: scene and group of the worker's last task. others: those of the other workers.
+        last: place of the worker's last task. others: those of the other workers.
     """
-    groups: dict[tuple[SceneT, Hashable], list[Any]] = {}
+    groups: dict[Place, list[ObjectTask]] = {}
     for scene in scenes:
         for task in scene.waiting:
             groups.setdefault((scene, task.group), []).append(task)
 
-    def rank(place: tuple[SceneT, Hashable]) -> tuple[float, ...]:
+    def rank(place: Place) -> tuple[float, ...]:
         scene, free = place[0], place not in others
         fullest = 0 if free else -len(groups[place])
         workers = sum(other is scene for other, _ in others)
@@ -44,7 +41,5 @@ def next_task(
             return (1,) if free else (3, fullest)
         return (4, -len(scene.waiting) / (1 + workers), not free, fullest) if workers else (2,)
 
-    if not groups:
-        return None
-    place = min(groups, key=rank)
-    return place[0], groups[place][0]
+    place = min(groups, key=rank, default=None)
+    return None if place is None else (place[0], groups[place][0])

@@ -133,11 +133,6 @@ class SparseGrid:
             self._neighbours = table
         return self._neighbours
 
-    @property
-    def pair_count(self) -> int:
-        """Number of (voxel, neighbour) pairs of a 3x3x3 kernel, the centre included."""
-        return sum(source.shape[0] for source, _ in self.pairs(self.coords.device))
-
     def _search_pairs(self) -> list[tuple[Tensor, Tensor]]:
         """The pairs of the first 13 taps, by looking each neighbour up; the others are their mirrors."""
         key, strides, cells = _linear_keys(self.coords)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_sam3d.errors import InputError
+from fast_sam3d.errors import InputError, first_line
 
 __all__ = ["MAX_MEGAPIXELS", "checked_mask", "picture_size", "read_mask", "read_picture"]
 
@@ -218,12 +218,10 @@ def _open(path: Path) -> Any:
     except Image.UnidentifiedImageError as error:
         raise InputError(f"{path} is not a picture: give a PNG or JPEG file") from error
     except Exception as error:  # Pillow's decoders raise many types, such as SyntaxError and struct.error
-        raise InputError(f"{path} is damaged or incomplete ({_brief(error)}): save or copy it again") from error
+        raise InputError(
+            f"{path} is damaged or incomplete ({first_line(error).rstrip('.')}): save or copy it again"
+        ) from error
 
 
 def _too_large(path: Path, size: str) -> InputError:
     return InputError(f"{path} has {size}, more than {MAX_MEGAPIXELS} megapixels: scale it and its masks down")
-
-
-def _brief(error: BaseException) -> str:
-    return (str(error).strip().split("\n", 1)[0] or type(error).__name__).rstrip(".")

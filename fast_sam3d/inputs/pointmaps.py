@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_sam3d.errors import InputError
+from fast_sam3d.errors import InputError, first_line
 
 __all__ = ["check_known", "find_pointmap", "read_pointmap"]
 
@@ -67,9 +67,9 @@ def read_pointmap(path: Path, size: tuple[int, int], mask: NDArray[np.bool_] | N
         raise
     # numpy, zipfile, zlib and the parser of numpy's header raise many types for damaged files.
     except Exception as error:
-        detail = (str(error).strip().split("\n", 1)[0] or type(error).__name__)[:200].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise InputError(
-            f"the pointmap {path} cannot be read ({detail}): save it with numpy.savez_compressed"
+            f"the pointmap {path} cannot be read ({reason}): save it with numpy.savez_compressed"
         ) from error
     with np.errstate(over="ignore"):
         points = np.ascontiguousarray(points.astype(np.float32, copy=False))

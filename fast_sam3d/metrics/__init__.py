@@ -25,8 +25,8 @@ Shapes are not aligned first, unless `Protocol(icp=True)` (surface measures only
 `Protocol(backend=...)` names pytorch3d or kaolin.
 """
 
-from fast_sam3d.metrics.appearance import PSNR_MAX, psnr, render_views, ssim, view_cameras
-from fast_sam3d.metrics.boxes import FRAMES, UnitBox, box, box_iou, layout_box_iou, oriented_box_iou, unit_box
+from fast_sam3d.metrics.appearance import psnr, ssim
+from fast_sam3d.metrics.boxes import box_iou, layout_box_iou, oriented_box_iou, unit_box
 from fast_sam3d.metrics.comparison import (
     BASELINE,
     NO_MESH,
@@ -36,74 +36,18 @@ from fast_sam3d.metrics.comparison import (
     Reconstruction,
     compare,
     quality_and_fidelity,
-)
+)  # fmt: skip
 from fast_sam3d.metrics.latent import latent_error
-from fast_sam3d.metrics.neighbours import align, nearest_distances
+from fast_sam3d.metrics.neighbours import align
 from fast_sam3d.metrics.occupancy import volume_iou, voxel_iou
-from fast_sam3d.metrics.pose import Symmetry, add_s, posed_diameter, rotation_error_deg, scale_error, translation_error
-from fast_sam3d.metrics.spread import (
-    RESAMPLES,
-    by_group,
-    mean_and_error,
-    median_and_error,
-    paired_difference,
-    paired_ratio,
-)
-from fast_sam3d.metrics.surface import (
-    F1_THRESHOLDS,
-    SURFACE_POINTS,
-    WORST_CHAMFER,
-    chamfer,
-    compare_meshes,
-    f1,
-    sample_surface,
-    worst_chamfer,
-)
+from fast_sam3d.metrics.pose import add_s, rotation_error_deg, scale_error, translation_error
+from fast_sam3d.metrics.spread import by_group, mean_and_error, median_and_error, paired_difference, paired_ratio
+from fast_sam3d.metrics.surface import WORST_CHAMFER, chamfer, compare_meshes, f1
 
 __all__ = [
-    "BASELINE",
-    "F1_THRESHOLDS",
-    "FRAMES",
-    "NO_MESH",
-    "PERFECT",
-    "PSNR_MAX",
-    "RESAMPLES",
-    "SURFACE_POINTS",
-    "TRUTH",
-    "WORST_CHAMFER",
-    "Protocol",
-    "Reconstruction",
-    "Symmetry",
-    "UnitBox",
-    "add_s",
-    "align",
-    "box",
-    "box_iou",
-    "by_group",
-    "chamfer",
-    "compare",
-    "compare_meshes",
-    "f1",
-    "latent_error",
-    "layout_box_iou",
-    "mean_and_error",
-    "median_and_error",
-    "nearest_distances",
-    "oriented_box_iou",
-    "paired_difference",
-    "paired_ratio",
-    "posed_diameter",
-    "psnr",
-    "quality_and_fidelity",
-    "render_views",
-    "rotation_error_deg",
-    "sample_surface",
-    "scale_error",
-    "ssim",
-    "translation_error",
-    "unit_box",
-    "view_cameras",
-    "volume_iou",
+    "BASELINE", "NO_MESH", "PERFECT", "TRUTH", "WORST_CHAMFER", "Protocol", "Reconstruction", "add_s", "align",
+    "box_iou", "by_group", "chamfer", "compare", "compare_meshes", "f1", "latent_error", "layout_box_iou",
+    "mean_and_error", "median_and_error", "oriented_box_iou", "paired_difference", "paired_ratio", "psnr",
+    "quality_and_fidelity", "rotation_error_deg", "scale_error", "ssim", "translation_error", "unit_box", "volume_iou",
     "voxel_iou",
-    "worst_chamfer",
-]
+]  # fmt: skip

@@ -23,34 +23,22 @@ def rotation_error_deg(rotation: Any, truth: Any, symmetry: Symmetry = 1) -> flo
             An integer n: n-fold about the object's z axis. "inf" or 0: any angle about z, so only the axis matters.
             A sequence of [3, 3] rotations: these and the identity.
     """
+    from scipy.spatial.transform import Rotation
+
     r, g = as_numpy(rotation, np.float64), as_numpy(truth, np.float64)
     if isinstance(symmetry, str) and symmetry != "inf":
         raise ValueError(f"symmetry must be an integer, 'inf' or rotations, got {symmetry!r}")
     if isinstance(symmetry, (str, int, np.integer)) and symmetry in ("inf", 0):
         # The best rotation about z aligns everything but the axis, so the angle between the axes remains.
-        return _angle_deg(float(np.linalg.norm(np.cross(r[2], g[2]))), float(r[2] @ g[2]))
+        # arctan2 of sine and cosine: arccos alone loses small angles.
+        return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(r[2], g[2])), r[2] @ g[2])))
     if isinstance(symmetry, (int, np.integer)):
         if symmetry < 0:
             raise ValueError(f"n-fold symmetry needs n >= 0, got {symmetry}")
-        rotations = [_rotation_about_z(2.0 * np.pi * k / symmetry) for k in range(symmetry)]
+        turns = Rotation.from_euler("z", 360.0 / symmetry * np.arange(symmetry)[:, None], degrees=True).as_matrix()
     else:
-        rotations = [np.eye(3), *(as_numpy(item, np.float64) for item in symmetry)]
-    relative = [r.T @ (turn @ g) for turn in rotations]
-    # arctan2 of sine and cosine: arccos alone loses small angles (1e-8 in the cosine is 1e-2 degrees).
-    return min(
-        _angle_deg(float(np.linalg.norm([m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]])), np.trace(m) - 1.0)
-        for m in relative
-    )
-
-
-def _angle_deg(sine: float, cosine: float) -> float:
-    """Angle in degrees from values proportional to its sine (>= 0) and cosine."""
-    return float(np.degrees(np.arctan2(sine, cosine)))
-
-
-def _rotation_about_z(angle: float) -> np.ndarray:
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+        turns = np.stack([np.eye(3), *(as_numpy(item, np.float64) for item in symmetry)])
+    return float(np.degrees(Rotation.from_matrix(r.T @ turns @ g).magnitude().min()))
 
 
 def translation_error(translation: Any, truth: Any, diameter: float) -> float:

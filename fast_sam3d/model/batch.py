@@ -53,7 +53,7 @@ class BatchedStructure:
 def sample_structures(
     pipeline: Stages, objects: Sequence[tuple[Any, Any, Any]], seed: int, inference_steps: int | None = None
 ) -> list[BatchedStructure]:
-    """Sample the sparse structures of several objects in one batch, each from the noise of its own run.
+    """Sample the sparse structures of several objects in one batch, each from the same noise as in its own run.
 
     The latents equal those of single runs to about 1e-6, not bit by bit: matrix products of other sizes round
     differently.

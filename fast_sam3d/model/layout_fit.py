@@ -205,17 +205,17 @@ def _silhouettes(
     target: LayoutTarget, seen: _Seen, picture: _Picture, usual_density: float, blur: float, settings: LayoutSettings
 ) -> list[tuple[Array, Array]]:
     """Normal equations of the silhouette and of the outline."""
-    told = ~target.open
+    fixed = ~target.open
     covered = 1 - np.exp(-OPACITY * picture.density / usual_density)
     wanted = 1 - np.exp(-OPACITY * _blurred(target.mask.astype(float), blur))
-    slope = ((1 - covered) * OPACITY / usual_density * told)[..., None] * picture.slopes
+    slope = ((1 - covered) * OPACITY / usual_density * fixed)[..., None] * picture.slopes
     # An outline error of d pixels causes a sum of squares of about d^2 / (2 sqrt(pi) blur) per outline pixel.
     norm = 2 * np.sqrt(np.pi) * blur / (target.outline_length * settings.span**2)
     weight = np.full(covered.size, settings.silhouette * norm)
-    area = _normal_equations(slope.reshape(-1, 7), ((covered - wanted) * told).ravel(), weight)
+    area = _normal_equations(slope.reshape(-1, 7), ((covered - wanted) * fixed).ravel(), weight)
 
     down, right = _slopes(covered)
-    rim = np.sqrt(down**2 + right**2) * told
+    rim = np.sqrt(down**2 + right**2) * fixed
     weight = _at(rim, seen.pixels) / (_at(picture.density, seen.pixels) + 0.1 * usual_density)
     error = _at(target.distance, seen.pixels) + RIM_PX
     # The object may extend behind an occluder, but must not end before it.

@@ -164,7 +164,7 @@ class ModulatedCrossBlock(nn.Module):
         self.cross_attn = ContextAttention(channels, context_channels, num_heads, qk_rms_norm_cross)
         self.mlp = FeedForward(channels, mlp_ratio)
         if share_mod:
-            # Blocks share the modulation by the time, plus an offset of their own.
+            # Blocks share the modulation by the time, plus one offset per block.
             self.modulation_offset = nn.Parameter(torch.zeros(6 * channels))
         else:
             self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 6 * channels))

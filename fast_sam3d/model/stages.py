@@ -128,7 +128,7 @@ class Stages:
     def see(self, image: Any, mask: Any, pointmap: Any) -> tuple[np.ndarray, Window | None, dict[str, Any], np.ndarray]:
         """Picture [H, W, 4] with mask; the window that is used of it, if any; `compute_pointmap` and picture there."""
         image = limit_size(self.merge_image_and_mask(image, mask))
-        # Only a guess is made in a window: a given pointmap has a camera of its own.
+        # Windows are for guessed depth only: a given pointmap has its own camera.
         window = Window.around(image[..., 3] > 0) if self._guesses(pointmap) else None
         seen = image if window is None else window.see(image)
         return image, window, self.compute_pointmap(seen, pointmap), seen

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
-from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.errors import FastSam3dError, first_line
 
 __all__ = ["SMALLER", "DoesNotFit", "free_memory", "is_out_of_memory", "run_fitting", "smaller_than"]
 
@@ -97,7 +97,7 @@ def run_fitting(
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            said = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+            said = first_line(error)
         # Outside of the except block, because the error's frames hold the memory of the run.
         what = ", ".join(step) + (" again, alone" if number == 1 else "")
         failures.append(f"{what}: {said}")

@@ -1,8 +1,8 @@
 """Applies a stage method to a solver, and reports what each step cost.
 
 The seam is `solver.solve_iter`, the boundary of one run. The original `solve_iter` still does the stepping; only the
-dynamics function that it is given decides, per step, between the network and a prediction. So evaluated steps keep
-the solver's own arithmetic to the bit, and all state lives in the frame of one run: there is nothing to reset after
+dynamics function that it is given decides, per step, between the network and a prediction. So evaluated steps are
+bit-identical to the solver's own, and all state lives in the frame of one run: there is nothing to reset after
 an abort, and interleaved runs are independent.
 """
 
@@ -124,7 +124,7 @@ def reports_on(solver: object) -> list[Report]:
 
 
 def require_euler(solver: object, stage: str) -> None:
-    """Refuse a solver whose steps are not plain Euler steps, one velocity each.
+    """Refuse a solver that does not take plain Euler steps, one velocity each.
 
     Raises:
         SolverError: the solver is something else.

@@ -20,7 +20,7 @@ from fast_sam3d.sampling.where import WHERE, Where
 from fast_sam3d.sampling.where.everywhere import All
 
 PARTS: dict[str, Mapping[str, type[Part]]] = {"when": WHEN, "where": WHERE, "predict": PREDICT, "guide": GUIDE}
-"""The questions that a method answers, and the classes that answer them, by name."""
+"""The four parts of a method, and the classes of each by name."""
 
 ALL = "all"
 """The predict key of a predictor for every leaf that no other key covers."""
@@ -83,8 +83,8 @@ def build_stage_method(
         mapping: {when: {name, ...}, where: {name, ...}, predict: {name, ...} or {leaf or group: {name, ...}}, guide:
             {name, ...}}; what is missing is `always`, `all`, `hold` and `both`.
         groups: the leaves that a predict key stands for, such as {"shape": ["shape"], "layout": ["scale", ...]}. None:
-            each predict key is a leaf of its own.
-        path: where the mapping stands in the configuration ("ss"), for messages.
+            each predict key names one leaf.
+        path: of the mapping in the configuration ("ss"), for messages.
         voxels: whether the stage's tokens are voxels, which may be chosen from; where they are not, the state is a
             sparse structure, which can be decoded. None: unknown.
 

@@ -10,7 +10,7 @@ from fast_sam3d.ranges import Settings
 
 
 class Part(Settings):
-    """A method's answer to one of its questions: a frozen dataclass whose fields are the settings of a configuration.
+    """Base of the parts of a method: frozen dataclasses with the settings of a configuration as fields.
 
     Attributes:
         name: its name in a configuration.

@@ -58,14 +58,14 @@ def cells(coords: Tensor, edge: int = 2) -> tuple[Tensor, int]:
 
 
 def high_frequency(occupancy: Tensor, coords: Tensor, cutoff: float) -> Tensor:
-    """Magnitude of what is left of the positive logits without their low frequencies, at each voxel.
+    """Magnitude of the high-frequency part of the positive logits at each voxel.
 
     Source: Fast-SAM3D (arXiv 2602.05293) section 3.3.
 
     Args:
         occupancy: [B, R, R, R] logits.
         coords: [N, 4] int (object, x, y, z) inside that grid.
-        cutoff: cycles per voxel; frequencies whose vector is shorter are dropped.
+        cutoff: cycles per voxel; lower frequencies are dropped.
 
     Returns:
         [N] float32 on the device of `occupancy`.

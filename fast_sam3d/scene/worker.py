@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fast_sam3d.config.compose import Config
-from fast_sam3d.errors import FastSam3dError, OutputError
+from fast_sam3d.errors import FastSam3dError, OutputError, one_line
 from fast_sam3d.outputs.folder import has_files, result_folder
 from fast_sam3d.run.memory import free_memory, run_fitting, smaller_than
 from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
@@ -172,11 +172,9 @@ class ObjectWorker:
         except OutputError:
             raise
         except Exception as error:
-            message = " ".join(str(error).split()) or type(error).__name__
             if not isinstance(error, FastSam3dError):
-                message = f"{type(error).__name__}: {message}"
                 log.debug("object %d", task.number, exc_info=error)
-            return ObjectOutcome(task.number, "failed", message, seconds=time.perf_counter() - begin)
+            return ObjectOutcome(task.number, "failed", one_line(error), seconds=time.perf_counter() - begin)
         return ObjectOutcome(task.number, "complete", "", formats, tuple(failures), time.perf_counter() - begin)
 
     def _share(self, task: ObjectTask) -> SceneInput:

@@ -50,15 +50,15 @@ class Search:
     Args:
         plan: budget, objects, methods and limits.
         measurements: runs and caches candidates.
-        tell: receives the progress.
+        report: receives the progress.
     """
 
     def __init__(
-        self, plan: SearchPlan, measurements: Measurements, tell: ProgressCallback = lambda phase, spent, note: None
+        self, plan: SearchPlan, measurements: Measurements, report: ProgressCallback = lambda phase, spent, note: None
     ) -> None:
         self.plan = plan
         self._measurements = measurements
-        self._tell = tell
+        self._report = report
         self._cases: list[Case] = []
         self._held_out: list[Case] = []
         self._trials: dict[str, tuple[Candidate, str]] = {}
@@ -90,7 +90,7 @@ class Search:
 
     def _measure(self, methods: Sequence[str], case: Case, phase: str) -> None:
         self._measurements.measure(methods, case)
-        self._tell(phase, self._measurements.spent, self._best_as_text())
+        self._report(phase, self._measurements.spent, self._best_as_text())
 
     def _verdict(self, name: str, held_out: bool = False) -> Verdict:
         return self._measurements.verdict(name, self._held_out if held_out else self._cases)

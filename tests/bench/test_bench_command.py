@@ -26,12 +26,12 @@ def bench(folder: Path, *arguments: object) -> int:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """Without what no two runs have in common."""
+    """A table without its times."""
     with (folder / "rows.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if not k.endswith(TIMED)} for row in csv.DictReader(file)]
 
 
-def test_own_pictures_give_rows_tables_and_pictures(loaded, object_folder, elsewhere, capsys):
+def test_bench_on_own_pictures_writes_rows_tables_and_plots(loaded, object_folder, elsewhere, capsys):
     code = bench(elsewhere / "out", "--image_dir", object_folder, "--accelerate", "ss=fast_sam3d", "--seeds", "1,2",
                  "--objects", "2")  # fmt: skip
     out = capsys.readouterr()
@@ -67,19 +67,19 @@ def test_poses_are_refined_as_by_infer_unless_switched_off(loaded, object_folder
     assert "'ss=off' does not hold for every method" in capsys.readouterr().err
 
 
-def test_held_out_objects_are_judged_by_their_truth(loaded, elsewhere, capsys):
+def test_held_out_objects_are_compared_with_ground_truth(loaded, elsewhere, capsys):
     assert bench(elsewhere, "--objects", 1, "--accelerate", "ss=fast_sam3d", "--no_pictures") == 0
     assert "Against the ground truth" in capsys.readouterr().out
     assert all(math.isfinite(float(row["truth_rotation_deg"])) for row in rows(elsewhere))
     assert not list(elsewhere.glob("*.png"))
 
 
-def test_a_run_that_fails_is_told_and_can_be_tried_again(loaded, object_folder, elsewhere, capsys, monkeypatch):
+def test_failed_run_is_reported_and_can_be_retried(loaded, object_folder, elsewhere, capsys, monkeypatch):
     whole = StandIn.run
 
     def fails(self, *args, **options):
         if options["stage1_inference_steps"] == 9:
-            raise RuntimeError("no luck")
+            raise RuntimeError("planned failure")
         return whole(self, *args, **options)
 
     given = ["--image_dir", object_folder, "--objects", 1, "--accelerate", "pipeline.ss_steps=9", "--no_pictures"]
@@ -87,14 +87,14 @@ def test_a_run_that_fails_is_told_and_can_be_tried_again(loaded, object_folder, 
         patch.setattr(StandIn, "run", fails)
         assert bench(elsewhere, *given) == 1
     assert "1 of 3 runs failed" in capsys.readouterr().out
-    assert [row["error"] for row in rows(elsewhere)] == ["", "", "RuntimeError: no luck"]
+    assert [row["error"] for row in rows(elsewhere)] == ["", "", "RuntimeError: planned failure"]
     assert bench(elsewhere, *given) == 1, "kept as it was"
     assert bench(elsewhere, *given, "--retry_failed") == 0
     assert not any(row["error"] for row in rows(elsewhere))
     assert bench(elsewhere, *given) == 0
 
 
-def test_measurements_of_other_settings_are_refused(loaded, object_folder, elsewhere, capsys, monkeypatch):
+def test_refuses_rows_measured_with_other_settings(loaded, object_folder, elsewhere, capsys, monkeypatch):
     given = ["--image_dir", object_folder, "--objects", 1, "--no_pictures"]
     assert bench(elsewhere, *given, "--preset", "default") == 0
     assert {row["method"] for row in rows(elsewhere)} == {"off", "other seed", "preset=default"}
@@ -105,7 +105,7 @@ def test_measurements_of_other_settings_are_refused(loaded, object_folder, elsew
     assert {path: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()} == before
 
 
-def test_measurements_are_kept_until_something_changes(loaded, object_folder, elsewhere, monkeypatch):
+def test_rows_are_reused_until_settings_change(loaded, object_folder, elsewhere, monkeypatch):
     measured: list[str] = []
     once = jobs.work
     monkeypatch.setattr(jobs, "work", lambda key: measured.append(key) or once(key))
@@ -138,7 +138,7 @@ def test_measurements_are_kept_until_something_changes(loaded, object_folder, el
         (["--image_dir", "nowhere"], "--image_path nowhere is not a folder"),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(loaded, elsewhere, capsys, monkeypatch, arguments, says):
+def test_invalid_arguments_are_reported_before_any_run(loaded, elsewhere, capsys, monkeypatch, arguments, says):
     monkeypatch.setattr(jobs, "work", None)
     base = ["--accelerate", "ss=fast_sam3d"] if "--suite" not in arguments else []
     assert cli.main(["bench", *base, *arguments]) == 2
@@ -146,7 +146,7 @@ def test_mistakes_are_told_before_anything_runs(loaded, elsewhere, capsys, monke
     assert not list(elsewhere.glob("**/*.jsonl"))
 
 
-def test_another_model_needs_pictures(elsewhere, capsys, monkeypatch, tmp_path):
+def test_other_weights_require_image_path(elsewhere, capsys, monkeypatch, tmp_path):
     from fast_sam3d.checkpoints import load as loading
 
     stock = loading.Checkpoint("hf", tmp_path, "sam3d", "so")
@@ -181,7 +181,7 @@ sys.exit(cli.main(["bench", "--no_pictures", "--processes", "1", *arguments]))
 """
 
 
-def test_a_bench_that_was_killed_goes_on_to_the_same_rows(loaded, tmp_path, object_folder):
+def test_resumes_after_sigkill_with_equal_rows(loaded, tmp_path, object_folder):
     environment = {**os.environ, "PYTHONPATH": str(checkout()), "OMP_NUM_THREADS": "1"}
 
     def launch(folder: str, last: int) -> int:
@@ -196,9 +196,9 @@ def test_a_bench_that_was_killed_goes_on_to_the_same_rows(loaded, tmp_path, obje
     done = kept.read_text()
     assert done.count("\n") == 2
     with kept.open("a") as file:
-        file.write('[".#11 seed 42", [{"obj')  # as a kill in mid-write leaves it
-    assert launch("killed", 1) == 0, "only one was left"
-    assert kept.read_text().startswith(done), "what was there was not measured again"
+        file.write('[".#11 seed 42", [{"obj')  # an incomplete line, as after a kill during the write
+    assert launch("killed", 1) == 0, "only one object was left"
+    assert kept.read_text().startswith(done), "existing rows were not measured again"
     assert (
         bench(tmp_path / "whole", "--accelerate", "ss=fast_sam3d", "--image_dir", object_folder, "--no_pictures") == 0
     )

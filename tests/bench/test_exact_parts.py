@@ -17,7 +17,7 @@ MEBI = 2**20
 BOTH = Comparison("windows", ((4.0, 1.0), (9.0, 3.0), (8.0, 2.0)), ((400, 100), (300, 150), (None, None)), True)
 
 
-def test_both_alternate_on_new_inputs() -> None:
+def test_both_variants_alternate_on_new_inputs() -> None:
     order: list[str] = []
     inputs: list[torch.Tensor] = []
 
@@ -41,14 +41,14 @@ def test_both_alternate_on_new_inputs() -> None:
     assert not compare("differ", off, lambda x: (x,), given, rounds=1).equal
 
 
-def test_medians() -> None:
+def test_medians_of_seconds_and_ratios() -> None:
     assert BOTH.faster == 4.0
     assert BOTH.median_seconds() == (8.0, 2.0)
     assert BOTH.median_peaks() == (350, 125)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is unknown")
-def test_the_peak_of_a_call_on_the_host() -> None:
+def test_peak_host_memory_of_a_call() -> None:
     def use(mebibytes: int) -> torch.Tensor:
         return torch.ones(mebibytes * MEBI // 4)[:1].clone()
 
@@ -59,7 +59,7 @@ def test_the_peak_of_a_call_on_the_host() -> None:
         assert peak == pytest.approx(mebibytes * MEBI, rel=0.1)
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_exact_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(measure, "everything", lambda *args: asked.append(args) or [BOTH])
     row = "windows 8.00 s 2.00 s 4.00 0 MiB 0 MiB 64 % equal"
@@ -73,7 +73,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert asked[-1] == (command.PARTS, 7, "cpu")
 
 
-def test_the_overhead_of_an_import_and_of_accelerate(capsys: pytest.CaptureFixture[str]) -> None:
+def test_overhead_of_import_and_of_accelerate(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "measure-exact", "--part", "overhead", "--rounds", "1", "--json")
     (seconds,) = json.loads(out)
     assert code == 0 and seconds.keys() == {"import", "accelerate"} and min(seconds.values()) > 0

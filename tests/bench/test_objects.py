@@ -1,4 +1,4 @@
-"""Where objects come from."""
+"""Sources of objects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_folder_of_pictures(object_folder, tmp_path):
     assert np.array_equal(objects.load("b #2#0").given.mask, objects.load("a#0").given.mask)
 
 
-def test_cut_out_pictures(picture, disc, tmp_path):
+def test_pictures_with_transparent_background(picture, disc, tmp_path):
     rgba = np.dstack([picture, disc.astype(np.uint8) * 255])
     Image.fromarray(rgba).save(tmp_path / "cup.png")
     (tmp_path / "notes.txt").write_text("")
@@ -45,7 +45,7 @@ def test_cut_out_pictures(picture, disc, tmp_path):
     assert np.array_equal(Folder(tmp_path).load("cup.png").given.mask, disc)
 
 
-def test_other_pictures_are_other_objects(object_folder):
+def test_identity_changes_with_the_pictures(object_folder):
     before = Folder(object_folder).identity()
     assert before == Folder(object_folder, 1).identity()
     shutil.copy(object_folder / "0.png", object_folder / "2.png")

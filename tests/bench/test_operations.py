@@ -23,21 +23,21 @@ def pipeline() -> Any:
     return published()
 
 
-def test_the_published_guidance(pipeline: Any) -> None:
+def test_guided_steps_at_the_published_settings(pipeline: Any) -> None:
     assert adapt(pipeline).network_calls("ss") == (25, 19)
     assert adapt(pipeline).network_calls("slat") == (25, 13)
 
 
 def test_operations_with_all_savings(pipeline: Any) -> None:
     before = snapshot(pipeline)
-    want = {
+    expected = {
         "SS": (400, -0.32),
         "SLaT 5": (84, -0.35),
         "SLaT 9": (157, -0.25),
         "SLaT 20": (342, -0.17),
         "mesh 20": (6.6, -0.2),
     }
-    for (label, (plain, saved)), solve in zip(want.items(), solves(), strict=True):
+    for (label, (plain, saved)), solve in zip(expected.items(), solves(), strict=True):
         assert solve.label.startswith(label)
         off, all_on = (operations(pipeline, solve, exact) for exact in (OFF, Exact()))
         assert off / 1e12 == pytest.approx(plain, rel=0.02)
@@ -45,7 +45,7 @@ def test_operations_with_all_savings(pipeline: Any) -> None:
     assert same_vars(before, snapshot(pipeline))
 
 
-def test_a_kept_context_by_hand(pipeline: Any) -> None:
+def test_savings_of_a_cached_context_by_hand(pipeline: Any) -> None:
     solve = next(solves(()))
     tokens, width = PUBLISHED_SS_CONTEXT
     keys_and_values = 2 * tokens * width * 2 * 1024
@@ -53,7 +53,7 @@ def test_a_kept_context_by_hand(pipeline: Any) -> None:
     assert operations(pipeline, solve) - operations(pipeline, solve, CONTEXT) == spared
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_count_operations_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from fast_sam3d import cli
     from fast_sam3d.bench import operations as count
 
@@ -71,7 +71,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         "off": [1000] * 3, "context": [900, 900, 1000], "all": [700] * 3
     }  # fmt: skip
     assert table.keys() == {"off", "all", *OFF.settings()}
-    assert len(asked) == 11  # a saving that leaves these networks alone is not counted again
+    assert len(asked) == 11  # a saving without effect on these networks is not counted again
     shown = command.lines({"off": [4 * 10**14], "half": [4 * 10**14], "all": [3 * 10**14]}, ["SS"])
     assert shown[1:] == [
         "off     400.0",

@@ -47,7 +47,7 @@ def test_every_plot_of_a_suite(tmp_path):
         assert size(tmp_path / name)[0] > 300 and len(colours) > 20
 
 
-def test_without_ground_truth_there_is_one_panel_less(tmp_path):
+def test_plot_without_ground_truth_omits_a_panel(tmp_path):
     for name, truth in (("with", True), ("without", False)):
         (tmp_path / name).mkdir()
         plots.draw_all(tmp_path / name, standings(rows(truth)), SUITE)
@@ -79,7 +79,7 @@ def test_missing_matplotlib_is_an_error(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("package", "says"), [("matplotlib", "--no_pictures"), ("pyarrow", "--parquet")])
-def test_a_missing_package_is_an_error_before_the_work(monkeypatch, package, says):
+def test_missing_package_is_reported_before_any_run(monkeypatch, package, says):
     monkeypatch.setattr(results.importlib.util, "find_spec", lambda name: None if name == package else object())
     with pytest.raises(FastSam3dError, match=says):
         results.check_packages(pictures=True, parquet=True)

@@ -1,4 +1,4 @@
-"""Timing in turns, its table and its picture."""
+"""Alternating timing, its table and its plot."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ CACHED = {"ss": {"when": {"name": "stride", "stride": 5}}}
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
-    """What is loaded, whatever is asked for."""
+    """The pipeline that replaces every loaded checkpoint."""
     made = StandIn()
     monkeypatch.setattr(loading, "find_checkpoint", lambda tag: loading.Checkpoint("mini", tmp_path, "mini", "so"))
     monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: made)
     return made
 
 
-def test_ways_take_turns_and_the_warm_up_round_is_discarded() -> None:
+def test_variants_alternate_and_the_warm_up_round_is_discarded() -> None:
     pipeline = StandIn()
     run_object(pipeline, IMAGE, MASK, settings=SETTINGS)
     del pipeline.arguments
-    before, seen, told = snapshot(pipeline), [], []
+    before, seen, progress = snapshot(pipeline), [], []
 
     def run() -> ObjectRun:
         network = pipeline.models["ss_generator"].reverse_fn.backbone
@@ -46,10 +46,10 @@ def test_ways_take_turns_and_the_warm_up_round_is_discarded() -> None:
         seen.append(network.calls)
         return found
 
-    timings = profile(pipeline, run, {"cached": CACHED}, 3, lambda done, total: told.append((done, total)))
+    timings = profile(pipeline, run, {"cached": CACHED}, 3, lambda done, total: progress.append((done, total)))
     few, many = min(seen), max(seen)
     assert seen == [few, many, many, few, few, many, many, few]
-    assert told == [(done, 8) for done in range(1, 9)]
+    assert progress == [(done, 8) for done in range(1, 9)]
     assert [timing.name for timing in timings] == [PLAIN, "cached"]
     assert all(len(values) == 3 for timing in timings for values in timing.seconds.values())
     assert timings[1].network_calls < timings[0].network_calls
@@ -78,7 +78,7 @@ def test_earlier_runs_are_not_timed_and_accelerated_on_request() -> None:
     assert all(0 < timing.network_calls < min(calls) for timing in timings), "one short run each"
 
 
-def test_ratios_are_of_the_same_round() -> None:
+def test_ratios_compare_runs_of_the_same_round() -> None:
     plain = Timing(PLAIN, {"ss": [1.0, 4.0], "slat": [1.0, 4.0]}, 10)
     quick = Timing("quick", {"ss": [0.5, 2.0], "slat": [0.5, 0.0]}, 5)
     assert quick.ratios(plain) == [2.0, 4.0]
@@ -87,7 +87,7 @@ def test_ratios_are_of_the_same_round() -> None:
     assert [line.split()[-1] for line in table[-5:]] == ["1.500", "3.00x", "4.00", "5", "no"]
 
 
-def test_the_picture_has_a_bar_per_way(tmp_path) -> None:
+def test_plot_has_one_bar_per_variant(tmp_path) -> None:
     two = [Timing(name, {"ss": [seconds], "slat": [1.0]}) for name, seconds in ((PLAIN, 2.0), ("quick", 1.0))]
     draw(two[:1], tmp_path / "one.png", "one")
     draw(two, tmp_path / "two.png", "two")
@@ -97,7 +97,7 @@ def test_the_picture_has_a_bar_per_way(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("ways", "rounds"), [({PLAIN: CACHED}, 1), ({"cached": CACHED}, 0)])
-def test_what_cannot_be_timed_is_refused(ways, rounds) -> None:
+def test_refuses_variants_that_cannot_be_timed(ways, rounds) -> None:
     with pytest.raises(FastSam3dError):
         profile(FakePipeline(), lambda: None, ways, rounds)
 
@@ -121,7 +121,7 @@ def test_the_second_mask_of_a_picture(loaded, object_folder, elsewhere, capsys) 
     assert covered == [around, disc] * 6
 
 
-def test_the_command_writes_a_table_a_picture_and_the_numbers(loaded, object_folder, elsewhere, capsys) -> None:
+def test_command_writes_table_plot_and_json(loaded, object_folder, elsewhere, capsys) -> None:
     code = cli.main(
         ["profile", "--image_path", str(object_folder), "--rounds", "2", "--accelerate", "ss=fast_sam3d",
          "--picture", "bars.png", "--json", "bars.json"]
@@ -132,6 +132,12 @@ def test_the_command_writes_a_table_a_picture_and_the_numbers(loaded, object_fol
     assert Image.open(elsewhere / "bars.png").width > 300
     plain, cached = json.loads((elsewhere / "bars.json").read_text())
     assert plain["name"] == PLAIN and cached["network_calls"] < plain["network_calls"]
+    again = ["profile", "--image_path", str(object_folder), "--rounds", "1", "--picture", "bars.png"]
+    before = (elsewhere / "bars.png").read_bytes()
+    assert cli.main(again) == 2 and "bars.png exists: add --overwrite" in capsys.readouterr().err
+    assert (elsewhere / "bars.png").read_bytes() == before
+    assert cli.main([*again, "--overwrite"]) == 0
+    assert (elsewhere / "bars.png").read_bytes() != before
 
 
 @pytest.mark.parametrize(

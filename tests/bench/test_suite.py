@@ -85,14 +85,14 @@ def test_an_unknown_name_is_an_error_before_anything_runs(tmp_path):
 @pytest.mark.parametrize(
     ("name", "says"), [("quik", "did you mean 'quick'"), ("nowhere.yaml", "cannot be read"), ("bad.yaml", "not YAML")]
 )
-def test_an_unknown_suite(tmp_path, monkeypatch, name, says):
+def test_unknown_suite_is_an_error(tmp_path, monkeypatch, name, says):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match=says):
         load_suite(name)
 
 
-def test_the_suite_in_the_docs_works(tmp_path):
+def test_suite_in_the_docs_composes(tmp_path):
     page = (checkout() / "docs" / "bench.md").read_text()
     (tmp_path / "mine.yaml").write_text(page.split("```yaml\n")[1].split("```")[0])
     suite = load_suite(str(tmp_path / "mine.yaml"))

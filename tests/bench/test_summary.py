@@ -81,7 +81,7 @@ def test_numbers_are_printed_with_their_errors():
     assert with_error((math.nan, 1.0)) == with_error(None) == ""
 
 
-def test_the_tables():
+def test_tables_list_every_method():
     text = markdown(standings(ROWS), {"quick": "ss=fast_sam3d"}, ["quick"], ["Said first."])
     lines = text.splitlines()
     assert lines[0] == "Said first."

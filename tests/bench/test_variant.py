@@ -1,4 +1,4 @@
-"""What overrides make, and what a bench refuses."""
+"""Variants from overrides, and overrides that a bench refuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_modules_steps_and_seed_are_read():
     assert variant_of("").config is None
 
 
-def test_a_method_has_a_name_of_its_own():
+def test_variant_is_named_after_its_method():
     method = method_of("ours", "preset=default", load([]))
     assert method.name == "ours" and method.config == variant_of("preset=default").config
     assert method_of("fewer", "pipeline.ss_steps=24", load([])).steps == 24
@@ -34,6 +34,6 @@ def test_a_method_has_a_name_of_its_own():
         ("", "switches nothing on"),
     ],
 )
-def test_what_is_no_method_is_refused_by_name(overrides, says):
+def test_invalid_methods_are_refused_by_name(overrides, says):
     with pytest.raises(ConfigError, match=says):
         method_of("x", overrides, load([]))

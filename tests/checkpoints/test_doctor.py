@@ -14,19 +14,19 @@ import torch
 
 from fast_sam3d.checkpoints import doctor
 from fast_sam3d.checkpoints import load as loading
-from fast_sam3d.checkpoints.doctor import PACKAGES, WeightsState, examine
+from fast_sam3d.checkpoints.doctor import OPTIONAL, PACKAGES, WeightsState, examine
 from fast_sam3d.config.packaged import checkout
 from fast_sam3d.errors import CheckpointError
 from tests.checkpoints.test_load import write_stock
 from tests.stand_in import run
 
-REQUIRED = [package.module for package in PACKAGES if not package.optional]
+REQUIRED = [module for module in PACKAGES if module not in OPTIONAL]
 
 
 @pytest.fixture
 def complete(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A machine where everything is there: take away from `modules`, or set `gpu`, to see the doctor say so."""
-    machine = SimpleNamespace(modules={package.module for package in PACKAGES} | {"torch"}, gpu="NVIDIA L40S")
+    machine = SimpleNamespace(modules={*PACKAGES, "torch"}, gpu="NVIDIA L40S")
     checkpoints = elsewhere / "checkpoints"
     checkpoints.mkdir()
     write_stock(checkpoints / "hf")
@@ -59,10 +59,10 @@ def test_ready(complete, capsys):
 @pytest.mark.parametrize("module", REQUIRED)
 def test_every_missing_package_is_reported_with_its_installation(complete, module):
     complete.modules.remove(module)
-    assert not examine().ready
-    how = next(package.how for package in PACKAGES if package.module == module)
-    assert examine().next_step.startswith(module)
-    assert examine().next_step.endswith(how)
+    found = examine()
+    how = next(package.how for package in found.packages if package.module == module)
+    assert found.next_step.startswith(module)
+    assert found.next_step.endswith(how)
 
 
 def test_optional_packages_are_shown_but_not_required(complete, capsys):
@@ -78,7 +78,7 @@ def test_flash_attention_is_required_where_the_stock_code_forces_it(complete, gp
     monkeypatch.setenv("ATTN_BACKEND", "sdpa")
     complete.gpu = gpu
     assert (examine().attention.dense, examine().attention.sparse) == ("flash_attn", "flash_attn")
-    assert examine().ready
+    assert examine().next_step is None
     complete.modules.remove("flash_attn")
     assert "flash-attn" in examine().next_step
 
@@ -111,7 +111,7 @@ def test_weights_that_are_missing_or_unusable(complete, capsys):
     ckpt.write_bytes(content[:-100])
     assert "incomplete" in examine().next_step
     ckpt.write_bytes(content)
-    assert examine().ready
+    assert examine().next_step is None
     Path("checkpoints/hf").rename("away")
     code, out, _ = run(capsys, "doctor")
     assert code == 1
@@ -124,7 +124,7 @@ def test_weights_that_are_missing_or_unusable(complete, capsys):
 def test_one_complete_checkpoint_is_enough(complete):
     write_stock(Path("checkpoints/other"))
     Path("checkpoints/hf/ss_generator.ckpt").unlink()
-    assert examine().ready
+    assert examine().next_step is None
     assert [(found.tag, found.problem is None) for found in examine().weights] == [("hf", False), ("other", True)]
 
 

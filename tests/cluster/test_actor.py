@@ -15,7 +15,7 @@ from PIL import Image
 from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cluster import actor as module
-from fast_sam3d.cluster.actor import SceneActor, WorkerSetup
+from fast_sam3d.cluster.actor import Reply, SceneActor
 from fast_sam3d.config.compose import Config, load
 from fast_sam3d.errors import OutputError
 from fast_sam3d.scene.folder import LOCK
@@ -63,7 +63,7 @@ def room(elsewhere: Path, picture: np.ndarray, disc: np.ndarray) -> Path:
 
 
 def actor(config: Config, weights: Checkpoint, cwd: Path) -> SceneActor:
-    return SceneActor(WorkerSetup(config, weights, config_identity(config, weights), 1, str(cwd)))
+    return SceneActor(config, weights, config_identity(config, weights), 1, str(cwd))
 
 
 TASK = ObjectTask(Path("room"), "auto", 0, Path("out/0"), {"input": {}})
@@ -72,10 +72,10 @@ TASK = ObjectTask(Path("room"), "auto", 0, Path("out/0"), {"input": {}})
 def test_works_in_the_folder_of_the_command(config, weights, room, elsewhere, monkeypatch):
     worker = actor(config, weights, elsewhere)
     monkeypatch.chdir("/")
-    assert worker.load() == ""
+    assert worker.load() == Reply()
     assert torch.get_num_threads() == 1
     made = worker.process(TASK)
-    assert made.outcome is not None and made.outcome.status == "complete", made
+    assert made.value.status == "complete", made
     assert (elsewhere / "out" / "0" / "done.json").is_file()
     assert made.warnings == ()  # the driver warns of 00.png
 
@@ -93,7 +93,7 @@ def test_a_folder_that_is_not_shared(config, weights, room, elsewhere):
     worker.load()
     (elsewhere / "out" / LOCK).unlink()
     made = worker.process(TASK)
-    assert made.outcome is None and "that all machines share" in made.unfit
+    assert made.value is None and "that all machines share" in made.unfit
     assert not (elsewhere / "out" / "0").exists()
 
 
@@ -108,15 +108,20 @@ def test_a_full_disk_is_an_error_of_the_scene(config, weights, room, elsewhere, 
 
 
 def test_a_folder_that_does_not_exist(config, weights, elsewhere):
-    assert "give --image_path and --output_dir as absolute paths" in actor(config, weights, elsewhere / "gone").load()
+    assert (
+        "give --image_path and --output_dir as absolute paths"
+        in actor(config, weights, elsewhere / "gone").load().unfit
+    )
     absolute = load([], {"input.image_path": str(elsewhere), "output.dir": str(elsewhere)})
-    assert actor(absolute, weights, elsewhere / "gone").load() == ""
+    assert actor(absolute, weights, elsewhere / "gone").load() == Reply()
 
 
 def test_different_weights_are_refused(config, weights, elsewhere):
     worker = actor(config, weights, elsewhere)
     (weights.folder / "part.safetensors").write_bytes(b"12345")
-    assert f"the weights in {weights.folder} differ from those of the machine that runs the command" in worker.load()
+    assert (
+        f"the weights in {weights.folder} differ from those of the machine that runs the command" in worker.load().unfit
+    )
 
 
 def test_weights_of_the_same_tag_in_another_folder(config, weights, elsewhere):
@@ -127,7 +132,7 @@ def test_weights_of_the_same_tag_in_another_folder(config, weights, elsewhere):
     (here / "part.safetensors").write_bytes(b"1234")
     worker = actor(config, weights, elsewhere)
     weights.folder.rename(weights.folder.with_name("away"))
-    assert worker.load() == ""
+    assert worker.load() == Reply()
 
 
 def test_a_loading_error_is_one_line(config, weights, elsewhere, monkeypatch):
@@ -135,11 +140,11 @@ def test_a_loading_error_is_one_line(config, weights, elsewhere, monkeypatch):
         raise RuntimeError("no kernel\nimage is available")
 
     monkeypatch.setattr(loading, "load_checkpoint", broken)
-    assert actor(config, weights, elsewhere).load() == "RuntimeError: no kernel image is available"
+    unfit = "it cannot load the pipeline: RuntimeError: no kernel image is available"
+    assert actor(config, weights, elsewhere).load() == Reply(unfit=unfit)
 
 
 def test_a_scene_that_cannot_be_composed(config, weights, room, elsewhere):
     worker = actor(config, weights, elsewhere)
     worker.load()
-    composition = module.Composition(Path("gone"), "auto", Path("out"), {}, {})
-    assert "gone" in worker.compose(composition).error
+    assert "gone" in worker.compose(Path("gone"), "auto", Path("out"), {}, {}).error

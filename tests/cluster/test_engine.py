@@ -14,7 +14,7 @@ import pytest
 from fast_sam3d import __version__
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cluster import engine as module
-from fast_sam3d.cluster.actor import Reply, WorkerInfo
+from fast_sam3d.cluster.actor import Reply
 from fast_sam3d.cluster.engine import MAX_DEATHS_IN_A_ROW, ClusterEngine
 from fast_sam3d.cluster.job import SceneJob
 from fast_sam3d.cluster.settings import ClusterSettings
@@ -38,15 +38,15 @@ class Stub:
     full: str = ""
     version = __version__
 
-    def __init__(self, setup: Any) -> None:
-        self.number, self.setup = Stub.started, setup
+    def __init__(self, config: Any, checkpoint: Any, identity: Any, threads: int, cwd: str) -> None:
+        self.number, self.config, self.threads = Stub.started, config, threads
         Stub.started += 1
 
-    def info(self) -> WorkerInfo:
-        return WorkerInfo("host", 100 + self.number, Stub.version)
+    def info(self) -> tuple[str, int, str]:
+        return "host", 100 + self.number, Stub.version
 
-    def load(self) -> str:
-        return "the weights are corrupt" if self.number in Stub.unloadable else ""
+    def load(self) -> Reply:
+        return Reply(unfit="it cannot load the pipeline: corrupt weights" * (self.number in Stub.unloadable))
 
     def process(self, task: ObjectTask) -> Reply:
         name = f"{task.folder.name}/{task.number}"
@@ -58,9 +58,9 @@ class Stub:
         Stub.made.append((self.number, task.folder.name, task.number))
         return Reply(ObjectOutcome(task.number, "complete"), warnings=("careful",) if task.number == 99 else ())
 
-    def compose(self, composition: Any) -> Reply:
-        self._die_if_deadly(composition.folder.name)
-        return Reply(summary={"complete": len(composition.outcomes), "failed": 0})
+    def compose(self, folder: Path, pointmap: str, target: Path, identities: Any, outcomes: Any) -> Reply:
+        self._die_if_deadly(folder.name)
+        return Reply({"complete": len(outcomes), "failed": 0})
 
     def _die_if_deadly(self, name: str) -> None:
         if Stub.deadly[name]:
@@ -177,15 +177,15 @@ def test_as_many_workers_as_fit(bench, stub):
     bench.run(bench.scenes(a=100), {"CPU": 5.0}, {"CPU": 3.0, "GPU": 0.0}, cpus_per_worker=2)
     assert stub.started == 3
     assert {(actor.options["num_cpus"], actor.options["num_gpus"]) for actor in bench.ray.actors} == {(2, 0.0)}
-    assert {actor.inner.setup.config.pipeline.device for actor in bench.ray.actors} == {"cpu"}
-    assert {actor.inner.setup.threads for actor in bench.ray.actors} == {2}
+    assert {actor.inner.config.pipeline.device for actor in bench.ray.actors} == {"cpu"}
+    assert {actor.inner.threads for actor in bench.ray.actors} == {2}
 
 
 @pytest.mark.parametrize(("share", "workers"), [(None, 3), (0.5, 6), (0.0, 16)])
 def test_gpus(bench, stub, share, workers):
     bench.run(bench.scenes(a=100), {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}, gpus_per_worker=share)
     assert stub.started == workers
-    assert {actor.inner.setup.config.pipeline.device for actor in bench.ray.actors} == {"cpu" if share == 0 else "cuda"}
+    assert {actor.inner.config.pipeline.device for actor in bench.ray.actors} == {"cpu" if share == 0 else "cuda"}
 
 
 def test_no_more_workers_than_objects(bench, stub, monkeypatch):
@@ -247,7 +247,7 @@ def test_too_many_deaths_in_a_row_end_the_run(bench, stub):
 
 def test_no_worker_can_load(bench, stub):
     stub.unloadable = frozenset(range(99))
-    with pytest.raises(FastSam3dError, match="no worker can be used.*load the pipeline: the weights are corrupt"):
+    with pytest.raises(FastSam3dError, match="no worker can be used.*load the pipeline: corrupt weights"):
         bench.run(bench.scenes(a=3), workers=2)
     assert stub.started == 2
     assert bench.open == 0
@@ -269,7 +269,7 @@ def test_another_version_is_not_used(bench, stub):
 
 
 def test_a_worker_that_dies_while_it_loads_is_not_replaced(bench, stub, monkeypatch):
-    def load(self: Stub) -> str:
+    def load(self: Stub) -> Reply:
         raise Crash
 
     monkeypatch.setattr(stub, "load", load)

@@ -145,7 +145,7 @@ def test_killed_workers_lose_nothing(cluster, rooms, tiny, plain, capsys, monkey
     def object_done(progress: ObjectsProgress, name: str, status: str) -> None:
         done(progress, name, status)
         if len(killed) < 2:  # one of the first two workers, then another one
-            killed.append(engines[0].pids[len(killed) - 1])
+            killed.append([worker.pid for worker in engines[0]._workers if worker.pid][len(killed) - 1])
             os.kill(killed[-1], signal.SIGKILL)
 
     monkeypatch.setattr(scene_cluster, "ClusterEngine", Known)

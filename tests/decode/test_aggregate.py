@@ -61,33 +61,33 @@ def test_bins_against_a_slow_reference(factor: float, centre: float) -> None:
     feats = torch.randn(len(coords), 3, generator=generator)
     bins, index = merge(coords, factor, centre)
     pooled, mean = max_pool(feats, index, len(bins)), mean_pool(feats, index, len(bins))
-    want: dict[tuple[int, ...], list[Tensor]] = {}
+    expected: dict[tuple[int, ...], list[Tensor]] = {}
     for row, feat in zip(coords.tolist(), feats, strict=True):
         q = [floor((p + 0.5 - centre) / factor + centre) for p in row[1:]]
-        want.setdefault((row[0], *q), []).append(feat)
-    assert [tuple(row) for row in bins.tolist()] == sorted(want)
+        expected.setdefault((row[0], *q), []).append(feat)
+    assert [tuple(row) for row in bins.tolist()] == sorted(expected)
     for row, greatest, middle in zip(bins.tolist(), pooled, mean, strict=True):
-        assert torch.equal(greatest, torch.stack(want[tuple(row)]).amax(0))
-        torch.testing.assert_close(middle, torch.stack(want[tuple(row)]).mean(0))
+        assert torch.equal(greatest, torch.stack(expected[tuple(row)]).amax(0))
+        torch.testing.assert_close(middle, torch.stack(expected[tuple(row)]).mean(0))
     assert bins.dtype == coords.dtype
     assert bins[:, 1:].min() >= 0 and bins[:, 1:].max() < R
 
 
-def test_factor_one_is_the_identity() -> None:
+def test_factor_one_is_identity() -> None:
     coords = block(3, 2, 2)[torch.tensor([5, 1, 2, 0, 3, 4])]
     bins, index = merge(coords, 1.0)
     assert bins is coords and index.tolist() == list(range(6))
 
 
 @pytest.mark.parametrize("factor", FACTORS)
-def test_a_block_shrinks_by_about_the_cube(factor: float) -> None:
+def test_block_shrinks_by_the_cube_of_the_factor(factor: float) -> None:
     bins, _ = merge(block(R, R, R), factor)
     assert len(bins) == ceil(R / factor) ** 3
 
 
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("centre", [0.0, R / 2])
-def test_thin_slabs_survive_at_their_thickness(factor: float, centre: float) -> None:
+def test_thin_slabs_keep_their_thickness(factor: float, centre: float) -> None:
     """One to three voxels thick, anywhere: never lost or split, and no more than half a voxel off on either side."""
     for thick, at in itertools.product((1, 2, 3), range(R - 3)):
         bins, _ = merge(block(8, 8, thick, at=(4, 4, at)), factor, centre)
@@ -112,7 +112,7 @@ def test_vertices_are_scaled_back_to_their_voxels(factor: float) -> None:
     assert (low <= middle + 1e-9).all() and (middle < high).all()
 
 
-def test_half_precision_pools_too() -> None:
+def test_pooling_in_half_precision() -> None:
     feats = torch.tensor([[1.0, -2.0], [3.0, -4.0], [0.5, 7.0]]).half()
     pooled = max_pool(feats, torch.tensor([0, 0, 1]), 2)
     assert pooled.dtype == torch.float16

@@ -58,7 +58,7 @@ def test_only_the_mesh_changes_and_keeps_its_size(pipeline: Pipeline, plain: dic
         result = run(pipeline)
     (record,) = handle.report.aggregations
     assert record.factor == 2 and record.voxels == len(plain["coords"]) and record.kept < record.voxels
-    # A bin of two voxels on each side, and a voxel of what random weights make of it.
+    # A bin of two voxels on each side, and a voxel of tolerance for the random weights.
     assert (size(result) - size(plain)).abs().max() < 3 / pipeline.config.ss_decoder.resolution
     assert len(result["mesh"][0].faces) < len(plain["mesh"][0].faces)
     for name in ("coords", "rotation", "translation", "scale"):
@@ -68,8 +68,8 @@ def test_only_the_mesh_changes_and_keeps_its_size(pipeline: Pipeline, plain: dic
     assert handle.report.to_dict()["aggregations"][0]["kept"] == record.kept
 
 
-def test_features_are_pooled_as_the_method_says() -> None:
-    """The decoder is one that answers with what it was given."""
+def test_features_are_pooled_with_the_configured_reduction() -> None:
+    """The decoder returns its input."""
     coords = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 0], [0, 4, 4, 4]], dtype=torch.int32)
     feats = torch.tensor([[1.0], [3.0], [7.0]])
 
@@ -143,7 +143,7 @@ def test_merged_voxels_keep_the_posed_size(pipeline: Pipeline, plain: dict) -> N
 
 @pytest.mark.parametrize("formats", [("mesh",), ("gaussian",), ()])
 @pytest.mark.parametrize("where", ["decoder", "voxels"])
-def test_any_formats(pipeline: Pipeline, formats: tuple[str, ...], where: str) -> None:
+def test_any_subset_of_formats(pipeline: Pipeline, formats: tuple[str, ...], where: str) -> None:
     with fast_sam3d.accelerated(pipeline, {"mesh": {**ALWAYS_2["mesh"], "where": where}}) as handle:
         result = run(pipeline, formats)
     assert [name for name in ("mesh", "gaussian") if name in result] == [
@@ -152,8 +152,8 @@ def test_any_formats(pipeline: Pipeline, formats: tuple[str, ...], where: str) -
     assert len(handle.report.aggregations) == (where == "voxels" or "mesh" in formats)
 
 
-def test_the_decoder_alone_without_a_run(pipeline: Pipeline) -> None:
-    """No picture is known then; the shape decides."""
+def test_decoder_called_outside_a_run(pipeline: Pipeline) -> None:
+    """The picture is unknown then; only the shape's ratio is used."""
     with torch.no_grad():
         slat = pipeline.sample_slat(
             pipeline.preprocess_image(pipeline.merge_image_and_mask(*picture()), pipeline.ss_preprocessor),
@@ -167,7 +167,7 @@ def test_the_decoder_alone_without_a_run(pipeline: Pipeline) -> None:
     assert (record.voxels, record.kept) == (343, 64)
 
 
-def test_a_copy_of_an_accelerated_pipeline_keeps_its_own_scene(pipeline: Pipeline, plain: dict) -> None:
+def test_copy_of_an_accelerated_pipeline_has_its_own_state(pipeline: Pipeline, plain: dict) -> None:
     with fast_sam3d.accelerated(pipeline, ALWAYS_2) as handle:
         twin = copy.deepcopy(pipeline)
         run(twin)
@@ -176,8 +176,8 @@ def test_a_copy_of_an_accelerated_pipeline_keeps_its_own_scene(pipeline: Pipelin
         assert same_mesh(run(twin)["mesh"][0], plain["mesh"][0])
 
 
-def test_mutable_meshes_are_changed_in_place() -> None:
-    """The stock decoder's mesh is such an object, with more on it than is known here."""
+def test_mutable_meshes_are_modified_in_place() -> None:
+    """The stock decoder's mesh is such an object, with further attributes."""
 
     class Sparse:
         def __init__(self, feats: torch.Tensor, coords: torch.Tensor) -> None:
@@ -199,7 +199,7 @@ def test_mutable_meshes_are_changed_in_place() -> None:
 
 
 def test_a_mesh_can_be_decoded_without_gaussians() -> None:
-    """As the stock `postprocess_slat_output` is written."""
+    """Same as the stock `postprocess_slat_output`."""
 
     def postprocess(outputs: dict[str, Any], bake: bool) -> dict[str, Any]:
         if "mesh" in outputs:

@@ -43,8 +43,8 @@ def test_picture_against_a_slow_reference() -> None:
     filled = np.full((SIDE, SIDE), pattern.mean())
     filled[2:-2, 2:-2] = pattern
     window = np.hanning(SIDE)
-    want = slow_ratio((filled - filled.mean()) * np.outer(window, window), 38 / SIDE)
-    assert picture_ratio(rgb, mask) == pytest.approx(want, rel=1e-4)
+    expected = slow_ratio((filled - filled.mean()) * np.outer(window, window), 38 / SIDE)
+    assert picture_ratio(rgb, mask) == pytest.approx(expected, rel=1e-4)
 
 
 def test_fine_stripes_have_a_higher_ratio_than_coarse_ones() -> None:
@@ -60,7 +60,7 @@ def test_the_background_does_not_matter() -> None:
 
 
 def test_the_type_of_the_mask_does_not_matter(tmp_path) -> None:
-    """RGBA, binary and grey files of one mask: what the public release takes for three different objects."""
+    """RGBA, binary and grey files of one mask, which the public release treats as three different objects."""
     rgb, mask = square(stripes(7, 90))
     grey = mask.numpy().astype(np.uint8) * 200
     Image.fromarray(np.dstack([rgb.numpy(), grey])).save(tmp_path / "rgba.png")
@@ -93,7 +93,7 @@ def test_one_voxel_has_a_flat_spectrum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "shape", "want"), [(0.4, 0.8, 0.44), (None, 0.8, 0.8), (0.4, None, 0.4), (None, None, None)]
+    ("picture", "shape", "expected"), [(0.4, 0.8, 0.44), (None, 0.8, 0.8), (0.4, None, 0.4), (None, None, None)]
 )
-def test_mixing(picture: float | None, shape: float | None, want: float | None) -> None:
-    assert mixed(picture, shape, 0.9) == (want if want is None else pytest.approx(want))
+def test_weighted_mean_of_both_ratios(picture: float | None, shape: float | None, expected: float | None) -> None:
+    assert mixed(picture, shape, 0.9) == (expected if expected is None else pytest.approx(expected))

@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from fast_sam3d import metrics
 from fast_sam3d.geometry.gaussians import GaussianCloud
+from fast_sam3d.metrics.appearance import PSNR_MAX, render_views
 
 
 def cloud(colour=(0.9, 0.2, 0.1), shift=0.0, count=60) -> GaussianCloud:
@@ -29,7 +30,7 @@ def test_psnr_by_hand():
     half = black.copy()
     half[:2] = 0.1
     assert metrics.psnr(half, black) == pytest.approx(20.0 + 10 * np.log10(2))
-    assert metrics.psnr(black, black) == metrics.PSNR_MAX and metrics.psnr(black + 1e-9, black) == metrics.PSNR_MAX
+    assert metrics.psnr(black, black) == PSNR_MAX and metrics.psnr(black + 1e-9, black) == PSNR_MAX
     with pytest.raises(ValueError, match="shape"):
         metrics.psnr(black, black[:2])
 
@@ -58,13 +59,13 @@ def test_ssim_against_the_formula():
 
 
 def compare_views(first, second):
-    pictures, others = metrics.render_views(first), metrics.render_views(second)
+    pictures, others = render_views(first), render_views(second)
     return {"psnr": metrics.psnr(pictures, others), "ssim": metrics.ssim(pictures, others)}
 
 
 def test_views_see_the_whole_cube_from_every_side():
     cube = trimesh.creation.box((0.98, 0.98, 0.98))
-    pictures = metrics.render_views(cube)
+    pictures = render_views(cube)
     assert pictures.shape == (4, 128, 128, 3)
     border = np.concatenate([pictures[:, 0], pictures[:, -1], pictures[:, :, 0], pictures[:, :, -1]], axis=1)
     assert (border == 1.0).all(), "nothing is cut off"
@@ -73,7 +74,7 @@ def test_views_see_the_whole_cube_from_every_side():
 
 def test_a_shift_and_a_colour_change_both_lower_the_scores():
     same = compare_views(cloud(), cloud())
-    assert same == {"psnr": metrics.PSNR_MAX, "ssim": pytest.approx(1.0)}
+    assert same == {"psnr": PSNR_MAX, "ssim": pytest.approx(1.0)}
     near, far = (compare_views(cloud(shift=shift), cloud()) for shift in (0.01, 0.1))
     assert far["psnr"] < near["psnr"] < same["psnr"] and far["ssim"] < near["ssim"] < 1
     assert compare_views(cloud((0.1, 0.2, 0.9)), cloud())["psnr"] < 25

@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from fast_sam3d import metrics
+from fast_sam3d.metrics.boxes import box
 from tests.metrics import fake_pytorch3d
 
 
@@ -17,7 +18,7 @@ def test_unit_box():
     with pytest.raises(ValueError, match="extent"):
         metrics.unit_box([[1.0, 1, 1]])
     with pytest.raises(ValueError, match="N > 0"):
-        metrics.box(np.zeros((0, 3)))
+        box(np.zeros((0, 3)))
 
 
 def test_box_iou():

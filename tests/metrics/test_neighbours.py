@@ -13,7 +13,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from fast_sam3d import metrics
-from fast_sam3d.metrics.neighbours import NEAREST, check_backend
+from fast_sam3d.metrics.neighbours import NEAREST, check_backend, nearest_distances
 from tests.metrics import fake_pytorch3d
 
 REAL = importlib.util.find_spec("pytorch3d") is not None
@@ -40,14 +40,14 @@ def turned(points, degrees=8.0, move=(0.02, -0.01, 0.03)):
 def test_distances_equal_brute_force(points):
     first, second = points
     brute = np.array([min(np.linalg.norm(p - q) for q in second) for p in first])
-    assert np.allclose(metrics.nearest_distances(first, second, "scipy"), brute, atol=1e-12)
+    assert np.allclose(nearest_distances(first, second, "scipy"), brute, atol=1e-12)
 
 
 def test_backends_give_the_same_distances(points, pytorch3d):
     first, second = points
-    ours, theirs = (metrics.nearest_distances(first, second, name) for name in ("scipy", "pytorch3d"))
+    ours, theirs = (nearest_distances(first, second, name) for name in ("scipy", "pytorch3d"))
     assert theirs.dtype == np.float64 and np.allclose(ours, theirs, atol=1e-6)
-    same = metrics.nearest_distances(first, first, "pytorch3d")
+    same = nearest_distances(first, first, "pytorch3d")
     assert np.isfinite(same).all() and np.allclose(same, 0.0, atol=1e-3)
 
 
@@ -77,15 +77,15 @@ def test_measures_use_the_backend(pytorch3d):
 
 
 def test_the_default_does_not_depend_on_installed_packages(monkeypatch, points):
-    expected = metrics.nearest_distances(*points, "scipy"), metrics.align(*points, "scipy")
+    expected = nearest_distances(*points, "scipy"), metrics.align(*points, "scipy")
     ops = fake_pytorch3d.install(monkeypatch)
-    np.testing.assert_array_equal(metrics.nearest_distances(*points), expected[0])
+    np.testing.assert_array_equal(nearest_distances(*points), expected[0])
     np.testing.assert_array_equal(metrics.align(*points), expected[1])
     box = trimesh.creation.box((1.0, 0.6, 0.3))
     metrics.compare_meshes(box, box, 100, icp=True)
     metrics.oriented_box_iou(box.vertices, np.eye(4), box.vertices, np.eye(4))
     assert ops.called == []
-    metrics.nearest_distances(*points, "pytorch3d")
+    nearest_distances(*points, "pytorch3d")
     metrics.align(*points, "pytorch3d")
     assert ops.called == ["knn_points", "iterative_closest_point"]
 
@@ -93,7 +93,7 @@ def test_the_default_does_not_depend_on_installed_packages(monkeypatch, points):
 @pytest.mark.skipif(REAL, reason="pytorch3d is installed")
 def test_a_backend_that_is_not_installed_is_refused(points):
     with pytest.raises(ValueError, match="'pytorch3d' is not installed: install it, or use 'scipy'"):
-        metrics.nearest_distances(*points, "pytorch3d")
+        nearest_distances(*points, "pytorch3d")
 
 
 def test_kaolin_needs_a_gpu(monkeypatch, points):
@@ -104,14 +104,12 @@ def test_kaolin_needs_a_gpu(monkeypatch, points):
     monkeypatch.setitem(sys.modules, "kaolin.metrics.pointcloud", fake)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="kaolin needs a GPU"):
-        metrics.nearest_distances(*points, "kaolin")
+        nearest_distances(*points, "kaolin")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     check_backend("kaolin", NEAREST)
     # Tensors move to the GPU first; here they stay on the CPU.
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_: tensor)
-    assert np.allclose(
-        metrics.nearest_distances(*points, "kaolin"), metrics.nearest_distances(*points, "scipy"), atol=1e-6
-    )
+    assert np.allclose(nearest_distances(*points, "kaolin"), nearest_distances(*points, "scipy"), atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["auto", "pytorch", "kaolin"])

@@ -8,6 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from fast_sam3d import metrics
+from fast_sam3d.metrics.pose import posed_diameter
 
 
 def turn(axis, degrees):
@@ -90,6 +91,6 @@ def test_add_s_ignores_rotations_of_a_symmetric_object():
 
 def test_the_diameter_is_measured_along_the_objects_own_axes():
     points = np.array([[0.0, 0, 0], [2, 3, 6]])
-    assert metrics.posed_diameter(points, pose(37.0, 0.5, (5, 5, 5))) == pytest.approx(3.5)
+    assert posed_diameter(points, pose(37.0, 0.5, (5, 5, 5))) == pytest.approx(3.5)
     with pytest.raises(ValueError, match="no extent"):
-        metrics.posed_diameter([[1.0, 1, 1]], pose())
+        posed_diameter([[1.0, 1, 1]], pose())

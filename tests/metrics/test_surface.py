@@ -8,12 +8,13 @@ import torch
 import trimesh
 
 from fast_sam3d import metrics
+from fast_sam3d.metrics.surface import sample_surface
 
 
 def test_sample_surface_is_uniform_by_area():
     # Two triangles of area 1/2 and 3/2 in the plane z = 0.
     mesh = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [0, 1, 0], [-3, 0, 0]], [[0, 1, 2], [0, 2, 3]], process=False)
-    points = metrics.sample_surface(mesh, 20_000, seed=1)
+    points = sample_surface(mesh, 20_000, seed=1)
     assert points.shape == (20_000, 3) and not points[:, 2].any()
     assert abs((points[:, 0] > 0).mean() - 0.25) < 0.01
     right = points[points[:, 0] > 0]
@@ -25,11 +26,11 @@ def test_sampling_does_not_use_global_generators():
     mesh = trimesh.creation.box()
     state = np.random.get_state
     before = state()[1].copy(), torch.get_rng_state()
-    first, second = (metrics.sample_surface(mesh, 50, seed=4) for _ in range(2))
-    assert np.array_equal(first, second) and not np.array_equal(first, metrics.sample_surface(mesh, 50, seed=5))
+    first, second = (sample_surface(mesh, 50, seed=4) for _ in range(2))
+    assert np.array_equal(first, second) and not np.array_equal(first, sample_surface(mesh, 50, seed=5))
     assert np.array_equal(before[0], state()[1]) and torch.equal(before[1], torch.get_rng_state())
     with pytest.raises(ValueError, match="no area"):
-        metrics.sample_surface(trimesh.Trimesh([[0, 0, 0]] * 3, [[0, 1, 2]], process=False), 5)
+        sample_surface(trimesh.Trimesh([[0, 0, 0]] * 3, [[0, 1, 2]], process=False), 5)
 
 
 def test_chamfer_by_hand():

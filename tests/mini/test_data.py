@@ -1,4 +1,4 @@
-"""Procedural objects: signed distances, and what each family promises."""
+"""Procedural objects: signed distances, and the properties of each family."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fast_sam3d.mini.data import samples
 from fast_sam3d.mini.data.families import FAMILIES, sample_object
 from fast_sam3d.mini.data.sdf import Part, Solid, rotation, segment
 
-SEED = 30_000_000  # of nobody's objects
+SEED = 30_000_000  # unused elsewhere
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -52,14 +52,14 @@ def at(part: Part, *point: float) -> float:
         ("arc", (2, 0.5, 0), (0, -2, 0), 2),  # on the half that was cut off
     ],
 )
-def test_distance_of_primitives(
+def test_signed_distance_of_primitives(
     kind: str, size: tuple[float, ...], point: tuple[float, float, float], distance: float
 ) -> None:
     assert at(Part(kind, size), *point) == pytest.approx(distance, abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["cylinder", "cone"])
-def test_hollow_is_open_at_the_top_and_closed_at_the_bottom(kind: str) -> None:
+def test_hollow_solids_are_open_at_the_top_only(kind: str) -> None:
     size = (1.0, 1.0) if kind == "cylinder" else (1.0, 1.0, 1.0)
     cup = Part(kind, size, hollow=0.2)
     assert at(cup, 0, 0, 0.9) > 0 and at(cup, 0, 0, 0) > 0
@@ -67,7 +67,7 @@ def test_hollow_is_open_at_the_top_and_closed_at_the_bottom(kind: str) -> None:
     assert at(cup, 0.9, 0, 0) == pytest.approx(-0.1, abs=1e-6)
 
 
-def test_box_and_capsule_against_nearest_points() -> None:
+def test_box_and_capsule_distances_equal_nearest_points() -> None:
     p = cloud(500, 2)
     half = np.array([0.3, 0.7, 0.5], np.float32)
     outside = np.linalg.norm(p - np.clip(p, -half, half), axis=1)
@@ -80,7 +80,7 @@ def test_box_and_capsule_against_nearest_points() -> None:
     assert np.allclose(stick.distance(p), nearest - 0.15, atol=1e-3)
 
 
-def test_a_part_turns_as_column_vectors_and_then_moves() -> None:
+def test_parts_are_rotated_then_translated() -> None:
     turn = rotation("z", 90)
     part = Part("box", (1, 2, 3), (10, 0, 0), turn)
     assert np.allclose(turn @ [1, 0, 0], [0, 1, 0], atol=1e-6)
@@ -101,7 +101,7 @@ def test_a_part_turns_as_column_vectors_and_then_moves() -> None:
     ],
     ids=lambda part: part.kind,
 )
-def test_bounds_hold_the_part_tightly(part: Part) -> None:
+def test_bounds_are_tight(part: Part) -> None:
     p = cloud(200_000)
     inside = p[part.distance(p) < 0]
     low, high = part.bounds()
@@ -134,18 +134,18 @@ def test_stripes_alternate_along_z_on_their_part_only() -> None:
 # -------------------------------------------------------------------------------------------------- families
 
 
-def test_there_are_ten_families_and_seeds_reach_them_all() -> None:
+def test_seeds_reach_every_family() -> None:
     assert len(FAMILIES) >= 10
     assert {sample_object(SEED + k).family for k in range(200)} == set(FAMILIES)
 
 
-def test_an_unknown_family_is_named() -> None:
+def test_unknown_family_is_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown family 'sofa'.*chair"):
         sample_object(0, "sofa")
 
 
 @each_family
-def test_the_same_seed_gives_the_same_object_and_another_one_differs(family: str) -> None:
+def test_objects_are_determined_by_their_seed(family: str) -> None:
     p = cloud(300)
     first, again, other = (sample_object(seed, family).solid for seed in (SEED, SEED, SEED + 1))
     assert np.array_equal(first.distance(p), again.distance(p))
@@ -170,7 +170,7 @@ def test_the_declared_symmetry_holds_in_shape_and_colour(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["chair", "mug", "teapot", "figure", "tower", "car", "ladder"])
-def test_what_declares_no_symmetry_looks_different_from_behind(family: str) -> None:
+def test_objects_without_symmetry_differ_from_behind(family: str) -> None:
     p = cloud(3000)
     behind = (p * [-1, -1, 1]).astype(np.float32)
     for seed in range(SEED, SEED + 8):
@@ -180,7 +180,7 @@ def test_what_declares_no_symmetry_looks_different_from_behind(family: str) -> N
 
 
 @pytest.mark.parametrize("family", ["crate", "table", "bench", "dumbbell", "shelf", "frame"])
-def test_what_a_quarter_turn_could_confuse_is_never_deeper_than_wide(family: str) -> None:
+def test_objects_are_at_least_as_wide_as_deep(family: str) -> None:
     grid = samples.grid_centres(16)
     for seed in range(SEED, SEED + 20):
         sampled = sample_object(seed, family)

@@ -1,4 +1,4 @@
-"""Pictures of procedural objects: cameras, the tracer, floors, occluders, and poses that belong to them."""
+"""Pictures of procedural objects: cameras, sphere tracing, floors, occluders and poses."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fast_sam3d.mini.data.families import FAMILIES, sample_object
 from fast_sam3d.mini.data.sdf import Part, Solid
 from fast_sam3d.model.preprocess import crop_box, crop_grid
 
-SEED = 30_000_000  # of nobody's objects
+SEED = 30_000_000  # unused elsewhere
 # Canonical units. A hit counts from `views.HIT` on; an ellipsoid's distance is an estimate, so rays enter it a little.
 SLACK = 0.01
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
-def test_at_rest_the_camera_sees_the_front_with_x_to_the_right_and_z_up() -> None:
+def test_default_view_shows_the_front_with_x_right_and_z_up() -> None:
     R = views.object_rotation(0, 0, 0)
     assert np.allclose(np.eye(3) @ R, [[-1, 0, 0], [0, 0, 1], [0, 1, 0]], atol=1e-6)  # +x camera is left
     up = views.object_rotation(30, 20, 0)[2]
@@ -32,7 +32,7 @@ def crop_of(camera: views.ViewCamera, side: int) -> np.ndarray:
 
 
 @each_family
-def test_tracing_agrees_with_marching_in_small_steps(family: str) -> None:
+def test_sphere_tracing_equals_marching_in_small_steps(family: str) -> None:
     missed, drawn, total = 0, 0, 0
     for seed in (SEED, SEED + 1):
         sampled = sample_object(seed, family)
@@ -42,7 +42,7 @@ def test_tracing_agrees_with_marching_in_small_steps(family: str) -> None:
         origin = -camera.t @ camera.R.T / camera.size
         ray = np.concatenate([-uv / camera.focal, np.ones((len(uv), 1))], 1) @ camera.R.T
         ray /= np.linalg.norm(ray, axis=1, keepdims=True)
-        # From before the ball that holds the object to behind it.
+        # From in front of the bounding ball to behind it.
         depth = (-(ray @ origin))[:, None] + np.linspace(-0.85, 0.85, 600)
         p = origin + depth[..., None] * ray[:, None]
         d = sampled.solid.distance(p.reshape(-1, 3).astype(np.float32)).reshape(depth.shape)
@@ -50,8 +50,8 @@ def test_tracing_agrees_with_marching_in_small_steps(family: str) -> None:
         first = depth[np.arange(len(uv)), (d < 0).argmax(1)]
         both = hit & inside
         behind = ((where - origin) * ray).sum(1)[both] - first[both]
-        assert (behind > SLACK).mean() < 0.01  # nothing is shot through
-        assert not (hit & (d.min(1) > 0.01)).any()  # nothing is hit that is not there
+        assert (behind > SLACK).mean() < 0.01  # no surface is passed through
+        assert not (hit & (d.min(1) > 0.01)).any()  # no hit in empty space
         missed, drawn, total = missed + int((inside & ~hit).sum()), drawn + int(both.sum()), total + int(inside.sum())
     assert total > 100 and missed <= 0.02 * total
 
@@ -68,7 +68,7 @@ def test_hits_lie_on_the_surface_and_project_to_their_pixel(family: str) -> None
 
 
 @each_family
-def test_points_of_a_picture_mapped_back_by_the_pose_lie_on_the_object(family: str) -> None:
+def test_inverse_pose_maps_visible_points_onto_the_object(family: str) -> None:
     sampled = sample_object(SEED, family)
     rng = np.random.default_rng(4)
     camera = views.sample_camera(rng, sampled.symmetry)
@@ -80,7 +80,7 @@ def test_points_of_a_picture_mapped_back_by_the_pose_lie_on_the_object(family: s
     assert np.abs(-picture.points[known, :2] / picture.points[known, 2:] * camera.focal - uv[known]).max() < 1e-4
 
 
-def test_the_floor_is_a_plane_below_the_object_and_hides_nothing() -> None:
+def test_floor_lies_below_the_object_and_does_not_occlude_it() -> None:
     sampled = sample_object(SEED, "chair")
     camera = views.ViewCamera(views.object_rotation(20, 25, 0), np.float32([0, 0, 3]), 1.0, 1.2, np.float32([0, 0, -1]))
     uv = pictures.image_grid(48, 48)
@@ -95,7 +95,7 @@ def test_the_floor_is_a_plane_below_the_object_and_hides_nothing() -> None:
     assert len(ground) > 500 and heights == pytest.approx(np.full(len(ground), -0.47), abs=1e-3)
 
 
-def test_an_occluder_takes_its_pixels_from_the_mask_and_stands_in_front() -> None:
+def test_occluder_is_in_front_and_removed_from_the_mask() -> None:
     sampled = sample_object(SEED, "vase")
     rng = np.random.default_rng(5)
     camera = views.sample_camera(rng, sampled.symmetry)
@@ -112,7 +112,7 @@ def test_an_occluder_takes_its_pixels_from_the_mask_and_stands_in_front() -> Non
     assert np.allclose(picture.points[over, 2], camera.t[2] * occluder.depth_share, rtol=1e-5)
 
 
-def test_an_occluder_hides_something_and_leaves_enough() -> None:
+def test_range_of_occluded_shares() -> None:
     silhouette = pictures.image_grid(24, 24)
     rng = np.random.default_rng(9)
     drawn = [views.sample_occluder(rng, silhouette) for _ in range(200)]
@@ -122,7 +122,7 @@ def test_an_occluder_hides_something_and_leaves_enough() -> None:
 
 
 @pytest.mark.parametrize("symmetry", [0, 1, 2, 5])
-def test_cameras_cover_what_the_symmetry_leaves_and_keep_the_object_in_the_picture(symmetry: int) -> None:
+def test_cameras_cover_the_distinguishable_yaw_range(symmetry: int) -> None:
     rng = np.random.default_rng(6)
     yaws, away = [], []
     for _ in range(300):
@@ -149,7 +149,7 @@ def test_crops_are_padded_squares_of_pixel_centres() -> None:
     )
 
 
-def test_of_two_objects_the_nearer_one_is_seen() -> None:
+def test_nearer_of_two_objects_is_visible() -> None:
     ball = [Part("ellipsoid", (1, 1, 1))]
     red, blue = (np.tile(np.float32(c), (3, 1)) for c in ([1, 0, 0], [0, 0, 1]))
     placed = []
@@ -176,7 +176,7 @@ def test_of_two_objects_the_nearer_one_is_seen() -> None:
         assert np.abs(sampled.solid.distance(canonical.astype(np.float32))).max() < 2 * views.HIT
 
 
-def test_photographs_for_the_evaluation_repeat_and_show_enough() -> None:
+def test_evaluation_pictures_are_reproducible_and_show_the_object() -> None:
     first, shape = pictures.photograph(SEED, 96)
     again, _ = pictures.photograph(SEED, 96)
     assert np.array_equal(first.rgb, again.rgb) and np.array_equal(first.points, again.points, equal_nan=True)

@@ -1,4 +1,4 @@
-"""Training samples: what a seed becomes, and how shards are written, kept and read back."""
+"""Training samples of a seed; writing, keeping and reading shards."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from fast_sam3d.mini.data import samples, shards
 from fast_sam3d.mini.data.families import FAMILIES, sample_object
 
-SEED = 30_000_000  # of nobody's objects
+SEED = 30_000_000  # unused elsewhere
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
-def test_voxels_are_the_shell_and_hold_distances_and_colours() -> None:
+def test_voxels_form_the_shell_with_distances_and_colours() -> None:
     sampled = sample_object(SEED, "mug")
     shape = samples.voxelise(sampled)
     R = samples.RESOLUTION
@@ -31,7 +31,7 @@ def test_voxels_are_the_shell_and_hold_distances_and_colours() -> None:
 
 
 @each_family
-def test_a_view_holds_its_pose_and_the_points_that_belong_to_it(family: str) -> None:
+def test_view_stores_its_pose_and_pointmap(family: str) -> None:
     sampled = sample_object(SEED, family)
     shape = samples.voxelise(sampled)
     surface = (shape.coords.astype(np.float32) + 0.5) / samples.RESOLUTION - 0.5
@@ -57,7 +57,7 @@ def test_a_view_holds_its_pose_and_the_points_that_belong_to_it(family: str) -> 
         assert np.median(np.linalg.norm(points, axis=1)) == pytest.approx(1, abs=0.05)
 
 
-def test_a_seed_is_the_same_sample_whatever_came_before() -> None:
+def test_samples_depend_on_their_seed_only() -> None:
     def flat(seed: int) -> list[np.ndarray]:
         family, symmetry, shape, taken = samples.make_sample(seed, 2)
         return [np.array([family, symmetry]), *vars(shape).values(), *(a for v in taken for a in vars(v).values())]
@@ -76,7 +76,7 @@ def shard(tmp_path: Path) -> Path:
     return samples.write_shard(tmp_path, range(SEED, SEED + 2), 2)
 
 
-def test_a_shard_reads_back_as_its_samples(shard: Path) -> None:
+def test_shard_round_trip(shard: Path) -> None:
     objects = shards.read([shard, shard], ("coords", "sdf", "rgb", "image", "pose"))
     assert len(objects) == 4 and objects.n_views == 2
     _, symmetry, shape, taken = samples.make_sample(SEED + 1, 2)
@@ -87,9 +87,7 @@ def test_a_shard_reads_back_as_its_samples(shard: Path) -> None:
         assert np.array_equal(objects.arrays["image"][2 * index + 1], taken[1].image)
 
 
-def test_a_finished_shard_is_kept_and_a_broken_off_one_is_made_again(
-    shard: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_complete_shards_are_kept_and_truncated_ones_regenerated(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = shard.read_bytes()
 
     def forbidden(*_: object) -> None:
@@ -115,9 +113,7 @@ def test_an_abort_while_writing_leaves_no_shard(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.glob("*.npz")) == []
 
 
-def test_shards_are_generated_by_processes_and_come_in_the_order_of_their_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parallel_generation_keeps_the_order_of_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD", 2)
     paths = shards.generate(tmp_path, SEED, 5, 1, processes=2)
     assert [p.name.split("-")[1:3] for p in paths] == [
@@ -129,7 +125,7 @@ def test_shards_are_generated_by_processes_and_come_in_the_order_of_their_seeds(
     alone.unlink()
 
 
-def test_training_draws_no_held_out_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_uses_no_held_out_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     from fast_sam3d.mini.train import run as run_module

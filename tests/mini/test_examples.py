@@ -1,4 +1,4 @@
-"""The bundled examples: what they hold, and that the command renders them again."""
+"""Contents of the bundled examples, and rendering them again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_there_are_six_objects_and_a_scene_of_five() -> None:
+def test_examples_cover_six_families_and_a_scene_of_five() -> None:
     single = [e for e in EXAMPLES if len(e.masks) == 1]
     families = {sample_object(FIRST_SEED + e.objects[e.masks[0]].seed).family for e in single}
     assert len(families) >= 6
@@ -41,7 +41,7 @@ def test_seeds_are_held_out_from_training_and_evaluation(example: Example) -> No
 
 
 @each
-def test_objects_stand_on_the_floor_that_is_drawn(example: Example) -> None:
+def test_objects_touch_the_rendered_floor(example: Example) -> None:
     placed = place(example)
     up = placed[0].camera.R[2]
     # Height above the camera of each lowest point, which for the first one is where `views.render` puts the floor.
@@ -53,14 +53,14 @@ def test_objects_stand_on_the_floor_that_is_drawn(example: Example) -> None:
 
 
 @each
-def test_yaw_stays_where_the_symmetry_leaves_it_distinguishable(example: Example) -> None:
+def test_yaw_is_within_the_distinguishable_range(example: Example) -> None:
     for standing, placed in zip(example.objects, place(example), strict=True):
         n = placed.sampled.symmetry
         assert abs(standing.yaw) <= (180 / n if n else 0)
 
 
 @each
-def test_bundled_folder_is_what_the_command_line_reads(example: Example) -> None:
+def test_bundled_folders_are_readable_inputs(example: Example) -> None:
     folder = BUNDLED / example.name
     assert list(list_masks(folder)) == list(range(len(example.masks)))
     for number in range(len(example.masks)):
@@ -93,7 +93,7 @@ def test_bundled_pointmap_mask_and_pose_agree(example: Example) -> None:
         assert np.quantile(error, 0.999) < 5e-3
 
 
-def test_written_pose_belongs_to_the_written_points(tmp_path: Path) -> None:
+def test_written_pose_matches_the_written_points(tmp_path: Path) -> None:
     example = BY_NAME["occluded_car"]
     examples.write(tmp_path, example, render(example, 128))
     assert np.quantile(surface_error(tmp_path, 0), 0.99) < 5e-3
@@ -122,7 +122,7 @@ def test_command_recreates_an_example_bit_by_bit(tmp_path: Path) -> None:
     assert set(first) == {f"mug/{name}" for name in ("image.png", "0.png", "pointmap.npz", "truth.json")}
 
 
-def test_bundled_example_is_what_the_code_renders() -> None:
+def test_bundled_example_equals_its_rendering() -> None:
     # Not bit by bit: another processor's sines and another zlib may differ.
     example = BY_NAME["teapot"]
     photo = render(example)
@@ -149,7 +149,7 @@ def test_colours_are_antialiased_and_labels_exact() -> None:
     assert np.abs(double[::2, ::2] - mean).max() > 20  # there are outlines to smooth
 
 
-def test_mask_hides_what_is_not_the_object() -> None:
+def test_mask_covers_the_object_only() -> None:
     rgb = np.full((2, 3, 3), 9, np.uint8)
     mask = np.array([[True, False, False], [False, True, False]])
     out = examples.cutout(rgb, mask)
@@ -166,11 +166,11 @@ def test_photograph_is_bundled_with_the_mask_of_the_cup() -> None:
     assert not given.mask[350, 300] and not given.mask[280, 365]  # saucer, spoon
     rgb = examples.photograph()
     if rgb is None:
-        pytest.skip("this scikit-image brings no coffee.png")
+        pytest.skip("this scikit-image has no coffee.png")
     assert np.array_equal(given.image, rgb)
 
 
-def test_photograph_is_left_out_where_scikit_image_lacks_it(
+def test_photograph_is_skipped_if_scikit_image_lacks_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(examples, "photograph", lambda: None)
@@ -194,7 +194,7 @@ def test_wrong_arguments_are_explained(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_with_other_files_is_not_modified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mug").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "mug" / "mine.png")
     assert main(["examples", "--output_dir", str(tmp_path), "--only", "mug", "--longest", "32"]) == 2

@@ -1,4 +1,4 @@
-"""Pipeline settings: what they refuse, and their way through YAML."""
+"""Pipeline settings: invalid values, and the YAML round trip."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"]
 
 
-def test_absent_keys_keep_their_defaults() -> None:
+def test_missing_keys_keep_their_defaults() -> None:
     config = from_mapping(ModelConfig, {"ss_flow": {"num_blocks": 3}})
     assert config.ss_flow.num_blocks == 3
     assert config.ss_flow.model_channels == ModelConfig().ss_flow.model_channels
@@ -68,12 +68,12 @@ def test_absent_keys_keep_their_defaults() -> None:
         ({"downsample_ss_dist": -1}, "downsample_ss_dist"),
     ],
 )
-def test_bad_settings_are_refused(change: dict, message: str) -> None:
+def test_invalid_settings_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_mapping(ModelConfig, change)
 
 
-def test_not_a_number_is_no_guidance_strength() -> None:
+def test_nan_guidance_strength_is_refused() -> None:
     with pytest.raises(ValueError, match="cfg_strength"):
         SamplingConfig(cfg_strength=float("nan"))
 
@@ -86,7 +86,7 @@ def names(tree: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 @pytest.mark.parametrize("name", list(names(to_mapping(ModelConfig()))), ids=".".join)
-def test_a_file_without_one_of_its_settings_names_it(tmp_path: Path, name: tuple[str, ...]) -> None:
+def test_missing_setting_is_named(tmp_path: Path, name: tuple[str, ...]) -> None:
     tree = copy.deepcopy(to_mapping(ModelConfig()))
     *parents, last = name
     node = tree
@@ -98,7 +98,7 @@ def test_a_file_without_one_of_its_settings_names_it(tmp_path: Path, name: tuple
         ModelConfig.load(tmp_path)
 
 
-def test_a_file_that_is_cut_short_never_loads(tmp_path: Path) -> None:
+def test_truncated_file_is_refused(tmp_path: Path) -> None:
     content = ModelConfig().save(tmp_path).read_bytes()
     for end in range(0, len(content) - 2, 37):
         (tmp_path / "pipeline.yaml").write_bytes(content[:end])
@@ -106,7 +106,7 @@ def test_a_file_that_is_cut_short_never_loads(tmp_path: Path) -> None:
             ModelConfig.load(tmp_path)
 
 
-def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_save_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
@@ -120,14 +120,14 @@ def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     "content",
     [None, "ss_flow: [", "- 1", "ss_flow: {num_blocks: x}", "\x00", "a: !!timestamp x", "[" * 5000, "a: &a [*a]"],
 )
-def test_an_unusable_file_is_one_clear_error(tmp_path: Path, content: str | None) -> None:
+def test_unreadable_yaml_is_a_checkpoint_error(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "pipeline.yaml").write_text(content)
     with pytest.raises(CheckpointError, match=r"pipeline\.yaml.*reinstall"):
         ModelConfig.load(tmp_path)
 
 
-def test_mapping_is_plain() -> None:
+def test_mapping_has_plain_types_only() -> None:
     mapping = to_mapping(ModelConfig(ss_embedder=EmbedderConfig(num_blocks=0)))
     assert mapping["ss_embedder"]["num_blocks"] == 0
     assert isinstance(mapping["slat_mean"], list)

@@ -26,7 +26,7 @@ def guess(mask: np.ndarray) -> torch.Tensor:
     return SilhouetteDepth()(torch.zeros(3, *mask.shape), torch.from_numpy(mask).float())["pointmaps"]
 
 
-def test_points_are_known_on_the_mask_only_and_always_the_same() -> None:
+def test_points_are_finite_on_the_mask_only_and_deterministic() -> None:
     mask = disc(48, 64, 15)
     points = guess(mask)
     assert points.shape == (48, 64, 3)
@@ -35,14 +35,14 @@ def test_points_are_known_on_the_mask_only_and_always_the_same() -> None:
     assert torch.equal(guess(mask).nan_to_num(), points.nan_to_num())
 
 
-def test_the_middle_stands_out_towards_the_camera() -> None:
+def test_middle_is_closer_to_the_camera() -> None:
     z = guess(disc(64, 64, 20))[..., 2]
     assert z[32, 32] < z[32, 20] < z[32, 13]
     rim = ASSUMED_SIZE_M / (39 / 64 / ASSUMED_FOCAL)  # 40 pixels wide, 39 between the outermost centres
     assert float(z[32, 32]) == pytest.approx(rim - BULGE_M, rel=0.02)
 
 
-def test_the_size_is_the_assumed_one_wherever_the_object_is_in_the_picture() -> None:
+def test_size_is_constant_over_the_picture() -> None:
     mask = np.zeros((80, 100), bool)
     mask[50:75, 60:95] = True
     points = guess(mask)[torch.from_numpy(mask)]
@@ -51,14 +51,14 @@ def test_the_size_is_the_assumed_one_wherever_the_object_is_in_the_picture() -> 
     assert float(extent) * far == pytest.approx(ASSUMED_SIZE_M, rel=0.1)
 
 
-def test_the_camera_is_the_assumed_one() -> None:
+def test_camera_has_the_assumed_focal_length() -> None:
     assert infer_focal(guess(disc(48, 64, 20))) == pytest.approx(ASSUMED_FOCAL, rel=1e-3)
     x, y = ray_slopes(4, 8)
     assert (np.diff(x, axis=1) < 0).all(), "+x is left"
     assert (np.diff(y, axis=0) < 0).all(), "+y is up"
 
 
-def test_an_empty_mask_and_a_single_pixel_do_not_fail() -> None:
+def test_empty_and_single_pixel_masks() -> None:
     x, y = ray_slopes(6, 6)
     mask = np.zeros((6, 6), bool)
     assert np.isnan(silhouette_points(mask, x, y)).all()

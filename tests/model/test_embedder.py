@@ -1,4 +1,4 @@
-"""Condition embedder: token order, and that every input matters."""
+"""Condition embedder: token order, and dependence on every input."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_tokens_and_default_sizes() -> None:
 
 
 @pytest.mark.parametrize("name", ["image", "mask", "pointmap", "descriptor"])
-def test_every_input_matters(name: str) -> None:
+def test_tokens_depend_on_every_input(name: str) -> None:
     torch.manual_seed(0)
     embedder, inputs = ConditionEmbedder(SMALL), crops()
     base = embedder(**inputs)
@@ -37,7 +37,7 @@ def test_every_input_matters(name: str) -> None:
     assert not torch.allclose(base, changed, atol=1e-4)
 
 
-def test_patches_are_row_by_row() -> None:
+def test_patch_tokens_are_row_major() -> None:
     torch.manual_seed(0)
     embedder = ConditionEmbedder(EmbedderConfig(**{**vars(SMALL), "num_blocks": 0, "descriptor_channels": 0}))
     inputs = crops(1)
@@ -48,7 +48,7 @@ def test_patches_are_row_by_row() -> None:
     assert (base != changed).any(-1).tolist() == [[False, True, False, False]]
 
 
-def test_missing_descriptor_means_zeros() -> None:
+def test_missing_descriptor_equals_zeros() -> None:
     torch.manual_seed(0)
     embedder, inputs = ConditionEmbedder(SMALL), crops()
     zeros = embedder(**{**inputs, "descriptor": torch.zeros(2, 8)})
@@ -56,6 +56,6 @@ def test_missing_descriptor_means_zeros() -> None:
     assert torch.equal(embedder(**inputs), zeros)
 
 
-def test_wrong_crop_is_refused() -> None:
+def test_crop_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="crops must be"):
         ConditionEmbedder(SMALL)(**crops(1, 24))

@@ -1,4 +1,4 @@
-"""Mesh extraction on fields whose surface is known."""
+"""Mesh extraction on fields with known surfaces."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def as_trimesh(mesh):
 
 
 @pytest.mark.parametrize("band", [0.55, 0.9])
-def test_sphere(band):
+def test_mesh_of_a_sphere(band):
     mesh = MeshExtractor(RESOLUTION)(field(sphere(0.3), band=band))
     assert mesh.success
     assert mesh.vertices.dtype == torch.float32
@@ -54,8 +54,8 @@ def test_sphere(band):
     assert (mesh.vertex_attrs[:, :3] - (mesh.vertices + 0.5)).abs().max() < (1.5 if band < 0.6 else 0.5) / RESOLUTION
 
 
-def test_faces_just_outside_of_the_active_layer():
-    """A box whose active voxels all lie outside, as its faces run 0.56 voxels from the centres on the inner side."""
+def test_surface_just_outside_the_active_voxels():
+    """A box with all active voxels outside: its faces are 0.56 voxels from the centres on the inner side."""
     half = (VOXELS // 2 - 4 + 0.06) / VOXELS
 
     def box(p):
@@ -69,7 +69,7 @@ def test_faces_just_outside_of_the_active_layer():
     assert box(torch.from_numpy(solid.vertices).float()).abs().max() < 1.5 / RESOLUTION
 
 
-def test_pinhole_does_not_open_the_inside():
+def test_missing_voxel_does_not_open_the_surface():
     sdf = sphere(0.3)
     whole = field(sdf)
     top = (VOXELS // 2, VOXELS // 2, VOXELS - 4)
@@ -79,11 +79,11 @@ def test_pinhole_does_not_open_the_inside():
     a, b = (as_trimesh(MeshExtractor(RESOLUTION)(f)) for f in (whole, pierced))
     assert b.is_watertight
     assert b.volume == pytest.approx(a.volume, rel=0.02)
-    assert b.area < 1.1 * a.area  # an open inside would nearly double it
+    assert b.area < 1.1 * a.area  # an open interior would nearly double it
     assert b.body_count == 1
 
 
-def test_two_bodies_and_a_crumb():
+def test_small_components_are_dropped():
     def sdf(p):
         parts = [sphere(0.14, (-0.2, 0, 0))(p), sphere(0.14, (0.2, 0, 0))(p), sphere(0.012, (0, 0.4, 0))(p)]
         return torch.stack(parts).amin(dim=0)
@@ -94,7 +94,7 @@ def test_two_bodies_and_a_crumb():
     assert as_trimesh(MeshExtractor(RESOLUTION, min_component=0.6)(fields)).body_count == 1
 
 
-def test_object_that_leaves_the_cube_is_closed_at_its_border():
+def test_object_cut_by_the_cube_is_closed():
     mesh = MeshExtractor(RESOLUTION)(field(sphere(0.55)))
     assert mesh.success
     assert as_trimesh(mesh).is_watertight
@@ -102,7 +102,7 @@ def test_object_that_leaves_the_cube_is_closed_at_its_border():
 
 
 @pytest.mark.parametrize("distance", [0.0, 0.7, float("nan")])
-def test_no_surface_is_no_success(distance):
+def test_field_without_surface_gives_an_empty_mesh(distance):
     empty = field(sphere(0.3))
     feats = empty.feats.clone()
     feats[:, 0] = distance
@@ -113,7 +113,7 @@ def test_no_surface_is_no_success(distance):
     assert mesh.vertex_attrs.shape == (0, 6)
 
 
-def test_a_few_broken_cells_are_passed_over():
+def test_nan_cells_still_give_a_watertight_mesh():
     fields = field(sphere(0.3))
     feats = fields.feats.clone()
     feats[::97] = float("nan")
@@ -123,7 +123,7 @@ def test_a_few_broken_cells_are_passed_over():
     assert as_trimesh(mesh).is_watertight
 
 
-def test_same_field_same_mesh():
+def test_extraction_is_deterministic():
     fields = field(sphere(0.25, (0.1, 0.0, -0.1)))
     first, second = (MeshExtractor(RESOLUTION)(fields) for _ in range(2))
     assert torch.equal(first.vertices, second.vertices)
@@ -148,7 +148,7 @@ def shells(seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("low", [-1.0, -0.1], ids=["mixed borders", "clear borders"])
 @pytest.mark.parametrize("seed", range(8))
-def test_distances_are_those_of_a_search_through_the_whole_box(seed, low):
+def test_nearest_cells_equal_a_full_distance_transform(seed, low):
     from scipy import ndimage
 
     generator = np.random.default_rng(seed)
@@ -156,24 +156,24 @@ def test_distances_are_those_of_a_search_through_the_whole_box(seed, low):
     index = np.full(cells.max(0) + 1 + MARGIN, -1, np.int32)
     index[tuple(cells.T)] = np.arange(len(cells))
     away, where = ndimage.distance_transform_edt(index < 0, return_indices=True)
-    want = np.where(away <= EXTRAPOLATED_CELLS, index[tuple(where)], -1)
-    assert np.array_equal(extract._nearest_within_reach(index, cells), want)
+    expected = np.where(away <= EXTRAPOLATED_CELLS, index[tuple(where)], -1)
+    assert np.array_equal(extract._nearest_within_reach(index, cells), expected)
 
     rest = away > EXTRAPOLATED_CELLS
     volume = np.where(rest, 0, generator.uniform(low, 1, index.shape)).astype(np.float32)
-    want = signed(volume, rest)
+    expected = signed(volume, rest)
     extract._sign_of_the_rest(volume, rest)
-    assert np.array_equal(volume, want)
+    assert np.array_equal(volume, expected)
 
 
-def test_a_region_of_one_cell_takes_the_sign_of_a_cell_beside_it():
+def test_single_cell_region_takes_its_neighbours_sign():
     rest = np.zeros((3, 3, 3), bool)
     rest[1, 1, 1] = True
     volume = np.ones(rest.shape, np.float32)
     volume[:, :, 0] = volume[0, 1, 1] = volume[1, 0, 1] = -1  # half of its six neighbours, with (1, 1, 0)
-    want = signed(volume, rest)
+    expected = signed(volume, rest)
     extract._sign_of_the_rest(volume, rest)
-    assert np.array_equal(volume, want)
+    assert np.array_equal(volume, expected)
 
 
 def hollow(edge: int = 24, wall: int = 4) -> np.ndarray:
@@ -194,27 +194,27 @@ def test_a_void_behind_a_narrow_hole_is_filled(hole):
     assert (volume[7:-7, 7:-7, 8:-7] < 0).all()
 
 
-def test_an_inside_that_can_be_seen_stays():
+def test_open_cavity_is_kept():
     volume = hollow()
     centre = volume.shape[0] // 2
     volume[centre - 2 : centre + 1, centre - 2 : centre + 1, :centre] = 1  # three cells wide
-    want = volume.copy()
+    expected = volume.copy()
     extract._fill_voids(volume)
-    assert np.array_equal(volume, want)
+    assert np.array_equal(volume, expected)
 
 
 @pytest.mark.parametrize("gap", [1, 2])
-def test_a_narrow_gap_between_two_plates_stays(gap):
+def test_narrow_gap_is_kept(gap):
     volume = np.ones((24, 24, 24), np.float32)
     volume[3:-3, 3:-3, 4:-4] = -1
     volume[:, :, 11 : 11 + gap] = 1
-    want = volume.copy()
+    expected = volume.copy()
     extract._fill_voids(volume)
-    assert np.array_equal(volume, want)
+    assert np.array_equal(volume, expected)
 
 
 @pytest.mark.parametrize("x", [4, 8])
-def test_a_vertex_far_from_all_cells_has_the_colour_of_the_nearest(x):
+def test_distant_vertex_has_the_colour_of_the_nearest_cell(x):
     index = np.full((12, 7, 7), -1, np.int32)
     index[3, 3, 3], index[11, 3, 3] = 0, 1
     near = extract._nearest_within_reach(index[:9], np.array([[3, 3, 3]]))

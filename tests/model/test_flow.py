@@ -1,4 +1,4 @@
-"""Generators, solvers and guidance, on velocities that are known in closed form."""
+"""Generators, solvers and guidance on velocities in closed form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPES = {"shape": (1, 4, 2), "6drotation_normalized": (1, 1, 6)}
 
 
 class Recorder(nn.Module):
-    """Backbone that answers `value` (times 10 for the unconditional call) and remembers its calls."""
+    """Backbone that returns `value` (times 10 for the unconditional call) and records its calls."""
 
     def __init__(self, value: float = 1.0) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Recorder(nn.Module):
         return tree_map(lambda leaf: torch.full_like(leaf, value), x)
 
 
-def test_time_grid_is_the_published_one() -> None:
+def test_time_grid_equals_the_published_one() -> None:
     grid = time_grid(25, 3.0)
     s = torch.arange(26, dtype=torch.float64) / 25
     torch.testing.assert_close(grid, s / (3 - 2 * s))
@@ -59,7 +59,7 @@ def test_guided_velocity_covers_every_leaf() -> None:
         torch.testing.assert_close(outside[name], torch.full(SHAPES[name], 2.0))
 
 
-def test_guidance_leaves_the_callers_keywords_alone() -> None:
+def test_guidance_does_not_modify_the_callers_keywords() -> None:
     backbone = Recorder()
     guidance = ClassifierFreeGuidance(backbone, strength=1.0)
     guidance({"shape": torch.zeros(1)}, torch.zeros(1), torch.ones(1), d=torch.zeros(1))
@@ -101,7 +101,7 @@ def test_times_and_step_size_reach_the_network() -> None:
     assert "d" not in backbone.calls[-1]
 
 
-def test_solvers_have_their_order() -> None:
+def test_solvers_have_their_order_of_convergence() -> None:
     """dx/dt = x from 1 to e; halving the step halves Euler's error and quarters the midpoint rule's."""
 
     def error(solver, steps: int) -> float:

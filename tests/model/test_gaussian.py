@@ -19,7 +19,7 @@ def some(n: int = 5) -> Gaussians:
     )
 
 
-def test_accessors_return_what_was_given():
+def test_accessors_apply_the_activations():
     gaussians = some()
     generator = torch.Generator().manual_seed(0)
     xyz = torch.rand(5, 3, generator=generator) - 0.5
@@ -30,5 +30,5 @@ def test_accessors_return_what_was_given():
     assert gaussians.get_features.shape == (5, 1, 3) and len(gaussians) == 5
 
 
-def test_first_harmonic():
+def test_constant_of_the_zeroth_spherical_harmonic():
     assert abs(SH_C0 - 0.5 / np.sqrt(np.pi)) < 1e-12

@@ -1,4 +1,4 @@
-"""Pictures, masks and pointmaps in all the forms that callers have them."""
+"""Pictures, masks and pointmaps of every accepted type."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RGBA = np.dstack([RGB, MASK.astype(np.uint8) * 255])
         (np.dstack([RGB, np.full((6, 8), 9, np.uint8)]), MASK),
     ],
 )
-def test_every_form_gives_the_same_array(image, mask) -> None:
+def test_every_input_type_gives_the_same_array(image, mask) -> None:
     merged = merge_rgba(image, mask)
     assert merged.dtype == np.uint8
     np.testing.assert_array_equal(merged, RGBA)
@@ -52,7 +52,7 @@ def test_grey_and_palette_pictures() -> None:
         (RGB[..., :2], MASK, "uint8"),
     ],
 )
-def test_what_cannot_be_used_is_refused(image, mask, message: str) -> None:
+def test_invalid_inputs_are_refused(image, mask, message: str) -> None:
     with pytest.raises(InputError, match=message):
         merge_rgba(image, mask)
 
@@ -77,7 +77,7 @@ def test_a_side_shorter_than_the_factor_becomes_one_pixel(height: int, width: in
     assert (small[..., 3] > 0).sum() == 1
 
 
-def test_reduced_in_parts_as_in_one() -> None:
+def test_reduction_by_strips_equals_reduction_at_once() -> None:
     rgb, mask = reduce_picture(RGB, MASK, 4)
     small = limit_size(RGBA, 4)
     np.testing.assert_array_equal(rgb, small[..., :3])
@@ -86,7 +86,7 @@ def test_reduced_in_parts_as_in_one() -> None:
     assert reduce_picture(RGB, MASK, 8)[1] is MASK
 
 
-def test_pointmaps_follow_the_picture() -> None:
+def test_pointmaps_are_reduced_with_the_picture() -> None:
     points = torch.arange(4 * 6 * 3, dtype=torch.float32).reshape(4, 6, 3)
     assert torch.equal(match_size(points.numpy(), 4, 6), points)
     assert torch.equal(match_size(points, 2, 3), points[1::2, 1::2])

@@ -1,4 +1,4 @@
-"""Layout refinement in the embedded pipeline's runs, and how it is switched."""
+"""Layout refinement in the embedded pipeline's runs, and its settings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pipeline() -> Pipeline:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list:
-    """What was asked to be refined; the answer is `MOVED`."""
+    """The arguments of each refinement; its result is `MOVED`."""
     calls = []
 
     def refine(*given):
@@ -47,14 +47,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list:
     return calls
 
 
-def test_off_unless_asked_for(pipeline, asked):
+def test_refinement_is_off_by_default(pipeline, asked):
     plain = pipeline.run(rgba(), None, seed=0, decode_formats=["gaussian"])
     off = pipeline.run(rgba(), None, seed=0, decode_formats=["gaussian"], with_layout_postprocess=False)
     assert not asked and "layout_refinement" not in plain
     assert all(torch.equal(plain[name], off[name]) for name in POSE)
 
 
-def test_the_refined_pose_is_the_result(pipeline, asked):
+def test_result_has_the_refined_pose(pipeline, asked):
     plain = pipeline.run(rgba(), None, seed=0, decode_formats=["mesh"])
     with observe(pipeline) as report:
         refined = pipeline.run(rgba(), None, seed=0, decode_formats=["mesh"], with_layout_postprocess=True)
@@ -73,7 +73,7 @@ def test_the_refined_pose_is_the_result(pipeline, asked):
     assert report.seconds["layout"] > 0 and "layout" in [row[0] for row in report.rows()]
 
 
-def test_a_pose_that_stays_stays_to_the_bit(pipeline, monkeypatch):
+def test_unrefined_pose_is_bit_identical(pipeline, monkeypatch):
     monkeypatch.setattr(stages, "refine_pose", lambda *given: LayoutOutcome(None, 0.9, 0.9, "no better"))
     plain = pipeline.run(rgba(), None, seed=0, decode_formats=["gaussian"])
     kept = pipeline.run(rgba(), None, seed=0, decode_formats=["gaussian"], with_layout_postprocess=True)
@@ -81,19 +81,19 @@ def test_a_pose_that_stays_stays_to_the_bit(pipeline, monkeypatch):
     assert kept["layout_refinement"]["reason"] == "no better"
 
 
-def test_not_before_the_shape_is_decoded(pipeline, asked):
+def test_refinement_needs_a_decoded_shape(pipeline, asked):
     assert "mesh" not in pipeline.run(rgba(), None, seed=0, stage1_only=True, with_layout_postprocess=True)
     assert not asked
 
 
 @pytest.mark.parametrize("formats", [[], ["gaussian"], ["mesh"]])
-def test_random_shapes_do_not_trip_it(pipeline, formats):
+def test_random_shapes_raise_no_error(pipeline, formats):
     result = pipeline.run(rgba(), None, seed=0, decode_formats=formats, with_layout_postprocess=True)
     assert isinstance(result["layout_refinement"]["accepted"], bool)
     assert all(result[name].isfinite().all() for name in POSE)
 
 
-def test_runs_of_objects_and_scenes_can_leave_it_out(pipeline, asked):
+def test_run_object_and_run_scene_can_disable_refinement(pipeline, asked):
     image, mask = picture()
     options = {"seed": 0, "ss_steps": 2, "slat_steps": 2, "formats": ["gaussian"]}
     for layout in (True, False):
@@ -105,9 +105,9 @@ def test_runs_of_objects_and_scenes_can_leave_it_out(pipeline, asked):
         assert ("layout_refinement" in item.result) == layout
 
 
-def test_the_configuration_switches_it(tmp_path):
+def test_configuration_enables_and_disables_refinement(tmp_path):
     (tmp_path / "part.safetensors").write_bytes(b"1")
-    weights = Checkpoint("mini", tmp_path, "mini", "the test says so")
+    weights = Checkpoint("mini", tmp_path, "mini", "selected by the test")
     on, off = load(), load(["pipeline.layout_postprocess=false"])
     assert on.pipeline.layout_postprocess and not off.pipeline.layout_postprocess
     assert config_identity(on, weights) != config_identity(off, weights)
@@ -119,7 +119,7 @@ EXAMPLES = checkout()
 
 
 @pytest.mark.skipif(EXAMPLES is None, reason="needs the repository, not only the installed package")
-def test_the_embedded_model_covers_masks_better():
+def test_refinement_increases_mask_overlap_of_the_embedded_model():
     assert EXAMPLES is not None
     pipeline = Pipeline.from_pretrained(EXAMPLES / "checkpoints" / "mini")
     given = load_scene(EXAMPLES / "examples" / "scene", "auto").object(2)

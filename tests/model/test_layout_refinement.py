@@ -1,4 +1,4 @@
-"""Poses brought back to their masks and points, and poses that must stay."""
+"""Recovery of perturbed poses, and poses that must not change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAN = np.full((120, 160, 3), np.nan, np.float32)
 
 
 def block() -> Solid:
-    """Three boxes of different sides in one dense mesh: no turn of it looks like another."""
+    """Three boxes of different sizes in one dense mesh, without any symmetry."""
     import trimesh
 
     boxes = [trimesh.creation.box(sides) for sides in ((0.9, 0.25, 0.2), (0.25, 0.25, 0.6), (0.2, 0.6, 0.2))]
@@ -66,7 +66,7 @@ def errors(pose: Pose, truth: Pose = TRUE) -> np.ndarray:
 
 
 @pytest.mark.parametrize("side", [1, -1])
-def test_a_disturbed_pose_comes_back(side):
+def test_perturbed_pose_is_recovered(side):
     mask, points = photograph()
     given = disturbed(*(tuple(side * part for part in parts) for parts in ((0.08, -0.06, 0.1), (0.04, -0.03, 0.05))),
                       growth=1.06**side)  # fmt: skip
@@ -80,7 +80,7 @@ def test_a_disturbed_pose_comes_back(side):
         np.testing.assert_array_equal(getattr(outcome.pose, name), getattr(again, name))
 
 
-def test_the_silhouette_alone_brings_the_mask_back():
+def test_silhouette_alone_recovers_the_mask():
     mask, points = photograph()
     guess = np.where(mask[..., None], points, np.nan)
     given = disturbed()
@@ -89,7 +89,7 @@ def test_the_silhouette_alone_brings_the_mask_back():
     assert errors(outcome.pose)[0] < errors(given)[0]
 
 
-def test_poses_that_differ_by_rounding_stay_so():
+def test_rounding_differences_are_not_amplified():
     mask, points = photograph()
     given = disturbed()
     close = Pose(given.rotation, given.translation * (1 + 1e-7), given.scale)
@@ -98,7 +98,7 @@ def test_poses_that_differ_by_rounding_stay_so():
     np.testing.assert_allclose(one.matrix, other.matrix, atol=1e-5)
 
 
-def test_dots_do_as_well_as_a_mesh():
+def test_gaussian_centres_refine_as_well_as_a_mesh():
     mask, points = photograph()
     dots = Solid(SOLID.points, sides=np.full(len(SOLID.points), 0.02))
     outcome = refine_pose(dots, disturbed(), mask, points, True)
@@ -106,15 +106,15 @@ def test_dots_do_as_well_as_a_mesh():
     assert (errors(outcome.pose) < 0.5 * errors(disturbed())).all()
 
 
-def test_a_good_pose_stays():
+def test_accurate_pose_is_kept():
     mask, points = photograph()
     outcome = refine_pose(SOLID, TRUE, mask, points, True)
     assert outcome.pose is None and outcome.before > 0.95
     assert outcome.facts["reason"] == "the overlap with the mask would not increase" and not outcome.facts["accepted"]
 
 
-def test_behind_something_the_object_may_go_on():
-    """A box before the right third: the truth must not be squeezed into what is seen."""
+def test_object_may_extend_behind_an_occluder():
+    """A box in front of the right third: the pose must not be fitted to the visible part alone."""
     mask, points = photograph()
     columns = np.flatnonzero(mask.any(0))
     cut = columns[0] + 2 * len(columns) // 3
@@ -125,11 +125,11 @@ def test_behind_something_the_object_may_go_on():
     outcome = refine_pose(SOLID, disturbed(), hidden, points, True)
     assert outcome.pose is not None
     assert (errors(outcome.pose) < 0.7 * errors(disturbed())).all()
-    flat = np.where(mask[..., None], points, np.nan)  # nothing tells of the box any more
+    flat = np.where(mask[..., None], points, np.nan)  # no points of the box remain
     assert refine_pose(SOLID, TRUE, hidden, flat, False).before < 0.8
 
 
-def test_off_the_picture_the_object_may_go_on():
+def test_object_may_extend_beyond_the_picture():
     aside = Pose(TRUE.rotation, TRUE.translation + np.array([0.9, 0, 0]), TRUE.scale)
     mask, points = photograph(pose=aside)
     assert mask[:, 0].any()
@@ -140,7 +140,7 @@ def test_off_the_picture_the_object_may_go_on():
     assert (errors(outcome.pose, aside) < 0.7 * errors(given, aside)).all()
 
 
-def test_what_cannot_be_refined_keeps_its_pose():
+def test_pose_is_kept_if_refinement_is_impossible():
     mask, points = photograph()
     near = Pose(TRUE.rotation, np.array([0, 0, 0.1]), TRUE.scale)
     nowhere = Pose(TRUE.rotation, np.array([30.0, 0, 2.5]), TRUE.scale)
@@ -156,7 +156,7 @@ def test_what_cannot_be_refined_keeps_its_pose():
         assert outcome.pose is None and why in outcome.reason
 
 
-def test_few_known_points_still_tell_the_camera():
+def test_camera_is_recovered_from_few_points():
     mask, points = photograph()
     sparse = np.full_like(points, np.nan)
     sparse[::15, ::15] = points[::15, ::15]
@@ -164,7 +164,7 @@ def test_few_known_points_still_tell_the_camera():
     assert outcome.pose is not None and outcome.after > outcome.before
 
 
-def test_motions_are_derivatives():
+def test_motion_jacobian_equals_finite_differences():
     rng = np.random.default_rng(0)
     points, centre = rng.normal(size=(5, 3)), rng.normal(size=3)
     slopes = _motions(points, centre, 0.7)
@@ -177,7 +177,7 @@ def test_motions_are_derivatives():
         np.testing.assert_allclose((moved[0] - moved[1]) / 2e-6, slopes[:, :, k], atol=1e-8)
 
 
-def test_the_window_sees_what_the_picture_sees():
+def test_window_camera_agrees_with_the_picture():
     mask, points = photograph()
     target = LayoutTarget.around(mask, points, CAMERA, 64, 1.0)
     rows, columns = np.nonzero(target.mask)
@@ -188,7 +188,7 @@ def test_the_window_sees_what_the_picture_sees():
     assert not target.open.any() and not target.behind.any()
 
 
-def test_solids_are_found_in_results():
+def test_solid_of_a_result():
     coords = torch.tensor([[0, 0, 0, 0], [0, 31, 31, 31]])
     cloud = SimpleNamespace(get_xyz=torch.zeros(2, 3), get_opacity=torch.tensor([[0.9], [0.1]]),
                             get_scaling=torch.full((2, 3), 0.1))  # fmt: skip
@@ -204,6 +204,6 @@ def test_solids_are_found_in_results():
 
 
 @pytest.mark.parametrize("wrong", [{"span": 0}, {"blurs": ()}, {"blurs": (1.0, -1.0)}, {"depth": -1.0}])
-def test_settings_are_checked(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         LayoutSettings(**wrong)

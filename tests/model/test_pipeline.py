@@ -37,7 +37,7 @@ CONFIG = ModelConfig(
 
 
 def build(config: ModelConfig = CONFIG) -> Pipeline:
-    """Pipeline with no dead branch: what starts at zero is made random."""
+    """Pipeline with no dead branch: zero-initialised weights are random."""
     pipeline = Pipeline(config)
     generator = torch.Generator().manual_seed(1)
     for network in (pipeline.models, *pipeline.condition_embedders.values()):
@@ -101,7 +101,7 @@ def test_same_seed_same_bits(pipeline: Pipeline, picture) -> None:
 
 
 def test_only_the_initial_noise_is_random(pipeline: Pipeline, picture) -> None:
-    """Without a seed the default generator goes on; a run takes exactly the two noises from it."""
+    """Without a seed the default generator is used; a run draws exactly two noises from it."""
     torch.manual_seed(9)
     result = pipeline.run(*picture, decode_formats=["gaussian"])
     after = torch.rand(3)
@@ -181,7 +181,7 @@ def test_slat_is_scaled_for_the_decoders(pipeline: Pipeline, picture) -> None:
     assert torch.equal(slat.coords, coords)
 
 
-def test_pointmap_moves_the_pose_with_it(pipeline: Pipeline, picture) -> None:
+def test_pose_scales_with_the_pointmap(pipeline: Pipeline, picture) -> None:
     """Twice as far and twice as large looks the same but for the descriptor's scale: the pose decoder must follow."""
     near = pipeline.compute_pointmap(pipeline.merge_image_and_mask(*picture), points())
     assert not near["guessed"]
@@ -199,7 +199,7 @@ def test_pointmap_moves_the_pose_with_it(pipeline: Pipeline, picture) -> None:
     assert guessed["pointmap"][0, 0].isnan().all()
 
 
-def test_another_depth_model_takes_the_place_of_the_guess(picture) -> None:
+def test_custom_depth_model_replaces_the_silhouette_guess(picture) -> None:
     pipeline = build()
     pipeline.depth_model = lambda image, mask: {"pointmaps": torch.from_numpy(points())}
     given = pipeline.run(*picture, seed=0, stage1_only=True, pointmap=points())
@@ -248,7 +248,7 @@ def test_weights_that_changed_on_disk_are_refused(tmp_path: Path, pipeline: Pipe
     Pipeline.from_pretrained(tmp_path)  # a folder from before there were checksums
 
 
-def test_sizes_that_no_network_can_have_are_refused(tmp_path: Path, pipeline: Pipeline) -> None:
+def test_invalid_network_sizes_are_refused(tmp_path: Path, pipeline: Pipeline) -> None:
     pipeline.save_pretrained(tmp_path)
     path = tmp_path / "pipeline.yaml"
     path.write_text(path.read_text().replace("window_size: 8", "window_size: 8.5"))
@@ -256,7 +256,7 @@ def test_sizes_that_no_network_can_have_are_refused(tmp_path: Path, pipeline: Pi
         Pipeline.from_pretrained(tmp_path)
 
 
-def test_one_format_as_a_text_is_refused(pipeline: Pipeline, picture) -> None:
+def test_formats_given_as_a_string_are_refused(pipeline: Pipeline, picture) -> None:
     with pytest.raises(ValueError, match=r"'mesh'.*give a list"):
         pipeline.run(*picture, decode_formats="mesh")
 
@@ -273,7 +273,7 @@ def test_shared_embedder_is_stored_once(tmp_path: Path) -> None:
         loaded.decode_slat(None, ["gaussian_4"])
 
 
-def test_bad_arguments_are_refused_before_sampling(pipeline: Pipeline, picture) -> None:
+def test_invalid_arguments_are_refused_before_sampling(pipeline: Pipeline, picture) -> None:
     image, mask = picture
     cases = [
         ({"decode_formats": ["radiance_field"]}, ValueError, "gaussian"),
@@ -288,7 +288,7 @@ def test_bad_arguments_are_refused_before_sampling(pipeline: Pipeline, picture) 
     assert pipeline.models["ss_generator"].inference_steps == 4
 
 
-def test_nothing_found_is_an_error_that_says_so(picture) -> None:
+def test_no_occupied_voxel_is_an_error(picture) -> None:
     pipeline = build()
     pipeline.models["ss_decoder"].forward = lambda latent: torch.full((1, 1, 16, 16, 16), -1.0)
     with pytest.raises(FastSam3dError, match="found no object"):
@@ -296,7 +296,7 @@ def test_nothing_found_is_an_error_that_says_so(picture) -> None:
     assert pipeline.models["ss_generator"].inference_steps == 4
 
 
-def test_half_precision_stays_close(picture) -> None:
+def test_half_precision_is_close_to_float32(picture) -> None:
     exact = build()
     half = Pipeline(CONFIG, dtype=torch.bfloat16)
     half.models.load_state_dict(exact.models.state_dict())
@@ -307,7 +307,7 @@ def test_half_precision_stays_close(picture) -> None:
     assert b["gs"].get_xyz.isfinite().all()
 
 
-def test_surface_voxels_drop_the_inside() -> None:
+def test_interior_voxels_are_dropped() -> None:
     cube = torch.nonzero(torch.ones(1, 5, 5, 5)).int()
     cube[:, 1:] += 2
     kept = surface_voxels(cube, 16, 1)

@@ -48,7 +48,7 @@ def test_round_trip() -> None:
     torch.testing.assert_close(pose["scale"], size[:, None].expand(-1, 3))
 
 
-def test_leaves_do_not_depend_on_distance_and_size_of_the_scene() -> None:
+def test_leaves_are_invariant_to_distance_and_scene_size() -> None:
     """A scene twice as large, moved: the same picture, the same leaves."""
     R, t, size = rotations(4), torch.randn(4, 3), torch.rand(4) + 0.5
     scale, shift = torch.rand(4) + 0.5, torch.randn(4, 3)
@@ -58,7 +58,7 @@ def test_leaves_do_not_depend_on_distance_and_size_of_the_scene() -> None:
         torch.testing.assert_close(far[name], near[name], rtol=1e-4, atol=1e-5)
 
 
-def test_both_estimates_of_the_size_count_alike() -> None:
+def test_both_size_estimates_have_equal_weight() -> None:
     leaves = {name: torch.zeros(1, 1, channels) for name, channels in LAYOUT_CHANNELS.items()}
     leaves["6drotation_normalized"][..., 0] = leaves["6drotation_normalized"][..., 4] = 1
     leaves["scale"] += torch.tensor([0.0, 0.3, 0.6])
@@ -67,7 +67,7 @@ def test_both_estimates_of_the_size_count_alike() -> None:
     torch.testing.assert_close(pose["scale"], torch.full((1, 3), 2 * float(np.exp(0.5))))
 
 
-def test_six_numbers_become_a_rotation_whatever_they_are() -> None:
+def test_any_six_numbers_give_a_rotation() -> None:
     R = rotation_from_6d(torch.randn(32, 6, generator=torch.Generator().manual_seed(1)) * 3)
     torch.testing.assert_close(R @ R.mT, torch.eye(3).expand_as(R), rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.linalg.det(R), torch.ones(32))
@@ -97,6 +97,6 @@ def test_a_single_point_has_a_bounded_scale() -> None:
     assert not normal.any()
 
 
-def test_no_known_point_is_refused() -> None:
+def test_pointmap_without_finite_points_is_refused() -> None:
     with pytest.raises(ValueError, match="no finite point"):
         normalise_pointmap(torch.full((2, 2, 3), torch.inf), torch.ones(2, 2, dtype=torch.bool))

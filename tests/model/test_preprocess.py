@@ -1,4 +1,4 @@
-"""Crops at inference must look like the crops that the networks are trained on."""
+"""Crops at inference against the crops of training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fast_sam3d.model.preprocess import CropPreprocessor, crop_box, crop_conditi
 
 
 def scene(height: int = 160, width: int = 224, seed: int = 5):
-    """A rendered picture [height, width] of a training object, its camera, and all that is needed to render more."""
+    """A rendered picture [height, width] of a training object, its camera, and the inputs of its rendering."""
     rng = np.random.default_rng(seed)
     sampled = sample_object(seed, "chair")
     camera = views.sample_camera(rng, sampled.symmetry)
@@ -68,12 +68,12 @@ def test_shapes_ranges_and_unknown_points() -> None:
     assert crop.image.max() <= 1
     assert set(crop.mask.unique().tolist()) == {0.0, 1.0}
     assert crop.pointmap.abs().max() <= 4
-    assert crop.descriptor[4] == 0, "a guessed pointmap tells no focal length"
+    assert crop.descriptor[4] == 0, "a guessed pointmap has no focal length"
     assert crop.descriptor[5] == 0
     assert not crop.pointmap[:, 0].any(), "unknown rows are zero"
 
 
-def test_beyond_the_border_nothing_is_known_and_nothing_is_object() -> None:
+def test_crop_beyond_the_border_is_unknown_background() -> None:
     rgb = np.full((40, 60, 3), 200, np.uint8)
     mask = np.zeros((40, 60), bool)
     mask[:, :20] = True
@@ -97,7 +97,7 @@ def test_outlines_are_not_blended() -> None:
     torch.testing.assert_close(crop.image[2], 1 - crop.mask[0])
 
 
-def test_noise_is_averaged_over_the_footprint() -> None:
+def test_colours_are_averaged_over_the_footprint() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (512, 512, 3)).astype(np.uint8)
     mask = np.zeros((512, 512), bool)
     mask[50:450, 50:450] = True
@@ -105,7 +105,7 @@ def test_noise_is_averaged_over_the_footprint() -> None:
     assert crop.image.std() < 0.06  # 0.29 for single samples
 
 
-def test_a_hair_thin_object_stays_visible() -> None:
+def test_thin_object_stays_visible() -> None:
     rgb = np.full((400, 400, 3), 10, np.uint8)
     mask = np.zeros((400, 400), bool)
     mask[20:380, 203] = True
@@ -113,7 +113,7 @@ def test_a_hair_thin_object_stays_visible() -> None:
     assert crop.mask.sum() >= 24
 
 
-def test_what_cannot_be_cropped_is_refused() -> None:
+def test_invalid_inputs_are_refused() -> None:
     *_, rgb, mask, points = scene()
     with pytest.raises(InputError, match="differ in size"):
         crop_condition(rgb, mask[:-1], points)
@@ -129,7 +129,7 @@ def test_what_cannot_be_cropped_is_refused() -> None:
 
 
 @pytest.mark.parametrize("focal", [0.8, 1.7])
-def test_focal_length_is_read_off_the_points(focal: float) -> None:
+def test_focal_length_is_estimated_from_the_points(focal: float) -> None:
     height, width = 120, 200
     v, u = np.mgrid[:height, :width] + 0.5
     z = 2 + np.random.default_rng(0).random((height, width))

@@ -1,7 +1,7 @@
-"""At the published sizes the sparse networks cost what the real ones cost.
+"""Operations of the sparse networks at the published sizes equal those of the real ones.
 
 Operations are counted on the meta device over closed spherical shells at 64^3, 2 per multiply-add; nothing is
-computed. The wanted figures were counted on the public code with its published configuration.
+computed. The expected figures were counted on the public code with its published configuration.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def linear_flops(flow: StructuredLatentFlow, tokens: int) -> int:
 @pytest.mark.parametrize(
     ("radius", "tokens", "gigaflops"), [(14.96, 1_144, 2_209), (20.65, 2_288, 4_121), (29.6, 4_704, 9_006)]
 )
-def test_structured_latent_backbone(shell, radius, tokens, gigaflops):
+def test_cost_of_the_structured_latent_backbone(shell, radius, tokens, gigaflops):
     coords = shell(radius, THICKNESS, 64)
     packed = len(SparseGrid(coords).downsampled()[0])
     assert packed == pytest.approx(tokens, rel=0.015)
@@ -49,7 +49,7 @@ def test_structured_latent_backbone(shell, radius, tokens, gigaflops):
     assert in_torso == pytest.approx(torso, rel=0.002)
 
 
-def test_mesh_decoder(shell):
+def test_cost_of_the_mesh_decoder(shell):
     coords = shell(29.2, THICKNESS, 64)
     assert len(coords) == pytest.approx(20_000, rel=0.02)
     with torch.device("meta"):

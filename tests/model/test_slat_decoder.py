@@ -41,8 +41,8 @@ def test_window_attention_equals_masked_attention(scatter, shift):
     cube = torch.cat([coords[:, :1], (coords[:, 1:] + shift) // 4], dim=1)
     mask = (cube[:, None] == cube[None]).all(dim=-1)
     q, k, v = attention.to_qkv(x.feats).view(160, 3, 3, 4).permute(1, 2, 0, 3).unbind(0)
-    want = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(attention(x).feats, attention.to_out(want), atol=1e-5, rtol=1e-5)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(attention(x).feats, attention.to_out(expected), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["mesh", "gaussian"])
@@ -164,6 +164,6 @@ def test_gaussians_stay_near_their_voxel(scatter):
         (lambda: GaussianDecoderConfig(model_channels=10, num_heads=3), "num_heads"),
     ],
 )
-def test_bad_sizes_are_refused(build, message):
+def test_invalid_sizes_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()

@@ -51,13 +51,13 @@ def test_batched_equals_single(scatter, changes):
         start += count
 
 
-def test_coords_as_array_tensor_or_grid_are_the_same(scatter):
+def test_coords_as_array_tensor_or_grid_are_equivalent(scatter):
     flow = tiny_flow()
     x, t, cond, coords = inputs(scatter, [150])
-    want = flow(x, t[0], cond, coords)
-    assert torch.equal(flow(x, t[0], cond, coords.numpy()), want)
-    assert torch.equal(flow(x, t[0], cond, coords.numpy().astype(np.int64)), want)
-    assert torch.equal(flow(x, t[0], cond, SparseGrid(coords)), want)
+    expected = flow(x, t[0], cond, coords)
+    assert torch.equal(flow(x, t[0], cond, coords.numpy()), expected)
+    assert torch.equal(flow(x, t[0], cond, coords.numpy().astype(np.int64)), expected)
+    assert torch.equal(flow(x, t[0], cond, SparseGrid(coords)), expected)
 
 
 def test_unconditional_call_ignores_the_context(scatter):
@@ -110,19 +110,19 @@ def test_gradients_reach_every_parameter(scatter, autocast):
     assert all(torch.isfinite(p.grad).all() for p in flow.parameters())
 
 
-def test_starts_as_zero_velocity(scatter):
+def test_initial_velocity_is_zero(scatter):
     torch.manual_seed(0)
     x, t, cond, coords = inputs(scatter, [50])
     assert not StructuredLatentFlow(TINY)(x, t, cond, coords).any()
 
 
-def test_embedded_size():
+def test_parameter_count_of_the_embedded_model():
     with torch.device("meta"):
         flow = StructuredLatentFlow(SLatFlowConfig())
     assert sum(p.numel() for p in flow.parameters()) <= 3_000_000
 
 
-def test_bad_input_is_refused(scatter):
+def test_invalid_inputs_are_refused(scatter):
     flow = tiny_flow()
     x, t, cond, coords = inputs(scatter, [30, 30])
     with pytest.raises(ValueError, match="60 rows of features for 59 voxels"):

@@ -1,4 +1,4 @@
-"""Sparse-structure backbone and autoencoder: structure, cost, and who sees whom."""
+"""Sparse-structure backbone and autoencoder: structure, cost, and dependencies between streams."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TINY = SSFlowConfig(
 
 
 def tiny_flow(**changes) -> SparseStructureFlow:
-    """Small backbone with every zero-initialised weight made random, so that no branch is dead."""
+    """Small backbone with random weights in place of zero-initialised ones, so that no branch is dead."""
     torch.manual_seed(0)
     flow = SparseStructureFlow(SSFlowConfig(**{**vars(TINY), **changes}))
     with torch.no_grad():
@@ -49,7 +49,7 @@ def leaves(flow: SparseStructureFlow, batch: int, seed: int = 1) -> dict[str, to
     return {name: torch.randn(batch, *shape, generator=generator) for name, shape in flow.leaf_shapes.items()}
 
 
-def test_published_size_costs_what_the_real_network_costs() -> None:
+def test_operations_at_the_published_size() -> None:
     with torch.device("meta"):
         flow = SparseStructureFlow(PUBLISHED_SS)
         x = {name: torch.empty(1, *shape) for name, shape in flow.leaf_shapes.items()}
@@ -83,7 +83,7 @@ def test_leaf_shapes_and_names() -> None:
         published = SparseStructureFlow(PUBLISHED_SS).latent_mapping
     assert published["shape"].latent_shape == (4096, 8)
     for latent in published.values():
-        # Unpatched, the stock way to read the shape of a leaf holds.
+        # For a patch size of 1, the shape of a leaf is read as in the stock code.
         assert latent.latent_shape == (latent.pos_emb.shape[0], latent.input_layer.in_features)
 
 
@@ -93,7 +93,7 @@ def test_untrained_velocity_is_zero() -> None:
     assert not any(v.any() for v in out.values())
 
 
-def test_shape_does_not_see_layout_but_layout_sees_shape() -> None:
+def test_shape_is_independent_of_layout_but_not_vice_versa() -> None:
     flow = tiny_flow()
     x, t, cond = leaves(flow, 1), torch.tensor([300.0]), torch.randn(1, 5, 16)
     base = flow(x, t, cond)
@@ -154,7 +154,7 @@ def test_unconditional_call_equals_a_zero_context() -> None:
         assert not torch.equal(unconditional[name], conditional[name])
 
 
-def test_absent_step_size_is_zero() -> None:
+def test_missing_step_size_equals_zero() -> None:
     flow = tiny_flow()
     x, t, cond = leaves(flow, 1), torch.tensor([300.0]), torch.randn(1, 5, 16)
     absent, zero, half = (flow(x, t, cond, d=d) for d in (None, torch.zeros(1), torch.tensor([500.0])))
@@ -163,7 +163,7 @@ def test_absent_step_size_is_zero() -> None:
 
 
 @pytest.mark.parametrize("share_mod", [False, True])
-def test_batch_equals_one_by_one(share_mod: bool) -> None:
+def test_batched_equals_single(share_mod: bool) -> None:
     flow = tiny_flow(share_mod=share_mod, qk_rms_norm_cross=True, layout_mlp_ratio=1.0)
     x, t, cond = leaves(flow, 3), torch.tensor([0.0, 10.0, 999.0]), torch.randn(3, 5, 16)
     together = flow(x, t, cond)
@@ -204,12 +204,12 @@ def test_patches_hold_neighbouring_cells() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"num_heads": 5}, {"patch_size": 3}, {"num_blocks": 0}, {"layout_mlp_ratio": -1.0}])
-def test_bad_sizes_are_refused(bad: dict) -> None:
+def test_invalid_sizes_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         SSFlowConfig(**bad)
 
 
-def test_cells_fold_and_unfold() -> None:
+def test_fold_cells_round_trip() -> None:
     grid = torch.randn(2, 1, 8, 8, 8)
     folded = fold_cells(grid, 4)
     assert folded.shape == (2, 64, 2, 2, 2)
@@ -227,7 +227,7 @@ def test_tokens_are_row_major() -> None:
 
 
 @pytest.mark.parametrize("refine", [0, 8])
-def test_autoencoder_learns_a_cube(refine: int) -> None:
+def test_autoencoder_overfits_a_cube(refine: int) -> None:
     """A few steps on one batch must beat the best constant by far."""
     torch.manual_seed(0)
     encoder = SSEncoder(SSEncoderConfig(resolution=8, patch_size=4, model_channels=16, num_res_blocks=1))

@@ -1,4 +1,4 @@
-"""Weights files: exact to half precision, and clear about what is wrong with them."""
+"""Weights files: exact to half precision, with clear errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_round_trip_rounds_to_half_and_computes_in_float32(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_bad_files_are_named(tmp_path: Path) -> None:
+def test_damaged_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "part.safetensors"
     with pytest.raises(CheckpointError, match=r"part\.safetensors are missing"):
         load_weights(nn.Linear(5, 3), path)
@@ -40,7 +40,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         load_weights(nn.Linear(5, 3), path)
 
 
-def test_what_half_precision_cannot_hold_is_not_written(tmp_path: Path) -> None:
+def test_refuses_weights_that_overflow_float16(tmp_path: Path) -> None:
     module = nn.Linear(2, 2)
     with torch.no_grad():
         module.weight.fill_(1e6)
@@ -49,7 +49,7 @@ def test_what_half_precision_cannot_hold_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_type_that_no_network_has(tmp_path: Path) -> None:
+def test_unsupported_dtype_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "part.safetensors"
     save_weights(nn.Linear(5, 3), path)
     content = path.read_bytes()
@@ -59,14 +59,14 @@ def test_a_type_that_no_network_has(tmp_path: Path) -> None:
             load_weights(nn.Linear(5, 3), path)
 
 
-def test_a_flipped_bit_is_told_by_the_checksum(tmp_path: Path) -> None:
+def test_checksum_detects_a_flipped_bit(tmp_path: Path) -> None:
     path = tmp_path / "part.safetensors"
     digest = save_weights(nn.Linear(5, 3), path)
     load_weights(nn.Linear(5, 3), path, digest)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    load_weights(nn.Linear(5, 3), path)  # nothing else tells
+    load_weights(nn.Linear(5, 3), path)  # not detectable otherwise
     with pytest.raises(CheckpointError, match=r"part\.safetensors are damaged \(sha256"):
         load_weights(nn.Linear(5, 3), path, digest)
 
@@ -78,13 +78,13 @@ def test_checksums_are_read_back_and_may_be_absent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", "3", '{"a": 1}', '{"a": "00"}', "[" * 5000])
-def test_unreadable_checksums(tmp_path: Path, content: str) -> None:
+def test_unreadable_checksums_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / HASHES_NAME).write_text(content)
     with pytest.raises(CheckpointError, match=HASHES_NAME):
         load_hashes(tmp_path)
 
 
-def test_an_interrupt_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_save_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""A small object is looked at through a window, and what is found there holds in the picture."""
+"""Small objects are reconstructed in a window around them; results are in the picture's frame."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_only_small_objects_get_a_window() -> None:
     assert window is not None and window.size == (300, 400)
 
 
-def test_the_window_shows_what_its_camera_would_photograph() -> None:
+def test_window_is_the_view_of_its_camera() -> None:
     for seed in range(3):
         sampled, camera = small_object(seed)
         picture = photograph(sampled, camera)
@@ -85,8 +85,8 @@ def test_the_window_shows_what_its_camera_would_photograph() -> None:
         assert max(np.ptp(rows), np.ptp(columns)) + 1 == pytest.approx(SHARE * window.side, abs=2)
 
 
-def test_the_true_pose_comes_back_exactly() -> None:
-    """What training asks for in the window is, in the picture, the object at the size that the guess assumes."""
+def test_true_pose_is_recovered_exactly() -> None:
+    """The training targets in the window are, in the picture, the object at the guess's assumed size."""
     _, camera = small_object(3)
     mask = np.zeros((SIDE, SIDE), bool)
     mask[60:120, 70:140] = True
@@ -98,7 +98,7 @@ def test_the_true_pose_comes_back_exactly() -> None:
     assert got["scale"].tolist() == [[1, 1, 1]]
 
 
-def test_beyond_the_border_nothing_belongs_to_the_object() -> None:
+def test_window_beyond_the_border_is_background() -> None:
     picture = np.full((200, 200, 4), 255, np.uint8)
     picture[..., 3] = 0
     picture[:20, :10, 3] = 255
@@ -118,7 +118,7 @@ def middle() -> tuple[np.ndarray, np.ndarray]:
     return picture, picture[256:384, 256:384].copy()
 
 
-def test_an_object_in_the_middle_is_found_as_in_the_cropped_picture(caplog: pytest.LogCaptureFixture) -> None:
+def test_central_object_equals_that_of_the_cropped_picture(caplog: pytest.LogCaptureFixture) -> None:
     picture, crop = middle()
     pipeline = random_mini()
     with caplog.at_level(logging.INFO, "fast_sam3d"):
@@ -129,12 +129,12 @@ def test_an_object_in_the_middle_is_found_as_in_the_cropped_picture(caplog: pyte
     for name in ("shape", "coords", "rotation", "scale"):
         assert torch.equal(near[name], far[name]), name
     assert torch.equal(near["mesh"][0].vertices, far["mesh"][0].vertices)
-    # Five times as far, and everywhere on the same ray: the crop has a fifth of the picture's side.
+    # Five times as far on the same rays, because the crop has a fifth of the picture's side.
     expected = near["translation"] * torch.tensor([1.0, 1.0, 5.0])
     torch.testing.assert_close(far["translation"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_pointmap_is_the_pictures_and_goes_with_the_pose() -> None:
+def test_pointmap_and_pose_are_in_the_pictures_frame() -> None:
     picture, crop = middle()
     picture = np.roll(picture, (-200, 150), (0, 1))
     pipeline = random_mini()
@@ -159,7 +159,7 @@ def test_the_pointmap_is_the_pictures_and_goes_with_the_pose() -> None:
 
 
 @pytest.mark.parametrize("source", ["given", "model"])
-def test_points_that_are_no_guess_are_left_as_they_are(source: str) -> None:
+def test_given_points_are_not_modified(source: str) -> None:
     picture, _ = middle()
     depth = SilhouetteDepth()(torch.zeros(3, 640, 640), torch.from_numpy(picture[..., 3] / 255))["pointmaps"]
     pipeline = random_mini()
@@ -169,7 +169,7 @@ def test_points_that_are_no_guess_are_left_as_they_are(source: str) -> None:
     np.testing.assert_array_equal(result["pointmap"].numpy(), depth.numpy())
 
 
-def test_the_embedded_model_puts_a_small_object_where_its_mask_is() -> None:
+def test_embedded_model_places_small_objects_at_their_mask() -> None:
     pipeline = load_pipeline("mini", device="cpu")
     overlaps = []
     for seed in range(4):
@@ -182,5 +182,5 @@ def test_the_embedded_model_puts_a_small_object_where_its_mask_is() -> None:
         thick = [[0.0], [1.0]]  # flat boxes have no volume
         boxes = [np.hstack([[at.min(0), at.max(0)], thick]) for at in (pixels, covered)]
         overlaps.append(metrics.box_iou(*boxes))
-    # Without the window they do not meet at all, or hardly: .07 on average.
+    # Without the window the overlap is .07 on average.
     assert np.mean(overlaps) > 0.5, overlaps

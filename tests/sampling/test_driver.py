@@ -1,4 +1,4 @@
-"""The driver around real solvers, with dynamics worked out by hand."""
+"""The driver around real solvers, with dynamics computed by hand."""
 
 from __future__ import annotations
 
@@ -69,20 +69,20 @@ def test_all_steps_evaluated_is_bit_exact(method: dict[str, Any] | None) -> None
     assert same(final(solver, bent), final(Euler(), bent))
 
 
-def test_a_linear_velocity_costs_nothing_on_the_non_uniform_grid() -> None:
+def test_linear_velocity_is_exact_on_the_non_uniform_grid() -> None:
     for predict in [{"name": "taylor", "order": 1}, {"name": "taylor", "order": 2}, {"name": "anchored", "beta": 1.0}]:
         solver = Euler()
         _, report = put_on(solver, stride(3, predict))
-        got, want = final(solver, linear), final(Euler(), linear)
+        got, expected = final(solver, linear), final(Euler(), linear)
         assert report.solves[0].evaluated == [0, 1, 4, 7, 10, 13, 16, 19, 22, 24]
-        for name in want:
-            torch.testing.assert_close(got[name], want[name], rtol=1e-5, atol=1e-5)
+        for name in expected:
+            torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=1e-5)
     solver = Euler()
     put_on(solver, stride(3))
-    assert not torch.allclose(final(solver, linear)["shape"], want["shape"], atol=1e-3)
+    assert not torch.allclose(final(solver, linear)["shape"], expected["shape"], atol=1e-3)
 
 
-def test_each_kind_of_step_by_hand() -> None:
+def test_held_and_extrapolated_steps_by_hand() -> None:
     """Grid 0, .1, .3, .6, 1 with stride 3 and warm-up 1: steps 0 and 3 run, 1 and 2 hold or extrapolate."""
     solver = Euler()
     put_on(solver, stride(3, {"name": "hold"}, warmup=1), ONE_LEAF)
@@ -100,7 +100,7 @@ def test_each_kind_of_step_by_hand() -> None:
 
 
 def test_beta_changes_layout_and_only_layout() -> None:
-    """The leaves move independently here, so what the layout predictor does cannot reach shape through the dynamics."""
+    """The leaves are independent here, so the layout predictor cannot affect shape through the dynamics."""
 
     def run(beta: float) -> dict[str, Tensor]:
         solver = Euler()
@@ -166,7 +166,7 @@ def test_velocity_keeps_its_container_and_dtype(kind: type) -> None:
     assert len(report.solves[0].evaluated) == 10
 
 
-def test_a_prediction_that_is_not_finite_is_evaluated_and_counted() -> None:
+def test_non_finite_prediction_is_replaced_by_an_evaluation() -> None:
     """Float16 velocities whose line overflows: 0 then 60000 extrapolates past 65504."""
     solver = Euler()
     _, report = put_on(solver, stride(3, {"name": "taylor"}), ONE_LEAF)
@@ -186,7 +186,7 @@ def test_a_prediction_that_is_not_finite_is_evaluated_and_counted() -> None:
     assert solve.saved == 1
 
 
-def test_a_network_that_is_not_finite_fails_as_it_does_unaccelerated() -> None:
+def test_non_finite_network_output_is_passed_through() -> None:
     solver = Euler()
     _, report = put_on(solver, stride(3))
     result = final(solver, lambda x, t: {name: leaf * float("nan") for name, leaf in x.items()})
@@ -194,7 +194,7 @@ def test_a_network_that_is_not_finite_fails_as_it_does_unaccelerated() -> None:
     assert report.solves[0].saved == 0
 
 
-def test_interleaved_solves_do_not_see_each_other() -> None:
+def test_interleaved_solves_are_independent() -> None:
     solver = Euler()
     _, report = put_on(solver, stride(3, {"name": "taylor"}))
     alone = [
@@ -215,10 +215,10 @@ def test_interleaved_solves_do_not_see_each_other() -> None:
     assert [s.complete for s in report.solves[:2]] == [True, True]
 
 
-def test_an_abort_leaves_nothing_for_the_next_solve() -> None:
+def test_aborted_solve_leaves_no_state() -> None:
     solver = Euler()
     _, report = put_on(solver, stride(3, {"name": "taylor"}))
-    want = final(solver, bent)
+    expected = final(solver, bent)
     iterator = solver.solve_iter(bent, {k: v + 9 for k, v in state().items()}, TIMES)
     for _ in range(6):
         next(iterator)
@@ -231,12 +231,12 @@ def test_an_abort_leaves_nothing_for_the_next_solve() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         final(solver, failing)
-    assert same(final(solver, bent), want)
+    assert same(final(solver, bent), expected)
     assert [s.complete for s in report.solves] == [True, False, False, True]
     assert len(report.solves[1].steps) == 6
 
 
-def test_an_unknown_state_is_left_alone() -> None:
+def test_unknown_state_type_runs_unaccelerated() -> None:
     """As in the stock `log_likelihood`, which solves for {x, log_p: float} on the same solver."""
     solver = Euler()
     _, report = put_on(solver, stride(3))
@@ -252,7 +252,7 @@ def test_an_unknown_state_is_left_alone() -> None:
     assert report.solves[0].saved == 0
 
 
-def test_an_unknown_leaf_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_leaf_runs_unaccelerated(caplog: pytest.LogCaptureFixture) -> None:
     solver = Euler()
     _, report = put_on(solver, stride(3))
     x = {**state(), "colour": torch.zeros(1, 1, 3)}
@@ -261,7 +261,7 @@ def test_an_unknown_leaf_is_left_alone(caplog: pytest.LogCaptureFixture) -> None
     assert "unknown state runs unaccelerated" in caplog.text
 
 
-def test_nothing_is_known_of_the_dynamics_but_calls_are_counted() -> None:
+def test_calls_of_unknown_dynamics_are_counted() -> None:
     solver = Euler()
     _, report = put_on(solver, stride(3))
     final(solver, bent)
@@ -277,7 +277,7 @@ def test_a_second_velocity_in_one_step_is_refused() -> None:
         final(solver, bent)
 
 
-def test_watching_a_solver_that_is_not_euler() -> None:
+def test_observing_a_solver_that_is_not_euler() -> None:
     solver = Midpoint()
     _, report = put_on(solver, None)
     assert same(final(solver, bent), final(Midpoint(), bent))
@@ -297,14 +297,14 @@ class Renamed(Euler):
 
 
 @pytest.mark.parametrize("kind", [Midpoint, Lazy, object])
-def test_other_solvers_are_refused_before_anything_is_touched(kind: type) -> None:
+def test_other_solvers_are_refused_before_patching(kind: type) -> None:
     solver = kind()
     with pytest.raises(SolverError, match=r"slat: the solver"):
         require_euler(solver, "slat")
     assert not getattr(solver, "__dict__", {})
 
 
-def test_euler_is_accepted_patched_or_not_without_a_trace() -> None:
+def test_euler_check_leaves_no_trace() -> None:
     solver = Renamed()
     rng = torch.get_rng_state()
     require_euler(solver, "ss")
@@ -314,7 +314,7 @@ def test_euler_is_accepted_patched_or_not_without_a_trace() -> None:
     assert torch.equal(rng, torch.get_rng_state())
 
 
-def test_a_copy_drives_its_own_solver() -> None:
+def test_copy_uses_its_own_solver() -> None:
     class Scaled(Euler):
         factor = 1.0
 
@@ -328,7 +328,7 @@ def test_a_copy_drives_its_own_solver() -> None:
     assert vars(double)["solve_iter"] is not seam
     moved = final(double, linear)["shape"] - state()["shape"]
     torch.testing.assert_close(moved, 2 * (final(solver, linear)["shape"] - state()["shape"]), rtol=1e-4, atol=1e-5)
-    assert len(report.solves) == 1  # the copy has a report of its own
+    assert len(report.solves) == 1  # the copy has its own report
 
 
 def test_a_patched_solver_can_be_pickled() -> None:
@@ -339,7 +339,7 @@ def test_a_patched_solver_can_be_pickled() -> None:
     assert again.solve_iter.owner() is again
 
 
-def test_the_seam_makes_no_reference_cycle() -> None:
+def test_seam_creates_no_reference_cycle() -> None:
     solver = Euler()
     put_on(solver, stride(3))
     final(solver, bent)
@@ -353,7 +353,7 @@ def test_the_seam_makes_no_reference_cycle() -> None:
 
 
 def test_solve_iter_stays_lazy() -> None:
-    """As the generator function that it stands in for: nothing runs before the first state is asked for."""
+    """Like the generator function that it replaces: nothing runs before the first state is requested."""
     solver, ran = Euler(), []
     _, report = put_on(solver, stride(3))
     steps = solver.solve_iter(lambda x, t: ran.append(t) or linear(x, t), state(), TIMES)

@@ -1,4 +1,4 @@
-"""What goes around the parts of a pipeline for their solves."""
+"""Layers around the parts of a pipeline that inform its solves."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def test_a_structured_latent_needs_voxels() -> None:
             around(Exchange(), sample_slat, *args, **kwargs)
 
 
-def test_no_voxels_are_not_merged() -> None:
+def test_empty_structure_is_not_merged() -> None:
     assert MeshMethod(min_voxels=0).factor(0.1, 0) == 1.0
     assert MeshMethod(min_voxels=0).factor(0.1, 1) == 2.0

@@ -1,4 +1,4 @@
-"""A mapping becomes a method; what is wrong with it is named."""
+"""Building a method from a mapping, and its error messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAPER: dict[str, Any] = {
 }
 
 
-def test_the_papers_method() -> None:
+def test_method_of_the_paper() -> None:
     method = build_stage_method(PAPER, GROUPS)
     assert method == StageMethod(
         Stride(3, 2), All(), {"shape": Taylor(1), "scale": Anchored(0.5), "translation": Anchored(0.5)}
@@ -34,13 +34,13 @@ def test_the_papers_method() -> None:
     assert method.depth == 2
 
 
-def test_what_is_missing_changes_nothing() -> None:
+def test_missing_parts_take_the_defaults() -> None:
     assert build_stage_method({}, GROUPS) == StageMethod(
         Always(), All(), dict.fromkeys(["shape", "scale", "translation"], Hold())
     )
 
 
-def test_one_predictor_for_all_and_a_leaf_before_its_group_before_all() -> None:
+def test_predictor_of_a_leaf_precedes_its_group_precedes_all() -> None:
     assert set(build_stage_method({"predict": {"name": "taylor", "order": 2}}, GROUPS).predict.values()) == {Taylor(2)}
     predict = {"all": {"name": "hold"}, "layout": {"name": "anchored"}, "scale": {"name": "taylor"}}
     assert build_stage_method({"predict": predict}, GROUPS).predict == {
@@ -50,13 +50,13 @@ def test_one_predictor_for_all_and_a_leaf_before_its_group_before_all() -> None:
     }
 
 
-def test_settings_write_every_default_out_and_build_the_same_method() -> None:
+def test_settings_round_trip_with_every_default() -> None:
     method = build_stage_method({"when": {"name": "stride"}}, GROUPS)
     assert method.settings()["when"] == {"name": "stride", "stride": 3, "warmup": 2}
     assert build_stage_method(method.settings(), GROUPS) == method
 
 
-def test_building_leaves_the_mapping_alone() -> None:
+def test_building_does_not_modify_the_mapping() -> None:
     before = copy.deepcopy(PAPER)
     build_stage_method(PAPER, GROUPS)
     assert before == PAPER
@@ -98,7 +98,7 @@ def test_errors_name_the_key_and_the_valid_ones(mapping: Any, message: str) -> N
         build_stage_method(mapping, GROUPS, path="ss")
 
 
-def test_voxels_are_chosen_only_where_there_are_some() -> None:
+def test_token_choice_requires_voxels() -> None:
     carved = changed(where={"name": "saliency"})
     assert build_stage_method(carved, GROUPS, path="ss").depth == 2
     with pytest.raises(ConfigError, match=r"ss\.where\.name is 'saliency', which chooses voxels: it fits slat, not ss"):

@@ -37,21 +37,21 @@ def history(values: list[Tensor], steps: list[int], depth: int = 3) -> History[L
 
 
 @pytest.mark.parametrize("order", [1, 2])
-def test_a_polynomial_of_its_order_is_predicted_exactly_on_the_non_uniform_grid(order: int) -> None:
+def test_polynomials_up_to_the_order_are_exact_on_the_non_uniform_grid(order: int) -> None:
     _, values = polynomial(order)
     for past, ahead in [([0, 1, 4], 5), ([0, 1, 4], 6), ([7, 10, 13], 15), ([16, 19, 22], 23)]:
         predicted = Taylor(order)(history(values, past), grid()[ahead], values[0])
         torch.testing.assert_close(predicted, values[ahead], rtol=1e-10, atol=1e-10)
 
 
-def test_step_index_would_not_be_exact() -> None:
+def test_differences_in_the_step_index_are_not_exact() -> None:
     """The same differences taken in the step index, as in the public release, miss by far more than rounding."""
     _, values = polynomial(1)
     by_index = values[22] + (values[22] - values[19]) / 3
     assert (by_index - values[23]).abs().max() > 1e-2
 
 
-def test_a_higher_polynomial_is_not_predicted_by_a_lower_order() -> None:
+def test_polynomials_above_the_order_are_not_exact() -> None:
     _, values = polynomial(2)
     assert not torch.allclose(Taylor(1)(history(values, [7, 10, 13]), grid()[15], values[0]), values[15], atol=1e-3)
 
@@ -72,7 +72,7 @@ def test_order_zero_and_hold_return_the_last_velocity_itself() -> None:
     assert Hold()(past, 0.9, values[0]) is values[4]
 
 
-def test_order_is_limited_by_what_is_known() -> None:
+def test_order_is_limited_by_the_number_of_evaluations() -> None:
     _, values = polynomial(1)
     assert Taylor(2)(history(values, [3]), 0.9, values[0]) is values[3]
     assert Anchored()(history(values, [3]), 0.9, values[0]) is values[3]
@@ -80,7 +80,7 @@ def test_order_is_limited_by_what_is_known() -> None:
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 0.5, 1.0])
-def test_anchored_is_the_mix_of_line_and_anchor(beta: float) -> None:
+def test_anchored_blends_extrapolation_and_anchor(beta: float) -> None:
     _, values = polynomial(2)
     past = history(values, [4, 7])
     mixed = beta * Taylor(1)(past, grid()[9], values[0]) + (1 - beta) * values[7]
@@ -117,7 +117,7 @@ def test_inputs_are_not_changed(predictor: Taylor | Anchored | Hold) -> None:
         (Anchored, {"beta": "0.5"}, "beta is '0.5'"),
     ],
 )
-def test_settings_check_themselves(kind: type, settings: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_refused(kind: type, settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         kind(**settings)
 
@@ -127,7 +127,7 @@ def test_every_predictor_is_registered_with_its_depth() -> None:
     assert depths.items() >= {"anchored": 2, "hold": 1, "offset": 1, "taylor": 2}.items()
 
 
-def test_history_keeps_the_newest_and_replaces_at_the_same_time() -> None:
+def test_history_is_bounded_and_replaces_equal_times() -> None:
     past: History[LeafEvaluation] = History(2)
     for t, v in [(0.0, 0.0), (0.1, 1.0), (0.2, 2.0), (0.2, 3.0)]:
         past.push(LeafEvaluation(t, torch.zeros(1), torch.tensor([v])))
@@ -136,7 +136,7 @@ def test_history_keeps_the_newest_and_replaces_at_the_same_time() -> None:
         History(0)
 
 
-def test_offset_adds_to_the_state_what_the_network_added_last() -> None:
+def test_offset_adds_the_last_difference_to_the_state() -> None:
     past: History[LeafEvaluation] = History(2)
     past.push(LeafEvaluation(0.1, torch.tensor([9.0]), torch.tensor([9.0])))
     past.push(LeafEvaluation(0.2, torch.tensor([1.0]), torch.tensor([4.0])))

@@ -15,7 +15,7 @@ def coords(rows: list[tuple[int, int, int, int]]) -> Tensor:
     return torch.tensor(rows, dtype=torch.int32)
 
 
-def test_cells_are_two_voxels_wide_on_absolute_places() -> None:
+def test_cells_are_aligned_to_the_grid() -> None:
     rows = coords([(0, 1, 1, 1), (0, 2, 2, 2), (0, 3, 3, 3), (0, 2, 2, 4), (1, 1, 1, 1)])
     cell, count = cells(rows)
     assert (cell.tolist(), count) == ([0, 1, 1, 2, 3], 4)
@@ -47,8 +47,8 @@ def test_high_frequency_against_a_slow_reference(size: int, cutoff: float) -> No
     radius = np.sqrt(frequency[:, None, None] ** 2 + frequency[:, None] ** 2 + frequency**2)
     spectrum[radius < cutoff] = 0
     back = np.abs(np.einsum("ax,by,cz,abc->xyz", wave.conj(), wave.conj(), wave.conj(), spectrum).real) / size**3
-    want = back[tuple(places[:, 1:].T.numpy())]
-    np.testing.assert_allclose(high_frequency(logits, places, cutoff).numpy(), want, atol=1e-5)
+    expected = back[tuple(places[:, 1:].T.numpy())]
+    np.testing.assert_allclose(high_frequency(logits, places, cutoff).numpy(), expected, atol=1e-5)
 
 
 def test_a_thin_part_has_more_detail_than_the_middle_of_a_block() -> None:
@@ -66,14 +66,14 @@ def test_negative_logits_do_not_count() -> None:
     assert torch.equal(high_frequency(logits, places, 0.2), high_frequency(deeper, places, 0.2))
 
 
-def test_places_of_merged_voxels() -> None:
+def test_positions_of_merged_voxels() -> None:
     merged, logits = coords([(1, 3, 2, 5)]), torch.zeros(2, 8, 8, 8)
     # Voxel 5 is 1.5 from the middle, 4: twice that is 7, in cell 7.
     assert Tokens(merged, logits, scale=2.0).places.tolist() == [[1, 3, 1, 7]]
     assert Tokens(merged, logits).places.tolist() == [[1, 3, 2, 5]]
 
 
-def test_a_scene_knows_the_object_of_the_run_only() -> None:
+def test_exchange_holds_the_current_object_only() -> None:
     scene, rows = Exchange(), coords([(0, 1, 2, 3)])
     logits = torch.ones(1, 1, 4, 4, 4)
     assert keep_occupancy(scene, lambda: logits) is logits
@@ -87,7 +87,7 @@ def test_a_scene_knows_the_object_of_the_run_only() -> None:
     assert scene == Exchange()
 
 
-def test_what_is_no_grid_of_logits_is_let_through() -> None:
+def test_other_decoder_outputs_are_passed_through() -> None:
     scene = Exchange()
     assert keep_occupancy(scene, lambda: "a mesh") == "a mesh"
     assert keep_occupancy(scene, lambda: torch.ones(1, 6, 4)).shape == (1, 6, 4)

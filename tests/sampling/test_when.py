@@ -47,7 +47,7 @@ def evaluated(when: When, steps: int, dynamics: Dynamics = ones, x: torch.Tensor
     return report.solves[0].evaluated
 
 
-def test_the_papers_schedule() -> None:
+def test_schedule_of_the_paper() -> None:
     assert evaluated(Stride(3, 2), 25) == [0, 1, 4, 7, 10, 13, 16, 19, 22, 24]
 
 
@@ -66,11 +66,11 @@ def test_schedule_of_any_length(steps: int, stride: int, warmup: int) -> None:
         assert ran == list(range(steps))
 
 
-def test_always_runs_always() -> None:
+def test_always_evaluates_every_step() -> None:
     assert evaluated(Always(), 9) == list(range(9))
 
 
-def test_two_solves_of_one_schedule_share_nothing() -> None:
+def test_solves_of_one_schedule_are_independent() -> None:
     when = Stride(2, 1)
     first, second = when.start([0.0, 0.5, 1.0]), when.start([0.0, 0.5, 1.0])
     assert [first(i, History(1), {}) for i in range(4)] == [second(i, History(1), {}) for i in range(4)]
@@ -85,12 +85,12 @@ def test_two_solves_of_one_schedule_share_nothing() -> None:
         ({"warmup": None}, "warmup is None"),
     ],
 )
-def test_settings_check_themselves(settings: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Stride(**settings)  # type: ignore[arg-type]
 
 
-def test_registry() -> None:
+def test_registry_lists_every_schedule() -> None:
     assert WHEN.items() >= {"always": Always, "budget": Budget, "stride": Stride}.items()
 
 
@@ -134,13 +134,13 @@ def test_budget_against_a_slow_reference(threshold: float, warmup: int, momentum
     assert got == slow_budget(threshold, warmup, momentum, steps, swirl)
 
 
-def test_a_smaller_budget_runs_more_often_and_none_at_all_runs_always() -> None:
+def test_smaller_budgets_evaluate_more_steps() -> None:
     x = torch.tensor([1.0, -2.0, 0.5])
     counts = [len(evaluated(Budget(b, 3), 25, swirl, x)) for b in (1e-6, 0.05, 0.3, 1e6)]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] == 25 and counts[-1] == 4
 
 
-def test_a_straight_line_is_never_evaluated_twice_and_not_a_number_always() -> None:
+def test_budget_for_constant_and_nan_velocities() -> None:
     assert evaluated(Budget(1e-6, 2), 9, lambda x, t: torch.ones(1)) == [0, 1, 8]
     assert evaluated(Budget(1.0, 2), 5, lambda x, t: x * float("nan")) == list(range(5))

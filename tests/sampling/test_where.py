@@ -93,24 +93,24 @@ def test_whole_cells_in_ascending_order(where: Saliency | RandomCells) -> None:
 
 
 @pytest.mark.parametrize("where", [All(), Saliency(keep=1.0), RandomCells(keep=1.0), Saliency(keep=0.99)])
-def test_nothing_is_left_out(where: Any) -> None:
+def test_keep_of_one_chooses_all_tokens(where: Any) -> None:
     few = voxels(3)
     assert where.start(Tokens(few))(5, history(velocities(3, 0))) is None
 
 
 @pytest.mark.parametrize("where", [Saliency(0.2, warmup=4), RandomCells(0.2, warmup=4)])
-def test_warmup_runs_on_all(where: Any) -> None:
+def test_warmup_steps_run_on_all_tokens(where: Any) -> None:
     choose = where.start(Tokens(voxels()))
     past = history(velocities(60, 1), velocities(60, 2))
     assert [choose(step, past) is None for step in range(1, 7)] == [True, True, True, False, False, False]
 
 
-def test_no_voxels_no_choice() -> None:
+def test_unknown_voxels_choose_all_tokens() -> None:
     for kind in WHERE.values():
         assert kind().start(None)(9, history(velocities(6, 0))) is None
 
 
-def test_equal_scores_choose_the_first_cells_and_do_not_divide_by_zero() -> None:
+def test_equal_scores_choose_the_first_cells() -> None:
     coords = voxels()
     still = torch.ones(1, 60, 4)
     index = Saliency(0.25).start(Tokens(coords))(9, history(still, still))
@@ -120,7 +120,7 @@ def test_equal_scores_choose_the_first_cells_and_do_not_divide_by_zero() -> None
     assert unit(torch.full((3,), 2.0)).tolist() == [0, 0, 0]
 
 
-def test_random_cells_change_and_come_again_with_the_seed() -> None:
+def test_random_cells_change_per_step_and_repeat_with_the_seed() -> None:
     coords, past, state = voxels(), history(velocities(60, 1)), torch.get_rng_state()
 
     def two(seed: int) -> list[list[int]]:
@@ -136,7 +136,7 @@ def test_random_cells_change_and_come_again_with_the_seed() -> None:
 
 
 class Network:
-    """A velocity per voxel that depends on where the voxel is; remembers what it was given."""
+    """A velocity per voxel that depends on its position; records its inputs."""
 
     def __init__(self) -> None:
         self.given: list[Tensor] = []
@@ -159,7 +159,7 @@ def solve(method: Mapping[str, Any] | None, coords: Any, steps: int = 12) -> tup
 
 
 @pytest.mark.parametrize("as_array", [True, False])
-def test_chosen_voxels_alone_reach_the_network(as_array: bool) -> None:
+def test_only_chosen_voxels_reach_the_network(as_array: bool) -> None:
     coords = voxels(120)
     given = coords.numpy() if as_array else coords
     _, network, report = solve({"where": {"name": "saliency", "keep": 0.25, "warmup": 2}}, given)
@@ -170,8 +170,8 @@ def test_chosen_voxels_alone_reach_the_network(as_array: bool) -> None:
     assert report.solves[0].saved == 0
 
 
-def test_left_out_voxels_keep_their_velocity() -> None:
-    """Euler over a by-hand loop that does the same with masks."""
+def test_other_voxels_keep_their_velocity() -> None:
+    """Compared with a plain Euler loop that uses masks."""
     coords, steps = voxels(120), 12
     where = RandomCells(0.4, seed=3, warmup=2)
     got, _, _ = solve({"where": {"name": "random", "keep": 0.4, "seed": 3, "warmup": 2}}, coords, steps)
@@ -196,7 +196,7 @@ def test_all_voxels_is_bit_exact() -> None:
     assert torch.equal(plain, kept)
 
 
-def test_steps_are_skipped_and_voxels_left_out_at_once() -> None:
+def test_step_caching_combined_with_token_choice() -> None:
     method = {
         "when": {"name": "budget", "threshold": 0.3, "warmup": 3},
         "where": {"name": "saliency", "keep": 0.25},
@@ -211,7 +211,7 @@ def test_steps_are_skipped_and_voxels_left_out_at_once() -> None:
     assert result.isfinite().all()
 
 
-def test_coords_that_do_not_fit_leave_all_tokens_in(caplog: pytest.LogCaptureFixture) -> None:
+def test_mismatched_coords_run_all_tokens(caplog: pytest.LogCaptureFixture) -> None:
     solver, report = Euler(), Report()
     seam = SolveSeam(solver, STAGE)
     seam.add(Layer(report, True, build_stage_method({"where": {"name": "saliency"}}, STAGE.groups), Exchange()))
@@ -226,7 +226,7 @@ def test_coords_that_do_not_fit_leave_all_tokens_in(caplog: pytest.LogCaptureFix
     assert "so all tokens run" in caplog.text
 
 
-def test_voxels_as_a_keyword() -> None:
+def test_voxels_passed_as_a_keyword() -> None:
     coords = voxels(10)
     index = torch.tensor([2, 5])
     assert voxels_of((), {"coords": coords}) is coords

@@ -59,13 +59,13 @@ def layer(kind: str, mode: str = "full", **options: Any) -> Any:
     ],
     ids=["full", "one voxel", "cross", "windows", "shifted", "few"],
 )
-def test_no_bit_differs(make: Callable[[], Any], count: int, saves: bool, dtype: torch.dtype) -> None:
+def test_bit_identical_to_the_stock_code(make: Callable[[], Any], count: int, saves: bool, dtype: torch.dtype) -> None:
     module = make().to(dtype)
     x = sparse().SparseTensor(torch.randn(count, WIDTH * HEADS).to(dtype), voxels(count))
     context = (torch.randn(1, 77, 24).to(dtype),) if module._type == "cross" else ()
-    want, peak = module(x, *context), largest_mask(lambda: module(x, *context))
+    expected, peak = module(x, *context), largest_mask(lambda: module(x, *context))
     got = without_masks(module.forward)(x, *context)
-    assert got.feats.dtype == want.feats.dtype and torch.equal(got.feats, want.feats)
+    assert got.feats.dtype == expected.feats.dtype and torch.equal(got.feats, expected.feats)
     small = largest_mask(lambda: without_masks(module.forward)(x, *context))
     assert peak == count * (77 if context else count)
     assert (small < max(peak, 2)) == saves
@@ -74,7 +74,7 @@ def test_no_bit_differs(make: Callable[[], Any], count: int, saves: bool, dtype:
 
 
 def largest_mask(call: Callable[[], Any]) -> int:
-    """Numbers of the largest mask that attention is given."""
+    """Number of elements of the largest attention mask."""
     sizes: list[int] = []
     sdpa = torch.nn.functional.scaled_dot_product_attention
 
@@ -88,15 +88,15 @@ def largest_mask(call: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize("settings", [{}, {"mode": "windowed", "window_size": 8, "shift_window": (0, 0, 0)}])
-def test_inside_of_another_default_device(settings: dict[str, Any]) -> None:
-    """As the stock pipeline runs: nothing may be made there by accident."""
+def test_inside_another_default_device(settings: dict[str, Any]) -> None:
+    """As in the stock pipeline: no tensor may be created on the default device by accident."""
     module = layer("self", **settings)
     x = sparse().SparseTensor(torch.randn(1700, WIDTH * HEADS), voxels(1700))
-    want = module(x)
+    expected = module(x)
     attention._same_bits.cache_clear()
     with torch.device("meta"):
         got = without_masks(module.forward)(x)
-    assert torch.equal(got.feats, want.feats)
+    assert torch.equal(got.feats, expected.feats)
     assert attention._same_bits.cache_info().currsize == 1
 
 
@@ -120,21 +120,21 @@ def test_gradients_use_the_stock_code() -> None:
 
 
 def test_differing_bits_disable_the_saving(caplog: pytest.LogCaptureFixture) -> None:
-    """As on a device whose kernels go through blocks of other sizes."""
+    """As on a device with kernels of other block sizes."""
     module = layer("self", "windowed", window_size=8, shift_window=(0, 0, 0))
     x = sparse().SparseTensor(torch.randn(5000, WIDTH * HEADS), voxels(5000))
-    want = module(x)
+    expected = module(x)
     attention._same_bits.cache_clear()
     with caplog.at_level(logging.WARNING), mock.patch.object(attention, "KEYS", 100):
         for _ in range(2):
             got = without_masks(module.forward)(x)
     attention._same_bits.cache_clear()
-    assert torch.equal(got.feats, want.feats)
+    assert torch.equal(got.feats, expected.feats)
     assert len(caplog.records) == 1
     assert "exact.attention stays off for windows, because torch.float32 on cpu differ by" in caplog.records[0].message
 
 
-def test_on_a_pipeline_it_acts_where_it_is_asked_for() -> None:
+def test_acts_on_the_enabled_parts_of_a_pipeline() -> None:
     pipeline = STOCK.build()
     plain = STOCK.run(pipeline, formats=("mesh", "gaussian"))
     blocks = pipeline.models["slat_generator"].reverse_fn.backbone.blocks

@@ -54,7 +54,7 @@ OBJECTS["unsorted"] = OBJECTS["shell"].flip(0).roll(7, 0)
 
 
 def cells(coords: Tensor, channels: int, seed: int = 0, distance: str = "random") -> SimpleNamespace:
-    """Features of a decoder; distances of a sphere, or at random, which makes all ambiguous cases."""
+    """Features of a decoder; distances of a sphere, or random, which cover all ambiguous cases."""
     feats = torch.randn(len(coords), channels, generator=torch.Generator().manual_seed(seed))
     if distance == "sphere":
         corners = torch.tensor([[j & 1, j >> 1 & 1, j >> 2] for j in range(8)])
@@ -74,7 +74,7 @@ def same(mesh: Any, vertices: Any, faces: Any, colours: Any) -> bool:
 
 @pytest.fixture
 def decoder() -> Iterator[Any]:
-    """What holds an extractor, patched; it must come back as it was."""
+    """The owner of an extractor, patched; it must be restored."""
     thing: Any = nn.Module()
     thing.mesh_extractor = extractor = stock()
     before = dict(vars(thing))
@@ -90,13 +90,13 @@ def decoder() -> Iterator[Any]:
 @pytest.mark.parametrize("use_color", [True, False], ids=["colour", "no colour"])
 @pytest.mark.parametrize("distance", ["random", "sphere", "inside", "outside"])
 @pytest.mark.parametrize("name", OBJECTS)
-def test_no_bit_differs(name: str, distance: str, use_color: bool) -> None:
+def test_bit_identical_to_the_stock_code(name: str, distance: str, use_color: bool) -> None:
     extractor = stock(use_color=use_color)
     given = cells(OBJECTS[name], extractor.feats_channels, distance=distance)
     biased = copy.deepcopy(given)
-    want, got = extractor(given, training=False), extract(extractor, biased)
-    assert same(want, *got)
-    assert want.success == (distance != "outside" and bool(len(want.faces)))
+    expected, got = extractor(given, training=False), extract(extractor, biased)
+    assert same(expected, *got)
+    assert expected.success == (distance != "outside" and bool(len(expected.faces)))
     assert torch.equal(given.feats, biased.feats)  # the stock one changes them, too
 
 
@@ -111,11 +111,11 @@ def test_many_random_objects(seed: int) -> None:
     extractor = stock(res)
     given = cells(coords, extractor.feats_channels, seed)
     given.feats[given.feats.abs() < 0.01] = torch.nan
-    want: Any = extractor(copy.deepcopy(given), training=False)
+    expected: Any = extractor(copy.deepcopy(given), training=False)
     got: Any = extract(extractor, given)
-    assert torch.equal(want.faces, got[1])
-    assert torch.equal(want.vertices.nan_to_num(9), got[0].nan_to_num(9))
-    assert torch.equal(want.vertex_attrs.nan_to_num(9), got[2].nan_to_num(9))
+    assert torch.equal(expected.faces, got[1])
+    assert torch.equal(expected.vertices.nan_to_num(9), got[0].nan_to_num(9))
+    assert torch.equal(expected.vertex_attrs.nan_to_num(9), got[2].nan_to_num(9))
 
 
 def test_half_precision() -> None:
@@ -133,48 +133,48 @@ def test_a_patched_decoder_gives_the_same_meshes(decoder: Any) -> None:
     extractor, before = stock(), torch.get_rng_state()
     decoder.mesh_extractor(cells(OBJECTS["crumbs"], extractor.feats_channels))  # this one also tries the extractor
     given = cells(OBJECTS["shell"], extractor.feats_channels)
-    want = extractor(copy.deepcopy(given), training=False)
+    expected = extractor(copy.deepcopy(given), training=False)
     with mock.patch.object(type(extractor), "__call__", side_effect=AssertionError("the whole grid was used")):
         got = decoder.mesh_extractor(given, training=False)
-    assert type(got) is type(want) and same(want, got.vertices, got.faces, got.vertex_attrs)
-    assert torch.equal(got.face_normal, want.face_normal)
-    assert (got.res, got.success) == (want.res, want.success)
+    assert type(got) is type(expected) and same(expected, got.vertices, got.faces, got.vertex_attrs)
+    assert torch.equal(got.face_normal, expected.face_normal)
+    assert (got.res, got.success) == (expected.res, expected.success)
     assert torch.equal(torch.get_rng_state(), before)
     assert decoder.mesh_extractor.res == RES
 
 
-def test_inside_of_another_default_device(decoder: Any) -> None:
-    """As the stock pipeline runs: nothing may be made there by accident."""
+def test_inside_another_default_device(decoder: Any) -> None:
+    """As in the stock pipeline: no tensor may be created on the default device by accident."""
     extractor = stock()
     given = cells(OBJECTS["shell"], extractor.feats_channels)
-    want = extractor(copy.deepcopy(given))
+    expected = extractor(copy.deepcopy(given))
     with torch.device("meta"):
         got = decoder.mesh_extractor(given)
-    assert decoder.mesh_extractor.result is type(want)
-    assert same(want, got.vertices, got.faces, got.vertex_attrs)
+    assert decoder.mesh_extractor.result is type(expected)
+    assert same(expected, got.vertices, got.faces, got.vertex_attrs)
 
 
 def test_training_uses_the_stock_code(decoder: Any) -> None:
     extractor = stock()
     given = cells(OBJECTS["shell"], extractor.feats_channels)
-    want = extractor(copy.deepcopy(given), training=True)
+    expected = extractor(copy.deepcopy(given), training=True)
     got = decoder.mesh_extractor(given, training=True)
-    assert same(want, got.vertices, got.faces, got.vertex_attrs)
-    assert torch.equal(got.reg_loss, want.reg_loss) and torch.equal(got.tsdf_s, want.tsdf_s)
+    assert same(expected, got.vertices, got.faces, got.vertex_attrs)
+    assert torch.equal(got.reg_loss, expected.reg_loss) and torch.equal(got.tsdf_s, expected.tsdf_s)
 
 
 @pytest.mark.parametrize("coords", [torch.tensor([[0, 0, RES]]), torch.zeros(0, 3, dtype=torch.long)])
-def test_what_the_stock_extractor_refuses_is_refused(coords: Tensor, decoder: Any) -> None:
+def test_inputs_refused_by_the_stock_extractor_are_refused(coords: Tensor, decoder: Any) -> None:
     extractor = stock()
     given = cells(coords, extractor.feats_channels)
     try:
-        want = extractor(copy.deepcopy(given), training=False)
+        expected = extractor(copy.deepcopy(given), training=False)
     except Exception as error:
         with pytest.raises(type(error)):
             decoder.mesh_extractor(given)
     else:
         got = decoder.mesh_extractor(given)
-        assert same(want, got.vertices, got.faces, got.vertex_attrs)
+        assert same(expected, got.vertices, got.faces, got.vertex_attrs)
 
 
 def test_another_extractor_disables_the_saving(decoder: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -189,11 +189,11 @@ def test_another_extractor_disables_the_saving(decoder: Any, caplog: pytest.LogC
     extractor.__class__ = Shifted
     vars(decoder)["mesh_extractor"]._earlier, kept = extractor, vars(decoder)["mesh_extractor"]._earlier
     given = cells(OBJECTS["shell"], extractor.feats_channels)
-    want = extractor(copy.deepcopy(given))
+    expected = extractor(copy.deepcopy(given))
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             got = decoder.mesh_extractor(copy.deepcopy(given))
-            assert same(want, got.vertices, got.faces, got.vertex_attrs)
+            assert same(expected, got.vertices, got.faces, got.vertex_attrs)
     assert [r.message for r in caplog.records] == [
         "mesh: exact.extraction stays off, because the extractor (Shifted) fails on a small trial: ValueError: "
         "vertices differ"

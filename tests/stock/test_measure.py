@@ -1,4 +1,4 @@
-"""The stock parts in the small, off and on."""
+"""Measurement of small stock parts, without and with their savings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def imported() -> None:
         import sam3d_objects.model.backbone.tdfy_dit.representations.mesh  # noqa: F401
 
 
-def test_extraction() -> None:
+def test_measures_extraction() -> None:
     before = torch.get_rng_state()
     compared = measure.extraction(4.0, rounds=1, resolution=12)
     assert torch.equal(torch.get_rng_state(), before)
@@ -27,7 +27,7 @@ def test_extraction() -> None:
 
 
 @pytest.mark.parametrize(("settings", "says"), [(measure.DECODER, "windowed"), (measure.SAMPLER, "full")])
-def test_attention(settings: dict[str, Any], says: str) -> None:
+def test_measures_attention(settings: dict[str, Any], says: str) -> None:
     compared = measure.attention(6.0, settings, rounds=1, resolution=16)
     assert compared is not None and compared.equal
     assert compared.label.startswith(f"{says} attention, ")

@@ -1,4 +1,4 @@
-"""Passes that are not made again, on the stock classes."""
+"""Reuse of encoder passes on the stock classes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def pipeline(shared: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The channels of each input that an encoder really ran on."""
+    """The channels of each input of an actual encoder pass."""
     ran: list[int] = []
     forward = PictureTokens.forward
 
@@ -115,7 +115,7 @@ def scene(pipeline: Any) -> list[dict[str, Tensor]]:
         (("embedders", "images"), 7, 1),  # three for the second mask
     ],
 )
-def test_passes_of_two_masks_of_one_image(
+def test_encoder_passes_of_two_masks_of_one_image(
     savings: tuple[str, ...], made: int, depth: int, pipeline: Any, passes: list[int]
 ) -> None:
     plain = scene(pipeline)
@@ -140,7 +140,7 @@ def test_changed_weights_of_the_depth_network_are_detected(pipeline: Any) -> Non
     assert "translation" in differing(after, before)
 
 
-def test_encoders_that_differ_share_nothing(shared: Any, passes: list[int], caplog: pytest.LogCaptureFixture) -> None:
+def test_different_encoders_share_no_passes(shared: Any, passes: list[int], caplog: pytest.LogCaptureFixture) -> None:
     pipeline = copy.deepcopy(shared)
     _, slat = pipeline.condition_embedders.values()
     with torch.no_grad():

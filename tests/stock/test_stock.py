@@ -1,4 +1,4 @@
-"""What only the stock classes can show."""
+"""Behaviour on the stock classes that the embedded ones cannot show."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def pipeline(shared: Any) -> Iterator[Any]:
     assert same_vars(before, snapshot(shared))
 
 
-def test_it_is_the_stock_pipeline(pipeline: Any) -> None:
+def test_pipeline_under_test_is_the_stock_class(pipeline: Any) -> None:
     kinds = {base.__module__.split(".")[0] for base in type(pipeline).__mro__[1:-1]}
     kinds |= {type(pipeline.models[name]).__module__.split(".")[0] for name in pipeline.models if pipeline.models[name]}
     assert kinds == {"sam3d_objects"}
 
 
-def test_the_stages_that_a_report_knows(pipeline: Any) -> None:
+def test_report_names_every_stage(pipeline: Any) -> None:
     with observe(pipeline) as report:
         STOCK.run(pipeline, formats=("mesh", "gaussian", "gaussian_4"))
     stages = {"pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess"}
@@ -50,17 +50,17 @@ def test_the_stages_that_a_report_knows(pipeline: Any) -> None:
     assert [solve.stage for solve in report.solves] == ["ss", "slat"]
 
 
-def test_the_notebooks_wrapper(pipeline: Any) -> None:
+def test_notebook_wrapper_is_unwrapped(pipeline: Any) -> None:
     with fast_sam3d.accelerated(FakeInference(pipeline), METHODS["all"]) as handle:
         STOCK.run(pipeline)
     assert handle.report.network_calls_saved > 0
 
 
-def test_a_merged_mesh_comes_back_at_its_size(pipeline: Any) -> None:
+def test_merged_mesh_is_scaled_back(pipeline: Any) -> None:
     def bounds(result: dict[str, Any]) -> torch.Tensor:
         vertices = result["mesh"][0].vertices
         turned = torch.as_tensor(result["glb"].vertices)[:, [0, 2, 1]] * torch.tensor([1.0, -1.0, 1.0])
-        torch.testing.assert_close(turned.float(), vertices, atol=1e-6, rtol=0)  # the glb is made of the same mesh
+        torch.testing.assert_close(turned.float(), vertices, atol=1e-6, rtol=0)  # the glb has the same mesh
         return torch.stack([vertices.amin(0), vertices.amax(0)])
 
     plain = STOCK.raw(pipeline, decode_formats=["mesh", "gaussian"])
@@ -74,14 +74,14 @@ def test_a_merged_mesh_comes_back_at_its_size(pipeline: Any) -> None:
 def test_the_image_ratio_affects_merging(pipeline: Any) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 4), dtype=np.uint8)
     noise[..., 3] = rgba()[..., 3]
-    want = picture_ratio(torch.from_numpy(noise[..., :3]), torch.from_numpy(noise[..., 3]))
+    expected = picture_ratio(torch.from_numpy(noise[..., :3]), torch.from_numpy(noise[..., 3]))
     with fast_sam3d.accelerated(pipeline, METHODS["voxels"]) as handle, STOCK.running():
         pipeline.run(noise, None, seed=0, stage1_only=True)
     (record,) = handle.report.aggregations
-    assert record.picture == want is not None
+    assert record.picture == expected is not None
 
 
-def test_compile_model(pipeline: Any) -> None:
+def test_compiled_model_is_accelerated(pipeline: Any) -> None:
     """The constructor's own `_compile`, with its wrappers; its warm-up calls a method that does not exist."""
     before, plain, passed = snapshot(pipeline), STOCK.run(pipeline), []
 
@@ -102,7 +102,7 @@ def test_compile_model(pipeline: Any) -> None:
         assert {solve.stage: solve.calls for solve in handle.report.solves} == counts
         # Four tokens of conditions, the steps that are evaluated, one decoding.
         assert len(passed) == 4 + len(handle.report.solves[0].evaluated) + 1
-        # What acts inside the network stays off: it would be traced, or not be called at all.
+        # Savings inside the network stay off: they would be traced, or never called.
         with fast_sam3d.accelerated(pipeline, METHODS["everything"]):
             assert "forward" not in vars(models["ss_generator"].reverse_fn.backbone)
             assert torch.equal(STOCK.raw(pipeline, stage1_only=True)["shape"], accelerated["shape"])
@@ -120,7 +120,7 @@ def test_compile_model(pipeline: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Midpoint", "RungeKutta4", "SDE"])
-def test_other_solvers_are_refused_before_anything_is_touched(kind: str, pipeline: Any) -> None:
+def test_other_solvers_are_refused_before_patching(kind: str, pipeline: Any) -> None:
     from sam3d_objects.model.backbone.generator.flow_matching import solver
 
     generator = pipeline.models["ss_generator"]
@@ -131,7 +131,7 @@ def test_other_solvers_are_refused_before_anything_is_touched(kind: str, pipelin
         assert same_vars(before, snapshot(pipeline))
 
 
-def test_other_solves_on_the_same_solver_are_left_alone(pipeline: Any) -> None:
+def test_other_solves_on_the_same_solver_are_unaffected(pipeline: Any) -> None:
     """`log_likelihood` solves for {"x", "log_p"} through `solve`, which calls the patched `solve_iter`."""
     solver = pipeline.models["slat_generator"]._solver
     state, grid = {"x": torch.ones(1, 3, 8), "log_p": torch.zeros(1)}, torch.linspace(1, 0, 6)
@@ -139,13 +139,13 @@ def test_other_solves_on_the_same_solver_are_left_alone(pipeline: Any) -> None:
     def dynamics(x: Any, t: Any) -> Any:
         return {"x": x["x"] * t, "log_p": x["x"].sum().reshape(1)}
 
-    want = solver.solve(dynamics, state, grid)
+    expected = solver.solve(dynamics, state, grid)
     with fast_sam3d.accelerated(pipeline, METHODS["both"]):
         got = solver.solve(dynamics, state, grid)
-    assert all(torch.equal(got[name], want[name]) for name in want)
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 
-def test_guidance_by_the_pointmap_makes_three_calls(pipeline: Any) -> None:
+def test_pointmap_guidance_takes_three_calls(pipeline: Any) -> None:
     from sam3d_objects.model.backbone.generator.classifier_free_guidance import PointmapCFG
 
     guidance = pipeline.models["ss_generator"].reverse_fn
@@ -162,7 +162,7 @@ def test_guidance_by_the_pointmap_makes_three_calls(pipeline: Any) -> None:
     assert ss.calls + ss.saved == PLAIN_CALLS["ss"] + 7  # steps 0 to 6 are guided
 
 
-def test_guidance_that_is_off_or_short(pipeline: Any) -> None:
+def test_disabled_and_short_guidance(pipeline: Any) -> None:
     """The third guided step lies on the end of its interval, t = 0.1."""
     guidance = pipeline.models["ss_generator"].reverse_fn
     for strength, interval, calls in ((0, [0, 500], STEPS), (7, [0, 100], STEPS + 3), (7, None, STEPS)):

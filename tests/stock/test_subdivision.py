@@ -19,7 +19,7 @@ def block(channels: int, out_channels: int) -> Any:
         )
 
         made = SparseSubdivideBlock3d(channels, 8, out_channels, num_groups=4)
-    for part in made.parameters():  # the last convolution is zero at first: nothing would show
+    for part in made.parameters():  # the last convolution is initialised to zero, which would hide differences
         torch.nn.init.normal_(part, std=0.2)
     return made.eval()
 
@@ -42,23 +42,23 @@ def test_equal_up_to_rounding(counts: list[int], out_channels: int) -> None:
     stock, given = block(16, out_channels), voxels(counts, 16)
     assert fits(stock)
     with torch.no_grad(), on_cpu():
-        want = stock(given)
+        expected = stock(given)
         patch = Patch()
         patch.add(stock, "forward", Layer(object(), True), lambda: SubdivisionSeam(stock))
         got = stock(given)
         assert list(stock.forward.works.values()) == [True]
         patch.remove()
-        assert torch.equal(stock(given).feats, want.feats)
-    assert not torch.equal(got.feats, want.feats) or counts == [1]
-    assert torch.equal(got.coords, want.coords)
-    assert got.shape == want.shape and got.layout == want.layout
-    torch.testing.assert_close(got.feats, want.feats, atol=1e-4, rtol=1e-4)
+        assert torch.equal(stock(given).feats, expected.feats)
+    assert not torch.equal(got.feats, expected.feats) or counts == [1]
+    assert torch.equal(got.coords, expected.coords)
+    assert got.shape == expected.shape and got.layout == expected.layout
+    torch.testing.assert_close(got.feats, expected.feats, atol=1e-4, rtol=1e-4)
 
 
-def test_the_second_subdivision_sees_the_first_ones_children() -> None:
+def test_second_subdivision_uses_the_firsts_children() -> None:
     torch.manual_seed(1)
     blocks, given = (block(16, 8), block(8, 4)), voxels([90], 16)
     with torch.no_grad(), on_cpu():
-        want = blocks[1](blocks[0](given))
+        expected = blocks[1](blocks[0](given))
         got = SubdivisionSeam(blocks[1])(SubdivisionSeam(blocks[0])(given))
-    torch.testing.assert_close(got.feats, want.feats, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(got.feats, expected.feats, atol=1e-4, rtol=1e-4)

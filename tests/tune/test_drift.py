@@ -10,7 +10,7 @@ from fast_sam3d.errors import ConfigError
 from fast_sam3d.tune.drift import GUARDED, Share, Verdict, check_measures, share_of
 
 
-def test_a_share_worked_by_hand():
+def test_share_by_hand():
     # Means 0.2 and 0.5, so 0.4. d - 0.4 n is -0.06, 0.02, 0.04: squares 0.0036 + 0.0004 + 0.0016 = 0.0056, variance
     # 0.0028, error of the mean sqrt(0.0028 / 3) = 0.030551, over 0.5.
     share = share_of([0.1, 0.2, 0.3], [0.4, 0.45, 0.65], ["a", "b", "c"])

@@ -102,7 +102,7 @@ def test_table_and_json_have_every_number(tmp_path: Path, plan):
     assert float(rows[0]["worst_share"]) == 0.3 and float(rows[1]["share_voxel_iou"]) == 1.8
 
 
-def test_the_plot_with_and_without_a_choice(tmp_path: Path, plan):
+def test_plot_with_and_without_a_chosen_candidate(tmp_path: Path, plan):
     draw(tmp_path / "a.png", found(), SAVINGS, plan)
     draw(tmp_path / "b.png", found(chosen=Candidate({}), searched=SAVINGS, held_out=None, trials=()), SAVINGS, plan)
     sizes = [(tmp_path / name).stat().st_size for name in ("a.png", "b.png")]

@@ -1,4 +1,4 @@
-"""What is searched: every method, with settings that it has, and values that it takes."""
+"""The search space: every method, its settings and their values."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def known():
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_method_of_the_stage_can_be_tried_and_has_something_to_set(known, stage):
+def test_every_method_of_a_stage_has_tunable_settings(known, stage):
     options = [method.option for method in known[stage]]
     assert sorted(options) == [name for name in group_options()[stage] if name != "off"]
-    assert options.index("fast_sam3d") <= 2, "what presets name is tried first"
+    assert options.index("fast_sam3d") <= 2, "methods named by presets are tried first"
     assert all(method.knobs for method in known[stage])
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_first_trial_of_a_method_is_its_file(known, stage):
+def test_first_trial_of_a_method_has_the_settings_of_its_file(known, stage):
     for method in known[stage]:
         candidate = Candidate({stage: method.ask(optuna.trial.FixedTrial(method.first()))})
         unset = [knob.key for knob in method.knobs if not knob.range.holds(knob.default)]
@@ -37,7 +37,7 @@ def test_the_first_trial_of_a_method_is_its_file(known, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_whatever_a_sampler_chooses_is_a_method(known, stage):
+def test_every_sampled_candidate_is_a_valid_method(known, stage):
     for method in known[stage]:
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)).ask()
         candidate = Candidate({stage: ask(trial, [method])})
@@ -52,20 +52,20 @@ def test_one_setting_has_one_name_in_every_method(known):
     assert {knob.key for knob in taylor.knobs} >= {"ss.predict.shape.order", "ss.predict.layout.beta"}
 
 
-def test_methods_calibrated_on_the_embedded_model_are_for_it_alone(known):
+def test_methods_calibrated_on_the_embedded_model_are_excluded_for_others(known):
     others = [method.option for method in methods("ss", embedded=False)]
     assert "magcache" in [method.option for method in known["ss"]] and "magcache" not in others
     assert "taylorseer" in others
 
 
-def test_the_name_is_what_the_command_line_takes():
+def test_candidate_name_is_a_valid_command_line():
     candidate = Candidate({"slat": ("slat=step_cache", "slat.when.stride=4"), "ss": ("ss=step_cache",)})
     assert candidate.name == "ss=step_cache slat=step_cache slat.when.stride=4 exact=all"
     assert load(candidate.name.split()).modules["slat"]["when"]["stride"] == 4
     assert Candidate({}).name == EXACT
 
 
-def test_what_equals_the_file_is_left_out():
+def test_default_settings_are_omitted_from_the_name():
     assert tuned(MeshMethod)["factors"].holds([2.0, 1.5, 1.25])
     method = next(m for m in methods("mesh") if m.option == "fast_sam3d")
     assert isinstance(method, Method)

@@ -1,4 +1,4 @@
-"""`fast-sam3d tune`: what it refuses, what it writes, and what a stop leaves."""
+"""`fast-sam3d tune`: refused arguments, output files, interruption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tune.landscape import Landscape
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
-    """What is loaded, whatever is asked for."""
+    """The pipeline that replaces every loaded checkpoint."""
     made = StandIn()
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -30,7 +30,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
 
 @pytest.fixture
 def landscape(monkeypatch: pytest.MonkeyPatch):
-    """Formulas in place of runs."""
+    """Measurements by formulas instead of runs."""
     land = Landscape()
 
     def measure(*settings):
@@ -44,7 +44,7 @@ def landscape(monkeypatch: pytest.MonkeyPatch):
 ARGUMENTS = ("--measures", "voxel_iou,ssim", "--trials", "30", "--minutes", "60", "--objects", "5", "--held_out", "4")
 
 
-def test_it_writes_a_preset_evidence_and_a_picture(capsys, tmp_path, loaded, landscape):
+def test_writes_preset_evidence_and_plot(capsys, tmp_path, loaded, landscape):
     out = tmp_path / "out"
     code, said, _ = run(capsys, "tune", *ARGUMENTS, "--output_dir", out)
     assert code == 0, said
@@ -57,7 +57,7 @@ def test_it_writes_a_preset_evidence_and_a_picture(capsys, tmp_path, loaded, lan
     assert len(landscape.calls) == calls, "the same command finds everything measured"
 
 
-def test_the_search_begins_with_the_methods_of_a_preset(capsys, tmp_path, loaded, landscape, monkeypatch):
+def test_search_starts_with_the_methods_of_presets(capsys, tmp_path, loaded, landscape, monkeypatch):
     from fast_sam3d.tune import search as searching
 
     plans = []
@@ -70,7 +70,7 @@ def test_the_search_begins_with_the_methods_of_a_preset(capsys, tmp_path, loaded
     assert [plan.methods[stage][0].option for stage in ("ss", "slat")] == ["guided_stride_fast", "multistep_fast"]
 
 
-def test_a_stop_leaves_the_best_so_far_and_says_so(capsys, tmp_path, loaded, landscape):
+def test_interrupt_writes_the_best_result_so_far(capsys, tmp_path, loaded, landscape):
     landscape.stop_after = 16
     out = tmp_path / "out"
     code, _, said = run(capsys, "tune", *ARGUMENTS, "--output_dir", out)
@@ -95,7 +95,7 @@ def test_a_stop_leaves_the_best_so_far_and_says_so(capsys, tmp_path, loaded, lan
         (("--cost", "money"), "--cost"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_loaded(capsys, tmp_path, monkeypatch, arguments, said):
+def test_invalid_arguments_are_refused_before_loading(capsys, tmp_path, monkeypatch, arguments, said):
     monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: pytest.fail("it was loaded"))
     code, _, error = run(capsys, "tune", "--output_dir", tmp_path / "out", *arguments)
     assert code == 2 and said in error
@@ -115,14 +115,14 @@ def test_too_few_objects_are_refused(capsys, tmp_path, loaded, object_folder):
     assert code == 2 and "at least 4" in error
 
 
-def test_another_pipeline_needs_pictures(capsys, tmp_path, loaded, monkeypatch):
+def test_other_weights_require_image_path(capsys, tmp_path, loaded, monkeypatch):
     folder = loading.find_checkpoint("mini").folder
     monkeypatch.setattr(loading, "find_checkpoint", lambda tag: loading.Checkpoint("hf", folder, "sam3d", "so"))
     code, _, error = run(capsys, "tune", "--output_dir", tmp_path / "out")
     assert code == 2 and "add --image_path DIR" in error and "--tag mini" in error
 
 
-def test_another_solver_is_refused_before_the_work(capsys, tmp_path, loaded, landscape):
+def test_other_solvers_are_refused_before_the_search(capsys, tmp_path, loaded, landscape):
     class Heun:
         def solve_iter(self, *arguments):
             yield 0.0, None
@@ -133,14 +133,14 @@ def test_another_solver_is_refused_before_the_work(capsys, tmp_path, loaded, lan
 
 
 @pytest.mark.parametrize("missing", ["optuna", "matplotlib"])
-def test_a_missing_package_is_told_with_what_to_install(capsys, tmp_path, monkeypatch, missing):
+def test_missing_package_is_reported_with_the_pip_command(capsys, tmp_path, monkeypatch, missing):
     whole = tune.importlib.util.find_spec
     monkeypatch.setattr(tune.importlib.util, "find_spec", lambda name: None if name == missing else whole(name))
     code, _, error = run(capsys, "tune", "--output_dir", tmp_path / "out")
     assert code == 2 and missing in error and "fast-sam3d[tune]" in error
 
 
-def test_pictures_are_split_evenly_and_never_shared():
+def test_pictures_are_split_into_disjoint_sets():
     names = [f"{i}" for i in range(10)]
     searched, held_out = tune.split(names, 8, 8)
     assert len(searched) == 7 and len(held_out) == 3 and not set(searched) & set(held_out)

@@ -1,6 +1,6 @@
 """Eighteen families of objects. Each takes a random generator and returns its parts and its symmetry about z.
 
-Symmetry n means that a turn by 360/n degrees about z maps the object to itself; 0 stands for a solid of revolution.
+Symmetry n means that a turn by 360/n degrees about z maps the object to itself; 0 is a solid of revolution.
 Objects face -y where they have a front.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from fast_sam3d.mini.data.furniture import Design, Rng, bench, chair, crate, frame, ladder, lamp, shelf, stool, table
 from fast_sam3d.mini.data.sdf import Part, Solid, rotation, segment
 
-# Columns are an arc's own x, y, z axes: its kept side (y) points along +x, its ring stands in the xz plane.
+# Columns are an arc's own x, y, z axes: its kept side (y) points along +x, its ring lies in the xz plane.
 HANDLE = np.array([[0, 1, 0], [0, 0, -1], [-1, 0, 0]], np.float32)
 
 
@@ -84,7 +84,7 @@ def rings(rng: Rng) -> Design:
 
 
 def tower(rng: Rng) -> Design:
-    # All blocks are longer along x, and the stack leans towards +y: a picture can tell the yaw.
+    # All blocks are longer along x, and the stack leans towards +y: the yaw is visible in a picture.
     count, lean = int(rng.integers(3, 6)), rng.uniform(0.1, 0.22)
     parts, z = [], 0.0
     for k in range(count):
@@ -108,7 +108,7 @@ def car(rng: Rng) -> Design:
     length, w, h = rng.uniform(0.8, 1.2), rng.uniform(0.35, 0.5), rng.uniform(0.12, 0.2)
     wheel = rng.uniform(0.1, 0.16)
     cabin = length * rng.uniform(0.2, 0.32)
-    shift = rng.uniform(-0.14, -0.04) * length  # never in the middle, or front and back are alike
+    shift = rng.uniform(-0.14, -0.04) * length  # never in the middle, where front and back would look the same
     parts = [Part("box", (w / 2, length / 2, h, 0.05), (0, 0, wheel + h * 0.8))]
     parts.append(Part("box", (w * 0.43, cabin, h * 0.9, 0.05), (0, -shift, wheel + h * 2.2), colour=2))
     for sx in (-1, 1):

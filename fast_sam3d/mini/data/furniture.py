@@ -127,7 +127,7 @@ def bench(rng: Rng) -> Design:
 
 def ladder(rng: Rng) -> Design:
     w, h, r = rng.uniform(0.3, 0.5), rng.uniform(0.9, 1.4), rng.uniform(0.025, 0.045)
-    lean = rng.uniform(0.12, 0.4)  # far enough to see which way
+    lean = rng.uniform(0.12, 0.4)  # enough for its direction to be visible
     n = int(rng.integers(3, 7))
     parts = [segment((s * w / 2, 0, 0), (s * w * 0.45, lean, h), r) for s in (-1, 1)]
     for k in range(n):
@@ -154,7 +154,7 @@ def frame(rng: Rng) -> Design:
 
 def crate(rng: Rng) -> Design:
     x, z = rng.uniform(0.35, 0.5), rng.uniform(0.25, 0.5)
-    y = x * rng.uniform(0.5, 0.78)  # the longer side along x: a picture can tell the yaw
+    y = x * rng.uniform(0.5, 0.78)  # the longer side along x: the yaw is visible in a picture
     r = rng.uniform(0.03, 0.05)
     parts = []
     for a in (-1, 1):

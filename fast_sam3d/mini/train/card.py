@@ -28,14 +28,14 @@ BARS: dict[str, tuple[float, bool]] = {
     "box_iou": (0.78, True),
     "rotation_deg": (12.0, False),
 }
-"""Least or greatest value of a metric that the embedded model must reach, and whether greater is better."""
+"""Threshold of a metric that the embedded model must reach, and whether greater is better."""
 
 
 def write(run: TrainingRun, checkpoint: Path, summary: Mapping[str, Any]) -> Path:
     """Write the card, the curves and `evaluation.json` beside the weights.
 
     Args:
-        run: whose folder has the curves and `quality.json`.
+        run: its folder has the curves and `quality.json`.
         checkpoint: folder of the weights.
         summary: of `evaluate-mini`; see `bench.evaluate_mini.measure`.
 

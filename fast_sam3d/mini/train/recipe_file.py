@@ -1,4 +1,4 @@
-"""`recipe.json` of a run folder: its settings, so that a run with other settings does not resume in it by mistake."""
+"""`recipe.json` of a run folder: its settings, which prevent a run with other settings from resuming in it."""
 
 from __future__ import annotations
 

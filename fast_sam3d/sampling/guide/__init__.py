@@ -17,4 +17,4 @@ __all__ = [
 ]
 
 GUIDE = parts_in(__name__, Guide)
-"""Every way of this package by its name."""
+"""Every guide of this package by its name."""

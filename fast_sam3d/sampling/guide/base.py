@@ -35,19 +35,19 @@ class Guidance:
 
 
 class Guiding(Protocol):
-    """What a `Guide` remembers during one solve. Leaves are velocities of the network, before guidance mixes them."""
+    """The state of a `Guide` during one solve. Leaves are velocities of the network, before guidance mixes them."""
 
     def stand_in(self, conditional: Leaves) -> Leaves | None:
         """The unconditional velocity without the network; None asks for the call."""
         ...
 
     def learn(self, conditional: Leaves, unconditional: Leaves) -> None:
-        """Both velocities of a step at which both calls were made."""
+        """Record both velocities of a step with both calls."""
         ...
 
 
 class Guide(Part):
-    """A way of making, or saving, the unconditional call of classifier-free guidance."""
+    """How the unconditional call of classifier-free guidance is made or saved."""
 
     __slots__ = ()
 

@@ -21,7 +21,7 @@ class Reuse(Guide):
     apart and weighs them by time; the tokens here are no picture, so the difference is kept whole.
 
     Args:
-        interval: every so many guided steps the call is made again; 1 is always.
+        interval: guided steps from one unconditional call to the next; 1 is every step.
         warmup: guided steps at which it is made first, at least 1.
     """
 

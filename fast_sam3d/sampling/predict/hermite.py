@@ -1,4 +1,4 @@
-"""Extrapolation whose terms are Hermite polynomials."""
+"""Extrapolation with Hermite polynomials as terms."""
 
 from __future__ import annotations
 

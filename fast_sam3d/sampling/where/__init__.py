@@ -1,6 +1,6 @@
 """Where does the network run, on which tokens? The others keep their last velocity at that step.
 
-The driver runs the first and the last step of a solve on all tokens, whatever a class answers.
+The driver runs the first and the last step of a solve on all tokens, whatever a class returns.
 """
 
 from fast_sam3d.sampling.part import parts_in

@@ -21,7 +21,7 @@ class Merged:
 
     Args:
         index: [K] int64 ascending, the tokens that enter.
-        source: [N] int64 in 0..K-1, the token whose velocity each token takes; those that enter take their own.
+        source: [N] int64 in 0..K-1, the entered token that each token takes its result from.
     """
 
     index: Tensor
@@ -61,7 +61,7 @@ Choose: TypeAlias = Callable[[int, History[Evaluation]], Tensor | Merged | Held 
 
 
 class Where(Part):
-    """A choice of the tokens that the network evaluates. What it remembers during a solve is in `start`'s result.
+    """A choice of the tokens that the network evaluates. The state of a solve is in `start`'s result.
 
     Attributes:
         needs_tokens: it fits only a stage with voxels as tokens.

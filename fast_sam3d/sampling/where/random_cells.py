@@ -22,7 +22,7 @@ class RandomCells(Where):
 
     Args:
         keep: share of the cells that enter the network.
-        seed: of its own generator; the global random state does not change.
+        seed: of a separate generator; the global random state does not change.
         warmup: steps that run on all tokens first, at least 1.
     """
 

@@ -1,4 +1,4 @@
-"""The occupancy autoencoder's loss and what is made of it."""
+"""The occupancy autoencoder's loss and latents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def networks(tiny) -> tuple[SSEncoder, SSDecoder]:
     return SSEncoder(tiny.ss_encoder), SSDecoder(tiny.pipeline.ss_decoder)
 
 
-def test_occupancy_marks_the_objects_voxels(objects):
+def test_occupancy_grid_of_voxels(objects):
     grids = autoencoders.occupancy(objects, [2, 0])
     assert grids.shape == (2, 1, 32, 32, 32)
     np.testing.assert_array_equal(np.argwhere(grids[0, 0].numpy() > 0), objects.voxels("coords", 2))
@@ -34,8 +34,8 @@ def test_coarse_occupancy_against_pooling(objects):
     assert 0 < coarse.float().mean() < 1
 
 
-def test_turning_keeps_the_height_of_every_voxel():
-    # Random, as no object need differ from all its turned and mirrored selves.
+def test_augmentation_keeps_the_height_of_every_voxel():
+    # Random, because an object may equal its rotated and mirrored copies.
     grid = (torch.rand(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.3).float()
     seen = set()
     for seed in range(40):
@@ -45,7 +45,7 @@ def test_turning_keeps_the_height_of_every_voxel():
     assert len(seen) == 8
 
 
-def test_the_loss_teaches_both_networks(objects, networks):
+def test_loss_has_gradients_in_both_networks(objects, networks):
     encoder, decoder = networks
     loss = SSAutoencoderLoss(objects, encoder, decoder, CPU)
     losses = loss(torch.Generator().manual_seed(0), 2)
@@ -56,7 +56,7 @@ def test_the_loss_teaches_both_networks(objects, networks):
     assert all(torch.equal(losses[name], again[name]) for name in losses)
 
 
-def test_latents_get_unit_mean_square_and_the_decoder_does_not_notice(objects, networks):
+def test_normalising_latents_does_not_change_the_decoded_shape(objects, networks):
     encoder, decoder = networks
     with torch.no_grad():
         encoder.out_layer[-1].weight[:8] *= torch.arange(1, 9)[:, None, None, None, None] * 0.7
@@ -83,7 +83,7 @@ def test_latents_are_the_encoders_mean_as_tokens(objects, networks):
     torch.testing.assert_close(tokens_to_grid(tokens.float()), mean, atol=2e-3, rtol=2e-3)
 
 
-def test_iou_of_a_perfect_and_of_a_full_answer(objects):
+def test_iou_of_perfect_and_full_predictions(objects):
     def identity(grids: torch.Tensor) -> tuple[torch.Tensor, None]:
         return grids, None
 

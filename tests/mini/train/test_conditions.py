@@ -1,4 +1,4 @@
-"""Conditions and layout targets against the poses that they stand for."""
+"""Conditions and layout targets against the poses that they encode."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_targets_decode_to_the_stored_poses(rows):
     torch.testing.assert_close(first, pose["R"][:, 0], atol=1e-5, rtol=0)
 
 
-def test_the_pipeline_undoes_the_standardisation(rows):
+def test_pipeline_inverts_the_standardisation(rows):
     statistics = layout_statistics(rows)
     leaves = standardise(layout_targets(rows), statistics)
     decoder = PoseDecoder(
@@ -48,13 +48,13 @@ def test_standardised_leaves_have_no_mean_and_unit_deviation(rows):
     torch.testing.assert_close(leaves["scale"].std(0), torch.ones(1, 3))
 
 
-def test_constant_channels_do_not_blow_up(rows):
+def test_constant_channels_stay_finite(rows):
     same = np.repeat(rows[:1], 4, 0)
     leaves = standardise(layout_targets(same), layout_statistics(same))
     assert all(torch.allclose(leaf, torch.zeros_like(leaf), atol=1e-3) for leaf in leaves.values())
 
 
-def test_plain_crops_are_what_is_stored(objects):
+def test_crops_without_augmentation_equal_the_stored_ones(objects):
     picked = torch.tensor([5, 0])
     got = crops(objects, picked, None)
     assert {name: tuple(value.shape) for name, value in got.items()} == {
@@ -71,7 +71,7 @@ def test_plain_crops_are_what_is_stored(objects):
         np.testing.assert_array_equal(got["pointmap"][row].permute(1, 2, 0), objects.arrays["pointmap"][view])
 
 
-def test_augmentation_stays_within_its_bounds_and_leaves_the_store_alone(objects):
+def test_augmentation_is_bounded_and_does_not_modify_the_data(objects):
     before = {name: objects.arrays[name].copy() for name in ("image", "pointmap", "descriptor")}
     picked = torch.arange(8).repeat(8)
     plain = crops(objects, picked, None)

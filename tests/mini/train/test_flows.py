@@ -35,23 +35,23 @@ def loss(objects, tiny) -> SSFlowLoss:
     )
 
 
-def test_times_are_inside_and_cover_both_ends():
+def test_sampled_times_cover_the_open_interval():
     times = sample_times(20_000, torch.Generator().manual_seed(0))
     assert 0 < times.min() < 0.01 and 0.99 < times.max() < 1
     assert times.mean().item() == pytest.approx(0.5, abs=0.01)
-    # Half uniform, half logistic-normal, whose middle half lies in sigmoid(+-0.6745) = 0.3375..0.6625.
+    # Half uniform, half logistic-normal with its middle half in sigmoid(+-0.6745) = 0.3375..0.6625.
     middle = ((times > 0.3375) & (times < 0.6625)).float().mean().item()
     assert middle == pytest.approx((0.325 + 0.5) / 2, abs=0.015)
 
 
-def test_a_tenth_is_trained_without_condition():
+def test_a_tenth_of_the_conditions_is_dropped():
     keep = keep_condition(20_000, torch.Generator().manual_seed(0))
     assert keep.shape == (20_000, 1, 1)
     assert set(keep.unique().tolist()) == {0.0, 1.0}
     assert keep.mean().item() == pytest.approx(0.9, abs=0.01)
 
 
-def test_readout_sees_the_mean_and_the_last_token():
+def test_readout_uses_the_mean_and_the_last_token():
     readout = Readout(6, 2)
     tokens = torch.randn(3, 5, 6)
     layout, cells, colours = readout(tokens)
@@ -69,18 +69,18 @@ def test_colours_of_a_patch_are_read_from_its_own_token():
     assert tokens.grad is not None and tokens.grad.abs().sum((0, 2)).nonzero().flatten().tolist() == [1]
 
 
-def test_colours_are_asked_for_where_the_object_is():
+def test_colour_error_is_limited_to_the_object():
     image, mask = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
     image[..., 0, 0], image[..., 0, 1] = 0.8, 0.1
     mask[..., 0, 0] = 1  # of the upper left part only one pixel is the object's
-    told = torch.full((1, 3, 2, 2), 0.3)
-    assert Readout.colour_error(told, image, mask).item() == pytest.approx(0.5**2)
-    told[..., 0, 0] = 0.8
-    assert Readout.colour_error(told, image, mask).item() == pytest.approx(0, abs=1e-12)
-    assert Readout.colour_error(told, image, mask * 0).item() == 0
+    predicted = torch.full((1, 3, 2, 2), 0.3)
+    assert Readout.colour_error(predicted, image, mask).item() == pytest.approx(0.5**2)
+    predicted[..., 0, 0] = 0.8
+    assert Readout.colour_error(predicted, image, mask).item() == pytest.approx(0, abs=1e-12)
+    assert Readout.colour_error(predicted, image, mask * 0).item() == 0
 
 
-def test_every_part_learns(loss):
+def test_every_network_gets_gradients(loss):
     losses = loss(torch.Generator().manual_seed(1), 4)
     assert set(losses) == {"shape", *LAYOUT_CHANNELS, "readout_layout", "readout_cells", "readout_colours"}
     assert all(value.isfinite() and value > 0 for value in losses.values())
@@ -96,7 +96,7 @@ def test_same_generator_same_loss(loss):
 
 
 class Oracle(nn.Module):
-    """Answers with the velocity that leads from the noise to known clean leaves."""
+    """Returns the velocity from the noise to known clean leaves."""
 
     def __init__(self, clean: dict[str, torch.Tensor]) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Oracle(nn.Module):
         return {name: (self.clean[name] - value) / (1 - at) for name, value in mixed.items()}
 
 
-def test_the_true_velocity_costs_nothing(loss):
+def test_loss_of_the_true_velocity_is_zero(loss):
     _, clean, _ = loss.batch(torch.Generator().manual_seed(3), 2)
     loss.backbone = oracle = Oracle({name: leaf.repeat(2, 1, 1) for name, leaf in clean.items()})
     losses = loss(torch.Generator().manual_seed(3), 4)

@@ -1,4 +1,4 @@
-"""The training loop: a stop loses no more than an interval, and what follows is what would have been."""
+"""The training loop: an interruption loses at most one interval, and a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def trainer(folder: Path, width: int = 3, schedule: TrainingSchedule = SCHEDULE)
 
 
 def train(folder: Path, stop_at: int | None = None, schedule: TrainingSchedule = SCHEDULE) -> tuple[Trainer, list[int]]:
-    """Regress noise; raises `Stopped` in the update `stop_at`. Returns the trainer and the updates that it made."""
+    """Regress noise; raises `Stopped` in the update `stop_at`. Returns the trainer and its updates."""
     made = trainer(folder, schedule=schedule)
     steps = []
 
@@ -61,7 +61,7 @@ def unbroken(tmp_path: Path) -> tuple[Trainer, list[dict[str, str]]]:
 
 
 @pytest.mark.parametrize("stop_at", [0, 29, 30, 31, 77, 129])
-def test_a_stopped_run_ends_as_an_unbroken_one(tmp_path, unbroken, stop_at):
+def test_interrupted_run_equals_an_uninterrupted_one(tmp_path, unbroken, stop_at):
     whole, rows = unbroken
     train(tmp_path, stop_at)
     again, steps = train(tmp_path)
@@ -73,7 +73,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one(tmp_path, unbroken, stop_at):
     assert [row["step"] for row in rows] == ["50", "100", "130"]
 
 
-def test_two_stops_in_one_interval(tmp_path, unbroken):
+def test_two_interruptions_in_one_checkpoint_interval(tmp_path, unbroken):
     for stop_at in (40, 50, 99):
         train(tmp_path, stop_at)
     again, _ = train(tmp_path)
@@ -89,13 +89,13 @@ def test_a_finished_run_is_not_repeated(tmp_path, unbroken):
     assert curve(tmp_path) == unbroken[1]
 
 
-def test_more_steps_go_on_where_fewer_ended(tmp_path):
+def test_training_continues_with_more_steps(tmp_path):
     train(tmp_path, schedule=dataclasses.replace(SCHEDULE, steps=45))
     _, steps = train(tmp_path)
     assert steps == list(range(45, 130))
 
 
-def test_training_trains_and_averages(tmp_path):
+def test_training_reduces_the_loss_and_averages_weights(tmp_path):
     made, _ = train(tmp_path)
     rows = curve(tmp_path)
     assert float(rows[-1]["fit"]) < 0.9 * float(rows[0]["fit"])
@@ -106,7 +106,7 @@ def test_training_trains_and_averages(tmp_path):
     assert not made.modules["net"].training
 
 
-def test_another_seed_is_another_run(tmp_path, unbroken):
+def test_results_depend_on_the_seed(tmp_path, unbroken):
     torch.manual_seed(0)
     other = Trainer("fit", {"net": nn.Linear(3, 2)}, SCHEDULE, tmp_path, seed=6, device=CPU)
 
@@ -118,7 +118,7 @@ def test_another_seed_is_another_run(tmp_path, unbroken):
     assert not torch.equal(other.modules["net"].weight, unbroken[0].modules["net"].weight)
 
 
-def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path, unbroken):
+def test_truncated_csv_row_is_dropped(tmp_path, unbroken):
     train(tmp_path, 77)
     with (tmp_path / "fit.csv").open("a") as file:
         file.write("10")
@@ -126,7 +126,7 @@ def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path, unbroken):
     assert curve(tmp_path) == unbroken[1]
 
 
-def test_a_checkpoint_from_before_it_knew_the_curve(tmp_path):
+def test_older_checkpoint_without_the_curve_resumes(tmp_path):
     train(tmp_path, 77)
     state = load_whole(tmp_path / "fit.pt")
     del state["unplotted"]
@@ -136,7 +136,7 @@ def test_a_checkpoint_from_before_it_knew_the_curve(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty", "list"])
-def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+def test_damaged_checkpoint_is_refused(tmp_path, damage):
     train(tmp_path, 40)
     path = tmp_path / "fit.pt"
     if damage == "list":
@@ -147,13 +147,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
         trainer(tmp_path)
 
 
-def test_a_checkpoint_of_other_sizes_is_named(tmp_path):
+def test_checkpoint_of_other_sizes_is_refused(tmp_path):
     train(tmp_path, 40)
     with pytest.raises(CheckpointError, match=r"fit\.pt is of networks with other sizes"):
         trainer(tmp_path, width=4)
 
 
-def test_a_save_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
+def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "state.pt"
     save_whole({"step": 1}, path)
 
@@ -167,7 +167,7 @@ def test_a_save_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
     assert load_whole(path) == {"step": 1}
 
 
-def test_rate_rises_stays_and_falls():
+def test_learning_rate_warms_up_stays_constant_and_decays():
     schedule = TrainingSchedule(steps=1000, batch=1, rate=2.0, warmup=100, flat=0.4, floor=0.1)
     assert schedule.rate_at(0) == pytest.approx(0.02)
     assert schedule.rate_at(49) == pytest.approx(1.0)
@@ -179,7 +179,7 @@ def test_rate_rises_stays_and_falls():
 @pytest.mark.parametrize(
     ("field", "value"), [("steps", 0), ("batch", 0), ("rate", 0.0), ("checkpoint", 0), ("average", 1.0), ("flat", 1.0)]
 )
-def test_impossible_schedules(field, value):
+def test_invalid_schedules_are_refused(field, value):
     with pytest.raises(ValueError, match=rf"TrainingSchedule\.{field}"):
         TrainingSchedule(**{"steps": 1, "batch": 1, field: value})
 

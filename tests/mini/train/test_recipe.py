@@ -1,4 +1,4 @@
-"""What `train-mini` does by default, and what it refuses to do."""
+"""Default and invalid settings of `train-mini`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fast_sam3d.mini.train.recipe import Recipe
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"views": 0}, "views must be at least 1, got 0"),
         ({"objects": HELD_OUT_SEED}, "where the held-out seeds begin"),
@@ -23,12 +23,12 @@ from fast_sam3d.mini.train.recipe import Recipe
         ({"decoder_share": -0.1}, r"decoder_share must be in \[0, 1\), got -0.1"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(change: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_settings_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         replace(Recipe(), **change)
 
 
-def test_a_trial_is_smaller_and_a_whole_run_the_same() -> None:
+def test_share_scales_the_recipe() -> None:
     whole = Recipe()
     trial = whole.scaled(0.01)
     assert (trial.objects, trial.ss_flow.steps) == (whole.objects // 100, whole.ss_flow.steps // 100)

@@ -1,4 +1,4 @@
-"""The stages of a run: what each leaves says what it was made from, and nothing stale is built on."""
+"""The stages of a run: results record their inputs, and stale results are refused."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def run(tmp_path: Path, tiny: Recipe, shard: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingRun]:
-    """Make a run in one folder, with the session's objects for data."""
+    """Create a run in one folder, with the session's objects as data."""
     monkeypatch.setattr(run_module, "generate", lambda *_: [shard])
     return lambda recipe=tiny, seed=0: TrainingRun(tmp_path, recipe, seed, CPU, 1)
 
 
 @pytest.fixture(scope="module")
 def kept() -> dict[str, Path]:
-    """Where the one training of this module went."""
+    """The folder of this module's one training run."""
     return {}
 
 
@@ -41,7 +41,7 @@ def kept() -> dict[str, Path]:
 def trained(
     run: Callable[..., TrainingRun], tiny: Recipe, kept: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> TrainingRun:
-    """All stages done, and exported."""
+    """A run with all stages trained and exported."""
     if not kept:
         made = TrainingRun(tmp_path_factory.mktemp("run"), tiny, 0, CPU, 1)
         for stage in STAGES.values():
@@ -56,7 +56,7 @@ def stamps(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")}
 
 
-def test_the_same_run_again_changes_nothing(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
+def test_rerun_changes_no_file(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
     before = stamps(trained.folder)
     again = run()
     for stage in STAGES.values():
@@ -66,7 +66,7 @@ def test_the_same_run_again_changes_nothing(trained: TrainingRun, run: Callable[
 
 
 def test_an_identical_new_result_is_accepted(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
-    """Of a damaged file the advice is to delete it; what was built on it need not be trained again."""
+    """For a damaged file the advice is to delete it; results built on it remain valid."""
     path = trained.result("ss_vae")
     before = path.read_bytes()
     path.unlink()
@@ -77,7 +77,7 @@ def test_an_identical_new_result_is_accepted(trained: TrainingRun, run: Callable
 
 
 @pytest.mark.parametrize("stage", ["ss_flow", "slat_flow"])
-def test_what_was_built_on_another_result_is_refused_by_name(
+def test_refuses_results_built_on_replaced_inputs(
     trained: TrainingRun, run: Callable[..., TrainingRun], tiny: Recipe, stage: str
 ) -> None:
     need = {"ss_flow": "ss_vae", "slat_flow": "slat_vae"}[stage]
@@ -89,7 +89,7 @@ def test_what_was_built_on_another_result_is_refused_by_name(
     for work in (STAGES[stage], lambda run: export(run, run.folder / "checkpoint")):
         with pytest.raises(ConfigError, match=message):
             work(longer)
-    # Without its result, what the training had come to is stale all the same.
+    # Without its result, the training's checkpoint is stale, too.
     result.unlink()
     with pytest.raises(ConfigError, match=f"{checkpoint} was trained on another result of {need}"):
         STAGES[stage](longer)
@@ -106,7 +106,7 @@ def test_another_seed_or_recipe_is_refused_where_recipe_json_is_gone(
     for other in (run(seed=1), run(faster)):
         with pytest.raises(ConfigError, match=f"{result} was trained with another seed or recipe: give the settings"):
             STAGES["ss_vae"](other)
-    STAGES["slat_vae"](run(faster))  # does not depend on it
+    STAGES["slat_vae"](run(faster))  # independent of the changed setting
     STAGES["ss_vae"](run(replace(tiny, ss_vae=replace(tiny.ss_vae, steps=9))))
 
 
@@ -122,7 +122,7 @@ def test_older_files_without_origin_are_accepted(trained: TrainingRun, run: Call
     assert stamps(trained.folder) == before
 
 
-def test_a_result_that_is_still_to_be_made_is_warned_of(
+def test_missing_input_result_is_a_warning(
     trained: TrainingRun, run: Callable[..., TrainingRun], caplog: pytest.LogCaptureFixture
 ) -> None:
     trained.result("ss_vae").unlink()
@@ -131,9 +131,7 @@ def test_a_result_that_is_still_to_be_made_is_warned_of(
     assert "ss_flow: already trained, but ss_vae is missing" in caplog.text
 
 
-def test_objects_that_this_version_would_make_otherwise_are_told(
-    shard: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_objects_of_another_version_are_reported(shard: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "fast_sam3d"):
         warn_of_other_objects(shard)
         assert not caplog.text
@@ -146,7 +144,7 @@ def test_objects_that_this_version_would_make_otherwise_are_told(
     assert f"1 of the first 4 objects in {tmp_path} differ from those of this version" in caplog.text
 
 
-def test_weights_of_other_results_are_not_evaluated_as_this_runs(
+def test_refuses_to_evaluate_weights_of_another_run(
     trained: TrainingRun, run: Callable[..., TrainingRun], tiny: Recipe
 ) -> None:
     checkpoint = trained.folder / "checkpoint"
@@ -170,7 +168,7 @@ def test_every_setting_of_the_recipe_belongs_to_a_stage(tiny: Recipe) -> None:
     assert set(PARTS) == set(LEAVES)
 
 
-def test_the_length_of_a_stage_is_not_part_of_what_it_is(tiny: Recipe) -> None:
+def test_stage_length_is_not_part_of_its_origin(tiny: Recipe) -> None:
     def digest(**change: object) -> str:
         return recipe_digest(replace(tiny, ss_flow=replace(tiny.ss_flow, **change)), 0, "ss_flow")
 

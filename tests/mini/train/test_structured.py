@@ -62,7 +62,7 @@ def test_voxels_of_picked_objects(objects):
     np.testing.assert_allclose(sdf[:count] * 127, objects.voxels("sdf", 3), atol=1e-4)
 
 
-def test_the_autoencoder_learns_in_every_part(autoencoder):
+def test_autoencoder_loss_has_gradients_in_every_network(autoencoder):
     losses = autoencoder(torch.Generator().manual_seed(0), 1)
     assert set(losses) == {"sdf", "rgb", "kl", "slat_decoder_gs", "slat_decoder_gs_4"}
     assert all(value.isfinite() and value > 0 for value in losses.values())
@@ -70,14 +70,14 @@ def test_the_autoencoder_learns_in_every_part(autoencoder):
     assert all(grad(m) > 0 for m in (autoencoder.encoder, autoencoder.mesh, *autoencoder.gaussians.values()))
 
 
-def test_gaussians_do_not_pull_at_the_latent(autoencoder):
+def test_gaussian_loss_has_no_gradient_in_the_latent(autoencoder):
     losses = autoencoder(torch.Generator().manual_seed(0), 1)
     (losses["slat_decoder_gs"] + losses["slat_decoder_gs_4"]).backward()
     assert grad(autoencoder.encoder) == grad(autoencoder.mesh) == 0
     assert all(grad(decoder) > 0 for decoder in autoencoder.gaussians.values())
 
 
-def test_encoding_objects_together_or_alone(objects, autoencoder):
+def test_batched_encoding_equals_single_encoding(objects, autoencoder):
     latents = structured.encode_contents(objects, autoencoder.encoder, CPU)
     assert latents.shape == (objects.starts[-1], 8) and latents.dtype == torch.float16
     sdf, rgb = structured.contents_of(objects, [2])
@@ -87,13 +87,13 @@ def test_encoding_objects_together_or_alone(objects, autoencoder):
     torch.testing.assert_close(latents[objects.starts[2] : objects.starts[3]].float(), alone, atol=4e-3, rtol=4e-3)
 
 
-def test_errors_of_fields(objects, autoencoder):
+def test_field_errors_by_hand(objects, autoencoder):
     error = structured.field_error(objects, autoencoder.encoder, autoencoder.mesh, CPU)
     assert set(error) == {"distance_mae_voxels", "colour_mae"}
     assert all(0 < value < 2 for value in error.values())
 
 
-def test_the_flow_learns(flow):
+def test_flow_loss_has_gradients(flow):
     losses = flow(torch.Generator().manual_seed(0), 2)
     assert losses["slat"].isfinite() and losses["slat"] > 0
     losses["slat"].backward()
@@ -122,7 +122,7 @@ class Oracle(nn.Module):
         return ((torch.cat(clean) - mixed[0]) / (1 - at))[None]
 
 
-def test_the_true_velocity_costs_nothing(flow):
+def test_loss_of_the_true_velocity_is_zero(flow):
     flow.backbone = oracle = Oracle(flow)
     assert flow(torch.Generator().manual_seed(4), 3)["slat"].item() == pytest.approx(0, abs=1e-4)
     assert int(oracle.coords[:, 0].max()) == 2

@@ -1,4 +1,4 @@
-"""Targets of the gaussians on surfaces that are known."""
+"""Targets of the gaussians on known surfaces."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_rotation_to_normal():
     torch.testing.assert_close(z_axis(rotation), normal, atol=1e-5, rtol=0)
 
 
-def test_loss_is_zero_at_the_targets_and_learnable(shell):
+def test_loss_is_zero_at_the_targets_and_can_be_minimised(shell):
     coords = shell(10, 0.55, RESOLUTION)[:200]
     target = surface_targets(*sphere_samples(coords, 10 / RESOLUTION), 4, RESOLUTION)
     centre = (coords[:, None, 1:] + 0.5) / RESOLUTION - 0.5
@@ -76,7 +76,7 @@ def test_loss_is_zero_at_the_targets_and_learnable(shell):
     floor = gaussian_loss(exact, target, coords, RESOLUTION)
     torch.manual_seed(0)
     decoder = GaussianDecoder(GaussianDecoderConfig(model_channels=24, num_heads=2))
-    # The latent tells what the decoder needs: where the surface is.
+    # The latent holds what the decoder needs: the place of the surface.
     slat = SparseTensor(torch.cat([centre[:, 0], target["offset"][:, 0], centre[:, 0, :2]], dim=1), coords)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=5e-3)
     losses = []
@@ -90,7 +90,7 @@ def test_loss_is_zero_at_the_targets_and_learnable(shell):
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_bad_input_is_refused():
+def test_invalid_shapes_are_refused():
     with pytest.raises(ValueError, match=r"sdf must be \[N, 64\]"):
         surface_targets(torch.zeros(2, 8), torch.zeros(2, 8, 3), 4, RESOLUTION)
     with pytest.raises(ValueError, match="num_gaussians"):

@@ -74,9 +74,9 @@ def test_reuse_against_a_slow_reference(interval: int, warmup: int) -> None:
             return fresh
         return {name: c[name] + kept[name] for name in c}
 
-    want = slow(FakePipeline(STEPS), choose)
+    expected = slow(FakePipeline(STEPS), choose)
     for name in SHAPES:
-        torch.testing.assert_close(result[name], want[name], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(result[name], expected[name], rtol=1e-4, atol=1e-4)
     assert counts["ss"] == record.calls == STEPS + len(made)
     assert record.saved == GUIDED - len(made) > 0
     assert counts["slat"] == 38
@@ -98,9 +98,9 @@ def test_adaptive_against_a_slow_reference(threshold: float) -> None:
         similar.append(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
         return fresh
 
-    want = slow(FakePipeline(STEPS), choose)
+    expected = slow(FakePipeline(STEPS), choose)
     for name in SHAPES:
-        torch.testing.assert_close(result[name], want[name], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(result[name], expected[name], rtol=1e-4, atol=1e-4)
     assert counts["ss"] == record.calls == STEPS + len(made)
     assert len(made) == (1 if threshold < 0 else GUIDED if threshold > 1 else len(made))
     assert record.saved == GUIDED - len(made)
@@ -120,19 +120,19 @@ def test_with_skipped_steps_the_report_counts_both_savings() -> None:
     _, record, counts = guided({"name": "reuse"}, when=when, predict={"name": "taylor"})
     assert record.calls == counts["ss"]
     assert record.calls + record.saved == 44
-    assert record.calls < 17  # what the stride alone leaves
+    assert record.calls < 17  # calls with the stride alone
 
 
-def test_taken_off_replaced_and_copied() -> None:
+def test_guide_can_be_removed_replaced_and_copied() -> None:
     pipeline = FakePipeline(STEPS)
     plain = pipeline.run(seed=0)
     before = snapshot(pipeline)
     fast_sam3d.accelerate(pipeline, {"ss": {"guide": {"name": "reuse"}}, "slat": {"guide": {"name": "adaptive"}}})
-    want = pipeline.run(seed=0)
-    assert not equal(want, plain)
+    expected = pipeline.run(seed=0)
+    assert not equal(expected, plain)
     twin = copy.deepcopy(pipeline)
-    assert equal(twin.run(seed=0), want)
-    # Without a guide the seam on the network must go, although the new configuration has nothing there.
+    assert equal(twin.run(seed=0), expected)
+    # Without a guide the seam on the network must be removed.
     handle = fast_sam3d.accelerate(pipeline, {"ss": {"when": {"name": "always"}}})
     assert "forward" not in vars(pipeline.models["ss_generator"].reverse_fn.backbone)
     assert equal(pipeline.run(seed=0), plain)
@@ -168,7 +168,7 @@ def test_a_difference_of_other_tokens_is_not_used() -> None:
     assert guiding.stand_in(some) is not None
 
 
-def test_half_precision_differences_and_dtypes() -> None:
+def test_half_precision_differences_and_their_dtypes() -> None:
     guiding = Reuse(interval=9, warmup=1).start()
     c, u = {"x": torch.tensor([1000.0]).bfloat16()}, {"x": torch.tensor([1004.0]).bfloat16()}
     guiding.stand_in(c)
@@ -192,6 +192,6 @@ def test_cosine_and_threshold_by_hand() -> None:
 @pytest.mark.parametrize(
     ("kind", "settings"), [(Reuse, {"interval": 0}), (Reuse, {"warmup": 0}), (Adaptive, {"threshold": 3})]
 )
-def test_settings_check_themselves(kind: type, settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(kind: type, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(settings))} is"):
         kind(**settings)

@@ -96,7 +96,7 @@ def slow_mean_flow(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
 def slow_chebyshev(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
     terms = min(4, len(past))
     rows = np.polynomial.chebyshev.chebvander([2 * t - 1 for t, _, _ in past], terms - 1)
-    # Ridge regression as least squares with a row more for each term.
+    # Ridge regression as least squares with one more row per term.
     wide = np.vstack([rows, math.sqrt(0.1) * np.eye(terms)])
     target = np.vstack([np.array([v for _, _, v in past]), np.zeros((terms, 3))])
     coefficients = np.linalg.lstsq(wide, target, rcond=None)[0]
@@ -123,7 +123,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[..., np.ndarray]]] = {
 @pytest.mark.parametrize("ode", ODES)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("times", [GRID, UNIFORM], ids=["ss", "slat"])
-def test_a_solve_is_the_slow_one(ode: str, case: str, times: list[float]) -> None:
+def test_solves_equal_the_slow_reference(ode: str, case: str, times: list[float]) -> None:
     settings, predict = CASES[case]
     got, record, _ = driven({"when": STRIDE, "predict": settings}, ODES[ode][0], times)
     assert record.evaluated == PAPER and record.fallbacks == 0
@@ -131,7 +131,7 @@ def test_a_solve_is_the_slow_one(ode: str, case: str, times: list[float]) -> Non
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_forecast_comes_to_the_solution_as_steps_get_finer(case: str) -> None:
+def test_every_predictor_converges_to_the_solution(case: str) -> None:
     field, solution = ODES["forced"]
     errors = []
     for steps in (25, 200):
@@ -154,14 +154,14 @@ def history(times: list[float], values: list[Any], states: list[Any] | None = No
 NOTHING = torch.zeros(())
 
 
-def test_hermite_with_sigma_of_half_a_root_begins_like_taylor_and_with_a_half_goes_half_as_far() -> None:
+def test_hermite_against_taylor_for_two_values_of_sigma() -> None:
     past = history([0.1, 0.4], [torch.tensor([1.0]), torch.tensor([2.0])])
     full = Taylor(1)(past, 0.5, NOTHING) - 2
     assert (Hermite(1, sigma=0.5**0.5)(past, 0.5, NOTHING) - 2) == pytest.approx(full)
     assert (Hermite(1, sigma=0.5)(past, 0.5, NOTHING) - 2) == pytest.approx(full / 2)
 
 
-def test_modes_continue_sums_of_exponentials_exactly() -> None:
+def test_modes_extrapolate_sums_of_exponentials_exactly() -> None:
     """A growing, a decaying and a turning one; taken apart from five snapshots, carried on between them and past."""
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(4, 50))
@@ -176,7 +176,7 @@ def test_modes_continue_sums_of_exponentials_exactly() -> None:
         torch.testing.assert_close(DynamicModes()(past, t, NOTHING), value(t), rtol=1e-6, atol=1e-6)
 
 
-def test_what_lies_outside_the_modes_stays() -> None:
+def test_component_outside_the_modes_is_held() -> None:
     """A great part that decays, and a small one that a coarse cutoff drops."""
 
     def value(t: float, small: float = 1.0) -> torch.Tensor:
@@ -191,7 +191,7 @@ def test_what_lies_outside_the_modes_stays() -> None:
     torch.testing.assert_close(got, value(0.5, 2.0), rtol=0.02, atol=0.3)
 
 
-def test_modes_need_equal_intervals() -> None:
+def test_modes_require_equal_intervals() -> None:
     assert equally_spaced([1.0]) == 1
     assert equally_spaced([1.0, 0.9]) == 2
     assert equally_spaced([1.0, 0.9, 0.8, 0.7, 0.55]) == 4
@@ -200,12 +200,12 @@ def test_modes_need_equal_intervals() -> None:
     assert torch.equal(DynamicModes()(past, 0.5, NOTHING), Hermite()(past, 0.5, NOTHING))
 
 
-def test_modes_of_nothing_are_nothing() -> None:
+def test_modes_of_zero_velocities_are_zero() -> None:
     past = history([0.1, 0.2, 0.3, 0.4], [torch.zeros(5)] * 4)
     assert torch.equal(DynamicModes()(past, 0.5, NOTHING), torch.zeros(5))
 
 
-def test_a_linear_velocity_with_its_true_states_is_followed_exactly_by_mean_flow() -> None:
+def test_mean_flow_is_exact_for_a_linear_velocity() -> None:
     """v = 1 + 2t, x = t + t^2."""
     times = [0.1, 0.25, 0.4]
     past = history(times, [1 + 2 * t for t in times], [t + t * t for t in times])
@@ -214,7 +214,7 @@ def test_a_linear_velocity_with_its_true_states_is_followed_exactly_by_mean_flow
         assert float(mean) == pytest.approx(((0.7 + 0.49) - (0.5 + 0.25)) / 0.2, rel=1e-6)
 
 
-def test_a_cubic_is_fitted_exactly_without_ridge_and_a_constant_not_quite_with_one() -> None:
+def test_chebyshev_fit_with_and_without_ridge() -> None:
     times = [0.0, 0.2, 0.3, 0.5, 0.6]
     past = history(times, [torch.tensor([t**3 - t], dtype=torch.float64) for t in times])
     got = Chebyshev(terms=4, ridge=0.0, blend=1.0)(past, 0.8, NOTHING)
@@ -223,13 +223,13 @@ def test_a_cubic_is_fitted_exactly_without_ridge_and_a_constant_not_quite_with_o
     assert 0.5 < float(Chebyshev(ridge=0.1, blend=1.0)(past, 0.8, NOTHING)) < 0.999
 
 
-def test_blend_zero_is_the_line() -> None:
+def test_blend_zero_is_linear_extrapolation() -> None:
     past = history([0.1, 0.3, 0.4], [torch.randn(4) for _ in range(3)])
     torch.testing.assert_close(Chebyshev(blend=0.0)(past, 0.6, NOTHING), Taylor(1)(past, 0.6, NOTHING))
 
 
 @pytest.mark.parametrize("predictor", [Hermite(), DynamicModes(), MeanFlow(), Chebyshev()])
-def test_half_precision_is_computed_in_float32_and_comes_back(predictor: Any) -> None:
+def test_half_precision_is_computed_in_float32(predictor: Any) -> None:
     generator = torch.Generator().manual_seed(1)
     rows = [torch.randn(300, generator=generator).bfloat16() for _ in range(5)]
     times = [0.1, 0.2, 0.3, 0.4, 0.5]
@@ -256,7 +256,7 @@ def test_half_precision_is_computed_in_float32_and_comes_back(predictor: Any) ->
         (Chebyshev, {"ridge": -0.1}, "ridge is -0.1"),
     ],
 )
-def test_settings_check_themselves(kind: type, settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(kind: type, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         kind(**settings)
 
@@ -274,7 +274,7 @@ FILES: dict[str, tuple[Callable[..., np.ndarray], list[int] | None]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_files_are_these(name: str) -> None:
+def test_config_files_equal_the_slow_reference(name: str) -> None:
     """As configs/ss has them, on SAM 3D's grid."""
     predict, schedule = FILES[name]
     settings = compose([f"ss={name}"])[0]["ss"]

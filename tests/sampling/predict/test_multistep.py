@@ -63,7 +63,7 @@ def slow_deis(field: Field, times: list[float], order: int) -> np.ndarray:
 @pytest.mark.parametrize("ode", ODES)
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("stride", [1, 3])
-def test_adams_bashforth_is_the_slow_one_on_the_evaluated_grid(ode: str, order: int, stride: int) -> None:
+def test_adams_bashforth_equals_the_slow_reference(ode: str, order: int, stride: int) -> None:
     got, record, _ = driven(method("adams_bashforth", order, stride), ODES[ode][0])
     assert record.evaluated == (PAPER if stride == 3 else list(range(STEPS)))
     coarse = [GRID[i] for i in record.evaluated] + [1.0]
@@ -72,7 +72,7 @@ def test_adams_bashforth_is_the_slow_one_on_the_evaluated_grid(ode: str, order: 
 
 @pytest.mark.parametrize("ode", ODES)
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_deis_is_the_slow_one_on_the_evaluated_grid(ode: str, order: int) -> None:
+def test_deis_equals_the_slow_reference(ode: str, order: int) -> None:
     got, record, _ = driven(method("deis", order), ODES[ode][0])
     coarse = [GRID[i] for i in record.evaluated] + [1.0]
     np.testing.assert_allclose(got, slow_deis(ODES[ode][0], coarse, order), rtol=0, atol=1e-10)
@@ -90,8 +90,8 @@ def test_order_one_is_euler_on_the_evaluated_grid(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "highest"), [("adams_bashforth", 4), ("deis", 3)])
 @pytest.mark.parametrize("ode", ODES)
-def test_the_error_falls_with_the_power_of_the_order(name: str, highest: int, ode: str) -> None:
-    """On ever finer uniform grids, with the network at every third step, up to a middle time."""
+def test_order_of_convergence(name: str, highest: int, ode: str) -> None:
+    """On increasingly fine uniform grids, with the network at every third step, up to a middle time."""
     field, solution = ODES[ode]
     for order in range(1, highest + 1):
         errors = []
@@ -99,7 +99,11 @@ def test_the_error_falls_with_the_power_of_the_order(name: str, highest: int, od
             times = [0.8 * i / steps for i in range(steps + 1)]
             got, record, _ = driven(
                 {
-                    "when": {"name": "stride", "stride": 3, "warmup": 9},  # a start of low order must not show
+                    "when": {
+                        "name": "stride",
+                        "stride": 3,
+                        "warmup": 9,
+                    },  # the low order of the first steps must not dominate
                     "predict": {"name": name, "order": order},
                 },
                 field,
@@ -112,7 +116,7 @@ def test_the_error_falls_with_the_power_of_the_order(name: str, highest: int, od
 
 
 @pytest.mark.parametrize("power", [0, 1, 2, 3])
-def test_a_polynomial_velocity_costs_nothing(power: int) -> None:
+def test_polynomial_velocity_is_integrated_exactly(power: int) -> None:
     """From the evaluation on from which the polynomial is known."""
     rate = np.array([1.0, -2.0, 0.5])
 
@@ -126,7 +130,7 @@ def test_a_polynomial_velocity_costs_nothing(power: int) -> None:
     np.testing.assert_allclose(moved, exact, rtol=0, atol=1e-12)
 
 
-def test_deis_follows_data_that_move_along_a_parabola_and_ends_on_it() -> None:
+def test_deis_is_exact_for_data_moving_along_a_parabola() -> None:
     got, _, _ = driven(method("deis", 3), denoising)
     np.testing.assert_allclose(got, moving(GRID[24]) + (1 - GRID[24]) * slope(), rtol=0, atol=2e-3)
     constant, _, _ = driven(method("deis", 1), lambda x, t: (moving(0) - x) / (1 - t))
@@ -145,8 +149,8 @@ def test_weighted_means_by_hand(start: float, end: float, power: int) -> None:
         assert got == pytest.approx(0.9**power)  # all the weight is at the end
         return
     total = integral(lambda s: (1 - s) ** -2, start, end)
-    want = integral(lambda s: (s - 0.1) ** power / (1 - s) ** 2, start, end) / total
-    assert got == pytest.approx(want, rel=1e-9)
+    expected = integral(lambda s: (s - 0.1) ** power / (1 - s) ** 2, start, end) / total
+    assert got == pytest.approx(expected, rel=1e-9)
 
 
 def test_velocity_at_a_time_is_the_limit_of_a_short_step() -> None:
@@ -174,6 +178,6 @@ def test_half_precision_is_computed_in_float32(predictor: AdamsBashforth | Deis)
 
 
 @pytest.mark.parametrize(("kind", "order"), [(AdamsBashforth, 0), (AdamsBashforth, 5), (Deis, 4), (Deis, 1.0)])
-def test_settings_check_themselves(kind: type, order: object) -> None:
+def test_invalid_settings_are_refused(kind: type, order: object) -> None:
     with pytest.raises(ConfigError, match=f"order is {order}: give a whole number from 1 to"):
         kind(order=order)

@@ -31,7 +31,7 @@ def test_widening_by_hand() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 6, 25])
-def test_widening_limits(steps: int) -> None:
+def test_widening_in_the_limits(steps: int) -> None:
     assert evaluated({"name": "widening", "first": 1.0, "growth": 0.0}, steps) == list(range(steps))
     assert evaluated({"name": "widening", "warmup": 100}, steps) == list(range(steps))
     assert evaluated({"name": "widening", "first": 1000.0, "warmup": 1}, steps) == sorted({0, steps - 1})
@@ -58,12 +58,12 @@ def test_magnitude_against_a_slow_reference(threshold: float, longest: int, warm
     assert evaluated(when, 25) == slow_magnitude(ratios, 25, threshold, longest, warmup)
 
 
-def test_ratios_of_one_skip_as_long_as_they_may() -> None:
+def test_ratios_of_one_skip_up_to_the_limit() -> None:
     when = {"name": "magnitude", "ratios": [1.0] * 24, "longest": 3, "warmup": 1}
     assert evaluated(when, 25) == [0, 4, 8, 12, 16, 20, 24]
 
 
-def test_ratios_serve_other_numbers_of_steps() -> None:
+def test_ratios_are_resampled_for_other_step_counts() -> None:
     ratios = [1.05] * 24
     assert resampled(ratios, 24) == ratios
     assert np.prod(resampled(ratios, 12)) == pytest.approx(np.prod(ratios))
@@ -87,7 +87,7 @@ def test_a_stride_restarts_where_the_pipelines_guidance_ends() -> None:
     assert evaluated({**when, "warmup": 1}, 10, Guidance(1.0, ((200, 300),))) == [0, 4, 7, 9]
 
 
-def test_a_step_at_the_end_of_the_interval_falls_on_the_networks_side() -> None:
+def test_step_at_the_interval_end_is_classified_as_by_the_pipeline() -> None:
     """Compared in float32, as there: 0.3 of a float32 grid is a little more, and 1000 * 0.3 is 300 all the same."""
     times = [0.0, 0.1, 0.2, float(np.float32(0.3)), 0.5, 0.75, 1.0]
     when = {"name": "guided_stride", "stride": 9, "late": 9, "warmup": 1}
@@ -122,6 +122,6 @@ def test_guidance_at_all_times_or_at_none_is_a_plain_stride(guidance: Guidance |
         (Widening, {"warmup": 0}, "warmup is 0"),
     ],
 )
-def test_settings_check_themselves(kind: type, settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(kind: type, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         kind(**settings)

@@ -37,7 +37,7 @@ STAGE = SolveStage("ss", "shape", {"shape": ("shape",), "layout": ("scale",)}, d
 
 
 class Decoder:
-    """Stands for the seam on the decoder."""
+    """Replaces the seam on the decoder."""
 
     def original(self) -> None:
         return None
@@ -106,18 +106,18 @@ def slow(full: float, decay: float, refresh: int, longest: int) -> tuple[np.ndar
 @pytest.mark.parametrize(
     ("full", "decay", "refresh", "longest"), [(0.2, 0.07, 8, 3), (0.1, 0.0, 4, 1), (0.4, 1, 30, 9)]
 )
-def test_a_solve_is_the_slow_one(full: float, decay: float, refresh: int, longest: int) -> None:
+def test_solve_equals_the_slow_reference(full: float, decay: float, refresh: int, longest: int) -> None:
     settings = {"full": full, "decay": decay, "refresh": refresh, "longest": longest}
     got, record = solve({"name": "stability", **settings})
-    want, counts = slow(**settings)
+    expected, counts = slow(**settings)
     assert sum(count > 0 for count in counts) > 5 and len(set(counts)) > 2  # none, all, and a part
-    np.testing.assert_allclose(got["shape"][0].numpy(), want, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(got["shape"][0].numpy(), expected, rtol=0, atol=1e-5)
     assert record.evaluated == list(range(STEPS))
     assert torch.equal(got["scale"], torch.full((1, 1, 3), got["scale"].flatten()[0].item(), dtype=torch.float64))
     assert float(got["scale"][0, 0, 0]) == pytest.approx(1)
 
 
-def test_no_step_but_the_late_ones_is_saved() -> None:
+def test_only_late_steps_are_saved() -> None:
     _, record = solve({"name": "stability"}, when="late")
     assert record.evaluated == [*range(19), 21, 24]
     assert record.saved == 4
@@ -129,7 +129,7 @@ def test_full_is_bit_exact() -> None:
     assert torch.equal(solve({"name": "stability", "refresh": 1})[0]["shape"], plain["shape"])
 
 
-def test_a_shape_that_cannot_be_decoded_is_left_whole(caplog: pytest.LogCaptureFixture) -> None:
+def test_shape_that_cannot_be_decoded_runs_all_tokens(caplog: pytest.LogCaptureFixture) -> None:
     solver = Euler()
     seam = SolveSeam(solver, STAGE)
     seam.add(Layer(Report(), True, build_stage_method({"where": {"name": "stability"}}, STAGE.groups), Exchange()))
@@ -137,12 +137,12 @@ def test_a_shape_that_cannot_be_decoded_is_left_whole(caplog: pytest.LogCaptureF
     assert "cannot be decoded" in caplog.text
 
 
-def test_it_does_not_fit_voxels() -> None:
+def test_refused_for_a_stage_of_voxels() -> None:
     with pytest.raises(ConfigError, match=r"slat\.where\.name is 'stability', which decodes .*: it fits ss, not slat"):
         build_stage_method({"where": {"name": "stability"}}, {"feats": ("feats",)}, path="slat", voxels=True)
 
 
 @pytest.mark.parametrize("settings", [{"full": 2}, {"decay": -1}, {"refresh": 0}, {"longest": 0}, {"change": 1.1}])
-def test_settings_check_themselves(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(settings))} is"):
         Stability(**settings)
