@@ -32,7 +32,7 @@ class ConfigError(FastSam3dError):
 
 
 class CheckpointError(FastSam3dError):
-    """Weights that are missing, incomplete or corrupt, or whose package is not installed."""
+    """Weights that are missing, incomplete or corrupt, or that need a missing package."""
 
 
 class OutputError(FastSam3dError):

@@ -23,7 +23,7 @@ class Bed:
 
     Args:
         name: "embedded" or "stock".
-        build: a new pipeline with random weights, the same ones each time.
+        build: a new pipeline with fixed random weights.
         running: what a run needs around it.
         compiling: what a compiled network needs around it.
         whole_grid: what a run needs around it, given the pipeline, for meshes anywhere in the grid.
@@ -77,7 +77,7 @@ def tensors(result: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def differing(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> set[str]:
-    """The names whose tensors are not equal to the bit; unknown points are equal to each other."""
+    """The names of tensors that are not bit-identical; unknown points equal each other."""
     assert a.keys() == b.keys()
     return {name for name in a if not torch.equal(a[name].nan_to_num(7.0), b[name].nan_to_num(7.0))}
 
@@ -90,7 +90,7 @@ def random_state() -> tuple[Any, ...]:
 
 @contextmanager
 def counted_calls(pipeline: Any) -> Iterator[dict[str, int]]:
-    """Runs of the two networks in this block, by stage, counted in their first block: a call may be stood in for."""
+    """Runs of the two networks in this block, by stage, counted in their first block (calls may be substituted)."""
     counts = {"ss": 0, "slat": 0}
     hooks = [
         pipeline.models[f"{stage}_generator"]

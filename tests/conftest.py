@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# The tests are small: threads that wait for each other on a busy machine cost more than they bring.
+# The tests are small: on a busy machine several threads are slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts its background jobs with interrupts ignored, and children inherit that.
@@ -23,8 +23,8 @@ pytest.register_assert_rewrite("tests.contract")
 
 HEIGHT, WIDTH = 40, 48
 
-# What `make test-fast` leaves out, as it is marked slow: whole commands, processes, training, the contract of every
-# method. A folder, a file, or a test of one.
+# Tests marked slow, which `make test-fast` excludes: whole commands, processes, training, the contract of every
+# method. An entry is a folder, a file, or a test of a file.
 SLOW = (
     "bench/test_bench_command.py",
     "bench/test_collect.py",
@@ -61,7 +61,7 @@ SLOW = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is slow."""
+    """Mark the tests listed in `SLOW`."""
     here = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(here).as_posix()
@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:
-    """Bits depend on torch's number of threads: a test that leaves another breaks those after it, not itself."""
+    """Fail a test that changes torch's number of threads, because results depend on it."""
     before = torch_threads()
     yield
     after = torch_threads()

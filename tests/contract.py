@@ -1,4 +1,4 @@
-"""What every acceleration must keep, on every kind of pipeline. Subclass `Contract` with a bed."""
+"""Requirements on every acceleration, on every kind of pipeline. Subclass `Contract` with a bed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def merging(where: str, factor: float = 2.0) -> dict[str, Any]:
 
 
 def short(settings: dict[str, Any]) -> dict[str, Any]:
-    """A method's settings for runs of a few steps: early enough to save something in them."""
+    """A method's settings for runs of a few steps, early enough to save network calls."""
     settings = copy.deepcopy(settings)
     for part, early in (
         ("when", {"warmup": 2, "threshold": 0.5}),
@@ -84,7 +84,7 @@ def classes_of(config: dict[str, Any]) -> set[tuple[str, ...]]:
 
 
 def covering(files: dict[str, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Methods that together have every class: of files, and for a class that no file names a method of its own."""
+    """Methods that together use every class: those of files, and one more for each class that no file uses."""
     chosen, seen = {}, set()
     for name, config in files.items():
         if new := classes_of(config) - seen:
@@ -121,7 +121,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "exact": EXACT,
     "everything": {**paper(), **CARVED, **merging("decoder"), **EXACT},
 }
-"""Made by hand, for the tests that name one."""
+"""Methods written here, for the tests that name one."""
 
 COVERING, REST = covering(of_files())
 METHODS |= COVERING | REST
@@ -149,7 +149,7 @@ BOTH = ("mesh", "gaussian")
 
 
 def formats(config: dict[str, Any]) -> tuple[str, ...]:
-    """Meshes are slow: they are decoded where nothing else would show what was done."""
+    """Meshes are slow, so they are decoded only where no other output shows the effect."""
     shows = config.keys() == {"mesh"} and config["mesh"]["where"] == "decoder"
     return BOTH if shows or config == alone("extraction") else ("gaussian",)
 
@@ -169,7 +169,7 @@ class Stop(Exception):
 
 
 class Contract:
-    """Attributes: `bed`, the kind of pipeline; `rest`, whether methods that have no class of their own run as well."""
+    """Attributes: `bed`, the kind of pipeline; `rest`, whether methods without a class of their own run as well."""
 
     bed: ClassVar[Bed]
     rest: ClassVar[bool] = True
@@ -177,7 +177,7 @@ class Contract:
     @classmethod
     @functools.cache
     def shared(cls) -> Any:
-        """One pipeline for the tests that bring it back; the fixture below checks that they do."""
+        """A pipeline shared by the tests that restore it; the fixture below checks that they do."""
         pipeline = cls.bed.build()
         cls.bed.run(pipeline)  # the first run leaves settings on the samplers
         return pipeline
@@ -185,20 +185,20 @@ class Contract:
     @classmethod
     @functools.cache
     def untouched(cls) -> tuple[dict[str, Tensor], Any]:
-        """What a pipeline that was never patched gives, with a mesh and gaussians; the random state after that."""
+        """Result of a pipeline that was never patched, with a mesh and gaussians; the random state after that."""
         result = cls.bed.run(cls.bed.build(), formats=BOTH)
         return result, random_state()
 
     @classmethod
     @functools.cache
     def second(cls) -> Any:
-        """Another pipeline, for what a method gives when nothing else is going on."""
+        """Another pipeline, for the result of one method alone."""
         return cls.bed.build()
 
     @classmethod
     @functools.cache
     def accelerated_once(cls, name: str) -> dict[str, Tensor]:
-        """What a method gives; with meshes only where `formats` says so."""
+        """Result of a method; with meshes only where `formats` has them."""
         with fast_sam3d.accelerated(cls.second(), METHODS[name]):
             return cls.bed.run(cls.second(), formats=formats(METHODS[name]))
 
@@ -226,7 +226,7 @@ class Contract:
 
     @pytest.fixture
     def pipeline(self) -> Iterator[Any]:
-        """A pipeline that must come back as it was: vars() and state_dict keys."""
+        """A pipeline that must be restored: vars() and state_dict keys."""
         shared = self.shared()
         before, keys = snapshot(shared), list(shared.models.state_dict())
         yield shared
@@ -244,11 +244,11 @@ class Contract:
         return differing(result, {name: reference[name] for name in result})
 
     def unlike(self, pipeline: Any, plain: dict[str, Tensor], what: tuple[str, ...] = ("gaussian",)) -> set[str]:
-        """Names by which a run differs from the plain one."""
+        """Names by which a run differs from the baseline."""
         return self.differing_names(self.bed.run(pipeline, formats=what), plain)
 
     def test_results_depend_on_the_seed(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
-        """Or the tests below would compare constants."""
+        """Otherwise the tests below would compare constants."""
         assert 50 < len(plain["coords"]) < 1000
         assert self.unlike(pipeline, plain, BOTH) == set()
         other = self.bed.run(pipeline, seed=1)
@@ -271,7 +271,7 @@ class Contract:
         assert self.unlike(pipeline, plain, decoded) == set()
         assert random_state() == self.untouched()[1]
         changed = self.differing_names(accelerated, plain)
-        assert changed - LAYOUT  # it did something, and not to the pose alone
+        assert changed - LAYOUT  # it had an effect, and not on the pose alone
         if "mesh" in config:
             (record,) = handle.report.aggregations
             assert record.factor > 1 and record.factor in config["mesh"]["factors"]

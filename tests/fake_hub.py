@@ -1,4 +1,4 @@
-"""The answers of the hub that a download needs, on loopback: the repository's listing, and its files."""
+"""A local HTTP server with the responses of the hub that a download needs: the repository's listing, and its files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class FakeHub:
 
     Args:
         files: name to content.
-        refusal: (status, X-Error-Code, message) of every answer for a file; None: they are served.
+        refusal: (status, X-Error-Code, message) of every response for a file; None: files are served.
         missing: whether the repository does not exist.
-        tokens: the tokens that are let in; empty: nobody is asked for one.
+        tokens: the accepted tokens; empty: no token is required.
         drop_after: name to the number of bytes after which the connection is cut, once.
         damage: the names of files that arrive with another content of the same length.
     """

@@ -140,7 +140,7 @@ def snapshot(pipeline: Any) -> dict[str, dict[str, Any]]:
 
 
 def same_vars(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> bool:
-    """Whether every object has the very same attributes, in the same order."""
+    """Whether every object has identical attributes, in the same order."""
     return before.keys() == after.keys() and all(
         list(before[name]) == list(after[name])
         and all(before[name][key] is after[name][key] for key in before[name] if key != "calls")

@@ -33,7 +33,7 @@ CONFIG = ModelConfig(
 
 
 def random_mini(seed: int = 0) -> Pipeline:
-    """A pipeline whose every branch is alive and whose objects have a few hundred voxels."""
+    """A pipeline with no dead branch, and a few hundred voxels per object."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = Pipeline(CONFIG)
@@ -63,7 +63,7 @@ def aim_at_few_voxels(pipeline: Any, count: int) -> None:
         mesh_layer.weight.mul_(0.1)
         mesh_layer.bias[0] = -0.5
         hook = decoder.register_forward_hook(lambda module, args, output: logits.append(output))
-        last.bias += 100.0  # so that no voxel missing stops this run
+        last.bias += 100.0  # so that the run never ends for lack of voxels
         pipeline.run(rgba(), None, seed=0, stage1_only=True)
         hook.remove()
         last.bias -= logits[0].flatten().topk(count).values[-1]

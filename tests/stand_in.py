@@ -1,4 +1,4 @@
-"""A pipeline that `fast-sam3d infer` can run in no time, and what its tests share."""
+"""A fast stand-in pipeline for `fast-sam3d infer`, and helpers of its tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/adding-a-method.md, done as it says, in a copy of the package."""
+"""The steps of docs/adding-a-method.md, in a copy of the package."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(copy: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with what the page adds, and nothing else."""
+    """A copy of the project with the files that the page adds."""
     folder = tmp_path_factory.mktemp("project")
     for name in ("fast_sam3d", "configs", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -71,7 +71,7 @@ def test_the_commands_list_it(copy: Path) -> None:
 
 
 def test_contract_and_config_tests_cover_it(copy: Path) -> None:
-    """Of the contract what runs with the new method; the other methods have their own run of it."""
+    """The part of the contract that runs with the new method."""
     (line,) = (line for line in commands() if line[0] == "pytest")
     flags = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", "-k")
     quick = [path for path in line[1:] if "contract" not in path]

@@ -123,7 +123,7 @@ def test_beta_changes_layout_and_only_layout(pipeline: FakePipeline) -> None:
     assert differ == set(LAYOUT)
 
 
-# The way back
+# Removal
 
 
 def test_remove_restores_every_attribute(pipeline: FakePipeline, plain: dict[str, Tensor]) -> None:
@@ -224,7 +224,7 @@ def test_failed_first_installation_leaves_no_trace(pipeline: FakePipeline, monke
 
     class Failing(install.SolveSeam):
         def __init__(self, *args: Any) -> None:
-            assert seams(pipeline)  # the stages' clocks are on already
+            assert seams(pipeline)  # the stage timers are installed already
             raise MemoryError
 
     monkeypatch.setattr(install, "SolveSeam", Failing)
@@ -237,7 +237,7 @@ def seams(pipeline: FakePipeline) -> list[Seam]:
     return [value for thing in snapshot(pipeline).values() for value in thing.values() if isinstance(value, Seam)]
 
 
-# More than one
+# Several pipelines and accelerations
 
 
 def test_two_pipelines_with_different_settings(plain: dict[str, Tensor]) -> None:
@@ -269,7 +269,7 @@ def test_deep_copy_is_accelerated_independently(pipeline: FakePipeline) -> None:
 
 def test_a_patched_pipeline_can_be_pickled(pipeline: FakePipeline) -> None:
     handle = fast_sam3d.accelerate(pipeline, PAPER)
-    handle.report.progress = lambda stage, done, total: None  # cannot be pickled, and is left behind
+    handle.report.progress = lambda stage, done, total: None  # cannot be pickled, and is dropped
     again = pickle.loads(pickle.dumps(pipeline))
     assert equal(again.run(seed=0), pipeline.run(seed=0))
     fast_sam3d.restore(again)
@@ -325,7 +325,7 @@ def test_a_compiled_forward_keeps_working_and_is_restored(pipeline: FakePipeline
     assert same_vars(before, snapshot(pipeline))
 
 
-# What is asked for
+# Configurations and errors
 
 
 def test_configurations_of_every_kind(pipeline: FakePipeline, tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_solver_that_is_not_euler_is_refused() -> None:
     assert [solve.calls + solve.saved for solve in handle.report.solves] == [88, 38]
 
 
-# The module itself
+# The public module
 
 
 def test_public_names_are_importable() -> None:

@@ -115,7 +115,7 @@ OURS = list({named(case): case for case in ours()}.values())
 
 @pytest.fixture
 def folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder with what the README takes for granted: the stock notebook module, a picture, own weights."""
+    """An empty folder with what the README assumes: the stock notebook module, a picture, own weights."""
     import fast_sam3d
     from fast_sam3d.checkpoints import load
 
@@ -125,7 +125,7 @@ def folder(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     real = load.load_pipeline
 
     def load_pipeline(tag: str | None = None, **options: Any) -> Any:
-        """The embedded model in place of weights and a GPU that nobody has here; its options must exist."""
+        """The embedded model in place of gated weights and a GPU; the options must exist."""
         return real(tag, **options) if tag == "mini" else real("mini", **dict.fromkeys(options))
 
     monkeypatch.setattr(fast_sam3d, "load_pipeline", load_pipeline)
@@ -337,7 +337,7 @@ def rows(page: Path, header: str) -> dict[str, list[str]]:
 
 
 def close(cell: str, value: float, error: float | None = None) -> bool:
-    """Whether a cell is a number of the measurement, rounded as it is written."""
+    """Whether a cell is a number of the measurement, rounded to the cell's digits."""
     number, _, spread = re.sub(r"[×%+ ]", "", cell).partition("±")
     places = len(number.partition(".")[2])
     return round(value, places) == float(number) and (error is None or not spread or close(spread, error))

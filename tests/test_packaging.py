@@ -1,4 +1,4 @@
-"""The project as a stranger meets it: what a wheel holds, what an import costs, what make would do."""
+"""Packaging: contents of the wheel and the sdist, imported packages, make targets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import SLOW
 
 ROOT = Path(fast_sam3d.__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text() if (ROOT / "pyproject.toml").is_file() else ""
-# What `import fast_sam3d` must not bring in: torch, and everything that only some commands need.
+# Packages that `import fast_sam3d` must not load: torch, and those that only some commands need.
 HEAVY = ("torch", "numpy", "hydra", "omegaconf", "trimesh", "skimage", "scipy", "PIL", "rich", "yaml")
 OPTIONAL = (
     "pytorch3d", "kaolin", "moge", "sam3d_objects", "torchvision", "matplotlib", "pyarrow", "ray", "optuna",
@@ -256,7 +256,7 @@ def test_every_slow_test_exists():
         file = ROOT / "tests" / path
         if not file.exists() or (name and f"def {name}(" not in file.read_text()):
             missing.append(slow)
-    assert not missing, "tests/conftest.py names slow tests that are not there"
+    assert not missing, "tests/conftest.py lists slow tests that do not exist"
 
 
 def test_make_test_fast_excludes_slow_tests(tmp_path):

@@ -1,4 +1,4 @@
-"""Seams come and go in any order and leave nothing."""
+"""Seams are installed and removed in any order without a trace."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_wrapper_installed_by_other_code_is_kept(caplog: pytest.LogCaptureFixtur
     assert "Thing.get was wrapped by other code" in caplog.text
     assert vars(thing)["get"] is foreign
     assert thing.get() == 11
-    vars(thing)["get"] = ours  # the other code leaves, too
+    vars(thing)["get"] = ours  # the other code removes its wrapper, too
     again = Patch()
     again.take_off([ours], lambda layer: True)
     assert vars(thing) == {"value": 1}

@@ -16,7 +16,7 @@ from fast_sam3d import metrics
 from fast_sam3d.bench.collect import collect
 from fast_sam3d.bench.held_out import FIRST_SEED, Subject
 from fast_sam3d.bench.record import Record, code_digest, without_nan, write_rows, write_text
-from fast_sam3d.bench.turns import take_turns
+from fast_sam3d.bench.runs import run_variants
 from fast_sam3d.bench.variant import NOISE_SEED, STEPS, Variant, variant_of
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.metrics import Protocol, Reconstruction
@@ -57,7 +57,7 @@ def _work(seed: int) -> list[dict[str, Any]]:
     subject = Subject.of(seed)
     rows: list[dict[str, Any]] = []
     base: Mapping[str, Any] | None = None
-    for place, outcome in enumerate(take_turns(_pipeline, subject.given, _task.variants, SETTINGS, name=seed)):
+    for place, outcome in enumerate(run_variants(_pipeline, subject.given, _task.variants, SETTINGS, name=seed)):
         row = {"seed": seed, "family": subject.family, "variant": outcome.variant.name}
         row |= outcome.columns(("ss", "slat", "mesh"))
         row |= score(outcome.result, subject) if outcome.result is not None else NOTHING

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fast_sam3d.bench.turns import Given
+from fast_sam3d.bench.runs import Given
 from fast_sam3d.metrics import Reconstruction
 from fast_sam3d.mini.data.families import Sampled
 from fast_sam3d.mini.data.pictures import Photo, photograph

@@ -1,4 +1,4 @@
-"""One piece of a benchmark: every method on one object with one seed, each run timed, compared and put into a row."""
+"""One unit of a benchmark: every method on one object with one seed, each run timed, compared and put into a row."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 
 from fast_sam3d.bench.objects import BenchObject, Objects
 from fast_sam3d.bench.record import Rows
+from fast_sam3d.bench.runs import Given, VariantRun, run, run_variants
 from fast_sam3d.bench.suite import OFF, OTHER_SEED, SEED_STEP
-from fast_sam3d.bench.turns import Given, VariantRun, run, take_turns
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.config.compose import SEED_MAX
@@ -38,7 +38,7 @@ PLACES = (
     "layout",
     "other",
 )
-"""Stages whose seconds a row has; they add up to the run without installing and removing the acceleration."""
+"""Stages with seconds in a row; they add up to the run without installing and removing the acceleration."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class BenchTask:
         variants: "off" and "other seed", then the methods.
         objects: their source.
         settings: of every run but for its seed and steps.
-        counted: keys of the pieces whose operations are counted too, in one further run of each variant.
+        counted: keys of the units in which operations are counted too, by one further run of each variant.
         protocol: of the comparisons.
     """
 
@@ -66,7 +66,7 @@ class BenchTask:
 
 
 def key_of(name: str, seed: int) -> str:
-    """Of the piece with this object and this seed."""
+    """Key of the unit with this object and this seed."""
     return f"{name} seed {seed}"
 
 
@@ -91,7 +91,7 @@ def start(job: BenchTask, threads: int) -> None:
 
 
 def work(key: str) -> Rows:
-    """The rows of one piece, in the order of the variants. A failed run gives a marked row."""
+    """The rows of one unit, in the order of the variants. A failed run gives a marked row."""
     global _warm
     name, _, seed = key.rpartition(" seed ")
     try:
@@ -113,7 +113,7 @@ def measure(pipeline: Any, thing: BenchObject, seed: int, job: BenchTask, count:
         count: the operations too.
     """
     variants = seeded(job.variants, seed)
-    outcomes = take_turns(
+    outcomes = run_variants(
         pipeline, thing.given, variants, job.settings, order_of(thing.name, seed, len(variants)), catch=(Exception,),
         memory=True, name=thing.name, keep=lambda result: Reconstruction.of(result).on_host(),
     )  # fmt: skip
@@ -167,7 +167,7 @@ def warm_up(pipeline: Any, given: Given, variants: Sequence[Variant], settings: 
     for variant in variants:
         try:
             run(pipeline, given, replace(variant, steps=WARM_UP_STEPS, slat_steps=WARM_UP_STEPS, seed=0), settings)
-        except Exception as problem:  # its own turn reports it
+        except Exception as problem:  # reported when it is measured
             log.debug("warm-up of %s: %s", variant.name, problem)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from fast_sam3d.bench.turns import Given
+from fast_sam3d.bench.runs import Given
 from fast_sam3d.errors import ConfigError, InputError
 from fast_sam3d.metrics import Reconstruction
 
@@ -68,11 +68,11 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Folder:
-    """The masked objects of a folder: of its own picture, of the pictures in its subfolders, or of cut-out pictures.
+    """The masked objects of a folder: of its picture, of the pictures in its subfolders, or of RGBA pictures.
 
     Args:
-        path: a folder as `fast-sam3d infer --image_path` takes it, or one of such folders, or one of pictures whose
-            transparency is the mask. Each mask is an object.
+        path: a folder as `fast-sam3d infer --image_path` takes it, a folder of such folders, or RGBA pictures with the
+            mask in the alpha channel. Each mask is an object.
         count: at most so many; None takes all.
     """
 
@@ -103,7 +103,7 @@ class Folder:
         if not found:
             raise InputError(
                 f"--image_path {self.path} holds no picture with a mask: give a folder with image.png and masks 0.png,"
-                " 1.png ..., one of such folders, or one of pictures whose transparency is the mask"
+                " 1.png ..., a folder of such folders, or RGBA pictures with the mask in the alpha channel"
             )
         return found[: self.count]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.outputs.files import atomic_write
 from fast_sam3d.run.object import ObjectRun
 
 PLAIN = "off"
@@ -18,10 +19,10 @@ PLAIN = "off"
 
 @dataclass
 class Timing:
-    """The rounds of one way to run.
+    """Times of one variant, round by round.
 
     Args:
-        name: of the way.
+        name: of the variant.
         seconds: stage to its seconds, one number per round.
         network_calls: of one run.
         pose_refined: the layout stage ran.
@@ -37,6 +38,11 @@ class Timing:
         """Seconds of each round."""
         return [sum(round_) for round_ in zip(*self.seconds.values(), strict=True)]
 
+    @property
+    def median(self) -> float:
+        """Median seconds of a round."""
+        return statistics.median(self.totals)
+
     def medians(self) -> dict[str, float]:
         """Stage to its median seconds."""
         return {stage: statistics.median(values) for stage, values in self.seconds.items()}
@@ -49,7 +55,7 @@ class Timing:
 def profile(
     pipeline: Any,
     run: Callable[[], ObjectRun],
-    ways: Mapping[str, Any],
+    configs: Mapping[str, Any],
     rounds: int = 7,
     progress: Callable[[int, int], None] = lambda done, total: None,
     earlier: Callable[[], Any] = lambda: None,
@@ -62,24 +68,26 @@ def profile(
     Args:
         pipeline: a SAM 3D pipeline.
         run: runs it once, always on the same input.
-        ways: name to a configuration as `fast_sam3d.accelerate` takes it.
+        configs: name to a configuration as `fast_sam3d.accelerate` takes it.
         rounds: measured rounds.
         progress: called with (runs done, runs in all).
         earlier: runs first in each turn, not timed, such as the same picture with another mask; before the
             acceleration is installed, so that nothing of it is cached.
-        after: names of ways that run `earlier` accelerated too, so that its caches are warm.
+        after: names of variants that run `earlier` accelerated too, so that its caches are warm.
 
     Returns:
         the baseline, named `PLAIN`, then the others.
 
     Raises:
-        FastSam3dError: a way with the baseline's name, or fewer than one round.
+        FastSam3dError: a variant with the baseline's name, or fewer than one round.
     """
     from fast_sam3d.api import accelerated
 
-    if PLAIN in ways or rounds < 1:
-        raise FastSam3dError(f"the name {PLAIN!r} is taken" if PLAIN in ways else f"{rounds} rounds: give at least 1")
-    timings = [Timing(name) for name in (PLAIN, *ways)]
+    if PLAIN in configs:
+        raise FastSam3dError(f"the name {PLAIN!r} is taken")
+    if rounds < 1:
+        raise FastSam3dError(f"{rounds} rounds: give at least 1")
+    timings = [Timing(name) for name in (PLAIN, *configs)]
     total, done = (rounds + 1) * len(timings), 0
     for number in range(rounds + 1):
         order = timings if number % 2 else timings[::-1]
@@ -88,7 +96,7 @@ def profile(
                 if timing.name not in after:
                     earlier()
                 if timing.name != PLAIN:
-                    stack.enter_context(accelerated(pipeline, ways[timing.name]))
+                    stack.enter_context(accelerated(pipeline, configs[timing.name]))
                 if timing.name in after:
                     earlier()
                 found = run()
@@ -103,7 +111,7 @@ def profile(
 
 
 def draw(timings: Sequence[Timing], path: Path, title: str) -> None:
-    """One stacked bar per way, median seconds per stage.
+    """One stacked bar per variant, median seconds per stage.
 
     Raises:
         FastSam3dError: matplotlib is not installed.
@@ -137,5 +145,6 @@ def draw(timings: Sequence[Timing], path: Path, title: str) -> None:
     axis.set(xlabel="seconds per object, median", title=title)
     axis.legend(loc="lower right", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=110, format=path.suffix[1:] or "png")
     pyplot.close(figure)

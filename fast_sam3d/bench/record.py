@@ -9,10 +9,15 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fast_sam3d.errors import OutputError
-from fast_sam3d.outputs.digests import file_digest
+from fast_sam3d.model.weights import weights_digest
+from fast_sam3d.outputs.digests import file_digest, folder_identity
+
+if TYPE_CHECKING:
+    from fast_sam3d.bench.objects import Objects
+    from fast_sam3d.checkpoints.load import Checkpoint
 
 Rows = list[dict[str, Any]]
 Key = int | str
@@ -62,6 +67,23 @@ class Record:
         with self.path.open("a") as file:
             file.write(_line(key, rows))
         self.rows[key] = rows
+
+
+def open_record(
+    folder: Path, checkpoint: Checkpoint, objects: Objects, settings: Mapping[str, Any], fresh: bool
+) -> Record:
+    """The rows that weights, this code, objects and `settings`, which default=str makes JSON, gave earlier."""
+    import torch
+
+    weights = checkpoint.folder
+    known = {
+        "checkpoint": weights_digest(weights) if checkpoint.kind == "mini" else folder_identity(weights),
+        "code": code_digest(),
+        "torch": torch.__version__,
+        "objects": objects.identity(),
+        **settings,
+    }
+    return Record(folder, json.loads(json.dumps(known, default=str)), fresh)
 
 
 def without_nan(tree: Any) -> Any:

@@ -19,6 +19,7 @@ __all__ = [
     "load_checkpoint",
     "load_pipeline",
     "stock_folders",
+    "torch_device",
 ]
 
 log = logging.getLogger(__name__)
@@ -61,16 +62,16 @@ def load_pipeline(
     Raises:
         CheckpointError: no such folder; files that are missing, corrupt or not trusted; a missing package or GPU.
     """
-    chosen_depth = None if depth_model is None else check_depth_model(depth_model)
-    checkpoint = find_checkpoint(tag_or_path)
-    return load_checkpoint(checkpoint, device, dtype, chosen_depth)
+    if depth_model is not None:
+        check_depth_model(depth_model)
+    return load_checkpoint(find_checkpoint(tag_or_path), device, dtype, depth_model)
 
 
 def load_checkpoint(
     checkpoint: Checkpoint, device: Any = None, dtype: Any = None, depth_model: str | Path | None = None
 ) -> Any:
     """Builds the pipeline of a checkpoint that was found. Arguments and errors as `load_pipeline`."""
-    chosen = _device(device)
+    chosen = torch_device(device)
     if checkpoint.kind == "mini":
         if depth_model is not None:
             raise CheckpointError("the embedded model has no depth model to replace: give a pointmap, or leave it out")
@@ -184,7 +185,8 @@ def _kind(folder: Path) -> Literal["mini", "sam3d"]:
     return "sam3d"
 
 
-def _device(device: Any) -> Any:
+def torch_device(device: Any) -> Any:
+    """The torch device of that name, None: cuda if there is one, else cpu. Raises CheckpointError: not usable here."""
     import torch
 
     if device is None:
@@ -217,7 +219,6 @@ def _dtype(dtype: Any) -> Any:
 
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype not in known:
+    if dtype not in (known := ("float32", "float16", "bfloat16")):
         raise CheckpointError(f"'{dtype}' is not a dtype: {suggest(str(dtype), known)}")
-    return known[dtype]
+    return getattr(torch, dtype)

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import NoReturn
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
+from fast_sam3d.config.compose import SEED_MAX
 from fast_sam3d.errors import ConfigError, suggest
-
-__all__ = ["ANY", "SHARED", "Parser", "check_run_overrides"]
 
 ANY = ("ss=fast_sam3d", "ss.when.stride=4", "pipeline.ss_steps=10")
 SHARED = ("pipeline.formats=[mesh]", "pipeline.layout_postprocess=false", "pipeline.depth_model=FILE")
 """Examples of overrides: of commands that take all, and of those that take what holds for every run."""
-RUN_KEYS = ("pipeline.layout_postprocess", "pipeline.formats", "pipeline.depth_model")
-"""What may be overridden where every run of a command is to be alike."""
 
 
-def check_run_overrides(overrides: Sequence[str]) -> Sequence[str]:
-    """The overrides of a command that compares methods, if they hold for every one of them.
+def at_least(low: int, kind: type[int] | type[float] = int, above: bool = False) -> Callable[[str], Any]:
+    """The type of a flag that takes finite numbers from `low` up, or above it."""
 
-    Raises:
-        ConfigError: another key than `RUN_KEYS`.
-    """
-    for override in overrides:
-        if override.partition("=")[0] not in RUN_KEYS:
-            raise ConfigError(
-                f"'{override}' does not hold for every method: override {', '.join(RUN_KEYS)} here, and name methods"
-                " and steps with --accelerate"
-            )
-    return overrides
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < low or (above and value == low):
+            raise argparse.ArgumentTypeError(f"is {text}: give {'a number above' if above else 'at least'} {low}")
+        return value
+
+    return read
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """The type of --seeds: numbers with commas, each once."""
+    try:
+        found = tuple(dict.fromkeys(map(int, text.split(","))))
+    except ValueError:
+        found = (-1,)
+    if not all(0 <= seed <= SEED_MAX for seed in found):
+        raise argparse.ArgumentTypeError(f"is {text!r}: give whole numbers from 0 to {SEED_MAX} with commas, 42,43")
+    return found
 
 
 class _Help(argparse.HelpFormatter):
@@ -48,6 +58,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Help, **settings)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (\S+): is ", r"\1 is ", message)  # of the types above
         raise ConfigError(f"{message}; `{self.prog} --help` lists the flags")
 
     def parse(self, arguments: Sequence[str], overrides: bool) -> argparse.Namespace | int:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_sam3d.cli.arguments import SHARED
+from fast_sam3d.cli.arguments import SHARED, at_least, seeds
 from fast_sam3d.cli.flags import (
     FOLDER_HELP,
     add_image_path,
     add_model_flags,
-    add_preset,
+    add_overwrite,
+    add_ways,
+    cores,
     overrides_of,
     pipeline_from,
-    read_seeds,
 )
-from fast_sam3d.errors import ConfigError
 
 if TYPE_CHECKING:
     from fast_sam3d.bench.job import BenchTask
@@ -35,30 +33,26 @@ OVERRIDES = SHARED
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument(
-        "--suite", default=None, metavar="NAME", help="quick, full, ablation, sweeps, or a YAML file (default: quick)"
-    )
-    add_preset(parser, "one more method, without --suite the only one; repeatable", "those of the suite", repeat=True)
-    parser.add_argument(
-        "--accelerate", action="append", default=[], metavar="OVERRIDES",
-        help='the same by overrides, such as "ss=fast_sam3d mesh=off" or, as a control, "pipeline.ss_steps=10"'
-        " (default: none)",
+    parser.add_argument("--suite", metavar="NAME", help="quick, full, ablation, sweeps, or a file (default: quick)")
+    add_ways(
+        parser, "one more method, without --suite the only one", "those of the suite",
+        'such as "ss=fast_sam3d mesh=off" or, as a control, "pipeline.ss_steps=10" (default: none)',
     )  # fmt: skip
-    parser.add_argument("--objects", type=int, default=None, metavar="N", help="how many (default: the suite's)")
-    parser.add_argument("--seeds", default=None, metavar="N,N", help="seeds of the noise (default: the suite's)")
+    parser.add_argument("--objects", type=at_least(1), metavar="N", help="how many (default: the suite's)")
+    parser.add_argument("--seeds", type=seeds, metavar="N,N", help="seeds of the noise (default: the suite's)")
     add_image_path(
         parser, f"your own pictures with masks, {FOLDER_HELP}; without ground truth, so fidelity is measured alone"
         " (default: held-out objects of the embedded model)",
     )  # fmt: skip
     add_model_flags(parser, seed=False)
     parser.add_argument(
-        "--output_dir", type=Path, default=None, metavar="DIR",
+        "--output_dir", type=Path, metavar="DIR",
         help="rows, table and pictures; an interrupted bench resumes there (default: outputs/bench/SUITE)",
     )  # fmt: skip
     parser.add_argument(
-        "--processes", type=int, default=None, metavar="N", help="worker processes (default: one per core; 1 on a GPU)"
+        "--processes", type=at_least(1), metavar="N", help="worker processes (default: one per core; 1 on a GPU)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace measurements, also those of other settings")
+    add_overwrite(parser, "measurements, also those of other settings")
     parser.add_argument("--retry_failed", action="store_true", help="repeat objects with a failed run")
     parser.add_argument("--no_pictures", action="store_true", help="tables only, without matplotlib")
     parser.add_argument("--parquet", action="store_true", help="also write rows.parquet; needs pyarrow")
@@ -71,8 +65,6 @@ def main(args: argparse.Namespace) -> int:
 
     suite = chosen_suite(args)
     suite.variants()  # a method that does not fit raises before anything is loaded
-    if args.processes is not None and args.processes < 1:
-        raise ConfigError(f"--processes is {args.processes}: give at least 1")
     results.check_packages(pictures=not args.no_pictures, parquet=args.parquet)
     job, suite = _job(args, suite)
     output = args.output_dir or Path("outputs/bench") / suite.name
@@ -99,15 +91,9 @@ def chosen_suite(args: argparse.Namespace) -> Suite:
     suite = load_suite(args.suite or "quick")
     if more := overrides_of(args):
         suite = suite.with_methods(more, alone=args.suite is None)
-        if args.suite is None:
-            suite = replace(suite, name="own")
-    if args.objects is not None:
-        if args.objects < 1:
-            raise ConfigError(f"--objects is {args.objects}: give at least 1")
-        suite = replace(suite, objects=args.objects)
-    if args.seeds is not None:
-        suite = replace(suite, seeds=read_seeds(args.seeds))
-    return suite
+        suite = replace(suite, name=suite.name if args.suite else "own")
+    given = {name: value for name in ("objects", "seeds") if (value := getattr(args, name)) is not None}
+    return replace(suite, **given)
 
 
 def measure(
@@ -161,19 +147,10 @@ def _job(args: argparse.Namespace, suite: Suite) -> tuple[BenchTask, Suite]:
 
 def _record(output: Path, job: BenchTask, args: argparse.Namespace) -> Record:
     """The rows of an earlier run with the same weights, code, methods and objects."""
-    import torch
+    from fast_sam3d.bench.record import open_record
 
-    from fast_sam3d.bench.record import Record, code_digest
-    from fast_sam3d.model.weights import weights_digest
-    from fast_sam3d.outputs.digests import folder_identity
-
-    folder = job.checkpoint.folder
     settings = {
-        "checkpoint": weights_digest(folder) if job.checkpoint.kind == "mini" else folder_identity(folder),
-        "code": code_digest(),
-        "torch": torch.__version__,
         "variants": [asdict(variant) for variant in job.variants],
-        "objects": job.objects.identity(),
         "device": job.device,
         "dtype": job.dtype,
         "formats": list(job.settings.formats or ()),
@@ -181,10 +158,9 @@ def _record(output: Path, job: BenchTask, args: argparse.Namespace) -> Record:
         "counted": sorted(job.counted),
         "protocol": asdict(job.protocol),
     }
-    record = Record(output, json.loads(json.dumps(settings, default=str)), args.overwrite)
+    record = open_record(output, job.checkpoint, job.objects, settings, args.overwrite)
     if args.retry_failed:
-        for key in [key for key, rows in record.rows.items() if any(row["error"] for row in rows)]:
-            del record.rows[key]
+        record.rows = {key: rows for key, rows in record.rows.items() if not any(row["error"] for row in rows)}
     return record
 
 
@@ -194,6 +170,4 @@ def _processes(args: argparse.Namespace, job: BenchTask) -> int:
     import torch
 
     on_cpu = str(job.device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cpu")
-    if not on_cpu or job.checkpoint.kind != "mini":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores() if on_cpu and job.checkpoint.kind == "mini" else 1

@@ -7,8 +7,6 @@ import sys
 
 from fast_sam3d.cli.tables import aligned
 
-__all__ = ["add_arguments", "main"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print operations as JSON instead of a table")

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 from fast_sam3d.checkpoints.doctor import Examination, PackageState, WeightsState, examine
 
-__all__ = ["add_arguments", "main"]
-
 NOT_READY = 1
 STOCK_ASKS_FOR = 32e9  # bytes of GPU memory, doc/setup.md of the stock repository
 

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 from fast_sam3d.checkpoints.download import REPOSITORY, download_weights, unfinished_folder
-
-__all__ = ["add_arguments", "main"]
-
-log = logging.getLogger(__name__)
 
 DEFAULT_FOLDER = "checkpoints/hf"
 
@@ -26,15 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from fast_sam3d.cli import INTERRUPTED
-
     target = Path(args.output_dir)
     try:
         folder = download_weights(target, args.repo, args.revision)
-    except KeyboardInterrupt:
-        log.warning(
-            "interrupted; partial downloads are kept in %s, and the same command resumes", unfinished_folder(target)
-        )
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        kept = unfinished_folder(target)
+        raise KeyboardInterrupt(f"partial downloads are kept in {kept}, and the same command resumes") from error
     print(f"weights in {folder}; `fast-sam3d doctor` checks whether they can run here")
     return 0

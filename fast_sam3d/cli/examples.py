@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.errors import ConfigError
 from fast_sam3d.mini.data import examples
 from fast_sam3d.mini.data.still_lifes import EXAMPLES, render
 
@@ -16,23 +16,18 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument("--output_dir", metavar="DIR", type=Path, default=Path("examples"), help="their parent folder")
-    parser.add_argument("--only", metavar="NAME", nargs="+", help=f"of {', '.join(examples.names())} (default: all)")
+    names = examples.names()
     parser.add_argument(
-        "--longest",
-        metavar="PIXELS",
-        type=int,
-        help="longer side (default: as bundled)",
+        "--only", metavar="NAME", nargs="+", choices=names, default=names, help=f"of {', '.join(names)} (default: all)"
     )
+    parser.add_argument("--longest", metavar="PIXELS", type=int, help="longer side (default: as bundled)")
 
 
 def main(args: argparse.Namespace) -> int:
     """Render and write the examples."""
     from fast_sam3d.outputs.folder import check_target, result_folder
 
-    wanted = args.only or examples.names()
-    for name in wanted:
-        if name not in examples.names():
-            raise ConfigError(f"there is no example '{name}': {suggest(name, examples.names())}")
+    wanted = args.only
     if args.longest is not None and not 32 <= args.longest <= 4096:
         raise ConfigError(f"--longest is {args.longest}: give 32 to 4096 pixels")
     for name in wanted:

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from fast_sam3d.cli.arguments import check_run_overrides
-from fast_sam3d.config.compose import ACCELERATED, DTYPES, PRESET, SEED_MAX, Config, group_options, load
+from fast_sam3d.cli.arguments import at_least
+from fast_sam3d.config.compose import ACCELERATED, DTYPES, PRESET, Config, group_options, load
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import ConfigError
-
-__all__ = [
-    "add_config_flags",
-    "add_image_path",
-    "add_mask_index",
-    "add_model_flags",
-    "add_preset",
-    "config_from",
-    "log_acceleration",
-    "overrides_of",
-    "pipeline_from",
-    "preset_of",
-    "read_seeds",
-]
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +57,8 @@ MODEL = (
         ("dtype",), "pipeline.dtype", str, None, "precision of the networks (default: the checkpoint's own)", DTYPES
     ),
 )  # fmt: skip
+RUN_KEYS = ("pipeline.layout_postprocess", "pipeline.formats", "pipeline.depth_model")
+"""What may be overridden where every run of a command is to be alike."""
 MODULES = {
     "ss": (("enable_ss_cache", "enable_ss_faster"), "the paper's step caching of the sparse structure: ss=fast_sam3d"),
     "slat": (
@@ -123,8 +111,15 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
     add_image_path(group, SCENES_HELP if scene else INPUT_HELP)
     for flag in () if scene else OBJECT:
         _add(group, flag)
-    _add(group, POINTMAP)
-    group.add_argument("--no_pointmap", action="store_true", help="ignore a pointmap beside the picture")
+    either = group.add_mutually_exclusive_group()
+    _add(either, POINTMAP)
+    either.add_argument(
+        "--no_pointmap",
+        dest="pointmap",
+        action="store_const",
+        const="none",
+        help="ignore a pointmap beside the picture",
+    )
     group = parser.add_argument_group("run")
     _add(group, OUTPUT_DIR)
     add_model_flags(group)
@@ -163,6 +158,30 @@ def add_preset(group: Any, text: str = "how to accelerate", default: str = "off"
     names = ", ".join(group_options()["preset"])
     action = "append" if repeat else "store"
     group.add_argument("--preset", action=action, metavar="NAME", help=f"{text}: {names} (default: {default})")
+
+
+def add_ways(group: Any, text: str, default: str, example: str) -> None:
+    """--preset and --accelerate, both repeatable: what a command measures; read by `overrides_of`."""
+    add_preset(group, f"{text}; repeatable", default, repeat=True)
+    group.add_argument(
+        "--accelerate", action="append", default=[], metavar="OVERRIDES", help=f"the same by overrides, {example}"
+    )
+
+
+def add_rounds(group: Any, default: int) -> None:
+    """--rounds."""
+    text = "measured runs of each way, after a warm-up"
+    group.add_argument("--rounds", type=at_least(1), default=default, metavar="N", help=text)
+
+
+def add_overwrite(group: Any, text: str = "results of other settings or inputs") -> None:
+    """--overwrite."""
+    group.add_argument("--overwrite", action="store_true", help=f"replace {text}")
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _add(group: Any, flag: Flag) -> None:
@@ -216,33 +235,37 @@ def config_from(args: argparse.Namespace) -> Config:
     on = _load(args, picks).modules if picks and any(alone.values()) else {}
     picks += [f"{module}={option}" for module, option in ACCELERATED.items() if alone[module] and not on.get(module)]
     overrides = [*picks, *args.overrides]
-    values = _values(args)
-    if args.no_pointmap:
-        if args.pointmap is not None:
-            raise ConfigError("--pointmap and --no_pointmap exclude each other: give one of them")
-        values["input.pointmap"] = "none"
     for module, flags in METHODS.items():
         for flag in flags:
             if (value := getattr(args, flag.names[0])) is None:
                 continue
             # As overrides, so that a value derived from another one follows; last, so that the flag takes precedence.
             edit = f"{flag.key}={value}"
-            try:
-                load([*overrides, edit])
-            except ConfigError as error:
+            if error := _mistake([*overrides, edit]):
                 pick = f"{module}={ACCELERATED[module]}"
-                if preset is None or _picked(args.overrides, module) or not _loads([pick, edit]):
+                picked = any(text.split("=", 1)[0] in (module, "preset") for text in args.overrides)
+                if preset is None or picked or _mistake([pick, edit]):
                     hint = "" if alone[module] else f" (--{MODULES[module][0][0]} picks the method that has it)"
                     raise ConfigError(f"--{flag.names[0]}: {error}{hint}") from error
                 log.info("--%s picks %s: the method of preset=%s has no such setting", flag.names[0], pick, preset)
                 overrides.insert(1, pick)
             overrides.append(edit)
-    return _load(args, overrides, values)
+    return _load(args, overrides, _values(args))
 
 
 def pipeline_from(args: argparse.Namespace) -> Config:
-    """The configuration of a command that compares methods, nothing accelerated, from its flags and overrides."""
-    return _load(args, check_run_overrides(getattr(args, "overrides", ())), _values(args))
+    """The configuration of a command that compares methods, nothing accelerated, from its flags and overrides.
+
+    Raises:
+        ConfigError: an override of another key than `RUN_KEYS`.
+    """
+    for override in args.overrides:
+        if override.partition("=")[0] not in RUN_KEYS:
+            raise ConfigError(
+                f"'{override}' does not hold for every method: override {', '.join(RUN_KEYS)} here, and name methods"
+                " and steps with --accelerate"
+            )
+    return _load(args, args.overrides, _values(args))
 
 
 def preset_of(args: argparse.Namespace) -> str | None:
@@ -271,17 +294,6 @@ def overrides_of(args: argparse.Namespace) -> list[str]:
     return [*presets, *args.accelerate]
 
 
-def read_seeds(text: str) -> tuple[int, ...]:
-    """The numbers of --seeds, each once. Raises ConfigError."""
-    try:
-        seeds = tuple(dict.fromkeys(int(seed) for seed in text.split(",")))
-    except ValueError as error:
-        raise ConfigError(f"--seeds is {text!r}: give whole numbers with commas, 42,43") from error
-    if not all(0 <= seed <= SEED_MAX for seed in seeds):
-        raise ConfigError(f"--seeds is {text!r}: give numbers from 0 to {SEED_MAX}")
-    return seeds
-
-
 def log_acceleration(config: Config) -> None:
     """Logs the preset and the method of each module that is on."""
     on = [f"{module}={config.choices[module]}" for module in ACCELERATED if config.modules.get(module)]
@@ -290,8 +302,7 @@ def log_acceleration(config: Config) -> None:
 
 def _values(args: argparse.Namespace) -> dict[str, Any]:
     """Configuration keys to the values of the flags that were given."""
-    values = {f.key: v for f in _PLAIN if (v := getattr(args, f.names[0], None)) is not None}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+    return {f.key: value for f in _PLAIN if (value := getattr(args, f.names[0], None)) is not None}
 
 
 _PLAIN = (Flag(("image_path",), "input.image_path", str, None, ""), *OBJECT, POINTMAP, OUTPUT_DIR, SEED, *MODEL)
@@ -308,14 +319,9 @@ def _load(args: argparse.Namespace, overrides: Sequence[str], values: Mapping[st
         raise ConfigError(f"--{flag}: {error}", error.key) from error
 
 
-def _picked(overrides: Sequence[str], module: str) -> bool:
-    """Whether the user's own overrides say which method the module has."""
-    return any(override.split("=", 1)[0] in (module, "preset") for override in overrides)
-
-
-def _loads(overrides: Sequence[str]) -> bool:
+def _mistake(overrides: Sequence[str]) -> ConfigError | None:
     try:
         load(overrides)
-    except ConfigError:
-        return False
-    return True
+    except ConfigError as error:
+        return error
+    return None

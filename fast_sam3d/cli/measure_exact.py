@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from fast_sam3d.cli.flags import add_rounds
 from fast_sam3d.cli.tables import aligned
-from fast_sam3d.errors import ConfigError
-
-__all__ = ["add_arguments", "main"]
 
 PARTS = ("extraction", "attention", "overhead")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", choices=PARTS, action="append", help="a part to measure; repeatable (default: all)")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="runs of both ways, in turns")
+    add_rounds(parser, 7)
     parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu or cuda")
     parser.add_argument("--json", action="store_true", help="print every round as JSON instead of a table")
 
@@ -26,8 +24,6 @@ def main(args: argparse.Namespace) -> int:
 
     from fast_sam3d.bench.exact_parts import everything, overhead
 
-    if args.rounds < 1:
-        raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
     parts = args.part or PARTS
     found = list(everything(parts, args.rounds, args.device))
     overheads = overhead(args.rounds) if "overhead" in parts else {}
@@ -50,14 +46,6 @@ def lines(found: list[Any]) -> list[str]:
         memory = ["", "", ""]
         if peaks is not None:
             memory = [f"{peak / 2**20:,.0f} MiB" for peak in peaks] + [f"{100 * (1 - peaks[1] / peaks[0]):.0f} %"]
-        cells.append(
-            [
-                part.label,
-                f"{off:.2f} s",
-                f"{on:.2f} s",
-                f"{part.faster:.2f}",
-                *memory,
-                "equal" if part.equal else "DIFFER",
-            ]
-        )
+        bits = "equal" if part.equal else "DIFFER"
+        cells.append([part.label, f"{off:.2f} s", f"{on:.2f} s", f"{part.faster:.2f}", *memory, bits])
     return aligned(cells)

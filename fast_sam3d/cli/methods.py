@@ -11,8 +11,6 @@ from fast_sam3d.config.catalogue import NEEDS, Listing, listed
 from fast_sam3d.config.compose import group_options
 from fast_sam3d.config.packaged import resource
 
-__all__ = ["add_arguments", "main"]
-
 PRESETS = ("preset", "picks", "what it is")
 HEADER = ("method", "paper", "stages", "needs", "switch on with")
 

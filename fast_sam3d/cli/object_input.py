@@ -2,29 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from fast_sam3d.config.compose import Config
+from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
+from fast_sam3d.cli.flags import log_acceleration
+from fast_sam3d.cli.tables import print_path
+from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import ObjectInput, load_object
-
-if TYPE_CHECKING:
-    from fast_sam3d.checkpoints.load import Checkpoint
-
-__all__ = ["object_identity", "read_object", "reduced"]
+from fast_sam3d.outputs.folder import check_target, has_results
 
 
-def read_object(config: Config) -> ObjectInput:
-    """The object that the input flags name. Raises InputError."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One object to reconstruct.
+
+    Args:
+        config: of the run.
+        given: the object's input.
+        target: the folder of its results.
+        checkpoint: of the pipeline.
+        identity: digests of the input, and the settings that make a difference to the results.
+    """
+
+    config: Config
+    given: ObjectInput
+    target: Path
+    checkpoint: Checkpoint
+    identity: dict[str, Any]
+
+
+def prepare(
+    config: Config, overwrite: bool, report: str, names: Collection[str], folders: Collection[str] = (),
+    suffix: str = "", more: Mapping[str, Any] | None = None,
+) -> Request | None:  # fmt: skip
+    """Reads the input and checks everything that can be checked without the pipeline; writes nothing.
+
+    Args:
+        overwrite: existing results are replaced.
+        report: name of the result that holds the identity.
+        names, folders: of the results.
+        suffix: of the result folder's name.
+        more: further settings of the identity.
+
+    Returns:
+        None if the results are there and complete, which it prints.
+
+    Raises:
+        FastSam3dError: what is wrong with input, weights, methods or the result folder.
+    """
     asked = config.input
     if asked.image_path is None:
         raise InputError("name the picture with --image_path: a folder with image.png and its masks, or a file")
-    return load_object(asked.image_path, asked.mask_index, asked.mask_path, asked.pointmap)
+    given = load_object(asked.image_path, asked.mask_index, asked.mask_path, asked.pointmap)
+    target = config.output.dir / f"{given.name}{suffix}"
+    check_target(target, names, folders)
+    checkpoint = find_checkpoint(config.pipeline.tag)
+    check_methods(config)
+    log_acceleration(config)
+    identity = _identity(config, given, checkpoint)
+    identity["settings"] |= more or {}
+    if not overwrite and has_results(target, report, identity):
+        print_path(f"results in {target} are complete, from the same input and settings; --overwrite repeats the run")
+        return None
+    return Request(config, _reduced(given) if checkpoint.kind == "mini" else given, target, checkpoint, identity)
 
 
-def object_identity(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Digests of the input, and the settings that make a difference to the results."""
+def _identity(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> dict[str, Any]:
     from fast_sam3d.scene.inputs import digest
     from fast_sam3d.scene.worker import config_identity
 
@@ -38,7 +85,7 @@ def object_identity(config: Config, given: ObjectInput, checkpoint: Checkpoint) 
     }
 
 
-def reduced(given: ObjectInput) -> ObjectInput:
+def _reduced(given: ObjectInput) -> ObjectInput:
     """The object at the size to which the embedded pipeline reduces it, so that the full one leaves the memory.
 
     Unchanged where the reduced mask would cover the whole picture, which is refused.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,16 @@ from fast_sam3d.cli.flags import (
     add_image_path,
     add_mask_index,
     add_model_flags,
-    add_preset,
+    add_overwrite,
+    add_rounds,
+    add_ways,
     overrides_of,
     pipeline_from,
 )
 from fast_sam3d.cli.tables import aligned
 from fast_sam3d.config.compose import check_methods, load
-from fast_sam3d.errors import ConfigError, OutputError
+from fast_sam3d.outputs.files import save_json
+from fast_sam3d.outputs.folder import check_file
 
 if TYPE_CHECKING:
     from fast_sam3d.bench.profile import Timing
@@ -34,18 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_path(parser, INPUT_HELP, required=True)
     add_mask_index(parser)
     add_model_flags(parser)
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="measured runs of each way, after a warm-up")
-    add_preset(parser, "a way to run; repeatable", "fast_sam3d, default and fast", repeat=True)
+    add_rounds(parser, 7)
+    add_ways(parser, "a way to run", "fast_sam3d, default and fast", f"(default without --preset: {', '.join(WAYS)})")
     parser.add_argument(
-        "--accelerate", action="append", default=[], metavar="OVERRIDES",
-        help=f"the same by overrides (default without --preset: {', '.join(WAYS)})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--after_mask", type=int, default=None, metavar="N",
+        "--after_mask", type=int, metavar="N",
         help="also time each way after a run of mask N, whose caches it finds warm (default: none)",
     )  # fmt: skip
     parser.add_argument("--picture", type=Path, default=Path("profile.png"), metavar="FILE", help="stacked bars")
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="every number (default: none)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every number (default: none)")
+    add_overwrite(parser, "the files of an earlier measurement")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -58,26 +58,23 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
     from fast_sam3d.run.progress import Bar
 
-    if args.rounds < 1:
-        raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
     ways: dict[str, Any] = {}
     for overrides in overrides_of(args) or WAYS:
         config = load(overrides.split())
         check_methods(config)
         ways[overrides] = dict(config.modules)
     for path in filter(None, (args.picture, args.json)):
-        if not path.resolve().parent.is_dir():
-            raise OutputError(f"{path.resolve().parent} does not exist: make it, or name another place")
+        check_file(path, args.overwrite)
     plain = pipeline_from(args)
-    picture = plain.input.image_path or Path()
+    asked, picture = plain.pipeline, plain.input.image_path or Path()
     given = load_object(picture, plain.input.mask_index, None, plain.input.pointmap)
     other, after = None, {}
     if args.after_mask is not None:
         other = load_object(picture, args.after_mask, None, plain.input.pointmap).mask
         after = {f"{way}, after mask {args.after_mask}": settings for way, settings in ways.items()}
-    checkpoint = find_checkpoint(plain.pipeline.tag)
-    pipeline = load_checkpoint(checkpoint, plain.pipeline.device, plain.pipeline.dtype, plain.pipeline.depth_model)
-    settings = RunSettings.of(plain.seed, plain.pipeline)
+    checkpoint = find_checkpoint(asked.tag)
+    pipeline = load_checkpoint(checkpoint, asked.device, asked.dtype, asked.depth_model)
+    settings = RunSettings.of(plain.seed, asked)
 
     def run(mask: Any = given.mask) -> ObjectRun:
         return run_object(pipeline, given.image, mask, given.pointmap, settings=settings)
@@ -92,11 +89,7 @@ def main(args: argparse.Namespace) -> int:
         )
     print("\n".join(lines(timings)))
     if args.json is not None:
-        facts = [
-            {"name": t.name, "seconds": t.seconds, "network_calls": t.network_calls, "pose_refined": t.pose_refined}
-            for t in timings
-        ]
-        args.json.write_text(json.dumps(facts, indent=1))
+        save_json(args.json, [asdict(timing) for timing in timings])
     threads = f", {torch.get_num_threads()} threads" if pipeline.device.type == "cpu" else ""
     draw(timings, args.picture, f"{given.name}, {checkpoint.tag} on {pipeline.device}{threads}")
     print(f"picture in {args.picture}")
@@ -111,7 +104,7 @@ def lines(timings: list[Timing]) -> list[str]:
     stages = [stage for stage in (*STAGES, "other") if any(stage in median for median in medians)]
     rows = [["median seconds", *(timing.name for timing in timings)]]
     rows += [[STAGES.get(stage, stage), *(f"{median.get(stage, 0.0):.3f}" for median in medians)] for stage in stages]
-    rows.append(["whole object", *(f"{statistics.median(timing.totals):.3f}" for timing in timings)])
+    rows.append(["whole object", *(f"{timing.median:.3f}" for timing in timings)])
     ratios = [timing.ratios(timings[0]) for timing in timings]
     rows.append(["faster", *(f"{statistics.median(ratio):.2f}x" for ratio in ratios)])
     rows.append(["from .. to", *(f"{min(ratio):.2f} .. {max(ratio):.2f}" for ratio in ratios)])

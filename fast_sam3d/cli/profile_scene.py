@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from fast_sam3d.cli.flags import add_image_path, add_model_flags, add_preset, preset_of
+from fast_sam3d.cli.flags import add_image_path, add_model_flags, add_overwrite, add_preset, add_rounds, preset_of
 from fast_sam3d.config.compose import PRESET
-from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
-
-__all__ = ["add_arguments", "main", "measure"]
+from fast_sam3d.errors import ConfigError, FastSam3dError
+from fast_sam3d.outputs.files import save_json
+from fast_sam3d.outputs.folder import check_file
 
 STOCK, SINGLE, SCENE = "single runs, off", "single runs", "scene"
 
@@ -26,13 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     add_image_path(parser, "a folder with image.png and masks 0.png, 1.png ...", required=True)
     add_model_flags(parser)
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="measured runs of each way, after a warm-up")
+    add_rounds(parser, 5)
     add_preset(parser, default=PRESET)
-    parser.add_argument(
-        "--accelerate", default=None, metavar="OVERRIDES", help="the same by overrides (default: those of the preset)"
-    )
+    parser.add_argument("--accelerate", metavar="OVERRIDES", help="the same by overrides (default: the preset's)")
     parser.add_argument("--no_pictures", action="store_true", help="without previews and turntable, in every way")
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="every number (default: none)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every number (default: none)")
+    add_overwrite(parser, "the file of an earlier measurement")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -42,10 +41,8 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.cli import main as command
     from fast_sam3d.inputs.load import list_masks
 
-    if args.rounds < 1:
-        raise ConfigError(f"--rounds is {args.rounds}: give at least 1")
-    if args.json is not None and not args.json.resolve().parent.is_dir():
-        raise OutputError(f"{args.json.resolve().parent} does not exist: make it, or name another place")
+    if args.json is not None:
+        check_file(args.json, args.overwrite)
     preset = preset_of(args)
     if preset is not None and args.accelerate is not None:
         raise ConfigError("--preset and --accelerate both say how to accelerate: give one of them")
@@ -55,19 +52,17 @@ def main(args: argparse.Namespace) -> int:
     shared = [text for name, value in given_flags.items() if value is not None for text in (f"--{name}", str(value))]
     shared += ["output.preview=false"] if args.no_pictures else []
 
-    def singles(overrides: Sequence[str]) -> Callable[[Path], None]:
-        def run(place: Path) -> None:
-            for number in masks:
-                given = ["--image_path", args.image_path, "--mask_index", str(number), "--output_dir", str(place)]
-                _silently(command, ["infer", *given, *shared, *overrides])
+    def run(place: Path, runs: Sequence[Sequence[str]], overrides: Sequence[str]) -> None:
+        for arguments in runs:
+            given = ["--image_path", args.image_path, "--output_dir", str(place)]
+            _silently(command, [*arguments, *given, *shared, *overrides])
 
-        return run
-
-    def scene(place: Path) -> None:
-        given = ["--image_path", args.image_path, "--output_dir", str(place)]
-        _silently(command, ["scene", *given, *shared, *how.split()])
-
-    ways = {STOCK: singles([]), SINGLE: singles(how.split()), SCENE: scene}
+    singles = [("infer", "--mask_index", str(number)) for number in masks]
+    ways = {
+        STOCK: partial(run, runs=singles, overrides=[]),
+        SINGLE: partial(run, runs=singles, overrides=how.split()),
+        SCENE: partial(run, runs=[("scene",)], overrides=how.split()),
+    }
     seconds = measure(ways, args.rounds)
     threads = torch.get_num_threads()
     print(f"{len(masks)} objects, {how}, {threads} threads, {args.rounds} rounds in turns, whole commands")
@@ -78,11 +73,11 @@ def main(args: argparse.Namespace) -> int:
             line += f"   the scene is {statistics.median(ratios):.2f}x as fast ({min(ratios):.2f} .. {max(ratios):.2f})"
         print(line)
     if args.json is not None:
-        args.json.write_text(json.dumps({"objects": len(masks), "threads": threads, "seconds": seconds}, indent=1))
+        save_json(args.json, {"objects": len(masks), "threads": threads, "seconds": seconds})
     return 0
 
 
-def measure(ways: dict[str, Callable[[Path], None]], rounds: int) -> dict[str, list[float]]:
+def measure(ways: Mapping[str, Callable[[Path], None]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every way and round, each with an empty folder to write to; a warm-up round comes first."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):

@@ -10,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
-from fast_sam3d.cli.arguments import ANY
-from fast_sam3d.cli.flags import add_config_flags, config_from, log_acceleration
-from fast_sam3d.cli.scene_summary import SOME_FAILED, end_all, new_row, note_failure, note_summary, print_scene
+from fast_sam3d.cli.arguments import ANY, at_least
+from fast_sam3d.cli.flags import add_config_flags, add_overwrite, config_from, log_acceleration
+from fast_sam3d.cli.scene_summary import Scenes
 from fast_sam3d.config.compose import Config, check_methods
-from fast_sam3d.errors import ConfigError, FastSam3dError, InputError, OutputError
+from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
 from fast_sam3d.outputs.folder import check_target
 from fast_sam3d.run.progress import ObjectsProgress, SceneProgress
 from fast_sam3d.scene.folder import run_folder, scene_lock
-from fast_sam3d.scene.inputs import SceneInput, load_scene, scene_folders
+from fast_sam3d.scene.inputs import SceneInput, scene_folders
 from fast_sam3d.scene.parallel import in_parallel, processes_for
 from fast_sam3d.scene.plan import plan_scene
 from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, ObjectWorker, config_identity
-
-__all__ = ["OVERRIDES", "add_arguments", "main"]
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +37,14 @@ CLUSTER: tuple[tuple[str, Callable[[str], Any], str, str], ...] = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser, scene=True)
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace results, also those of other settings or pictures"
-    )
+    add_overwrite(parser, "results, also those of other settings or pictures")
     group = parser.add_argument_group("many workers")
     group.add_argument(
         "--engine", choices=("plain", "ray"), default="plain",
         help="plain: this process and forks of it; ray: worker processes on one or many machines",
     )  # fmt: skip
     group.add_argument(
-        "--workers", type=int, metavar="N",
+        "--workers", type=at_least(1), metavar="N",
         help="objects at once (default: plain: one per core, one on a GPU; ray: as many as fit)",
     )  # fmt: skip
     for name, kind, metavar, text in CLUSTER:
@@ -62,30 +58,33 @@ def main(args: argparse.Namespace) -> int:
     if config.input.mask_index is not None or config.input.mask_path is not None:
         raise ConfigError("a scene takes every mask: leave input.mask_index and input.mask_path out, or use infer")
     folders = scene_folders(config.input.image_path)
-    single = folders == [config.input.image_path]
-    if not single and config.input.pointmap not in ("auto", "none"):
+    scenes = Scenes(folders, config)
+    if not scenes.single and config.input.pointmap not in ("auto", "none"):
         raise ConfigError(
             f"--pointmap names one file for {len(folders)} scenes: save each as pointmap.npz beside its picture"
         )
     given = {name: value for name, *_ in CLUSTER if (value := getattr(args, name)) is not None}
     if given and args.engine != "ray":
         raise ConfigError(f"--{next(iter(given))} is for a cluster: add --engine ray, or leave it out")
-    if args.workers is not None and args.workers < 1:
-        raise ConfigError(f"--workers is {args.workers}: give 1 or more")
     checkpoint = find_checkpoint(config.pipeline.tag)
     check_methods(config)
     log_acceleration(config)
     if args.engine == "ray":
         from fast_sam3d.cli.scene_ray import run_on_cluster
 
-        return run_on_cluster(folders, single, config, checkpoint, {"workers": args.workers, **given}, args.overwrite)
+        return run_on_cluster(scenes, checkpoint, {"workers": args.workers, **given}, args.overwrite)
     with ExitStack() as stack:
         engine = _PlainEngine(config, checkpoint, args.workers, stack)
-        if single:
-            scene = load_scene(folders[0], config.input.pointmap)
-            summary = _run(scene, config.output.dir / scene.name, config, checkpoint, engine, args.overwrite)
-            return SOME_FAILED if summary["failed"] else 0
-        return _run_all(folders, config, checkpoint, engine, args.overwrite)
+        for number, folder in enumerate(folders, 1):
+            if not scenes.single:
+                log.info("scene %d of %d: %s", number, len(folders), folder)
+            try:
+                scene = scenes.load(folder)
+                target = scenes.target(scene)
+                scenes.done(folder, *_run(scene, target, checkpoint, engine, args.overwrite), target)
+            except FastSam3dError as error:
+                scenes.failed(folder, error)
+    return scenes.end()
 
 
 class _PlainEngine:
@@ -124,9 +123,10 @@ class _PlainEngine:
 
 
 def _run(
-    scene: SceneInput, target: Path, config: Config, checkpoint: Checkpoint, engine: _PlainEngine, overwrite: bool
-) -> dict[str, Any]:
-    """One scene. Returns its summary."""
+    scene: SceneInput, target: Path, checkpoint: Checkpoint, engine: _PlainEngine, overwrite: bool
+) -> tuple[dict[str, Any], dict[int, ObjectOutcome]]:
+    """Reconstructs one scene. Returns its summary and what became of its objects."""
+    config = engine.config
     check_target(target / ".fast_sam3d-new", ())  # before any work
     with scene_lock(target):
         whole = plan_scene(scene, config, config_identity(config, checkpoint), target, overwrite)
@@ -142,33 +142,10 @@ def _run(
                 log.error("object %d failed: %s", outcome.number, outcome.message)
 
         try:
-            summary = run_folder(whole, config, engine, show, lambda: engine.processes)
+            return run_folder(whole, config, engine, show, lambda: engine.processes), outcomes
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(
                 f"the finished objects in {target} are kept, and the same command resumes with the others"
             ) from error
-    print_scene(summary, outcomes, target)
-    return summary
-
-
-def _run_all(folders: list[Path], config: Config, checkpoint: Checkpoint, engine: _PlainEngine, overwrite: bool) -> int:
-    """A folder of scenes; a scene that fails is reported, and the others continue."""
-    rows: list[dict[str, Any]] = []
-    taken: set[str] = set()
-    for number, folder in enumerate(folders, 1):
-        log.info("scene %d of %d: %s", number, len(folders), folder)
-        row = new_row(folder)
-        rows.append(row)
-        try:
-            scene = load_scene(folder, config.input.pointmap)
-            if scene.name in taken:
-                raise OutputError(f"{folder} and another scene would both go to {scene.name}: rename one of them")
-            taken.add(scene.name)
-            row["scene"] = scene.name
-            summary = _run(scene, config.output.dir / scene.name, config, checkpoint, engine, overwrite)
-            note_summary(row, summary)
-        except FastSam3dError as error:
-            note_failure(row, folder, error)
         finally:
             engine.scene = None
-    return end_all(rows, config)

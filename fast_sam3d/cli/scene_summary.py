@@ -1,54 +1,89 @@
-"""Tables and summary files of finished scenes, shared by both engines."""
+"""The scenes of one command: read, named, and listed in a table and a summary file; shared by both engines."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fast_sam3d.cli.tables import print_path, print_table
 from fast_sam3d.config.compose import Config
-from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.errors import FastSam3dError, OutputError
+from fast_sam3d.scene.compose import SUMMARY
+from fast_sam3d.scene.inputs import SceneInput, load_scene
 from fast_sam3d.scene.worker import ObjectOutcome
-
-__all__ = ["SOME_FAILED", "end_all", "new_row", "note_failure", "note_summary", "print_scene"]
 
 log = logging.getLogger(__name__)
 
-SUMMARY = "summary.json"
 SOME_FAILED = 1
 _NUMBERS = ("seconds", "mask IoU", "objects", "failed")
 
 
-def new_row(folder: Path) -> dict[str, Any]:
-    """The row of a scene in the table of all scenes."""
-    return {"folder": folder.name, "scene": None, "status": "failed", "message": ""}
+class Scenes:
+    """The folders of a command, with one row of the summary for each.
+
+    Args:
+        folders: of the scenes.
+
+    Attributes:
+        single: the one folder was named itself, so what is wrong with it is an error, and there is no summary of all.
+    """
+
+    def __init__(self, folders: Sequence[Path], config: Config) -> None:
+        self.single, self.config = folders == [config.input.image_path], config
+        self.rows: dict[Path, dict[str, Any]] = {
+            folder: {"folder": folder.name, "scene": None, "status": "failed", "message": ""} for folder in folders
+        }
+
+    def load(self, folder: Path) -> SceneInput:
+        """The scene of a folder. Raises InputError; OutputError: another one would have the same result folder."""
+        scene = load_scene(folder, self.config.input.pointmap)
+        if any(row["scene"] == scene.name for row in self.rows.values()):
+            raise OutputError(f"{folder} and another scene would both go to {scene.name}: rename one of them")
+        self.rows[folder]["scene"] = scene.name
+        return scene
+
+    def target(self, scene: SceneInput) -> Path:
+        """The result folder of a scene."""
+        return self.config.output.dir / scene.name
+
+    def done(
+        self, folder: Path, summary: Mapping[str, Any], outcomes: Mapping[int, ObjectOutcome], target: Path
+    ) -> None:
+        """Prints a finished scene."""
+        _print_scene(summary, outcomes, target)
+        counts = {key: summary[key] for key in ("complete", "failed", "duplicate", "mean_mask_iou")}
+        self.rows[folder] |= {"status": "failed" if summary["failed"] else "complete", **counts}
+
+    def failed(self, folder: Path, error: FastSam3dError) -> None:
+        """Notes why a scene cannot be finished; raises the error of a single one."""
+        if self.single:
+            raise error
+        self.rows[folder]["message"] = " ".join(str(error).split())
+        log.error("scene %s failed: %s", folder, self.rows[folder]["message"])
+
+    def end(self) -> int:
+        """Writes and prints the status of every scene of several. Returns the exit code."""
+        from fast_sam3d.outputs.files import save_json
+
+        rows = list(self.rows.values())
+        failed = sum(row["status"] == "failed" for row in rows)
+        if not self.single:
+            self.config.output.dir.mkdir(parents=True, exist_ok=True)
+            summary = {"scenes": rows, "complete": len(rows) - failed, "failed": failed}
+            save_json(self.config.output.dir / SUMMARY, summary)
+            cells = [
+                (row["folder"], row["status"], str(row.get("complete", "")), str(row.get("failed", "")),
+                 _number(row.get("mean_mask_iou")), row["message"])
+                for row in rows
+            ]  # fmt: skip
+            headings = ("scene", "status", "objects", "failed", "mask IoU", "remark")
+            print_table(f"{len(rows)} scenes", headings, cells, _NUMBERS)
+        return SOME_FAILED if failed else 0
 
 
-def note_summary(row: dict[str, Any], summary: Mapping[str, Any]) -> None:
-    counts = {key: summary[key] for key in ("complete", "failed", "duplicate", "mean_mask_iou")}
-    row |= {"status": "failed" if summary["failed"] else "complete", **counts}
-
-
-def note_failure(row: dict[str, Any], folder: Path, error: FastSam3dError) -> None:
-    row["message"] = " ".join(str(error).split())
-    log.error("scene %s failed: %s", folder, row["message"])
-
-
-def end_all(rows: list[dict[str, Any]], config: Config) -> int:
-    """Writes and prints the status of every scene. Returns the exit code."""
-    from fast_sam3d.outputs.files import save_json
-
-    config.output.dir.mkdir(parents=True, exist_ok=True)
-    failed = sum(row["status"] == "failed" for row in rows)
-    summary = {"scenes": rows, "complete": len(rows) - failed, "failed": failed}
-    save_json(config.output.dir / SUMMARY, summary)
-    _print_all(rows)
-    return SOME_FAILED if failed else 0
-
-
-def print_scene(summary: Mapping[str, Any], outcomes: Mapping[int, ObjectOutcome], target: Path) -> None:
+def _print_scene(summary: Mapping[str, Any], outcomes: Mapping[int, ObjectOutcome], target: Path) -> None:
     rows = []
     for item in summary["objects"]:
         outcome = outcomes[item["number"]]
@@ -61,15 +96,6 @@ def print_scene(summary: Mapping[str, Any], outcomes: Mapping[int, ObjectOutcome
     if mean is not None:
         print(f"mean overlap of the composed scene with the masks (IoU): {mean:.3f}")
     print_path(f"results in {target}: {', '.join([*summary['files'], SUMMARY])}")
-
-
-def _print_all(rows: list[dict[str, Any]]) -> None:
-    cells = [
-        (row["folder"], row["status"], str(row.get("complete", "")), str(row.get("failed", "")),
-         _number(row.get("mean_mask_iou")), row["message"])
-        for row in rows
-    ]  # fmt: skip
-    print_table(f"{len(rows)} scenes", ("scene", "status", "objects", "failed", "mask IoU", "remark"), cells, _NUMBERS)
 
 
 def _number(value: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Sequence
 
-__all__ = ["aligned", "print_path", "print_table"]
+WIDTH = 170  # characters of a table that no terminal shows
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
@@ -23,7 +23,7 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
 def print_table(
     title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[str] = ()
 ) -> None:
-    """A table that fits the terminal; the columns named in `numbers` are right-aligned."""
+    """A table that fits the terminal, if there is one; the columns named in `numbers` are right-aligned."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -33,7 +33,8 @@ def print_table(
         table.add_column(heading, justify="right" if heading in numbers else "left")
     for row in rows:
         table.add_row(*map(escape, row))
-    Console(highlight=False).print(table)
+    # A file or a pipe has no width, and the default of 80 columns would truncate cells.
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
 def print_path(text: str) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fast_sam3d.cli.arguments import at_least
+from fast_sam3d.cli.flags import cores
 from fast_sam3d.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
-    import torch
-
     from fast_sam3d.mini.train.recipe import Recipe
     from fast_sam3d.mini.train.run import TrainingRun
 
@@ -22,12 +21,10 @@ log = logging.getLogger(__name__)
 
 TRAINED = ("ss_vae", "slat_vae", "ss_flow", "slat_flow")
 STAGE_NAMES = ("data", *TRAINED, "export", "evaluate")
-INTERRUPTED = 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    cores = max(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 1)
     parser.add_argument(
         "--run_dir", type=Path, default=Path("runs/mini"),
         help="data, checkpoints and curves; an interrupted run resumes with the same folder",
@@ -38,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and noise")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
-    parser.add_argument("--threads", type=int, default=cores, help="of the training itself, on a CPU")
-    parser.add_argument("--processes", type=int, default=cores, help="processes that generate data and evaluate")
+    parser.add_argument("--threads", type=at_least(1), default=cores(), help="of the training itself, on a CPU")
+    parser.add_argument("--processes", type=at_least(1), default=cores(), help="to generate data and evaluate")
     parser.add_argument(
         "--share", type=float, default=1.0,
         help="share of the recipe's objects and updates, for a trial: 0.001 runs in minutes and learns nothing",
@@ -49,26 +46,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="updates of some stages instead of the recipe's: ss_flow=6000; may change between runs (default: none)",
     )  # fmt: skip
     parser.add_argument(
-        "--stages", nargs="+", default=list(STAGE_NAMES), metavar="STAGE",
+        "--stages", nargs="+", choices=STAGE_NAMES, default=STAGE_NAMES, metavar="STAGE",
         help=f"only these, of {', '.join(STAGE_NAMES)}; each reads the results of earlier ones",
     )  # fmt: skip
-    parser.add_argument("--objects", type=int, default=160, help="held-out objects of the evaluation")
+    parser.add_argument("--objects", type=at_least(1), default=160, help="held-out objects of the evaluation")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the requested stages in order; 130 after Ctrl-C."""
+    """Run the requested stages in order."""
     asked = _stages(args)
     args.checkpoint_dir = args.checkpoint_dir or args.run_dir / "checkpoint"
     import torch
 
+    from fast_sam3d.checkpoints.load import torch_device
     from fast_sam3d.mini.train import recipe_file
     from fast_sam3d.mini.train.export import check_exported
     from fast_sam3d.mini.train.run import TrainingRun, check_inputs
+    from fast_sam3d.model.config_file import CONFIG_NAME
     from fast_sam3d.outputs.folder import writable_folder
 
-    recipe, device = _recipe(args), _device(args.device)
+    recipe, device = _recipe(args), torch_device(args.device)
     check_inputs(args.run_dir, asked)
-    _check_weights(args.checkpoint_dir, asked)
+    exported = "evaluate" in asked and "export" not in asked
+    if exported and not (args.checkpoint_dir / CONFIG_NAME).exists():
+        raise ConfigError(f"evaluate needs the weights in {args.checkpoint_dir}: add export to --stages to write them")
     writable_folder(args.run_dir, "--run_dir")
     recipe_file.settle(args.run_dir, recipe, args.seed)
     if "export" in asked or "evaluate" in asked:
@@ -77,17 +78,14 @@ def main(args: argparse.Namespace) -> int:
     for name in TRAINED:
         if name in asked or "export" in asked:
             run.check(name)
-    if "evaluate" in asked and "export" not in asked:
+    if exported:
         check_exported(run, args.checkpoint_dir)
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
         _work(run, asked, args)
-    except KeyboardInterrupt:
-        log.warning(
-            "\ninterrupted: run the same command again to resume; only updates since the last checkpoint are lost"
-        )
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("the same command resumes; updates since the last checkpoint are lost") from error
     finally:
         torch.set_num_threads(threads)  # results depend on it, and the caller's must not change
     return 0
@@ -114,13 +112,7 @@ def _work(run: TrainingRun, asked: list[str], args: argparse.Namespace) -> None:
 
 
 def _stages(args: argparse.Namespace) -> list[str]:
-    """The requested stages in order, after a check of the simple flags."""
-    for name in args.stages:
-        if name not in STAGE_NAMES:
-            raise ConfigError(f"there is no stage '{name}': {suggest(name, STAGE_NAMES)}")
-    for flag in ("threads", "processes", "objects"):
-        if getattr(args, flag) < 1:
-            raise ConfigError(f"--{flag} must be at least 1, got {getattr(args, flag)}")
+    """The requested stages in order."""
     # Checked now rather than after hours of training.
     if "evaluate" in args.stages and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(
@@ -145,22 +137,3 @@ def _recipe(args: argparse.Namespace) -> Recipe:
             raise ConfigError(f"--steps: write {stage}=N with N at least 1, not '{text}'")
         recipe = replace(recipe, **{stage: replace(getattr(recipe, stage), steps=int(count))})
     return recipe
-
-
-def _device(name: str | None) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    # A build without CUDA raises AssertionError.
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def _check_weights(checkpoint: Path, asked: list[str]) -> None:
-    from fast_sam3d.model.config_file import CONFIG_NAME
-
-    if "evaluate" in asked and "export" not in asked and not (checkpoint / CONFIG_NAME).exists():
-        raise ConfigError(f"evaluate needs the weights that export writes to {checkpoint}: add export to --stages")

@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import logging
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_sam3d.cli.arguments import SHARED
+from fast_sam3d.cli.arguments import SHARED, at_least, seeds
 from fast_sam3d.cli.flags import (
     FOLDER_HELP,
     add_image_path,
     add_model_flags,
+    add_overwrite,
     add_preset,
     pipeline_from,
     preset_of,
-    read_seeds,
 )
-from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
+from fast_sam3d.errors import FastSam3dError, InputError
 
 if TYPE_CHECKING:
     from fast_sam3d.bench.objects import Objects
-    from fast_sam3d.bench.record import Record
     from fast_sam3d.checkpoints.load import Checkpoint
-    from fast_sam3d.config.compose import PipelineConfig
     from fast_sam3d.tune.measurements import Case
     from fast_sam3d.tune.plan import SearchPlan
-
-log = logging.getLogger(__name__)
 
 COSTS = ("seconds", "cpu_seconds", "calls", "operations")
 LEAST_OBJECTS = 4
@@ -42,18 +34,21 @@ OVERRIDES = SHARED
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument(
-        "--budget", type=float, default=0.33, metavar="SHARE",
+        "--budget", type=at_least(0, float, above=True), default=0.33, metavar="SHARE",
         help="how far results may drift from the unaccelerated ones, in units of the seed noise: the distance of two"
         " unaccelerated results with different seeds",
     )  # fmt: skip
-    parser.add_argument("--minutes", type=float, default=20.0, metavar="N", help="time for everything")
-    parser.add_argument("--trials", type=int, default=None, metavar="N", help="most candidates (default: no limit)")
+    parser.add_argument(
+        "--minutes", type=at_least(0, float, above=True), default=20.0, metavar="N", help="time for everything"
+    )
+    parser.add_argument("--trials", type=at_least(1), metavar="N", help="most candidates (default: no limit)")
     add_image_path(
         parser, f"your own pictures with masks, {FOLDER_HELP} (default: held-out objects of the embedded model)"
     )
-    parser.add_argument("--objects", type=int, default=8, metavar="N", help="to search on, at most")
-    parser.add_argument("--held_out", type=int, default=8, metavar="N", help="to validate the result on, at most")
-    parser.add_argument("--seeds", default="42", metavar="N,N", help="seeds of the noise")
+    # At least two: one object has no spread.
+    parser.add_argument("--objects", type=at_least(2), default=8, metavar="N", help="to search on, at most")
+    parser.add_argument("--held_out", type=at_least(2), default=8, metavar="N", help="to validate on, at most")
+    parser.add_argument("--seeds", type=seeds, default="42", metavar="N,N", help="seeds of the noise")
     add_model_flags(parser, seed=False)
     add_preset(parser, "the search begins with the methods of this one", "none")
     parser.add_argument("--cost", choices=COSTS, default="seconds", help="what to save")
@@ -62,67 +57,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measures that must stay within the budget (default: voxel_iou,f1@0.01,box_iou,add_s,ssim)",
     )  # fmt: skip
     parser.add_argument(
-        "--margin", type=float, default=1.0, metavar="N",
+        "--margin", type=at_least(0, float), default=1.0, metavar="N",
         help="standard errors added to a drift before it is compared with the budget",
     )  # fmt: skip
     parser.add_argument(
         "--output_dir", type=Path, default=Path("outputs/tune"), metavar="DIR",
         help="preset, evidence and picture; an interrupted search resumes there",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace measurements, also those of other settings")
+    add_overwrite(parser, "measurements, also those of other settings")
     parser.add_argument("--no_picture", action="store_true", help="tables only, without matplotlib")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Searches, writes and prints."""
+    """Searches, writes and prints; KeyboardInterrupt after an interrupted search, with the best so far written."""
+    import torch
+
+    from fast_sam3d.bench.record import open_record
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
     from fast_sam3d.outputs.folder import writable_folder
     from fast_sam3d.run.object import RunSettings
-    from fast_sam3d.tune.drift import GUARDED, check_measures
-    from fast_sam3d.tune.runner import PipelineRunner
-
-    measures = check_measures(GUARDED if args.measures is None else args.measures.split(","))
-    _check(args)
-    seeds, config, first = read_seeds(args.seeds), pipeline_from(args), preset_of(args)
-    settings, pictures = config.pipeline, config.input.image_path
-    checkpoint = find_checkpoint(settings.tag)
-    objects, searched, held_out = _objects(args, pictures, checkpoint)
-    plan = _plan(args, checkpoint, _cases(searched, seeds), _cases(held_out, seeds), first)
-    writable_folder(args.output_dir, "--output_dir")
-    record = _record(args, checkpoint, settings, objects, measures)
-    pipeline = load_checkpoint(checkpoint, settings.device, settings.dtype, settings.depth_model)
-    _refuse_other_solvers(pipeline)
-    runner = PipelineRunner(
-        pipeline, objects, RunSettings.of(0, settings), measures,
-        frozenset(plan.cases[:1] + plan.held_out[:1]) if args.cost == "operations" else frozenset(),
-    )  # fmt: skip
-    source = "your own pictures" if pictures is not None else "held-out objects of the embedded model"
-    return search(args, plan, runner, measures, record, checkpoint.tag, source)
-
-
-def search(
-    args: argparse.Namespace, plan: SearchPlan, runner: Any, measures: Sequence[str], record: Record | None, tag: str,
-    source: str,
-) -> int:  # fmt: skip
-    """Searches with any runner, writes the results, prints the table.
-
-    Raises:
-        KeyboardInterrupt: the search was interrupted; the best so far is written.
-    """
-    import torch
-
+    from fast_sam3d.run.progress import Bar
     from fast_sam3d.tune import results
+    from fast_sam3d.tune.drift import GUARDED, check_measures
     from fast_sam3d.tune.measurements import Measurements
+    from fast_sam3d.tune.runner import PipelineRunner
     from fast_sam3d.tune.search import Search
     from fast_sam3d.tune.space import EXACT
 
+    measures = check_measures(GUARDED if args.measures is None else args.measures.split(","))
+    _check_packages(args)
+    config, first = pipeline_from(args), preset_of(args)
+    settings, pictures = config.pipeline, config.input.image_path
+    checkpoint = find_checkpoint(settings.tag)
+    objects, searched, held_out = _objects(args, pictures, checkpoint)
+    plan = _plan(args, checkpoint, _cases(searched, args.seeds), _cases(held_out, args.seeds), first)
+    writable_folder(args.output_dir, "--output_dir")
+    operations = args.cost == "operations"
+    known = {
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "formats": list(settings.formats),
+        "refine_pose": settings.layout_postprocess,
+        "measures": list(measures),
+        "operations": operations,
+    }
+    record = open_record(args.output_dir, checkpoint, objects, known, args.overwrite)
+    pipeline = load_checkpoint(checkpoint, settings.device, settings.dtype, settings.depth_model)
+    _refuse_other_solvers(pipeline)
+    counted = frozenset(plan.cases[:1] + plan.held_out[:1]) if operations else frozenset()
+    runner = PipelineRunner(pipeline, objects, RunSettings.of(0, settings), measures, counted)
     measurements = Measurements(runner, measures, args.cost, record)
-    with Progress(plan.seconds) as progress:
+    with Bar("tune", plan.seconds) as bar:
+
+        def progress(phase: str, spent: float, note: str) -> None:
+            left = max(plan.seconds - spent, 0.0)
+            note = f"{int(left // 60)}:{int(left % 60):02d} left{note and f', {note}'}"
+            bar.update(min(spent, plan.seconds), note, f"tune, {phase}")
+
         found = Search(plan, measurements, progress).run()
     plain = measurements.verdict(EXACT, found.cases)
     exact = plain, measurements.verdict(EXACT, found.held_out_cases) if found.held_out_cases else None
+    source = "your own pictures" if pictures is not None else "held-out objects of the embedded model"
     machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    about = results.SearchInfo(tag, source, args.cost, measurements.spent, machine)
+    about = results.SearchInfo(checkpoint.tag, source, args.cost, measurements.spent, machine)
     written = results.write(args.output_dir, found, exact, plan, about)
     if not args.no_picture:
         from fast_sam3d.tune.plot import draw
@@ -137,42 +134,7 @@ def search(
     return 0
 
 
-@dataclass
-class Progress:
-    """A bar over the time that was given, and what is done now."""
-
-    seconds: float
-    _bar: Any = field(default=None, repr=False)
-
-    def __enter__(self) -> Progress:
-        from fast_sam3d.run.progress import Bar
-
-        self._bar = Bar("tune", self.seconds if math.isfinite(self.seconds) else None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def __call__(self, phase: str, spent: float, note: str) -> None:
-        """See `fast_sam3d.tune.plan.ProgressCallback`."""
-        left = max(self.seconds - spent, 0.0)
-        clock = f"{int(left // 60)}:{int(left % 60):02d} left" if math.isfinite(left) else ""
-        note = ", ".join(part for part in (clock, note) if part)
-        self._bar.update(min(spent, self.seconds), note, f"tune, {phase}")
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Refuses numbers out of range."""
-    for flag, value in (("--budget", args.budget), ("--minutes", args.minutes)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ConfigError(f"{flag} is {value:g}: give a number above 0")
-    if not (args.margin >= 0 and math.isfinite(args.margin)):
-        raise ConfigError(f"--margin is {args.margin:g}: give a number from 0 up")
-    for flag, count, least in (("--objects", args.objects, 2), ("--held_out", args.held_out, 2)):
-        if count < least:
-            raise ConfigError(f"{flag} is {count}: give at least {least}, as one object has no spread")
-    if args.trials is not None and args.trials < 1:
-        raise ConfigError(f"--trials is {args.trials}: give at least 1")
+def _check_packages(args: argparse.Namespace) -> None:
     if importlib.util.find_spec("optuna") is None:
         raise FastSam3dError("the search needs optuna: pip install fast-sam3d[tune]")
     if not args.no_picture and importlib.util.find_spec("matplotlib") is None:
@@ -224,33 +186,6 @@ def _plan(args: argparse.Namespace, checkpoint: Checkpoint, cases: Any, held_out
         stage: sorted(methods(stage, embedded), key=lambda method: method.option != options[stage]) for stage in STAGES
     }
     return SearchPlan(args.budget, cases, held_out, known, 60.0 * args.minutes, args.trials, args.margin)
-
-
-def _record(
-    args: argparse.Namespace, checkpoint: Checkpoint, settings: PipelineConfig, objects: Objects,
-    measures: Sequence[str],
-) -> Record:  # fmt: skip
-    """The measurements of an earlier run with the same weights, code and objects, whatever its budget and time."""
-    import torch
-
-    from fast_sam3d.bench.record import Record, code_digest
-    from fast_sam3d.model.weights import weights_digest
-    from fast_sam3d.outputs.digests import folder_identity
-
-    folder = checkpoint.folder
-    known = {
-        "checkpoint": weights_digest(folder) if checkpoint.kind == "mini" else folder_identity(folder),
-        "code": code_digest(),
-        "torch": torch.__version__,
-        "objects": objects.identity(),
-        "device": settings.device,
-        "dtype": settings.dtype,
-        "formats": list(settings.formats),
-        "refine_pose": settings.layout_postprocess,
-        "measures": list(measures),
-        "operations": args.cost == "operations",
-    }
-    return Record(args.output_dir, json.loads(json.dumps(known, default=str)), args.overwrite)
 
 
 def _refuse_other_solvers(pipeline: Any) -> None:

@@ -90,10 +90,7 @@ def capacity(ray: Any, cpus: int, gpus: float) -> int:
 
 def available_cores() -> int:
     """Number of cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

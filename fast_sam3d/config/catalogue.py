@@ -10,7 +10,7 @@ so a method is listed as soon as its file is there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,9 @@ class Listing:
 
 
 FEWER_STEPS = Listing(
-    "fewer_steps",
-    "Fewer steps",
-    None,
-    {"ss": (), "slat": ()},
+    "fewer_steps", "Fewer steps", None, {"ss": (), "slat": ()},
     {"ss": ("pipeline.ss_steps=10",), "slat": ("pipeline.slat_steps=10",)},
-)
+)  # fmt: skip
 """Not a file of configs/, because it is no acceleration of a solve but another solve: the sampler's own grid with fewer
 points, which no choice among the steps of a finer grid gives."""
 
@@ -108,13 +105,8 @@ def listed(stage: str | None = None, configs: Path | None = None) -> list[Listin
                 raise FastSam3dError(
                     f"{path} is {title!r}, {paper}, another stage's file {known.title!r}, {known.paper}"
                 )
-            found[path.stem] = Listing(
-                path.stem,
-                title,
-                paper,
-                {**known.needs, group: needs},
-                {**known.switch, group: (f"{group}={path.stem}",)},
-            )
+            switch = {**known.switch, group: (f"{group}={path.stem}",)}
+            found[path.stem] = replace(known, needs={**known.needs, group: needs}, switch=switch)
     rank = {"off": 0, FEWER_STEPS.name: 1}
     order = sorted(found.values(), key=lambda method: (rank.get(method.name, 2), method.title.lower()))
     return [method for method in order if stage is None or stage in method.stages]

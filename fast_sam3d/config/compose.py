@@ -5,9 +5,9 @@ Every error names the bad key or value and the nearest valid ones, and is raised
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,7 @@ __all__ = [
 FORMATS = ("mesh", "gaussian", "gaussian_4")
 DTYPES = ("float32", "float16", "bfloat16")
 # The groups that hold an acceleration module each, and the option that switching it on alone means.
-ACCELERATED: Mapping[str, str] = {
-    "ss": "fast_sam3d",
-    "slat": "fast_sam3d",
-    "mesh": "fast_sam3d",
-    "exact": "all",
-}
+ACCELERATED: Mapping[str, str] = {"ss": "fast_sam3d", "slat": "fast_sam3d", "mesh": "fast_sam3d", "exact": "all"}
 MODULES = tuple(ACCELERATED)
 PRESET = "default"
 """The preset that "accelerate" means."""
@@ -129,8 +124,7 @@ def load(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None)
     Raises:
         ConfigError: an unknown key or option, a malformed override, a value of the wrong type or out of range.
     """
-    tree, choices = compose(overrides, values)
-    return _validate(tree, choices)
+    return _validate(*compose(overrides, values))
 
 
 def check_methods(config: Config) -> None:
@@ -165,12 +159,13 @@ def compose(
 
     groups = group_options()
     picks, edits = _split(overrides, groups)
-    tree, choices = _hydra(picks)
+    configs = resource("configs")
+    tree, choices = _hydra(configs, tuple(picks))
     for keys, override in edits:
         for key in keys:
             _check_key(key, override, tree, choices, groups)
     if edits:
-        tree, choices = _hydra([*picks, *(override for _, override in edits)])
+        tree, choices = _hydra(configs, (*picks, *(override for _, override in edits)))
     try:
         plain: dict[str, Any] = OmegaConf.to_container(tree, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
@@ -183,7 +178,7 @@ def compose(
         for parent in parents:
             node = node[parent]
         node[last] = value
-    return plain, choices
+    return plain, dict(choices)
 
 
 def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[list[str], list[tuple[list[str], str]]]:
@@ -223,18 +218,28 @@ def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[l
     return picks, edits
 
 
-def _hydra(overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
-    """Runs Hydra's own compose. An application's Hydra that is already initialised is left as it was."""
+@lru_cache(maxsize=64)
+def _hydra(configs: Path, overrides: tuple[str, ...]) -> tuple[Any, Mapping[str, str]]:
+    """Runs Hydra's own compose, once for the same overrides; callers change nothing of what it returns."""
     import hydra
+    from hydra import version
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
+    # Hydra is a singleton of the process, which an application may be using.
+    theirs, their_version = GlobalHydra.instance().hydra, version.VersionBase.instance().version_base
+    GlobalHydra.instance().hydra = None
     try:
-        with _own_hydra(), hydra.initialize_config_dir(str(resource("configs")), version_base=_HYDRA_VERSION):
+        with hydra.initialize_config_dir(str(configs), version_base=_HYDRA_VERSION):
             tree = hydra.compose("config", overrides=list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"the configuration does not compose: {_first_line(error)}") from error
+    finally:
+        # Asked for again: Hydra's own initialize replaces the instance by a copy.
+        GlobalHydra.instance().hydra = theirs
+        version.VersionBase.instance().version_base = their_version
     choices = {k: str(v) for k, v in tree.hydra.runtime.choices.items() if not k.startswith("hydra/")}
     with open_dict(tree):
         del tree["hydra"]
@@ -242,22 +247,6 @@ def _hydra(overrides: Sequence[str]) -> tuple[Any, dict[str, str]]:
             (tree[module] or {}).pop(ABOUT, None)
     OmegaConf.set_struct(tree, False)
     return tree, choices
-
-
-@contextlib.contextmanager
-def _own_hydra() -> Iterator[None]:
-    """Sets the process's Hydra aside: it is a singleton that an application may be using."""
-    from hydra import version
-    from hydra.core.global_hydra import GlobalHydra
-
-    theirs, their_version = GlobalHydra.instance().hydra, version.VersionBase.instance().version_base
-    GlobalHydra.instance().hydra = None
-    try:
-        yield
-    finally:
-        # Asked for again: Hydra's own initialize replaces the instance by a copy.
-        GlobalHydra.instance().hydra = theirs
-        version.VersionBase.instance().version_base = their_version
 
 
 def _check_key(key: str, override: str, tree: Any, choices: Mapping[str, str], groups: Mapping[str, list[str]]) -> None:
@@ -284,7 +273,6 @@ def _check_key(key: str, override: str, tree: Any, choices: Mapping[str, str], g
 
 def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
     read = Reader(tree)
-    modules = {name: read.mapping(name, f"{name}={option}") for name, option in ACCELERATED.items()}
     config = Config(
         seed=read.integer("seed", 0, SEED_MAX),
         input=InputConfig(
@@ -309,8 +297,8 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             turntable=read.boolean("scene.turntable"),
             batch=read.integer("scene.batch", 1, 1024),
         ),
-        modules=modules,
-        choices=dict(choices),
+        modules={name: read.mapping(name, f"{name}={option}") for name, option in ACCELERATED.items()},
+        choices=choices,
     )
     read.refuse_unread()
     if config.input.mask_index is not None and config.input.mask_path is not None:

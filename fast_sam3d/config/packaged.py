@@ -17,16 +17,20 @@ def checkout() -> Path | None:
     return root if (root / "pyproject.toml").is_file() and (root / "configs").is_dir() else None
 
 
+def _root() -> Path:
+    """The repository, or what the wheel holds of it."""
+    return checkout() or _PACKAGE / "_data"
+
+
 def resource(name: str) -> Path:
     """Returns the folder `name` of the repository ("configs", "checkpoints/mini"), or its copy inside the wheel.
 
     Raises:
         FastSam3dError: it is in neither place.
     """
-    root = checkout()
-    path = (root if root is not None else _PACKAGE / "_data") / name
+    path = _root() / name
     if not path.is_dir():
-        mend = "reinstall fast-sam3d" if root is None else f"`git checkout -- {name}` in that clone brings it back"
+        mend = f"`git checkout -- {name}` in that clone brings it back" if checkout() else "reinstall fast-sam3d"
         raise FastSam3dError(f"the folder {path} is missing: {mend}")
     return path
 
@@ -38,14 +42,11 @@ def bundled_example(path: Path) -> Path:
     """
     if path.parts[:1] != ("examples",) or path.exists():
         return path
-    root = checkout()
-    found = (root if root is not None else _PACKAGE / "_data") / path
+    found = _root() / path
     return found if found.exists() else path
 
 
 def checkpoint_roots() -> list[Path]:
     """Returns the folders that may hold checkpoints, the user's working folder first, duplicates removed."""
-    roots = [Path.cwd() / "checkpoints"]
-    root = checkout()
-    roots.append((root if root is not None else _PACKAGE / "_data") / "checkpoints")
-    return [r for r in dict.fromkeys(r.resolve() for r in roots) if r.is_dir()]
+    roots = [(folder / "checkpoints").resolve() for folder in (Path.cwd(), _root())]
+    return [root for root in dict.fromkeys(roots) if root.is_dir()]

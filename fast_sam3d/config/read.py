@@ -82,19 +82,19 @@ class Reader:
             raise ConfigError(
                 f"{key} is {value!r}: give one or more of {', '.join(valid)}, as [{valid[0]},{valid[1]}]", key
             )
-        for item in items:
-            if item not in valid:
-                raise ConfigError(f"{key} holds {item!r}: {suggest(str(item), valid)}", key)
-        return tuple(dict.fromkeys(items))
+        return self._members(key, items, valid)
 
     def sets(self, key: str, valid: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         value = self.raw(key)
         if not isinstance(value, list) or not all(isinstance(item, list) and item for item in value):
             raise ConfigError(f"{key} is {value!r}: give a list of lists, such as [[{valid[1]}]], or []", key)
-        for name in (name for item in value for name in item):
-            if name not in valid:
-                raise ConfigError(f"{key} holds {name!r}: {suggest(str(name), valid)}", key)
-        return tuple(tuple(dict.fromkeys(item)) for item in value)
+        return tuple(self._members(key, item, valid) for item in value)
+
+    def _members(self, key: str, items: Sequence[str], valid: Sequence[str]) -> tuple[str, ...]:
+        for item in items:
+            if item not in valid:
+                raise ConfigError(f"{key} holds {item!r}: {suggest(str(item), valid)}", key)
+        return tuple(dict.fromkeys(items))
 
     def mapping(self, key: str, example: str) -> Mapping[str, Any]:
         value = self.raw(key)

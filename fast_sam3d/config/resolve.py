@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.config.catalogue import without_about
+from fast_sam3d.config.compose import MODULES, PRESET, compose, group_options
 from fast_sam3d.errors import ConfigError, suggest
 
 __all__ = ["refuse_unknown", "resolve"]
@@ -24,7 +25,7 @@ def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Mappin
         raise ConfigError(f"preset is {preset!r}: give a name, such as 'default'")
     if config is not None and preset is not None:
         raise ConfigError("config and preset both say what to do: give one of them")
-    if isinstance(config, str) and not _is_file(config):
+    if isinstance(config, str) and not (config.endswith((".yaml", ".yml")) or os.sep in config):
         config, preset = None, config
     other = next((text for text in overrides if text.startswith("preset=") and preset is not None), None)
     if other:
@@ -41,17 +42,11 @@ def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Mappin
 
 
 def _from_preset(preset: str | None, overrides: Sequence[str]) -> Mapping[str, Any]:
-    from fast_sam3d.config.compose import MODULES, PRESET, compose, group_options
-
     names = group_options()["preset"]
     if preset is not None and preset not in names:
         raise ConfigError(f"there is no preset '{preset}', nor a file of that name: {suggest(preset, names)}")
     tree, _ = compose([f"preset={preset or PRESET}", *overrides])
     return {module: tree[module] for module in MODULES}
-
-
-def _is_file(text: str) -> bool:
-    return text.endswith((".yaml", ".yml")) or os.sep in text
 
 
 def _read(path: Path) -> Any:
@@ -84,15 +79,12 @@ def _plain(mapping: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str,
 def refuse_unknown(settings: Mapping[str, Any], stages: Collection[str]) -> None:
     """Refuse a key that is neither a stage nor another part of the project's whole configuration."""
     others = [key for key in settings if key not in stages]
-    if others:
-        from fast_sam3d.config.compose import MODULES, compose
-
-        known = compose()[0].keys() - set(MODULES)
-        for key in others:
-            if key not in known:
-                hint = ""
-                if key in ("defaults", "when", "where", "predict"):
-                    hint = "; a file of configs/ is one part, and `fast-sam3d config ... > whole.yaml` writes a whole"
-                elif key == "preset":
-                    hint = "; a preset is given by its name, accelerate(pipeline, 'fast')"
-                raise ConfigError(f"there is no stage '{key}' to accelerate: {suggest(str(key), stages)}{hint}")
+    known = compose()[0].keys() - set(MODULES) if others else set()
+    for key in others:
+        if key not in known:
+            hint = ""
+            if key in ("defaults", "when", "where", "predict"):
+                hint = "; a file of configs/ is one part, and `fast-sam3d config ... > whole.yaml` writes a whole"
+            elif key == "preset":
+                hint = "; a preset is given by its name, accelerate(pipeline, 'fast')"
+            raise ConfigError(f"there is no stage '{key}' to accelerate: {suggest(str(key), stages)}{hint}")

@@ -21,6 +21,11 @@ def as_numpy(values: Any, dtype: Any = np.float32) -> np.ndarray:
     return np.asarray(values, dtype=dtype)
 
 
+def first(item: Any) -> Any:
+    """One result: a pipeline gives a list per format, or the object itself. None of an empty list."""
+    return (item[0] if item else None) if isinstance(item, (list, tuple)) else item
+
+
 def transform_points(points: Any, matrix: Any) -> np.ndarray:
     """Apply a [4, 4] column-vector matrix to points [N, 3]; returns float64 [N, 3]."""
     matrix = as_numpy(matrix, np.float64)

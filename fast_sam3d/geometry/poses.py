@@ -27,6 +27,7 @@ __all__ = [
     "Pose",
     "matrices_of_unit_quaternions",
     "merge_gaussians",
+    "object_to_camera",
     "place_gaussians",
     "pose_matrix",
     "quaternion_matrix",
@@ -98,10 +99,7 @@ class Pose:
     @property
     def matrix(self) -> NDArray[np.float64]:
         """[4, 4] object-to-camera, for column vectors."""
-        matrix = np.eye(4)
-        matrix[:3, :3] = self.rotation_matrix.T * self.scale
-        matrix[:3, 3] = self.translation
-        return matrix
+        return object_to_camera(self.rotation_matrix, self.translation, self.scale)
 
     @property
     def glb_matrix(self) -> NDArray[np.float64]:
@@ -136,6 +134,14 @@ def quaternion_matrix(quaternion: Any) -> NDArray[np.float64]:
     return matrices_of_unit_quaternions(q / norm)
 
 
+def object_to_camera(rotation: Any, translation: Any, scale: Any) -> NDArray[np.float64]:
+    """[4, 4] matrix for column vectors of a rotation [3, 3] for row vectors, a translation [3] and a scale [3]."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.asarray(rotation).T * np.asarray(scale)
+    matrix[:3, 3] = translation
+    return matrix
+
+
 def pose_matrix(result: Mapping[str, Any]) -> NDArray[np.float64]:
     """[4, 4] object-to-camera matrix for column vectors from a result's rotation, translation and scale.
 
@@ -143,10 +149,8 @@ def pose_matrix(result: Mapping[str, Any]) -> NDArray[np.float64]:
     scale of zero.
     """
     scale = np.broadcast_to(as_numpy(result["scale"], np.float64).reshape(-1), (3,))
-    matrix = np.eye(4)
-    matrix[:3, :3] = quaternion_matrix(result["rotation"]).T * scale
-    matrix[:3, 3] = as_numpy(result["translation"], np.float64).reshape(3)
-    return matrix
+    translation = as_numpy(result["translation"], np.float64).reshape(3)
+    return object_to_camera(quaternion_matrix(result["rotation"]), translation, scale)
 
 
 def place_gaussians(gaussians: Any, pose: Pose) -> GaussianCloud:

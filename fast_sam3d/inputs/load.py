@@ -17,7 +17,16 @@ from fast_sam3d.errors import InputError, suggest
 from fast_sam3d.inputs.pictures import checked_mask, read_mask, read_picture
 from fast_sam3d.inputs.pointmaps import find_pointmap, read_pointmap
 
-__all__ = ["ObjectInput", "find_image", "folder_name", "list_masks", "load_object", "numbered_masks", "result_name"]
+__all__ = [
+    "ObjectInput",
+    "find_image",
+    "folder_name",
+    "list_masks",
+    "load_object",
+    "numbered_masks",
+    "picture_of",
+    "result_name",
+]
 
 log = logging.getLogger(__name__)
 
@@ -131,17 +140,27 @@ def find_image(path: Path) -> Path:
     """Resolve --image_path to an image file; examples/NAME is also found in the installed package."""
     path = bundled_example(path)
     if path.is_dir():
-        # Some systems write IMAGE.PNG; the lower-case name takes precedence.
-        there = {p.name.lower(): p for p in sorted(path.iterdir(), key=lambda p: p.name) if p.is_file()}
-        for suffix in _SUFFIXES:
-            if f"image{suffix}" in there:
-                return there[f"image{suffix}"]
+        if (image := picture_of(path)) is not None:
+            return image
+        scenes = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir() and picture_of(folder)]
+        if scenes:
+            raise InputError(
+                f"the folder {path} holds {len(scenes)} folders with a picture, such as {scenes[0]}, and none itself:"
+                f" `fast-sam3d scene --image_path {path}` reconstructs all objects of all; or name one of them"
+            )
         raise InputError(f"the folder {path} holds no image.png: save the image there under that name, or name a file")
     if not path.exists():
         near = suggest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         hint = f" ({near})" if near.startswith("did") else ""
         raise InputError(f"there is no image at {path}: check --image_path{hint}")
     return path
+
+
+def picture_of(folder: Path) -> Path | None:
+    """The file image.png of a folder, or another format's; None without one."""
+    # Some systems write IMAGE.PNG; the lower-case name takes precedence.
+    there = {p.name.lower(): p for p in sorted(folder.iterdir(), key=lambda p: p.name) if p.is_file()}
+    return next((there[name] for suffix in _SUFFIXES if (name := f"image{suffix}") in there), None)
 
 
 def _pick_mask(masks: dict[int, Path], index: int | None, folder: Path) -> Path:

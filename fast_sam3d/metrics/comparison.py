@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fast_sam3d.geometry.arrays import as_numpy
+from fast_sam3d.geometry.arrays import as_numpy, first
 from fast_sam3d.geometry.gaussians import GaussianCloud
-from fast_sam3d.geometry.poses import quaternion_matrix
+from fast_sam3d.geometry.poses import object_to_camera, quaternion_matrix
 from fast_sam3d.metrics.appearance import psnr, render_views, ssim
 from fast_sam3d.metrics.boxes import FRAMES, Frame, layout_box_iou, oriented_box_iou, unit_box
 from fast_sam3d.metrics.latent import latent_error
@@ -96,7 +96,7 @@ class Reconstruction:
         """From the result of a pipeline's `run`; None stands for a failed run."""
         if result is None:
             return cls(failed=True)
-        mesh = _first(result.get("mesh"))
+        mesh = first(result.get("mesh"))
         if mesh is not None and not (getattr(mesh, "success", True) and len(mesh.faces)):
             mesh = NO_MESH
         pose: dict[str, Any] = {}
@@ -104,9 +104,9 @@ class Reconstruction:
             pose["rotation"] = quaternion_matrix(as_numpy(result["rotation"]).reshape(-1, 4)[0])
             pose["translation"] = as_numpy(result["translation"], np.float64).reshape(-1, 3)[0]
             pose["scale"] = np.broadcast_to(as_numpy(result["scale"], np.float64).reshape(-1), (3,))
-        gaussians = _first(result.get("gaussian"))
+        gaussians = first(result.get("gaussian"))
         if gaussians is None:
-            gaussians = _first(result.get("gaussian_4"))
+            gaussians = first(result.get("gaussian_4"))
         return cls(mesh, result.get("coords"), gaussians=gaussians, latent=result.get("shape"), **pose)
 
     def on_host(self) -> Reconstruction:
@@ -136,10 +136,7 @@ class Reconstruction:
         """[4, 4] object to camera for column vectors; None without a pose."""
         if self.rotation is None or self.translation is None or self.scale is None:
             return None
-        matrix = np.eye(4)
-        matrix[:3, :3] = np.asarray(self.rotation).T * np.asarray(self.scale)
-        matrix[:3, 3] = self.translation
-        return matrix
+        return object_to_camera(self.rotation, self.translation, self.scale)
 
     @cached_property
     def own_cells(self) -> np.ndarray:
@@ -284,7 +281,3 @@ PARTS: Mapping[str, Part] = {
 
 def _has_mesh(thing: Reconstruction) -> bool:
     return thing.mesh is not None and len(thing.mesh.faces) > 0
-
-
-def _first(item: Any) -> Any:
-    return (item[0] if item else None) if isinstance(item, (list, tuple)) else item

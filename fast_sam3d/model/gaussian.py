@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SH_C0 = 0.28209479177387814
-"""Constant of the first spherical harmonic: rgb = 0.5 + SH_C0 * features_dc."""
+"""Constant of the spherical harmonic of degree 0: rgb = 0.5 + SH_C0 * features_dc."""
 
 
 class Gaussians:

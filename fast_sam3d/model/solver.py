@@ -1,4 +1,4 @@
-"""Solvers of the sampling ODE, whose state is a tensor or a dict of tensors (a tree)."""
+"""Solvers of the sampling ODE; the state is a tensor or a dict of tensors (a tree)."""
 
 from __future__ import annotations
 

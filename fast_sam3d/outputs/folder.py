@@ -18,6 +18,7 @@ from fast_sam3d.errors import OutputError
 from fast_sam3d.outputs.interrupts import interrupts_deferred
 
 __all__ = [
+    "check_file",
     "check_target",
     "clear_unfinished",
     "has_results",
@@ -129,6 +130,19 @@ def refuse_other_settings(target: Path, old: Mapping[str, Any], new: Mapping[str
 
 
 _REPLACE = "add --overwrite to replace them, or choose another --output_dir"
+
+
+def check_file(path: Path, overwrite: bool) -> None:
+    """Refuse, before the work, a file that exists unless it may be replaced, and one in a folder that does not exist.
+
+    Raises:
+        OutputError: as said.
+    """
+    parent = path.resolve().parent
+    if not parent.is_dir():
+        raise OutputError(f"{parent} does not exist: create it, or choose another path")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists: add --overwrite to replace it, or choose another path")
 
 
 def writable_folder(folder: Path, flag: str) -> None:

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fast_sam3d.geometry.arrays import transform_points
 from fast_sam3d.geometry.camera import Camera
-from fast_sam3d.render.preview import ACCENT, input_camera, orbit_cameras, outlined, posed_camera, subject_of
+from fast_sam3d.render.preview import (
+    ACCENT,
+    input_camera,
+    orbit_cameras,
+    outlined,
+    posed_camera,
+    posed_window,
+    resized_mask,
+    square_window,
+    subject_of,
+)
 from fast_sam3d.render.sheet import BACKGROUND, INK, PANEL, eight_bit, label_font
 from fast_sam3d.render.threads import map_threads
 
@@ -103,22 +112,17 @@ def _views(covered: np.ndarray, rows: Sequence[Row], size: int) -> tuple[list[li
     poses = (input_camera(row.result, covered.shape)[2] for row in rows)
     posed = [pose for pose in poses if pose is not None]
     if camera is not None and matrix is not None and len(posed) == len(rows):
-        window, outline = _posed_window(camera, [p for _, p, _ in subjects], posed, covered, size * SAMPLING)
+        window, outline = posed_window(camera, [p for _, p, _ in subjects], posed, covered, size * SAMPLING, BORDER)
         captions.insert(0, f"{kind} as posed and mask")
     else:
         orbits.insert(0, _fit(orbit_cameras(everything, [azimuth])[0], everything, size))
         captions.insert(0, f"{kind} from the front")
-    through = [] if outline is None else [posed_camera(window, pose) for pose in posed]
-    tasks = [
-        [(draw, camera) for camera in (*through[number : number + 1], *orbits)]
-        for number, (_, _, draw) in enumerate(subjects)
-    ]
-    pictures = map_threads(lambda task: eight_bit(task[0](task[1])), [task for row in tasks for task in row])
     found = []
-    for number in range(len(rows)):
-        own = pictures[number * len(tasks[0]) : (number + 1) * len(tasks[0])]
+    for number, (_, _, draw) in enumerate(subjects):
+        views = map_threads(draw, orbits if outline is None else [posed_camera(window, posed[number]), *orbits])
+        own = [eight_bit(view) for view in views]
         if outline is not None:
-            own[0] = outlined(own[0] / 255.0, outline, SAMPLING)
+            own[0] = outlined(views[0], outline, SAMPLING)
         found.append([Image.fromarray(p).resize((size, size), Image.Resampling.LANCZOS) for p in own])
     return found, captions
 
@@ -131,23 +135,6 @@ def _fit(camera: Camera, points: np.ndarray, size: int) -> Camera:
     centre = (low + high) / 2.0
     principal = tuple((np.asarray(camera.principal) - centre) * zoom + size * SAMPLING / 2.0)
     return replace(camera, focal=camera.focal * zoom, principal=principal, size=(size * SAMPLING, size * SAMPLING))
-
-
-def _posed_window(
-    camera: Camera, points: Sequence[np.ndarray], poses: Sequence[Any], covered: np.ndarray, size: int
-) -> tuple[Camera, np.ndarray]:
-    """The input's camera in a square window around the mask and every posed object; and the mask in it."""
-    height, width = covered.shape
-    seen = [np.argwhere(covered)[:, ::-1] + 0.5] if covered.any() else [np.array([[0.0, 0.0], [width, height]])]
-    for own, pose in zip(points, poses, strict=True):
-        pixels, depth = camera.project(transform_points(own, pose))
-        # A badly wrong pose may lie far outside: look at most one picture further on each side.
-        seen.append(pixels[depth > 0].clip([-width, -height], [2.0 * width, 2.0 * height]))
-    everything = np.concatenate(seen)
-    low, high = everything.min(axis=0), everything.max(axis=0)
-    side = max(1, math.ceil(float((high - low).max()) * (1.0 + 2.0 * BORDER)))
-    left, top = (int(value) for value in np.round((low + high) / 2.0 - side / 2.0))
-    return camera.cropped(left, top, side, side).resized(size), _resized_mask(covered, left, top, side, size)
 
 
 def _window(rgb: np.ndarray, covered: np.ndarray, size: int) -> Image.Image:
@@ -164,24 +151,6 @@ def _window(rgb: np.ndarray, covered: np.ndarray, size: int) -> Image.Image:
         corner.append(min(max(start, 0), limit - side) if side <= limit else (limit - side) // 2)
     left, top = corner
     large = (size * SAMPLING, size * SAMPLING)
-    window = Image.fromarray(_padded(rgb, left, top, side, PANEL)).resize(large, Image.Resampling.LANCZOS)
-    drawn = outlined(np.asarray(window) / 255.0, _resized_mask(covered, left, top, side, large[0]), SAMPLING)
+    window = square_window(np.ascontiguousarray(rgb), left, top, side, PANEL).resize(large, Image.Resampling.LANCZOS)
+    drawn = outlined(np.asarray(window) / 255.0, resized_mask(covered, left, top, side, large[0]), SAMPLING)
     return Image.fromarray(drawn).resize((size, size), Image.Resampling.LANCZOS)
-
-
-def _resized_mask(covered: np.ndarray, left: int, top: int, side: int, size: int) -> np.ndarray:
-    """A square window of the mask, scaled to `size` with smooth edges."""
-    from PIL import Image
-
-    window = Image.fromarray(_padded(covered.astype(np.uint8) * 255, left, top, side, 0))
-    return np.asarray(window.resize((size, size), Image.Resampling.BICUBIC)) > 127
-
-
-def _padded(pixels: np.ndarray, left: int, top: int, side: int, colour: Any) -> np.ndarray:
-    """The square window of a picture whose corner is (left, top); what lies outside has the colour."""
-    height, width = pixels.shape[:2]
-    window = np.full((side, side, *pixels.shape[2:]), colour, np.uint8)
-    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
-    if x0 < x1 and y0 < y1:
-        window[y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0:y1, x0:x1]
-    return window

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fast_sam3d.geometry.arrays import as_numpy, transform_points
+from fast_sam3d.geometry.arrays import as_numpy, first, transform_points
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import pose_matrix
@@ -78,8 +78,8 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.I
     panels = [(_faded(rgb, covered, INPUT_PX), "input and mask", 0)]
     orbits, outline, through = ORBITS, None, []
     if camera is not None and matrix is not None:
-        placed, outline = _through_input_camera(camera, matrix, points, covered)
-        orbits, through = ORBITS[1:], [placed]
+        window, outline = posed_window(camera, [points], [matrix], covered, VIEW_PX, MARGIN)
+        orbits, through = ORBITS[1:], [posed_camera(window, matrix)]
     cameras = [*through, *orbit_cameras(points, [front_azimuth + turn for turn, _ in orbits])]
     views = map_threads(draw, cameras)
     if outline is not None:
@@ -105,7 +105,7 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.I
 
 def subject_of(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Renderer]:
     """Name, points that must be in view [N, 3], and renderer of what to show."""
-    mesh = _first(result.get("mesh"))
+    mesh = first(result.get("mesh"))
     background = tuple(level / 255.0 for level in PANEL)
     if mesh is not None and len(mesh.faces):
         vertices, faces = as_numpy(mesh.vertices, np.float64), as_numpy(mesh.faces, np.int64)
@@ -113,19 +113,12 @@ def subject_of(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Renderer]:
         colors = None if attributes is None else as_numpy(attributes)[:, :3]
         drawing = MeshRenderer(vertices, faces, colors)
         return "mesh", vertices, lambda camera: drawing(camera, background=background).rgb
-    found = [_first(result.get(key)) for key in ("gaussian", "gs", "gaussian_4", "gs_4")]
+    found = [first(result.get(key)) for key in ("gaussian", "gs", "gaussian_4", "gs_4")]
     found = [gaussians for gaussians in found if gaussians is not None and len(gaussians.get_xyz)]
     if found:
         cloud = GaussianCloud.of(found[0])
         return "gaussians", cloud.get_xyz, lambda camera: render_gaussians(cloud, camera, background=background).rgb
     raise ValueError("the result has neither a mesh nor gaussians, so there is nothing to show")
-
-
-def _first(item: Any) -> Any:
-    """Results have a list per format, or the object itself."""
-    if isinstance(item, (list, tuple)):
-        return item[0] if item else None
-    return item
 
 
 def input_camera(result: Mapping[str, Any], size: tuple[int, int]) -> tuple[Camera | None, float, np.ndarray | None]:
@@ -156,30 +149,29 @@ def orbit_cameras(points: np.ndarray, azimuths_deg: list[float]) -> list[Camera]
     return [replace(camera, focal=camera.focal * zoom) for camera in cameras]
 
 
-def _through_input_camera(
-    camera: Camera, matrix: np.ndarray, points: np.ndarray, covered: np.ndarray
+def posed_window(
+    camera: Camera, points: Sequence[np.ndarray], poses: Sequence[Any], covered: np.ndarray, size: int, border: float
 ) -> tuple[Camera, np.ndarray]:
-    """A camera for a square window around posed object and mask, in object coordinates, and the mask in it."""
-    posed, depth = camera.project(transform_points(points, matrix))
-    rows, columns = np.nonzero(covered)
-    corners = [np.stack([columns, rows], axis=1), np.stack([columns, rows], axis=1) + 1.0]
-    if len(rows) == 0:
-        corners = [np.array([[0.0, 0.0], covered.shape[::-1]])]
-    # A very wrong pose may be far outside: extend by at most one image size on each side.
+    """The input's camera in a square window around the mask and every posed object; and the mask in it.
+
+    Args:
+        points, poses: [N, 3] and [4, 4] of each object.
+        covered: [H, W] bool, the mask.
+        size: of the window in pixels.
+        border: free on each side, share of the window.
+    """
     height, width = covered.shape
-    visible = posed[depth > 0].clip([-width, -height], [2.0 * width, 2.0 * height])
-    window = np.concatenate([*corners, visible])
-    low, high = window.min(axis=0), window.max(axis=0)
-    side = max(1, math.ceil(float((high - low).max()) * (1.0 + 2.0 * MARGIN)))
-    left, top = np.round((low + high) / 2.0 - side / 2.0)
-    # Render in object coordinates: the pose, with its scale, becomes part of the camera.
-    view = camera.cropped(left, top, side, side).resized(VIEW_PX)
-    placed = posed_camera(view, matrix)
-    grid = ((np.arange(VIEW_PX) + 0.5) * side / VIEW_PX).astype(int)
-    ys, xs = grid + int(top), grid + int(left)
-    inside = ((ys >= 0) & (ys < height))[:, None] & ((xs >= 0) & (xs < width))[None]
-    outline = inside & covered[ys.clip(0, height - 1)][:, xs.clip(0, width - 1)]
-    return placed, outline
+    pixels = np.argwhere(covered)[:, ::-1] if covered.any() else np.array([[0.0, 0.0], [width - 1, height - 1]])
+    seen = [pixels, pixels + 1.0]
+    for own, pose in zip(points, poses, strict=True):
+        pixels, depth = camera.project(transform_points(own, pose))
+        # A very wrong pose may be far outside: extend by at most one image size on each side.
+        seen.append(pixels[depth > 0].clip([-width, -height], [2.0 * width, 2.0 * height]))
+    everything = np.concatenate(seen)
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    side = max(1, math.ceil(float((high - low).max()) * (1.0 + 2.0 * border)))
+    left, top = (int(value) for value in np.round((low + high) / 2.0 - side / 2.0))
+    return camera.cropped(left, top, side, side).resized(size), resized_mask(covered, left, top, side, size)
 
 
 def posed_camera(camera: Camera, matrix: np.ndarray) -> Camera:
@@ -210,6 +202,24 @@ def _faded(rgb: np.ndarray, covered: np.ndarray, height: int) -> np.ndarray:
     top = (height - size[1]) // 2
     panel[top : top + size[1]] = drawn
     return panel
+
+
+def square_window(pixels: np.ndarray, left: int, top: int, side: int, colour: Any) -> Image.Image:
+    """The square of a picture whose corner is (left, top); what lies outside the picture has the colour."""
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    window = Image.new(picture.mode, (side, side), colour)
+    window.paste(picture, (-left, -top))
+    return window
+
+
+def resized_mask(covered: np.ndarray, left: int, top: int, side: int, size: int) -> np.ndarray:
+    """A square window of the mask, scaled to `size` with smooth edges."""
+    from PIL import Image
+
+    window = square_window(covered.astype(np.uint8) * 255, left, top, side, 0)
+    return np.asarray(window.resize((size, size), Image.Resampling.BICUBIC)) > 127
 
 
 def outlined(rgb: np.ndarray, covered: np.ndarray, width: int = 1) -> np.ndarray:

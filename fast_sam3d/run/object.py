@@ -16,7 +16,7 @@ from fast_sam3d.errors import InputError
 if TYPE_CHECKING:
     from fast_sam3d.telemetry import Progress, Report
 
-__all__ = ["ObjectRun", "RunSettings", "first", "run_object", "with_alpha"]
+__all__ = ["ObjectRun", "RunSettings", "run_object", "with_alpha"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +140,3 @@ def with_alpha(image: NDArray[np.uint8], mask: NDArray[Any]) -> NDArray[np.uint8
             "give the mask at the picture's size"
         )
     return np.dstack([pixels, (covered > 0).astype(np.uint8) * 255])
-
-
-def first(item: Any) -> Any:
-    """Results hold a list per format, or the object itself."""
-    return (item[0] if item else None) if isinstance(item, (list, tuple)) else item

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.config.compose import Config
+from fast_sam3d.geometry.arrays import first
 from fast_sam3d.inputs.load import ObjectInput
-from fast_sam3d.run.object import ObjectRun, first
+from fast_sam3d.run.object import ObjectRun
 
 __all__ = ["RESULT_NAMES", "write_results"]
 

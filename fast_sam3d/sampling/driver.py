@@ -124,7 +124,7 @@ def reports_on(solver: object) -> list[Report]:
 
 
 def require_euler(solver: object, stage: str) -> None:
-    """Refuse a solver whose steps are not plain Euler steps, one velocity each.
+    """Refuse a solver that does not take plain Euler steps, one velocity each.
 
     Raises:
         SolverError: the solver is something else.

@@ -1,4 +1,4 @@
-"""What the stages of one run share, and what acts around the stages to record it."""
+"""State shared by the stages of one run, and the layers around the stages that record it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Exchange:
         occupancy: [B, R, R, R] logits of the sparse structure.
         scale: cells of that grid along each side of a voxel of the structured latent.
         picture: [H, W, 4] uint8, the mask in the last channel.
-        records: for the reports, since they were last taken.
+        records: for the reports, since the last `take`.
         solve: `fast_sam3d.sampling.guide.SolveState` of the solve whose network runs now.
         decoder: the seam on the decoder of sparse structures, for a method that decodes in mid-solve.
         passes: `fast_sam3d.exact.passes.Passes` of this installation, which outlive an object; never copied.
@@ -46,7 +46,7 @@ class Exchange:
         return records
 
     def resolution(self, coords: Tensor) -> int:
-        """Of the grid of voxels [N, 4]: the logits', or the least power of two where those are unknown."""
+        """Resolution of the voxel grid: that of the logits, else the least power of two that holds the voxels."""
         if self.occupancy is not None:
             return int(self.occupancy.shape[-1])
         return 1 << int(coords[:, 1:].max()).bit_length()
@@ -86,7 +86,7 @@ class Begin:
         try:
             return call(*args, **kwargs)
         finally:
-            scene.clear()  # nothing of an object outlives its run
+            scene.clear()  # no state outlives the run
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class SolveStage:
     Args:
         name: "ss" or "slat".
         bare: the leaf name of a state that is a plain tensor.
-        groups: the leaves that a configuration's predict key stands for.
+        groups: the leaves of each predict key of a configuration.
         guidance: dynamics -> the guidance that acts in them at this moment, None without any.
         coords: (args, kwargs) of the dynamics -> [N, 4] voxels of the state's tokens, or None without any.
             None: the tokens are not voxels, and all of them always run.

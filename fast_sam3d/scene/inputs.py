@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_sam3d.errors import InputError
-from fast_sam3d.inputs.load import ObjectInput, find_image, folder_name, numbered_masks, result_name
+from fast_sam3d.inputs.load import ObjectInput, find_image, folder_name, numbered_masks, picture_of, result_name
 from fast_sam3d.inputs.pictures import picture_size, read_mask, read_picture
 from fast_sam3d.inputs.pointmaps import check_known, find_pointmap, read_pointmap
 
@@ -107,9 +107,9 @@ def scene_folders(image_dir: Path) -> list[Path]:
     try:
         if not image_dir.is_dir():
             raise InputError(f"{image_dir} is no folder: name a folder with image.png and masks 0.png, 1.png ...")
-        if _has_picture(image_dir):
+        if picture_of(image_dir):
             return [image_dir]
-        found = [path for path in sorted(image_dir.iterdir()) if path.is_dir() and _has_picture(path)]
+        found = [path for path in sorted(image_dir.iterdir()) if path.is_dir() and picture_of(path)]
     except OSError as error:
         raise InputError(f"{image_dir} cannot be read ({error.strerror or error}): check the path") from error
     if not found:
@@ -162,11 +162,3 @@ def digest(pixels: NDArray[Any]) -> str:
     summed = hashlib.sha256(f"{pixels.dtype.str} {pixels.shape} ".encode())
     summed.update((np.packbits(pixels) if pixels.dtype == bool else np.ascontiguousarray(pixels)).data)
     return summed.hexdigest()
-
-
-def _has_picture(folder: Path) -> bool:
-    try:
-        find_image(folder)
-    except InputError:
-        return False
-    return True

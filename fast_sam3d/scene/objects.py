@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_sam3d.errors import InputError
-from fast_sam3d.geometry.arrays import transform_points
+from fast_sam3d.geometry.arrays import first, transform_points
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import Pose, merge_gaussians, place_gaussians
 from fast_sam3d.run.memory import SMALLER, free_memory, run_fitting, smaller_than
-from fast_sam3d.run.object import ObjectRun, RunSettings, first, run_object
+from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
 from fast_sam3d.scene.batch import Ahead, Masked, groups_of
 
 if TYPE_CHECKING:

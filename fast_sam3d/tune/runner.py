@@ -12,8 +12,8 @@ from typing import Any
 from fast_sam3d.bench.job import PLACES, operations, order_of, seeded, warm_up
 from fast_sam3d.bench.objects import BenchObject, Objects
 from fast_sam3d.bench.record import Rows
+from fast_sam3d.bench.runs import VariantRun, run_variants
 from fast_sam3d.bench.suite import OFF, OTHER_SEED
-from fast_sam3d.bench.turns import VariantRun, take_turns
 from fast_sam3d.bench.variant import Variant, variant_of
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.metrics import PERFECT, Protocol, Reconstruction, compare
@@ -63,7 +63,7 @@ class PipelineRunner:
             self._warm = True
         # Depends on the methods too, so that the unaccelerated run is not always at the same position.
         digest = hashlib.sha256(" | ".join(methods).encode()).hexdigest()
-        outcomes = take_turns(
+        outcomes = run_variants(
             self.pipeline, thing.given, seeded(known, seed), self.settings,
             order_of(name + digest, seed, len(known)), catch=(Exception,), memory=True, name=name,
             keep=lambda result: Reconstruction.of(result).on_host(),

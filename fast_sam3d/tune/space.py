@@ -53,7 +53,7 @@ class Method:
         return (f"{self.stage}={self.option}", *edits)
 
     def first(self) -> dict[str, Any]:
-        """The sampler's parameters that give the file's own settings, as far as they are within the ranges."""
+        """The sampler's parameters for the file's own settings, where those are within the ranges."""
         known = {knob.name: knob for knob in self.knobs if knob.range.holds(knob.default)}
         values = {name: written(k.default) if isinstance(k.range, OneOf) else k.default for name, k in known.items()}
         return {"method": self.option, **values}

@@ -1,4 +1,4 @@
-"""A pipeline in no time behind the command, and pictures for it."""
+"""A fast stand-in pipeline behind the command, and pictures for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.stand_in import StandIn
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
-    """What is loaded, whatever is asked for."""
+    """The pipeline that replaces every loaded checkpoint."""
     made = StandIn()
     folder = tmp_path / "weights"
     folder.mkdir()

@@ -26,7 +26,7 @@ def bench(folder: Path, *arguments: object) -> int:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """Without what no two runs have in common."""
+    """A table without its times."""
     with (folder / "rows.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if not k.endswith(TIMED)} for row in csv.DictReader(file)]
 
@@ -79,7 +79,7 @@ def test_failed_run_is_reported_and_can_be_retried(loaded, object_folder, elsewh
 
     def fails(self, *args, **options):
         if options["stage1_inference_steps"] == 9:
-            raise RuntimeError("no luck")
+            raise RuntimeError("planned failure")
         return whole(self, *args, **options)
 
     given = ["--image_dir", object_folder, "--objects", 1, "--accelerate", "pipeline.ss_steps=9", "--no_pictures"]
@@ -87,7 +87,7 @@ def test_failed_run_is_reported_and_can_be_retried(loaded, object_folder, elsewh
         patch.setattr(StandIn, "run", fails)
         assert bench(elsewhere, *given) == 1
     assert "1 of 3 runs failed" in capsys.readouterr().out
-    assert [row["error"] for row in rows(elsewhere)] == ["", "", "RuntimeError: no luck"]
+    assert [row["error"] for row in rows(elsewhere)] == ["", "", "RuntimeError: planned failure"]
     assert bench(elsewhere, *given) == 1, "kept as it was"
     assert bench(elsewhere, *given, "--retry_failed") == 0
     assert not any(row["error"] for row in rows(elsewhere))
@@ -196,9 +196,9 @@ def test_resumes_after_sigkill_with_equal_rows(loaded, tmp_path, object_folder):
     done = kept.read_text()
     assert done.count("\n") == 2
     with kept.open("a") as file:
-        file.write('[".#11 seed 42", [{"obj')  # as a kill in mid-write leaves it
-    assert launch("killed", 1) == 0, "only one was left"
-    assert kept.read_text().startswith(done), "what was there was not measured again"
+        file.write('[".#11 seed 42", [{"obj')  # an incomplete line, as after a kill during the write
+    assert launch("killed", 1) == 0, "only one object was left"
+    assert kept.read_text().startswith(done), "existing rows were not measured again"
     assert (
         bench(tmp_path / "whole", "--accelerate", "ss=fast_sam3d", "--image_dir", object_folder, "--no_pictures") == 0
     )

@@ -1,4 +1,4 @@
-"""One object and seed: what runs, in which order, and what its rows say."""
+"""One object and seed: runs, their order, and their rows."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fast_sam3d import metrics
 from fast_sam3d.bench import job as jobs
 from fast_sam3d.bench.job import PLACES, BenchTask, key_of, keys_of, measure, order_of, seeded, work
 from fast_sam3d.bench.objects import BenchObject, Folder
+from fast_sam3d.bench.runs import Given
 from fast_sam3d.bench.suite import OFF, OTHER_SEED
-from fast_sam3d.bench.turns import Given
 from fast_sam3d.bench.variant import Variant, variant_of
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.metrics import Protocol
@@ -48,7 +48,7 @@ def job():
 
 @pytest.fixture(scope="module")
 def measured(pipeline, job):
-    """The rows of one piece, and whether the pipeline was left as it was."""
+    """The rows of one object and seed, and whether the pipeline was restored."""
     before = snapshot(pipeline)
     rows = measure(pipeline, disc(), 7, job, count=True)
     return rows, same_vars(before, snapshot(pipeline))
@@ -81,7 +81,7 @@ def test_every_variant_has_a_row_and_the_pipeline_is_restored(measured):
 def test_operations_follow_the_calls(measured, job):
     found = by_method(measured[0])
     assert 0 < found["few"]["operations"] < found["cached"]["operations"] < found[OFF]["operations"]
-    assert all(math.isnan(row["operations"]) for row in measure(StandIn(), disc(), 7, job)), "only where asked for"
+    assert all(math.isnan(row["operations"]) for row in measure(StandIn(), disc(), 7, job)), "only where requested"
 
 
 def test_fidelity_uses_the_same_seed_and_the_noise_floor_another_seed(measured, pipeline):
@@ -113,15 +113,17 @@ def test_a_failed_run_marks_its_row_and_the_others_follow(job, monkeypatch, brok
         seam = self.models["ss_generator"]._solver.solve_iter
         accelerated = isinstance(seam, SolveSeam) and any(layer.accelerates for layer in seam.layers)
         if (broken == "cached") == accelerated and options["stage1_inference_steps"] == STEPS and options["seed"] == 7:
-            raise RuntimeError("no  luck\ntoday")
+            raise RuntimeError("this  failure\nis planned")
         return whole(self, *args, **options)
 
     monkeypatch.setattr(StandIn, "run", run)
     found = by_method(measure(StandIn(), disc(), 7, job))
-    assert found[broken]["error"] == "RuntimeError: no luck today" and math.isnan(found[broken]["seconds"])
+    assert found[broken]["error"] == "RuntimeError: this failure is planned" and math.isnan(found[broken]["seconds"])
     assert [name for name, row in found.items() if row["error"]] == [broken]
     if broken == OFF:
-        assert not any(name.startswith("plain_") for row in found.values() for name in row), "nothing to be close to"
+        assert not any(name.startswith("plain_") for row in found.values() for name in row), (
+            "no baseline to compare with"
+        )
     else:
         assert found["cached"]["plain_volume_iou"] == 0.0 and found["few"]["plain_volume_iou"] == 1.0
 
@@ -137,7 +139,7 @@ def test_order_is_random_per_object_and_seed_but_reproducible():
     assert all(sorted(order) == list(range(6)) for order in orders) and len(set(orders)) > 80
     assert orders[3] == tuple(order_of("object 1", 2, 6))
     first = [order[0] for order in orders]
-    assert min(first.count(i) for i in range(6)) >= 6, "each is first now and then"
+    assert min(first.count(i) for i in range(6)) >= 6, "each variant is sometimes first"
 
 
 def test_every_row_of_an_unreadable_object_is_marked(object_folder, job, monkeypatch):

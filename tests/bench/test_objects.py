@@ -1,4 +1,4 @@
-"""Where objects come from."""
+"""Sources of objects."""
 
 from __future__ import annotations
 

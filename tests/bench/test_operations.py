@@ -71,7 +71,7 @@ def test_count_operations_command(capsys: pytest.CaptureFixture[str], monkeypatc
         "off": [1000] * 3, "context": [900, 900, 1000], "all": [700] * 3
     }  # fmt: skip
     assert table.keys() == {"off", "all", *OFF.settings()}
-    assert len(asked) == 11  # a saving that leaves these networks alone is not counted again
+    assert len(asked) == 11  # a saving without effect on these networks is not counted again
     shown = command.lines({"off": [4 * 10**14], "half": [4 * 10**14], "all": [3 * 10**14]}, ["SS"])
     assert shown[1:] == [
         "off     400.0",

@@ -1,4 +1,4 @@
-"""Timing in turns, its table and its picture."""
+"""Alternating timing, its table and its plot."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CACHED = {"ss": {"when": {"name": "stride", "stride": 5}}}
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
-    """What is loaded, whatever is asked for."""
+    """The pipeline that replaces every loaded checkpoint."""
     made = StandIn()
     monkeypatch.setattr(loading, "find_checkpoint", lambda tag: loading.Checkpoint("mini", tmp_path, "mini", "so"))
     monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: made)
@@ -132,6 +132,12 @@ def test_command_writes_table_plot_and_json(loaded, object_folder, elsewhere, ca
     assert Image.open(elsewhere / "bars.png").width > 300
     plain, cached = json.loads((elsewhere / "bars.json").read_text())
     assert plain["name"] == PLAIN and cached["network_calls"] < plain["network_calls"]
+    again = ["profile", "--image_path", str(object_folder), "--rounds", "1", "--picture", "bars.png"]
+    before = (elsewhere / "bars.png").read_bytes()
+    assert cli.main(again) == 2 and "bars.png exists: add --overwrite" in capsys.readouterr().err
+    assert (elsewhere / "bars.png").read_bytes() == before
+    assert cli.main([*again, "--overwrite"]) == 0
+    assert (elsewhere / "bars.png").read_bytes() != before
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What overrides make, and what a bench refuses."""
+"""Variants from overrides, and overrides that a bench refuses."""
 
 from __future__ import annotations
 

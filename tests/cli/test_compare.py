@@ -10,7 +10,7 @@ from PIL import Image
 
 from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint
-from fast_sam3d.cli import compare
+from fast_sam3d.cli import object_input
 from tests.stand_in import StandIn, files, run
 
 OBJECT = {"gaussians.ply", "mesh.glb", "pose.json", "preview.png", "report.json"}
@@ -22,7 +22,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     made = StandIn()
     (tmp_path / "weights").mkdir()
     found = Checkpoint("mini", tmp_path / "weights", "mini", "the test says so")
-    monkeypatch.setattr(compare, "find_checkpoint", lambda tag: found)
+    monkeypatch.setattr(object_input, "find_checkpoint", lambda tag: found)
     monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: made)
     return made
 

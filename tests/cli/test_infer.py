@@ -17,7 +17,7 @@ from PIL import Image
 from fast_sam3d import cli
 from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint
-from fast_sam3d.cli import infer
+from fast_sam3d.cli import infer, object_input
 from fast_sam3d.model.inputs import limit_size, match_size
 from fast_sam3d.outputs import files as output_files
 from fast_sam3d.outputs import load_gaussians_ply, meshes
@@ -33,7 +33,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     made = StandIn()
     (tmp_path / "weights").mkdir()
     found = Checkpoint("mini", tmp_path / "weights", "mini", "the test says so")
-    monkeypatch.setattr(infer, "find_checkpoint", lambda tag: found)
+    monkeypatch.setattr(object_input, "find_checkpoint", lambda tag: found)
 
     def load(checkpoint: Checkpoint, device: str | None, dtype: str | None, depth_model: str | None) -> StandIn:
         made.loaded = True
@@ -371,7 +371,7 @@ def test_a_picture_with_the_longest_name(pipeline, object_folder, elsewhere, cap
         (["--image_path", "{cup}", "--slat_thresh", "1.5"], ["--slat_thresh", "--enable_acceleration"]),
         (["--image_path", "{cup}", "--enable_slat_carving", "--slat_carving_ratio", "0"], ["slat.where.keep", "0"]),
         (["--image_path", "{cup}", "--enable_mesh_aggregation", "--mesh_spectral_threshold_low", "0.9"], ["swap them"]),
-        (["--image_path", "{cup}", "--pointmap", "a.npz", "--no_pointmap"], ["exclude"]),
+        (["--image_path", "{cup}", "--pointmap", "a.npz", "--no_pointmap"], ["not allowed with"]),
         (["--image_path", "{cup}", "--pointmap", "a.npz"], ["no pointmap at a.npz"]),
         (["--image_path", "{cup}", "--output_dir", "{cup}/image.png"], ["is a file"]),
         (["--image_path", "{cup}", "--output_dir", "{cup}/image.png/deeper"], ["is a file"]),

@@ -57,7 +57,7 @@ def test_only_the_mesh_changes_and_keeps_its_size(pipeline: Pipeline, plain: dic
         result = run(pipeline)
     (record,) = handle.report.aggregations
     assert record.factor == 2 and record.voxels == len(plain["coords"]) and record.kept < record.voxels
-    # A bin of two voxels on each side, and a voxel of what random weights make of it.
+    # A bin of two voxels on each side, and a voxel of tolerance for the random weights.
     assert (size(result) - size(plain)).abs().max() < 3 / pipeline.config.ss_decoder.resolution
     assert len(result["mesh"][0].faces) < len(plain["mesh"][0].faces)
     for name in ("coords", "rotation", "translation", "scale"):
@@ -68,7 +68,7 @@ def test_only_the_mesh_changes_and_keeps_its_size(pipeline: Pipeline, plain: dic
 
 
 def test_features_are_pooled_with_the_configured_reduction() -> None:
-    """The decoder is one that answers with what it was given."""
+    """The decoder returns its input."""
     coords = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 0], [0, 4, 4, 4]], dtype=torch.int32)
     feats = torch.tensor([[1.0], [3.0], [7.0]])
 
@@ -152,7 +152,7 @@ def test_any_subset_of_formats(pipeline: Pipeline, formats: tuple[str, ...], whe
 
 
 def test_decoder_called_outside_a_run(pipeline: Pipeline) -> None:
-    """No picture is known then; the shape decides."""
+    """The picture is unknown then; only the shape's ratio is used."""
     with torch.no_grad():
         slat = pipeline.sample_slat(
             pipeline.preprocess_image(pipeline.merge_image_and_mask(*picture()), pipeline.ss_preprocessor),
@@ -176,7 +176,7 @@ def test_copy_of_an_accelerated_pipeline_has_its_own_state(pipeline: Pipeline, p
 
 
 def test_mutable_meshes_are_modified_in_place() -> None:
-    """The stock decoder's mesh is such an object, with more on it than is known here."""
+    """The stock decoder's mesh is such an object, with further attributes."""
 
     class Sparse:
         def __init__(self, feats: torch.Tensor, coords: torch.Tensor) -> None:
@@ -198,7 +198,7 @@ def test_mutable_meshes_are_modified_in_place() -> None:
 
 
 def test_a_mesh_can_be_decoded_without_gaussians() -> None:
-    """As the stock `postprocess_slat_output` is written."""
+    """Same as the stock `postprocess_slat_output`."""
 
     def postprocess(outputs: dict[str, Any], bake: bool) -> dict[str, Any]:
         if "mesh" in outputs:

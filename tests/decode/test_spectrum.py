@@ -60,7 +60,7 @@ def test_the_background_does_not_matter() -> None:
 
 
 def test_the_type_of_the_mask_does_not_matter(tmp_path) -> None:
-    """RGBA, binary and grey files of one mask: what the public release takes for three different objects."""
+    """RGBA, binary and grey files of one mask, which the public release treats as three different objects."""
     rgb, mask = square(stripes(7, 90))
     grey = mask.numpy().astype(np.uint8) * 200
     Image.fromarray(np.dstack([rgb.numpy(), grey])).save(tmp_path / "rgba.png")

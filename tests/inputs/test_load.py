@@ -213,7 +213,12 @@ def refused(*words: str, **arguments: object) -> None:
 def test_missing_picture(tmp_path, object_folder):
     refused("no image at", "--image_path", image_path=tmp_path / "nowhere.png")
     refused("image.png", image_path=object_folder / "imag.png")
-    refused("holds no image.png", image_path=tmp_path)
+    (tmp_path / "empty").mkdir()
+    refused("holds no image.png", image_path=tmp_path / "empty")
+
+
+def test_a_folder_of_scenes_is_for_the_scene_command(tmp_path, object_folder):
+    refused(f"fast-sam3d scene --image_path {tmp_path}", f"such as {object_folder.name}", image_path=tmp_path)
 
 
 def test_a_missing_mask_lists_the_existing_ones(object_folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Procedural objects: signed distances, and what each family promises."""
+"""Procedural objects: signed distances, and the properties of each family."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fast_sam3d.mini.data import samples
 from fast_sam3d.mini.data.families import FAMILIES, sample_object
 from fast_sam3d.mini.data.sdf import Part, Solid, rotation, segment
 
-SEED = 30_000_000  # of nobody's objects
+SEED = 30_000_000  # unused elsewhere
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of procedural objects: cameras, the tracer, floors, occluders, and poses that belong to them."""
+"""Pictures of procedural objects: cameras, sphere tracing, floors, occluders and poses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fast_sam3d.mini.data.families import FAMILIES, sample_object
 from fast_sam3d.mini.data.sdf import Part, Solid
 from fast_sam3d.model.preprocess import crop_box, crop_grid
 
-SEED = 30_000_000  # of nobody's objects
+SEED = 30_000_000  # unused elsewhere
 # Canonical units. A hit counts from `views.HIT` on; an ellipsoid's distance is an estimate, so rays enter it a little.
 SLACK = 0.01
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -42,7 +42,7 @@ def test_sphere_tracing_equals_marching_in_small_steps(family: str) -> None:
         origin = -camera.t @ camera.R.T / camera.size
         ray = np.concatenate([-uv / camera.focal, np.ones((len(uv), 1))], 1) @ camera.R.T
         ray /= np.linalg.norm(ray, axis=1, keepdims=True)
-        # From before the ball that holds the object to behind it.
+        # From in front of the bounding ball to behind it.
         depth = (-(ray @ origin))[:, None] + np.linspace(-0.85, 0.85, 600)
         p = origin + depth[..., None] * ray[:, None]
         d = sampled.solid.distance(p.reshape(-1, 3).astype(np.float32)).reshape(depth.shape)
@@ -50,8 +50,8 @@ def test_sphere_tracing_equals_marching_in_small_steps(family: str) -> None:
         first = depth[np.arange(len(uv)), (d < 0).argmax(1)]
         both = hit & inside
         behind = ((where - origin) * ray).sum(1)[both] - first[both]
-        assert (behind > SLACK).mean() < 0.01  # nothing is shot through
-        assert not (hit & (d.min(1) > 0.01)).any()  # nothing is hit that is not there
+        assert (behind > SLACK).mean() < 0.01  # no surface is passed through
+        assert not (hit & (d.min(1) > 0.01)).any()  # no hit in empty space
         missed, drawn, total = missed + int((inside & ~hit).sum()), drawn + int(both.sum()), total + int(inside.sum())
     assert total > 100 and missed <= 0.02 * total
 

@@ -1,4 +1,4 @@
-"""Training samples: what a seed becomes, and how shards are written, kept and read back."""
+"""Training samples of a seed; writing, keeping and reading shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from fast_sam3d.mini.data import samples, shards
 from fast_sam3d.mini.data.families import FAMILIES, sample_object
 
-SEED = 30_000_000  # of nobody's objects
+SEED = 30_000_000  # unused elsewhere
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 

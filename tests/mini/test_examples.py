@@ -1,4 +1,4 @@
-"""The bundled examples: what they hold, and that the command renders them again."""
+"""Contents of the bundled examples, and rendering them again."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_photograph_is_bundled_with_the_mask_of_the_cup() -> None:
     assert not given.mask[350, 300] and not given.mask[280, 365]  # saucer, spoon
     rgb = examples.photograph()
     if rgb is None:
-        pytest.skip("this scikit-image brings no coffee.png")
+        pytest.skip("this scikit-image has no coffee.png")
     assert np.array_equal(given.image, rgb)
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 @pytest.fixture
 def shell() -> Callable[..., Tensor]:
-    """Make the voxels of a closed spherical shell."""
+    """Create the voxels of a closed spherical shell."""
 
     def make(radius: float, thickness: float, resolution: int, batch: int = 0) -> Tensor:
-        """[N, 4] int32: voxels whose centre is within `thickness` voxels of the sphere, row-major."""
+        """[N, 4] int32: voxels with centres within `thickness` voxels of the sphere, row-major."""
         axes = torch.meshgrid(*[torch.arange(resolution)] * 3, indexing="ij")
         voxels = torch.stack(axes, dim=-1).reshape(-1, 3)
         away = (voxels - (resolution - 1) / 2).norm(dim=1) - radius
@@ -26,7 +26,7 @@ def shell() -> Callable[..., Tensor]:
 
 @pytest.fixture
 def scatter() -> Callable[..., Tensor]:
-    """Make random voxels."""
+    """Create random voxels."""
 
     def make(counts: list[int], resolution: int, seed: int = 0) -> Tensor:
         """[N, 4] int32: `counts[b]` distinct voxels of object b, in random order within the object."""

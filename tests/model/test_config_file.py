@@ -1,4 +1,4 @@
-"""Pipeline settings: what they refuse, and their way through YAML."""
+"""Pipeline settings: invalid values, and the YAML round trip."""
 
 from __future__ import annotations
 

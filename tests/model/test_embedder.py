@@ -1,4 +1,4 @@
-"""Condition embedder: token order, and that every input matters."""
+"""Condition embedder: token order, and dependence on every input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mesh extraction on fields whose surface is known."""
+"""Mesh extraction on fields with known surfaces."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_mesh_of_a_sphere(band):
 
 
 def test_surface_just_outside_the_active_voxels():
-    """A box whose active voxels all lie outside, as its faces run 0.56 voxels from the centres on the inner side."""
+    """A box with all active voxels outside: its faces are 0.56 voxels from the centres on the inner side."""
     half = (VOXELS // 2 - 4 + 0.06) / VOXELS
 
     def box(p):
@@ -79,7 +79,7 @@ def test_missing_voxel_does_not_open_the_surface():
     a, b = (as_trimesh(MeshExtractor(RESOLUTION)(f)) for f in (whole, pierced))
     assert b.is_watertight
     assert b.volume == pytest.approx(a.volume, rel=0.02)
-    assert b.area < 1.1 * a.area  # an open inside would nearly double it
+    assert b.area < 1.1 * a.area  # an open interior would nearly double it
     assert b.body_count == 1
 
 

@@ -1,4 +1,4 @@
-"""Generators, solvers and guidance, on velocities that are known in closed form."""
+"""Generators, solvers and guidance on velocities in closed form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPES = {"shape": (1, 4, 2), "6drotation_normalized": (1, 1, 6)}
 
 
 class Recorder(nn.Module):
-    """Backbone that answers `value` (times 10 for the unconditional call) and remembers its calls."""
+    """Backbone that returns `value` (times 10 for the unconditional call) and records its calls."""
 
     def __init__(self, value: float = 1.0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pictures, masks and pointmaps in all the forms that callers have them."""
+"""Pictures, masks and pointmaps of every accepted type."""
 
 from __future__ import annotations
 

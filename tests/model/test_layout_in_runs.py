@@ -1,4 +1,4 @@
-"""Layout refinement in the embedded pipeline's runs, and how it is switched."""
+"""Layout refinement in the embedded pipeline's runs, and its settings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pipeline() -> Pipeline:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list:
-    """What was asked to be refined; the answer is `MOVED`."""
+    """The arguments of each refinement; its result is `MOVED`."""
     calls = []
 
     def refine(*given):
@@ -107,7 +107,7 @@ def test_run_object_and_run_scene_can_disable_refinement(pipeline, asked):
 
 def test_configuration_enables_and_disables_refinement(tmp_path):
     (tmp_path / "part.safetensors").write_bytes(b"1")
-    weights = Checkpoint("mini", tmp_path, "mini", "the test says so")
+    weights = Checkpoint("mini", tmp_path, "mini", "selected by the test")
     on, off = load(), load(["pipeline.layout_postprocess=false"])
     assert on.pipeline.layout_postprocess and not off.pipeline.layout_postprocess
     assert config_identity(on, weights) != config_identity(off, weights)

@@ -1,4 +1,4 @@
-"""Poses brought back to their masks and points, and poses that must stay."""
+"""Recovery of perturbed poses, and poses that must not change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAN = np.full((120, 160, 3), np.nan, np.float32)
 
 
 def block() -> Solid:
-    """Three boxes of different sides in one dense mesh: no turn of it looks like another."""
+    """Three boxes of different sizes in one dense mesh, without any symmetry."""
     import trimesh
 
     boxes = [trimesh.creation.box(sides) for sides in ((0.9, 0.25, 0.2), (0.25, 0.25, 0.6), (0.2, 0.6, 0.2))]
@@ -114,7 +114,7 @@ def test_accurate_pose_is_kept():
 
 
 def test_object_may_extend_behind_an_occluder():
-    """A box before the right third: the truth must not be squeezed into what is seen."""
+    """A box in front of the right third: the pose must not be fitted to the visible part alone."""
     mask, points = photograph()
     columns = np.flatnonzero(mask.any(0))
     cut = columns[0] + 2 * len(columns) // 3
@@ -125,7 +125,7 @@ def test_object_may_extend_behind_an_occluder():
     outcome = refine_pose(SOLID, disturbed(), hidden, points, True)
     assert outcome.pose is not None
     assert (errors(outcome.pose) < 0.7 * errors(disturbed())).all()
-    flat = np.where(mask[..., None], points, np.nan)  # nothing tells of the box any more
+    flat = np.where(mask[..., None], points, np.nan)  # no points of the box remain
     assert refine_pose(SOLID, TRUE, hidden, flat, False).before < 0.8
 
 

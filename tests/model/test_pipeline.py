@@ -37,7 +37,7 @@ CONFIG = ModelConfig(
 
 
 def build(config: ModelConfig = CONFIG) -> Pipeline:
-    """Pipeline with no dead branch: what starts at zero is made random."""
+    """Pipeline with no dead branch: zero-initialised weights are random."""
     pipeline = Pipeline(config)
     generator = torch.Generator().manual_seed(1)
     for network in (pipeline.models, *pipeline.condition_embedders.values()):
@@ -101,7 +101,7 @@ def test_same_seed_same_bits(pipeline: Pipeline, picture) -> None:
 
 
 def test_only_the_initial_noise_is_random(pipeline: Pipeline, picture) -> None:
-    """Without a seed the default generator goes on; a run takes exactly the two noises from it."""
+    """Without a seed the default generator is used; a run draws exactly two noises from it."""
     torch.manual_seed(9)
     result = pipeline.run(*picture, decode_formats=["gaussian"])
     after = torch.rand(3)

@@ -1,4 +1,4 @@
-"""Crops at inference must look like the crops that the networks are trained on."""
+"""Crops at inference against the crops of training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fast_sam3d.model.preprocess import CropPreprocessor, crop_box, crop_conditi
 
 
 def scene(height: int = 160, width: int = 224, seed: int = 5):
-    """A rendered picture [height, width] of a training object, its camera, and all that is needed to render more."""
+    """A rendered picture [height, width] of a training object, its camera, and the inputs of its rendering."""
     rng = np.random.default_rng(seed)
     sampled = sample_object(seed, "chair")
     camera = views.sample_camera(rng, sampled.symmetry)
@@ -68,7 +68,7 @@ def test_shapes_ranges_and_unknown_points() -> None:
     assert crop.image.max() <= 1
     assert set(crop.mask.unique().tolist()) == {0.0, 1.0}
     assert crop.pointmap.abs().max() <= 4
-    assert crop.descriptor[4] == 0, "a guessed pointmap tells no focal length"
+    assert crop.descriptor[4] == 0, "a guessed pointmap has no focal length"
     assert crop.descriptor[5] == 0
     assert not crop.pointmap[:, 0].any(), "unknown rows are zero"
 

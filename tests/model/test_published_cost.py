@@ -1,7 +1,7 @@
-"""At the published sizes the sparse networks cost what the real ones cost.
+"""Operations of the sparse networks at the published sizes equal those of the real ones.
 
 Operations are counted on the meta device over closed spherical shells at 64^3, 2 per multiply-add; nothing is
-computed. The wanted figures were counted on the public code with its published configuration.
+computed. The expected figures were counted on the public code with its published configuration.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sparse-structure backbone and autoencoder: structure, cost, and who sees whom."""
+"""Sparse-structure backbone and autoencoder: structure, cost, and dependencies between streams."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TINY = SSFlowConfig(
 
 
 def tiny_flow(**changes) -> SparseStructureFlow:
-    """Small backbone with every zero-initialised weight made random, so that no branch is dead."""
+    """Small backbone with random weights in place of zero-initialised ones, so that no branch is dead."""
     torch.manual_seed(0)
     flow = SparseStructureFlow(SSFlowConfig(**{**vars(TINY), **changes}))
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_leaf_shapes_and_names() -> None:
         published = SparseStructureFlow(PUBLISHED_SS).latent_mapping
     assert published["shape"].latent_shape == (4096, 8)
     for latent in published.values():
-        # Unpatched, the stock way to read the shape of a leaf holds.
+        # For a patch size of 1, the shape of a leaf is read as in the stock code.
         assert latent.latent_shape == (latent.pos_emb.shape[0], latent.input_layer.in_features)
 
 

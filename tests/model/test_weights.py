@@ -1,4 +1,4 @@
-"""Weights files: exact to half precision, and clear about what is wrong with them."""
+"""Weights files: exact to half precision, with clear errors."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_checksum_detects_a_flipped_bit(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    load_weights(nn.Linear(5, 3), path)  # nothing else tells
+    load_weights(nn.Linear(5, 3), path)  # not detectable otherwise
     with pytest.raises(CheckpointError, match=r"part\.safetensors are damaged \(sha256"):
         load_weights(nn.Linear(5, 3), path, digest)
 

@@ -1,4 +1,4 @@
-"""A small object is looked at through a window, and what is found there holds in the picture."""
+"""Small objects are reconstructed in a window around them; results are in the picture's frame."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_window_is_the_view_of_its_camera() -> None:
 
 
 def test_true_pose_is_recovered_exactly() -> None:
-    """What training asks for in the window is, in the picture, the object at the size that the guess assumes."""
+    """The training targets in the window are, in the picture, the object at the guess's assumed size."""
     _, camera = small_object(3)
     mask = np.zeros((SIDE, SIDE), bool)
     mask[60:120, 70:140] = True
@@ -129,7 +129,7 @@ def test_central_object_equals_that_of_the_cropped_picture(caplog: pytest.LogCap
     for name in ("shape", "coords", "rotation", "scale"):
         assert torch.equal(near[name], far[name]), name
     assert torch.equal(near["mesh"][0].vertices, far["mesh"][0].vertices)
-    # Five times as far, and everywhere on the same ray: the crop has a fifth of the picture's side.
+    # Five times as far on the same rays, because the crop has a fifth of the picture's side.
     expected = near["translation"] * torch.tensor([1.0, 1.0, 5.0])
     torch.testing.assert_close(far["translation"], expected, rtol=1e-5, atol=1e-6)
 
@@ -182,5 +182,5 @@ def test_embedded_model_places_small_objects_at_their_mask() -> None:
         thick = [[0.0], [1.0]]  # flat boxes have no volume
         boxes = [np.hstack([[at.min(0), at.max(0)], thick]) for at in (pixels, covered)]
         overlaps.append(metrics.box_iou(*boxes))
-    # Without the window they do not meet at all, or hardly: .07 on average.
+    # Without the window the overlap is .07 on average.
     assert np.mean(overlaps) > 0.5, overlaps

@@ -1,6 +1,6 @@
-"""Toy equations whose solution is known, and slow solvers of them in plain floats.
+"""Toy equations with known solutions, and slow solvers of them in plain floats.
 
-Nothing here imports what it is the oracle of: the driver, its schedules and its predictors.
+The slow solvers do not use the driver, its schedules or its predictors, for which they are the reference.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def affine_solution(t: float) -> np.ndarray:
 
 
 def denoising(x: np.ndarray, t: float) -> np.ndarray:
-    """The flow from noise to one point of data that itself moves: v = (D(t) - x) / (1 - t)."""
+    """The flow from noise to one moving point of data: v = (D(t) - x) / (1 - t)."""
     return (moving(t) - x) / (1 - t)
 
 
@@ -79,7 +79,7 @@ def driven(
     start: np.ndarray = START,
     guidance: Guidance | None = None,
 ) -> tuple[np.ndarray, SolveRecord, list[np.ndarray]]:
-    """The state at the end under the driver, what it cost, and the state after each step; all in float64."""
+    """The final state under the driver, the record of its cost, and the state after each step; all in float64."""
     solver, report = Euler(), Report()
     stage = SolveStage("ss", "x", {"x": ("x",)}, guidance=lambda dynamics: guidance)
     seam = SolveSeam(solver, stage)

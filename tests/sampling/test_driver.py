@@ -1,4 +1,4 @@
-"""The driver around real solvers, with dynamics worked out by hand."""
+"""The driver around real solvers, with dynamics computed by hand."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_held_and_extrapolated_steps_by_hand() -> None:
 
 
 def test_beta_changes_layout_and_only_layout() -> None:
-    """The leaves move independently here, so what the layout predictor does cannot reach shape through the dynamics."""
+    """The leaves are independent here, so the layout predictor cannot affect shape through the dynamics."""
 
     def run(beta: float) -> dict[str, Tensor]:
         solver = Euler()
@@ -328,7 +328,7 @@ def test_copy_uses_its_own_solver() -> None:
     assert vars(double)["solve_iter"] is not seam
     moved = final(double, linear)["shape"] - state()["shape"]
     torch.testing.assert_close(moved, 2 * (final(solver, linear)["shape"] - state()["shape"]), rtol=1e-4, atol=1e-5)
-    assert len(report.solves) == 1  # the copy has a report of its own
+    assert len(report.solves) == 1  # the copy has its own report
 
 
 def test_a_patched_solver_can_be_pickled() -> None:
@@ -353,7 +353,7 @@ def test_seam_creates_no_reference_cycle() -> None:
 
 
 def test_solve_iter_stays_lazy() -> None:
-    """As the generator function that it stands in for: nothing runs before the first state is asked for."""
+    """Like the generator function that it replaces: nothing runs before the first state is requested."""
     solver, ran = Euler(), []
     _, report = put_on(solver, stride(3))
     steps = solver.solve_iter(lambda x, t: ran.append(t) or linear(x, t), state(), TIMES)

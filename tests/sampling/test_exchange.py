@@ -1,4 +1,4 @@
-"""What goes around the parts of a pipeline for their solves."""
+"""Layers around the parts of a pipeline that inform its solves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mapping becomes a method; what is wrong with it is named."""
+"""Building a method from a mapping, and its error messages."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_random_cells_change_per_step_and_repeat_with_the_seed() -> None:
 
 
 class Network:
-    """A velocity per voxel that depends on where the voxel is; remembers what it was given."""
+    """A velocity per voxel that depends on its position; records its inputs."""
 
     def __init__(self) -> None:
         self.given: list[Tensor] = []
@@ -171,7 +171,7 @@ def test_only_chosen_voxels_reach_the_network(as_array: bool) -> None:
 
 
 def test_other_voxels_keep_their_velocity() -> None:
-    """Euler over a by-hand loop that does the same with masks."""
+    """Compared with a plain Euler loop that uses masks."""
     coords, steps = voxels(120), 12
     where = RandomCells(0.4, seed=3, warmup=2)
     got, _, _ = solve({"where": {"name": "random", "keep": 0.4, "seed": 3, "warmup": 2}}, coords, steps)

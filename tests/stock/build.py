@@ -27,7 +27,7 @@ TDFY = f"{MODEL}.tdfy_dit.models"
 
 
 class PictureTokens(nn.Module):
-    """Stands for an image embedder: [1, C, H, W] -> [1, 16, width]."""
+    """Replaces an image embedder: [1, C, H, W] -> [1, 16, width]."""
 
     def __init__(self, channels: int, embed_dim: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Corner(nn.Module):
 
 
 class FixedDepth:
-    """Stands for the depth model: a tilted plane seen through a known camera."""
+    """Replaces the depth model: a tilted plane seen by a known camera."""
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
         _, height, width = image.shape
@@ -187,7 +187,7 @@ def configs() -> dict[str, Any]:
 
 
 def random_stock(seed: int = 0) -> Any:
-    """A pipeline whose every branch is alive and whose objects have `VOXELS` voxels in a corner of the grid."""
+    """A pipeline with no dead branch; its objects have `VOXELS` voxels in a corner of the grid."""
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 

@@ -1,4 +1,4 @@
-"""What `sam3d_objects` imports and this machine need not have.
+"""Stand-ins for packages that `sam3d_objects` imports and that may be missing.
 
 Nothing here is installed for good: `importable` puts it in place while the package is imported and a pipeline is
 built, `on_cpu` while one runs. A package that is really there is used, with one exception: spconv's CPU convolution
@@ -47,7 +47,7 @@ class _Anything(type):
 
 
 class Anything(metaclass=_Anything):
-    """A class that can be called, inherited from and asked for any name, and does nothing."""
+    """A class that can be called and inherited from, has every attribute, and does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -62,7 +62,7 @@ class Anything(metaclass=_Anything):
 
 
 class EasyDict(dict):  # type: ignore[type-arg]
-    """A dict whose keys are attributes, those of dicts inside too."""
+    """A dict with its keys as attributes, nested dicts included."""
 
     def __init__(self, mapping: Any = ()) -> None:
         super().__init__({k: EasyDict(v) if isinstance(v, dict) else v for k, v in dict(mapping).items()})
@@ -139,7 +139,7 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
 
 
 def look_at_view_transform(**view: Any) -> tuple[Tensor, Tensor]:
-    """The one view that a pipeline asks for: from (0, 0, -1) to the origin, with y down."""
+    """The one view that a pipeline requests: from (0, 0, -1) to the origin, with y down."""
     return torch.diag(torch.tensor([-1.0, -1.0, 1.0]))[None], torch.tensor([[0.0, 0.0, 1.0]])
 
 
@@ -173,7 +173,7 @@ class SparseConvTensor:
 
 
 class SubMConv3d(nn.Module):
-    """Convolution over the voxels that are there: for each offset of the kernel, the neighbours' features."""
+    """Convolution over the active voxels: for each offset of the kernel, the neighbours' features."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True, **options: Any
@@ -218,7 +218,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
 
 
 class _Finder:
-    """Finds stand-ins; at the end of `sys.meta_path`, so that what is installed comes first."""
+    """Finds stand-ins; at the end of `sys.meta_path`, so that installed packages take precedence."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name.split(".")[0] not in EMPTY:
@@ -254,7 +254,7 @@ def importable() -> Iterator[None]:
     before = dict(sys.modules)
     with ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, ENVIRONMENT))
-        # The package asks for the name of the GPU, and cannot do without one.
+        # The package reads the name of the GPU and fails without one.
         stack.enter_context(mock.patch("torch.cuda.is_available", return_value=True))
         stack.enter_context(mock.patch("torch.cuda.get_device_name", return_value="none"))
         stack.enter_context(mock.patch("torch.cuda.current_device", return_value=0))
@@ -275,7 +275,7 @@ def importable() -> Iterator[None]:
 
 @contextmanager
 def on_cpu() -> Iterator[None]:
-    """Gaussians can be made in this block: the package makes theirs on the GPU, whatever the pipeline's device is."""
+    """Gaussians can be created in this block: the package creates them on the GPU, not on the pipeline's device."""
     from sam3d_objects.model.backbone.tdfy_dit.models.structured_latent_vae import decoder_gs
     from sam3d_objects.model.backbone.tdfy_dit.representations import Gaussian
 

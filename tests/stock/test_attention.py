@@ -74,7 +74,7 @@ def test_bit_identical_to_the_stock_code(make: Callable[[], Any], count: int, sa
 
 
 def largest_mask(call: Callable[[], Any]) -> int:
-    """Numbers of the largest mask that attention is given."""
+    """Number of elements of the largest attention mask."""
     sizes: list[int] = []
     sdpa = torch.nn.functional.scaled_dot_product_attention
 
@@ -89,7 +89,7 @@ def largest_mask(call: Callable[[], Any]) -> int:
 
 @pytest.mark.parametrize("settings", [{}, {"mode": "windowed", "window_size": 8, "shift_window": (0, 0, 0)}])
 def test_inside_another_default_device(settings: dict[str, Any]) -> None:
-    """As the stock pipeline runs: nothing may be made there by accident."""
+    """As in the stock pipeline: no tensor may be created on the default device by accident."""
     module = layer("self", **settings)
     x = sparse().SparseTensor(torch.randn(1700, WIDTH * HEADS), voxels(1700))
     expected = module(x)
@@ -120,7 +120,7 @@ def test_gradients_use_the_stock_code() -> None:
 
 
 def test_differing_bits_disable_the_saving(caplog: pytest.LogCaptureFixture) -> None:
-    """As on a device whose kernels go through blocks of other sizes."""
+    """As on a device with kernels of other block sizes."""
     module = layer("self", "windowed", window_size=8, shift_window=(0, 0, 0))
     x = sparse().SparseTensor(torch.randn(5000, WIDTH * HEADS), voxels(5000))
     expected = module(x)

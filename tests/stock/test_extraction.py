@@ -54,7 +54,7 @@ OBJECTS["unsorted"] = OBJECTS["shell"].flip(0).roll(7, 0)
 
 
 def cells(coords: Tensor, channels: int, seed: int = 0, distance: str = "random") -> SimpleNamespace:
-    """Features of a decoder; distances of a sphere, or at random, which makes all ambiguous cases."""
+    """Features of a decoder; distances of a sphere, or random, which cover all ambiguous cases."""
     feats = torch.randn(len(coords), channels, generator=torch.Generator().manual_seed(seed))
     if distance == "sphere":
         corners = torch.tensor([[j & 1, j >> 1 & 1, j >> 2] for j in range(8)])
@@ -74,7 +74,7 @@ def same(mesh: Any, vertices: Any, faces: Any, colours: Any) -> bool:
 
 @pytest.fixture
 def decoder() -> Iterator[Any]:
-    """What holds an extractor, patched; it must come back as it was."""
+    """The owner of an extractor, patched; it must be restored."""
     thing: Any = nn.Module()
     thing.mesh_extractor = extractor = stock()
     before = dict(vars(thing))
@@ -144,7 +144,7 @@ def test_a_patched_decoder_gives_the_same_meshes(decoder: Any) -> None:
 
 
 def test_inside_another_default_device(decoder: Any) -> None:
-    """As the stock pipeline runs: nothing may be made there by accident."""
+    """As in the stock pipeline: no tensor may be created on the default device by accident."""
     extractor = stock()
     given = cells(OBJECTS["shell"], extractor.feats_channels)
     expected = extractor(copy.deepcopy(given))

@@ -1,4 +1,4 @@
-"""The stock parts in the small, off and on."""
+"""Measurement of small stock parts, without and with their savings."""
 
 from __future__ import annotations
 

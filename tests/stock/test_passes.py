@@ -1,4 +1,4 @@
-"""Passes that are not made again, on the stock classes."""
+"""Reuse of encoder passes on the stock classes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def pipeline(shared: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The channels of each input that an encoder really ran on."""
+    """The channels of each input of an actual encoder pass."""
     ran: list[int] = []
     forward = PictureTokens.forward
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def notebook(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the stock repository's notebook/, a picture, and a checkpoint that a random pipeline stands for."""
+    """A folder with the stock repository's notebook/, a picture, and a checkpoint replaced by a random pipeline."""
     spec = importlib.util.find_spec("sam3d_objects")
     assert spec is not None and spec.submodule_search_locations
     folder = Path(spec.submodule_search_locations[0]).parent / "notebook"

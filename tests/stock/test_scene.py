@@ -1,4 +1,4 @@
-"""Composition against the stock notebook's, whose code is run as it stands; and what its pipeline shares in a scene."""
+"""Composition against the unmodified code of the stock notebook; encoder passes shared within a scene."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pipeline() -> Any:
 
 
 def stock_make_scene() -> Any:
-    """`make_scene` of notebook/inference.py, with nothing of the module around it."""
+    """`make_scene` of notebook/inference.py, without the rest of the module."""
     spec = importlib.util.find_spec("sam3d_objects")
     assert spec is not None and spec.origin is not None
     file = Path(spec.origin).parents[1] / "notebook" / "inference.py"

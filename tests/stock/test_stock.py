@@ -1,4 +1,4 @@
-"""What only the stock classes can show."""
+"""Behaviour on the stock classes that the embedded ones cannot show."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_merged_mesh_is_scaled_back(pipeline: Any) -> None:
     def bounds(result: dict[str, Any]) -> torch.Tensor:
         vertices = result["mesh"][0].vertices
         turned = torch.as_tensor(result["glb"].vertices)[:, [0, 2, 1]] * torch.tensor([1.0, -1.0, 1.0])
-        torch.testing.assert_close(turned.float(), vertices, atol=1e-6, rtol=0)  # the glb is made of the same mesh
+        torch.testing.assert_close(turned.float(), vertices, atol=1e-6, rtol=0)  # the glb has the same mesh
         return torch.stack([vertices.amin(0), vertices.amax(0)])
 
     plain = STOCK.raw(pipeline, decode_formats=["mesh", "gaussian"])
@@ -102,7 +102,7 @@ def test_compiled_model_is_accelerated(pipeline: Any) -> None:
         assert {solve.stage: solve.calls for solve in handle.report.solves} == counts
         # Four tokens of conditions, the steps that are evaluated, one decoding.
         assert len(passed) == 4 + len(handle.report.solves[0].evaluated) + 1
-        # What acts inside the network stays off: it would be traced, or not be called at all.
+        # Savings inside the network stay off: they would be traced, or never called.
         with fast_sam3d.accelerated(pipeline, METHODS["everything"]):
             assert "forward" not in vars(models["ss_generator"].reverse_fn.backbone)
             assert torch.equal(STOCK.raw(pipeline, stage1_only=True)["shape"], accelerated["shape"])

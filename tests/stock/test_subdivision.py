@@ -19,7 +19,7 @@ def block(channels: int, out_channels: int) -> Any:
         )
 
         made = SparseSubdivideBlock3d(channels, 8, out_channels, num_groups=4)
-    for part in made.parameters():  # the last convolution is zero at first: nothing would show
+    for part in made.parameters():  # the last convolution is initialised to zero, which would hide differences
         torch.nn.init.normal_(part, std=0.2)
     return made.eval()
 

@@ -16,7 +16,7 @@ from fast_sam3d.tune.space import EXACT, STAGES
 MEASURES = ("voxel_iou", "ssim")
 NOISE = {"voxel_iou": 0.5, "ssim": 0.2}
 SECONDS = {"ss": 3.0, "slat": 6.0, "mesh": 1.0}
-"""Of the unaccelerated stages."""
+"""Seconds of the unaccelerated stages."""
 CASES = tuple((f"object {i}", 42) for i in range(6))
 HELD_OUT = tuple((f"other {i}", 42) for i in range(5))
 
@@ -77,12 +77,12 @@ class Landscape:
             f"drift_{m}": scale * share * NOISE[m] * hard * (1 + self.spread * random.uniform(-1, 1)) for m in MEASURES
         }
         if self.fails in method:
-            row["error"] = "RuntimeError: no luck"
+            row["error"] = "RuntimeError: planned failure"
         return row
 
 
 class Clock:
-    """A second later each time it is asked."""
+    """A clock that advances by a second per call."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -10,8 +10,8 @@ import pytest
 
 from fast_sam3d import metrics
 from fast_sam3d.bench.objects import BenchObject
+from fast_sam3d.bench.runs import Given
 from fast_sam3d.bench.suite import OFF, OTHER_SEED
-from fast_sam3d.bench.turns import Given
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.errors import InputError
 from fast_sam3d.run.object import RunSettings
@@ -45,7 +45,7 @@ def pipeline():
 
 @pytest.fixture(scope="module")
 def measured(pipeline):
-    """Rows of one case with few steps, and whether the pipeline was left as it was."""
+    """Rows of one case with few steps, and whether the pipeline was restored."""
     patch = pytest.MonkeyPatch()
     warmed: list[int] = []
     patch.setattr(runners, "warm_up", lambda pipeline, given, variants, formats: warmed.append(len(variants)))
@@ -67,7 +67,7 @@ def test_every_method_has_a_row_and_the_pipeline_is_restored(measured):
     rows, untouched = measured
     assert untouched and set(rows) == {OFF, OTHER_SEED, EXACT, CACHED, WRONG}
     assert rows[CACHED]["network_calls"] < rows[EXACT]["network_calls"] == rows[OFF]["network_calls"]
-    assert rows[CACHED]["operations"] == len(CACHED), "counted where they are asked for"
+    assert rows[CACHED]["operations"] == len(CACHED), "counted where requested"
     assert sorted(row["place"] for row in rows.values() if "place" in row) == [0, 1, 2, 3]
     assert all(row["ss_seconds"] > 0 for row in rows.values() if "place" in row)
 
@@ -114,7 +114,7 @@ def test_every_measure_is_a_score_of_compare():
         worse = metrics.compare(metrics.Reconstruction(failed=True), solid, protocol)
         assert name in itself
         if name in worse:
-            assert sign * (itself[name] - worse[name]) > 0, f"{name}: a failure has to drift"
+            assert sign * (itself[name] - worse[name]) > 0, f"{name}: a worse result must have positive drift"
 
 
 def _tetrahedron():

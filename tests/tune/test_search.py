@@ -95,15 +95,15 @@ def test_an_interrupted_and_resumed_search_equals_one_run(known, tmp_path: Path)
         try:
             part = search(known, record=Record(tmp_path, {"run": "parts"}), land=land)
         except KeyboardInterrupt:
-            assert stop == 3, "before the unaccelerated runs are known there is nothing to keep"
+            assert stop == 3, "before the unaccelerated runs there is no result to keep"
         else:
             assert part.interrupted
     land = Landscape()
-    # As texts: what is not a number does not equal itself.
+    # As texts, because NaN does not equal itself.
     assert repr(search(known, record=Record(tmp_path, {"run": "parts"}), land=land)) == repr(whole)
     again = Landscape(stop_after=0)
     assert repr(search(known, record=Record(tmp_path, {"run": "parts"}), land=again)) == repr(whole)
-    assert len(land.calls) > 0, "the last start had something left to do"
+    assert len(land.calls) > 0, "the last start had measurements left"
 
 
 def test_an_interrupted_search_returns_the_best_so_far(known):
@@ -117,7 +117,7 @@ def test_the_time_limit_is_respected(known):
     for seconds in (40.0, 90.0):
         land = Landscape()
         search(known, seconds=seconds, land=land)
-        # A second of this clock for each piece; the smallest validation and a batch may come on top.
+        # The clock advances a second per call; the smallest validation and a batch may exceed the limit.
         assert len(land.calls) <= seconds + len(CASES)
 
 
@@ -136,14 +136,14 @@ def test_objects_that_fail_unaccelerated_are_left_out(known):
     class Broken(Landscape):
         def row(self, method, case):
             row = super().row(method, case)
-            return {**row, "error": "RuntimeError: no luck"} if case == CASES[1] else row
+            return {**row, "error": "RuntimeError: planned failure"} if case == CASES[1] else row
 
     found = search(known, land=Broken())
     assert CASES[1] not in found.cases and len(found.cases) == 5 and found.chosen.stages
 
     class AllBroken(Landscape):
         def row(self, method, case):
-            return {**super().row(method, case), "error": "RuntimeError: no luck"}
+            return {**super().row(method, case), "error": "RuntimeError: planned failure"}
 
     with pytest.raises(FastSam3dError, match="tuning needs two"):
         search(known, land=AllBroken())
@@ -180,5 +180,5 @@ def test_time_remains_for_the_last_combinations(known):
     plan = SearchPlan(0.33, CASES, HELD_OUT, known, seconds=200.0)
     Search(plan, measurements, lambda phase, spent, note: received.append((phase, spent))).run()
     last = dict(received)
-    assert max(last[stage] for stage in STAGES) <= 0.70 * 200 + 3, "a batch may be under way"
-    assert max(last[stage] for stage in STAGES) > 0.60 * 200, "time that is left is used"
+    assert max(last[stage] for stage in STAGES) <= 0.70 * 200 + 3, "a batch may be running"
+    assert max(last[stage] for stage in STAGES) > 0.60 * 200, "the remaining time is used"

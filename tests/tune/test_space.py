@@ -1,4 +1,4 @@
-"""What is searched: every method, with settings that it has, and values that it takes."""
+"""The search space: every method, its settings and their values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def known():
 def test_every_method_of_a_stage_has_tunable_settings(known, stage):
     options = [method.option for method in known[stage]]
     assert sorted(options) == [name for name in group_options()[stage] if name != "off"]
-    assert options.index("fast_sam3d") <= 2, "what presets name is tried first"
+    assert options.index("fast_sam3d") <= 2, "methods named by presets are tried first"
     assert all(method.knobs for method in known[stage])
 
 

@@ -1,4 +1,4 @@
-"""`fast-sam3d tune`: what it refuses, what it writes, and what a stop leaves."""
+"""`fast-sam3d tune`: refused arguments, output files, interruption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tune.landscape import Landscape
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
-    """What is loaded, whatever is asked for."""
+    """The pipeline that replaces every loaded checkpoint."""
     made = StandIn()
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -30,7 +30,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
 
 @pytest.fixture
 def landscape(monkeypatch: pytest.MonkeyPatch):
-    """Formulas in place of runs."""
+    """Measurements by formulas instead of runs."""
     land = Landscape()
 
     def measure(*settings):

@@ -108,7 +108,7 @@ def car(rng: Rng) -> Design:
     length, w, h = rng.uniform(0.8, 1.2), rng.uniform(0.35, 0.5), rng.uniform(0.12, 0.2)
     wheel = rng.uniform(0.1, 0.16)
     cabin = length * rng.uniform(0.2, 0.32)
-    shift = rng.uniform(-0.14, -0.04) * length  # never in the middle, or front and back are alike
+    shift = rng.uniform(-0.14, -0.04) * length  # never in the middle, where front and back would look the same
     parts = [Part("box", (w / 2, length / 2, h, 0.05), (0, 0, wheel + h * 0.8))]
     parts.append(Part("box", (w * 0.43, cabin, h * 0.9, 0.05), (0, -shift, wheel + h * 2.2), colour=2))
     for sx in (-1, 1):

@@ -35,7 +35,7 @@ class Guidance:
 
 
 class Guiding(Protocol):
-    """What a `Guide` remembers during one solve. Leaves are velocities of the network, before guidance mixes them."""
+    """The state of a `Guide` during one solve. Leaves are velocities of the network, before guidance mixes them."""
 
     def stand_in(self, conditional: Leaves) -> Leaves | None:
         """The unconditional velocity without the network; None asks for the call."""

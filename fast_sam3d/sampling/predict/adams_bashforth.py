@@ -20,8 +20,8 @@ class AdamsBashforth(Integrate):
     """x moves by the integral of the polynomial through the last `order` evaluated velocities.
 
     No cache at all: the steps between two evaluations together are one step of the solver from the one to the other,
-    on the grid of the evaluated times, uniform or not. So this is what the same number of network calls gives by
-    textbook means. With the network at every step it is the solver on the grid itself, which is not Euler's result.
+    on the grid of the evaluated times, uniform or not. So this is the textbook result for as many network
+    calls. With the network at every step it is the solver on the grid itself, which is not Euler's result.
 
     Source: Bashforth and Adams (1883), with variable steps as in Hairer, Norsett and Wanner, Solving Ordinary
     Differential Equations I, section III.5. The first steps have fewer evaluations, and so a lower order.

@@ -33,7 +33,7 @@ class Chebyshev(Predict):
     ridge: float = setting(0.1, Real(0.0, 1e6))
     blend: float = setting(0.5, Real(0.0, 1.0), tune=Real(0.0, 1.0))
     depth: ClassVar[int] = 1000
-    """All that a solve can have."""
+    """As many as a solve can have."""
 
     def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
         """See `Predict`."""

@@ -51,7 +51,7 @@ class DynamicModes(Predict):
 
     @property
     def fallback(self) -> Hermite:
-        """What predicts while there are too few snapshots."""
+        """The predictor used while there are too few snapshots."""
         return Hermite(self.order, self.sigma, self.stride)
 
     @property
@@ -107,5 +107,5 @@ def continued(snapshots: Tensor, ahead: float, cutoff: float) -> Tensor:
     amplitudes = torch.linalg.solve(vectors, start.to(vectors.dtype))
     weights = (vectors @ (amplitudes * values.pow(ahead))).real
     along = u[:, :rank] @ weights.to(u.device, u.dtype)
-    # What of the last snapshot lies outside the modes stays.
+    # The part of the last snapshot outside the modes is held.
     return along + snapshots[:, -1] - u[:, :rank] @ start.to(u.device, u.dtype)

@@ -18,7 +18,7 @@ from fast_sam3d.sampling.step import LeafEvaluation
 class MeanFlow(Integrate):
     """The mean velocity from the last evaluation e to a later s is v_e + (s - e) J with J = (v_e - u) / (e - w).
 
-    u is the mean velocity with which the state came from w to e, so J stands for the derivative of the mean velocity
+    u is the mean velocity with which the state came from w to e, so J is the derivative of the mean velocity
     along the flow. Skipped steps are the differences of that path; evaluated ones are plain Euler steps.
 
     Source: MeanCache (arXiv 2601.19961). Its schedule is a shortest path through errors that were measured beforehand

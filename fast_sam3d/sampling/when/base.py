@@ -14,7 +14,7 @@ Decide: TypeAlias = Callable[[int, History[Evaluation], Leaves], bool]
 
 
 class When(Part):
-    """A schedule: the steps at which the network runs. What it remembers during a solve is in `start`'s result."""
+    """A schedule: the steps at which the network runs. The state of a solve is in `start`'s result."""
 
     __slots__ = ()
 

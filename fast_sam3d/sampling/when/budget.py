@@ -58,7 +58,7 @@ class Budget(When):
             if step < self.warmup or kappa is None:
                 return True
             spent += kappa * moved / (_size(newest.v) + 1e-6)
-            return not spent < self.threshold  # a sum that is not a number is no reason to skip
+            return not spent < self.threshold  # do not skip if the sum is NaN
 
         return decide
 

@@ -21,8 +21,8 @@ class Magnitude(When):
     Each skipped step multiplies the known ratios of magnitude of one step to the step before, and adds |1 - product|
     to a sum; the network runs when that would reach the threshold, or after `longest` skipped steps.
 
-    Source: MagCache (arXiv 2506.09045), where the magnitude is that of the residual of the transformer; the seam sees
-    velocities, so it is theirs. `fast_sam3d.tune.calibrate.watched` measures the ratios on any pipeline.
+    Source: MagCache (arXiv 2506.09045), which uses the magnitude of the transformer's residual; here it is that of the
+    velocity. `fast_sam3d.tune.calibrate.watched` measures the ratios on any pipeline.
 
     Args:
         ratios: [n] of steps 1 ... n of a run that evaluates all; for another number of steps the nearest in share of

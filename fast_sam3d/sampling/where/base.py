@@ -61,7 +61,7 @@ Choose: TypeAlias = Callable[[int, History[Evaluation]], Tensor | Merged | Held 
 
 
 class Where(Part):
-    """A choice of the tokens that the network evaluates. What it remembers during a solve is in `start`'s result.
+    """A choice of the tokens that the network evaluates. The state of a solve is in `start`'s result.
 
     Attributes:
         needs_tokens: it fits only a stage with voxels as tokens.

@@ -1,4 +1,4 @@
-"""Holding tokens of the sparse structure whose voxels have settled."""
+"""Holds tokens of the sparse structure with settled voxels."""
 
 from __future__ import annotations
 

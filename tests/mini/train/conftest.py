@@ -1,4 +1,4 @@
-"""A handful of generated objects, and a recipe that trains through all stages in seconds."""
+"""A few generated objects, and a recipe that trains all stages in seconds."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def objects(shard: Path) -> Objects:
-    """What is in `shard`."""
+    """The contents of `shard`."""
     return read([shard], ARRAYS)
 
 
 @pytest.fixture
 def tiny() -> Recipe:
-    """Everything as small as it can be."""
+    """The smallest possible recipe."""
     schedule = TrainingSchedule(steps=4, batch=2, warmup=1, checkpoint=2)
     trunk = {"model_channels": 16, "num_heads": HEADS, "num_blocks": 1}
     return Recipe(

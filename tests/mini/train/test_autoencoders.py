@@ -1,4 +1,4 @@
-"""The occupancy autoencoder's loss and what is made of it."""
+"""The occupancy autoencoder's loss and latents."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_coarse_occupancy_against_pooling(objects):
 
 
 def test_augmentation_keeps_the_height_of_every_voxel():
-    # Random, as no object need differ from all its turned and mirrored selves.
+    # Random, because an object may equal its rotated and mirrored copies.
     grid = (torch.rand(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.3).float()
     seen = set()
     for seed in range(40):

@@ -1,4 +1,4 @@
-"""Conditions and layout targets against the poses that they stand for."""
+"""Conditions and layout targets against the poses that they encode."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_sampled_times_cover_the_open_interval():
     times = sample_times(20_000, torch.Generator().manual_seed(0))
     assert 0 < times.min() < 0.01 and 0.99 < times.max() < 1
     assert times.mean().item() == pytest.approx(0.5, abs=0.01)
-    # Half uniform, half logistic-normal, whose middle half lies in sigmoid(+-0.6745) = 0.3375..0.6625.
+    # Half uniform, half logistic-normal with its middle half in sigmoid(+-0.6745) = 0.3375..0.6625.
     middle = ((times > 0.3375) & (times < 0.6625)).float().mean().item()
     assert middle == pytest.approx((0.325 + 0.5) / 2, abs=0.015)
 
@@ -96,7 +96,7 @@ def test_same_generator_same_loss(loss):
 
 
 class Oracle(nn.Module):
-    """Answers with the velocity that leads from the noise to known clean leaves."""
+    """Returns the velocity from the noise to known clean leaves."""
 
     def __init__(self, clean: dict[str, torch.Tensor]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The training loop: a stop loses no more than an interval, and what follows is what would have been."""
+"""The training loop: an interruption loses at most one interval, and a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def trainer(folder: Path, width: int = 3, schedule: TrainingSchedule = SCHEDULE)
 
 
 def train(folder: Path, stop_at: int | None = None, schedule: TrainingSchedule = SCHEDULE) -> tuple[Trainer, list[int]]:
-    """Regress noise; raises `Stopped` in the update `stop_at`. Returns the trainer and the updates that it made."""
+    """Regress noise; raises `Stopped` in the update `stop_at`. Returns the trainer and its updates."""
     made = trainer(folder, schedule=schedule)
     steps = []
 

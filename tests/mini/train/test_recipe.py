@@ -1,4 +1,4 @@
-"""What `train-mini` does by default, and what it refuses to do."""
+"""Default and invalid settings of `train-mini`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 class Linear(nn.Module):
-    """Voxels whose logit is a gain times one channel of their cell."""
+    """Voxel logits that are a gain times one channel of their cell."""
 
     def __init__(self, gains: Tensor) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def test_sensitivity_equals_the_fisher_information_by_hand():
     x = 0.4 * torch.randn(200_000, generator=torch.Generator().manual_seed(1))
     expected = torch.stack([g**2 * (torch.sigmoid(g * x) * torch.sigmoid(-g * x)).mean() for g in (1, 0, 2)])
     torch.testing.assert_close(diagonal, expected / expected.mean(), rtol=0.03, atol=1e-6)
-    # Voxels that are drawn alone tell nothing of each other.
+    # Voxels sampled independently have no mutual information.
     assert (information - torch.diag(information.diagonal())).abs().max() < 0.15
 
 

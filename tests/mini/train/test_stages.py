@@ -1,4 +1,4 @@
-"""The stages of a run: what each leaves says what it was made from, and nothing stale is built on."""
+"""The stages of a run: results record their inputs, and stale results are refused."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def run(tmp_path: Path, tiny: Recipe, shard: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingRun]:
-    """Make a run in one folder, with the session's objects for data."""
+    """Create a run in one folder, with the session's objects as data."""
     monkeypatch.setattr(run_module, "generate", lambda *_: [shard])
     return lambda recipe=tiny, seed=0: TrainingRun(tmp_path, recipe, seed, CPU, 1)
 
 
 @pytest.fixture(scope="module")
 def kept() -> dict[str, Path]:
-    """Where the one training of this module went."""
+    """The folder of this module's one training run."""
     return {}
 
 
@@ -41,7 +41,7 @@ def kept() -> dict[str, Path]:
 def trained(
     run: Callable[..., TrainingRun], tiny: Recipe, kept: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> TrainingRun:
-    """All stages done, and exported."""
+    """A run with all stages trained and exported."""
     if not kept:
         made = TrainingRun(tmp_path_factory.mktemp("run"), tiny, 0, CPU, 1)
         for stage in STAGES.values():
@@ -66,7 +66,7 @@ def test_rerun_changes_no_file(trained: TrainingRun, run: Callable[..., Training
 
 
 def test_an_identical_new_result_is_accepted(trained: TrainingRun, run: Callable[..., TrainingRun]) -> None:
-    """Of a damaged file the advice is to delete it; what was built on it need not be trained again."""
+    """For a damaged file the advice is to delete it; results built on it remain valid."""
     path = trained.result("ss_vae")
     before = path.read_bytes()
     path.unlink()
@@ -89,7 +89,7 @@ def test_refuses_results_built_on_replaced_inputs(
     for work in (STAGES[stage], lambda run: export(run, run.folder / "checkpoint")):
         with pytest.raises(ConfigError, match=message):
             work(longer)
-    # Without its result, what the training had come to is stale all the same.
+    # Without its result, the training's checkpoint is stale, too.
     result.unlink()
     with pytest.raises(ConfigError, match=f"{checkpoint} was trained on another result of {need}"):
         STAGES[stage](longer)
@@ -106,7 +106,7 @@ def test_another_seed_or_recipe_is_refused_where_recipe_json_is_gone(
     for other in (run(seed=1), run(faster)):
         with pytest.raises(ConfigError, match=f"{result} was trained with another seed or recipe: give the settings"):
             STAGES["ss_vae"](other)
-    STAGES["slat_vae"](run(faster))  # does not depend on it
+    STAGES["slat_vae"](run(faster))  # independent of the changed setting
     STAGES["ss_vae"](run(replace(tiny, ss_vae=replace(tiny.ss_vae, steps=9))))
 
 

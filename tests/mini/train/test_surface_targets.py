@@ -1,4 +1,4 @@
-"""Targets of the gaussians on surfaces that are known."""
+"""Targets of the gaussians on known surfaces."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_loss_is_zero_at_the_targets_and_can_be_minimised(shell):
     floor = gaussian_loss(exact, target, coords, RESOLUTION)
     torch.manual_seed(0)
     decoder = GaussianDecoder(GaussianDecoderConfig(model_channels=24, num_heads=2))
-    # The latent tells what the decoder needs: where the surface is.
+    # The latent holds what the decoder needs: the place of the surface.
     slat = SparseTensor(torch.cat([centre[:, 0], target["offset"][:, 0], centre[:, 0, :2]], dim=1), coords)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=5e-3)
     losses = []

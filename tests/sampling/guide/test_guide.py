@@ -120,7 +120,7 @@ def test_with_skipped_steps_the_report_counts_both_savings() -> None:
     _, record, counts = guided({"name": "reuse"}, when=when, predict={"name": "taylor"})
     assert record.calls == counts["ss"]
     assert record.calls + record.saved == 44
-    assert record.calls < 17  # what the stride alone leaves
+    assert record.calls < 17  # calls with the stride alone
 
 
 def test_guide_can_be_removed_replaced_and_copied() -> None:
@@ -132,7 +132,7 @@ def test_guide_can_be_removed_replaced_and_copied() -> None:
     assert not equal(expected, plain)
     twin = copy.deepcopy(pipeline)
     assert equal(twin.run(seed=0), expected)
-    # Without a guide the seam on the network must go, although the new configuration has nothing there.
+    # Without a guide the seam on the network must be removed.
     handle = fast_sam3d.accelerate(pipeline, {"ss": {"when": {"name": "always"}}})
     assert "forward" not in vars(pipeline.models["ss_generator"].reverse_fn.backbone)
     assert equal(pipeline.run(seed=0), plain)

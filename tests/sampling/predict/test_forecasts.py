@@ -96,7 +96,7 @@ def slow_mean_flow(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
 def slow_chebyshev(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
     terms = min(4, len(past))
     rows = np.polynomial.chebyshev.chebvander([2 * t - 1 for t, _, _ in past], terms - 1)
-    # Ridge regression as least squares with a row more for each term.
+    # Ridge regression as least squares with one more row per term.
     wide = np.vstack([rows, math.sqrt(0.1) * np.eye(terms)])
     target = np.vstack([np.array([v for _, _, v in past]), np.zeros((terms, 3))])
     coefficients = np.linalg.lstsq(wide, target, rcond=None)[0]

@@ -91,7 +91,7 @@ def test_order_one_is_euler_on_the_evaluated_grid(name: str) -> None:
 @pytest.mark.parametrize(("name", "highest"), [("adams_bashforth", 4), ("deis", 3)])
 @pytest.mark.parametrize("ode", ODES)
 def test_order_of_convergence(name: str, highest: int, ode: str) -> None:
-    """On ever finer uniform grids, with the network at every third step, up to a middle time."""
+    """On increasingly fine uniform grids, with the network at every third step, up to a middle time."""
     field, solution = ODES[ode]
     for order in range(1, highest + 1):
         errors = []
@@ -99,7 +99,11 @@ def test_order_of_convergence(name: str, highest: int, ode: str) -> None:
             times = [0.8 * i / steps for i in range(steps + 1)]
             got, record, _ = driven(
                 {
-                    "when": {"name": "stride", "stride": 3, "warmup": 9},  # a start of low order must not show
+                    "when": {
+                        "name": "stride",
+                        "stride": 3,
+                        "warmup": 9,
+                    },  # the low order of the first steps must not dominate
                     "predict": {"name": name, "order": order},
                 },
                 field,

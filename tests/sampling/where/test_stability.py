@@ -37,7 +37,7 @@ STAGE = SolveStage("ss", "shape", {"shape": ("shape",), "layout": ("scale",)}, d
 
 
 class Decoder:
-    """Stands for the seam on the decoder."""
+    """Replaces the seam on the decoder."""
 
     def original(self) -> None:
         return None

@@ -1,4 +1,4 @@
-"""Merging of cells against a slow one that walks over voxels."""
+"""Merging of cells against a slow implementation over voxels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def history(coords: Tensor, seed: int = 1) -> History[Evaluation]:
 
 
 def slow_merge(coords: Tensor, data: Tensor, share: float) -> tuple[list[int], list[int]]:
-    """The voxels that enter, and for each voxel the one whose answer it takes."""
+    """The voxels that enter, and for each voxel the one that it copies."""
     place = [tuple(row[1:]) for row in coords.tolist()]
     cell = [tuple(c // 2 for c in p) for p in place]
     block = {c: tuple(a // 2 for a in c) for c in cell}
@@ -79,7 +79,7 @@ def test_merging_against_a_slow_reference(share: float, count: int) -> None:
 
 
 def test_predicted_data_is_copied_instead_of_the_velocity() -> None:
-    """By hand: two tokens at t = 0.5, the second answers for both."""
+    """By hand: two tokens at t = 0.5, both take the second's result."""
     merged = Merged(torch.tensor([1]), torch.tensor([0, 0]))
     x, fresh = torch.tensor([[[4.0], [1.0]]]), torch.tensor([[[6.0]]])
     velocity = merged.spread(x, fresh, 0.5)
@@ -88,7 +88,7 @@ def test_predicted_data_is_copied_instead_of_the_velocity() -> None:
 
 
 def solve(method: dict[str, Any] | None, coords: Tensor, targets: Tensor, steps: int = 12) -> tuple[Tensor, Any]:
-    """From noise to data that the network knows for each voxel."""
+    """Flow from noise to fixed data per voxel."""
     solver, report = Euler(), Report()
     seam = SolveSeam(solver, STAGE)
     seam.add(
@@ -107,7 +107,7 @@ def solve(method: dict[str, Any] | None, coords: Tensor, targets: Tensor, steps:
 
 
 def test_merged_tokens_take_the_data_of_their_destination() -> None:
-    """Data that are equal in each block: nothing is lost but the noise."""
+    """Data that are equal in each block, so merging loses nothing but noise."""
     coords = voxels(400)
     block = (coords[:, 1:] // 4).float()
     targets = torch.stack([block[:, 0], block[:, 1], block[:, 2], block.sum(1)], dim=1)
@@ -124,7 +124,7 @@ def test_last_step_restores_detail_lost_by_merging() -> None:
     coords = voxels(100)
     targets = torch.randn(100, 4, generator=torch.Generator().manual_seed(3))
     result, _ = solve({"where": {"name": "tome", "merge": 0.5}}, coords, targets)
-    torch.testing.assert_close(result[0], targets, rtol=0, atol=1e-5)  # this network knows the answer at any step
+    torch.testing.assert_close(result[0], targets, rtol=0, atol=1e-5)  # this network is exact at any step
 
 
 def test_merge_of_zero_is_bit_exact() -> None:

@@ -1,11 +1,11 @@
-"""Turns on one object."""
+"""Runs of several variants on one object."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from fast_sam3d.bench.turns import Given, run, take_turns
+from fast_sam3d.bench.runs import Given, run, run_variants
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.errors import InputError
 from fast_sam3d.run.object import RunSettings
@@ -32,7 +32,7 @@ def test_pipeline_is_called_as_by_infer():
 
 def test_runs_are_returned_in_the_order_of_the_variants():
     pipeline, variants = StandIn(), [Variant("a", 4), Variant("b", 5, config=CACHED), Variant("c", 6)]
-    outcomes = take_turns(pipeline, Given(IMAGE, MASK), variants, MESH, order=[2, 0, 1], memory=True)
+    outcomes = run_variants(pipeline, Given(IMAGE, MASK), variants, MESH, order=[2, 0, 1], memory=True)
     assert [(o.variant.name, o.place) for o in outcomes] == [("a", 1), ("b", 2), ("c", 0)]
     assert outcomes[0].report.solves[0].steps_planned == 4
     assert outcomes[1].report.network_calls_saved > 0 == outcomes[0].report.network_calls_saved
@@ -47,15 +47,15 @@ def test_only_what_is_expected_is_caught():
             raise InputError("too small")
 
     given, variants = Given(IMAGE, MASK), [Variant("a")]
-    (outcome,) = take_turns(Broken(), given, variants, MESH)
+    (outcome,) = run_variants(Broken(), given, variants, MESH)
     assert outcome.result is None and outcome.error == "InputError: too small"
     with pytest.raises(InputError):
-        take_turns(Broken(), given, variants, MESH, catch=(KeyError,))
+        run_variants(Broken(), given, variants, MESH, catch=(KeyError,))
 
 
 def test_result_that_cannot_be_copied_counts_as_failed():
     def refuse(result):
         raise ValueError("not finite")
 
-    (outcome,) = take_turns(StandIn(), Given(IMAGE, MASK), [Variant("a", 3)], MESH, catch=(ValueError,), keep=refuse)
+    (outcome,) = run_variants(StandIn(), Given(IMAGE, MASK), [Variant("a", 3)], MESH, catch=(ValueError,), keep=refuse)
     assert outcome.result is None and "not finite" in outcome.error

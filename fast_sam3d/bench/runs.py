@@ -36,7 +36,7 @@ class VariantRun:
 
     Args:
         variant: the variant.
-        place: its position in the turns, from 0.
+        place: its position in the order of the runs, from 0.
         result: of the pipeline's `run`, or what was kept of it; None after a failure.
         error: why it failed, in a sentence; empty otherwise.
         seconds: wall-clock time of the run, installing and removing the acceleration included.
@@ -65,7 +65,7 @@ class VariantRun:
         }
 
 
-def take_turns(
+def run_variants(
     pipeline: Any,
     given: Given,
     variants: Sequence[Variant],
