@@ -16,7 +16,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fast_sam3d.moved import explain_old_imports
+from fast_sam3d.moved import explain_old_imports, where
 
 if TYPE_CHECKING:
     from fast_sam3d import report
@@ -77,7 +77,8 @@ def __getattr__(name: str) -> Any:
     if name == "report":
         return import_module("fast_sam3d.report")
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = where(f"{__name__}.{name}")
+        raise AttributeError(hint or f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

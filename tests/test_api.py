@@ -358,7 +358,9 @@ def test_overrides(config: Any, pipeline: FakePipeline) -> None:
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [
-        ({"sss": {}}, {}, "there is no module 'sss' to accelerate: did you mean 'ss'"),
+        ({"sss": {}}, {}, "there is no stage 'sss' to accelerate: did you mean 'ss'"),
+        ({"preset": "fast"}, {}, "a preset is given by its name"),
+        ("fast", {"overrides": ["preset=default"]}, "the preset is fast, and the override preset=default asks"),
         ({"ss": {"when": {"name": "strides"}}}, {}, r"ss\.when\.name is 'strides': did you mean 'stride'"),
         (
             {"ss": {"predict": {"scales": {"name": "hold"}}}},

@@ -27,6 +27,9 @@ def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Mappin
         raise ConfigError("config and preset both say what to do: give one of them")
     if isinstance(config, str) and not (config.endswith((".yaml", ".yml")) or os.sep in config):
         config, preset = None, config
+    other = next((text for text in overrides if text.startswith("preset=") and preset is not None), None)
+    if other:
+        raise ConfigError(f"the preset is {preset}, and the override {other} asks for another: give one of them")
     if config is None:
         return _from_preset(preset, overrides)
     if isinstance(config, (str, os.PathLike)):
@@ -79,8 +82,9 @@ def refuse_unknown(settings: Mapping[str, Any], stages: Collection[str]) -> None
     known = compose()[0].keys() - set(MODULES) if others else set()
     for key in others:
         if key not in known:
-            hint = "; a file of configs/ is one part, and `fast-sam3d config ... > whole.yaml` writes a whole"
-            part = key in ("defaults", "when", "where", "predict")
-            raise ConfigError(
-                f"there is no module '{key}' to accelerate: {suggest(str(key), stages)}{hint if part else ''}"
-            )
+            hint = ""
+            if key in ("defaults", "when", "where", "predict"):
+                hint = "; a file of configs/ is one part, and `fast-sam3d config ... > whole.yaml` writes a whole"
+            elif key == "preset":
+                hint = "; a preset is given by its name, accelerate(pipeline, 'fast')"
+            raise ConfigError(f"there is no stage '{key}' to accelerate: {suggest(str(key), stages)}{hint}")

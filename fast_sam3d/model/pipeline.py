@@ -45,6 +45,8 @@ class Pipeline(Stages):
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{folder / CONFIG_NAME} is not usable ({reason}): {REPAIR}") from error
         load_networks(pipeline.models, pipeline.condition_embedders, folder)
+        import trimesh  # noqa: F401  (here, so that the first run's times contain no import)
+
         return pipeline
 
     def save_pretrained(self, folder: Path | str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_sam3d.config.compose import FORMATS, PipelineConfig
+from fast_sam3d.errors import InputError
 
 if TYPE_CHECKING:
     from fast_sam3d.telemetry import Progress, Report
@@ -93,6 +94,7 @@ def run_object(
 
     Raises:
         NotAPipelineError: `pipeline` is not one.
+        InputError: a picture that is not [H, W, 3] uint8, or a mask of another size.
     """
     import torch
 
@@ -125,5 +127,16 @@ def with_alpha(image: NDArray[np.uint8], mask: NDArray[Any]) -> NDArray[np.uint8
 
     A separate boolean mask would become an alpha of 1 in 255 in the stock pipeline (inference_pipeline.py,
     merge_image_and_mask).
+
+    Raises:
+        InputError: a picture that is not [H, W, 3] uint8, or a mask of another size.
     """
-    return np.dstack([image, (np.asarray(mask) > 0).astype(np.uint8) * 255])
+    pixels, covered = np.asarray(image), np.asarray(mask)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise InputError(f"the picture is {pixels.dtype} {list(pixels.shape)}: give [height, width, 3] of uint8")
+    if covered.shape != pixels.shape[:2]:
+        raise InputError(
+            f"the mask is {list(covered.shape)} and the picture {list(pixels.shape[:2])} (height, width): "
+            "give the mask at the picture's size"
+        )
+    return np.dstack([pixels, (covered > 0).astype(np.uint8) * 255])

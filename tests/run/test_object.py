@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 
 import fast_sam3d
 from fast_sam3d import ObjectRun, RunSettings, run_object
+from fast_sam3d.errors import InputError
+from fast_sam3d.run.object import with_alpha
 from tests.minis import picture, random_mini
 from tests.stand_in import StandIn
 
@@ -37,6 +40,22 @@ def test_the_object_is_where_the_mask_is_above_0(mask: np.ndarray) -> None:
     pipeline = StandIn()
     run_object(pipeline, IMAGE, mask, settings=FEW)
     np.testing.assert_array_equal(pipeline.arguments["image"][..., 3], MASK * 255)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"mask": np.ones((3, 8), bool)}, "the mask is [3, 8] and the picture [8, 8]"),
+        ({"mask": None}, "the mask is [] and the picture [8, 8]"),
+        ({"mask": np.ones((8, 8, 3), bool)}, "the mask is [8, 8, 3]"),
+        ({"image": None}, "give [height, width, 3] of uint8"),
+        ({"image": np.zeros((8, 8, 3))}, "the picture is float64 [8, 8, 3]"),
+    ],
+)
+def test_refuses_a_picture_or_mask_of_another_form(change: dict[str, Any], says: str) -> None:
+    given = {"image": np.zeros((8, 8, 3), np.uint8), "mask": np.ones((8, 8), bool), **change}
+    with pytest.raises(InputError, match=re.escape(says)):
+        with_alpha(given["image"], given["mask"])
 
 
 def test_every_run_has_its_own_report() -> None:
