@@ -11,7 +11,7 @@ from fast_sam3d.config.catalogue import NEEDS, Listing, listed
 from fast_sam3d.config.compose import group_options
 from fast_sam3d.config.packaged import resource
 
-PRESETS = ("preset", "picks", "what it is")
+PRESETS = ("preset", "picks")
 HEADER = ("method", "paper", "stages", "needs", "switch on with")
 
 
@@ -26,7 +26,9 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps([method.to_dict() for method in methods], indent=2))
         return 0
     if args.stage is None:
-        print("\n".join([*_table([PRESETS, *map(_preset, group_options()["preset"])]), ""]))
+        *rows, notes = zip(*map(_preset, group_options()["preset"]), strict=True)
+        heading, rule, *lines = _table([PRESETS, *zip(*rows, strict=True)])
+        print("\n".join([heading, rule, *(f"{line}\n    {note}" for line, note in zip(lines, notes, strict=True)), ""]))
     rows = [HEADER, *(_row(method, args.stage) for method in methods)]
     print("\n".join(_table(rows)))
     shown = dict.fromkeys(need for method in methods for need in _needs(method, args.stage))
