@@ -15,6 +15,7 @@ from pathlib import Path
 
 EXEMPT = {"adapters", "model", "mini"}
 ATTRIBUTES = {"models", "reverse_fn", "_solver", "condition_embedders", "backbone", "shape_model_dtype"}
+NAMES = {"_pipeline", "reverse_fn", "_solver", "condition_embedders", "shape_model_dtype"}  # as in getattr
 PARTS = ("_generator", "_condition_embedder", "slat_decoder_mesh", "slat_decoder_gs", "slat_decoder_gs_4")
 
 
@@ -25,7 +26,7 @@ def violations(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Attribute) and node.attr in ATTRIBUTES:
             known = f".{node.attr}"
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
-            known = repr(node.value) if node.value.endswith(PARTS) or node.value == "_pipeline" else None
+            known = repr(node.value) if node.value.endswith(PARTS) or node.value in NAMES else None
         if known:
             yield f"{path}:{node.lineno}: {known} is for fast_sam3d/adapters to know: ask the adapter"
 

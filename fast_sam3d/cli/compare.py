@@ -122,7 +122,7 @@ def _draw(path: Path, request: Request, runs: Mapping[str, ObjectRun], facts: Ma
         return Row(way, f"{seconds:.2f} s, {calls} network calls", accent, runs[way].result)
 
     config, given, rounds, speedup = request.config, request.given, facts["rounds"], facts["speedup"]
-    threads = "" if facts["threads"] is None else f", {facts['threads']} threads"
+    threads = "" if facts["threads"] is None else f", {facts['threads']} thread{'s' * (facts['threads'] > 1)}"
     how = f"preset {facts['preset']}"
     if facts["preset"] == "off":
         how = " ".join(f"{module}={config.choices[module]}" for module in MODULES if config.modules.get(module))

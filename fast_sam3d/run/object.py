@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_sam3d.config.compose import FORMATS, PipelineConfig
-from fast_sam3d.errors import InputError
+from fast_sam3d.config.compose import FORMATS, SEED_MAX, PipelineConfig
+from fast_sam3d.errors import ConfigError, InputError
+from fast_sam3d.ranges import Whole
 
 if TYPE_CHECKING:
     from fast_sam3d.telemetry import Progress, Report
@@ -28,6 +29,9 @@ class RunSettings:
         ss_steps, slat_steps: Euler steps of the two samplers; None: the pipeline's own.
         formats: to decode, of "mesh", "gaussian" and "gaussian_4"; None: the pipeline's own.
         refine_pose: refine the pose against mask and pointmap once the object is decoded.
+
+    Raises:
+        ConfigError: a value out of range.
     """
 
     seed: int | None = 42
@@ -35,6 +39,15 @@ class RunSettings:
     slat_steps: int | None = None
     formats: tuple[str, ...] | None = None
     refine_pose: bool = True
+
+    def __post_init__(self) -> None:
+        for name, valid in (("seed", Whole(0, SEED_MAX)), ("ss_steps", Whole(1)), ("slat_steps", Whole(1))):
+            value = getattr(self, name)
+            if value is not None and not valid.holds(value):
+                raise ConfigError(f"{name} is {value!r}: give {valid}")
+        known = isinstance(self.formats, (list, tuple)) and self.formats and set(self.formats) <= set(FORMATS)
+        if self.formats is not None and not known:
+            raise ConfigError(f"formats is {self.formats!r}: give some of {FORMATS}")
 
     @classmethod
     def of(cls, seed: int, pipeline: PipelineConfig) -> RunSettings:

@@ -185,9 +185,12 @@ class ObjectsProgress(AbstractContextManager["ObjectsProgress"]):
         if self._bar is not None:
             self._show(name)
             return
-        gone = time.perf_counter() - self._since
-        log.info("object %s %s: %d of %d, %.1f s gone, about %.0f s left", name, status, self._done, self._total, gone,
-                 gone / self._done * self.left)  # fmt: skip
+        elapsed = time.perf_counter() - self._since
+        left = elapsed / self._done * self.left
+        log.info(
+            "object %s %s: %d of %d, %.1f s elapsed, about %.0f s left",
+            name, status, self._done, self._total, elapsed, left,
+        )  # fmt: skip
 
     def _show(self, note: str | None = None) -> None:
         if self._bar is not None:

@@ -11,7 +11,7 @@ import torch
 
 import fast_sam3d
 from fast_sam3d import ObjectRun, RunSettings, run_object
-from fast_sam3d.errors import InputError
+from fast_sam3d.errors import ConfigError, InputError
 from fast_sam3d.run.object import with_alpha
 from tests.minis import picture, random_mini
 from tests.stand_in import StandIn
@@ -56,6 +56,16 @@ def test_refuses_a_picture_or_mask_of_another_form(change: dict[str, Any], says:
     given = {"image": np.zeros((8, 8, 3), np.uint8), "mask": np.ones((8, 8), bool), **change}
     with pytest.raises(InputError, match=re.escape(says)):
         with_alpha(given["image"], given["mask"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"seed": -1}, {"seed": "a"}, {"ss_steps": 0}, {"formats": "mesh"}, {"formats": ("mash",)}, {"formats": ()}],
+)
+def test_refuses_settings_out_of_range(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ConfigError, match=f"{name} is .*: give"):
+        RunSettings(**wrong)
 
 
 def test_every_run_has_its_own_report() -> None:
