@@ -12,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from fast_sam3d.errors import OutputError
@@ -120,10 +121,19 @@ def has_files(folder: Path, sizes: Mapping[str, int | None]) -> bool:
 
 def refuse_other_settings(target: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raises OutputError, naming the first difference, unless the settings are equal."""
-    key = next((key for key in (*new, *old) if old.get(key) != new.get(key)), None)
-    if key is not None:
-        before, now = (json.dumps(settings.get(key))[:80] for settings in (old, new))
+    if dict(old) != dict(new):
+        key, *values = _first_difference(old, new)
+        before, now = ("off" if value == {} else shorten(json.dumps(value), 80, placeholder=" …") for value in values)
+        key = key.removeprefix("modules.")  # of the configuration: ss.when.stride
         raise OutputError(f"{target} was made with other settings ({key} was {before} and is {now}): {_REPLACE}")
+
+
+def _first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any]:
+    """The dotted key of the first value that differs, and both values."""
+    if old and new and isinstance(old, Mapping) and isinstance(new, Mapping):
+        name = next(name for name in (*new, *old) if old.get(name) != new.get(name))
+        return _first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+    return key, old, new
 
 
 _REPLACE = "add --overwrite to replace them, or choose another --output_dir"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
 
 from fast_sam3d.errors import OutputError
-from fast_sam3d.outputs.folder import check_target, result_folder
+from fast_sam3d.outputs.folder import check_target, refuse_other_settings, result_folder
 from tests.stand_in import files
 
 
@@ -138,3 +139,21 @@ def test_names_that_are_too_long_are_rejected_before_the_work(tmp_path, name):
         check_target(tmp_path / name, {"x"})
     assert len(str(caught.value)) < 300
     assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ({"seed": 42}, {"seed": 7}, "seed was 42 and is 7"),
+        (
+            {"modules": {"ss": {"when": {"name": "stride", "stride": 4}}}},
+            {"modules": {"ss": {"when": {"name": "stride", "stride": 5}}}},
+            "ss.when.stride was 4 and is 5",
+        ),
+        ({"modules": {"ss": {"when": 1}}}, {"modules": {"ss": {}}}, 'ss was {"when": 1} and is off'),
+    ],
+)
+def test_refusing_other_settings_names_the_first_difference(tmp_path, old, new, says):
+    with pytest.raises(OutputError, match=re.escape(f"({says}): add --overwrite")):
+        refuse_other_settings(tmp_path, old, new)
+    refuse_other_settings(tmp_path, old, old)
