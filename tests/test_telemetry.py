@@ -18,7 +18,7 @@ from tests.fakes import FakePipeline, equal, same_vars, snapshot
 CONFIG = {"ss": {"when": {"name": "stride", "stride": 3}, "predict": {"name": "taylor"}}}
 
 
-def test_observing_changes_nothing() -> None:
+def test_observing_is_bit_identical() -> None:
     pipeline, plain = FakePipeline(), FakePipeline().run(seed=0)
     before, rng = snapshot(pipeline), torch.get_rng_state()
     with observe(pipeline) as report:
@@ -45,7 +45,7 @@ def test_reported_calls_equal_actual_calls(steps: int, strength: float, interval
     assert [solve.calls for solve in report.solves] == [guidance.backbone.calls for guidance in networks]
 
 
-def test_the_end_of_the_interval_falls_on_the_networks_side() -> None:
+def test_end_of_the_interval_is_classified_as_by_the_network() -> None:
     """The stock structured-latent grid is float32, where 0.3 is a little more and 1000 * 0.3 is 300 all the same."""
     generator = FakePipeline().models["slat_generator"]
     generator.reverse_fn.interval = (0, 300)
@@ -57,7 +57,7 @@ def test_unknown_dynamics_count_one_call() -> None:
     assert count_calls(lambda x, t: x, 0.1) == 1
 
 
-def test_calls_of_guidance_per_leaf_and_of_the_pointmap_kind() -> None:
+def test_calls_of_per_leaf_and_pointmap_guidance() -> None:
     generator = FakePipeline().models["ss_generator"]
     generator.reverse_fn.strength = {"shape": 0.0, "scale": 2.0}
     generator.reverse_fn.interval = {"shape": (0, 1000), "scale": (0, 100)}
@@ -108,7 +108,7 @@ def test_restore_leaves_observers() -> None:
 
 
 class Clock:
-    """A clock that the test moves."""
+    """A clock that the test advances."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -118,7 +118,7 @@ class Clock:
         self.now += seconds
 
 
-def test_stages_are_timed_without_those_inside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_of_a_stage_exclude_nested_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     report, clock = Report(), Clock(monkeypatch)
     with report.stage("outer"):
         clock.sleep(1)
@@ -134,7 +134,7 @@ def test_stages_are_timed_without_those_inside_them(monkeypatch: pytest.MonkeyPa
     assert report.total_seconds == 37.0
 
 
-def test_a_stage_that_fails_stops_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_stage_stops_its_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     report, clock = Report(), Clock(monkeypatch)
     with pytest.raises(RuntimeError), report.stage("outer"):
         clock.sleep(1)
@@ -147,7 +147,7 @@ def test_a_stage_that_fails_stops_its_clock(monkeypatch: pytest.MonkeyPatch) -> 
     assert report.seconds == {"outer": 1.0, "inner": 2.0, "next": 4.0}
 
 
-def test_the_pipelines_stages_add_up_to_the_run() -> None:
+def test_stages_add_up_to_the_run() -> None:
     pipeline = FakePipeline()
     with observe(pipeline) as report:
         pipeline.run(seed=0)
@@ -164,7 +164,7 @@ def test_progress_is_called_for_every_step() -> None:
     assert [event for event in events if event[0] == "mesh"] == [("mesh", 0, 1), ("mesh", 1, 1)]
 
 
-def test_the_report_as_json() -> None:
+def test_report_as_json() -> None:
     pipeline = FakePipeline()
     handle = fast_sam3d.accelerate(pipeline, CONFIG)
     pipeline.run(seed=0)
@@ -182,7 +182,7 @@ def test_the_report_as_json() -> None:
     assert data["peak_memory_bytes"]["host"] > 10_000_000
 
 
-def test_the_table() -> None:
+def test_report_as_table() -> None:
     pipeline = FakePipeline()
     handle = fast_sam3d.accelerate(pipeline, CONFIG)
     pipeline.run(seed=0)
@@ -194,7 +194,7 @@ def test_the_table() -> None:
     assert "peak memory of the process: host" in lines[-1]
 
 
-def test_the_table_of_nothing_and_of_fallbacks() -> None:
+def test_table_without_runs_and_with_fallbacks() -> None:
     report = Report()
     assert report.table().splitlines()[-1].split() == ["total", "0.00", "0", "0"]
     log = report.begin_solve("ss", [0.0, 1.0])
@@ -215,12 +215,12 @@ def test_clear_and_copy() -> None:
     assert twin.progress is None
 
 
-def test_observing_what_is_no_pipeline() -> None:
+def test_observing_other_objects_is_refused() -> None:
     with pytest.raises(NotAPipelineError), observe(object()):
         pass
 
 
-def test_peaks() -> None:
+def test_peak_memory() -> None:
     before = peak_host_bytes()
     assert before is None or before > 10_000_000
     assert (peak_device_bytes() is None) == (not torch.cuda.is_initialized())

@@ -164,7 +164,7 @@ def _open_closed_streams() -> None:
 
 
 class _Terminated(BaseException):
-    """Raised on SIGTERM, so that unfinished files are removed on the way out."""
+    """Raised on SIGTERM, so that unfinished files are removed at exit."""
 
 
 def _raise_on_termination() -> Any:

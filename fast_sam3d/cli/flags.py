@@ -170,7 +170,7 @@ def add_ways(group: Any, text: str, default: str, example: str) -> None:
 
 def add_rounds(group: Any, default: int) -> None:
     """--rounds."""
-    text = "measured runs of each way, after a warm-up"
+    text = "measured runs of each variant, after a warm-up"
     group.add_argument("--rounds", type=at_least(1), default=default, metavar="N", help=text)
 
 

@@ -1,4 +1,4 @@
-"""`fast-sam3d measure-exact`: time and peak memory of stock parts with and without their exact saving, in turns."""
+"""`fast-sam3d measure-exact`: time and peak memory of stock parts with and without their exact saving."""
 
 from __future__ import annotations
 

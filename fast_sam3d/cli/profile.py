@@ -1,4 +1,4 @@
-"""`fast-sam3d profile`: where the time of an object goes, off and accelerated, measured in turns, with a picture."""
+"""`fast-sam3d profile`: seconds per stage of one object, without and with acceleration, in alternating runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_ways(parser, "a way to run", "fast_sam3d, default and fast", f"(default without --preset: {', '.join(WAYS)})")
     parser.add_argument(
         "--after_mask", type=int, metavar="N",
-        help="also time each way after a run of mask N, whose caches it finds warm (default: none)",
+        help="also time each variant after a run of mask N, with warm caches (default: none)",
     )  # fmt: skip
     parser.add_argument("--picture", type=Path, default=Path("profile.png"), metavar="FILE", help="stacked bars")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every number (default: none)")
@@ -97,7 +97,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def lines(timings: list[Timing]) -> list[str]:
-    """The table: stages down, ways across; then the whole, the median ratio, and the calls of the networks."""
+    """A row per stage, a column per variant; then the whole, the median ratio, and the calls of the networks."""
     from fast_sam3d.run.progress import STAGES
 
     medians = [timing.medians() for timing in timings]

@@ -1,4 +1,4 @@
-"""`fast-sam3d profile-scene`: times a scene against single runs of its objects, in turns."""
+"""`fast-sam3d profile-scene`: times a scene against single runs of its objects, alternating."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
     }
     seconds = measure(ways, args.rounds)
     threads = torch.get_num_threads()
-    print(f"{len(masks)} objects, {how}, {threads} threads, {args.rounds} rounds in turns, whole commands")
+    print(f"{len(masks)} objects, {how}, {threads} threads, {args.rounds} alternating rounds, whole commands")
     for name, values in seconds.items():
         ratios = [other / own for own, other in zip(seconds[SCENE], values, strict=True)]
         line = f"{name:<18} {statistics.median(values):7.2f} s"

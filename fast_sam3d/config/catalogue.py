@@ -24,7 +24,7 @@ STAGES = ("ss", "slat", "mesh")
 
 NEEDS: Mapping[str, str] = {
     "voxels": "tokens that are voxels, which it chooses from or merges",
-    "guidance": "classifier-free guidance in two calls that can be told apart, on a network that is not compiled",
+    "guidance": "classifier-free guidance in two distinguishable calls, on a network that is not compiled",
     "calibration": "numbers measured on the model beforehand (fast_sam3d.tune.calibrate)",
     "occupancy": "decodes the sparse structure in mid-solve",
     "picture": "looks at the picture and its mask",

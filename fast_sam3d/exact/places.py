@@ -132,7 +132,7 @@ def _linear_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
         precision, backbone = adapter.precision(stage), adapter.network(stage)
         if not isinstance(backbone, nn.Module) or precision is torch.float32:
             continue
-        # The projections of the context have a seam of their own.
+        # The projections of the context have a separate seam.
         others = {id(getattr(attention, "to_kv", None)) for _, attention in adapter.cross_attentions(stage)}
         linears = [
             part

@@ -93,7 +93,7 @@ class Reconstruction:
 
     @classmethod
     def of(cls, result: Mapping[str, Any] | None) -> Reconstruction:
-        """From the result of a pipeline's `run`; None stands for a failed run."""
+        """From the result of a pipeline's `run`; None is a failed run."""
         if result is None:
             return cls(failed=True)
         mesh = first(result.get("mesh"))
@@ -150,7 +150,7 @@ class Reconstruction:
 
 
 NO_MESH = SimpleNamespace(vertices=np.zeros((0, 3)), faces=np.zeros((0, 3), np.int64))
-"""Stands for a decoder that found no surface."""
+"""The result of a decoder that found no surface."""
 
 
 def compare(found: Reconstruction, truth: Reconstruction, protocol: Protocol | None = None) -> dict[str, float]:

@@ -181,12 +181,12 @@ def _portable(error: Exception) -> Exception:
 
 
 def _give_way() -> None:
-    """Let the out-of-memory killer choose a fork, whose work can be repeated, before its parent or other programs."""
+    """Let the out-of-memory killer choose a fork, as its work can be repeated, before its parent or other programs."""
     score = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError, ValueError):
         score.write_text(str(min(int(score.read_text()) + 500, 1000)))
 
 
 def _leave(number: int, frame: object) -> None:
-    """Raise, so that unfinished files are removed on the way out."""
+    """Raise, so that unfinished files are removed at exit."""
     sys.exit(128 + number)

@@ -41,7 +41,7 @@ class SceneInput:
         image_path: its file.
         pointmap: [H, W, 3] float32, see `ObjectInput`; or None.
         masks: number to file, by number; gaps are allowed.
-        passed_over: files whose number another file has too, such as 01.png beside 1.png.
+        passed_over: files with the number of another file, such as 01.png beside 1.png.
         digests: of picture and pointmap as they were read, sha256; that of the pointmap may be None.
         size: (width, height) in pixels.
         max_side: pixels; longer pictures are reduced beforehand, as the embedded pipeline would do.

@@ -110,8 +110,8 @@ def scene_preview(
     if camera is not None:
         for name, mask in small.items():
             _outline(pixels, mask, colours[name])
-    told = "scene through the picture's camera, masks outlined" if camera is not None else "scene from the front"
-    panels.append((pixels, told))
+    caption = "scene through the picture's camera, masks outlined" if camera is not None else "scene from the front"
+    panels.append((pixels, caption))
     panels.append((other, f"scene from {OTHER_VIEW_DEG[0]:.0f} degrees to the right, from above"))
 
     sheet = Image.new("RGB", ((size[0] + GAP_PX) * 3 + GAP_PX, PANEL_PX + LABEL_PX + 2 * GAP_PX), BACKGROUND)
@@ -146,7 +146,7 @@ def turntable(scene: Scene, camera: Camera | None, frames: int = FRAMES) -> list
 
 
 def mask_colours(count: int) -> list[tuple[int, int, int]]:
-    """[count] colours that are easy to tell apart, 0..255."""
+    """[count] clearly distinguishable colours, 0..255."""
     hues = (0.02 + number * 0.61803398875 for number in range(count))
     return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1, 0.85, 0.95)) for hue in hues]  # type: ignore[misc]
 
@@ -170,7 +170,7 @@ def painter(scene: Scene, quick: bool = False) -> Callable[[Camera], NDArray[np.
     def draw(camera: Camera) -> NDArray[np.uint8]:
         fine = camera.resized(SAMPLES * max(camera.size))
         eye = -camera.rotation @ camera.translation
-        # The far sides of closed surfaces are not seen; dots whose side is not known stay.
+        # Back sides of closed surfaces are dropped; points with an unknown side are kept.
         shown = np.flatnonzero(np.einsum("nc,nc->n", normals, points - eye) <= 0)
         index = draw_dots(points[shown], sides[shown], fine).owner
         hit = index >= 0

@@ -25,7 +25,7 @@ REQUIRED = [module for module in PACKAGES if module not in OPTIONAL]
 
 @pytest.fixture
 def complete(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A machine where everything is there: take away from `modules`, or set `gpu`, to see the doctor say so."""
+    """A machine with everything installed; tests remove entries of `modules` or set `gpu`."""
     machine = SimpleNamespace(modules={*PACKAGES, "torch"}, gpu="NVIDIA L40S")
     checkpoints = elsewhere / "checkpoints"
     checkpoints.mkdir()
@@ -46,7 +46,7 @@ def complete(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespac
     return machine
 
 
-def test_ready(complete, capsys):
+def test_complete_installation_is_ready(complete, capsys):
     code, out, _ = run(capsys, "doctor")
     assert code == 0
     lines = out.splitlines()
@@ -74,7 +74,7 @@ def test_optional_packages_are_shown_but_not_required(complete, capsys):
 
 
 @pytest.mark.parametrize("gpu", ["NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3", "NVIDIA H200"])
-def test_flash_attention_is_required_where_the_stock_code_forces_it(complete, gpu, monkeypatch):
+def test_flash_attention_is_required_if_the_stock_code_forces_it(complete, gpu, monkeypatch):
     monkeypatch.setenv("ATTN_BACKEND", "sdpa")
     complete.gpu = gpu
     assert (examine().attention.dense, examine().attention.sparse) == ("flash_attn", "flash_attn")
@@ -83,7 +83,7 @@ def test_flash_attention_is_required_where_the_stock_code_forces_it(complete, gp
     assert "flash-attn" in examine().next_step
 
 
-def test_the_users_choice_of_attention(complete, monkeypatch):
+def test_attention_backend_chosen_by_the_user(complete, monkeypatch):
     assert (examine().attention.dense, examine().attention.sparse) == ("sdpa", "sdpa")
     monkeypatch.setenv("ATTN_BACKEND", "xformers")
     assert (examine().attention.dense, examine().attention.sparse) == ("xformers", "xformers")
@@ -128,7 +128,7 @@ def test_one_complete_checkpoint_is_enough(complete):
     assert [(found.tag, found.problem is None) for found in examine().weights] == [("hf", False), ("other", True)]
 
 
-def test_no_gpu(complete, monkeypatch):
+def test_missing_gpu(complete, monkeypatch):
     complete.gpu = None
     monkeypatch.setattr(doctor, "_driver_sees_gpu", lambda: False)
     assert "needs an NVIDIA GPU" in examine().next_step
@@ -177,7 +177,7 @@ def test_damaged_embedded_weights(monkeypatch):
     assert "the weights x are damaged" in examine().next_step
 
 
-def test_json(complete, capsys):
+def test_json_output(complete, capsys):
     complete.modules.remove("gsplat")
     code, out, _ = run(capsys, "doctor", "--json")
     assert code == 1
@@ -203,7 +203,7 @@ def test_packages_are_not_imported(tmp_path, monkeypatch):
     assert "gsplat" not in sys.modules
 
 
-def test_broken_packages(tmp_path, monkeypatch):
+def test_packages_that_fail_to_import(tmp_path, monkeypatch):
     (tmp_path / "kaolin").mkdir()  # only a folder of that name
     (tmp_path / "moge.py").write_text("")
     (tmp_path / "moge-1.dist-info").mkdir()
@@ -220,7 +220,7 @@ def test_broken_packages(tmp_path, monkeypatch):
     assert states["loguru"].problem is not None
 
 
-def test_an_import_hook_that_fails(monkeypatch):
+def test_failing_import_hook(monkeypatch):
     class Hook(importlib.machinery.PathFinder):
         @classmethod
         def find_spec(cls, name, path=None, target=None):

@@ -59,7 +59,7 @@ def hub(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         )
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(elsewhere / "token"))
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(elsewhere / "cache"))
-        # Its log handler holds on to the stream of the test that imported it.
+        # Its log handler keeps the stream of the test that imported it.
         monkeypatch.setattr(logging, "raiseExceptions", False)
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)
@@ -90,7 +90,7 @@ def inner(hub: FakeHub) -> dict[str, bytes]:
 # ----------------------------------------------------------------------------------------------------------- whole
 
 
-def test_only_the_inner_folder_is_downloaded(hub, capsys):
+def test_only_the_checkpoint_folder_is_downloaded(hub, capsys):
     code, out, err = run(capsys, "download")
     assert code == 0, err
     assert str(TARGET.absolute()) in out
@@ -100,7 +100,7 @@ def test_only_the_inner_folder_is_downloaded(hub, capsys):
     assert find_checkpoint("hf").kind == "sam3d"
 
 
-def test_a_repository_without_the_inner_folder(hub):
+def test_repository_without_the_checkpoint_folder(hub):
     hub.files = {**inner(hub), ".gitattributes": b""}
     download_weights(TARGET)
     assert contents(TARGET) == inner(FakeHub(published()))
@@ -137,7 +137,7 @@ def test_the_login_is_used_and_never_shown(hub, monkeypatch, capsys):
     assert "hf_secret" not in out + err
 
 
-def test_from_the_environment_variable_as_a_user_sets_it(hub):
+def test_endpoint_from_the_environment_variable(hub):
     environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": "home", "PYTHONPATH": str(checkout())}
     done = subprocess.run(
         [sys.executable, "-m", "fast_sam3d.cli", "download"], capture_output=True, text=True, env=environment
@@ -154,7 +154,7 @@ WEIGHTS = "checkpoints/ss_generator.ckpt"
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client writes what arrives in pieces of this size; ten megabytes otherwise."""
+    """The client writes chunks of this size; by default ten megabytes."""
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 20_000)
 
 
@@ -234,7 +234,7 @@ def test_an_interrupt_reports_that_the_command_resumes(hub, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_gated_and_not_logged_in(hub, capsys, status):
+def test_gated_repository_without_login(hub, capsys, status):
     hub.refusal = (status, "GatedRepo", "Access to model facebook/sam-3d-objects is restricted.")
     code, _, err = run(capsys, "download")
     assert code == 2
@@ -243,7 +243,7 @@ def test_gated_and_not_logged_in(hub, capsys, status):
     assert list(Path("checkpoints").iterdir()) == []
 
 
-def test_gated_and_logged_in_without_access(hub, monkeypatch):
+def test_gated_repository_without_access(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     hub.refusal = (403, "GatedRepo", "You are not in the authorized list.")
     text = refused(CheckpointError)
@@ -251,13 +251,13 @@ def test_gated_and_logged_in_without_access(hub, monkeypatch):
     assert "hf_secret" not in text
 
 
-def test_gated_on_a_second_call_is_an_error(hub):
+def test_gated_repository_on_a_second_call_is_an_error(hub):
     partial_file(hub, hub.files[WEIGHTS][:1000])
     hub.refusal = (403, "GatedRepo", "")
     assert "gated" in refused(CheckpointError)
 
 
-def test_a_token_that_is_not_accepted(hub):
+def test_invalid_token(hub):
     hub.refusal = (401, "Other", "Invalid credentials in Authorization header")
     assert "does not accept your token" in refused(CheckpointError)
 
@@ -269,7 +269,7 @@ def test_forbidden_for_another_reason(hub):
     assert "enable access to public gated repositories" in text
 
 
-def test_a_repository_that_does_not_exist(hub, capsys):
+def test_missing_repository(hub, capsys):
     hub.missing = True
     code, _, err = run(capsys, "download", "--repo", "facebook/nothing")
     assert code == 2
@@ -280,11 +280,11 @@ def test_an_invalid_name(hub):
     assert "write owner/name" in refused(CheckpointError, repository="a b/c/d")
 
 
-def test_a_revision_that_does_not_exist(hub):
+def test_missing_revision(hub):
     assert "no revision 'v9'" in refused(CheckpointError, revision="v9")
 
 
-def test_a_repository_of_something_else(hub):
+def test_repository_with_other_content(hub):
     hub.files = {"model.safetensors": b"x", "config.json": b"{}"}
     assert "has no pipeline.yaml" in refused(CheckpointError)
 
@@ -319,7 +319,7 @@ def test_too_little_space_is_an_error_before_the_download(hub, monkeypatch):
     assert not any("/resolve/" in path for path, _ in hub.requests)
 
 
-def test_a_disk_that_fills_up(hub, monkeypatch):
+def test_full_disk(hub, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -341,7 +341,7 @@ def test_a_target_with_other_content(hub):
         download_weights(TARGET / "below")
 
 
-def test_other_errors_are_raised_unchanged(hub, monkeypatch):
+def test_unexpected_errors_are_raised_unchanged(hub, monkeypatch):
     def broken(*arguments, **options):
         raise KeyError("a mistake of ours")
 

@@ -1,4 +1,4 @@
-"""Finding checkpoints, the default choice and its reason, and every way in which weights can be unusable."""
+"""Finding checkpoints, the default choice and its reason, and unusable weights."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def stock_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 
 def write_stock(folder: Path, extra: str = "") -> Path:
-    """A checkpoint folder with the file names and kinds of the stock one, and next to nothing in them."""
+    """A checkpoint folder with the file names and kinds of the stock one, and minimal contents."""
     from safetensors.numpy import save_file
 
     folder.mkdir()
@@ -126,13 +126,13 @@ def test_a_tag_is_a_folder_under_checkpoints(checkpoints):
     assert (found.tag, found.folder, found.kind) == ("mine", checkpoints / "mine", "mini")
 
 
-def test_a_path_works_too(checkpoints, tmp_path):
+def test_a_path_is_a_tag(checkpoints, tmp_path):
     folder = write_mini(tmp_path / "runs" / "last")
     assert find_checkpoint(folder).folder == folder
     assert find_checkpoint(os.path.relpath(folder)).folder == folder
 
 
-def test_a_path_may_begin_with_the_home_folder(checkpoints, tmp_path, monkeypatch):
+def test_home_folder_in_a_path_is_expanded(checkpoints, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = write_mini(tmp_path / "last")
     assert find_checkpoint("~/last").folder == folder
@@ -143,13 +143,13 @@ def test_the_kind_follows_the_named_class(checkpoints):
     assert find_checkpoint("other").kind == "sam3d"
 
 
-def test_unknown_tag_names_those_that_exist(checkpoints):
+def test_unknown_tag_lists_existing_ones(checkpoints):
     write_mini(checkpoints / "larger")
     assert "did you mean 'larger'" in message(find_checkpoint, "large")
     assert "valid are: larger, mini" in message(find_checkpoint, "xyz")
 
 
-def test_gated_weights_that_are_not_there_say_how_to_get_them(checkpoints):
+def test_missing_gated_weights_name_the_download_command(checkpoints):
     missing = message(find_checkpoint, "hf")
     (checkpoints / "hf").mkdir()
     for text in (missing, message(find_checkpoint, "hf"), message(find_checkpoint, checkpoints / "hf")):
@@ -158,7 +158,7 @@ def test_gated_weights_that_are_not_there_say_how_to_get_them(checkpoints):
 
 
 @pytest.mark.parametrize("name", [".", "..", "checkpoints", "./checkpoints"])
-def test_a_folder_without_a_checkpoint_is_not_taken_for_the_gated_one(checkpoints, name):
+def test_folder_without_a_checkpoint_is_not_reported_as_gated(checkpoints, name):
     assert "the folder that holds the weights" in message(find_checkpoint, name)
     write_mini(checkpoints / "mine")
     text = message(find_checkpoint, name)
@@ -168,11 +168,11 @@ def test_a_folder_without_a_checkpoint_is_not_taken_for_the_gated_one(checkpoint
 
 
 @pytest.mark.parametrize("name", ["", "x" * 5000, "~nobody-of-that-name", "a\0b"])
-def test_tags_that_can_be_no_folder(checkpoints, name):
+def test_invalid_tags(checkpoints, name):
     assert ("no checkpoint" if name else "tag is empty") in message(find_checkpoint, name)
 
 
-def test_a_foreign_class_is_no_embedded_model(checkpoints):
+def test_other_class_is_not_the_embedded_model(checkpoints):
     folder = write_mini(checkpoints / "mine")
     (folder / "pipeline.yaml").write_text("_target_: os.system\ncommand: 'true'\n")
     text = message(find_checkpoint, "mine")
@@ -180,7 +180,7 @@ def test_a_foreign_class_is_no_embedded_model(checkpoints):
     assert "trust" in text
 
 
-def test_the_unmoved_download_is_recognised(checkpoints):
+def test_download_in_its_original_folder_is_recognised(checkpoints):
     (checkpoints / "hf").mkdir()
     write_stock(checkpoints / "hf" / "checkpoints")
     assert f"use its inner folder, {checkpoints / 'hf' / 'checkpoints'}" in message(find_checkpoint, "hf")
@@ -202,7 +202,7 @@ def test_default_without_own_weights_is_the_embedded_model(checkpoints, embedded
     assert "no SAM 3D Objects weights" in found.reason
 
 
-def test_default_takes_own_weights_that_are_usable(checkpoints, embedded, stock_package):
+def test_default_uses_own_weights_if_usable(checkpoints, embedded, stock_package):
     write_stock(checkpoints / "another")
     assert find_checkpoint().tag == "another"
     write_stock(checkpoints / "hf")
@@ -211,7 +211,7 @@ def test_default_takes_own_weights_that_are_usable(checkpoints, embedded, stock_
     assert "usable" in found.reason
 
 
-def test_default_says_why_own_weights_are_not_used(checkpoints, embedded, stock_package, monkeypatch):
+def test_default_reports_why_own_weights_are_not_used(checkpoints, embedded, stock_package, monkeypatch):
     folder = write_stock(checkpoints / "hf")
     (folder / "ss_generator.ckpt").unlink()
     assert "lacks ss_generator.ckpt" in find_checkpoint().reason
@@ -221,7 +221,7 @@ def test_default_says_why_own_weights_are_not_used(checkpoints, embedded, stock_
     assert "needs an NVIDIA GPU" in find_checkpoint().reason
 
 
-def test_unfinished_downloads_are_no_checkpoints(checkpoints, embedded):
+def test_incomplete_downloads_are_ignored(checkpoints, embedded):
     write_stock(checkpoints / ".hf.partial")
     assert "no SAM 3D Objects weights" in find_checkpoint().reason
     assert ".hf" not in message(find_checkpoint, "xyz")
@@ -255,7 +255,7 @@ def test_stock_pipeline_is_built_with_the_loaders_own_settings(checkpoints, stoc
     assert pipeline.skipped_init == "true"
 
 
-def test_dtype_is_left_to_the_checkpoint_and_the_users_environment_stands(checkpoints, stock_package, monkeypatch):
+def test_dtype_defaults_to_the_checkpoint_and_environment_variables_are_kept(checkpoints, stock_package, monkeypatch):
     monkeypatch.setenv("LIDRA_SKIP_INIT", "1")
     write_stock(checkpoints / "hf")
     pipeline = load_pipeline("hf", device="cpu")
@@ -263,7 +263,7 @@ def test_dtype_is_left_to_the_checkpoint_and_the_users_environment_stands(checkp
     assert pipeline.skipped_init == "1"
 
 
-def test_the_environment_is_as_it_was_after_loading(checkpoints, stock_package, monkeypatch):
+def test_environment_is_restored_after_loading(checkpoints, stock_package, monkeypatch):
     folder = write_stock(checkpoints / "hf")
     before = dict(os.environ)
     assert load_pipeline("hf", device="cpu").conda == sys.prefix
@@ -277,7 +277,7 @@ def test_the_environment_is_as_it_was_after_loading(checkpoints, stock_package, 
     assert os.environ["CONDA_PREFIX"] == "/conda"
 
 
-def test_the_depth_model_is_the_checkpoints_own_on_the_chosen_device(checkpoints, stock_package):
+def test_default_depth_model_is_loaded_on_the_chosen_device(checkpoints, stock_package):
     write_stock(checkpoints / "hf", DEPTH)
     depth = load_pipeline("hf", device="cpu").settings["depth_model"]
     assert (depth.model, depth.device) == ("Ruicheng/moge-vitl", "cpu")
@@ -294,13 +294,13 @@ def test_another_depth_model(checkpoints, stock_package, given):
 
 
 @pytest.mark.parametrize("given", ["nowhere/model.pt", "./nowhere", "/a/b/c", "moge", "empty"])
-def test_a_depth_model_that_is_not_there(checkpoints, stock_package, given):
+def test_missing_depth_model(checkpoints, stock_package, given):
     write_stock(checkpoints / "hf", DEPTH)
     Path("empty").mkdir()
     assert "there is no depth model" in message(load_pipeline, "hf", device="cpu", depth_model=given)
 
 
-def test_a_depth_model_where_none_can_be_replaced(checkpoints, stock_package):
+def test_depth_model_that_cannot_be_replaced(checkpoints, stock_package):
     write_stock(checkpoints / "hf", "depth_model: null\n")
     assert "no depth model under depth_model.model" in message(
         load_pipeline, "hf", device="cpu", depth_model="Ruicheng/moge-vitl"
@@ -377,7 +377,7 @@ def test_unreadable_settings(checkpoints, stock_package, content):
     assert "pipeline.yaml" in message(load_pipeline, "hf", device="cpu")
 
 
-def test_yaml_files_are_checked_before_anything_is_imported(checkpoints, stock_package, monkeypatch):
+def test_yaml_files_are_checked_before_any_import(checkpoints, stock_package, monkeypatch):
     folder = write_stock(checkpoints / "hf")
     with (folder / "ss_decoder.yaml").open("a") as stream:
         stream.write("extra: {_target_: os.system}\n")
@@ -385,7 +385,7 @@ def test_yaml_files_are_checked_before_anything_is_imported(checkpoints, stock_p
     assert "sam3d_objects" not in sys.modules
 
 
-def test_what_an_allowed_package_only_imported_is_refused(checkpoints, stock_package):
+def test_names_imported_by_an_allowed_package_are_refused(checkpoints, stock_package):
     folder = write_stock(checkpoints / "hf")
     (folder / "ss_decoder.yaml").write_text("_target_: sam3d_objects.pipeline.os.system\ncommand: 'true'\n")
     text = message(load_pipeline, "hf", device="cpu")
@@ -398,7 +398,7 @@ def test_classes_of_torch_are_allowed(checkpoints, stock_package):
     assert load_pipeline("hf", device="cpu").settings["extra"].out_features == 3
 
 
-def test_targets_that_do_not_exist(checkpoints, stock_package):
+def test_missing_targets(checkpoints, stock_package):
     write_stock(checkpoints / "hf", "extra: {_target_: sam3d_objects.nowhere.Thing}\n")
     text = message(load_pipeline, "hf", device="cpu")
     assert "'sam3d_objects.nowhere.Thing'" in text
@@ -406,7 +406,7 @@ def test_targets_that_do_not_exist(checkpoints, stock_package):
     assert "fast-sam3d doctor" in text
 
 
-def test_a_failing_constructor_is_one_sentence_with_its_cause(checkpoints, stock_package):
+def test_failing_constructor_is_reported_with_its_cause(checkpoints, stock_package):
     folder = write_stock(checkpoints / "hf")
     path = folder / "pipeline.yaml"
     path.write_text(path.read_text().replace("version: v0", "version: broken"))
@@ -434,7 +434,7 @@ def test_torch_files_are_recognised_by_their_zip_directory(tmp_path):
         ("ipu", "cannot use it"),
     ],
 )
-def test_devices_that_are_not_there(checkpoints, embedded, monkeypatch, device, word):
+def test_unavailable_devices(checkpoints, embedded, monkeypatch, device, word):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if device == "xpu" and torch.xpu.is_available():
         pytest.skip("there is one here")
@@ -443,7 +443,7 @@ def test_devices_that_are_not_there(checkpoints, embedded, monkeypatch, device, 
     assert "--device cpu" in text or device == "gpu"
 
 
-def test_gpu_number_that_is_not_there(checkpoints, embedded, monkeypatch):
+def test_unavailable_gpu_number(checkpoints, embedded, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert "2 GPU(s)" in message(load_pipeline, device="cuda:2")
@@ -460,7 +460,7 @@ def test_the_shipped_weights_load():
     load_checkpoint(Checkpoint("mini", resource("checkpoints/mini"), "mini", "the test says so"), "cpu")
 
 
-def test_half_precision_on_a_cpu_is_pointed_out(checkpoints, caplog):
+def test_half_precision_on_a_cpu_is_a_warning(checkpoints, caplog):
     random_mini().save_pretrained(checkpoints / "small")
     load_pipeline("small", device="cpu", dtype="float32")
     assert caplog.text == ""

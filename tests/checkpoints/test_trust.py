@@ -1,4 +1,4 @@
-"""YAML files that would call something untrusted are refused; the published ones are accepted."""
+"""YAML files that name untrusted targets are refused; the published ones are accepted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def refused(text: str, tmp_path: Path) -> str:
     return str(caught.value)
 
 
-def test_the_published_kinds_of_targets_pass(tmp_path):
+def test_published_targets_are_allowed(tmp_path):
     check_names(tmp_path / "pipeline.yaml", yaml.safe_load(HARMLESS))
 
 
@@ -129,7 +129,7 @@ def test_the_image_embedder_comes_from_the_published_repository(tmp_path, monkey
 # ----------------------------------------------------------------------------------------------------------- homes
 
 
-def test_homes_of_classes_functions_and_methods(tmp_path):
+def test_defining_modules_of_classes_functions_and_methods(tmp_path):
     for target in ("torch.nn.Linear", "torch.nn.init.zeros_", "torch.nn.Embedding.from_pretrained"):
         check_homes(tmp_path, {"a": {"_target_": target}})
 
@@ -145,12 +145,12 @@ def test_homes_of_classes_functions_and_methods(tmp_path):
         ("torch.nn.functional.importlib.sys.path.append", "None.list.append"),
     ],
 )
-def test_what_an_allowed_module_only_imported(target, home, tmp_path):
+def test_names_imported_by_an_allowed_module(target, home, tmp_path):
     check_names(tmp_path, {"a": {"_target_": target}})
     with pytest.raises(CheckpointError, match=home):
         check_homes(tmp_path, {"a": {"_target_": target}})
 
 
-def test_a_target_that_does_not_exist(tmp_path):
+def test_missing_target(tmp_path):
     with pytest.raises(CheckpointError, match=r"'torch.nn.Nothing', which cannot be imported \(.*doctor"):
         check_homes(tmp_path, {"a": {"_target_": "torch.nn.Nothing"}})

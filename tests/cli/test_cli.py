@@ -54,7 +54,7 @@ def test_defaults_in_help_are_those_of_the_configuration(capsys):
     assert f"(default of ss=fast_sam3d: {method['when']['stride']})" in out
 
 
-def test_presets_are_listed_with_what_they_pick(capsys):
+def test_presets_are_listed_with_their_options(capsys):
     code, out, _ = run(capsys, "methods")
     assert code == 0
     for name, choices in ((name, load([f"preset={name}"]).choices) for name in group_options()["preset"]):
@@ -63,7 +63,7 @@ def test_presets_are_listed_with_what_they_pick(capsys):
         assert all(pick in line for pick in on)
 
 
-def test_overview(capsys):
+def test_help_lists_every_command(capsys):
     for arguments in ([], ["--help"]):
         code, out, _ = run(capsys, *arguments)
         assert code == 0
@@ -104,7 +104,7 @@ def test_config_checks_methods(capsys):
 
 
 @pytest.mark.parametrize("buffered", [True, False])
-def test_a_closed_pipe_is_no_error(buffered):
+def test_closed_pipe_is_not_an_error(buffered):
     environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
     command = f"{sys.executable} -m fast_sam3d.cli config | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=checkout(), env=environment)
@@ -120,7 +120,7 @@ def test_commands_without_overrides_refuse_them(capsys):
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
-def test_closed_output_streams_are_no_error(closed):
+def test_closed_output_streams_are_not_an_error(closed):
     command = f"{sys.executable} -m fast_sam3d.cli methods {closed}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

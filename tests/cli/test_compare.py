@@ -1,4 +1,4 @@
-"""`fast-sam3d compare`: the files it writes, and what it refuses."""
+"""`fast-sam3d compare`: its files and refused arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     return made
 
 
-def test_it_writes_a_sheet_the_facts_and_both_results(pipeline, object_folder, elsewhere, capsys):
+def test_compare_writes_sheet_json_and_both_results(pipeline, object_folder, elsewhere, capsys):
     given = ["compare", "--image_path", object_folder, "--rounds", 2, *QUICK]
     code, out, err = run(capsys, *given)
     assert code == 0, err
@@ -71,7 +71,7 @@ def test_single_modules_can_be_compared(pipeline, object_folder, elsewhere, caps
         (["--image_path", "nowhere"], "at nowhere"),
     ],
 )
-def test_mistakes_are_found_before_anything_is_loaded(object_folder, elsewhere, capsys, monkeypatch, flags, words):
+def test_invalid_arguments_are_reported_before_loading(object_folder, elsewhere, capsys, monkeypatch, flags, words):
     monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: pytest.fail("it was loaded"))
     code, _, err = run(capsys, "compare", "--image_path", object_folder, *flags)
     assert code == 2 and words in err

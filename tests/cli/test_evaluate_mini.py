@@ -48,7 +48,7 @@ SAME_BOX = [0.8, 0.7, 0.9, 0.8]
         ([0.5, 0.4, 0.3, 0.6], [0.7, 0.6, 0.82, 0.7], True),  # the layout alone is worse
     ],
 )
-def test_few_steps_hurt_when_they_are_worse_by_two_standard_errors(few_f1: Any, few_box: Any, clear: bool) -> None:
+def test_few_steps_hurt_if_worse_by_two_standard_errors(few_f1: Any, few_box: Any, clear: bool) -> None:
     check = stiffness_checks(variants(few_f1, few_box, [0.9] * 4, [0.9] * 4), "25 steps")["few_steps_hurt"]
     assert check["clear"] is clear
     assert check["differences"]["f1@0.01"][0] == pytest.approx(sum(few_f1) / 4 - 0.45)
@@ -58,14 +58,14 @@ def test_few_steps_hurt_when_they_are_worse_by_two_standard_errors(few_f1: Any, 
     ("linear", "clear"),
     [([0.85, 0.8, 0.7, 0.6], True), ([0.95, 0.85, 0.88, 0.7], False), ([0.9, 0.85, 0.8, 0.7], False)],
 )
-def test_predictors_differ_whichever_is_better(linear: list[float], clear: bool) -> None:
+def test_predictors_differ_in_either_direction(linear: list[float], clear: bool) -> None:
     hold = [0.9, 0.85, 0.8, 0.7]
     for first, second in ((linear, hold), (hold, linear)):
         checks = stiffness_checks(variants([0.5] * 4, SAME_BOX, first, second), "25 steps")
         assert checks["predictors_differ"]["clear"] is clear
 
 
-def test_the_tables_say_what_is_reached(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_show_which_targets_are_reached(capsys: pytest.CaptureFixture[str]) -> None:
     overall = {name: (bar, 0.01) for name, (bar, _) in BARS.items()} | {"chamfer": (0.5, 0.01)}
     checks = stiffness_checks(variants([0.4, 0.31, 0.2, 0.5], SAME_BOX, [0.9] * 4, [0.8] * 4), "25 steps")
     show({"objects": 4, "overall": overall, "families": {}, "variants": {}, "stiffness": checks})
@@ -75,13 +75,13 @@ def test_the_tables_say_what_is_reached(capsys: pytest.CaptureFixture[str]) -> N
     assert "+0.1000 ± 0.0000" in out
 
 
-def test_overrides_make_a_variant() -> None:
+def test_variant_from_overrides() -> None:
     variant = accelerated_variant("preset=fast_sam3d ss=off slat.where.keep=0.5")
     assert variant.name == "preset=fast_sam3d ss=off slat.where.keep=0.5"
     assert not variant.config["ss"] and variant.config["slat"]["where"]["keep"] == 0.5
 
 
-def test_controls_are_other_steps_or_another_seed() -> None:
+def test_controls_have_other_steps_or_another_seed() -> None:
     fewer = accelerated_variant("pipeline.ss_steps=10 pipeline.slat_steps=8")
     assert (fewer.steps, fewer.slat_steps, fewer.config) == (10, 8, None)
     assert accelerated_variant("seed=43").seed == 43
@@ -95,7 +95,7 @@ def test_controls_are_other_steps_or_another_seed() -> None:
         ("ss=fast_sam3d ss.when=3", "ss.when is 3"),
     ],
 )
-def test_what_accelerates_nothing_is_refused_before_any_run(overrides: str, message: str) -> None:
+def test_overrides_without_effect_are_refused_before_any_run(overrides: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         accelerated_variant(overrides)
 
@@ -111,17 +111,17 @@ def test_pairs_with_an_unknown_value_are_left_out() -> None:
     assert _paired(other, base, ("chamfer", "box_iou")) == {"chamfer": (pytest.approx(0.1), pytest.approx(0.0))}
 
 
-def test_one_object_has_no_error_and_shows_nothing_clearly() -> None:
+def test_one_object_has_no_standard_error() -> None:
     one = {name: found[:1] for name, found in variants([0.1], SAME_BOX[:1], [0.5], [0.9]).items()}
     checks = stiffness_checks(one, "25 steps")
     assert not any(check["clear"] for check in checks.values())
     assert evaluate.summarise(rows(chamfer=[0.5]))["chamfer"][0] == 0.5
 
 
-def test_a_median_has_an_error_of_its_own() -> None:
+def test_standard_error_of_a_median() -> None:
     many = rows(rotation_deg=[1.0] * 50 + [2.0] * 49 + [180.0] * 2)
     middle, error = evaluate.summarise(many)["rotation_deg"]
-    assert middle == 2.0 and error < 0.6, "the few far ones weigh in a mean's error alone"
+    assert middle == 2.0 and error < 0.6, "outliers increase only the error of a mean"
 
 
 # ------------------------------------------------------------------------------------------------------- the command
@@ -137,7 +137,7 @@ def arguments(**given: Any) -> argparse.Namespace:
 
 
 class Measured:
-    """Stands in for the workers: notes what was measured, and stops before an object."""
+    """Replaces the workers: records the measured objects, and interrupts before one."""
 
     def __init__(self) -> None:
         self.seeds: list[int] = []
@@ -223,12 +223,12 @@ def test_the_summary_is_strict_json(tmp_path: Path, weights: Path, measured: Mea
 
 @pytest.mark.parametrize("flag", ["ss_cfg_strength", "slat_cfg_strength"])
 @pytest.mark.parametrize("strength", ["nan", "inf", "-1.0", "much"])
-def test_a_strength_that_is_none_is_refused(flag: str, strength: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_guidance_strength_is_refused(flag: str, strength: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "evaluate-mini", f"--{flag}", strength)
     assert code == 2 and f"--{flag} is {strength}: give at least 0" in err
 
 
-def test_an_output_folder_that_cannot_be_made_is_reported_first(
+def test_output_folder_that_cannot_be_created_is_reported_first(
     tmp_path: Path, weights: Path, measured: Measured
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -1,4 +1,4 @@
-"""`fast-sam3d infer`: what is written and, above all, what is not."""
+"""`fast-sam3d infer`: written files, refused requests, and interruptions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RESULTS = {"gaussians.ply", "mesh.glb", "pose.json", "preview.png", "report.json
 
 @pytest.fixture
 def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
-    """What `infer` finds and loads, whatever it is asked for."""
+    """The pipeline that replaces every loaded checkpoint."""
     made = StandIn()
     (tmp_path / "weights").mkdir()
     found = Checkpoint("mini", tmp_path / "weights", "mini", "the test says so")
@@ -63,7 +63,7 @@ def test_infer_writes_every_result(pipeline, object_folder, elsewhere, capsys, p
     assert (folder.stat().st_mode & 0o777) == (object_folder.stat().st_mode & 0o777)
 
 
-def test_the_pipeline_is_loaded_as_configured(pipeline, object_folder, elsewhere, capsys):
+def test_pipeline_is_loaded_with_the_configured_settings(pipeline, object_folder, elsewhere, capsys):
     wanted = ("pipeline.dtype=float16", "pipeline.depth_model=weights/model.pt")
     assert run(capsys, "infer", "--image_path", object_folder, "--device", "cpu", *wanted)[0] == 0
     assert pipeline.asked_for == ("cpu", "float16", "weights/model.pt")
@@ -154,7 +154,7 @@ def test_carving_flags_reach_the_run(pipeline, object_folder, elsewhere, capsys)
     assert (methods["slat"]["where"]["keep"], methods["slat"]["where"]["warmup"]) == (0.2, 4)
 
 
-def test_a_flag_of_the_papers_method_switches_to_that_method(pipeline, object_folder, elsewhere, capsys, caplog):
+def test_flag_of_the_papers_method_selects_that_method(pipeline, object_folder, elsewhere, capsys, caplog):
     code, *_ = run(
         capsys, "infer", "--image_path", object_folder, "--enable_acceleration", "--ss_momentum_beta", 0.7,
         "--slat_carving_ratio", 0.2, "--slat_warmup", 4, "--mesh_spectral_threshold_low", 0.4,
@@ -175,18 +175,18 @@ def test_the_method_of_a_preset_is_kept_when_its_module_is_enabled_too(pipeline,
     assert methods["mesh"]["where"] == "decoder"  # which the default preset leaves off
 
 
-def test_lists_of_valid_keys_are_not_rewritten_as_flags(object_folder, elsewhere, capsys):
+def test_valid_keys_in_messages_are_not_rewritten_as_flags(object_folder, elsewhere, capsys):
     _, _, err = run(capsys, "infer", "--image_path", object_folder, "foo=1")
     assert "input.image_path" in err and "--image_path" not in err
 
 
-def test_a_flag_does_not_switch_a_method_that_an_override_names(pipeline, object_folder, elsewhere, capsys):
+def test_flag_does_not_replace_a_method_named_by_an_override(pipeline, object_folder, elsewhere, capsys):
     given = ["infer", "--image_path", object_folder, "--enable_acceleration", "--slat_carving_ratio", 0.2]
     code, _, err = run(capsys, *given, "slat=off")
     assert code == 2 and "slat=off" in err
 
 
-def test_pointmap_is_handed_on_as_a_tensor(pipeline, object_folder, elsewhere, capsys):
+def test_pointmap_is_passed_as_a_tensor(pipeline, object_folder, elsewhere, capsys):
     np.save(object_folder / "pointmap.npy", np.ones((40, 48, 3), np.float32))
     run(capsys, "infer", "--image_path", object_folder)
     assert pipeline.arguments["pointmap"].shape == (40, 48, 3)
@@ -194,7 +194,7 @@ def test_pointmap_is_handed_on_as_a_tensor(pipeline, object_folder, elsewhere, c
     assert pipeline.arguments["pointmap"] is None
 
 
-def test_a_large_picture_is_reduced_before_the_run_as_the_pipeline_would(pipeline, tmp_path, elsewhere, capsys):
+def test_large_picture_is_reduced_before_the_run(pipeline, tmp_path, elsewhere, capsys):
     rng = np.random.default_rng(0)
     image, mask = rng.integers(0, 256, (30, 4200, 3)).astype(np.uint8), np.zeros((30, 4200), np.uint8)
     mask[5:25, 100:2000] = 255
@@ -234,13 +234,11 @@ def test_results_of_the_same_input_and_settings_are_kept(pipeline, object_folder
     assert pipeline.loaded
     assert {p for p in before if p.name != "report.json" and p.read_bytes() != before[p]} <= {
         elsewhere / "outputs/cup_0" / name for name in ("gaussians.ply", "mesh.glb", "preview.png")
-    }, "what the stand-in draws anew"
+    }, "arrays that the stand-in draws for each run"
 
 
 @pytest.mark.parametrize("change", ["settings", "mask", "picture", "unknown"])
-def test_other_results_are_refused_before_anything_is_loaded(
-    pipeline, object_folder, elsewhere, capsys, picture, change
-):
+def test_other_results_are_refused_before_loading(pipeline, object_folder, elsewhere, capsys, picture, change):
     run(capsys, "infer", "--image_path", object_folder)
     given, words = (
         ["infer", "--image_path", object_folder],
@@ -320,7 +318,7 @@ def test_a_mesh_without_faces_is_left_out_with_a_warning(pipeline, object_folder
     assert files(elsewhere / "outputs/cup_0") == RESULTS - {"mesh.glb"}
 
 
-def test_paths_of_another_encoding(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+def test_paths_that_are_not_utf8(pipeline, object_folder, elsewhere, capsys, monkeypatch):
     # pytest-xdist cannot send a log with such a path to the process that reports.
     monkeypatch.setattr(logging.getLogger("fast_sam3d"), "propagate", False)
     source = object_folder.rename(object_folder.with_name(os.fsdecode(b"c\xffp")))
@@ -413,14 +411,14 @@ def test_results_never_replace_a_folder_with_other_files(pipeline, object_folder
 
 
 @pytest.mark.parametrize("device", ["meta", "xpu", "cuda:99", "gpu"])
-def test_devices_that_are_not_there(object_folder, elsewhere, capsys, device):
+def test_unavailable_devices(object_folder, elsewhere, capsys, device):
     code, out, err = run(capsys, "infer", "--image_path", object_folder, "--tag", "mini", "--device", device)
     assert (code, out) == (2, "")
     assert "pipeline.device" not in err
     assert files(elsewhere) == set()
 
 
-def test_weights_that_are_not_there(object_folder, elsewhere, capsys, monkeypatch):
+def test_missing_weights(object_folder, elsewhere, capsys, monkeypatch):
     monkeypatch.setattr(loading, "checkpoint_roots", lambda: [])
     code, _, err = run(capsys, "infer", "--image_path", object_folder, "--tag", "hf")
     assert code == 2
@@ -437,7 +435,7 @@ def interrupt(*arguments: object, **options: object) -> None:
 
 @pytest.mark.parametrize(("place", "name"), [(StandIn, "run"), (meshes, "save_glb"), (output_files, "save_json")])
 @pytest.mark.parametrize("earlier", [False, True])
-def test_ctrl_c_leaves_no_file_and_the_older_result(
+def test_ctrl_c_leaves_no_partial_file_and_keeps_the_older_result(
     pipeline, object_folder, elsewhere, capsys, monkeypatch, place, name, earlier
 ):
     if earlier:
@@ -452,7 +450,7 @@ def test_ctrl_c_leaves_no_file_and_the_older_result(
     assert {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()} == content
 
 
-def test_an_interrupt_after_the_results_are_there_says_so(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+def test_interrupt_after_the_results_are_written_is_reported(pipeline, object_folder, elsewhere, capsys, monkeypatch):
     monkeypatch.setattr(infer, "_print_summary", interrupt)
     code, _, err = run(capsys, "infer", "--image_path", object_folder)
     assert code == 130
@@ -460,7 +458,7 @@ def test_an_interrupt_after_the_results_are_there_says_so(pipeline, object_folde
     assert files(elsewhere / "outputs/cup_0") == RESULTS
 
 
-def test_sigterm_leaves_no_file(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+def test_sigterm_leaves_no_partial_file(pipeline, object_folder, elsewhere, capsys, monkeypatch):
     monkeypatch.setattr(meshes, "save_glb", lambda *a, **o: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
     before = signal.getsignal(signal.SIGTERM)
     code, *_ = run(capsys, "infer", "--image_path", object_folder)
@@ -469,7 +467,7 @@ def test_sigterm_leaves_no_file(pipeline, object_folder, elsewhere, capsys, monk
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_full_disk_is_one_sentence(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+def test_full_disk_is_reported_in_one_sentence(pipeline, object_folder, elsewhere, capsys, monkeypatch):
     def full(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -481,7 +479,7 @@ def test_a_full_disk_is_one_sentence(pipeline, object_folder, elsewhere, capsys,
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried")])
-def test_out_of_memory_says_what_helps(pipeline, object_folder, elsewhere, capsys, monkeypatch, error):
+def test_out_of_memory_error_suggests_remedies(pipeline, object_folder, elsewhere, capsys, monkeypatch, error):
     def run_out(*arguments: object, **options: object) -> None:
         raise error
 

@@ -1,4 +1,4 @@
-"""The main job as a user starts it: `python infer.py` in a process of its own."""
+"""`python infer.py` in a separate process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not EXAMPLES, reason="needs the repository, not 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of the embedded kind with next to no width and random weights."""
+    """A checkpoint of the embedded kind with minimal width and random weights."""
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     build().save_pretrained(folder)
     return folder
@@ -63,7 +63,7 @@ def test_embedded_model_on_a_bundled_example(elsewhere):
     assert len(load_gaussians_ply(folder / "gaussians.ply").get_xyz) > 1000
 
 
-def test_same_seed_same_bits(tiny, elsewhere):
+def test_same_seed_gives_identical_files(tiny, elsewhere):
     arguments = ["--image_path", str(EXAMPLES[0]), "--tag", str(tiny)]
     done = infer(elsewhere, *arguments, "--output_dir", "a", "--seed", 5)
     assert done.returncode == 0, done.stderr
@@ -78,7 +78,7 @@ def test_same_seed_same_bits(tiny, elsewhere):
 
 @pytest.fixture
 def running(tiny: Path, elsewhere: Path) -> Iterator[subprocess.Popen[str]]:
-    """A run that has loaded its pipeline and would take far too long."""
+    """A long run, after it has loaded its pipeline."""
     arguments = ("--image_path", EXAMPLES[0], "--tag", tiny, "pipeline.ss_steps=1000", "pipeline.slat_steps=1000")
     process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, cwd=elsewhere)
     assert process.stderr is not None
@@ -91,7 +91,7 @@ def running(tiny: Path, elsewhere: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopping_a_run_leaves_nothing(running, elsewhere, number, code):
+def test_interrupted_run_leaves_no_files(running, elsewhere, number, code):
     os.kill(running.pid, number)
     _, err = running.communicate(timeout=30)
     assert running.returncode == code

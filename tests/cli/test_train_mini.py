@@ -1,4 +1,4 @@
-"""What `train-mini` refuses before it works."""
+"""Requests that `train-mini` refuses before any work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def arguments(*words: str) -> argparse.Namespace:
 
 @pytest.fixture
 def worked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the command got to work on."""
+    """The stages that the command started."""
     got: list[Any] = []
     monkeypatch.setattr(train_mini, "_work", lambda run, asked, args: got.append(asked))
     return got
@@ -42,7 +42,7 @@ def test_a_stale_result_is_reported_before_any_work(tmp_path: Path, worked: list
     assert worked == [["data", "ss_vae"]]
 
 
-def test_weights_that_are_not_this_runs_are_reported_before_any_work(tmp_path: Path, worked: list[Any]) -> None:
+def test_weights_of_another_run_are_reported_before_any_work(tmp_path: Path, worked: list[Any]) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     (checkpoint / "pipeline.yaml").write_text("{}")
@@ -63,7 +63,7 @@ def test_a_run_folder_that_cannot_be_created_is_reported(tmp_path: Path, worked:
     assert not worked
 
 
-def test_advice_on_matplotlib_fits_a_clone_as_well(monkeypatch: pytest.MonkeyPatch, worked: list[Any]) -> None:
+def test_advice_on_matplotlib_works_in_a_clone(monkeypatch: pytest.MonkeyPatch, worked: list[Any]) -> None:
     monkeypatch.setattr(train_mini.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install matplotlib, or leave evaluate out"):
         train_mini.main(arguments())
@@ -71,7 +71,7 @@ def test_advice_on_matplotlib_fits_a_clone_as_well(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, RuntimeError])
-def test_torch_has_its_threads_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any) -> None:
+def test_torch_thread_count_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Any) -> None:
     before, at_work = torch.get_num_threads(), []
 
     def work(*given: Any) -> None:

@@ -69,7 +69,7 @@ def actor(config: Config, weights: Checkpoint, cwd: Path) -> SceneActor:
 TASK = ObjectTask(Path("room"), "auto", 0, Path("out/0"), {"input": {}})
 
 
-def test_works_in_the_folder_of_the_command(config, weights, room, elsewhere, monkeypatch):
+def test_actor_works_in_the_folder_of_the_command(config, weights, room, elsewhere, monkeypatch):
     worker = actor(config, weights, elsewhere)
     monkeypatch.chdir("/")
     assert worker.load() == Reply()

@@ -59,7 +59,7 @@ def test_flags_of_the_cluster_need_the_engine(object_folder, elsewhere, capsys):
     assert "--max_retries is for a cluster: add --engine ray" in err
 
 
-def test_a_cluster_of_this_machine(package):
+def test_starts_a_local_cluster(package):
     with connected(ClusterSettings(workers=2)) as ray:
         assert ray is package
         assert package.stopped == 0
@@ -77,7 +77,7 @@ def test_more_workers_than_cores_are_possible(package, caplog):
 
 
 @pytest.mark.parametrize("by", ["flag", "environment"])
-def test_a_running_cluster(package, monkeypatch, by):
+def test_connects_to_a_running_cluster(package, monkeypatch, by):
     if by == "environment":
         monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     with connected(ClusterSettings(address="head:6379" if by == "flag" else None)):
@@ -93,7 +93,7 @@ def test_a_running_cluster(package, monkeypatch, by):
         (RuntimeError("Version mismatch: 2.1\nmore"), FastSam3dError, "join the Ray cluster at head:6379: Version mis"),
     ],
 )
-def test_a_cluster_that_does_not_answer(package, error, kind, words):
+def test_unreachable_cluster(package, error, kind, words):
     package.error = error
     with pytest.raises(kind, match=words), connected(ClusterSettings(address="head:6379")):
         pass
@@ -127,7 +127,7 @@ def test_ray_sends_no_usage_reports():
         ([{"GPU": 4.0}], 1, 1.0, 0),
     ],
 )
-def test_capacity(nodes, cpus, gpus, count):
+def test_capacity_of_a_cluster(nodes, cpus, gpus, count):
     assert capacity(FakeRay(*nodes), cpus, gpus) == count
 
 

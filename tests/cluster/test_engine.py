@@ -182,7 +182,7 @@ def test_as_many_workers_as_fit(bench, stub):
 
 
 @pytest.mark.parametrize(("share", "workers"), [(None, 3), (0.5, 6), (0.0, 16)])
-def test_gpus(bench, stub, share, workers):
+def test_workers_per_gpu(bench, stub, share, workers):
     bench.run(bench.scenes(a=100), {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 1.0}, gpus_per_worker=share)
     assert stub.started == workers
     assert {actor.inner.config.pipeline.device for actor in bench.ray.actors} == {"cpu" if share == 0 else "cuda"}
@@ -212,7 +212,7 @@ def test_a_dead_worker_is_replaced_and_its_object_retried(bench, stub, caplog):
     assert caplog.text.count("died; another worker continues its work") == 4
 
 
-def test_an_object_that_kills_every_worker_fails_alone(bench, stub):
+def test_object_that_kills_every_worker_fails_without_stopping_the_others(bench, stub):
     stub.deadly = Counter({"a/1": 99})
     done = bench.run(bench.scenes(a=4, b=2), workers=2, max_retries=1)
     assert statuses(done["a"]) == ["complete", "failed", "complete", "complete"]
@@ -245,7 +245,7 @@ def test_too_many_deaths_in_a_row_end_the_run(bench, stub):
     assert all(actor.dead for actor in bench.ray.actors)
 
 
-def test_no_worker_can_load(bench, stub):
+def test_run_ends_if_no_worker_can_load(bench, stub):
     stub.unloadable = frozenset(range(99))
     with pytest.raises(FastSam3dError, match="no worker can be used.*load the pipeline: corrupt weights"):
         bench.run(bench.scenes(a=3), workers=2)
@@ -278,7 +278,7 @@ def test_a_worker_that_dies_while_it_loads_is_not_replaced(bench, stub, monkeypa
     assert stub.started == 3
 
 
-def test_a_full_disk_stops_its_scene_alone(bench, stub):
+def test_full_disk_stops_only_its_scene(bench, stub):
     stub.full = "b"
     done = bench.run(bench.scenes(a=3, b=9, c=3), workers=2)
     assert isinstance(done["b"].error, OutputError)
@@ -293,7 +293,7 @@ def test_warnings_of_workers_are_logged(bench, stub, caplog):
     assert "a: careful" in caplog.text
 
 
-def test_no_machine_has_room(bench, stub):
+def test_run_ends_if_no_machine_has_room(bench, stub):
     with pytest.raises(ConfigError, match=r"no machine of the Ray cluster has 8 core\(s\) and 0 GPU\(s\)"):
         bench.run(bench.scenes(a=1), cpus_per_worker=8)
     assert bench.open == 0

@@ -42,7 +42,7 @@ RAY = ("--engine", "ray", "--workers", 2)
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """As in the workers: bits depend on the number of threads."""
+    """As in the workers, because results depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -51,7 +51,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """One for all tests: the command uses a Ray that is already initialised, and does not stop it."""
+    """One cluster for all tests: the command uses an initialised Ray and does not stop it."""
     ray = import_ray()
     before = signal.getsignal(signal.SIGTERM)
     ray.init(
@@ -89,7 +89,7 @@ def save(path: Path, mask: np.ndarray) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Digest of every file; of a report without what depends on time and on the process."""
+    """Digest of every file; of reports without times and process-dependent fields."""
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         content = path.read_bytes()
@@ -121,7 +121,7 @@ def once() -> dict[str, str]:
     return {}
 
 
-def test_equal_files(cluster, rooms, tiny, plain, capsys):
+def test_files_equal_those_of_the_plain_engine(cluster, rooms, tiny, plain, capsys):
     code, out, err = scene(capsys, tiny, rooms, "ray", *RAY)
     assert code == 1, err
     assert contents(Path("ray")) == plain
@@ -132,7 +132,7 @@ def test_equal_files(cluster, rooms, tiny, plain, capsys):
     assert "7 of 7" in err
 
 
-def test_killed_workers_lose_nothing(cluster, rooms, tiny, plain, capsys, monkeypatch):
+def test_killed_workers_lose_no_results(cluster, rooms, tiny, plain, capsys, monkeypatch):
     engines, killed = [], []
 
     class Known(ClusterEngine):
@@ -158,7 +158,7 @@ def test_killed_workers_lose_nothing(cluster, rooms, tiny, plain, capsys, monkey
     assert not [name for name in files(Path("ray")) if "/." in name]
 
 
-def test_stopped_and_resumed_by_either_engine(cluster, rooms, tiny, plain, capsys, monkeypatch):
+def test_either_engine_resumes_runs_of_the_other(cluster, rooms, tiny, plain, capsys, monkeypatch):
     counted = []
     done = ObjectsProgress.object_done
 
@@ -206,8 +206,8 @@ def test_a_checkpoint_that_no_worker_can_load(cluster, rooms, tiny, capsys, else
     assert files(Path("ray")) == set()
 
 
-def test_a_temporary_cluster(rooms, tiny, capsys):
-    """In a separate process, as a user starts it."""
+def test_temporary_cluster_gives_equal_files_and_no_messages_of_ray(rooms, tiny, capsys):
+    """In a separate process."""
     assert scene(capsys, tiny, rooms / "bath", "plain")[0] == 0
     arguments = ["--image_dir", rooms / "bath", "--output_dir", "ray", "--tag", tiny, *QUICK, *RAY]
     done = subprocess.run(
@@ -220,6 +220,6 @@ def test_a_temporary_cluster(rooms, tiny, capsys):
     assert done.returncode == 0, done.stderr
     assert contents(Path("ray")) == contents(Path("plain"))
     # No messages of Ray.
-    heard = [line for line in done.stderr.splitlines() if not line.startswith(("the workers are to have", "using "))]
-    assert len(heard) == 3 + 2 + 2, done.stderr
+    messages = [line for line in done.stderr.splitlines() if not line.startswith(("the workers are to have", "using "))]
+    assert len(messages) == 3 + 2 + 2, done.stderr
     assert "ray" not in done.stdout.replace("results in ray/bath", "").lower()

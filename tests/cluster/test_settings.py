@@ -19,11 +19,11 @@ from fast_sam3d.errors import ConfigError
         ({"address": "ray://head:10001"}, "--ray_address is ray://head:10001, a Ray Client"),
     ],
 )
-def test_out_of_range(given, words):
+def test_values_out_of_range_are_refused(given, words):
     with pytest.raises(ConfigError, match=words):
         ClusterSettings(**given)
 
 
-def test_limits_are_valid():
+def test_limits_are_accepted():
     ClusterSettings(1, 1, 0.0, "auto", 0)
     ClusterSettings(gpus_per_worker=1.0)

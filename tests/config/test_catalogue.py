@@ -1,4 +1,4 @@
-"""The list of methods, and what its files promise."""
+"""The catalogue of methods, and the descriptions in their files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVERY = [(method, stage) for method in listed() for stage in method.stages]
 FROM_FILES = [(method, stage) for method, stage in EVERY if method is not FEWER_STEPS and method.name != "off"]
 
 
-def test_every_file_is_listed_and_everything_listed_is_there() -> None:
+def test_catalogue_lists_exactly_the_files() -> None:
     options = group_options()
     there = {(stage, name) for stage in STAGES for name in options[stage]}
     named = {(stage, method.name) for method, stage in EVERY if method is not FEWER_STEPS}
@@ -34,14 +34,14 @@ def test_every_file_is_listed_and_everything_listed_is_there() -> None:
 
 
 @pytest.mark.parametrize(("method", "stage"), EVERY, ids=lambda value: getattr(value, "name", value))
-def test_what_is_said_to_switch_a_method_on_does(method: Listing, stage: str) -> None:
+def test_listed_overrides_enable_the_method(method: Listing, stage: str) -> None:
     config = load(method.switch[stage])
     check_methods(config)
     assert (config == load()) == (method.name == "off")
 
 
 @pytest.mark.parametrize(("method", "stage"), FROM_FILES, ids=lambda value: getattr(value, "name", value))
-def test_needs_are_those_of_the_parts(method: Listing, stage: str) -> None:
+def test_needs_follow_from_the_parts(method: Listing, stage: str) -> None:
     built = build_methods(load(method.switch[stage]).modules)[stage]
     needs = set()
     if isinstance(built, MeshMethod):
@@ -54,7 +54,7 @@ def test_needs_are_those_of_the_parts(method: Listing, stage: str) -> None:
     assert set(method.needs[stage]) == needs
 
 
-def test_the_table_names_what_a_reader_looks_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_has_name_paper_stages_and_needs(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "methods")
     assert code == 0
     lines = out.split("\n\n", 1)[1].splitlines()  # after the presets
@@ -67,7 +67,7 @@ def test_the_table_names_what_a_reader_looks_for(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_one_stage(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_of_one_stage(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "methods", "--stage", stage, "--json")
     assert code == 0
     rows = json.loads(out)
@@ -77,7 +77,7 @@ def test_one_stage(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"{other}=" not in out.split("papers are arXiv numbers")[0] for other in STAGES if other != stage)
 
 
-def test_an_unknown_stage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_stage_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "methods", "--stage", "gaussian")
     assert code == 2
     assert "there is no stage 'gaussian'" in err and "ss" in err
@@ -98,12 +98,12 @@ def test_listing_needs_no_torch() -> None:
         ("exact=tome", "exact has no option 'tome'"),
     ],
 )
-def test_a_method_that_does_not_fit_a_stage_says_which_it_fits(override: str, message: str) -> None:
+def test_method_of_another_stage_is_refused_with_its_stages(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load([override])
 
 
-def test_fewer_steps_are_the_pipelines_own() -> None:
+def test_fewer_steps_use_the_pipelines_settings() -> None:
     config = load([override for overrides in FEWER_STEPS.switch.values() for override in overrides])
     assert (config.pipeline.ss_steps, config.pipeline.slat_steps) == (10, 10)
     assert not any(config.modules.values())
@@ -139,7 +139,7 @@ def test_every_file_describes_itself_in_full_and_its_settings_do_not(method: Lis
     assert "about" not in load(method.switch[stage]).modules[stage]
 
 
-def test_a_file_of_configs_works_as_a_mapping_too() -> None:
+def test_config_file_is_a_valid_mapping() -> None:
     mapping = {"ss": yaml.safe_load((resource("configs") / "ss" / "taylorseer.yaml").read_text())}
     assert resolve(mapping, None, []) == {"ss": load(["ss=taylorseer"]).modules["ss"]}
     assert resolve(mapping, None, ["ss.when.stride=4"])["ss"].keys() == {"when", "where", "predict"}
@@ -155,7 +155,7 @@ def test_stages_must_agree(tmp_path: Path) -> None:
         listed(configs=tmp_path)
 
 
-def test_find() -> None:
+def test_method_by_name() -> None:
     taylorseer = method_named("taylorseer")
     assert taylorseer is not None and taylorseer.paper == "2503.06923"
     assert method_named("nothing of that name") is None

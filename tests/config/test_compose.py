@@ -39,7 +39,7 @@ def test_settings_are_frozen():
         load().seed = 3  # type: ignore[misc]
 
 
-def test_group_choice_and_edits_inside_it_in_any_order():
+def test_group_choice_and_its_overrides_in_any_order():
     config = load(["ss.when.stride=4", "ss=fast_sam3d", "pipeline=mini", "pipeline.formats=[gaussian]"])
     assert config.modules["ss"]["when"] == {"name": "stride", "stride": 4, "warmup": 2}
     assert config.modules["ss"]["predict"]["layout"] == {"name": "anchored", "beta": 0.5}
@@ -47,7 +47,7 @@ def test_group_choice_and_edits_inside_it_in_any_order():
     assert config.choices["ss"] == "fast_sam3d"
 
 
-def test_values_are_taken_as_they_are():
+def test_values_are_passed_verbatim():
     path = "odd, {name}=a b/[1]/${x}.png"
     config = load(["seed=1"], {"seed": 7, "input.image_path": "a,b=[c].png", "output.dir": "plain"})
     assert (config.seed, config.input.image_path) == (7, Path("a,b=[c].png"))
@@ -66,7 +66,7 @@ def test_every_option_of_every_group_composes():
             assert isinstance(load([f"{group}={name}"]), Config)
 
 
-def test_what_acceleration_means_exists():
+def test_options_of_the_acceleration_flags_exist():
     for module, option in ACCELERATED.items():
         assert load([f"{module}={option}"]).modules[module]
     assert any(load([f"preset={PRESET}"]).modules.values())
@@ -74,7 +74,7 @@ def test_what_acceleration_means_exists():
 
 
 @pytest.mark.parametrize("preset", group_options()["preset"])
-def test_every_option_of_every_module_holds_against_its_class(preset):
+def test_every_option_of_every_module_builds_its_class(preset):
     config = load([f"preset={preset}"])
     check_methods(config)
     assert any(config.modules.values()) == (preset != "off")
@@ -82,7 +82,7 @@ def test_every_option_of_every_module_holds_against_its_class(preset):
 
 @pytest.mark.parametrize(("module", "option"), [(m, o) for m in MODULES for o in group_options()[m] if o != "off"])
 def test_yaml_files_write_out_every_default(module, option):
-    """Defaults live once: a file that leaves a setting out would hide one."""
+    """Every default is written out, so that no file hides a setting."""
     method = build_methods(load([f"{module}={option}"]).modules)[module]
     written = load([f"{module}={option}"]).modules[module]
     groups = {"shape": "shape", "6drotation_normalized": "layout", "feats": "feats"}
@@ -98,7 +98,7 @@ def test_yaml_files_write_out_every_default(module, option):
             assert written["predict"].get(group, written["predict"]) == settings["predict"][leaf]
 
 
-def test_a_preset_gives_way_to_a_group_named_beside_it():
+def test_group_override_takes_precedence_over_a_preset():
     for order in (["preset=fast_sam3d", "ss=off"], ["ss=off", "preset=fast_sam3d"]):
         config = load(order)
         assert not config.modules["ss"] and config.modules["slat"]
@@ -154,7 +154,7 @@ def test_plus_adds_a_setting_inside_a_module_only():
         (["output.dir='~nobody-of-that-name/a'"], ["output.dir", "not known here"]),
     ],
 )
-def test_mistakes(overrides, words):
+def test_invalid_overrides(overrides, words):
     with pytest.raises(ConfigError) as caught:
         load(overrides)
     message = str(caught.value)
@@ -163,7 +163,7 @@ def test_mistakes(overrides, words):
         assert word in message, message
 
 
-def test_unknown_value_key():
+def test_unknown_key():
     with pytest.raises(ConfigError, match="did you mean 'output.dir'"):
         load([], {"output.dirs": "x"})
 
@@ -176,7 +176,7 @@ def test_compose_returns_plain_containers():
     assert choices["ss"] == "fast_sam3d"
 
 
-def test_another_initialised_hydra_is_left_alone(tmp_path):
+def test_initialised_hydra_of_the_caller_is_unaffected(tmp_path):
     (tmp_path / "own.yaml").write_text("answer: 42\n")
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
         load(["ss=fast_sam3d"])
@@ -200,7 +200,7 @@ def test_works_from_any_folder(elsewhere):
         ("x", [], "there is nothing to choose from"),
     ],
 )
-def test_suggestions(name, valid, expected):
+def test_similar_names_are_suggested(name, valid, expected):
     assert suggest(name, valid) == expected
 
 

@@ -42,7 +42,7 @@ def test_higher_ratios_merge_less() -> None:
         ([1], r"mesh is \[1\]: give a mapping"),
     ],
 )
-def test_bad_settings_are_named(mapping: Any, message: str) -> None:
+def test_invalid_settings_are_refused(mapping: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_mesh_method(mapping)
 

@@ -21,7 +21,7 @@ ONLY = {"exact": {name: name == "attention" for name in Exact().settings()}}
 
 
 def masked_sdpa(q: Tensor, k: Tensor, v: Tensor, q_lengths: Sequence[int], lengths: Sequence[int]) -> Tensor:
-    """Everything to everything, with a mask: what is to be spared."""
+    """Full attention with a mask, which the saving avoids."""
     number, other = (torch.arange(len(n)).repeat_interleave(torch.tensor(n)) for n in (q_lengths, lengths))
     mask = torch.zeros(len(number), len(other), dtype=q.dtype).masked_fill(number[:, None] != other, float("-inf"))
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -35,14 +35,14 @@ def tensors(*counts: int, dtype: torch.dtype = torch.float32) -> Any:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 900), (5, 7), (300, 1030), (1500, 1500), (33, 4097)])
-def test_a_single_sequence(queries: int, keys: int, dtype: torch.dtype) -> None:
+def test_single_sequence_equals_masked_attention(queries: int, keys: int, dtype: torch.dtype) -> None:
     given = tensors(queries, keys, keys, dtype=dtype)
     assert torch.equal(attend(masked_sdpa, *given, [queries], [keys]), masked_sdpa(*given, [queries], [keys]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("longest", [3, 60, 512, 2000])
-def test_windows(longest: int, dtype: torch.dtype) -> None:
+def test_windows_equal_masked_attention(longest: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(longest)
     lengths = torch.randint(1, longest, (5000 // longest + 2,), generator=generator).tolist()
     given = tensors(*[sum(lengths)] * 3, dtype=dtype)
@@ -50,7 +50,7 @@ def test_windows(longest: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_runs_are_whole_blocks_and_see_their_windows(seed: int) -> None:
+def test_blocks_cover_their_windows(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 10 * 4**seed % 3000 + 2, (40,), generator=generator).tolist()
     total, number = sum(lengths), torch.arange(40).repeat_interleave(torch.tensor(lengths))
@@ -67,7 +67,7 @@ def test_runs_are_whole_blocks_and_see_their_windows(seed: int) -> None:
 
 
 class Attention(nn.Module):
-    """In the shape of the stock one, the functions in this module's globals."""
+    """Same structure as the stock one, with the functions in this module's globals."""
 
     def forward(self, x: Tensor) -> Tensor:
         return sparse_attention(x)

@@ -1,4 +1,4 @@
-"""Kept contexts and the unconditional shortcut, on a pipeline of the embedded classes."""
+"""Cached contexts and the unconditional shortcut, on a pipeline of the embedded classes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def latents(result: dict[str, Any]) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def counted_rows(pipeline: Pipeline, stage: str, part: str) -> Iterator[list[int]]:
-    """Rows that go through the projections `part` of a stage's cross-attentions, one number per call."""
+    """Rows that pass through the projections `part` of a stage's cross-attentions, one number per call."""
     rows: list[int] = []
     backbone = pipeline.models[f"{stage}_generator"].reverse_fn.backbone
     parts = {id(module) for name, module in backbone.named_modules() if "cross_attn" in name and name.endswith(part)}
@@ -71,7 +71,7 @@ def layers(pipeline: Pipeline, stage: str) -> int:
 
 
 @pytest.mark.parametrize("method", [{}, CACHED], ids=["plain", "cached"])
-def test_a_kept_context_changes_no_bit(pipeline: Pipeline, method: dict[str, Any]) -> None:
+def test_cached_context_is_bit_identical(pipeline: Pipeline, method: dict[str, Any]) -> None:
     with fast_sam3d.accelerated(pipeline, {**method, "exact": {"unconditional": False, "context": False}}):
         plain = latents(run(pipeline))
     with fast_sam3d.accelerated(pipeline, {**method, **CONTEXT}):
@@ -93,7 +93,7 @@ def test_the_unconditional_shortcut_stays_within_rounding(pipeline: Pipeline, me
 
 
 @pytest.mark.parametrize("stage", ["ss", "slat"])
-def test_keys_and_values_are_made_once_per_solve(pipeline: Pipeline, stage: str) -> None:
+def test_keys_and_values_are_computed_once_per_solve(pipeline: Pipeline, stage: str) -> None:
     with counted_rows(pipeline, stage, "to_kv") as rows, fast_sam3d.accelerated(pipeline, CONTEXT) as handle:
         for _ in range(2):
             rows.clear()
@@ -105,7 +105,7 @@ def test_keys_and_values_are_made_once_per_solve(pipeline: Pipeline, stage: str)
 
 
 @pytest.mark.parametrize("stage", ["ss", "slat"])
-def test_the_shortcut_asks_the_network_once_per_solve_and_layer(pipeline: Pipeline, stage: str) -> None:
+def test_shortcut_calls_each_layer_once_per_solve(pipeline: Pipeline, stage: str) -> None:
     with counted_rows(pipeline, stage, "to_q") as rows, fast_sam3d.accelerated(pipeline, SHORTCUT):
         run(pipeline)
         rows.clear()
@@ -114,7 +114,7 @@ def test_the_shortcut_asks_the_network_once_per_solve_and_layer(pipeline: Pipeli
     assert len(rows) == (STEPS + 1) * layers(pipeline, stage)
 
 
-def test_the_report_says_what_is_kept_and_nothing_is_kept_after_the_solve(pipeline: Pipeline) -> None:
+def test_cache_is_reported_and_freed_after_the_solve(pipeline: Pipeline) -> None:
     with fast_sam3d.accelerated(pipeline, CONTEXT) as handle:
         run(pipeline)
         ss, slat = handle.report.solves
@@ -127,7 +127,7 @@ def test_the_report_says_what_is_kept_and_nothing_is_kept_after_the_solve(pipeli
     assert handle.report.to_dict()["solves"][0]["context_bytes"] == ss.context_bytes
 
 
-def test_interleaved_solves_keep_their_own_contexts(pipeline: Pipeline) -> None:
+def test_interleaved_solves_have_separate_contexts(pipeline: Pipeline) -> None:
     generator = pipeline.models["ss_generator"]
     shapes = {name: (1, *shape) for name, shape in pipeline.config.ss_flow.leaf_shapes.items()}
     conditions = [torch.randn(1, 65, pipeline.config.ss_flow.cond_channels) for _ in range(2)]
@@ -151,8 +151,8 @@ def test_interleaved_solves_keep_their_own_contexts(pipeline: Pipeline) -> None:
         assert all(torch.equal(a, b) for a, b in zip(mine, own, strict=True))
 
 
-def test_another_condition_in_mid_solve_is_not_taken_for_the_first(pipeline: Pipeline) -> None:
-    """As guidance with and without a pointmap does."""
+def test_changed_condition_in_mid_solve_is_detected(pipeline: Pipeline) -> None:
+    """Same calls as guidance with and without a pointmap."""
 
     guidance = pipeline.models["ss_generator"].reverse_fn
     guidance.__class__ = TwoConditions
@@ -171,7 +171,7 @@ class TwoConditions(ClassifierFreeGuidance):
 
 
 class Biased(CrossAttention):
-    """An attention that looks at the query even where the context is empty."""
+    """An attention that depends on the query even if the context is empty."""
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         return super().forward(x, context) + 0.1 * x
@@ -194,7 +194,7 @@ def test_an_attention_of_another_kind_is_skipped_with_a_log_message(
     assert torch.equal(short["shape"], again["shape"])
 
 
-def test_a_context_that_is_not_zeroed_is_left_alone(pipeline: Pipeline) -> None:
+def test_nonzero_context_is_not_shortcut(pipeline: Pipeline) -> None:
     backbone = pipeline.models["ss_generator"].reverse_fn.backbone
     backbone.force_zeros_cond = False
     plain = latents(run(pipeline))
@@ -243,7 +243,7 @@ def test_a_compiled_network_is_skipped_with_a_log_message(
     assert any("ss" in r.message and "is compiled" in r.message for r in caplog.records)
 
 
-def test_outside_a_solve_nothing_is_kept(pipeline: Pipeline) -> None:
+def test_no_cache_outside_a_solve(pipeline: Pipeline) -> None:
     attention = pipeline.models["ss_generator"].reverse_fn.backbone.blocks[0].cross_attn["shape"]
     with fast_sam3d.accelerated(pipeline, BOTH), torch.no_grad():
         assert isinstance(seam_at(attention.to_kv, "forward"), KeysSeam)
@@ -259,18 +259,18 @@ def test_outside_a_solve_nothing_is_kept(pipeline: Pipeline) -> None:
         (3, "exact is 3"),
     ],
 )
-def test_bad_settings_are_named(pipeline: Pipeline, settings: Any, says: str) -> None:
+def test_invalid_settings_are_refused(pipeline: Pipeline, settings: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         fast_sam3d.accelerate(pipeline, {"exact": settings})
 
 
-def test_all_off_installs_nothing(pipeline: Pipeline) -> None:
+def test_all_savings_off_patches_nothing(pipeline: Pipeline) -> None:
     before = snapshot(pipeline)
     fast_sam3d.accelerate(pipeline, {"exact": dict.fromkeys(Exact().settings(), False)})
     assert same_vars(before, snapshot(pipeline))
 
 
-def test_a_removed_saving_is_ignored_with_a_warning(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
+def test_removed_saving_is_ignored_with_a_warning(pipeline: Pipeline, caplog: pytest.LogCaptureFixture) -> None:
     for options in ({"config": {"exact": {"grids": False, "half": False}}}, {"overrides": ["exact.grids=false"]}):
         caplog.clear()
         with fast_sam3d.accelerated(pipeline, **options) as handle:

@@ -33,7 +33,7 @@ def dense_distance(coords: Tensor, sdf: Tensor, side: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("seed", "share"), [(0, 0.02), (1, 0.1), (2, 0.5), (3, 1.0), (4, 0.0)])
-def test_surface_cubes_are_those_of_the_whole_grid(seed: int, share: float) -> None:
+def test_surface_cubes_equal_those_of_the_whole_grid(seed: int, share: float) -> None:
     generator, res = torch.Generator().manual_seed(seed), 6
     coords = (torch.rand(res, res, res, generator=generator) < share).nonzero()
     sdf = torch.randn(len(coords), 8, 1, generator=generator)
@@ -101,7 +101,7 @@ class Other:
 
 
 class Pretender(Other):
-    """Has every name of the stock one, and cannot be built as that."""
+    """Has every attribute of the stock one, but another constructor."""
 
     res, sdf_bias, use_color, feats_channels, get_layout = 256, 0.0, True, 101, None
     mesh_extractor = SimpleNamespace(
@@ -133,7 +133,7 @@ def test_another_extractor_is_skipped_with_a_log_message(
     assert all(torch.equal(a, b) for result in results for a, b in zip(result, plain, strict=True))
 
 
-def test_the_embedded_extractor_has_nothing_to_save(caplog: pytest.LogCaptureFixture) -> None:
+def test_embedded_extractor_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
     pipeline = random_mini()
     with caplog.at_level(logging.INFO, "fast_sam3d"), fast_sam3d.accelerated(pipeline, ONLY):
         assert seam_at(pipeline.models["slat_decoder_mesh"], "mesh_extractor") is None

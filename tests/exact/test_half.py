@@ -46,7 +46,7 @@ def network(pipeline: Pipeline, stage: str) -> Any:
 
 
 def layers(pipeline: Pipeline, stage: str) -> list[nn.Linear]:
-    """Those that are to have a seam."""
+    """The layers that must have a seam."""
     return [
         part
         for name, part in network(pipeline, stage).named_modules()
@@ -68,7 +68,7 @@ class Casts(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("others", [{}, {"ss": {"when": {"name": "stride"}}, "slat": {"when": {"name": "stride"}}}])
-def test_no_bit_changes(others: dict[str, Any], pipeline: Pipeline) -> None:
+def test_results_are_bit_identical(others: dict[str, Any], pipeline: Pipeline) -> None:
     with fast_sam3d.accelerated(pipeline, {**others, **only("context")}):
         plain = EMBEDDED.run(pipeline)
     for savings in (HALF, only("half", "context")):
@@ -87,7 +87,7 @@ def test_weights_are_cast_once(pipeline: Pipeline) -> None:
             EMBEDDED.run(pipeline)
         with Casts(linears) as second:
             EMBEDDED.run(pipeline)
-    # A layer that autocast never reaches, such as an output layer in float32, is not cast at all.
+    # A layer outside autocast, such as an output layer in float32, is not cast at all.
     assert {pointer: min(count, 1) for pointer, count in plain.counts.items()} == first.counts
     assert set(second.counts.values()) == {0}
 
@@ -108,7 +108,7 @@ def test_the_memory_is_half_of_the_weights_and_freed(pipeline: Pipeline) -> None
     assert all(seam.half is None for seam in seams)  # type: ignore[union-attr]
 
 
-def test_other_weights_are_cast_anew(shared: Pipeline) -> None:
+def test_changed_weights_are_cast_again(shared: Pipeline) -> None:
     pipeline = copy.deepcopy(shared)
     with fast_sam3d.accelerated(pipeline, HALF):
         results = [EMBEDDED.run(pipeline)]
@@ -126,7 +126,7 @@ def test_other_weights_are_cast_anew(shared: Pipeline) -> None:
     assert all("shape" in differing(a, b) for a, b in itertools.pairwise(results))
 
 
-def test_without_autocast_nothing_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_cache_without_autocast(caplog: pytest.LogCaptureFixture) -> None:
     pipeline = random_mini()
     with caplog.at_level(logging.INFO, "fast_sam3d"), fast_sam3d.accelerated(pipeline, HALF):
         assert not any(seam_at(linear, "forward") for stage in STAGES for linear in layers(pipeline, stage))

@@ -1,4 +1,4 @@
-"""Passes that are not made again, on a pipeline of the embedded classes."""
+"""Reuse of encoder passes on a pipeline of the embedded classes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def pipeline(shared: Pipeline) -> Iterator[Pipeline]:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The embedders that really ran, by identity."""
+    """The embedders that actually ran, by identity."""
     ran: list[int] = []
     forward = ConditionEmbedder.forward
 
@@ -90,7 +90,7 @@ def test_each_input_is_encoded_once(
     assert random_state() == state
 
 
-def test_one_shared_embedder(passes: list[int]) -> None:
+def test_shared_embedder_runs_once(passes: list[int]) -> None:
     pipeline = random_mini()
     plain = EMBEDDED.run(pipeline)
     passes.clear()
@@ -99,7 +99,7 @@ def test_one_shared_embedder(passes: list[int]) -> None:
     assert len(passes) == 1
 
 
-def test_another_image_is_encoded_again(pipeline: Pipeline, passes: list[int]) -> None:
+def test_new_image_is_encoded_again(pipeline: Pipeline, passes: list[int]) -> None:
     moved = np.roll(rgba(), 4, axis=1)
     plain = pipeline.run(moved, seed=0, decode_formats=[])
     with fast_sam3d.accelerated(pipeline, only("embedders", "images")):
@@ -137,7 +137,7 @@ def not_kept(second: ConditionEmbedder) -> None:
 
 
 @pytest.mark.parametrize("change", [scaled, other_norm, wrapped, other_kind, not_kept])
-def test_embedders_that_differ_share_nothing(
+def test_different_embedders_share_no_passes(
     change: Callable[[Any], None],
     shared: Pipeline,
     passes: list[int],
@@ -194,7 +194,7 @@ def odd(embedder: ConditionEmbedder) -> None:
 
 
 class Kind(Tensor):
-    """A tensor that does who knows what."""
+    """A tensor subclass with unknown behaviour."""
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_an_encoder_of_another_kind_is_skipped_with_a_log_message(
     assert [line.split(":")[0] for line in said] == ["ss_condition_embedder", "slat_condition_embedder"]
 
 
-def test_a_compiled_embedder_is_not_equal_to_a_plain_one(shared: Pipeline, passes: list[int]) -> None:
+def test_compiled_embedder_shares_no_passes(shared: Pipeline, passes: list[int]) -> None:
     """As the stock compile_model=True leaves them."""
     pipeline = copy.deepcopy(shared)
     first, _ = embedders(pipeline)
@@ -288,7 +288,7 @@ def test_stored_passes_are_copies(pipeline: Pipeline, passes: list[int]) -> None
 
 
 @torch.no_grad()
-def test_other_settings_are_another_pass(pipeline: Pipeline, passes: list[int]) -> None:
+def test_other_settings_need_another_pass(pipeline: Pipeline, passes: list[int]) -> None:
     first, _ = embedders(pipeline)
     given = inputs(pipeline)
     with fast_sam3d.accelerated(pipeline, only("images")):
@@ -311,7 +311,7 @@ def test_stored_tensors_outlive_inference_mode(pipeline: Pipeline, passes: list[
         with torch.no_grad():
             assert not first(*given).is_inference()
         first.requires_grad_(True)
-        assert first(*given).requires_grad  # whoever wants gradients gets a pass of his own
+        assert first(*given).requires_grad  # with gradients the pass is not shared
         first.requires_grad_(False)
     assert len(passes) == 2
 
@@ -335,7 +335,7 @@ def known() -> list[Passes]:
     return [thing for thing in gc.get_objects() if type(thing) is Passes and any(thing.stored.values())]
 
 
-def test_nothing_is_kept_after_a_run_without_images_or_after_removal(pipeline: Pipeline) -> None:
+def test_cache_is_freed_after_runs_without_images_and_on_removal(pipeline: Pipeline) -> None:
     with fast_sam3d.accelerated(pipeline, only("embedders")):
         EMBEDDED.run(pipeline)
         assert known() == []
@@ -355,10 +355,10 @@ def test_nothing_is_kept_after_a_run_without_images_or_after_removal(pipeline: P
     EMBEDDED.run(pipeline)
     replaced.remove()
     assert known() == []
-    assert not handle.active  # the handles are still there, and hold nothing
+    assert not handle.active  # the handles still exist, and hold nothing
 
 
-def test_a_deep_copy_begins_with_nothing(pipeline: Pipeline, passes: list[int]) -> None:
+def test_deep_copy_starts_with_an_empty_cache(pipeline: Pipeline, passes: list[int]) -> None:
     with fast_sam3d.accelerated(pipeline, only("embedders", "images")):
         want = EMBEDDED.run(pipeline)
         twin = copy.deepcopy(pipeline)
@@ -373,7 +373,7 @@ def test_a_deep_copy_begins_with_nothing(pipeline: Pipeline, passes: list[int]) 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.int32])
-def test_same_bits(dtype: torch.dtype) -> None:
+def test_results_are_bit_identical(dtype: torch.dtype) -> None:
     a = torch.randn(3, 4).mul(5).to(dtype)
     assert same_bits(a, a.clone())
     assert same_bits(a[0, 0], a[0, 0].clone())
@@ -395,7 +395,7 @@ def number(module: nn.Module) -> int:
 PASSES = Passes()
 
 
-def test_encoders_with_equal_settings_and_weights_have_one_number() -> None:
+def test_equal_encoders_have_equal_numbers() -> None:
     class Part(nn.Module):
         def __init__(self, size: int) -> None:
             super().__init__()
@@ -411,7 +411,7 @@ def test_encoders_with_equal_settings_and_weights_have_one_number() -> None:
 
 
 @torch.no_grad()
-def test_every_ordinary_change_of_weights_gives_another_number() -> None:
+def test_changed_weights_give_another_number() -> None:
     def replace(layer: nn.Linear) -> None:
         layer.weight = nn.Parameter(layer.weight.clone())
 

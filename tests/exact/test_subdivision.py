@@ -52,12 +52,12 @@ def test_every_child_gets_its_27_products(monkeypatch, chunk):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_nothing_of_a_kernel_is_lost(dtype):
+def test_folded_kernels_keep_the_sum_of_weights(dtype):
     weight = torch.randn(27, 4, 3, dtype=dtype)
     torch.testing.assert_close(folded(weight).sum(1), weight.sum(0).expand(8, 4, 3))
 
 
-def test_no_voxels_have_no_children():
+def test_empty_input_gives_empty_output():
     assert convolve(torch.zeros(0, 4), torch.zeros(0, 27, dtype=torch.int32), torch.randn(27, 4, 3)).shape == (0, 3)
 
 
@@ -67,7 +67,7 @@ def test_a_whole_object_is_equal_up_to_rounding_and_restored(dtype):
     decoder = pipeline.models["slat_decoder_mesh"]
     blocks = [part for part in decoder.modules() if isinstance(part, SubdivideBlock)]
     for block in blocks:
-        nn.init.normal_(block.conv2.weight, std=0.05)  # zero at first: nothing would show
+        nn.init.normal_(block.conv2.weight, std=0.05)  # initialised to zero, which would hide differences
     coords = torch.nonzero(torch.rand(8, 8, 8, generator=torch.Generator().manual_seed(3)) < 0.3)
     coords = torch.cat([torch.zeros_like(coords[:, :1]), coords], dim=1)
     given = SparseTensor(torch.randn(len(coords), decoder.input_layer.in_features), coords)
@@ -80,14 +80,14 @@ def test_a_whole_object_is_equal_up_to_rounding_and_restored(dtype):
     handle = fast_sam3d.accelerate(pipeline, ONLY)
     assert all(seam_at(block, "widen") for block in blocks)
     got = fields()
-    assert not torch.equal(got, want)  # or it was not at work
+    assert not torch.equal(got, want)  # otherwise the saving had no effect
     torch.testing.assert_close(got, want, atol=1e-5 if dtype is torch.float32 else 5e-2, rtol=1e-4)
     handle.remove()
     assert not any(seam_at(block, "widen") for block in blocks)
     assert torch.equal(fields(), want)
 
 
-def test_a_decoder_of_another_kind_is_left_alone(caplog):
+def test_decoder_of_another_kind_is_skipped(caplog):
     pipeline = random_mini()
     pipeline.models["slat_decoder_mesh"].upsample = nn.ModuleList()
     caplog.set_level(logging.INFO, "fast_sam3d")
@@ -96,7 +96,7 @@ def test_a_decoder_of_another_kind_is_left_alone(caplog):
     assert "exact.subdivision stays off, because its decoder has no subdividing blocks" in caplog.text
 
 
-def test_the_same_voxels_and_poses():
+def test_voxels_and_poses_are_unchanged():
     pipeline, given = random_mini(), picture()
     want = pipeline.run(*given, seed=1)
     with fast_sam3d.accelerated(pipeline, ONLY):
@@ -106,7 +106,7 @@ def test_the_same_voxels_and_poses():
 
 
 class Copies(nn.Module):
-    """Named as what a stock block has."""
+    """Attributes named as in a stock block."""
 
     def forward(self, x: Any) -> Any:
         return Voxels(x.feats.repeat_interleave(8, 0), x.coords.repeat_interleave(8, 0))
@@ -116,7 +116,7 @@ Copies.__name__ = "SparseSubdivide"
 
 
 class Block(nn.Module):
-    """Like the stock block, of a forward that `factor` and `dtype` make another one."""
+    """Like the stock block, with a forward that `factor` and `dtype` change."""
 
     def __init__(self, factor: float = 1.0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ def line(count: int = 4) -> Voxels:
     return Voxels(torch.randn(count, 3), torch.tensor([[0, 0, 0, i] for i in range(count)]).reshape(count, 4))
 
 
-def test_a_block_is_tried_once_on_a_few_voxels(monkeypatch):
+def test_block_is_checked_once_on_a_few_voxels(monkeypatch):
     monkeypatch.setattr(subdivision, "TRIAL_VOXELS", 3)
     block, x, sizes = Block(), line(), []
     block.act_layers.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0].feats)))
@@ -170,7 +170,7 @@ def test_a_block_is_tried_once_on_a_few_voxels(monkeypatch):
     [(Block(factor=1.01), "of the largest"), (Block(dtype=torch.float64), r"float32 for \[32, 3\] of torch.float64")],
     ids=["values", "type"],
 )
-def test_a_block_that_computes_something_else_is_not_replaced(block, message, caplog):
+def test_block_with_other_results_is_not_replaced(block, message, caplog):
     assert fits(block)
     seam, x = SubdivisionSeam(block), line()
     want = block(x).feats
@@ -180,7 +180,7 @@ def test_a_block_that_computes_something_else_is_not_replaced(block, message, ca
     assert re.search(message, caplog.text)
 
 
-def test_an_inconclusive_trial_does_not_disable_a_block(caplog):
+def test_inconclusive_check_does_not_disable_a_block(caplog):
     block, bad = Block(), line()
     seam = SubdivisionSeam(block)
     bad.feats[0] = float("nan")
@@ -189,7 +189,7 @@ def test_an_inconclusive_trial_does_not_disable_a_block(caplog):
     assert list(seam.works.values()) == [True] and not caplog.records
 
 
-def test_each_dtype_has_its_own_trial(caplog):
+def test_each_dtype_is_checked_separately(caplog):
     block, x = Block(), line()
     seam, short = SubdivisionSeam(block), line()
     seam(x)
@@ -201,7 +201,7 @@ def test_each_dtype_has_its_own_trial(caplog):
     assert block.calls == 2  # each for its trial
 
 
-def test_a_compiled_decoder_is_left_alone(monkeypatch, caplog):
+def test_compiled_decoder_is_skipped(monkeypatch, caplog):
     monkeypatch.setattr("fast_sam3d.exact.places.compiled", lambda module: True)
     caplog.set_level(logging.INFO, "fast_sam3d")
     pipeline = random_mini()

@@ -40,7 +40,7 @@ def covariances(cloud: GaussianCloud) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_matrix_is_the_row_vector_convention(seed):
+def test_matrix_follows_the_row_vector_convention(seed):
     pose = some_pose(seed)
     points = np.random.default_rng(seed).normal(size=(20, 3))
     turn = matrices(pose.rotation)
@@ -50,7 +50,7 @@ def test_the_matrix_is_the_row_vector_convention(seed):
     np.testing.assert_allclose(pose.matrix, pose_matrix(result), atol=1e-12)
 
 
-def test_a_quarter_turn_by_hand():
+def test_quarter_turn_by_hand():
     # R of 90 degrees about z, (c, -s; s, c), on the row vector (1, 0, 0): its first row, (0, -1, 0).
     pose = Pose(np.array([np.sqrt(0.5), 0, 0, np.sqrt(0.5)]), np.array([0.0, 0, 5]), np.full(3, 2.0))
     np.testing.assert_allclose(pose.matrix @ [1, 0, 0, 1], [0, -2, 5, 1], atol=1e-12)

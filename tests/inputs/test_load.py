@@ -123,7 +123,7 @@ def test_sixteen_bit_masks_with_soft_edges(tmp_path):
         np.testing.assert_array_equal(read_mask(path), ramp * factor >= half)
 
 
-def test_low_alpha_still_is_the_object(tmp_path, picture, disc):
+def test_low_alpha_belongs_to_the_object(tmp_path, picture, disc):
     path = save(np.dstack([picture, disc * np.uint8(3)]), tmp_path / "0.png")
     np.testing.assert_array_equal(read_mask(path), disc)
 
@@ -226,7 +226,7 @@ def test_a_missing_mask_lists_the_existing_ones(object_folder, tmp_path):
     refused("no file at", image_path=object_folder, mask_path=tmp_path / "m.png")
 
 
-def test_an_upper_case_file_name_is_found(object_folder, picture):
+def test_upper_case_file_names_are_found(object_folder, picture):
     (object_folder / "image.png").rename(object_folder / "IMAGE.PNG")
     given = load_object(object_folder)
     assert (given.image_path.name, given.name) == ("IMAGE.PNG", "cup_0")
@@ -271,14 +271,14 @@ def test_folder_without_masks(tmp_path, picture):
     refused("holds no mask", image_path=tmp_path, mask_index=0)
 
 
-def test_mask_of_another_size(object_folder):
+def test_mask_of_another_size_is_refused(object_folder):
     save(np.eye(20, dtype=np.uint8) * 255, object_folder / "3.png")
     refused("20x20", "48x40", "at the size of the image", image_path=object_folder, mask_index=3)
 
 
 @pytest.mark.parametrize(("value", "word"), [(0, "empty"), (255, "whole image")])
 @pytest.mark.parametrize("channels", [1, 4])
-def test_empty_and_full_masks(object_folder, value, word, channels):
+def test_empty_and_full_masks_are_refused(object_folder, value, word, channels):
     flat = np.full((40, 48), value, np.uint8)
     save(flat if channels == 1 else np.dstack([flat] * 4), object_folder / "3.png")
     refused(word, image_path=object_folder, mask_index=3)
@@ -346,7 +346,7 @@ def test_an_image_at_the_limit_is_accepted(object_folder):
     refused("damaged", image_path=object_folder)  # passes the size check; its pixels are not there
 
 
-def test_tiny_picture(tmp_path):
+def test_tiny_picture_is_refused(tmp_path):
     save(np.zeros((4, 4, 3), np.uint8), tmp_path / "image.png")
     refused("at least 8", image_path=tmp_path)
 

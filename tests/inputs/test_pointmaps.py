@@ -1,4 +1,4 @@
-"""Pointmaps: found, cast, refused."""
+"""Finding, casting and refusing pointmaps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_pointmap_beside_the_picture_is_used(object_folder, points, caplog):
     assert load_object(object_folder, pointmap="none").pointmap is None
 
 
-def test_a_named_pointmap_takes_precedence_and_doubles_are_cast(object_folder, tmp_path, points):
+def test_explicit_pointmap_takes_precedence_and_float64_is_cast(object_folder, tmp_path, points):
     np.savez_compressed(object_folder / "pointmap.npz", pointmap=points)
     np.save(tmp_path / "mine.npy", points.astype(np.float64) + 1)
     given = load_object(object_folder, pointmap=str(tmp_path / "mine.npy"))
@@ -71,7 +71,7 @@ def test_another_axis_convention_is_logged(object_folder, points, caplog):
     ],
 )
 @pytest.mark.parametrize("kind", ["npy", "npz"])
-def test_pointmaps_that_do_not_fit(object_folder, points, change, word, kind):
+def test_invalid_pointmaps_are_refused(object_folder, points, change, word, kind):
     points[0, 0] = 1
     with np.errstate(invalid="ignore"):
         changed = change(points)

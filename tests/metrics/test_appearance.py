@@ -1,4 +1,4 @@
-"""Pictures, against formulas written out and against what is seen."""
+"""Image metrics against explicit formulas and visible changes."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_a_flat_object_has_no_volume_to_overlap():
     assert metrics.oriented_box_iou(sheet, np.eye(4), sheet, np.eye(4)) == 0.0
 
 
-def test_the_frame_of_sam_3d_is_twice_as_large():
+def test_box_in_the_frame_of_sam_3d():
     points = np.array([[1.0, 1, 1], [3, 2, 5]])
     assert np.allclose(metrics.unit_box(points, "sam3d")(points), 2 * metrics.unit_box(points)(points))
     with pytest.raises(ValueError, match="unknown frame 'unit'"):

@@ -51,7 +51,7 @@ def test_backends_give_the_same_distances(points, pytorch3d):
     assert np.isfinite(same).all() and np.allclose(same, 0.0, atol=1e-3)
 
 
-def test_backends_align_alike(pytorch3d):
+def test_backends_give_the_same_alignment(pytorch3d):
     target = trimesh.creation.box((1.0, 0.6, 0.3)).subdivide().subdivide().vertices
     moved = turned(target)
     for name in ("scipy", "pytorch3d"):
@@ -113,6 +113,6 @@ def test_kaolin_needs_a_gpu(monkeypatch, points):
 
 
 @pytest.mark.parametrize("backend", ["auto", "pytorch", "kaolin"])
-def test_an_unknown_or_unable_backend_is_refused(backend, points):
+def test_unknown_or_unsupported_backend_is_refused(backend, points):
     with pytest.raises(ValueError, match="backend"):
         metrics.align(*points, backend)

@@ -46,7 +46,7 @@ def test_seeds_of_one_object_are_averaged():
     assert metrics.by_group(values, objects)[:2].tolist() == [2.0, 10.0] and np.isnan(
         metrics.by_group(values, objects)[2]
     )
-    # The same objects seen ten times over tell no more about other objects.
+    # Repeating the same objects ten times adds no information about other objects.
     once, again = [1.0, 2.0, 4.0], [1.0, 2.0, 4.0] * 10
     groups = ["a", "b", "c"] * 10
     assert metrics.mean_and_error(metrics.by_group(again, groups)) == metrics.mean_and_error(once)

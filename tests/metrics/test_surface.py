@@ -1,4 +1,4 @@
-"""Surface distances against cases worked by hand."""
+"""Surface distances against cases computed by hand."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_compare_meshes_normalises_by_the_ground_truth():
     truth = trimesh.creation.icosphere(subdivisions=4, radius=2.0)
     exact = metrics.compare_meshes(truth, truth)
     assert exact["f1@0.05"] == 1.0 and 0 < exact["chamfer"] < 0.02
-    # Concentric spheres of radius 0.5 and 0.53 in the truth's cube: 0.03 apart both ways.
+    # Concentric spheres of radius 0.5 and 0.53 in the ground truth's cube: 0.03 apart both ways.
     larger = metrics.compare_meshes(truth.copy().apply_scale(1.06), truth)
     assert np.isclose(larger["chamfer"], 0.06, atol=0.004) and larger["f1@0.01"] == 0.0 and larger["f1@0.05"] == 1.0
     assert np.isclose(larger["chamfer_squared"], 2 * 0.03**2, rtol=0.15)

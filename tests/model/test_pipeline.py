@@ -91,7 +91,7 @@ def test_result_has_the_stock_keys(pipeline: Pipeline, picture) -> None:
     np.testing.assert_allclose(glb.bounds[1], [high[0], high[2], -low[1]], atol=1e-5)
 
 
-def test_same_seed_same_bits(pipeline: Pipeline, picture) -> None:
+def test_same_seed_gives_identical_results(pipeline: Pipeline, picture) -> None:
     first, again, other = (pipeline.run(*picture, seed=s, decode_formats=["gaussian"]) for s in (3, 3, 4))
     for name in ("shape", "rotation", "translation", "scale", "coords"):
         assert torch.equal(first[name], again[name])

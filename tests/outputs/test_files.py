@@ -23,7 +23,7 @@ def test_atomic_write_replaces_the_file_at_the_end(tmp_path):
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("existing", [b"old", None])
-def test_atomic_write_leaves_nothing_behind(tmp_path, error, existing):
+def test_failed_atomic_write_leaves_no_file(tmp_path, error, existing):
     target = tmp_path / "a.bin"
     if existing:
         target.write_bytes(existing)
@@ -93,7 +93,7 @@ def test_json_types(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_path_of_another_encoding_is_valid_json_and_reads_back(tmp_path):
+def test_path_that_is_not_utf8_round_trips_through_json(tmp_path):
     name = os.fsdecode(b"pict\xffure")
     save_json(tmp_path / "a.json", {"image": name})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"image": name}

@@ -60,12 +60,12 @@ def test_other_files_in_a_created_parent_are_kept(tmp_path):
     assert files(tmp_path) == {"a", "a/mine"}
 
 
-def test_check_target_leaves_nothing_behind(tmp_path):
+def test_check_target_leaves_no_files(tmp_path):
     check_target(tmp_path / "a" / "b", {"x"})
     assert files(tmp_path) == set()
 
 
-def test_places_that_cannot_be_written(tmp_path):
+def test_unwritable_targets(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "full").mkdir()
@@ -106,7 +106,7 @@ def test_an_interrupt_during_the_replacement_is_deferred_and_reported(tmp_path, 
     assert files(tmp_path) == {"c", "c/new"}
 
 
-def test_an_interrupt_during_creation_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_interrupt_during_creation_leaves_no_files(tmp_path, monkeypatch):
     make = Path.mkdir
 
     def interrupted(*arguments: object, **options: object) -> None:

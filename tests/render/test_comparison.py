@@ -56,6 +56,6 @@ def test_rows_share_their_cameras(picture, disc, posed):
     assert (again[:, 1:, :3, :3] == PANEL).all(), "the object does not touch the corners"
 
 
-def test_a_result_without_anything_to_show_is_refused(picture, disc):
+def test_result_without_mesh_or_gaussians_is_refused(picture, disc):
     with pytest.raises(ValueError, match="neither a mesh nor gaussians"):
         compose_comparison(picture, disc, [Row("baseline", "", "", {}), Row("accelerated", "", "", {})])

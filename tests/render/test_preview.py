@@ -141,7 +141,7 @@ def test_gaussians_are_shown_without_a_mesh(key):
     assert centroid(reddish(posed))[1] > centroid(bluish(posed))[1] + 50
     for mine, other in zip((posed, right), reference, strict=False):
         overlap = (drawn(mine) & drawn(other)).sum() / (drawn(mine) | drawn(other)).sum()
-        assert overlap > 0.65  # splats are soft and reach over the edges
+        assert overlap > 0.65  # splats are soft and extend beyond the edges
         assert np.abs(centroid(drawn(mine)) - centroid(drawn(other))).max() < 10
 
 

@@ -64,7 +64,7 @@ def test_box_silhouette():
     assert iou(image.mask, (np.abs(pixel_grid(128) - 64) <= half).all(axis=-1)) > 0.97
 
 
-def test_left_right_up_down():
+def test_image_axes():
     for offset, rows, columns in (
         ((0.5, 0, 0), slice(48, 80), slice(64, None)),
         ((-0.5, 0, 0), slice(48, 80), slice(None, 64)),
@@ -99,7 +99,7 @@ def test_interpolated_colour_follows_the_vertices():
     assert rgb[40, 64, 2] > rgb[90, 64, 2]
 
 
-def test_equals_ray_casting():
+def test_rasteriser_equals_ray_casting():
     random = np.random.default_rng(1)
     corners = random.uniform(-0.5, 0.5, (25, 1, 3)) + random.normal(0, 0.25, (25, 3, 3))
     camera = replace(Camera.orbit(40.0, 30.0, size=24), principal=(11.3, 12.9))
@@ -206,10 +206,10 @@ def test_nearer_gaussian_covers_the_farther_one():
 
 
 @pytest.mark.parametrize("at_once", [1_500_000, 300])
-def test_equals_a_loop_over_pixels(monkeypatch, at_once):
+def test_gaussian_renderer_equals_a_loop_over_pixels(monkeypatch, at_once):
     monkeypatch.setattr(
         "fast_sam3d.render.renderer.FRAGMENTS_AT_ONCE", at_once
-    )  # several batches must give the same picture
+    )  # several batches must give the same image
     random = np.random.default_rng(2)
     count = 40
     quaternion = random.normal(size=(count, 4))

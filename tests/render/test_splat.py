@@ -26,7 +26,7 @@ def slowly(points, sides, camera):
     return owner, nearest
 
 
-def test_the_nearest_dot_is_visible():
+def test_nearest_point_is_visible():
     rng = np.random.default_rng(0)
     camera = Camera(np.eye(3), np.zeros(3), 30.0, (20.0, 15.0), (30, 40))
     points = np.concatenate([rng.uniform(-2, 2, (200, 2)), rng.uniform(-0.5, 5, (200, 1))], axis=1)
@@ -38,6 +38,6 @@ def test_the_nearest_dot_is_visible():
     assert (owner >= 0).any() and (owner < 0).any()
 
 
-def test_nothing_to_draw():
+def test_empty_input():
     camera = Camera(np.eye(3), np.zeros(3), 30.0, (2.0, 2.0), (4, 4))
     assert (draw_dots(np.empty((0, 3)), np.empty(0), camera).owner == -1).all()

@@ -11,7 +11,7 @@ HEIGHT, WIDTH = 43, 49
 
 
 def slowly(pixels, inverse_depth, triangles):
-    """Half-plane tests and interpolated depths; also the depth that the winner has."""
+    """Half-plane tests and interpolated depths; also the depth of the visible triangle."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     best, winner = np.zeros((HEIGHT, WIDTH)), np.full((HEIGHT, WIDTH), -1)
     for number, corners in enumerate(triangles):
@@ -68,4 +68,4 @@ def test_hidden_triangles_are_not_seen(nearer_half, turned):
     found = nearest_triangle(pixels, inverse_depth, faces, HEIGHT, WIDTH, 1_000_000).reshape(HEIGHT, WIDTH)
     other = found >= len(faces) // 2
     assert other[:, : WIDTH // 2 - 2].all() == nearer_half and not other[:, WIDTH // 2 + 3 :].any()
-    assert (found >= 0).all()  # neighbours leave no gap
+    assert (found >= 0).all()  # no gap between neighbours

@@ -1,4 +1,4 @@
-"""Fewer formats are decoded where the memory does not suffice, and only there."""
+"""Fewer formats are decoded if the memory does not suffice, and only then."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def runs_out(times: int, error: BaseException | None = None):
     return run, tries
 
 
-def test_what_fits_is_run_once():
+def test_run_that_fits_is_not_repeated():
     run, tries = runs_out(0)
     assert run_fitting(run, ALL, [("gaussian",)]) == ("made", ALL, [])
     assert tries == [ALL]
@@ -62,14 +62,14 @@ def test_a_second_attempt_then_fewer_formats():
     assert failures == ["mesh, gaussian: no room", "mesh, gaussian again, alone: no room"]
 
 
-def test_nothing_fits():
+def test_error_if_no_format_fits():
     run, tries = runs_out(9)
     with pytest.raises(DoesNotFit, match=r"mesh, gaussian again, alone.*gaussian: no room"):
         run_fitting(run, ALL, [("gaussian",)])
     assert len(tries) == 3
 
 
-def test_other_errors_pass():
+def test_other_errors_are_raised():
     run, tries = runs_out(1, RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         run_fitting(run, ALL, [("gaussian",)])

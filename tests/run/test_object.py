@@ -1,4 +1,4 @@
-"""One run: its arguments, what it reports, and a mesh without gaussians."""
+"""One run: its arguments, its report, and a mesh without gaussians."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_pipeline_is_called_with_the_arguments_of_the_stock_notebook() -> No
 
 
 @pytest.mark.parametrize("mask", [MASK * np.uint8(255), MASK * np.uint8(1), MASK.astype(np.float32)])
-def test_the_object_is_where_the_mask_is_above_0(mask: np.ndarray) -> None:
+def test_mask_is_the_object_where_above_0(mask: np.ndarray) -> None:
     pipeline = StandIn()
     run_object(pipeline, IMAGE, mask, settings=FEW)
     np.testing.assert_array_equal(pipeline.arguments["image"][..., 3], MASK * 255)
@@ -84,7 +84,7 @@ def test_every_run_has_its_own_report() -> None:
 
 
 @pytest.mark.parametrize("refine", [True, False])
-def test_it_says_whether_the_pose_was_refined(refine: bool) -> None:
+def test_run_reports_whether_the_pose_was_refined(refine: bool) -> None:
     image, mask = picture()
     settings = RunSettings(0, 2, 2, ("gaussian",), refine_pose=refine)
     found = run_object(random_mini(), image, mask, settings=settings)

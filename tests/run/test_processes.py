@@ -25,7 +25,7 @@ from fast_sam3d.run.processes import Lost, can_fork, in_forks
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
 
 
-def test_every_item_once_and_nothing_pickled():
+def test_every_item_is_processed_once_without_pickling():
     weights = torch.arange(6.0)
     items = [lambda i=i: float(weights[i]) for i in range(6)]  # neither can be pickled
     assert dict(in_forks(lambda item: item(), items, 3)) == {i: float(i) for i in range(6)}
@@ -85,7 +85,7 @@ def test_an_error_is_raised_in_the_parent_and_the_others_clean_up(tmp_path):
 
 
 class Odd(Exception):
-    """Pickled, but not to be made again of its one argument."""
+    """It can be pickled, but not unpickled from its one argument."""
 
     def __init__(self, number, place):
         super().__init__(f"{number} of {place}")
@@ -108,7 +108,7 @@ def test_an_error_that_cannot_be_pickled_becomes_a_runtime_error():
         list(in_forks(lambda item: lambda: item, [0], 1))
 
 
-def test_the_traceback_of_the_fork_is_shown():
+def test_traceback_of_the_fork_is_included():
     def somewhere_deep(item):
         return [][item]
 
@@ -142,7 +142,7 @@ def test_a_dead_process_is_reported_and_replaced():
 
 
 @pytest.mark.parametrize(("number", "answer"), [(signal.SIGINT, "done"), (signal.SIGTERM, Lost(143))])
-def test_a_signal_before_a_process_is_ready_for_it(monkeypatch, capfd, number, answer):
+def test_signal_before_a_process_installs_its_handler(monkeypatch, capfd, number, answer):
     follow = forks.follow_parent
     monkeypatch.setattr(forks, "follow_parent", lambda: (os.kill(os.getpid(), number), follow()))
     assert list(in_forks(lambda item: item, ["done"], 1)) == [(0, answer)]
@@ -195,10 +195,10 @@ def test_no_warning_about_threads_of_the_parent(monkeypatch):
         assert list(in_forks(lambda item: item, [0], 1)) == [(0, 0)]
 
 
-def test_the_out_of_memory_killer_prefers_forks():
+def test_out_of_memory_killer_prefers_forks():
     score = Path("/proc/self/oom_score_adj")
-    ((_, told),) = in_forks(lambda item: int(score.read_text()), [0], 1)
-    assert told == min(int(score.read_text()) + 500, 1000)
+    ((_, score_in_fork),) = in_forks(lambda item: int(score.read_text()), [0], 1)
+    assert score_in_fork == min(int(score.read_text()) + 500, 1000)
 
 
 def test_no_file_stays_open():
@@ -251,7 +251,7 @@ def wait_for_ever() -> None:
 
 
 def running(pid: int) -> bool:
-    """Not a zombie, that its new parent has yet to bury."""
+    """Running, and not a zombie that its new parent has not reaped."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:

@@ -13,7 +13,7 @@ def test_bars_are_drawn_per_stage(capsys):
         for stage, total in (("other", 1), ("ss", 3), ("mesh", 1), ("slat", 2)):
             for done in range(total + 1):
                 progress(stage, done, total)
-        progress("gaussian", 0, 1)  # cut off: closed on the way out
+        progress("gaussian", 0, 1)  # interrupted: closed at exit
     err = capsys.readouterr().err
     assert "sparse structure" in err
     assert "3/3" in err
@@ -30,10 +30,10 @@ def test_without_a_terminal_stages_are_logged(caplog):
         progress("mesh", 0, 1)
         progress("mesh", 1, 1)
     assert "sparse structure: 3 steps" in caplog.text
-    assert "mesh" not in caplog.text  # too quick to mention
+    assert "mesh" not in caplog.text  # too short to be logged
 
 
-def test_every_reported_stage_has_a_name_on_the_screen():
+def test_every_reported_stage_has_a_label():
     assert {stage for _, _, stage in adapt(StandIn()).timed()} - {"other"} <= set(STAGES)
 
 
@@ -45,7 +45,7 @@ def test_a_bar_shows_its_last_state_and_note(capsys):
     assert "training [x]" in err and "4/5" in err and "loss 0.1" in err
 
 
-def test_without_a_terminal_a_line_now_and_then(caplog, monkeypatch):
+def test_without_a_terminal_lines_are_rate_limited(caplog, monkeypatch):
     caplog.set_level("INFO", "fast_sam3d")
     assert list(track([1, 2], "reading")) == [1, 2]
     assert "reading" not in caplog.text
@@ -54,7 +54,7 @@ def test_without_a_terminal_a_line_now_and_then(caplog, monkeypatch):
     assert "reading: 1 of 2" in caplog.text and "reading: 2 of 2" in caplog.text
 
 
-def test_objects_that_need_no_run_are_taken_off_the_bar(capsys):
+def test_objects_without_a_run_are_removed_from_the_total(capsys):
     with ObjectsProgress(5, bar=True) as progress:
         progress.begin()
         progress.without(2)

@@ -1,4 +1,4 @@
-"""Sparse structures of several objects in one batch, against each by itself."""
+"""Sparse structures of several objects in one batch, against single runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def solve_ahead(pipeline, things, seed, steps):
 
 
 class Thing:
-    """What `Ahead` wants to know of an object."""
+    """The inputs of an object that `Ahead` reads."""
 
     def __init__(self, left: int) -> None:
         rng = np.random.default_rng(left)
@@ -70,16 +70,18 @@ def test_a_batched_object_equals_the_single_one(pipeline, method):
     poses = [result["translation"] for result, _ in alone]
     assert not torch.equal(poses[0], poses[1])  # objects that differ
     assert sizes == [len(result["coords_original"]) for result, _ in together]
-    for (one, report), (other, told) in zip(alone, together, strict=True):
+    for (one, report), (other, other_report) in zip(alone, together, strict=True):
         assert torch.equal(one["coords"], other["coords"])
         for name in ("shape", "translation", "rotation", "scale"):
             torch.testing.assert_close(other[name], one[name], rtol=1e-5, atol=1e-5)
-        # The noise of the second stage goes on where that of the first ended.
+        # The noise of the second stage continues the generator after the first.
         torch.testing.assert_close(other["gaussian"][0].get_xyz, one["gaussian"][0].get_xyz, rtol=1e-5, atol=1e-5)
-        assert [solve.to_dict()["steps"] for solve in told.solves] == [s.to_dict()["steps"] for s in report.solves]
+        assert [solve.to_dict()["steps"] for solve in other_report.solves] == [
+            s.to_dict()["steps"] for s in report.solves
+        ]
 
 
-def test_a_batch_is_decoded_as_its_objects_are(pipeline):
+def test_batch_is_decoded_without_gradients(pipeline):
     seen = []
     hook = pipeline.models["ss_decoder"].register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
     with hook:
@@ -135,12 +137,12 @@ def test_a_scene_solves_each_group_once(pipeline):
     assert set(batches[: len(batches) // 2]) == {2} and set(batches[len(batches) // 2 :]) == {1}
     for _item in run_scene(pipeline, same.image, masks, **options):
         assert len(pipeline.solved_ahead) == 3
-        break  # a caller may stop, and nothing is kept
+        break  # a caller may stop early, and no state is kept
     del _item
     assert not pipeline.solved_ahead
 
 
-def test_another_seed_or_step_count_is_solved_anew(pipeline):
+def test_another_seed_or_step_count_is_solved_separately(pipeline):
     things = [Thing(5), Thing(20)]
     (plain, _), *_ = results(pipeline, things, seed=8)
     solve_ahead(pipeline, things, 7, STEPS)
@@ -152,7 +154,7 @@ def test_another_seed_or_step_count_is_solved_anew(pipeline):
     pipeline.solved_ahead.clear()
 
 
-def test_no_batch_where_objects_may_take_different_steps(pipeline, caplog):
+def test_no_batch_if_objects_may_take_different_steps(pipeline, caplog):
     caplog.set_level("INFO", "fast_sam3d")
     things = [Thing(5), Thing(20)]
     with fast_sam3d.accelerated(pipeline, {"ss": BUDGET}):
@@ -167,7 +169,7 @@ def test_no_batch_where_objects_may_take_different_steps(pipeline, caplog):
     assert "this pipeline samples one at a time" in caplog.text
 
 
-def test_groups_are_neighbours():
+def test_groups_are_consecutive_objects():
     assert groups_of([0, 2, 5, 9, 11], 2) == {0: (0, 2), 2: (0, 2), 5: (5, 9), 9: (5, 9)}
     assert groups_of([0, 2, 5], 8) == dict.fromkeys((0, 2, 5), (0, 2, 5))
     assert groups_of([0, 2], 1) == {}

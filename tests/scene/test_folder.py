@@ -1,4 +1,4 @@
-"""`fast-sam3d scene` on a stand-in pipeline: what is written, what is kept, and what goes wrong."""
+"""`fast-sam3d scene` on a stand-in pipeline: written files, resuming, and failures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PICTURES = {"preview.png", "turntable.gif"}
 
 
 class Posed(StandIn):
-    """An object whose place depends on its mask; red corners fail, blue ones do not fit."""
+    """The object's place depends on its mask; red corners fail, blue ones run out of memory."""
 
     runs = 0
 
@@ -87,7 +87,7 @@ def save(path: Path, mask: np.ndarray) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Digest of every file but the reports, which tell times."""
+    """Digest of every file but the reports, which contain times."""
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(folder.rglob("*"))
@@ -103,7 +103,7 @@ def scene(capsys, folder: Path, *arguments: object) -> tuple[int, str, str]:
 # ---------------------------------------------------------------------------------------------------- what is written
 
 
-def test_every_result(pipeline, kitchen, elsewhere, capsys):
+def test_scene_writes_every_file(pipeline, kitchen, elsewhere, capsys):
     code, out, err = scene(capsys, kitchen, "--enable_acceleration", "output.preview=true")
     assert code == 0, err
     folder = elsewhere / "outputs" / "kitchen"
@@ -122,7 +122,7 @@ def test_every_result(pipeline, kitchen, elsewhere, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
-def test_several_processes_write_what_one_does(pipeline, kitchen, elsewhere, capsys):
+def test_parallel_processes_write_the_same_files_as_one(pipeline, kitchen, elsewhere, capsys):
     for place, workers in (("a", 1), ("b", 3)):
         code, out, err = scene(capsys, kitchen, "output.preview=true", "--output_dir", place, "--workers", workers)
         assert code == 0, err
@@ -167,7 +167,7 @@ def test_errors_of_other_processes_are_reported(pipeline, kitchen, elsewhere, ca
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
-def test_a_process_that_dies_while_it_composes(pipeline, kitchen, elsewhere, capsys, monkeypatch):
+def test_process_death_during_composition(pipeline, kitchen, elsewhere, capsys, monkeypatch):
     from fast_sam3d.scene import files as scene_files
 
     here, save_glb = os.getpid(), scene_files.save_scene_glb
@@ -213,7 +213,7 @@ def test_composed_files_put_objects_where_their_poses_say(pipeline, kitchen, els
     assert said["camera"]["focal_px"] == pytest.approx(50, rel=1e-3)
 
 
-def test_gaussians_alone_and_without_pictures(pipeline, kitchen, elsewhere, capsys):
+def test_gaussians_only_without_pictures(pipeline, kitchen, elsewhere, capsys):
     code, *_ = scene(capsys, kitchen, "pipeline.formats=[gaussian]")
     assert code == 0
     folder = elsewhere / "outputs" / "kitchen"
@@ -221,7 +221,7 @@ def test_gaussians_alone_and_without_pictures(pipeline, kitchen, elsewhere, caps
     assert json.loads((folder / "summary.json").read_text())["mean_mask_iou"] > 0
 
 
-def test_meshes_alone_and_no_pointmap(pipeline, kitchen, elsewhere, capsys):
+def test_meshes_only_without_pointmap(pipeline, kitchen, elsewhere, capsys):
     wanted = ("--no_pointmap", "output.preview=true", "scene.turntable=false")
     code, *_ = scene(capsys, kitchen, "pipeline.formats=[mesh]", *wanted)
     assert code == 0
@@ -310,7 +310,7 @@ def test_an_interrupted_overwrite_resumes_without_the_flag(pipeline, kitchen, el
     assert pipeline.runs == 3 + 1 + 2
 
 
-def test_one_run_at_a_time(pipeline, kitchen, elsewhere, capsys):
+def test_concurrent_runs_are_refused(pipeline, kitchen, elsewhere, capsys):
     from fast_sam3d.scene.folder import scene_lock
 
     with scene_lock(elsewhere / "outputs" / "kitchen"):
@@ -344,7 +344,7 @@ def killed(folder: Path, at: int) -> None:
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-def test_killed_anywhere_and_resumed(pipeline, kitchen, elsewhere, capsys, monkeypatch):
+def test_resumes_after_sigkill_at_any_point(pipeline, kitchen, elsewhere, capsys, monkeypatch):
     monkeypatch.chdir(elsewhere)
     assert scene(capsys, kitchen)[0] == 0
     undisturbed = contents(elsewhere)
@@ -379,18 +379,18 @@ def test_one_broken_mask_among_many(pipeline, kitchen, elsewhere, capsys, disc):
     assert code == 1
     folder = elsewhere / "outputs" / "kitchen"
     summary = json.loads((folder / "summary.json").read_text())
-    told = {item["number"]: (item["status"], item["message"]) for item in summary["objects"]}
-    assert [told[n][0] for n in (0, 2, 11)] == ["complete"] * 3
+    found = {item["number"]: (item["status"], item["message"]) for item in summary["objects"]}
+    assert [found[n][0] for n in (0, 2, 11)] == ["complete"] * 3
     for number, words in ((3, "damaged"), (4, "save the mask at"), (5, "is empty"), (6, "found no object")):
-        assert told[number][0] == "failed"
-        assert words in told[number][1]
+        assert found[number][0] == "failed"
+        assert words in found[number][1]
         assert f"object {number} failed" in err
         assert not (folder / str(number)).exists()
     assert len(json.loads((folder / "scene.json").read_text())["objects"]) == 3
     assert "3 of 7 objects" in out
 
 
-def test_no_object_at_all(pipeline, kitchen, elsewhere, capsys, disc):
+def test_scene_without_objects(pipeline, kitchen, elsewhere, capsys, disc):
     disc = disc.copy()
     disc[0, 0] = True
     for name in ("0", "2", "11"):
@@ -459,7 +459,7 @@ def test_configured_fallback_formats(pipeline, kitchen, elsewhere, capsys, disc)
         (["--image_dir", "{kitchen}", "--pointmap", "a.npz"], ["no pointmap at a.npz"]),
     ],
 )
-def test_errors_are_one_sentence(pipeline, kitchen, elsewhere, capsys, arguments, words):
+def test_errors_are_reported_in_one_sentence(pipeline, kitchen, elsewhere, capsys, arguments, words):
     bare, empty = kitchen.parent / "bare", kitchen.parent / "empty"
     bare.mkdir(), empty.mkdir()
     shutil.copy(kitchen / "image.png", bare)

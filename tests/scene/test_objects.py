@@ -95,7 +95,7 @@ def test_out_of_memory_decodes_fewer_formats(disc, picture, monkeypatch):
         (np.zeros((4, 4, 3), np.uint8), [], "no masks"),
     ],
 )
-def test_invalid_arguments_are_refused_at_once(image, masks, word):
+def test_invalid_arguments_are_refused_before_the_first_object(image, masks, word):
     with pytest.raises(InputError, match=word):
         run_scene(StandIn(), image, masks)
 
@@ -127,12 +127,12 @@ def test_composed_objects_are_at_their_poses(disc, picture):
     assert row == len(scene.gaussians.get_xyz)
 
 
-def test_nothing_to_compose():
+def test_composing_no_objects():
     with pytest.raises(InputError, match="every mask failed"):
         compose_scene([SceneObject("0", error=ValueError("x"))])
 
 
-def test_colours_are_srgb():
+def test_composed_colours_are_srgb():
     rgba = np.array([[0, 13, 255, 255], [128, 64, 5, 255]], np.uint8)
     surface = Surface(np.zeros((2, 3), np.float32), np.zeros((0, 3), np.int64), rgba)
     linear = surface.srgb**2.2  # nearly the same curve

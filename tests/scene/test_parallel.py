@@ -1,4 +1,4 @@
-"""A scene's objects by several processes."""
+"""Objects of a scene in parallel processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is fork
 
 
 class Recorder:
-    """A worker that notes what it is asked on disk; `act` does the rest."""
+    """A worker that records its calls on disk and then calls `act`."""
 
     def __init__(self, place, act=lambda number: None):
         self.place, self.act, self.prepared = place, act, []
@@ -51,7 +51,7 @@ def tasks_of(place, *groups):
     ]
 
 
-def test_groups_in_turn_and_the_large_ones_first(tmp_path):
+def test_groups_run_in_order_with_large_objects_first(tmp_path):
     def wait_for_the_other(number):  # so that both processes have begun before either is done with its first
         while len(worker.log) < (2 if number < 10 else 5):  # a hang ends with the time limit of the test
             time.sleep(0.01)
@@ -65,7 +65,7 @@ def test_groups_in_turn_and_the_large_ones_first(tmp_path):
     assert len({pid for _, pid in worker.log}) > 1 and os.getpid() not in {pid for _, pid in worker.log}
 
 
-def test_an_object_whose_process_dies_is_run_again_alone(tmp_path, caplog):
+def test_object_is_retried_alone_after_its_process_died(tmp_path, caplog):
     def die_once(number):
         if number == 3 and sum(n == 3 for n, _ in worker.log) == 1:
             (tmp_path / "out" / ".fast_sam3d-xyz.unfinished").mkdir()
@@ -79,30 +79,30 @@ def test_an_object_whose_process_dies_is_run_again_alone(tmp_path, caplog):
     assert not any((tmp_path / "out").iterdir())
 
 
-def test_an_object_whose_process_dies_twice_decodes_fewer_formats(tmp_path):
+def test_fewer_formats_after_a_process_died_twice(tmp_path):
     def die_thrice(number):
         if number == 3 and sum(n == 3 for n, _ in worker.log) <= 3:
             os._exit(5)
 
     worker = Recorder(tmp_path, die_thrice)
-    told = {o.number: o for o in in_parallel(worker, 2)(tasks_of(tmp_path, (1, 2, 3, 4)))}
-    assert told[3].status == "complete" and told[3].formats == ("gaussian_4",)
-    assert told[3].out_of_memory == (
+    found = {o.number: o for o in in_parallel(worker, 2)(tasks_of(tmp_path, (1, 2, 3, 4)))}
+    assert found[3].status == "complete" and found[3].formats == ("gaussian_4",)
+    assert found[3].out_of_memory == (
         "everything, alone: its process ended with exit code 5",
         "gaussian, alone: its process ended with exit code 5",
     )
-    assert [told[n].out_of_memory for n in (1, 2, 4)] == [(), (), ()]
+    assert [found[n].out_of_memory for n in (1, 2, 4)] == [(), (), ()]
 
 
-def test_an_object_whose_process_always_dies_has_failed(tmp_path):
+def test_object_fails_if_its_process_always_dies(tmp_path):
     def die(number):
         if number == 3:
             os._exit(5)
 
     outcomes = list(in_parallel(Recorder(tmp_path, die), 2)(tasks_of(tmp_path, (1, 2, 3, 4))))
-    told = {outcome.number: outcome for outcome in outcomes}
-    assert [told[n].status for n in (1, 2, 3, 4)] == ["complete", "complete", "failed", "complete"]
-    assert told[3].message.count("exit code 5") == 3
+    found = {outcome.number: outcome for outcome in outcomes}
+    assert [found[n].status for n in (1, 2, 3, 4)] == ["complete", "complete", "failed", "complete"]
+    assert found[3].message.count("exit code 5") == 3
 
 
 def test_a_full_disk_ends_the_run(tmp_path):
@@ -133,13 +133,13 @@ class Pipe:
         ("cpu", 1, 4, 1), ("cuda", 8, 4, 1),
     ],
 )  # fmt: skip
-def test_how_many(monkeypatch, caplog, device, objects, asked, count):
+def test_number_of_processes(monkeypatch, caplog, device, objects, asked, count):
     caplog.set_level("INFO", "fast_sam3d")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert processes_for(Pipe(device), objects, asked) == count
     assert ("one after another" in caplog.text) == (asked is not None and asked > 1 and count == 1)
 
 
-def test_where_nothing_can_be_forked(monkeypatch):
+def test_without_fork_objects_run_in_one_process(monkeypatch):
     monkeypatch.setattr(engines, "can_fork", lambda: False)
     assert processes_for(Pipe("cpu"), 8, 4) == 1

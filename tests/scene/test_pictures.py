@@ -1,4 +1,4 @@
-"""Pictures of a scene, and the overlap with the masks, on boxes whose place in the picture is known."""
+"""Pictures of a scene, and the overlap with the masks, on boxes with known places in the picture."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def square(left: int, right: int, top: int = 18, bottom: int = 42) -> np.ndarray
 
 
 @pytest.mark.parametrize("kind", [lambda item: item, cloud])
-def test_objects_hide_each_other(kind):
+def test_occlusion_between_objects(kind):
     # +x is left. The near one spans 100 / 4 = 25 pixels around the middle, the far one reaches out to its left.
     scene = Scene((kind(box(0.0, 4.0, name="a")), kind(box(1.0, 8.0, name="b"))))
     owner = visible_objects(scene, CAMERA)
@@ -59,7 +59,7 @@ def test_objects_hide_each_other(kind):
     assert overlaps["a"] > 0.7 and overlaps["b"] > 0.5
     assert mask_ious(scene, CAMERA, {"a": square(60, 70)}) == {"a": 0.0}
     alone = mask_ious(Scene(scene.objects[1:]), CAMERA, masks)
-    assert alone["b"] < overlaps["b"]  # what the other hides is not in the mask
+    assert alone["b"] < overlaps["b"]  # the mask excludes the part that the other hides
 
 
 def test_the_overlap_is_exact_for_a_mask_that_fits():
@@ -69,7 +69,7 @@ def test_the_overlap_is_exact_for_a_mask_that_fits():
     assert 25 * 25 <= (owner == 0).sum() <= 26 * 26
 
 
-def test_up_is_what_the_objects_agree_on():
+def test_up_direction_follows_the_objects():
     tilt = Pose(np.array([np.cos(0.1), np.sin(0.1), 0, 0]), np.array([0.0, 0, 4]), np.ones(3))
     scene = Scene((PlacedObject("0", tilt),))
     np.testing.assert_allclose(scene_up(scene), tilt.rotation_matrix[2])
@@ -93,7 +93,7 @@ def test_the_preview_shows_masks_scene_and_another_view():
 
 
 @pytest.mark.parametrize("fine", [0, 5])
-def test_the_turntable_goes_around(fine):
+def test_turntable_is_a_full_rotation(fine):
     scene = Scene((box(0.0, 4.0, (255, 0, 0), "a", fine), box(0.0, 7.0, (0, 0, 255), "b", fine)))
     frames = turntable(scene, CAMERA, 4)
     pixels = [np.asarray(frame.convert("RGB")).astype(int) for frame in frames]

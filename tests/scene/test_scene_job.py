@@ -1,4 +1,4 @@
-"""`python infer_scene.py` as a user starts it, on a bundled example, killed and started again."""
+"""`python infer_scene.py` in a separate process on a bundled example: killed and resumed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_resumes_after_sigkill(elsewhere, capsys):
     assert f"{len(there)} of 5 objects are complete already" in err
     assert run(capsys, "scene", "--image_dir", EXAMPLE, *QUICK, "--output_dir", "b")[0] == 0
     assert contents(elsewhere / "a") == contents(elsewhere / "b")
-    # Each object is what `infer` makes of its mask: the same voxels, and the same numbers but for rounding, because
+    # Each object equals that of `infer`: the same voxels, and the same numbers up to rounding, because
     # the sparse structures of the five were sampled in one batch.
     assert run(capsys, "infer", "--image_path", EXAMPLE, "--mask_index", 3, *QUICK, "--output_dir", "c")[0] == 0
     assert_equal_but_for_rounding(elsewhere / "a/scene/3", elsewhere / "c/scene_3")
@@ -112,7 +112,7 @@ def test_progress_of_a_scene_shows_the_object_and_the_time_left(capsys, caplog):
     assert "object 7, 2 of 2" in err and "4/8" in err
 
 
-def test_profile_scene_takes_turns(tmp_path):
+def test_profile_scene_alternates_runs(tmp_path):
     order: list[str] = []
     ways = {name: lambda place, name=name: order.append(name) or (place / "x").write_text("") for name in "ab"}
     seconds = profile_scene.measure(ways, 2)
@@ -120,7 +120,7 @@ def test_profile_scene_takes_turns(tmp_path):
     assert [len(values) for values in seconds.values()] == [2, 2]
 
 
-def test_profile_scene_says_what_failed(elsewhere, capsys):
+def test_profile_scene_reports_failures(elsewhere, capsys):
     code, _, err = run(capsys, "profile-scene", "--image_dir", "nowhere", "--rounds", 1)
     assert code == 2
     assert "ended with 2" in err
@@ -129,7 +129,7 @@ def test_profile_scene_says_what_failed(elsewhere, capsys):
     assert files(elsewhere) == set()
 
 
-def test_profile_scene_compares(elsewhere, capsys, monkeypatch):
+def test_profile_scene_compares_scene_and_single_runs(elsewhere, capsys, monkeypatch):
     ran: list[list[str]] = []
     monkeypatch.setattr(cli, "main", lambda arguments: ran.append(list(arguments)) or 0)
     import argparse
