@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +25,8 @@ from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.telemetry import Report, StageSeam
 
 __all__ = ["Method", "install", "methods_on", "plan"]
+
+logger = logging.getLogger(__name__)
 
 
 def plan(
@@ -83,6 +86,8 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
         # The last acceleration is removed after the new one is in place, so that shared seams stay installed.
         if accelerates:
             patch.take_off(adapter.seams(), lambda layer: layer.accelerates and layer.report is not report)
+            if patch.replaced:
+                logger.info("the acceleration that was active is replaced")
     except BaseException:
         patch.rollback()
         raise

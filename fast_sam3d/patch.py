@@ -156,6 +156,11 @@ class Patch:
             seam.clean()
 
     @property
+    def replaced(self) -> bool:
+        """Whether layers of an earlier installation were removed for this one."""
+        return bool(self._removed)
+
+    @property
     def active(self) -> bool:
         """Whether any layer of this installation is still there."""
         return any(layer in seam.layers for seam, layer in self._added)

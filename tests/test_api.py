@@ -361,6 +361,7 @@ def test_overrides(config: Any, pipeline: FakePipeline) -> None:
         ({"sss": {}}, {}, "there is no stage 'sss' to accelerate: did you mean 'ss'"),
         ({"preset": "fast"}, {}, "a preset is given by its name"),
         ("fast", {"overrides": ["preset=default"]}, "the preset is fast, and the override preset=default asks"),
+        ("fast", {"overrides": ["pipeline.ss_steps=3"]}, "pipeline.ss_steps=3 is no setting of an acceleration"),
         ({"ss": {"when": {"name": "strides"}}}, {}, r"ss\.when\.name is 'strides': did you mean 'stride'"),
         (
             {"ss": {"predict": {"scales": {"name": "hold"}}}},

@@ -30,6 +30,12 @@ def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Mappin
     other = next((text for text in overrides if text.startswith("preset=") and preset is not None), None)
     if other:
         raise ConfigError(f"the preset is {preset}, and the override {other} asks for another: give one of them")
+    others = ("seed", "input", "output", "pipeline", "scene")
+    for text in overrides:
+        if text.lstrip("+").split("=")[0].split(".")[0] in others:
+            raise ConfigError(
+                f"the override {text} is no setting of an acceleration: run_object takes it (RunSettings)"
+            )
     if config is None:
         return _from_preset(preset, overrides)
     if isinstance(config, (str, os.PathLike)):

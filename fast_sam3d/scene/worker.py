@@ -277,8 +277,9 @@ def input_identity(scene: SceneInput, number: int) -> dict[str, Any]:
 
 
 def _weights(checkpoint: Checkpoint) -> str:
-    """sha256 of the names and sizes of the files, and of their list of checksums; gigabytes are not read."""
-    files = sorted(path for path in checkpoint.folder.rglob("*") if path.is_file())
+    """sha256 of the weights' and settings' names and sizes, and of their checksums; gigabytes are not read."""
+    kinds = {".yaml", ".json", ".safetensors", ".ckpt", ".pt"}
+    files = sorted(p for p in checkpoint.folder.rglob("*") if p.suffix in kinds and p.name != "evaluation.json")
     known = {str(path.relative_to(checkpoint.folder)): path.stat().st_size for path in files}
     sums = [path.read_text() for path in files if path.name == "sha256.json"]
     text = json.dumps([known, sums], sort_keys=True).encode("utf-8", "surrogateescape")
