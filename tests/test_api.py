@@ -389,8 +389,8 @@ def test_overrides(config: Any, pipeline: FakePipeline) -> None:
         (None, {"overrides": [3]}, "3 is not an override"),
         (PAPER, {"overrides": ["ss.when={name: ["]}, "cannot be resolved"),
         (None, {"preset": 5}, "preset is 5: give a name"),
-        ("configs/preset/default.yaml", {}, "no module 'defaults' .* `fast-sam3d config"),
-        ("configs/ss/fast_sam3d.yaml", {}, "no module 'when' .* `fast-sam3d config"),
+        ("configs/preset/default.yaml", {}, "no stage 'defaults' .* `fast-sam3d config"),
+        ("configs/ss/fast_sam3d.yaml", {}, "no stage 'when' .* `fast-sam3d config"),
     ],
 )
 def test_invalid_configurations_are_refused_before_patching(

@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from fast_sam3d.errors import ConfigError
+from fast_sam3d.errors import ConfigError, suggest
 from fast_sam3d.mini.data import examples
 from fast_sam3d.mini.data.still_lifes import EXAMPLES, render
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", metavar="DIR", type=Path, default=Path("examples"), help="their parent folder")
     names = examples.names()
     parser.add_argument(
-        "--only", metavar="NAME", nargs="+", choices=names, default=names, help=f"of {', '.join(names)} (default: all)"
+        "--only", metavar="NAME", nargs="+", default=names, help=f"of {', '.join(names)} (default: all)"
     )
     parser.add_argument("--longest", metavar="PIXELS", type=int, help="longer side (default: as bundled)")
 
@@ -28,6 +28,8 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.outputs.folder import check_target, result_folder
 
     wanted = args.only
+    for name in set(wanted) - set(examples.names()):
+        raise ConfigError(f"--only: there is no example '{name}': {suggest(name, examples.names())}")
     if args.longest is not None and not 32 <= args.longest <= 4096:
         raise ConfigError(f"--longest is {args.longest}: give 32 to 4096 pixels")
     for name in wanted:

@@ -281,7 +281,7 @@ def test_observing_a_solver_that_is_not_euler() -> None:
     solver = Midpoint()
     _, report = put_on(solver, None)
     assert same(final(solver, bent), final(Midpoint(), bent))
-    assert [s.calls for s in report.solves[0].steps] == [2] * 25
+    assert [s.network_calls for s in report.solves[0].steps] == [2] * 25
 
 
 class Lazy(Euler):

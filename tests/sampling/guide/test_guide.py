@@ -80,7 +80,7 @@ def test_reuse_against_a_slow_reference(interval: int, warmup: int) -> None:
     assert counts["ss"] == record.calls == STEPS + len(made)
     assert record.saved == GUIDED - len(made) > 0
     assert counts["slat"] == 38
-    assert [step.calls for step in record.steps] == [1 + (i in made) for i in range(STEPS)]
+    assert [step.network_calls for step in record.steps] == [1 + (i in made) for i in range(STEPS)]
 
 
 @pytest.mark.parametrize("threshold", [-1.0, 0.9, 0.97, 1.5])
