@@ -17,7 +17,7 @@ from fast_sam3d.ranges import Whole
 if TYPE_CHECKING:
     from fast_sam3d.telemetry import Progress, Report
 
-__all__ = ["ObjectRun", "RunSettings", "run_object", "with_alpha"]
+__all__ = ["ObjectRun", "RunSettings", "checked_picture", "run_object", "with_alpha"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +144,18 @@ def with_alpha(image: NDArray[np.uint8], mask: NDArray[Any]) -> NDArray[np.uint8
     Raises:
         InputError: a picture that is not [H, W, 3] uint8, or a mask of another size.
     """
-    pixels, covered = np.asarray(image), np.asarray(mask)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise InputError(f"the picture is {pixels.dtype} {list(pixels.shape)}: give [height, width, 3] of uint8")
+    pixels, covered = checked_picture(image), np.asarray(mask)
     if covered.shape != pixels.shape[:2]:
         raise InputError(
             f"the mask is {list(covered.shape)} and the picture {list(pixels.shape[:2])} (height, width): "
             "give the mask at the picture's size"
         )
     return np.dstack([pixels, (covered > 0).astype(np.uint8) * 255])
+
+
+def checked_picture(image: Any) -> NDArray[np.uint8]:
+    """A picture as an array. Raises InputError unless it is [H, W, 3] uint8."""
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise InputError(f"the picture is {pixels.dtype} {list(pixels.shape)}: give [height, width, 3] of uint8")
+    return pixels

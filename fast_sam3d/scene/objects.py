@@ -21,7 +21,7 @@ from fast_sam3d.geometry.arrays import first, transform_points
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import Pose, merge_gaussians, place_gaussians
 from fast_sam3d.run.memory import SMALLER, free_memory, run_fitting, smaller_than
-from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
+from fast_sam3d.run.object import ObjectRun, RunSettings, checked_picture, run_object
 from fast_sam3d.scene.batch import Ahead, groups_of
 
 if TYPE_CHECKING:
@@ -190,9 +190,7 @@ def run_scene(
     """
     from fast_sam3d.adapters import unwrap
 
-    pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise InputError(f"the picture is {pixels.dtype} {list(pixels.shape)}: give [height, width, 3] of uint8")
+    pixels = checked_picture(image)
     named = dict(masks) if isinstance(masks, Mapping) else {str(i): mask for i, mask in enumerate(masks)}
     if not named:
         raise InputError("there are no masks: give one for each object")
