@@ -68,7 +68,10 @@ class DynamicModes(Predict):
         dtype = torch.promote_types(newest.v.dtype, torch.float32)
         snapshots = torch.stack([history[i].v.to(dtype).flatten() for i in reversed(range(count))], dim=1)
         ahead = (t - newest.t) / (newest.t - history[1].t)
-        return continued(snapshots, ahead, self.cutoff).reshape(newest.v.shape).to(newest.v.dtype)
+        try:
+            return continued(snapshots, ahead, self.cutoff).reshape(newest.v.shape).to(newest.v.dtype)
+        except torch.linalg.LinAlgError:  # degenerate modes, or a velocity that is not finite
+            return self.fallback(history, t, x)
 
 
 def equally_spaced(times: list[float]) -> int:
