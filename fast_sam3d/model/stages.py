@@ -19,7 +19,7 @@ from fast_sam3d.model.depth import SilhouetteDepth
 from fast_sam3d.model.extract import y_up
 from fast_sam3d.model.flow import FlowMatching
 from fast_sam3d.model.inputs import limit_size, match_size, merge_rgba
-from fast_sam3d.model.layout_refinement import Solid, refine_pose
+from fast_sam3d.refinement.pose import Solid, refine_pose
 from fast_sam3d.model.networks import build_networks
 from fast_sam3d.model.pose import PoseDecoder
 from fast_sam3d.model.preprocess import CropPreprocessor, infer_focal
@@ -277,7 +277,7 @@ class Stages:
         return outputs
 
     def refine_layout(self, result: Mapping[str, Any], mask: NDArray[np.bool_], guessed: bool) -> dict[str, Any]:
-        """Fit a decoded object's pose to its mask and pointmap; see `layout_refinement`.
+        """Fit a decoded object's pose to its mask and pointmap; see `fast_sam3d.refinement`.
 
         Corresponds to the stock pipeline's `run_post_optimization`.
 

@@ -15,7 +15,7 @@ from fast_sam3d.errors import ConfigError
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import Pose
 from fast_sam3d.model import stages
-from fast_sam3d.model.layout_refinement import LayoutOutcome
+from fast_sam3d.refinement.pose import LayoutOutcome
 from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.report import observe
 from fast_sam3d.run.object import RunSettings, run_object

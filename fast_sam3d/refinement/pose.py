@@ -18,8 +18,8 @@ from scipy.spatial.transform import Rotation
 from fast_sam3d.geometry.arrays import as_numpy, transform_points
 from fast_sam3d.geometry.camera import NEAR, Camera
 from fast_sam3d.geometry.poses import Pose
-from fast_sam3d.model.layout_fit import LayoutSettings, Motion, fit
-from fast_sam3d.model.layout_target import LayoutTarget
+from fast_sam3d.refinement.fit import LayoutSettings, Motion, fit
+from fast_sam3d.refinement.target import LayoutTarget
 from fast_sam3d.render.renderer import nearest_faces
 from fast_sam3d.render.splat import draw_dots
 

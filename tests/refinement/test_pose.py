@@ -12,9 +12,9 @@ from fast_sam3d.geometry.arrays import transform_points
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import Pose
 from fast_sam3d.metrics import rotation_error_deg
-from fast_sam3d.model.layout_fit import LayoutSettings, Motion, _motions
-from fast_sam3d.model.layout_refinement import Solid, refine_pose
-from fast_sam3d.model.layout_target import LayoutTarget
+from fast_sam3d.refinement.fit import LayoutSettings, Motion, _motions
+from fast_sam3d.refinement.pose import Solid, refine_pose
+from fast_sam3d.refinement.target import LayoutTarget
 from fast_sam3d.render.renderer import nearest_faces
 
 CAMERA = Camera(np.eye(3), np.zeros(3), 160.0, (80.0, 60.0), (120, 160))
