@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from fast_sam3d.patch import Seam
 from fast_sam3d.sampling.guide.base import Guiding
 from fast_sam3d.sampling.precision import Autocast, in_types_of, wide
 from fast_sam3d.sampling.step import Tree, like, to_leaves
+from fast_sam3d.sampling.syncs import Syncs
 
 
 class GuidedCalls:
@@ -73,10 +74,12 @@ class SolveState:
 
     Args:
         guided: None: every call that guidance asks for is made.
+        syncs: counts where the host waits for the device.
         kept: `fast_sam3d.exact.context.Contexts`, once a saving has asked for it.
     """
 
     guided: GuidedCalls | None = None
+    syncs: Syncs = field(default_factory=Syncs)
     kept: Kept | None = None
 
 
