@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 from fast_sam3d.patch import Seam
 from fast_sam3d.sampling.guide.base import Guiding
 from fast_sam3d.sampling.step import Tree, like, to_leaves
+from fast_sam3d.sampling.syncs import Syncs
 
 
 class GuidedCalls:
@@ -69,10 +70,12 @@ class SolveState:
 
     Args:
         guided: None: every call that guidance asks for is made.
+        syncs: counts where the host waits for the device.
         kept: `fast_sam3d.exact.context.Contexts`, once a saving has asked for it.
     """
 
     guided: GuidedCalls | None = None
+    syncs: Syncs = field(default_factory=Syncs)
     kept: Kept | None = None
 
 
