@@ -69,7 +69,10 @@ class DynamicModes(Predict):
         dtype = torch.promote_types(newest.v.dtype, torch.float32)
         snapshots = torch.stack([history[i].v.to(dtype).flatten() for i in reversed(range(count))], dim=1)
         ahead = (t - newest.t) / (newest.t - history[1].t)
-        return continued(snapshots, ahead, self.cutoff, history.syncs).reshape(newest.v.shape).to(newest.v.dtype)
+        try:
+            return continued(snapshots, ahead, self.cutoff, history.syncs).reshape(newest.v.shape).to(newest.v.dtype)
+        except torch.linalg.LinAlgError:  # degenerate modes, or a velocity that is not finite
+            return self.fallback(history, t, x)
 
 
 def equally_spaced(times: list[float]) -> int:
@@ -98,8 +101,6 @@ def continued(snapshots: Tensor, ahead: float, cutoff: float, syncs: Syncs) -> T
     # All that follows lies in the span of the snapshots, so it is done in their n coordinates, on the host in float64.
     basis, coordinates = orthonormal(snapshots)
     known = syncs.read(coordinates).double()
-    if not bool(known.isfinite().all()):
-        return snapshots[:, -1]
     before, after, last = known[:, :-1], known[:, 1:], known[:, -1]
     u, s, vh = torch.linalg.svd(before, full_matrices=False)
     rank = int((s > cutoff * s[0]).sum())
