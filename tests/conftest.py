@@ -78,13 +78,24 @@ SLOW = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests listed in `SLOW`."""
+    """Mark the tests listed in `SLOW`, and skip those marked gpu where torch finds no CUDA device."""
     here = Path(__file__).parent
     for item in items:
         path = item.path.relative_to(here).as_posix()
         name = f"{path}::{item.name.split('[')[0]}"
         if any(slow in (path, name) or path.startswith(f"{slow}/") for slow in SLOW):
             item.add_marker(pytest.mark.slow)
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and not has_cuda():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and torch finds none"))
+
+
+def has_cuda() -> bool:
+    """Imported here, because most tests do not need torch."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture(autouse=True)

@@ -166,7 +166,7 @@ def test_velocity_keeps_its_container_and_dtype(kind: type) -> None:
     assert len(report.solves[0].evaluated) == 10
 
 
-def test_non_finite_prediction_is_replaced_by_an_evaluation() -> None:
+def test_a_prediction_that_is_not_finite_is_replaced_by_the_last_velocity() -> None:
     """Float16 velocities whose line overflows: 0 then 60000 extrapolates past 65504."""
     solver = Euler()
     _, report = put_on(solver, stride(3, {"name": "taylor"}), ONE_LEAF)
@@ -179,19 +179,18 @@ def test_non_finite_prediction_is_replaced_by_an_evaluation() -> None:
     times = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0]
     result = final(solver, dynamics, times, torch.zeros(1))
     solve = report.solves[0]
-    assert torch.isfinite(result).all()
-    assert ran == [0.0, 0.1, 0.2, 0.4, 0.5]  # 0.2 was to be predicted; 0.3 then follows a falling line
-    assert [s.step for s in solve.steps if s.fallback] == [2]
-    assert solve.fallbacks == 1
-    assert solve.saved == 1
+    assert result.item() == pytest.approx(3 * 0.1 * 60000 + 0.6)
+    assert ran == [0.0, 0.1, 0.4, 0.5]
+    assert [s.step for s in solve.steps if s.fallback] == [2, 3]
+    assert (solve.fallbacks, solve.saved) == (2, 2)
+    assert solve.syncs == 1  # not one for each step
 
 
 def test_non_finite_network_output_is_passed_through() -> None:
     solver = Euler()
-    _, report = put_on(solver, stride(3))
+    put_on(solver, stride(3))
     result = final(solver, lambda x, t: {name: leaf * float("nan") for name, leaf in x.items()})
     assert all(torch.isnan(leaf).all() for leaf in result.values())
-    assert report.solves[0].saved == 0
 
 
 def test_interleaved_solves_are_independent() -> None:
