@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import logging
 import os
 import re
@@ -14,9 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.file_download
-import numpy as np
 import pytest
-import torch
 from huggingface_hub import constants
 
 from fast_sam3d.checkpoints import download
@@ -24,35 +21,22 @@ from fast_sam3d.checkpoints.download import download_weights, unfinished_folder
 from fast_sam3d.checkpoints.load import find_checkpoint
 from fast_sam3d.config.packaged import checkout
 from fast_sam3d.errors import CheckpointError, OutputError
+from tests.checkpoints.test_load import stock_weights, write_stock, write_weights
 from tests.fake_hub import COMMIT, FakeHub
 from tests.stand_in import run
 
-SETTINGS = """_target_: sam3d_objects.pipeline.Pipeline
-ss_decoder_config_path: ss_decoder.yaml
-ss_decoder_ckpt_path: ss_decoder.safetensors
-ss_generator_ckpt_path: ss_generator.ckpt
-"""
 
-
-def published() -> dict[str, bytes]:
-    from safetensors.numpy import save
-
-    stream = io.BytesIO()
-    torch.save({"state_dict": {"weight": torch.zeros(50_000)}}, stream)
-    return {
-        ".gitattributes": b"* lfs",
-        "README.md": b"the model card",
-        "checkpoints/pipeline.yaml": SETTINGS.encode(),
-        "checkpoints/ss_decoder.yaml": b"_target_: sam3d_objects.pipeline.Part\n",
-        "checkpoints/ss_decoder.safetensors": save({"weight": np.zeros(9, np.float32)}),
-        "checkpoints/ss_generator.ckpt": stream.getvalue(),
-    }
+def published(folder: Path) -> dict[str, bytes]:
+    write_stock(folder)
+    write_weights(folder / "ss_generator.ckpt", stock_weights("ss_generator", ballast=50_000))
+    inner = {f"checkpoints/{file.name}": file.read_bytes() for file in sorted(folder.iterdir())}
+    return {".gitattributes": b"* lfs", "README.md": b"the model card", **inner}
 
 
 @pytest.fixture
-def hub(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+def hub(elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub with the published layout, a user who is not logged in, and an empty working folder."""
-    with FakeHub(published()) as hub:
+    with FakeHub(published(tmp_path / "published")) as hub:
         # The client reads HF_ENDPOINT and HF_HOME once, when it is imported (huggingface_hub/constants.py).
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
         template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
@@ -103,9 +87,10 @@ def test_only_the_checkpoint_folder_is_downloaded(hub, capsys):
 
 
 def test_repository_without_the_checkpoint_folder(hub):
-    hub.files = {**inner(hub), ".gitattributes": b""}
+    published = inner(hub)
+    hub.files = {**published, ".gitattributes": b""}
     download_weights(TARGET)
-    assert contents(TARGET) == inner(FakeHub(published()))
+    assert contents(TARGET) == published
 
 
 def test_flags(hub, capsys):
@@ -187,7 +172,7 @@ def test_a_second_call_resumes_within_the_file(hub, monkeypatch, caplog):
         find_checkpoint("hf")
     hub.requests.clear()
     download_weights(TARGET)
-    assert "resuming: 1 of 4 files left" in caplog.text
+    assert "resuming: 1 of 11 files left" in caplog.text
     assert [entry for entry in hub.requests if "/resolve/" in entry[0]] == [
         (f"/facebook/sam-3d-objects/resolve/{COMMIT}/{WEIGHTS}", "bytes=60000-")
     ]
