@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +14,7 @@ from fast_sam3d.sampling.exchange import Exchange
 from fast_sam3d.sampling.guide import GuidedCalls, SolveState
 from fast_sam3d.sampling.history import History, leaf_history
 from fast_sam3d.sampling.method import StageMethod
+from fast_sam3d.sampling.precision import Autocast, in_types_of, wide
 from fast_sam3d.sampling.predict.base import Integrate
 from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Evaluation, Leaves, Tree, like, to_leaves, token_count
@@ -75,6 +78,9 @@ class Solve:
         self._step = 0
         self._asked = 0
         self._made = self._saved = self._tokens = 0
+        self._autocast = Autocast()
+        if tokens is not None and tokens.decode is not None:
+            tokens = replace(tokens, decode=partial(self._autocast.call, tokens.decode))
         self._choose = None if method is None or tokens is None else method.where.start(tokens)
         self._history: History[Evaluation] = History(1 if method is None else method.depth, syncs=self._syncs)
         self._decide = None if method is None else method.when.start(grid, stage.guidance(dynamics))
@@ -94,6 +100,11 @@ class Solve:
         state = to_leaves(x, self._stage.bare)
         if state is None:
             raise SolverError(f"{self._stage.name}: the solver's state became a {type(x).__name__} in mid-solve")
+        with self._autocast.read(next(iter(state.values())).device).off():
+            return self._accelerated(x, wide(state), t, args, kwargs)
+
+    def _accelerated(self, x: Tree, state: Leaves, t: Any, args: Any, kwargs: Any) -> Tree:
+        """The velocity of a step by the method, in the network's type; `state` are the leaves of x. Autocast is off."""
         if not self._runs(state):
             self._saved += self._calls(t)
             return self._predict(state)
@@ -102,7 +113,7 @@ class Solve:
         if leaves is None or leaves.keys() != state.keys():
             raise SolverError(f"{self._stage.name}: the velocity does not have the leaves of the state")
         self._velocity = velocity
-        self._history.push(Evaluation(self._grid[self._step], state, leaves))
+        self._history.push(Evaluation(self._grid[self._step], state, wide(leaves)))
         return self._corrected(state)
 
     def end_step(self) -> None:
@@ -177,7 +188,8 @@ class Solve:
             raise SolverError(f"{self._stage.name}: the velocity of a part of the tokens is a {type(fresh).__name__}")
         fresh = fresh.to(self._velocity.dtype)
         if isinstance(choice, Merged):
-            return choice.spread(x, fresh, self._grid[self._step])
+            state, few = (leaf.to(torch.promote_types(leaf.dtype, torch.float32)) for leaf in (x, fresh))
+            return choice.spread(state, few, self._grid[self._step]).to(fresh.dtype)
         return self._velocity.index_copy(1, index, fresh)
 
     def _evaluate(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
@@ -185,7 +197,7 @@ class Solve:
         for scene in self._scenes:
             scene.solve = self.state
         try:
-            velocity = self._dynamics(x, t, *args, **kwargs)
+            velocity = self._autocast.call(self._dynamics, x, t, *args, **kwargs)
         finally:
             for scene in self._scenes:
                 scene.solve = None
@@ -204,7 +216,10 @@ class Solve:
             for name in state
             if isinstance(predictor := self._method.predict[name], Integrate) and predictor.corrects
         }
-        return like(self._velocity, {**self._history[0].v, **changed}) if changed else self._velocity
+        if not changed:
+            return self._velocity
+        own = to_leaves(self._velocity, self._stage.bare) or {}
+        return like(self._velocity, {**own, **in_types_of(own, changed)})
 
     def _predict(self, state: Leaves) -> Tree:
         """The predicted velocity; the last evaluated one where it is not finite."""
@@ -217,13 +232,13 @@ class Solve:
                 leaves[name] = predictor.over(past, *self._span(), x)
             else:
                 leaves[name] = predictor(past, self._grid[self._step], x)
-        last = self._history[0].v
-        changed = {name: leaf for name, leaf in leaves.items() if leaf is not last[name]}
+        own, last = to_leaves(self._velocity, self._stage.bare) or {}, self._history[0].v
+        changed = in_types_of(own, {name: leaf for name, leaf in leaves.items() if leaf is not last[name]})
         if changed:
             finite = torch.stack([torch.isfinite(leaf).all() for leaf in changed.values()]).all()
             self._finite[self._step] = finite
-            leaves |= {name: torch.where(finite, leaf, last[name]) for name, leaf in changed.items()}
-        return like(self._velocity, leaves)
+            changed = {name: torch.where(finite, leaf, own[name]) for name, leaf in changed.items()}
+        return like(self._velocity, {**own, **changed})
 
     def _span(self) -> tuple[float, float]:
         return self._grid[self._step], self._grid[self._step + 1]
