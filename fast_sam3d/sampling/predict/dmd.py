@@ -13,6 +13,7 @@ from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.predict.base import Predict
 from fast_sam3d.sampling.predict.hermite import Hermite
 from fast_sam3d.sampling.step import LeafEvaluation
+from fast_sam3d.sampling.syncs import Syncs
 
 SPACING = 1e-3
 """How unequal, relative to the first, the intervals between snapshots may be."""
@@ -65,12 +66,11 @@ class DynamicModes(Predict):
         if count < self.least:
             return self.fallback(history, t, x)
         newest = history[0]
-        dtype = torch.promote_types(newest.v.dtype, torch.float32)
-        snapshots = torch.stack([history[i].v.to(dtype).flatten() for i in reversed(range(count))], dim=1)
+        snapshots = torch.stack([history[i].v.flatten() for i in reversed(range(count))], dim=1)
         ahead = (t - newest.t) / (newest.t - history[1].t)
         try:
-            return continued(snapshots, ahead, self.cutoff).reshape(newest.v.shape).to(newest.v.dtype)
-        except torch.linalg.LinAlgError:  # degenerate modes, or a velocity that is not finite
+            return continued(snapshots, ahead, self.cutoff, history.syncs).reshape(newest.v.shape)
+        except torch.linalg.LinAlgError:
             return self.fallback(history, t, x)
 
 
@@ -85,30 +85,34 @@ def equally_spaced(times: list[float]) -> int:
     return count
 
 
-def continued(snapshots: Tensor, ahead: float, cutoff: float) -> Tensor:
+def continued(snapshots: Tensor, ahead: float, cutoff: float, syncs: Syncs) -> Tensor:
     """A sequence extrapolated beyond its last member.
 
     Args:
         snapshots: [D, n], oldest first.
         ahead: how far, in intervals.
         cutoff: see `DynamicModes`.
+        syncs: of the solve.
 
     Returns:
-        [D]; not a number where the modes are degenerate.
+        [D].
+
+    Raises:
+        torch.linalg.LinAlgError: the modes are degenerate, or a snapshot is not finite.
     """
     before, after = snapshots[:, :-1], snapshots[:, 1:]
     # All that follows lies in the span of the snapshots, so it is done in their n - 1 coordinates, in float64.
     u, s, vh = torch.linalg.svd(before, full_matrices=False)
-    s_host = s.double().cpu()
-    rank = int((s_host > cutoff * s_host[0]).sum())
+    host = syncs.read(torch.cat([s[:, None], vh, u.T @ after], dim=1)).double()
+    if not bool(torch.isfinite(host).all()):
+        raise torch.linalg.LinAlgError("a snapshot is not finite")
+    s, vh, inner = host[:, 0], *host[:, 1:].tensor_split(2, dim=1)
+    rank = int((s > cutoff * s[0]).sum())
     if rank == 0:
         return snapshots[:, -1]
-    inner = (u[:, :rank].T @ after).double().cpu()
-    right = vh[:rank].T.double().cpu() / s_host[:rank]
-    values, vectors = torch.linalg.eig(inner @ right)
-    start = (u[:, :rank].T @ snapshots[:, -1]).double().cpu()
+    inner, start = inner[:rank], inner[:rank, -1]
+    values, vectors = torch.linalg.eig(inner @ (vh[:rank].T / s[:rank]))
     amplitudes = torch.linalg.solve(vectors, start.to(vectors.dtype))
     weights = (vectors @ (amplitudes * values.pow(ahead))).real
-    along = u[:, :rank] @ weights.to(u.device, u.dtype)
     # The part of the last snapshot outside the modes is held.
-    return along + snapshots[:, -1] - u[:, :rank] @ start.to(u.device, u.dtype)
+    return snapshots[:, -1] + u[:, :rank] @ syncs.send((weights - start).to(u.dtype), u.device)
