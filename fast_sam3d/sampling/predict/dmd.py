@@ -92,7 +92,7 @@ def continued(snapshots: Tensor, ahead: float, cutoff: float, syncs: Syncs) -> T
         snapshots: [D, n], oldest first.
         ahead: how far, in intervals.
         cutoff: see `DynamicModes`.
-        syncs: of the solve.
+        syncs: of the solve; the device is read once.
 
     Returns:
         [D].
@@ -100,19 +100,46 @@ def continued(snapshots: Tensor, ahead: float, cutoff: float, syncs: Syncs) -> T
     Raises:
         torch.linalg.LinAlgError: the modes are degenerate, or a snapshot is not finite.
     """
-    before, after = snapshots[:, :-1], snapshots[:, 1:]
-    # All that follows lies in the span of the snapshots, so it is done in their n - 1 coordinates, in float64.
-    u, s, vh = torch.linalg.svd(before, full_matrices=False)
-    host = syncs.read(torch.cat([s[:, None], vh, u.T @ after], dim=1)).double()
-    if not bool(torch.isfinite(host).all()):
+    # All that follows lies in the span of the snapshots, so it is done in their n coordinates, on the host in float64.
+    basis, coordinates = orthonormal(snapshots)
+    known = syncs.read(coordinates).double()
+    if not bool(torch.isfinite(known).all()):
         raise torch.linalg.LinAlgError("a snapshot is not finite")
-    s, vh, inner = host[:, 0], *host[:, 1:].tensor_split(2, dim=1)
+    before, after, last = known[:, :-1], known[:, 1:], known[:, -1]
+    u, s, vh = torch.linalg.svd(before, full_matrices=False)
     rank = int((s > cutoff * s[0]).sum())
     if rank == 0:
         return snapshots[:, -1]
-    inner, start = inner[:rank], inner[:rank, -1]
-    values, vectors = torch.linalg.eig(inner @ (vh[:rank].T / s[:rank]))
+    u = u[:, :rank]
+    values, vectors = torch.linalg.eig(u.T @ after @ (vh[:rank].T / s[:rank]))
+    start = u.T @ last
     amplitudes = torch.linalg.solve(vectors, start.to(vectors.dtype))
-    weights = (vectors @ (amplitudes * values.pow(ahead))).real
     # The part of the last snapshot outside the modes is held.
-    return snapshots[:, -1] + u[:, :rank] @ syncs.send((weights - start).to(u.dtype), u.device)
+    weights = u @ (vectors @ (amplitudes * values.pow(ahead))).real + last - u @ start
+    return torch.stack([weight * column for weight, column in zip(weights.tolist(), basis.unbind(1), strict=True)]).sum(
+        0
+    )
+
+
+def orthonormal(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """A QR decomposition by Gram and Schmidt, each column twice: unlike torch's it runs on MPS, and reads no value.
+
+    Args:
+        columns: [D, n].
+
+    Returns:
+        [D, n] of length 1, or 0 where a column adds no direction; [n, n] upper triangular.
+    """
+    count = columns.shape[1]
+    basis, coordinates = torch.zeros_like(columns), columns.new_zeros(count, count)
+    for i in range(count):
+        rest = columns[:, i]
+        for _ in range(2):
+            along = basis.T @ rest
+            rest = rest - basis @ along
+            coordinates[:, i] += along
+        length = rest.norm()
+        new = length > 100 * torch.finfo(length.dtype).eps * columns[:, i].norm()  # else it is rounding
+        coordinates[i, i] += torch.where(new, length, 0)
+        basis[:, i] = torch.where(new, rest / length, 0)
+    return basis, coordinates
