@@ -55,13 +55,22 @@ class Precision:
 
 
 @functools.cache
+def voxels() -> Tensor:
+    """[20,000, 4] int64 (object, x, y, z), a shell."""
+    places = torch.cartesian_prod(*[torch.arange(GRID)] * 3)
+    radius = (places - GRID / 2 + 0.5).norm(dim=1)
+    shell = places[torch.sort((radius - 28).abs(), stable=True).indices[:VOXELS].sort().values]
+    return F.pad(shell, (1, 0))
+
+
+@functools.cache
 def field(leaf: str, channels: int, t: float, cfg: bool, precision: Precision) -> Tensor:
-    """[64^3 or tokens, channels] velocity of each token, of several units, in the type of the network.
+    """[tokens, channels] velocity of each token, of several units, in the type of the network.
 
     It depends on the time and the token alone. So both runs of a method get the same values from the network, to the
     bit, and what differs is the method's own arithmetic.
     """
-    tokens = GRID**3 if leaf == "feats" else LEAVES[leaf][1]
+    tokens = VOXELS if leaf == "feats" else LEAVES[leaf][1]
     number = torch.arange(tokens)[:, None] * 0.37 + torch.arange(channels) * 1.9
     v = 2 * torch.sin(17 * number) + torch.sin(5 * number + 4 * t) + (0 if cfg else 1.5 * max(0.0, 1 - 3 * t) ** 2)
     return (precision.size * v).to(precision.device, precision.half)
@@ -104,9 +113,14 @@ class Structure(Network):
 class Structured(Network):
     """Of the features of voxels."""
 
+    def __init__(self, precision: Precision) -> None:
+        super().__init__(precision)
+        place = torch.zeros([GRID] * 3, dtype=torch.int64)
+        place[tuple(voxels()[:, 1:].unbind(1))] = torch.arange(VOXELS)
+        self.register_buffer("place", place)
+
     def forward(self, x: Tensor, t: Tensor, cond: Tensor, coords: Tensor, cfg: bool = False) -> Tensor:
-        place = coords[:, 1:].long() * torch.tensor([GRID**2, GRID, 1], device=coords.device)
-        return self.velocity("feats", 8, t, cfg, place.sum(1))
+        return self.velocity("feats", 8, t, cfg, self.place[tuple(coords[:, 1:].long().unbind(1))])
 
 
 class Guided(ClassifierFreeGuidance):
@@ -175,10 +189,7 @@ class Published:
             }
         ).eval()
         self.models.requires_grad_(False).to(precision.device)
-        places = torch.cartesian_prod(*[torch.arange(GRID)] * 3)
-        radius = (places - GRID / 2 + 0.5).norm(dim=1)
-        shell = places[torch.sort((radius - 28).abs(), stable=True).indices[:VOXELS].sort().values]
-        self.coords = F.pad(shell, (1, 0)).int().to(precision.device)
+        self.coords = voxels().int().to(precision.device)
 
     def run(self, stage: str) -> Tensor:
         """The final latent of one stage, [N, C] float32: the shape, or the features of the voxels."""
@@ -204,6 +215,9 @@ def accelerated(precision: Precision, method: Mapping[str, Any]) -> Iterator[tup
         yield pipeline, handle.report
 
 
-def decisions(record: SolveRecord) -> list[tuple[Any, ...]]:
-    """What a method decided at each step."""
-    return [(s.evaluated, s.network_calls, s.network_calls_saved, s.tokens, s.fallback) for s in record.steps]
+def decisions(record: SolveRecord, tokens: bool = True) -> list[tuple[Any, ...]]:
+    """What a method decided at each step; `tokens`: also how many ran."""
+    return [
+        (s.evaluated, s.network_calls, s.network_calls_saved, s.tokens if tokens else 0, s.fallback)
+        for s in record.steps
+    ]

@@ -130,16 +130,17 @@ def orthonormal(columns: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         [D, n] of length 1, or 0 where a column adds no direction; [n, n] upper triangular.
     """
-    count = columns.shape[1]
-    basis, coordinates = torch.zeros_like(columns), columns.new_zeros(count, count)
-    for i in range(count):
-        rest = columns[:, i]
+    rows = columns.T.contiguous()
+    basis, coordinates = torch.zeros_like(rows), columns.new_zeros(len(rows), len(rows))
+    for i, row in enumerate(rows):
+        rest = row
         for _ in range(2):
-            along = basis.T @ rest
-            rest = rest - basis @ along
+            # No matrix products: a GPU may be set to take those in TF32.
+            along = (basis * rest).sum(1)
+            rest = rest - (basis * along[:, None]).sum(0)
             coordinates[:, i] += along
         length = rest.norm()
-        new = length > 100 * torch.finfo(length.dtype).eps * columns[:, i].norm()  # else it is rounding
+        new = length > 100 * torch.finfo(length.dtype).eps * row.norm()  # else it is rounding
         coordinates[i, i] += torch.where(new, length, 0)
-        basis[:, i] = torch.where(new, rest / length, 0)
-    return basis, coordinates
+        basis[i] = torch.where(new, rest / length, 0)
+    return basis.T, coordinates
