@@ -66,8 +66,6 @@ def write_results(
             log.warning("the decoded mesh has no faces, so no %s is written: another --seed may help", MESH)
     if (refinement := result.get("layout_refinement")) is not None:
         facts["layout_refinement"] = refinement
-    elif (overlap := result.get("iou")) is not None:  # of the stock pipeline (run_post_optimization)
-        facts["layout_refinement"] = {"mask_iou_after": float(overlap)}
     save_pose_json(folder / POSE, result)
     written.append(POSE)
     if config.output.preview and {MESH, GAUSSIANS, GAUSSIANS_4} & set(written):
