@@ -132,16 +132,19 @@ def build(
     elif coords is not None:
         adapter.mesh_decoder().mesh_extractor = NoSurface()
     stages = {
-        stage: partial(_run, call, adapter, device, half, stage in adapter.stages) for stage, call in given.items()
+        stage: partial(_run, call, adapter, device, half, stage in adapter.stages and half is not torch.float32)
+        for stage, call in given.items()
     }
     parameters = {stage: sum(map(Tensor.numel, [*n.parameters(), *n.buffers()])) for stage, n in networks.items()}
     tokens = 0 if coords is None else len(SparseGrid(coords).downsampled()[0])
     return Bed(pipeline, stages, parameters, 0 if coords is None else len(coords), tokens)
 
 
-def half_type(precision: str, device: torch.device, stock: bool = False) -> torch.dtype:
-    """The half type of a precision. A CPU has no fast float16: there it is bfloat16, but for the stock weights."""
-    return torch.bfloat16 if device.type == "cpu" and not stock else PRECISIONS[precision]
+def half_type(precision: str, device: torch.device, stock: bool) -> torch.dtype:
+    """The half type of a precision on a device. A CPU has no fast float16: there bfloat16, and float32 for stock."""
+    if device.type == "cpu":
+        return torch.float32 if stock else torch.bfloat16
+    return PRECISIONS[precision]
 
 
 def _network(adapter: Any, stage: str) -> nn.Module:

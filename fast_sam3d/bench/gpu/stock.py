@@ -31,7 +31,7 @@ def importable() -> bool:
 
 
 def stock_networks(sizes: Sizes, real: Collection[str], device: torch.device, dtype: torch.dtype) -> SimpleNamespace:
-    """A pipeline of the stock classes; see `published`.
+    """A pipeline of the stock classes, whose own half type is float16, float32 on a CPU; see `published`.
 
     Raises:
         FastSam3dError: the classes cannot be imported or created.
@@ -50,6 +50,7 @@ def stock_networks(sizes: Sizes, real: Collection[str], device: torch.device, dt
 
 
 def _config(stage: str, sizes: Sizes, device: str) -> dict[str, Any]:
+    half = {"use_fp16": device != "cpu"}
     if stage == "ss":
         network = _called(
             f"{TDFY}.mot_sparse_structure_flow.SparseStructureFlowTdfyWrapper", **_transformer(sizes.ss),
@@ -62,13 +63,13 @@ def _config(stage: str, sizes: Sizes, device: str) -> dict[str, Any]:
     if stage == "slat":
         network = _called(
             f"{TDFY}.structured_latent_flow.SLatFlowModelTdfyWrapper", **_transformer(sizes.slat), patch_size=2,
-            num_io_res_blocks=sizes.slat.num_io_blocks, io_block_channels=[sizes.slat.io_channels], use_fp16=True,
+            num_io_res_blocks=sizes.slat.num_io_blocks, io_block_channels=[sizes.slat.io_channels], **half,
         )  # fmt: skip
         kind = f"{BACKBONE}.generator.flow_matching.model.FlowMatching"
         return _called(kind, reverse_fn=_guided("ClassifierFreeGuidance", network, 1.0), inference_steps=STEPS)
     config = sizes.mesh if stage == "mesh" else sizes.gaussian
     trunk = {name: getattr(config, name) for name in (*SHARED, "latent_channels", "window_size")}
-    trunk |= {"attn_mode": "swin", "use_fp16": True}
+    trunk |= {"attn_mode": "swin", **half}
     kinds = f"{TDFY}.structured_latent_vae"
     if stage == "mesh":
         kind = f"{kinds}.decoder_mesh.SLatMeshDecoderTdfyWrapper"
