@@ -21,11 +21,13 @@ geometry: arrays camera gaussian_cloud placement
 inputs: images picture_files pointmap_file
 mini.train: mini.slat_vae mini.surface_targets
 model: mini.config mini.depth mini.embedder mini.extract mini.flow mini.gaussian mini.inputs mini.latents mini.layers
-model: mini.layout_fit mini.layout_refinement mini.layout_target mini.networks mini.outputs mini.pipeline
+model: mini.networks mini.outputs mini.pipeline
 model: mini.pipeline_config mini.pose mini.pose_decoder mini.preprocess mini.slat_config mini.slat_decoder
 model: mini.slat_flow mini.solver mini.sparse mini.sparse_grid mini.sparse_transformer mini.ss_flow mini.ss_vae
 model: mini.together mini.tree mini.voxels mini.weights mini.window
 outputs: export interrupts mini.train.folders result_folder
+refinement: mini.layout_fit mini.layout_refinement mini.layout_target
+refinement: model.layout_fit model.layout_refinement model.layout_target
 render: dots panels preview threads zbuffer
 run: forks mini.workers object_run out_of_memory progress
 sampling: solve

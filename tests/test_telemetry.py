@@ -199,7 +199,7 @@ def test_table_without_runs_and_with_fallbacks() -> None:
     assert report.table().splitlines()[-1].split() == ["total", "0.00", "0", "0"]
     log = report.begin_solve("ss", [0.0, 1.0])
     log.step(StepRecord(0, 0.0, True, 2, 0, 10, fallback=True))
-    assert report.table().splitlines()[-1] == "1 predictions were not finite and were evaluated instead"
+    assert report.table().splitlines()[-1] == "1 predictions were not finite, and the last velocity was held instead"
     assert report.to_dict()["solves"][0]["complete"] is False
 
 

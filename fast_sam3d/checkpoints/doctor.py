@@ -1,87 +1,45 @@
-"""Diagnosis of the installation for SAM 3D Objects: Python, torch, GPUs, packages, weights, attention, next step.
+"""Diagnosis of the installation for SAM 3D Objects: the answer, what to paste, and the state of every part.
 
-Versions come from package metadata; only torch and this package are imported, so broken or slow packages do no harm.
+Only torch and this package are imported, so broken or slow packages do no harm.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from typing import Any
 
 from fast_sam3d import __version__
+from fast_sam3d.checkpoints.installation import LOGIN, Machine, commands
+from fast_sam3d.checkpoints.packages import PackageState, inspect, inspect_all
+from fast_sam3d.checkpoints.requirements import REQUIREMENTS, TORCH
 
-__all__ = ["PACKAGES", "Attention", "Examination", "Gpu", "PackageState", "WeightsState", "examine"]
+__all__ = ["Attention", "Examination", "Gpu", "WeightsState", "examine"]
 
-_GITHUB = "https://github.com"
 _DRIVER_SECONDS = 10.0
-
-
-# Top-level imports of the stock pipeline and of the classes in its YAML files (sam3d_objects/**.py). The
-# versions of its authors are in doc/setup.md of the stock repository.
-OPTIONAL = ("flash_attn", "xformers")  # not needed to build the pipeline
-PACKAGES = (
-    "sam3d_objects", "torchvision", "pytorch3d", "kaolin", "spconv", "gsplat", "moge", "utils3d", "astor", "cv2",
-    "easydict", "hydra", "igraph", "lightning", "loguru", "matplotlib", "numpy", "omegaconf", "open3d", "optree", "PIL",
-    "plyfile", "pymeshfix", "pyvista", "safetensors", "scipy", "timm", "tqdm", "trimesh", "xatlas", *OPTIONAL,
-)  # fmt: skip
-# Possible names of a package's distribution, where they differ from its import name; the first one is recommended.
-_DISTRIBUTIONS = {
-    "spconv": (*(f"spconv-cu{cuda}" for cuda in (121, 126, 124, 120, 118, 117, 116, 114, 113, 102)), "spconv"),
-    "cv2": ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
-    "hydra": ("hydra-core",),
-    "open3d": ("open3d", "open3d-cpu"),
-    "PIL": ("pillow",),
-    "flash_attn": ("flash-attn",),
-}
-# How to install a package, where `pip install` and its name are not enough.
-_INSTALL = {
-    "torch": 'choose the build for your machine on PyTorch\'s "Get started" page',
-    "sam3d_objects": f"git clone {_GITHUB}/facebookresearch/sam-3d-objects, then pip install --no-deps -e "
-    "sam-3d-objects (its doc/setup.md has the whole environment)",
-    "torchvision": "install the torchvision of your torch version, from where torch came",
-    "pytorch3d": f'pip install --no-build-isolation "git+{_GITHUB}/facebookresearch/pytorch3d.git"',
-    "kaolin": "pip install kaolin -f PAGE, with the page that kaolin's guide names for your torch and CUDA",
-    "spconv": "pip install spconv-cu121 (or the name of your CUDA: spconv-cu118, spconv-cu126)",
-    "moge": f'pip install "git+{_GITHUB}/microsoft/MoGe.git"',
-    "utils3d": f'pip install "git+{_GITHUB}/EasternJournalist/utils3d.git"',
-    "flash_attn": "pip install flash-attn --no-build-isolation",
-    "xformers": "pip install xformers, in the version of your torch",
-}
 # Back ends of modules/attention/__init__.py and modules/sparse/__init__.py, and the packages they need.
 _DENSE = {"sdpa": None, "naive": None, "torch_flash_attn": None, "flash_attn": "flash_attn", "xformers": "xformers"}
 _SPARSE = {"sdpa": None, "flash_attn": "flash_attn", "xformers": "xformers"}
 _REINSTALL = "install fast-sam3d again, with its dependencies (in a clone of its repository: pip install -e .)"
-_NO_GPU = "SAM 3D Objects needs an NVIDIA GPU, but torch sees none; the embedded model runs here: --tag mini"
+_EMBEDDED_RUNS = "the embedded model runs here: fast-sam3d infer --tag mini"
 _VARIABLES = ("ATTN_BACKEND", "SPARSE_ATTN_BACKEND", "SPARSE_BACKEND", "SPCONV_ALGO")
 # GPUs on which the stock pipeline overrides the variables (inference_pipeline.py, set_attention_backend).
 _FLASH_GPUS = ("A100", "H100", "H200")
 
 
 @dataclass(frozen=True, slots=True)
-class PackageState:
-    """`version`: None if not installed or unknown. `problem`: None if the package is usable."""
-
-    module: str
-    version: str | None
-    problem: str | None
-    how: str
-    optional: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Gpu:
-    """`total` and `free` in bytes; `free` is None if unknown."""
+    """`total` and `free` in bytes; `free` is None if unknown. `supported`: whether this torch has code for it."""
 
     name: str
     total: int
     free: int | None
     capability: str
+    supported: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,56 +64,123 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """Result of the diagnosis. `next_step`: None if SAM 3D Objects can run."""
+    """Result of the diagnosis.
+
+    Args:
+        cuda: the version that torch was built for.
+        embedded: the embedded model.
+        weights: the folders for SAM 3D Objects' weights, or the one that was asked for.
+        asked_for: whether a folder was asked for.
+        driver: the GPUs that NVIDIA's driver sees, if torch sees none.
+        missing: modules that are absent or unusable, and needed.
+    """
 
     fast_sam3d: str
     python: str
     system: str
     torch: PackageState
-    cuda: str | None  # version that torch was built for
+    cuda: str | None
     gpus: tuple[Gpu, ...]
     packages: tuple[PackageState, ...]
     embedded: WeightsState
     weights: tuple[WeightsState, ...]
     attention: Attention
+    asked_for: bool = False
+    driver: tuple[Gpu, ...] = ()
 
     @property
     def next_step(self) -> str | None:
-        """The first missing requirement, in a sensible order of installation; None if SAM 3D Objects can run."""
-        if self.torch.problem is not None:
-            return f"torch {self.torch.problem}: {self.torch.how}"
-        if self.embedded.problem is not None:
-            return f"the embedded model cannot be loaded: {self.embedded.problem}"
-        if not self.gpus:
-            if not _driver_sees_gpu():
-                return (
-                    "SAM 3D Objects needs an NVIDIA GPU, but torch sees none; the embedded model runs here: --tag mini"
-                )
-            if self.cuda is None:
-                return "there is a GPU, but torch was built for the CPU: install the torch build for your CUDA version"
-            return f"torch for CUDA {self.cuda} does not see the GPU: unset CUDA_VISIBLE_DEVICES, or update the driver"
-        wanted = {_DENSE[self.attention.dense], _SPARSE[self.attention.sparse]}
-        for package in self.packages:
-            if package.problem is not None and (not package.optional or package.module in wanted):
-                return f"{package.module} {package.problem}: {package.how}"
-        if any(found.problem is None for found in self.weights):
-            return None
-        problem = next((f"{found.folder} cannot be used ({found.problem})" for found in self.weights), None)
-        return problem or (
-            "the weights are missing: accept the licence on https://huggingface.co/facebook/sam-3d-objects, "
-            "`hf auth login`, `fast-sam3d download`"
+        """The reason why the weights cannot be used here, the first in the order of installation; None if they can."""
+        if self._embedded_only:
+            state = self.weights[0]
+            return self._torch_problem() or (state.problem and f"{state.tag} cannot be used: {state.problem}")
+        return (
+            (self._weights_problem() if self.asked_for else None)
+            or self._torch_problem()
+            or (self.embedded.problem and f"the embedded model cannot be loaded: {self.embedded.problem}")
+            or self._gpu_problem()
+            or self._package_problem()
+            or self._weights_problem()
         )
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Modules of packages that are needed and cannot be used."""
+        wanted = {_DENSE[self.attention.dense], _SPARSE[self.attention.sparse]}
+        return tuple(
+            package.module
+            for package in self.packages
+            if package.problem is not None and (not package.optional or package.module in wanted)
+        )
+
+    @property
+    def install(self) -> tuple[str, ...]:
+        """Lines to paste into a shell, which install all that is missing; none where that would not help."""
+        if self.next_step is None or self._embedded_only or not (self.gpus or self.driver):
+            return ()
+        torch = None if self._torch_problem() or self._wrong_build() else (self.torch.version or "").split("+")[0]
+        new_gpu = any(float(gpu.capability) >= 10 for gpu in self.gpus or self.driver)
+        machine = Machine(sys.version_info[:2], torch, self.cuda if torch else None, new_gpu)
+        absent = all(weights.problem is not None for weights in self.weights) and not self.asked_for
+        return (*commands(self.missing, machine), *(LOGIN if absent and not self.weights else ()))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
         step = self.next_step
-        return {"ready": step is None, **asdict(self), "next_step": step}
+        return {"ready": step is None, **asdict(self), "next_step": step, "install": list(self.install)}
+
+    @property
+    def _embedded_only(self) -> bool:
+        return self.asked_for and self.weights[0].kind == "mini"
+
+    def _torch_problem(self) -> str | None:
+        return self.torch.problem and f"torch {self.torch.problem}"
+
+    def _wrong_build(self) -> str | None:
+        """Why this torch cannot use the GPU that is there."""
+        if not self.gpus and self.driver and self.cuda is None:
+            return "there is a GPU, but torch was built for the CPU"
+        unsupported = next((gpu for gpu in self.gpus if not gpu.supported), None)
+        if unsupported is not None:
+            return (
+                f"torch {self.torch.version} has no code for {unsupported.name} "
+                f"(compute capability {unsupported.capability})"
+            )
+        return None
+
+    def _gpu_problem(self) -> str | None:
+        wrong = self._wrong_build()
+        if wrong or self.gpus:
+            return wrong
+        if not self.driver:
+            return f"SAM 3D Objects needs an NVIDIA GPU on Linux, and there is none; {_EMBEDDED_RUNS}"
+        return f"torch for CUDA {self.cuda} does not see the GPU: unset CUDA_VISIBLE_DEVICES, or update the driver"
+
+    def _package_problem(self) -> str | None:
+        states = {package.module: package for package in self.packages}
+        if len(self.missing) > 1:
+            return f"{len(self.missing)} packages are missing or unusable: {', '.join(self.missing)}"
+        return next((f"{module} {states[module].problem}" for module in self.missing), None)
+
+    def _weights_problem(self) -> str | None:
+        if any(found.problem is None for found in self.weights):
+            return None
+        if not self.weights:
+            return "the weights of SAM 3D Objects are missing, and no other folder was given with --tag"
+        first = self.weights[0]
+        return first.problem if self.asked_for else f"{first.folder} cannot be used ({first.problem})"
 
 
-def examine() -> Examination:
-    """Diagnose the installation. Problems are returned, not raised."""
+def examine(tag: str | None = None) -> Examination:
+    """Diagnose the installation. Problems are returned, not raised.
+
+    Args:
+        tag: the weights to check: "mini", the name of a folder under checkpoints/, or a path. None: those under
+            checkpoints/ that are for SAM 3D Objects.
+    """
     torch_state, cuda, gpus = _torch()
-    packages = tuple(map(_state, PACKAGES))
+    driver = () if gpus else _driver_gpus()
+    packages = inspect_all(REQUIREMENTS)
     return Examination(
         fast_sam3d=__version__,
         python=platform.python_version(),
@@ -165,40 +190,16 @@ def examine() -> Examination:
         gpus=gpus,
         packages=packages,
         embedded=_embedded(),
-        weights=_weights(),
-        attention=_attention(packages, gpus, torch_state),
+        weights=_weights() if tag is None else (_asked_for(tag),),
+        attention=_attention(packages, gpus or driver, torch_state),
+        asked_for=tag is not None,
+        driver=driver,
     )
-
-
-def _state(module: str) -> PackageState:
-    names = _DISTRIBUTIONS.get(module, (module,))
-    version = next((v for name in names if (v := _version(name)) is not None), None)
-    problem = None
-    if not _importable(module):
-        problem = "is not installed" if version is None else "is registered, but its files are missing"
-    how = _INSTALL.get(module, f"pip install {names[0]}")
-    return PackageState(module, version, problem, how, module in OPTIONAL)
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution) or None
-    except Exception:  # not installed, or damaged metadata
-        return None
-
-
-def _importable(module: str) -> bool:
-    """Whether a package exists, without importing it. A plain folder with the same name does not count."""
-    try:
-        found = importlib.util.find_spec(module)
-    except Exception:  # any error of damaged packages or import hooks
-        return False
-    return found is not None and found.origin is not None
 
 
 def _torch() -> tuple[PackageState, str | None, tuple[Gpu, ...]]:
     """State of torch, its CUDA version, and the visible GPUs."""
-    state = _state("torch")
+    state = inspect(TORCH)
     if state.problem is not None:
         return state, None, ()
     try:
@@ -218,15 +219,27 @@ def _gpu(torch: Any, index: int) -> Gpu:
         free = int(torch.cuda.mem_get_info(index)[0])
     except Exception:  # a full GPU, or one in exclusive mode
         free = None
-    return Gpu(about.name, int(about.total_memory), free, f"{about.major}.{about.minor}")
+    supported = _runs_on(torch.cuda.get_arch_list(), 10 * about.major + about.minor)
+    return Gpu(about.name, int(about.total_memory), free, f"{about.major}.{about.minor}", supported)
 
 
-def _driver_sees_gpu() -> bool:
+def _runs_on(builds: list[str], capability: int) -> bool:
+    """Whether a torch with these builds ("sm_90": code; "compute_90": what the driver compiles) runs on a GPU."""
+    known = [(kind, int(digits)) for kind, _, digits in (build.partition("_") for build in builds) if digits.isdigit()]
+    return not known or any(
+        version <= capability and (kind == "compute" or version // 10 == capability // 10) for kind, version in known
+    )
+
+
+def _driver_gpus() -> tuple[Gpu, ...]:
+    """The GPUs that NVIDIA's driver sees."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_DRIVER_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_DRIVER_SECONDS)
     except (OSError, subprocess.SubprocessError):
-        return False
-    return done.returncode == 0 and "GPU" in done.stdout
+        return ()
+    rows = [row.split(", ") for row in done.stdout.splitlines()] if done.returncode == 0 else []
+    return tuple(Gpu(row[0], int(row[1]) * 2**20, None, row[2]) for row in rows if len(row) == 3 and row[1].isdigit())
 
 
 def _attention(packages: Iterable[PackageState], gpus: tuple[Gpu, ...], torch_state: PackageState) -> Attention:
@@ -242,21 +255,32 @@ def _attention(packages: Iterable[PackageState], gpus: tuple[Gpu, ...], torch_st
     return Attention(usable, dense, sparse, set_by_user)
 
 
-def _embedded() -> WeightsState:
+def _embedded(tag: str = "mini") -> WeightsState:
     folder, problem = "", None
     try:
-        from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
+        from fast_sam3d.checkpoints.load import load_checkpoint, locate_checkpoint
 
-        checkpoint = find_checkpoint("mini")
+        checkpoint = locate_checkpoint(tag)
         folder = str(checkpoint.folder)
         load_checkpoint(checkpoint, device="cpu")
     except Exception as error:  # damaged weights, or a missing dependency
         problem = _brief(error)
         if isinstance(error, ModuleNotFoundError):
-            problem += (
-                ": install fast-sam3d again, with its dependencies (in a clone of its repository: pip install -e .)"
-            )
-    return WeightsState("mini", folder, "mini", problem)
+            problem += f": {_REINSTALL}"
+    return WeightsState(tag, folder, "mini", problem)
+
+
+def _asked_for(tag: str) -> WeightsState:
+    """The weights of that name or path."""
+    try:
+        from fast_sam3d.checkpoints.load import check_stock_folder, locate_checkpoint
+
+        found = locate_checkpoint(tag)
+    except Exception as error:  # no such folder, or a missing dependency
+        return WeightsState(tag, tag, "sam3d", _brief(error))
+    if found.kind == "mini":
+        return _embedded(tag)
+    return WeightsState(tag, str(found.folder), "sam3d", check_stock_folder(found.folder))
 
 
 def _weights() -> tuple[WeightsState, ...]:
@@ -272,4 +296,4 @@ def _weights() -> tuple[WeightsState, ...]:
 
 
 def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(str(error).split())[:600] or type(error).__name__

@@ -1,48 +1,63 @@
-"""`fast-sam3d doctor`: whether SAM 3D Objects can run here: "ready", or the next thing to do."""
+"""`fast-sam3d doctor`: whether SAM 3D Objects can run here, what to paste if not, and the state of every part."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
 
-from fast_sam3d.checkpoints.doctor import Examination, PackageState, WeightsState, examine
+from fast_sam3d.checkpoints.doctor import Examination, Gpu, WeightsState, examine
+from fast_sam3d.checkpoints.packages import PackageState
+from fast_sam3d.checkpoints.requirements import PYTHON
 
 NOT_READY = 1
 STOCK_ASKS_FOR = 32e9  # bytes of GPU memory, doc/setup.md of the stock repository
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tag", metavar="TAG", help="the weights to check: mini, the name of a folder under checkpoints/, or a path"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    parser.epilog = "The exit status is 0 when SAM 3D Objects can run here with your weights, and 1 otherwise."
+    parser.epilog = (
+        "The first line is the answer; lines to paste follow if something is missing. The exit status is 0 when the "
+        "weights can be used here, and 1 otherwise."
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    found = examine()
+    found = examine(args.tag)
     step = found.next_step
     if args.json:
         import json
 
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        print(*_lines(found), "", "ready" if step is None else f"next: {step}", sep="\n")
+        print(*_answer(found), "", *_lines(found), sep="\n")
     return 0 if step is None else NOT_READY
+
+
+def _answer(found: Examination) -> Iterator[str]:
+    yield "ready" if found.next_step is None else f"not ready: {found.next_step}"
+    if found.install:
+        yield from ("", "to install what is missing, in the versions of SAM 3D Objects, paste:", "")
+        yield from (f"  {line}" for line in found.install)
 
 
 def _lines(found: Examination) -> Iterator[str]:
     yield _line(True, "fast_sam3d", found.fast_sam3d)
-    yield _line(True, "Python", f"{found.python}, {found.system}")
+    stock = ".".join(map(str, PYTHON))
+    note = "" if found.python.startswith(stock + ".") else f"; SAM 3D Objects uses {stock}"
+    yield _line(True, "Python", f"{found.python}, {found.system}{note}")
     yield _package(found.torch, "built for " + (f"CUDA {found.cuda}" if found.cuda else "the CPU"))
-    for gpu in found.gpus:
-        free = "" if gpu.free is None else f", {_gib(gpu.free)} free"
-        note = "; the stock code asks for 32 GB" if gpu.total < STOCK_ASKS_FOR else ""
-        yield _line(True, "GPU", f"{gpu.name}, {_gib(gpu.total)}{free}, compute capability {gpu.capability}{note}")
-    if not found.gpus:
+    for gpu in found.gpus or found.driver:
+        yield _gpu(gpu, seen=bool(found.gpus))
+    if not (found.gpus or found.driver):
         yield _line(False, "GPU", "none")
     yield from ("", "weights")
-    for weights in (found.embedded, *found.weights):
+    for weights in {state.tag: state for state in (found.embedded, *found.weights)}.values():
         yield _weights(weights)
     if not found.weights:
-        yield _line(False, "hf", "no SAM 3D Objects weights in checkpoints/hf")
+        yield _line(False, "hf", "no SAM 3D Objects weights in checkpoints/hf (--tag PATH checks another folder)")
     yield from ("", "attention of SAM 3D Objects")
     yield _line(True, "available", ", ".join(found.attention.available) or "none")
     yield _line(True, "chosen", f"{found.attention.dense}, for sparse tensors {found.attention.sparse}")
@@ -53,10 +68,20 @@ def _lines(found: Examination) -> Iterator[str]:
         yield _package(package)
 
 
+def _gpu(gpu: Gpu, seen: bool) -> str:
+    free = "" if gpu.free is None else f", {_gib(gpu.free)} free"
+    note = "; the stock code asks for 32 GB" if gpu.total < STOCK_ASKS_FOR else ""
+    note += "" if seen else "; torch does not see it"
+    note += "" if gpu.supported else "; this torch has no code for it"
+    text = f"{gpu.name}, {_gib(gpu.total)}{free}, compute capability {gpu.capability}{note}"
+    return _line(seen and gpu.supported, "GPU", text)
+
+
 def _package(state: PackageState, more: str = "") -> str:
     if state.problem is not None:
         return _line(None if state.optional else False, state.module, f"{state.problem}: {state.how}")
-    return _line(True, state.module, ", ".join(part for part in (state.version or "version unknown", more) if part))
+    parts = (state.version or "version unknown", more, state.note)
+    return _line(True, state.module, ", ".join(part for part in parts if part))
 
 
 def _weights(state: WeightsState) -> str:

@@ -58,6 +58,7 @@ def run(request: Request) -> tuple[ObjectRun, float]:
 
 
 def _print_summary(run: ObjectRun, target: Path, written: list[str]) -> None:
+    from fast_sam3d.run.pose import refinement_text
     from fast_sam3d.run.progress import STAGES
 
     report = run.report
@@ -66,4 +67,6 @@ def _print_summary(run: ObjectRun, target: Path, written: list[str]) -> None:
     print_table(title, report.HEADER, rows, report.HEADER[1:])
     for line in report.footer():
         print(line)
+    if (refinement := run.result.get("layout_refinement")) is not None:
+        print(refinement_text(refinement))
     print_path(f"results in {target}: {', '.join(written)}")

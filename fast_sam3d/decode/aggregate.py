@@ -86,7 +86,7 @@ def merge(coords: Tensor, factor: float, centre: float = 0.0) -> tuple[Tensor, T
     parts: a slab of two voxels would keep 1.25 of them. With middles, at most half a voxel is lost on either side.
 
     Args:
-        coords: [N, 4] int (object, x, y, z).
+        coords: [N, 4] int (object, x, y, z), on the host: bins are found in float64.
         factor: edge of a bin in voxels, at least 1.
         centre: the fixed point: 0 for a corner of the grid, half the resolution for its middle.
 

@@ -62,11 +62,12 @@ def _route(method: MeshMethod, scene: Exchange, coords: Any, resolution: int, ce
     """Choose the factor, merge the voxels, and record it."""
     picture = None
     if scene.picture is not None:
-        rgba = torch.as_tensor(scene.picture)
+        rgba = torch.as_tensor(scene.picture, device="cpu")
         picture = picture_ratio(rgba[..., :3], rgba[..., 3])
-    shape = shape_ratio(coords[:, 1:], resolution) if len(coords) else None
+    host = coords.cpu()  # float64, which not every device has, and the same choice on all devices
+    shape = shape_ratio(host[:, 1:], resolution) if len(coords) else None
     factor = method.factor(mixed(picture, shape, method.weight), len(coords))
-    bins, index = merge(coords, factor, centre)
+    bins, index = (part.to(coords.device) for part in merge(host, factor, centre))
     record = AggregationRecord(factor, picture, shape, len(coords), len(bins))
     scene.records.append(record)
     return record, bins, index

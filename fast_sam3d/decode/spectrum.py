@@ -23,7 +23,7 @@ def picture_ratio(rgb: Tensor, mask: Tensor) -> float | None:
     """High-frequency ratio of the masked object in an image.
 
     Args:
-        rgb: [H, W, 3], 0..255 or 0..1.
+        rgb: [H, W, 3], 0..255 or 0..1, on the host: spectra are computed in float64.
         mask: [H, W], the object where above 0.
 
     Returns:
@@ -49,7 +49,7 @@ def shape_ratio(coords: Tensor, resolution: int) -> float | None:
     """High-frequency ratio of a shape's occupancy grid.
 
     Args:
-        coords: [N, 3] int, its voxels. resolution: of the grid.
+        coords: [N, 3] int, its voxels, on the host. resolution: of the grid.
 
     Returns:
         0..1, or None for no voxel or a full grid.

@@ -18,6 +18,7 @@ from torch import Tensor
 from fast_sam3d.exact.attention import AttentionSeam
 from fast_sam3d.patch import Seam
 from fast_sam3d.sampling.guide import SolveState, running_solve
+from fast_sam3d.sampling.syncs import Syncs
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +34,14 @@ class Contexts:
     """Cached results of one solve's cross-attentions.
 
     Args:
+        syncs: of the solve.
         first: the condition of the first conditional call, None before it.
         kind: of the running call: "unconditional", "same" as the first, or None for any other.
         kept: keys and values by the identity of their projection's seam.
         constants: results of unconditional cross-attentions, by the identity of their seam.
     """
 
+    syncs: Syncs
     first: tuple[Any, ...] | None = None
     kind: str | None = None
     kept: dict[int, Tensor] = field(default_factory=dict)
@@ -91,23 +94,24 @@ class CrossAttentionSeam(AttentionSeam):
         if row is None:
             row = _values(call(_some(x, 1), context[:1, :1])).reshape(-1)
             if self.constant is None:
-                self.constant = self._is_constant(call, x, context, row)
+                self.constant = self._is_constant(call, x, context, row, contexts.syncs)
                 if not self.constant:
                     return call(x, context)
             contexts.constants[id(self)] = row
         return row.expand(*x.shape[:-1], -1) if isinstance(x, Tensor) else x.replace(row.expand(_rows(x), -1))
 
-    def _is_constant(self, call: Any, x: Any, context: Tensor, row: Tensor) -> bool:
+    def _is_constant(self, call: Any, x: Any, context: Tensor, row: Tensor, syncs: Syncs) -> bool:
         """Check that the context is zero, and that neither its length nor the query changes the result."""
         if context.is_meta:
             return True  # no values: operations are counted
-        if bool(context.any()):
+        tried = _values(call(_some(x, PROBES), context[:1])).reshape(-1, row.shape[0]).float()
+        off, largest = (tried - row.float()).abs().max(), row.float().abs().max()
+        nonzero, off, largest = syncs.read(torch.stack([context.any().float(), off, largest])).tolist()
+        if nonzero:
             reason = "its context is not zero"
+        elif off <= TOLERANCE.get(row.dtype, 1e-5) * max(largest, 1e-6):
+            return True
         else:
-            tried = _values(call(_some(x, PROBES), context[:1])).reshape(-1, row.shape[0]).float()
-            off = float((tried - row.float()).abs().max())
-            if off <= TOLERANCE.get(row.dtype, 1e-5) * max(float(row.float().abs().max()), 1e-6):
-                return True
             reason = f"its result depends on the query (by {off:.1e})"
         logger.warning("%s: the unconditional shortcut stays off here, because %s", self.place, reason)
         return False
@@ -139,7 +143,7 @@ def active(seam: Seam) -> Contexts | None:
 def contexts_of(state: SolveState) -> Contexts:
     """The cache of a solve, created at the first call."""
     if not isinstance(state.kept, Contexts):
-        state.kept = Contexts()
+        state.kept = Contexts(state.syncs)
     return state.kept
 
 
@@ -154,18 +158,22 @@ def _voxels(value: Any) -> bool:
 
 
 def _same(contexts: Contexts, conditions: tuple[Any, ...]) -> bool:
-    if contexts.first is None:
+    first = contexts.first
+    if first is None:
         contexts.first = conditions
         return True
-    return len(contexts.first) == len(conditions) and all(map(_equal, contexts.first, conditions))
+    return len(first) == len(conditions) and all(
+        _equal(a, b, contexts.syncs) for a, b in zip(first, conditions, strict=True)
+    )
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: Any, b: Any, syncs: Syncs) -> bool:
     if a is b:
         return True
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and bool(torch.equal(a, b))
-    return False
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return False
+    alike = a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+    return alike and bool(syncs.read((a == b).all()))
 
 
 def _rows(x: Any) -> int:
@@ -176,12 +184,12 @@ def _rows(x: Any) -> int:
 
 
 def _some(x: Any, count: int) -> Any:
-    """The first tokens of the first object."""
+    """The first tokens, as those of one object: cross-attention does not look at where they are."""
     if isinstance(x, Tensor):
         return x[:1, :count]
-    if count > 1:
-        count = min(count, int((x.coords[:, 0] == x.coords[0, 0]).sum()))
-    return type(x)(x.feats[:count], x.coords[:count])
+    coords = x.coords[:count].clone()
+    coords[:, 0] = 0
+    return type(x)(x.feats[:count], coords)
 
 
 def _values(x: Any) -> Tensor:

@@ -19,13 +19,13 @@ from fast_sam3d.model.depth import SilhouetteDepth
 from fast_sam3d.model.extract import y_up
 from fast_sam3d.model.flow import FlowMatching
 from fast_sam3d.model.inputs import limit_size, match_size, merge_rgba
-from fast_sam3d.model.layout_refinement import Solid, refine_pose
 from fast_sam3d.model.networks import build_networks
 from fast_sam3d.model.pose import PoseDecoder
 from fast_sam3d.model.preprocess import CropPreprocessor, infer_focal
 from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.model.ss_vae import tokens_to_grid
 from fast_sam3d.model.window import Window
+from fast_sam3d.refinement.pose import Solid, refine_pose, updated
 
 CONDITION_INPUTS = ("image", "mask", "pointmap", "descriptor")
 """Preprocessed inputs that the condition embedders take, in order."""
@@ -277,7 +277,7 @@ class Stages:
         return outputs
 
     def refine_layout(self, result: Mapping[str, Any], mask: NDArray[np.bool_], guessed: bool) -> dict[str, Any]:
-        """Fit a decoded object's pose to its mask and pointmap; see `layout_refinement`.
+        """Fit a decoded object's pose to its mask and pointmap; see `fast_sam3d.refinement`.
 
         Corresponds to the stock pipeline's `run_post_optimization`.
 
@@ -291,12 +291,10 @@ class Stages:
             covers the mask better.
         """
         solid = Solid.of(result, self.config.ss_decoder.resolution)
-        outcome = refine_pose(solid, Pose.of(result), mask, result["pointmap"].cpu().numpy(), not guessed)
-        refined: dict[str, Any] = {"layout_refinement": outcome.facts}
-        if outcome.pose is not None:
-            for name in ("rotation", "translation", "scale"):
-                refined[name] = torch.from_numpy(getattr(outcome.pose, name)[None]).to(result[name])
-        return refined
+        given = Pose.of(result)
+        outcome = refine_pose(solid, given, mask, result["pointmap"].cpu().numpy(), not guessed)
+        pose = {} if outcome.pose is None else updated(result, outcome.pose)
+        return {"layout_refinement": outcome.facts(given), **pose}
 
 
 def picture_colours(image: np.ndarray) -> Tensor:

@@ -171,7 +171,7 @@ def _visible(
     """
     height, width = camera.size
     pixels, depth = camera.project(points)
-    kept = np.flatnonzero((depth[faces] > NEAR).all(axis=1))
+    kept = np.flatnonzero((depth > NEAR)[faces].all(axis=1))
     inverse_depth = 1.0 / np.where(depth > NEAR, depth, 1.0)
     winner = nearest_triangle(pixels, inverse_depth, faces[kept], height, width, FRAGMENTS_AT_ONCE)
     hit = np.flatnonzero(winner >= 0)

@@ -33,9 +33,10 @@ def nearest_triangle(
     best = np.zeros(height * width, np.uint64)
     u, v = np.ascontiguousarray(pixels[:, 0]), np.ascontiguousarray(pixels[:, 1])
     seen, doubled = _covering(u, v, triangles, height, width)
-    falling = np.argsort(v, kind="stable")  # ties in the order of the indices
+    used = np.unique(triangles[seen])
+    falling = used[np.argsort(v[used], kind="stable")]  # ties in the order of the indices
     rank = np.empty(len(v), np.int64)
-    rank[falling] = np.arange(len(v))
+    rank[falling] = np.arange(len(falling))
 
     def draw(chosen: np.ndarray) -> None:
         down = falling[np.sort(rank[triangles[chosen]], axis=1)]
@@ -76,12 +77,18 @@ def _covering(
     u: np.ndarray, v: np.ndarray, triangles: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of triangles with a pixel centre in their box, and twice their signed areas (> 0: clockwise)."""
-    us, vs = ([line[triangles[:, k]] for k in range(3)] for line in (u, v))
-    rows = pixel_range(_least(vs), _most(vs), height)
-    columns = pixel_range(_least(us), _most(us), width)
+    seen = np.arange(len(triangles))
+    for line, count in ((v, height), (u, width)):
+        # Rounded once for each vertex: most triangles of a dense mesh have no pixel centre in their box.
+        first, last = (each.astype(np.int32) for each in pixel_range(line, line, count))
+        corner = triangles[seen]
+        ends = [(first[corner[:, k]], last[corner[:, k]]) for k in range(3)]
+        seen = seen[_most([end for _, end in ends]) > _least([begin for begin, _ in ends])]
+    corner = triangles[seen]
+    us, vs = ([line[corner[:, k]] for k in range(3)] for line in (u, v))
     doubled = (us[1] - us[0]) * (vs[2] - vs[0]) - (vs[1] - vs[0]) * (us[2] - us[0])
-    seen = np.flatnonzero((rows[1] > rows[0]) & (columns[1] > columns[0]) & (np.abs(doubled) > FLAT))
-    return seen, doubled[seen]
+    kept = np.abs(doubled) > FLAT
+    return seen[kept], doubled[kept]
 
 
 def _hidden(

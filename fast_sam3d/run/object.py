@@ -80,7 +80,7 @@ class ObjectRun:
 
     @property
     def pose_refined(self) -> bool:
-        """Whether the layout stage ran."""
+        """Whether the layout stage ran; `result["layout_refinement"]` says what it changed."""
         return "layout" in self.report.seconds
 
 
@@ -102,7 +102,8 @@ def run_object(
         image: [H, W, 3] uint8.
         mask: [H, W], the object where it is above 0.
         pointmap: [H, W, 3] float32, metres, PyTorch3D camera frame, NaN where unknown; None asks the depth model.
-        settings: seed, steps, formats, pose refinement.
+        settings: seed, steps, formats, pose refinement. A pipeline that refines no pose itself, as the stock one in
+            its published configuration, has it refined here; see `fast_sam3d.run.pose.with_refined_pose`.
         progress: receives every step and stage.
 
     Raises:
@@ -112,10 +113,12 @@ def run_object(
     import torch
 
     from fast_sam3d.adapters import unwrap
+    from fast_sam3d.adapters.refinement import own_refinement
     from fast_sam3d.report import observe
+    from fast_sam3d.run.pose import with_refined_pose
 
     pipeline = unwrap(pipeline)
-    with observe(pipeline, progress) as report:
+    with observe(pipeline, progress) as report, own_refinement(pipeline) as given:
         begin = time.perf_counter()
         result: dict[str, Any] = pipeline.run(
             with_alpha(image, mask),
@@ -131,6 +134,8 @@ def run_object(
             pointmap=None if pointmap is None else torch.as_tensor(pointmap),
             decode_formats=None if settings.formats is None else list(settings.formats),
         )
+        if settings.refine_pose:
+            result = with_refined_pose(result, mask, report, given)
         seconds = time.perf_counter() - begin
     return ObjectRun(result, report, settings, seconds, str(getattr(pipeline, "device", "")))
 

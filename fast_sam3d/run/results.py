@@ -32,7 +32,7 @@ def write_results(
     out_of_memory: Sequence[str] = (),
     identity: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Write every result of a run into `folder`, the report last.
+    """Write every result of a run into `folder`, the report last; the time that it takes is a row of the report.
 
     Args:
         tag: of the checkpoint.
@@ -44,39 +44,9 @@ def write_results(
         The names of the files, in order of interest.
     """
     from fast_sam3d.outputs.files import save_json
-    from fast_sam3d.outputs.gaussians import save_gaussians_ply
-    from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
-    from fast_sam3d.outputs.pose import save_pose_json
 
-    result = run.result
-    written: list[str] = []
-    facts: dict[str, Any] = {}
-    for name, file in (("gaussian", GAUSSIANS), ("gaussian_4", GAUSSIANS_4)):
-        if name in run.formats and (gaussians := first(result.get(name))) is not None:
-            save_gaussians_ply(folder / file, gaussians)
-            facts[Path(file).stem] = len(gaussians.get_xyz)
-            written.append(file)
-    if "mesh" in run.formats and (mesh := first(result.get("mesh"))) is not None:
-        if len(mesh.faces):
-            surface = mesh_to_trimesh(mesh)
-            save_glb(folder / MESH, surface)
-            facts["mesh"] = mesh_summary(surface)
-            written.append(MESH)
-        else:
-            log.warning("the decoded mesh has no faces, so no %s is written: another --seed may help", MESH)
-    if (refinement := result.get("layout_refinement")) is not None:
-        facts["layout_refinement"] = refinement
-    elif (overlap := result.get("iou")) is not None:  # of the stock pipeline (run_post_optimization)
-        facts["layout_refinement"] = {"mask_iou_after": float(overlap)}
-    save_pose_json(folder / POSE, result)
-    written.append(POSE)
-    if config.output.preview and {MESH, GAUSSIANS, GAUSSIANS_4} & set(written):
-        from fast_sam3d.model.inputs import reduce_picture
-        from fast_sam3d.render.preview import save_preview
-
-        # A few hundred pixels high: what is drawn from does not have to be larger than this.
-        save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result)
-        written.insert(0, PREVIEW)
+    with run.report.stage("results"):
+        written, facts = _write(folder, config, given, run)
     report: dict[str, Any] = {
         "input": {
             "image": str(given.image_path),
@@ -99,3 +69,39 @@ def write_results(
         report |= {"identity": identity, "files": {name: (folder / name).stat().st_size for name in written}}
     save_json(folder / REPORT, report)
     return [*written, REPORT]
+
+
+def _write(folder: Path, config: Config, given: ObjectInput, run: ObjectRun) -> tuple[list[str], dict[str, Any]]:
+    """Write everything but the report. Returns the names of the files, and what the report says of the result."""
+    from fast_sam3d.outputs.gaussians import save_gaussians_ply
+    from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
+    from fast_sam3d.outputs.pose import save_pose_json
+
+    result = run.result
+    written: list[str] = []
+    facts: dict[str, Any] = {}
+    for name, file in (("gaussian", GAUSSIANS), ("gaussian_4", GAUSSIANS_4)):
+        if name in run.formats and (gaussians := first(result.get(name))) is not None:
+            save_gaussians_ply(folder / file, gaussians)
+            facts[Path(file).stem] = len(gaussians.get_xyz)
+            written.append(file)
+    if "mesh" in run.formats and (mesh := first(result.get("mesh"))) is not None:
+        if len(mesh.faces):
+            surface = mesh_to_trimesh(mesh)
+            save_glb(folder / MESH, surface)
+            facts["mesh"] = mesh_summary(surface)
+            written.append(MESH)
+        else:
+            log.warning("the decoded mesh has no faces, so no %s is written: another --seed may help", MESH)
+    if (refinement := result.get("layout_refinement")) is not None:
+        facts["layout_refinement"] = refinement
+    save_pose_json(folder / POSE, result)
+    written.append(POSE)
+    if config.output.preview and {MESH, GAUSSIANS, GAUSSIANS_4} & set(written):
+        from fast_sam3d.model.inputs import reduce_picture
+        from fast_sam3d.render.preview import save_preview
+
+        # A few hundred pixels high: what is drawn from does not have to be larger than this.
+        save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result)
+        written.insert(0, PREVIEW)
+    return written, facts

@@ -21,6 +21,7 @@ from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.sampling.solve import Solve, SolveLog
 from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Tree, to_leaves
+from fast_sam3d.sampling.syncs import Syncs
 from fast_sam3d.sampling.tokens import Tokens
 from fast_sam3d.telemetry import Report
 
@@ -53,14 +54,15 @@ class SolveSeam(Seam):
         if not self.layers:
             yield from original(dynamics_fn, x_init, times, *args, **kwargs)
             return
-        grid = _floats(times)
+        syncs = Syncs()
+        grid = _floats(times, syncs)
         logs = [layer.report.begin_solve(self.stage.name, grid) for layer in self.layers]
         method = self._method_for(x_init)
-        tokens = None if method is None else self._tokens(method, x_init, args, kwargs)
+        tokens = None if method is None else self._tokens(method, x_init, args, kwargs, syncs)
         if tokens is not None:
-            tokens = replace(tokens, steps=len(grid) - 1)
+            tokens = replace(tokens, steps=len(grid) - 1, syncs=syncs)
         scenes = [layer.scene for layer in self.layers if layer.accelerates and layer.scene is not None]
-        solve = Solve(self.stage, method, dynamics_fn, grid, logs, tokens, scenes)
+        solve = Solve(self.stage, method, dynamics_fn, grid, logs, tokens, scenes, syncs)
         steps = original(solve, x_init, times, *args, **kwargs)
         try:
             for state in steps:
@@ -70,9 +72,9 @@ class SolveSeam(Seam):
             close = getattr(steps, "close", None)
             if close is not None:
                 close()
-        kept = 0 if solve.state.kept is None else solve.state.kept.bytes
+        kept, replaced = 0 if solve.state.kept is None else solve.state.kept.bytes, solve.replaced()
         for log in logs:
-            log.finish(kept)
+            log.finish(kept, replaced, syncs.count)
 
     def _method_for(self, x_init: Tree) -> StageMethod | None:
         method = self.method
@@ -83,7 +85,7 @@ class SolveSeam(Seam):
         logger.warning("%s: a solve with an unknown state runs unaccelerated", self.stage.name)
         return None
 
-    def _tokens(self, method: StageMethod, x_init: Tree, args: Any, kwargs: Any) -> Tokens | None:
+    def _tokens(self, method: StageMethod, x_init: Tree, args: Any, kwargs: Any, syncs: Syncs) -> Tokens | None:
         """The state's tokens, for a method that chooses among them."""
         if method.where.needs_decoder:
             return self._structure(x_init)
@@ -93,10 +95,13 @@ class SolveSeam(Seam):
         if coords is None or x_init.dim() != 3 or tuple(coords.shape) != (x_init.shape[1], 4):
             logger.warning("%s: the voxels are unknown, so all tokens run", self.stage.name)
             return None
-        coords = torch.as_tensor(coords).to(x_init.device)
+        given = torch.as_tensor(coords, device="cpu") if not isinstance(coords, torch.Tensor) else coords
+        host = given if given.device.type == "cpu" else syncs.read(given)
         layer = self._accelerating
         scene = None if layer is None else layer.scene
-        return Tokens(coords) if scene is None else scene.tokens(coords)
+        tokens = Tokens(host) if scene is None else scene.tokens(host)
+        there = given is coords and given.device == x_init.device
+        return replace(tokens, coords=given if there else syncs.send(host, x_init.device))
 
     def _structure(self, x_init: Tree) -> Tokens | None:
         """The cells of a sparse structure, which can be decoded at any step."""
@@ -107,7 +112,7 @@ class SolveSeam(Seam):
         if self.stage.decode is None or scene is None or scene.decoder is None or edge == 0:
             logger.warning("%s: the shape cannot be decoded, so all tokens run", self.stage.name)
             return None
-        cells = torch.argwhere(torch.ones(1, edge, edge, edge)).int()
+        cells = torch.argwhere(torch.ones(1, edge, edge, edge, device="cpu")).int()
         return Tokens(cells, decode=partial(self.stage.decode, scene.decoder.original()))
 
 
@@ -144,7 +149,14 @@ def require_euler(solver: object, stage: str) -> None:
     seam = seam_at(solver, "solve_iter")
     solve_iter = solver.solve_iter if seam is None else seam.original()  # type: ignore[attr-defined]
     grid = [0.0, 0.25, 1.0]
-    states = [float(x) for x, _ in solve_iter(constant, torch.zeros(()), grid)]
+    steps = list(solve_iter(constant, torch.zeros((), device="cpu"), grid))
+    if odd := next((step for step in steps if len(step) != 2), None):
+        raise SolverError(
+            f"{stage}: the solver {kind.__name__} of {kind.__module__} yields {len(odd)} values per step instead of a "
+            "state and a time, as the Fast-SAM3D fork does: install facebookresearch/sam-3d-objects in an environment "
+            "of its own"
+        )
+    states = [float(x) for x, _ in steps]
     if times != grid[:-1] or states != grid[1:]:
         raise SolverError(
             f"{stage}: the solver {kind.__name__} does not take Euler steps (it evaluated at {times} on the grid "
@@ -152,6 +164,9 @@ def require_euler(solver: object, stage: str) -> None:
         )
 
 
-def _floats(times: Sequence[float]) -> list[float]:
+def _floats(times: Sequence[float], syncs: Syncs) -> list[float]:
+    """The grid on the host, read in one copy where it is on a device, as in the stock pipeline."""
+    if isinstance(times, torch.Tensor) and times.device.type != "cpu":
+        times = syncs.read(times)
     tolist = getattr(times, "tolist", None)
     return [float(t) for t in times] if tolist is None else [float(t) for t in tolist()]

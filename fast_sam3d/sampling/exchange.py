@@ -52,12 +52,12 @@ class Exchange:
         return 1 << int(coords[:, 1:].max()).bit_length()
 
     def tokens(self, coords: Tensor) -> Tokens:
-        """Voxels [N, 4] as tokens; without the logits where these belong to another object."""
+        """Voxels [N, 4] on the host as tokens; without the logits where these belong to another object."""
         known = Tokens(coords, self.occupancy, self.scale)
         if self.occupancy is None or not len(coords):
             return Tokens(coords)
-        inside = known.places.amax(0).cpu() < Tensor(list(self.occupancy.shape))
-        return known if bool(inside.all()) else Tokens(coords)
+        inside = all(i < n for i, n in zip(known.places.amax(0).tolist(), self.occupancy.shape, strict=True))
+        return known if inside else Tokens(coords)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"occupancy": None, "scale": 1.0, "picture": None, "records": [], "decoder": self.decoder}

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 from fast_sam3d.sampling.step import Evaluation, LeafEvaluation
+from fast_sam3d.sampling.syncs import Syncs
 
 E = TypeVar("E", bound="Evaluation | LeafEvaluation")
 
@@ -16,12 +17,14 @@ class History(Generic[E]):
     Args:
         depth: how many are kept, at least 1. More keeps more velocities in memory.
         evaluations: to start with, newest first.
+        syncs: of the solve, through which its methods read values of tensors.
     """
 
-    def __init__(self, depth: int, evaluations: Sequence[E] = ()) -> None:
+    def __init__(self, depth: int, evaluations: Sequence[E] = (), syncs: Syncs | None = None) -> None:
         if depth < 1:
             raise ValueError(f"depth is {depth}: a history keeps at least 1 evaluation")
         self.depth = depth
+        self.syncs = Syncs() if syncs is None else syncs
         self._evaluations: list[E] = list(evaluations[:depth])
 
     def push(self, evaluation: E) -> None:
@@ -45,4 +48,4 @@ class History(Generic[E]):
 
 def leaf_history(history: History[Evaluation], name: str) -> History[LeafEvaluation]:
     """A history as the leaf `name` sees it."""
-    return History(history.depth, [LeafEvaluation(e.t, e.x[name], e.v[name]) for e in history])
+    return History(history.depth, [LeafEvaluation(e.t, e.x[name], e.v[name]) for e in history], history.syncs)

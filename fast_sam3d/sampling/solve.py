@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -12,9 +14,11 @@ from fast_sam3d.sampling.exchange import Exchange
 from fast_sam3d.sampling.guide import GuidedCalls, SolveState
 from fast_sam3d.sampling.history import History, leaf_history
 from fast_sam3d.sampling.method import StageMethod
+from fast_sam3d.sampling.precision import Autocast, in_types_of, wide
 from fast_sam3d.sampling.predict.base import Integrate
 from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Evaluation, Leaves, Tree, like, to_leaves, token_count
+from fast_sam3d.sampling.syncs import Syncs
 from fast_sam3d.sampling.tokens import Tokens
 from fast_sam3d.sampling.where import Held, Merged
 from fast_sam3d.telemetry import StepRecord
@@ -27,8 +31,14 @@ class SolveLog(Protocol):
         """One step is done."""
         ...
 
-    def finish(self, context_bytes: int = 0) -> None:
-        """The solve is complete."""
+    def finish(self, context_bytes: int = 0, replaced: Sequence[int] = (), syncs: int = 0) -> None:
+        """The solve is complete.
+
+        Args:
+            context_bytes: see `SolveRecord`.
+            replaced: steps whose prediction was not finite.
+            syncs: see `SolveRecord`.
+        """
         ...
 
 
@@ -43,6 +53,7 @@ class Solve:
         logs: receive the record of each step.
         tokens: the state's tokens, where the method needs them.
         scenes: of the accelerations with seams on the network.
+        syncs: counts where the host waits for the device.
     """
 
     def __init__(
@@ -54,7 +65,10 @@ class Solve:
         logs: Sequence[SolveLog],
         tokens: Tokens | None = None,
         scenes: Sequence[Exchange] = (),
+        syncs: Syncs | None = None,
     ) -> None:
+        self._syncs = Syncs() if syncs is None else syncs
+        self._finite: dict[int, Tensor] = {}
         self._scenes = scenes
         self._stage = stage
         self._method = method
@@ -64,13 +78,15 @@ class Solve:
         self._step = 0
         self._asked = 0
         self._made = self._saved = self._tokens = 0
-        self._fallback = False
+        self._autocast = Autocast()
+        if tokens is not None and tokens.decode is not None:
+            tokens = replace(tokens, decode=partial(self._autocast.call, tokens.decode))
         self._choose = None if method is None or tokens is None else method.where.start(tokens)
-        self._history: History[Evaluation] = History(1 if method is None else method.depth)
+        self._history: History[Evaluation] = History(1 if method is None else method.depth, syncs=self._syncs)
         self._decide = None if method is None else method.when.start(grid, stage.guidance(dynamics))
         self._velocity: Tree | None = None
-        guiding = None if method is None else method.guide.start()
-        self.state = SolveState(None if guiding is None else GuidedCalls(guiding, stage.bare))
+        guiding = None if method is None else method.guide.start(self._syncs)
+        self.state = SolveState(None if guiding is None else GuidedCalls(guiding, stage.bare), self._syncs)
 
     def __call__(self, x: Tree, t: Any, *args: Any, **kwargs: Any) -> Tree:
         self._asked += 1
@@ -84,18 +100,20 @@ class Solve:
         state = to_leaves(x, self._stage.bare)
         if state is None:
             raise SolverError(f"{self._stage.name}: the solver's state became a {type(x).__name__} in mid-solve")
+        with self._autocast.read(next(iter(state.values())).device).off():
+            return self._accelerated(x, wide(state), t, args, kwargs)
+
+    def _accelerated(self, x: Tree, state: Leaves, t: Any, args: Any, kwargs: Any) -> Tree:
+        """The velocity of a step by the method, in the network's type; `state` are the leaves of x. Autocast is off."""
         if not self._runs(state):
-            predicted = self._predict(state)
-            if predicted is not None:
-                self._saved += self._calls(t)
-                return predicted
-            self._fallback = True
+            self._saved += self._calls(t)
+            return self._predict(state)
         velocity = self._chosen(x, t, args, kwargs)
         leaves = to_leaves(velocity, self._stage.bare)
         if leaves is None or leaves.keys() != state.keys():
             raise SolverError(f"{self._stage.name}: the velocity does not have the leaves of the state")
         self._velocity = velocity
-        self._history.push(Evaluation(self._grid[self._step], state, leaves))
+        self._history.push(Evaluation(self._grid[self._step], state, wide(leaves)))
         return self._corrected(state)
 
     def end_step(self) -> None:
@@ -108,24 +126,34 @@ class Solve:
                 network_calls=self._made,
                 network_calls_saved=self._saved,
                 tokens=self._tokens,
-                fallback=self._fallback,
             )
             for log in self._logs:
                 log.step(record)
         self._step += 1
         self._asked = self._made = self._saved = self._tokens = 0
-        self._fallback = False
+
+    def replaced(self) -> list[int]:
+        """The steps so far whose prediction was not finite, so that the last velocity was held; reads the device once.
+
+        Not read step by step, because each read would make the host wait for the device.
+        """
+        if not self._finite:
+            return []
+        finite = self._syncs.read(torch.stack(list(self._finite.values()))).tolist()
+        return [step for step, good in zip(self._finite, finite, strict=True) if not good]
 
     @property
     def _at_an_end(self) -> bool:
         return self._step in (0, len(self._grid) - 2)
 
     def _runs(self, state: Leaves) -> bool:
-        return self._at_an_end or self._decide is None or self._decide(self._step, self._history, state)
+        if self._at_an_end or self._decide is None or self._velocity is None:
+            return True
+        return self._decide(self._step, self._history, state)
 
     def _chosen(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
         """The velocity, from the tokens that the method chooses."""
-        if self._choose is None or self._fallback or self._at_an_end:
+        if self._choose is None or self._at_an_end:
             return self._evaluate(x, t, args, kwargs)
         choice = self._choose(self._step, self._history)
         if choice is None:
@@ -140,24 +168,28 @@ class Solve:
         bare, last = self._stage.bare, self._history[0].v
         if bare not in leaves:
             return velocity
-        held = leaves[bare].index_copy(1, choice.index, last[bare][:, choice.index].to(leaves[bare].dtype))
+        held = torch.where(choice.mask[:, None], last[bare].to(leaves[bare].dtype), leaves[bare])
         return like(velocity, {**leaves, bare: held})
 
     def _carve(self, x: Tree, t: Any, args: Any, kwargs: Any, choice: Tensor | Merged) -> Tree:
         """The velocity with some tokens evaluated; the others keep their last, or take an evaluated token's."""
         assert isinstance(x, Tensor)
         assert isinstance(self._velocity, Tensor)
+        assert self._stage.coords
         assert self._stage.subset
         index = choice.index if isinstance(choice, Merged) else choice
         if len(index) == x.shape[1]:
             return self._evaluate(x, t, args, kwargs)
-        few_args, few_kwargs = self._stage.subset(args, kwargs, index)
+        coords = self._stage.coords(args, kwargs)
+        on_host = not isinstance(coords, Tensor) or coords.device.type == "cpu"
+        few_args, few_kwargs = self._stage.subset(args, kwargs, self._syncs.read(index) if on_host else index)
         fresh = self._evaluate(x[:, index], t, few_args, few_kwargs)
         if not isinstance(fresh, Tensor):
             raise SolverError(f"{self._stage.name}: the velocity of a part of the tokens is a {type(fresh).__name__}")
         fresh = fresh.to(self._velocity.dtype)
         if isinstance(choice, Merged):
-            return choice.spread(x, fresh, self._grid[self._step])
+            state, few = (leaf.to(torch.promote_types(leaf.dtype, torch.float32)) for leaf in (x, fresh))
+            return choice.spread(state, few, self._grid[self._step]).to(fresh.dtype)
         return self._velocity.index_copy(1, index, fresh)
 
     def _evaluate(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
@@ -165,7 +197,7 @@ class Solve:
         for scene in self._scenes:
             scene.solve = self.state
         try:
-            velocity = self._dynamics(x, t, *args, **kwargs)
+            velocity = self._autocast.call(self._dynamics, x, t, *args, **kwargs)
         finally:
             for scene in self._scenes:
                 scene.solve = None
@@ -184,12 +216,15 @@ class Solve:
             for name in state
             if isinstance(predictor := self._method.predict[name], Integrate) and predictor.corrects
         }
-        return like(self._velocity, {**self._history[0].v, **changed}) if changed else self._velocity
+        if not changed:
+            return self._velocity
+        own = to_leaves(self._velocity, self._stage.bare) or {}
+        return like(self._velocity, {**own, **in_types_of(own, changed)})
 
-    def _predict(self, state: Leaves) -> Tree | None:
-        """The predicted velocity, or None where it is not finite."""
-        if self._method is None or self._velocity is None:
-            return None
+    def _predict(self, state: Leaves) -> Tree:
+        """The predicted velocity; the last evaluated one where it is not finite."""
+        assert self._method is not None
+        assert self._velocity is not None
         leaves = {}
         for name, x in state.items():
             predictor, past = self._method.predict[name], leaf_history(self._history, name)
@@ -197,15 +232,22 @@ class Solve:
                 leaves[name] = predictor.over(past, *self._span(), x)
             else:
                 leaves[name] = predictor(past, self._grid[self._step], x)
-        # One host read per predicted step: the choice between prediction and network needs it.
-        finite = torch.stack([torch.isfinite(leaf).all() for leaf in leaves.values()])
-        return like(self._velocity, leaves) if bool(finite.all()) else None
+        own, last = to_leaves(self._velocity, self._stage.bare) or {}, self._history[0].v
+        changed = in_types_of(own, {name: leaf for name, leaf in leaves.items() if leaf is not last[name]})
+        if changed:
+            finite = torch.stack([torch.isfinite(leaf).all() for leaf in changed.values()]).all()
+            self._finite[self._step] = finite
+            changed = {name: torch.where(finite, leaf, own[name]) for name, leaf in changed.items()}
+        return like(self._velocity, {**own, **changed})
 
     def _span(self) -> tuple[float, float]:
         return self._grid[self._step], self._grid[self._step + 1]
 
     def _calls(self, t: Any) -> int:
         # Reading a device's own t costs a synchronisation, so the grid is read where it holds the same value.
-        time = self._grid[self._step] if self._asked == 1 else float(t)
+        if self._asked == 1:
+            time = self._grid[self._step]
+        else:
+            time = float(self._syncs.read(t) if isinstance(t, Tensor) and t.device.type != "cpu" else t)
         guidance = self._stage.guidance(self._dynamics)
         return guidance.calls if guidance is not None and guidance.acts_at(time) else 1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from fast_sam3d.sampling.syncs import Syncs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,6 +21,7 @@ class Tokens:
         scale: cells of that grid along each side of a voxel; above 1 where voxels were merged.
         steps: of the solve.
         decode: the state of a sparse structure [1, N, C] -> its logits [1, 1, R, R, R]; None: not decodable.
+        syncs: of the solve.
     """
 
     coords: Tensor
@@ -26,6 +29,12 @@ class Tokens:
     scale: float = 1.0
     steps: int = 0
     decode: Callable[[Tensor], Tensor] | None = None
+    syncs: Syncs = field(default_factory=Syncs)
+
+    def cells(self, edge: int = 2) -> tuple[Tensor, int]:
+        """The function `cells` of these tokens."""
+        self.syncs.count += 1  # the number of cells
+        return cells(self.coords, edge)
 
     @property
     def places(self) -> Tensor:

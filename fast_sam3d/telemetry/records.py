@@ -21,7 +21,7 @@ class StepRecord:
         network_calls: including the unconditional ones of guidance.
         network_calls_saved: those that a prediction or the guidance method saved.
         tokens: tokens that the network processed in one call; 0 when predicted.
-        fallback: a prediction was not finite, so the network ran instead.
+        fallback: the prediction was not finite, so the last velocity was held; known once the solve is complete.
     """
 
     step: int
@@ -60,6 +60,7 @@ class SolveRecord:
         steps: taken so far, in order.
         complete: the last step was taken; False after an abort.
         context_bytes: memory of the context's cached keys and values during the solve.
+        syncs: how often the method makes the host wait for the device (`fast_sam3d.sampling.syncs`).
         objects: sampled together in this solve. A report counts the steps of each, and the network calls once.
         shared_by: objects of the batch that this solve was part of. A report of one of them counts its own steps, and
             an even share, 1 / shared_by, of the batch's network calls.
@@ -70,6 +71,7 @@ class SolveRecord:
     steps: list[StepRecord] = field(default_factory=list)
     complete: bool = False
     context_bytes: int = 0
+    syncs: int = 0
     objects: int = 1
     shared_by: int = 1
 
@@ -90,7 +92,7 @@ class SolveRecord:
 
     @property
     def fallbacks(self) -> int:
-        """Predictions that were not finite, so that the network ran instead."""
+        """Predictions that were not finite, so that the last velocity was held instead."""
         return sum(step.fallback for step in self.steps)
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,5 +108,6 @@ class SolveRecord:
             "evaluated": self.evaluated,
             "fallbacks": self.fallbacks,
             "context_bytes": self.context_bytes,
+            "syncs": self.syncs,
             "steps": [asdict(step) for step in self.steps],
         }

@@ -15,8 +15,8 @@ from fast_sam3d.errors import ConfigError
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import Pose
 from fast_sam3d.model import stages
-from fast_sam3d.model.layout_refinement import LayoutOutcome
 from fast_sam3d.model.pipeline import Pipeline
+from fast_sam3d.refinement.pose import LayoutOutcome, pose_change
 from fast_sam3d.report import observe
 from fast_sam3d.run.object import RunSettings, run_object
 from fast_sam3d.scene import SceneObject, compose_scene, run_scene
@@ -68,7 +68,8 @@ def test_result_has_the_refined_pose(pipeline, asked):
         np.testing.assert_allclose(refined[name][0], getattr(MOVED, name), rtol=1e-6)
     assert torch.equal(plain["mesh"][0].vertices, refined["mesh"][0].vertices)
     assert refined["layout_refinement"] == {
-        "accepted": True, "mask_iou_before": 0.5, "mask_iou_after": 0.75, "reason": "",
+        "by": "fast_sam3d", "accepted": True, "mask_iou_before": 0.5, "mask_iou_after": 0.75,
+        "change": pose_change(Pose.of(plain), MOVED), "reason": "",
     }  # fmt: skip
     assert report.seconds["layout"] > 0 and "layout" in [row[0] for row in report.rows()]
 

@@ -10,6 +10,7 @@ import torch
 from fast_sam3d.ranges import Real, setting
 from fast_sam3d.sampling.guide.base import Guide
 from fast_sam3d.sampling.step import Leaves
+from fast_sam3d.sampling.syncs import Syncs
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +29,16 @@ class Adaptive(Guide):
     name: ClassVar[str] = "adaptive"
     threshold: float = setting(0.99, Real(-1.0, 2.0), tune=Real(0.9, 0.999))
 
-    def start(self) -> Dropping:
+    def start(self, syncs: Syncs | None = None) -> Dropping:
         """See `Guide`."""
-        return Dropping(self.threshold)
+        return Dropping(self.threshold, Syncs() if syncs is None else syncs)
 
 
 class Dropping:
     """See `Guiding`."""
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold: float, syncs: Syncs) -> None:
+        self._syncs = syncs
         self._threshold = threshold
         self._dropped = False
 
@@ -46,15 +48,14 @@ class Dropping:
 
     def learn(self, conditional: Leaves, unconditional: Leaves) -> None:
         """See `Guiding`."""
-        self._dropped = cosine(conditional, unconditional) >= self._threshold
+        self._dropped = cosine(conditional, unconditional, self._syncs) >= self._threshold
 
 
-def cosine(a: Leaves, b: Leaves) -> float:
+def cosine(a: Leaves, b: Leaves, syncs: Syncs) -> float:
     """Of the angle between two trees taken as vectors; 0 where one has no length. Reads the device once."""
     rows = []
     for name, left in a.items():
         x, y = left.float().flatten(), b[name].float().flatten()
         rows.append(torch.stack([x @ y, x @ x, y @ y]))
-    sums = torch.stack(rows).sum(0).double()
-    inner, xx, yy = (float(value) for value in sums.tolist())
+    inner, xx, yy = syncs.read(torch.stack(rows).sum(0)).tolist()
     return inner / (xx * yy) ** 0.5 if xx > 0 and yy > 0 else 0.0

@@ -9,6 +9,7 @@ import numpy as np
 
 from fast_sam3d.sampling.part import Part
 from fast_sam3d.sampling.step import Leaves
+from fast_sam3d.sampling.syncs import Syncs
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class Guide(Part):
 
     __slots__ = ()
 
-    def start(self) -> Guiding | None:
-        """Begin a solve. None: both calls are always made."""
+    def start(self, syncs: Syncs | None = None) -> Guiding | None:
+        """Begin a solve. None: both calls are always made.
+
+        Args:
+            syncs: of the solve, through which values of tensors are read; None: they are not counted.
+        """
         raise NotImplementedError

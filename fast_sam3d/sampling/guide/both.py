@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fast_sam3d.sampling.guide.base import Guide
+from fast_sam3d.sampling.syncs import Syncs
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,6 @@ class Both(Guide):
     name: ClassVar[str] = "both"
     same_for_all_objects: ClassVar[bool] = True
 
-    def start(self) -> None:
+    def start(self, syncs: Syncs | None = None) -> None:
         """See `Guide`."""
         return None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 from fast_sam3d.patch import Seam
 from fast_sam3d.sampling.guide.base import Guiding
+from fast_sam3d.sampling.precision import Autocast, in_types_of, wide
 from fast_sam3d.sampling.step import Tree, like, to_leaves
+from fast_sam3d.sampling.syncs import Syncs
 
 
 class GuidedCalls:
@@ -38,14 +40,17 @@ class GuidedCalls:
         conditional = to_leaves(tree, self._bare)
         if tree is None or conditional is None:
             return call(*args, **kwargs)
-        given = self._guiding.stand_in(conditional)
-        if given is not None:
-            self._spared += 1
-            return like(tree, given)
+        autocast = Autocast(next(iter(conditional.values())).device)
+        with autocast.off():
+            given = self._guiding.stand_in(wide(conditional))
+            if given is not None:
+                self._spared += 1
+                return like(tree, in_types_of(conditional, given))
         velocity = call(*args, **kwargs)
         unconditional = to_leaves(velocity, self._bare)
         if unconditional is not None:
-            self._guiding.learn(conditional, unconditional)
+            with autocast.off():
+                self._guiding.learn(wide(conditional), wide(unconditional))
         return velocity
 
     def take(self) -> int:
@@ -69,10 +74,12 @@ class SolveState:
 
     Args:
         guided: None: every call that guidance asks for is made.
+        syncs: counts where the host waits for the device.
         kept: `fast_sam3d.exact.context.Contexts`, once a saving has asked for it.
     """
 
     guided: GuidedCalls | None = None
+    syncs: Syncs = field(default_factory=Syncs)
     kept: Kept | None = None
 
 

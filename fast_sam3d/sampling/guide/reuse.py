@@ -11,6 +11,7 @@ from torch import Tensor
 from fast_sam3d.ranges import Whole, setting
 from fast_sam3d.sampling.guide.base import Guide
 from fast_sam3d.sampling.step import Leaves
+from fast_sam3d.sampling.syncs import Syncs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Reuse(Guide):
     interval: int = setting(5, Whole(1), tune=Whole(2, 8))
     warmup: int = setting(3, Whole(1), tune=Whole(1, 6))
 
-    def start(self) -> Reusing:
+    def start(self, syncs: Syncs | None = None) -> Reusing:
         """See `Guide`."""
         return Reusing(self)
 

@@ -50,13 +50,13 @@ class Chebyshev(Predict):
 
 def fit(times: Sequence[float], t: float, terms: int, ridge: float) -> list[float]:
     """[n] weights of the values at `times` in the fitted curve at t, computed on the host in float64."""
-    rows = basis(torch.tensor(list(times), dtype=torch.float64), terms)
-    at = basis(torch.tensor([t], dtype=torch.float64), terms)
-    normal = rows.T @ rows + ridge * torch.eye(terms, dtype=torch.float64)
+    rows = basis(torch.tensor(list(times), dtype=torch.float64, device="cpu"), terms)
+    at = basis(torch.tensor([t], dtype=torch.float64, device="cpu"), terms)
+    normal = rows.T @ rows + ridge * torch.eye(terms, dtype=torch.float64, device="cpu")
     return (at @ torch.linalg.pinv(normal, hermitian=True) @ rows.T)[0].tolist()
 
 
 def basis(t: Tensor, terms: int) -> Tensor:
     """[n] times in 0..1 -> [n, terms] Chebyshev polynomials of 2t - 1."""
     angle = torch.arccos((2 * t - 1).clamp(-1, 1))
-    return torch.cos(angle[:, None] * torch.arange(terms, dtype=t.dtype))
+    return torch.cos(angle[:, None] * torch.arange(terms, dtype=t.dtype, device=t.device))

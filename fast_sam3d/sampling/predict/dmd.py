@@ -13,6 +13,7 @@ from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.predict.base import Predict
 from fast_sam3d.sampling.predict.hermite import Hermite
 from fast_sam3d.sampling.step import LeafEvaluation
+from fast_sam3d.sampling.syncs import Syncs
 
 SPACING = 1e-3
 """How unequal, relative to the first, the intervals between snapshots may be."""
@@ -68,7 +69,10 @@ class DynamicModes(Predict):
         dtype = torch.promote_types(newest.v.dtype, torch.float32)
         snapshots = torch.stack([history[i].v.to(dtype).flatten() for i in reversed(range(count))], dim=1)
         ahead = (t - newest.t) / (newest.t - history[1].t)
-        return continued(snapshots, ahead, self.cutoff).reshape(newest.v.shape).to(newest.v.dtype)
+        try:
+            return continued(snapshots, ahead, self.cutoff, history.syncs).reshape(newest.v.shape).to(newest.v.dtype)
+        except torch.linalg.LinAlgError:  # degenerate modes, or a velocity that is not finite
+            return self.fallback(history, t, x)
 
 
 def equally_spaced(times: list[float]) -> int:
@@ -82,30 +86,56 @@ def equally_spaced(times: list[float]) -> int:
     return count
 
 
-def continued(snapshots: Tensor, ahead: float, cutoff: float) -> Tensor:
+def continued(snapshots: Tensor, ahead: float, cutoff: float, syncs: Syncs) -> Tensor:
     """A sequence extrapolated beyond its last member.
 
     Args:
         snapshots: [D, n], oldest first.
         ahead: how far, in intervals.
         cutoff: see `DynamicModes`.
+        syncs: of the solve; the device is read once.
 
     Returns:
         [D]; not a number where the modes are degenerate.
     """
-    before, after = snapshots[:, :-1], snapshots[:, 1:]
-    # All that follows lies in the span of the snapshots, so it is done in their n - 1 coordinates, in float64.
+    # All that follows lies in the span of the snapshots, so it is done in their n coordinates, on the host in float64.
+    basis, coordinates = orthonormal(snapshots)
+    known = syncs.read(coordinates).double()
+    before, after, last = known[:, :-1], known[:, 1:], known[:, -1]
     u, s, vh = torch.linalg.svd(before, full_matrices=False)
-    s_host = s.double().cpu()
-    rank = int((s_host > cutoff * s_host[0]).sum())
+    rank = int((s > cutoff * s[0]).sum())
     if rank == 0:
         return snapshots[:, -1]
-    inner = (u[:, :rank].T @ after).double().cpu()
-    right = vh[:rank].T.double().cpu() / s_host[:rank]
-    values, vectors = torch.linalg.eig(inner @ right)
-    start = (u[:, :rank].T @ snapshots[:, -1]).double().cpu()
+    u = u[:, :rank]
+    values, vectors = torch.linalg.eig(u.T @ after @ (vh[:rank].T / s[:rank]))
+    start = u.T @ last
     amplitudes = torch.linalg.solve(vectors, start.to(vectors.dtype))
-    weights = (vectors @ (amplitudes * values.pow(ahead))).real
-    along = u[:, :rank] @ weights.to(u.device, u.dtype)
     # The part of the last snapshot outside the modes is held.
-    return along + snapshots[:, -1] - u[:, :rank] @ start.to(u.device, u.dtype)
+    weights = u @ (vectors @ (amplitudes * values.pow(ahead))).real + last - u @ start
+    return torch.stack([weight * column for weight, column in zip(weights.tolist(), basis.unbind(1), strict=True)]).sum(
+        0
+    )
+
+
+def orthonormal(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """A QR decomposition by Gram and Schmidt, each column twice: unlike torch's it runs on MPS, and reads no value.
+
+    Args:
+        columns: [D, n].
+
+    Returns:
+        [D, n] of length 1, or 0 where a column adds no direction; [n, n] upper triangular.
+    """
+    count = columns.shape[1]
+    basis, coordinates = torch.zeros_like(columns), columns.new_zeros(count, count)
+    for i in range(count):
+        rest = columns[:, i]
+        for _ in range(2):
+            along = basis.T @ rest
+            rest = rest - basis @ along
+            coordinates[:, i] += along
+        length = rest.norm()
+        new = length > 100 * torch.finfo(length.dtype).eps * columns[:, i].norm()  # else it is rounding
+        coordinates[i, i] += torch.where(new, length, 0)
+        basis[:, i] = torch.where(new, rest / length, 0)
+    return basis, coordinates

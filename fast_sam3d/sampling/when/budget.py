@@ -12,6 +12,7 @@ from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.guide.base import Guidance
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation, Leaves
+from fast_sam3d.sampling.syncs import Syncs
 from fast_sam3d.sampling.when.base import Decide, When
 
 
@@ -48,22 +49,30 @@ class Budget(When):
         def decide(step: int, history: History[Evaluation], x: Leaves) -> bool:
             nonlocal kappa, seen, before, spent
             newest = history[0]
+            pairs: list[tuple[Leaves, Leaves | None]] = [(x, newest.x if before is None else before), (newest.v, None)]
+            bends = newest.t != seen and len(history) > 1
+            if bends:
+                pairs += [(newest.v, history[1].v), (newest.x, history[1].x)]
+            moved, speed, *bend = _sizes(pairs, history.syncs)
             if newest.t != seen:
                 seen, spent = newest.t, 0.0
-                if len(history) > 1:
-                    bend = _size(newest.v, history[1].v) / max(_size(newest.x, history[1].x), 1e-12)
-                    kappa = bend if kappa is None else self.momentum * kappa + (1 - self.momentum) * bend
-            moved = _size(x, newest.x if before is None else before)
+            if bends:
+                curvature = bend[0] / max(bend[1], 1e-12)
+                kappa = curvature if kappa is None else self.momentum * kappa + (1 - self.momentum) * curvature
             before = x
             if step < self.warmup or kappa is None:
                 return True
-            spent += kappa * moved / (_size(newest.v) + 1e-6)
+            spent += kappa * moved / (speed + 1e-6)
             return not spent < self.threshold  # do not skip if the sum is NaN
 
         return decide
 
 
-def _size(leaves: Leaves, other: Leaves | None = None) -> float:
-    """Mean magnitude over all entries of all leaves, of the difference if there are two; reads the device once."""
-    parts = [leaf.float() if other is None else leaf.float() - other[name].float() for name, leaf in leaves.items()]
-    return float(torch.stack([part.abs().sum() for part in parts]).sum()) / sum(part.numel() for part in parts)
+def _sizes(pairs: Sequence[tuple[Leaves, Leaves | None]], syncs: Syncs) -> list[float]:
+    """Mean magnitude over all entries of all leaves, of the difference where there are two; reads the device once."""
+    sums, counts = [], []
+    for leaves, other in pairs:
+        parts = [leaf.float() if other is None else leaf.float() - other[name].float() for name, leaf in leaves.items()]
+        sums.append(torch.stack([part.abs().sum() for part in parts]).sum())
+        counts.append(sum(part.numel() for part in parts))
+    return [total / count for total, count in zip(syncs.read(torch.stack(sums)).tolist(), counts, strict=True)]

@@ -51,10 +51,10 @@ class Held:
     """All tokens enter the network, but some keep their last velocity.
 
     Args:
-        index: [K] int64, those that keep it, of the leaf that holds the shape.
+        mask: [N] bool, those that keep it, of the leaf that holds the shape.
     """
 
-    index: Tensor
+    mask: Tensor
 
 
 Choose: TypeAlias = Callable[[int, History[Evaluation]], Tensor | Merged | Held | None]

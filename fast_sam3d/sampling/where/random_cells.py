@@ -12,7 +12,7 @@ from torch import Tensor
 from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation
-from fast_sam3d.sampling.tokens import Tokens, cells
+from fast_sam3d.sampling.tokens import Tokens
 from fast_sam3d.sampling.where.base import Choose, Where
 
 
@@ -36,15 +36,16 @@ class RandomCells(Where):
         """See `Where`."""
         if tokens is None or self.keep >= 1:
             return lambda step, history: None
-        cell, count = cells(tokens.coords)
+        on_device, count = tokens.cells()
+        device, cell, syncs = on_device.device, tokens.syncs.read(on_device), tokens.syncs
         kept = max(1, ceil(self.keep * count))
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator("cpu").manual_seed(self.seed)
 
         def choose(step: int, history: History[Evaluation]) -> Tensor | None:
             if step < self.warmup:
                 return None
-            chosen = torch.zeros(count, dtype=torch.bool)
-            chosen[torch.randperm(count, generator=generator)[:kept]] = True
-            return torch.nonzero(chosen.to(cell.device)[cell]).flatten()
+            chosen = torch.zeros(count, dtype=torch.bool, device="cpu")
+            chosen[torch.randperm(count, generator=generator, device="cpu")[:kept]] = True
+            return syncs.send(chosen[cell].nonzero().flatten(), device)
 
         return choose

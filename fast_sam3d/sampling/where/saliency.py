@@ -12,7 +12,7 @@ from torch import Tensor
 from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation
-from fast_sam3d.sampling.tokens import Tokens, cells, high_frequency
+from fast_sam3d.sampling.tokens import Tokens, high_frequency
 from fast_sam3d.sampling.where.base import Choose, Where
 
 
@@ -46,7 +46,7 @@ class Saliency(Where):
         """See `Where`."""
         if tokens is None or self.keep >= 1:
             return lambda step, history: None
-        cell, count = cells(tokens.coords)
+        cell, count = tokens.cells()
         kept = max(1, ceil(self.keep * count))
         if kept >= count:
             return lambda step, history: None
@@ -62,7 +62,7 @@ class Saliency(Where):
                 (before,) = history[1].v.values()
                 motion = motion + self.gamma * unit(_norm(newest.float() - before.float()))
             saliency = 0.5 * motion + 0.5 * detail
-            return torch.nonzero(top_cells(saliency, cell, count, kept)[cell]).flatten()
+            return history.syncs.rows(top_cells(saliency, cell, count, kept)[cell])
 
         return choose
 
@@ -85,9 +85,7 @@ def top_cells(score: Tensor, cell: Tensor, count: int, kept: int) -> Tensor:
     total = score.new_zeros(count).index_add_(0, cell, score)
     size = score.new_zeros(count).index_add_(0, cell, torch.ones_like(score))
     order = torch.sort(total / size, descending=True, stable=True).indices
-    chosen = torch.zeros(count, dtype=torch.bool, device=score.device)
-    chosen[order[:kept]] = True
-    return chosen
+    return torch.zeros(count, dtype=torch.bool, device=score.device).index_fill(0, order[:kept], True)
 
 
 def _norm(velocity: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class Stability(Where):
             nonlocal flipped, held
             if flipped is None and len(history) > 1:
                 now, before = (decode(shape_data(e)) > 0 for e in (history[0], history[1]))
-                flipped = float((now != before).sum()) / (now[0].numel() / count)
+                flipped = float(history.syncs.read((now != before).sum())) / (now[0].numel() / count)
             velocity = shape(history[0].v)
             if held is None:
                 held = torch.zeros(count, dtype=torch.int64, device=velocity.device)
@@ -71,11 +71,9 @@ class Stability(Where):
             moves = unit((velocity - shape(history[1].v)).norm(dim=-1))
             score = self.change * moves + (1 - self.change) * unit(velocity.norm(dim=-1))
             order = torch.sort(score.masked_fill(restless, torch.inf), stable=True).indices
-            index = order[: max(0, min(budget, count - int(restless.sum())))]
-            still = torch.zeros_like(restless)
-            still[index] = True
+            still = torch.zeros_like(restless).index_fill(0, order[: max(0, budget)], True) & ~restless
             held = torch.where(still, held + 1, 0)
-            return Held(index) if len(index) else None
+            return Held(still)
 
         return choose
 

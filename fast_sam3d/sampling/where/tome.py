@@ -12,7 +12,8 @@ from torch import Tensor
 from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation
-from fast_sam3d.sampling.tokens import Tokens, cells
+from fast_sam3d.sampling.syncs import Syncs
+from fast_sam3d.sampling.tokens import Tokens
 from fast_sam3d.sampling.where.base import Choose, Merged, Where
 
 
@@ -43,7 +44,7 @@ class MergeCells(Where):
         """See `Where`."""
         if tokens is None or self.merge == 0:
             return lambda step, history: None
-        blocks = Blocks(tokens.coords)
+        blocks = Blocks(tokens)
         merged = min(int(self.merge * blocks.count), len(blocks.sources))
         if merged == 0:
             return lambda step, history: None
@@ -54,35 +55,35 @@ class MergeCells(Where):
             last = history[0]
             (x,), (v,) = last.x.values(), last.v.values()
             data = (x.float() + (1 - last.t) * v.float())[0]
-            return blocks.merge(blocks.alike(data)[:merged])
+            return blocks.merge(blocks.alike(data)[:merged], history.syncs)
 
         return choose
 
 
 class Blocks:
-    """The cells of a solve's voxels, and the destination of each.
-
-    Args:
-        coords: [N, 4] int (object, x, y, z).
+    """The cells of a solve's tokens, and the destination of each.
 
     Attributes:
         count: of cells.
         sources: [S] int64, the cells that are no destination.
     """
 
-    def __init__(self, coords: Tensor) -> None:
-        self.cell, self.count = cells(coords, 2)
-        block, number_of_blocks = cells(coords, 4)
+    def __init__(self, tokens: Tokens) -> None:
+        device = tokens.coords.device
+        self.cell, self.count = tokens.cells(2)
+        block, number_of_blocks = tokens.cells(4)
         # The first cell of each block is its destination.
         first = block.new_full((number_of_blocks,), self.count)
         first = first.scatter_reduce(0, block, self.cell, "amin")
         self.destination = block.new_zeros(self.count).scatter(0, self.cell, first[block])
-        own = torch.arange(self.count, device=coords.device)
-        self.sources = own[self.destination != own]
-        corner = (coords[:, 1:].long() % 2) @ torch.tensor([4, 2, 1], device=coords.device)
+        own = torch.arange(self.count, device=device)
+        self.sources = tokens.syncs.rows(self.destination != own)
+        x, y, z = (tokens.coords[:, 1:].long() % 2).unbind(1)
+        corner = 4 * x + 2 * y + z
         self.at = block.new_full((self.count, 8), -1)
-        self.at[self.cell, corner] = torch.arange(len(coords), device=coords.device)
-        bits = torch.tensor([[n >> 2 & 1, n >> 1 & 1, n & 1] for n in range(8)], device=coords.device)
+        self.at[self.cell, corner] = torch.arange(len(corner), device=device)
+        number = torch.arange(8, device=device)
+        bits = torch.stack([number // 4, number // 2 % 2, number % 2], dim=1)
         self.apart = (bits[:, None] - bits[None]).abs().sum(-1)[corner]  # [N, 8] steps from a voxel's corner to each
 
     def alike(self, data: Tensor) -> Tensor:
@@ -92,13 +93,12 @@ class Blocks:
         likeness = (unit[self.sources] * unit[self.destination[self.sources]]).sum(1)
         return self.sources[torch.sort(likeness, descending=True, stable=True).indices]
 
-    def merge(self, gone: Tensor) -> Merged:
+    def merge(self, gone: Tensor, syncs: Syncs) -> Merged:
         """Without the cells `gone` [G]."""
-        kept = torch.ones(self.count, dtype=torch.bool, device=gone.device)
-        kept[gone] = False
+        kept = torch.ones(self.count, dtype=torch.bool, device=gone.device).index_fill(0, gone, False)
         enters = kept[self.cell]
         candidates = self.at[self.destination[self.cell]]
         nearest = (self.apart + 8 * (candidates < 0)).argmin(1, keepdim=True)
         source = torch.where(enters, torch.arange(len(enters), device=gone.device), candidates.gather(1, nearest)[:, 0])
         place = enters.long().cumsum(0) - 1
-        return Merged(torch.nonzero(enters).flatten(), place[source])
+        return Merged(syncs.rows(enters), place[source])

@@ -16,6 +16,7 @@ from fast_sam3d.errors import ConfigError
 from fast_sam3d.model.flow import time_grid
 from fast_sam3d.sampling.guide.adaptive import Adaptive, cosine
 from fast_sam3d.sampling.guide.reuse import Reuse
+from fast_sam3d.sampling.syncs import Syncs
 from tests.fakes import FakePipeline, equal, same_vars, snapshot
 
 STEPS, GUIDED = 25, 19
@@ -180,13 +181,13 @@ def test_half_precision_differences_and_their_dtypes() -> None:
 
 def test_cosine_and_threshold_by_hand() -> None:
     a = {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
-    assert cosine(a, {"a": torch.tensor([3.0]), "b": torch.zeros(1)}) == pytest.approx(0.6)
+    assert cosine(a, {"a": torch.tensor([3.0]), "b": torch.zeros(1)}, Syncs()) == pytest.approx(0.6)
     for threshold, dropped in ((0.59, True), (0.61, False)):
         guiding = Adaptive(threshold).start()
         assert guiding.stand_in(a) is None
         guiding.learn(a, {"a": torch.tensor([3.0]), "b": torch.zeros(1)})
         assert (guiding.stand_in(a) is a) == dropped
-    assert cosine({"a": torch.zeros(3)}, {"a": torch.ones(3)}) == 0
+    assert cosine({"a": torch.zeros(3)}, {"a": torch.ones(3)}, Syncs()) == 0
 
 
 @pytest.mark.parametrize(

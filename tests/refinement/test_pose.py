@@ -8,61 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from fast_sam3d.geometry.arrays import transform_points
-from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import Pose
-from fast_sam3d.metrics import rotation_error_deg
-from fast_sam3d.model.layout_fit import LayoutSettings, Motion, _motions
-from fast_sam3d.model.layout_refinement import Solid, refine_pose
-from fast_sam3d.model.layout_target import LayoutTarget
-from fast_sam3d.render.renderer import nearest_faces
+from fast_sam3d.refinement.fit import LayoutSettings, Motion, _motions
+from fast_sam3d.refinement.pose import Solid, pose_change, refine_pose, updated
+from fast_sam3d.refinement.target import LayoutTarget
+from tests.posed import CAMERA, SOLID, TRUE, disturbed, errors, photograph
 
-CAMERA = Camera(np.eye(3), np.zeros(3), 160.0, (80.0, 60.0), (120, 160))
-TRUE = Pose(np.array([0.85, 0.1, 0.45, -0.2]), np.array([0.1, -0.05, 2.5]), np.full(3, 0.9))
 NAN = np.full((120, 160, 3), np.nan, np.float32)
-
-
-def block() -> Solid:
-    """Three boxes of different sizes in one dense mesh, without any symmetry."""
-    import trimesh
-
-    boxes = [trimesh.creation.box(sides) for sides in ((0.9, 0.25, 0.2), (0.25, 0.25, 0.6), (0.2, 0.6, 0.2))]
-    for item, middle in zip(boxes, ((0, 0, -0.3), (-0.3, 0, 0), (0.35, 0.1, -0.3)), strict=True):
-        item.apply_translation(middle)
-    whole = trimesh.util.concatenate(boxes)
-    for _ in range(5):
-        whole = whole.subdivide()
-    return Solid(np.asarray(whole.vertices), np.asarray(whole.faces))
-
-
-SOLID = block()
-
-
-def photograph(solid: Solid = SOLID, pose: Pose = TRUE, camera: Camera = CAMERA):
-    """Mask [H, W] and pointmap [H, W, 3] of an object before a wall."""
-    _, depth = nearest_faces(transform_points(solid.points, pose.matrix), solid.faces, camera)
-    mask = np.isfinite(depth)
-    depth = np.where(mask, depth, 6.0)
-    v, u = np.mgrid[: camera.size[0], : camera.size[1]] + 0.5
-    (cx, cy), focal = camera.principal, camera.focal
-    return mask, np.stack([(cx - u) / focal * depth, (cy - v) / focal * depth, depth], -1)
-
-
-def disturbed(turn=(0.08, -0.06, 0.1), shift=(0.04, -0.03, 0.05), growth=1.06, pose: Pose = TRUE) -> Pose:
-    from scipy.spatial.transform import Rotation
-
-    matrix = pose.rotation_matrix @ Rotation.from_rotvec(turn).as_matrix()
-    wxyz = Rotation.from_matrix(matrix).as_quat()[[3, 0, 1, 2]]
-    return Pose(wxyz, pose.translation + shift, pose.scale * growth)
-
-
-def errors(pose: Pose, truth: Pose = TRUE) -> np.ndarray:
-    """Degrees, distance, relative size."""
-    return np.array([
-        rotation_error_deg(pose.rotation_matrix, truth.rotation_matrix),
-        np.linalg.norm(pose.translation - truth.translation),
-        abs(pose.scale[0] / truth.scale[0] - 1),
-    ])  # fmt: skip
 
 
 @pytest.mark.parametrize("side", [1, -1])
@@ -106,11 +58,30 @@ def test_gaussian_centres_refine_as_well_as_a_mesh():
     assert (errors(outcome.pose) < 0.5 * errors(disturbed())).all()
 
 
+def test_change_of_a_pose():
+    moved = disturbed((0, 0, np.radians(5.0)), (0.3, 0, 0.4), 1.5)
+    np.testing.assert_allclose(list(pose_change(TRUE, moved).values()), [5.0, 0.5, 1.5], rtol=1e-6)
+    assert pose_change(TRUE, TRUE) == {"rotation_deg": pytest.approx(0, abs=1e-5), "translation": 0, "scale": 1}
+
+
+def test_refined_pose_has_the_form_of_the_given_one():
+    result = {
+        "rotation": torch.zeros(1, 1, 4),
+        "translation": torch.zeros(3, dtype=torch.float64),
+        "scale": torch.ones(1),
+    }
+    new = updated(result, TRUE)
+    assert [tuple(item.shape) for item in new.values()] == [(1, 1, 4), (3,), (1,)]
+    assert new["translation"].dtype == torch.float64 and new["scale"].item() == pytest.approx(0.9)
+
+
 def test_accurate_pose_is_kept():
     mask, points = photograph()
     outcome = refine_pose(SOLID, TRUE, mask, points, True)
     assert outcome.pose is None and outcome.before > 0.95
-    assert outcome.facts["reason"] == "the overlap with the mask would not increase" and not outcome.facts["accepted"]
+    facts = outcome.facts(TRUE)
+    assert facts["reason"] == "the overlap with the mask would not increase" and not facts["accepted"]
+    assert facts["change"] is None
 
 
 def test_object_may_extend_behind_an_occluder():
@@ -147,6 +118,7 @@ def test_pose_is_kept_if_refinement_is_impossible():
     for solid, pose, covered, seen, why in (
         (None, TRUE, mask, points, "no shape"),
         (Solid(np.zeros((1, 3)), sides=np.ones(1)), TRUE, mask, points, "no shape"),
+        (Solid(SOLID.points * np.nan, SOLID.faces), TRUE, mask, points, "not finite"),
         (SOLID, TRUE, np.zeros_like(mask), points, "empty"),
         (SOLID, TRUE, mask, NAN, "camera"),
         (SOLID, near, mask, points, "behind the camera"),

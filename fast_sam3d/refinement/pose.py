@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from fast_sam3d.geometry.arrays import as_numpy, transform_points
 from fast_sam3d.geometry.camera import NEAR, Camera
 from fast_sam3d.geometry.poses import Pose
-from fast_sam3d.model.layout_fit import LayoutSettings, Motion, fit
-from fast_sam3d.model.layout_target import LayoutTarget
+from fast_sam3d.refinement.fit import LayoutSettings, Motion, fit
+from fast_sam3d.refinement.target import LayoutTarget
 from fast_sam3d.render.renderer import nearest_faces
 from fast_sam3d.render.splat import draw_dots
 
-__all__ = ["LayoutOutcome", "LayoutSettings", "Solid", "refine_pose"]
+__all__ = ["LayoutOutcome", "LayoutSettings", "Solid", "pose_change", "refine_pose", "updated"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,8 +57,10 @@ class Solid:
                 if seen.any():
                     sides = 2.0 * as_numpy(cloud.get_scaling, np.float64)[seen].mean(axis=1)
                     return cls(as_numpy(cloud.get_xyz, np.float64)[seen], sides=sides)
-        voxels = (as_numpy(result["coords"], np.float64)[:, 1:] + 0.5) / resolution - 0.5
-        return cls(voxels, sides=np.full(len(voxels), 1.0 / resolution)) if len(voxels) else None
+        if (coords := result.get("coords")) is None or not len(coords):
+            return None
+        voxels = (as_numpy(coords, np.float64)[:, 1:] + 0.5) / resolution - 0.5
+        return cls(voxels, sides=np.full(len(voxels), 1.0 / resolution))
 
     def silhouette(self, pose: Pose, camera: Camera) -> NDArray[np.bool_]:
         """[H, W] bool, where the object is visible."""
@@ -84,15 +87,30 @@ class LayoutOutcome:
     after: float | None = None
     reason: str = ""
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """JSON-ready summary for reports."""
+    def facts(self, given: Pose) -> dict[str, Any]:
+        """JSON-ready summary for reports.
+
+        Args:
+            given: the pose that was to be refined.
+        """
         return {
+            "by": "fast_sam3d",
             "accepted": self.pose is not None,
             "mask_iou_before": self.before,
             "mask_iou_after": self.after,
+            "change": None if self.pose is None else pose_change(given, self.pose),
             "reason": self.reason,
         }
+
+
+def pose_change(given: Pose, refined: Pose) -> dict[str, float]:
+    """rotation_deg, 0..180; translation, a distance in units of the pointmap; scale, the factor of the size."""
+    turn = Rotation.from_matrix(given.rotation_matrix.T @ refined.rotation_matrix).magnitude()
+    return {
+        "rotation_deg": float(np.degrees(turn)),
+        "translation": float(np.linalg.norm(refined.translation - given.translation)),
+        "scale": float((refined.scale / given.scale).mean()),
+    }
 
 
 def refine_pose(
@@ -113,8 +131,11 @@ def refine_pose(
         measured: whether the points' depth is meaningful; that of a guess from the silhouette is not.
     """
     settings = settings or LayoutSettings()
-    if solid is None or not np.ptp(solid.points, axis=0).any():
+    extent = 0.0 if solid is None else np.ptp(solid.points, axis=0)
+    if solid is None or not np.any(extent):
         return LayoutOutcome(None, reason="there is no shape")
+    if not np.isfinite(extent).all():
+        return LayoutOutcome(None, reason="the shape is not finite")
     if not mask.any():
         return LayoutOutcome(None, reason="the mask is empty")
     try:
@@ -125,7 +146,7 @@ def refine_pose(
     placed = transform_points(points, pose.matrix)
     if not (placed[:, 2] > NEAR).all():
         return LayoutOutcome(None, reason="the object reaches behind the camera")
-    diameter = float(np.linalg.norm(np.ptp(solid.points, axis=0) * pose.scale))
+    diameter = float(np.linalg.norm(extent * pose.scale))
     known = pointmap if measured else None
     motion = fit(placed, LayoutTarget.around(mask, known, camera, settings.span, diameter), diameter, settings)
     judge = LayoutTarget.around(mask, known, camera, settings.judged_span, diameter)
@@ -140,3 +161,11 @@ def _moved(pose: Pose, motion: Motion) -> Pose:
     """The pose moved in the camera's frame."""
     rotation = Rotation.from_matrix(pose.rotation_matrix @ motion.turn).as_quat(canonical=True)
     return Pose(rotation[[3, 0, 1, 2]], motion(pose.translation[None])[0], pose.scale * motion.growth)
+
+
+def updated(result: Mapping[str, Any], pose: Pose) -> dict[str, Any]:
+    """rotation, translation and scale of a pose, as tensors of the shapes, types and devices that a result has."""
+    return {
+        name: torch.from_numpy(getattr(pose, name)[: result[name].numel()]).to(result[name]).reshape(result[name].shape)
+        for name in ("rotation", "translation", "scale")
+    }

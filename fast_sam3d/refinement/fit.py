@@ -24,7 +24,7 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
 from fast_sam3d.geometry.camera import NEAR
-from fast_sam3d.model.layout_target import LayoutTarget
+from fast_sam3d.refinement.target import LayoutTarget
 
 __all__ = ["LayoutSettings", "Motion", "fit"]
 

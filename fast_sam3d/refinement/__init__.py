@@ -1,0 +1,1 @@
+"""Refinement of an object's pose against its mask and pointmap."""
