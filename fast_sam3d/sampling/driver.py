@@ -149,7 +149,14 @@ def require_euler(solver: object, stage: str) -> None:
     seam = seam_at(solver, "solve_iter")
     solve_iter = solver.solve_iter if seam is None else seam.original()  # type: ignore[attr-defined]
     grid = [0.0, 0.25, 1.0]
-    states = [float(x) for x, _ in solve_iter(constant, torch.zeros((), device="cpu"), grid)]
+    steps = list(solve_iter(constant, torch.zeros((), device="cpu"), grid))
+    if odd := next((step for step in steps if len(step) != 2), None):
+        raise SolverError(
+            f"{stage}: the solver {kind.__name__} of {kind.__module__} yields {len(odd)} values per step instead of a "
+            "state and a time, as the Fast-SAM3D fork does: install facebookresearch/sam-3d-objects in an environment "
+            "of its own"
+        )
+    states = [float(x) for x, _ in steps]
     if times != grid[:-1] or states != grid[1:]:
         raise SolverError(
             f"{stage}: the solver {kind.__name__} does not take Euler steps (it evaluated at {times} on the grid "
