@@ -13,7 +13,7 @@ from fast_sam3d.telemetry.records import NOT_FINITE, AggregationRecord, Progress
 
 _ORDER = (
     "pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess", "layout",
-    "other",
+    "other", "results",
 )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ class Report:
 
     @property
     def total_seconds(self) -> float:
-        """Seconds inside the pipeline; a stage's time excludes the stages inside it, so the rows add up to this."""
+        """Seconds in the pipeline and for result files; a stage's time excludes stages inside it, so rows add up."""
         return sum(self.seconds.values())
 
     @property

@@ -168,6 +168,17 @@ def test_any_folder_can_be_checked(complete, capsys):
     code, out, _ = run(capsys, "doctor", "--tag", "nowhere")
     assert code == 1
     assert "there is no checkpoint 'nowhere'" in out.splitlines()[0]
+    complete.gpu = None  # what is wrong with the folder comes first
+    Path("other").mkdir()
+    Path("other/pipeline.yaml").write_text("_target_: sam3d_objects.pipeline.Pipeline\nx: 1\n")
+    _, out, err = run(capsys, "doctor", "--tag", "other")
+    assert "pipeline.yaml names no ss_generator_config_path" in out.splitlines()[0]
+    assert err == ""
+
+
+def test_a_yaml_without_a_model_is_not_ready(elsewhere):
+    Path("pipeline.yaml").write_text("x: 1\n")
+    assert "has no setting 'x'" in examine(str(elsewhere)).next_step
 
 
 def test_the_embedded_model_needs_neither_gpu_nor_packages(complete, capsys):
