@@ -1,9 +1,10 @@
-"""A local HTTP server with the responses of the hub that a download needs: the repository's listing, and its files."""
+"""A local HTTP server with the responses of the hub that a download needs: listing, files, owner of a token."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,6 +45,8 @@ class FakeHub:
             def do_GET(self) -> None:
                 hub.answer(self)
 
+            do_HEAD = do_GET
+
             def log_message(self, *arguments: Any) -> None:
                 pass
 
@@ -66,10 +69,14 @@ class FakeHub:
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(request.path).path)
-        self.requests.append((path, request.headers.get("Range")))
+        if request.command == "GET":
+            self.requests.append((path, request.headers.get("Range")))
         token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
         if self.missing:
             return self._send(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
+        if path == "/api/whoami-v2":
+            known = token in self.tokens
+            return self._send(request, 200 if known else 401, b'{"name": "someone"}' if known else b"", {})
         if path.startswith(f"/api/models/{self.repository}"):
             revision = path.partition("/revision/")[2]
             if revision not in ("", "main", COMMIT):
@@ -77,7 +84,7 @@ class FakeHub:
             listing = [self._describe(name) for name in self.files]
             answer = {"id": self.repository, "sha": COMMIT, "siblings": listing}
             return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
-        name = path.removeprefix(f"/{self.repository}/resolve/{COMMIT}/")
+        name = re.sub(rf"^/{self.repository}/resolve/(main|{COMMIT})/", "", path)
         if self.refusal is not None:
             status, code, said = self.refusal
             return self._send(request, status, b"", {"X-Error-Code": code, "X-Error-Message": said} if code else {})
@@ -97,12 +104,16 @@ class FakeHub:
 
     def _send_file(self, request: BaseHTTPRequestHandler, name: str) -> None:
         content = bytes(len(self.files[name])) if name in self.damage else self.files[name]
-        headers = {"X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers = {
+            "X-Repo-Commit": COMMIT,
+            "Accept-Ranges": "bytes",
+            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+        }
         span = request.headers.get("Range")
         start = int(span.removeprefix("bytes=").split("-")[0]) if span else 0
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        cut = self.drop_after.pop(name, None)
+        cut = self.drop_after.pop(name, None) if request.command == "GET" else None
         self._send(request, 206 if start else 200, content[start:], headers, cut)
 
     def _send(
@@ -112,6 +123,8 @@ class FakeHub:
         for key, value in {**headers, "Content-Length": str(len(body))}.items():
             request.send_header(key, value)
         request.end_headers()
+        if request.command == "HEAD":
+            return
         request.wfile.write(body if cut is None else body[:cut])
         if cut is not None:
             request.close_connection = True

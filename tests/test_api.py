@@ -430,6 +430,17 @@ def test_pipeline_without_generators_is_refused(pipeline: FakePipeline) -> None:
         fast_sam3d.accelerate(pipeline)
 
 
+def test_pipeline_of_the_fork_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = FakePipeline()
+    before = snapshot(pipeline)
+    home = sys.modules[type(pipeline.models["ss_generator"]._solver).__module__]
+    monkeypatch.setattr(home, "Euler_end_slat", object, raising=False)
+    for wrapped in (pipeline, FakeInference(pipeline)):
+        with pytest.raises(NotAPipelineError, match=r"Pipeline is of the Fast-SAM3D fork.* install facebookresearch"):
+            fast_sam3d.accelerate(wrapped)
+    assert same_vars(before, snapshot(pipeline))
+
+
 def test_solver_that_is_not_euler_is_refused() -> None:
     pipeline = FakePipeline(ss_solver="midpoint")
     before = snapshot(pipeline)

@@ -6,6 +6,7 @@ sam3d_objects/model/backbone/generator (`FlowMatching`, `ShortCut`, `ClassifierF
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -196,6 +197,10 @@ class Sam3d:
         """The decoder of meshes, None where the pipeline has none."""
         return self._part("slat_decoder_mesh")
 
+    def decoder(self, name: str) -> Any:
+        """The decoder of a format, of "mesh", "gaussian" and "gaussian_4"; None where the pipeline has none."""
+        return self._part(_FORMATS[name])
+
     def sparse_networks(self) -> Iterator[tuple[str, Any, bool]]:
         """(name, network over voxels, whether it is compiled or wrapped): the second sampler's and the decoders'."""
         network = self.network("slat")
@@ -299,16 +304,31 @@ def adapt(pipeline: Any) -> Sam3d:
     """Adapt a pipeline, or an object that holds one in `_pipeline` (the stock notebook's `Inference`).
 
     Raises:
-        NotAPipelineError: neither has the interface; the message says what was looked for.
+        NotAPipelineError: neither has the interface, and the message says what was looked for; or the pipeline is that
+            of the Fast-SAM3D fork.
     """
     inner = unwrap(pipeline)
     missing = _missing(inner)
+    if not missing and _of_fork(inner):
+        raise NotAPipelineError(
+            f"{type(inner).__name__} is of the Fast-SAM3D fork, whose samplers and results have "
+            "another form: install facebookresearch/sam-3d-objects in an environment of its own"
+        )
     if not missing:
         return Sam3d(inner)
     raise NotAPipelineError(
         f"{type(pipeline).__name__} is not a SAM 3D pipeline and holds none in `_pipeline`: "
         f"looked for {', '.join(missing)}; give the object that load_pipeline or the stock loader returned"
     )
+
+
+def _of_fork(pipeline: Any) -> bool:
+    """Whether a solver is from the Fast-SAM3D fork, whose `solve_iter` also yields the velocity.
+
+    As in its sam3d_objects/model/backbone/generator/flow_matching/solver.py; all its pipelines need its own settings.
+    """
+    homes = (type(pipeline.models[key]._solver).__module__ for key in _GENERATORS.values())
+    return any(hasattr(sys.modules.get(home), "Euler_end_slat") for home in homes)
 
 
 def _missing(pipeline: Any) -> list[str]:

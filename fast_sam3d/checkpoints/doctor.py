@@ -95,7 +95,8 @@ class Examination:
             state = self.weights[0]
             return self._torch_problem() or (state.problem and f"{state.tag} cannot be used: {state.problem}")
         return (
-            self._torch_problem()
+            (self._weights_problem() if self.asked_for else None)
+            or self._torch_problem()
             or (self.embedded.problem and f"the embedded model cannot be loaded: {self.embedded.problem}")
             or self._gpu_problem()
             or self._package_problem()
@@ -164,8 +165,10 @@ class Examination:
     def _weights_problem(self) -> str | None:
         if any(found.problem is None for found in self.weights):
             return None
-        problem = next((f"{found.folder} cannot be used ({found.problem})" for found in self.weights), None)
-        return problem or "the weights of SAM 3D Objects are missing, and no other folder was given with --tag"
+        if not self.weights:
+            return "the weights of SAM 3D Objects are missing, and no other folder was given with --tag"
+        first = self.weights[0]
+        return first.problem if self.asked_for else f"{first.folder} cannot be used ({first.problem})"
 
 
 def examine(tag: str | None = None) -> Examination:
@@ -255,9 +258,9 @@ def _attention(packages: Iterable[PackageState], gpus: tuple[Gpu, ...], torch_st
 def _embedded(tag: str = "mini") -> WeightsState:
     folder, problem = "", None
     try:
-        from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
+        from fast_sam3d.checkpoints.load import load_checkpoint, locate_checkpoint
 
-        checkpoint = find_checkpoint(tag)
+        checkpoint = locate_checkpoint(tag)
         folder = str(checkpoint.folder)
         load_checkpoint(checkpoint, device="cpu")
     except Exception as error:  # damaged weights, or a missing dependency
@@ -270,9 +273,9 @@ def _embedded(tag: str = "mini") -> WeightsState:
 def _asked_for(tag: str) -> WeightsState:
     """The weights of that name or path."""
     try:
-        from fast_sam3d.checkpoints.load import check_stock_folder, find_checkpoint
+        from fast_sam3d.checkpoints.load import check_stock_folder, locate_checkpoint
 
-        found = find_checkpoint(tag)
+        found = locate_checkpoint(tag)
     except Exception as error:  # no such folder, or a missing dependency
         return WeightsState(tag, tag, "sam3d", _brief(error))
     if found.kind == "mini":
@@ -293,4 +296,4 @@ def _weights() -> tuple[WeightsState, ...]:
 
 
 def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(str(error).split())[:600] or type(error).__name__

@@ -1,29 +1,68 @@
-"""Download of the gated SAM 3D Objects weights from the Hugging Face hub, resumable and atomic."""
+"""Download of the gated SAM 3D Objects weights from the Hugging Face hub, planned first, resumable and atomic."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import logging
 import shutil
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 
 from fast_sam3d.checkpoints.files import check_stock_files
+from fast_sam3d.checkpoints.hub import (
+    REPOSITORY,
+    Listing,
+    RemoteFile,
+    access_problem,
+    cached_folder,
+    chain,
+    explain,
+    list_files,
+    login,
+)
 from fast_sam3d.errors import CheckpointError, FastSam3dError, OutputError
 
-__all__ = ["REPOSITORY", "download_weights", "unfinished_folder"]
+__all__ = ["REPOSITORY", "DownloadPlan", "download_weights", "fetch", "plan_download", "unfinished_folder"]
 
 log = logging.getLogger(__name__)
 
-REPOSITORY = "facebook/sam-3d-objects"
-# Folder of the published repository with the content of checkpoints/<tag>; copies may have it at the top level.
-_INNER = "checkpoints/"
-_SETTINGS = "pipeline.yaml"
-_ANSWER_SECONDS = 30.0
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quotas
 # Packages with exceptions for failed connections: transports of different versions of the hub client.
 _TRANSPORTS = frozenset({"hf_xet", "httpcore", "httpx", "httpx2", "huggingface_hub", "requests", "urllib3"})
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadPlan:
+    """What a download would do.
+
+    Args:
+        target: the folder to create, absolute.
+        listing: the files.
+        here: the paths of files that an earlier download left complete.
+        needed: bytes that are still to be fetched.
+        free: bytes on the disk of `target`.
+        login: whose login is used.
+        problem: why it cannot be done; None if it can.
+        cached: a complete checkpoint in the hub client's cache.
+    """
+
+    target: Path
+    revision: str | None
+    listing: Listing
+    here: frozenset[str]
+    needed: int
+    free: int
+    login: str
+    problem: FastSam3dError | None
+    cached: Path | None
+
+    @property
+    def total(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.listing.files)
 
 
 def download_weights(target: Path, repository: str = REPOSITORY, revision: str | None = None) -> Path:
@@ -44,25 +83,69 @@ def download_weights(target: Path, repository: str = REPOSITORY, revision: str |
             Objects checkpoint.
         OutputError: the files cannot be written, or `target` has other content.
     """
+    plan = plan_download(target, repository, revision)
+    return target.expanduser().absolute() if plan is None else fetch(plan)
+
+
+def plan_download(target: Path, repository: str = REPOSITORY, revision: str | None = None) -> DownloadPlan | None:
+    """What `download_weights` would do; None if `target` is complete. Asks the hub, and writes nothing.
+
+    Arguments and errors as `download_weights`, but what stands in the way on this side (no access, a full disk) is in
+    the plan's `problem`.
+    """
     target = target.expanduser().absolute()
     if _is_done(target):
         log.info("%s is already a complete checkpoint: remove it to download again", target)
-        return target
+        return None
+    with _explained(target, repository, revision):
+        listing = list_files(repository, revision)
+        folder = unfinished_folder(target) / listing.commit
+        here = frozenset(file.path for file in listing.files if (folder / file.path).is_file())
+        needed = sum(
+            max(file.size - _size(_unfinished(folder / file.path)), 0)
+            for file in listing.files
+            if file.path not in here
+        )
+        existing = next(place for place in target.parents if place.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{existing} is a file")
+        free = shutil.disk_usage(existing).free
+        refused = access_problem(listing, revision)
+    problem: FastSam3dError | None = CheckpointError(refused) if refused else None
+    if needed > free:
+        problem = OutputError(
+            f"{human(needed)} are missing, but the disk of {target.parent} has only {human(free)} left: "
+            "free some space, or give another --output_dir"
+        )
+    cached = cached_folder(repository, revision)
+    if cached is not None and not _complete(cached):
+        cached = None
+    return DownloadPlan(target, revision, listing, here, needed, free, login(), problem, cached)
+
+
+def fetch(plan: DownloadPlan) -> Path:
+    """Carry out a plan. Returns its target; errors as `download_weights`."""
+    if plan.problem is not None:
+        raise plan.problem
+    target, listing = plan.target, plan.listing
     partial = unfinished_folder(target)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        inner = _fetch(partial, repository, revision)
-        check_stock_files(inner, f"remove {partial} to start again")
-        if target.exists():
-            target.rmdir()
-        inner.rename(target)
-    except Exception as error:
-        if not any(_size(file) for file in partial.rglob("*")):
-            shutil.rmtree(partial, ignore_errors=True)
-        explained = _explain(error, target, repository, revision)
-        if explained is None:
+    with _explained(target, listing.repository, plan.revision):
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            # One folder per commit, so that versions do not mix; those of other commits are removed.
+            for other in partial.iterdir():
+                if other.name != listing.commit:
+                    shutil.rmtree(other)
+            _fetch_files(plan, partial / listing.commit)
+            inner = partial / listing.commit / listing.prefix
+            check_stock_files(inner, f"remove {partial} to start again")
+            if target.exists():
+                target.rmdir()
+            inner.rename(target)
+        except Exception:
+            if not any(_size(file) for file in partial.rglob("*")):
+                shutil.rmtree(partial, ignore_errors=True)
             raise
-        raise explained from error
     shutil.rmtree(partial, ignore_errors=True)
     return target
 
@@ -70,6 +153,11 @@ def download_weights(target: Path, repository: str = REPOSITORY, revision: str |
 def unfinished_folder(target: Path) -> Path:
     """The folder of an incomplete download."""
     return target.with_name(f".{target.name}.partial")
+
+
+def human(size: int) -> str:
+    """A number of bytes for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _is_done(target: Path) -> bool:
@@ -85,65 +173,61 @@ def _is_done(target: Path) -> bool:
     return True
 
 
-def _fetch(partial: Path, repository: str, revision: str | None) -> Path:
-    """Download missing files, smallest first. Returns the folder with pipeline.yaml."""
-    from huggingface_hub import HfApi, hf_hub_url
+def _complete(folder: Path) -> bool:
+    try:
+        check_stock_files(folder, "")
+    except CheckpointError:
+        return False
+    return True
 
-    info = HfApi().model_info(repository, revision=revision, timeout=_ANSWER_SECONDS, files_metadata=True)
-    files = {file.rfilename: file for file in info.siblings or []}
-    prefix = next((start for start in (_INNER, "") if start + _SETTINGS in files), None)
-    if prefix is None:
-        raise CheckpointError(f"{repository} has no {_SETTINGS}: it is not a SAM 3D Objects checkpoint")
-    wanted = [files[name] for name in files if name.startswith(prefix) and not _hidden(name)]
-    wanted.sort(key=lambda file: (file.size or 0, file.rfilename))
-    # One folder per commit, so that versions do not mix; those of other commits are removed.
-    for other in partial.iterdir():
-        if other.name != info.sha:
-            shutil.rmtree(other)
-    folder = partial / str(info.sha)
-    missing = [file for file in wanted if not (folder / file.rfilename).is_file()]
-    needed = sum(max((f.size or 0) - _size(_unfinished(folder / f.rfilename)), 0) for f in missing)
-    free = shutil.disk_usage(partial).free
-    if needed > free:
-        raise OutputError(
-            f"{_human(needed)} are missing, but the disk of {partial.parent} has only {_human(free)} left: "
-            "free some space, or give another --output_dir"
-        )
-    if len(missing) < len(wanted):
-        log.info("resuming: %d of %d files left", len(missing), len(wanted))
+
+def _fetch_files(plan: DownloadPlan, folder: Path) -> None:
+    """Download missing files, smallest first."""
+    missing = [file for file in plan.listing.files if file.path not in plan.here]
+    if plan.here:
+        log.info("resuming: %d of %d files left", len(missing), len(plan.listing.files))
     for file in missing:
-        log.info("%s (%s)", file.rfilename.removeprefix(prefix), _human(file.size or 0))
-        url = hf_hub_url(repository, file.rfilename, revision=info.sha)
-        _fetch_file(url, folder / file.rfilename, file.size, getattr(file.lfs, "sha256", None))
-    return folder / prefix
+        log.info("%s (%s)", file.path.removeprefix(plan.listing.prefix), human(file.size))
+        _fetch_file(plan.listing, file, folder / file.path)
 
 
-def _fetch_file(url: str, path: Path, size: int | None, checksum: str | None) -> None:
+def _fetch_file(listing: Listing, file: RemoteFile, path: Path) -> None:
     """Download one file, resuming an incomplete one.
 
     `hf_hub_download` would restart incomplete files of other processes, and the largest have several gigabytes.
-
-    Args:
-        size: in bytes; None: unknown.
-        checksum: hexadecimal SHA-256; None: unknown.
     """
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub import hf_hub_url
 
     part = _unfinished(path)
     part.parent.mkdir(parents=True, exist_ok=True)
-    if size is not None and _size(part) > size:
+    if _size(part) > file.size:
         part.unlink()
-    if size is None or _size(part) < size or size == 0:
-        with part.open("ab") as stream:
-            http_get(
-                url, stream, resume_size=stream.tell(), headers=build_hf_headers(), expected_size=size,
-                displayed_filename=path.name,
-            )  # fmt: skip
-    if checksum is not None and _sha256(part) != checksum:
+    if _size(part) < file.size or not part.is_file():
+        _append(hf_hub_url(listing.repository, file.path, revision=listing.commit), part, file.size, path.name)
+    if file.checksum is not None and _sha256(part) != file.checksum:
         part.unlink()
         raise CheckpointError(f"{path.name} is corrupt: run the same command again to download this file again")
     part.replace(path)
+
+
+def _append(url: str, part: Path, size: int, shown: str) -> None:
+    """Download the rest of a file; goes on after dropped connections as long as each brought something."""
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    while True:
+        before = _size(part)
+        try:
+            with part.open("ab") as stream:
+                http_get(
+                    url, stream, resume_size=before, headers=build_hf_headers(), expected_size=size or None,
+                    displayed_filename=shown,
+                )  # fmt: skip
+            return
+        except Exception as error:
+            if type(error).__module__.split(".", 1)[0] not in _TRANSPORTS or _size(part) <= before:
+                raise
+            log.info("the connection was dropped: resuming")
 
 
 def _unfinished(path: Path) -> Path:
@@ -162,76 +246,36 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _hidden(name: str) -> bool:
-    """Whether a part starts with a dot: files of git and the hub, and ".."."""
-    return name.startswith("/") or any(part.startswith(".") for part in PurePosixPath(name).parts)
+@contextlib.contextmanager
+def _explained(target: Path, repository: str, revision: str | None) -> Iterator[None]:
+    """Raises errors of the hub and the disk as ours; others unchanged."""
+    try:
+        yield
+    except Exception as error:
+        explained = _explain(error, target, repository, revision)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def _explain(error: BaseException, target: Path, repository: str, revision: str | None) -> FastSam3dError | None:
     """A message with cause and remedy; None for errors of neither the hub nor the disk."""
     if isinstance(error, FastSam3dError):
         return None
-    for cause in _chain(error):
+    for cause in chain(error):
         if isinstance(cause, OSError) and cause.errno in _FULL:
             return OutputError(
                 f"the disk of {target.parent} is full: free some space and run the same command again, it resumes"
             )
         if isinstance(cause, (PermissionError, FileExistsError, NotADirectoryError)):
             return OutputError(f"{target} cannot be written ({cause.strerror}): give another --output_dir")
-    for cause in _chain(error):
-        text = _explain_answer(cause, repository, revision)
-        if text is not None:
-            return CheckpointError(text)
+    text = explain(error, repository, revision)
+    if text is not None:
+        return CheckpointError(text)
     if type(error).__module__.split(".", 1)[0] in _TRANSPORTS or isinstance(error, (OSError, RuntimeError)):
         detail = next(iter(str(error).strip().splitlines()), "")[:200]
         return CheckpointError(
             f"the download failed ({type(error).__name__}: {detail}): check the network and run the command again "
-            "to resume"
+            "to resume; without a network, copy the folder from a computer that has it and give --tag PATH"
         )
     return None
-
-
-def _explain_answer(error: BaseException, repository: str, revision: str | None) -> str | None:
-    """Message for a response of the hub; None for other errors."""
-    from huggingface_hub import constants, get_token, utils
-
-    page = f"{constants.ENDPOINT}/{repository}"
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, utils.GatedRepoError) and get_token() is None:
-        return (
-            f"{repository} is gated and you are not logged in: accept the licence on {page} and wait until access is "
-            "granted, run `hf auth login` (or set HF_TOKEN) with a token of the same account, then run this again"
-        )
-    if isinstance(error, utils.GatedRepoError):
-        return (
-            f"the account of your token has no access to {repository}: accept the licence on {page} and wait until "
-            "access is granted, then run this again (a fine-grained token must also be allowed to read gated "
-            "repositories; `hf auth whoami` says whose token it is)"
-        )
-    if isinstance(error, utils.RevisionNotFoundError):
-        return f"{repository} has no revision '{revision}': leave --revision out, or see {page}/commits/main"
-    if isinstance(error, utils.RepositoryNotFoundError):
-        login = "your login may not see it" if get_token() else "you are not logged in (`hf auth login`, or HF_TOKEN)"
-        return f"the hub shows no repository '{repository}': check the name; if it is private or gated, {login}"
-    if isinstance(error, utils.HFValidationError):
-        return f"'{repository}' is not a name on the hub: write owner/name, such as {REPOSITORY}"
-    if isinstance(error, utils.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so nothing can be downloaded: unset it"
-    if status == 401:
-        return "the hub does not accept your token: run `hf auth login` again, or set HF_TOKEN to a valid one"
-    if status == 403:
-        reason = getattr(error, "server_message", None) or "no reason given"
-        return f"the hub forbids the download of {repository} with your token ({reason}): see {page}"
-    if status is not None and (status == 429 or status >= 500):
-        return f"the hub is unavailable (status {status}): run the same command later, it resumes"
-    return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _human(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

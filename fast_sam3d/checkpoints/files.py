@@ -1,17 +1,19 @@
-"""Checks of checkpoint files before loading: present, complete, and naming only allowed classes."""
+"""Checks of checkpoint files before loading: present, complete, naming only allowed classes. No weights are read."""
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
+from fast_sam3d.checkpoints.tensors import check_weights, weights_file
 from fast_sam3d.checkpoints.trust import check_homes, check_names
 from fast_sam3d.errors import CheckpointError
 
-__all__ = ["check_safetensors", "check_stock_files", "check_stock_homes", "read_yaml"]
+__all__ = ["check_stock_files", "check_stock_homes", "read_yaml"]
 
-_LFS_POINTER = b"version https://git-lfs"
+# Networks without which the stock pipeline cannot be built (inference_pipeline.py, `InferencePipeline.__init__`).
+_CONFIG, _CKPT = "_config_path", "_ckpt_path"
+_REQUIRED = "ss_generator slat_generator ss_decoder slat_decoder_gs slat_decoder_mesh"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -32,20 +34,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in tree.items()}
 
 
-def check_safetensors(path: Path, restore: str) -> None:
-    """Raises CheckpointError unless the header is valid and matches the file size. Reads no weights."""
-    from safetensors import SafetensorError, safe_open
-
-    _refuse_pointer(path, restore)
-    try:
-        with safe_open(path, framework="numpy") as archive:
-            empty = not list(archive.keys())
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"the weights {path} are corrupt or incomplete: {restore}") from error
-    if empty:
-        raise CheckpointError(f"the weights {path} have no tensors: {restore}")
-
-
 def check_stock_files(folder: Path, help_text: str) -> None:
     """Check all files named in the pipeline.yaml of a stock checkpoint.
 
@@ -54,25 +42,22 @@ def check_stock_files(folder: Path, help_text: str) -> None:
         help_text: how to get the files, for error messages.
 
     Raises:
-        CheckpointError: a file is missing, incomplete, or names a class that `trust` does not allow.
+        CheckpointError: a file is missing, incomplete, of another model, or names a class that `trust` does not allow.
     """
-    settings = read_yaml(folder / "pipeline.yaml")
-    check_names(folder / "pipeline.yaml", settings)
-    named = {
-        key: folder / str(value)
-        for key, value in settings.items()
-        if key.endswith(("_config_path", "_ckpt_path")) and value is not None
-    }
-    missing = sorted({path.name for path in named.values() if not path.is_file()})
-    if missing:
+    path = folder / "pipeline.yaml"
+    settings = read_yaml(path)
+    check_names(path, settings)
+    for key in ("_target_", *(part + end for part in _REQUIRED.split() for end in (_CONFIG, _CKPT))):
+        if not isinstance(settings.get(key), str):
+            raise CheckpointError(f"{path} names no {key}, so it is not that of SAM 3D Objects; {help_text}")
+    configs = {k.removesuffix(_CONFIG): folder / str(v) for k, v in settings.items() if k.endswith(_CONFIG) and v}
+    weights = {k.removesuffix(_CKPT): folder / str(v) for k, v in settings.items() if k.endswith(_CKPT) and v}
+    needed = [*configs.values(), *map(weights_file, weights.values())]
+    if missing := sorted({file.name for file in needed if not file.is_file()}):
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}; {help_text}")
-    for key, path in named.items():
-        if key.endswith("_config_path"):
-            check_names(path, read_yaml(path))
-        elif path.suffix == ".safetensors":
-            check_safetensors(path, "download it again; " + help_text)
-        else:
-            _check_torch_file(path, "download it again; " + help_text)
+    networks = {part: _networks(path, part, help_text) for part, path in configs.items()}
+    for part, path in weights.items():
+        check_weights(path, networks.get(part, {}), f"download it again; {help_text}")
 
 
 def check_stock_homes(folder: Path) -> None:
@@ -83,16 +68,29 @@ def check_stock_homes(folder: Path) -> None:
         check_homes(path, read_yaml(path))
 
 
-def _check_torch_file(path: Path, restore: str) -> None:
-    """A torch file is a zip archive with its directory at the end, so an incomplete file is not a zip archive."""
-    _refuse_pointer(path, restore)
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"the weights {path} are corrupt or incomplete: {restore}")
+def _networks(path: Path, part: str, help_text: str) -> dict[str, dict[str, Any]]:
+    """Settings of the networks of a yaml file by their name in the weights file, "" for a single one.
 
-
-def _refuse_pointer(path: Path, restore: str) -> None:
-    with path.open("rb") as stream:
-        if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise CheckpointError(
-                f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` there, or {restore}"
-            )
+    As in sam3d_objects/pipeline/inference_pipeline.py, `init_ss_generator` and its siblings.
+    """
+    content = read_yaml(path)
+    check_names(path, content)
+    places = {"": ""}
+    if part.rpartition("_")[2] == "generator":
+        module = content.get("module")
+        names = ["generator"]
+        if isinstance(module, dict) and "condition_embedder" in module:
+            names.append("condition_embedder")
+        places = {name: f"module.{name}.backbone." for name in names}
+    found = {}
+    for name, place in places.items():
+        node: Any = content
+        for key in place.split(".")[:-1]:
+            node = node.get(key) if isinstance(node, dict) else None
+        target = node.get("_target_") if isinstance(node, dict) else None
+        if not isinstance(target, str):
+            raise CheckpointError(f"{path} names no {place}_target_, so it is not that of SAM 3D Objects; {help_text}")
+        if target.endswith("_faster"):
+            raise CheckpointError(f"{path} names '{target}', a class of the Fast-SAM3D fork: use the published file")
+        found[name] = node
+    return found

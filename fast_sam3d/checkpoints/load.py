@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from fast_sam3d.checkpoints.files import check_stock_files, read_yaml
-from fast_sam3d.checkpoints.stock import GATED_HELP, check_depth_model, check_stock, load_stock
+from fast_sam3d.checkpoints.stock import (
+    GATED_HELP,
+    check_depth_model,
+    check_named_depth_model,
+    check_stock,
+    load_stock,
+)
 from fast_sam3d.config.packaged import checkpoint_roots, resource
 from fast_sam3d.errors import CheckpointError, suggest
 
@@ -18,6 +25,7 @@ __all__ = [
     "find_checkpoint",
     "load_checkpoint",
     "load_pipeline",
+    "locate_checkpoint",
     "stock_folders",
     "torch_device",
 ]
@@ -25,6 +33,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 DEFAULT_STOCK_TAG = "hf"
+_SETTINGS = "pipeline.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +97,14 @@ def load_checkpoint(
 def find_checkpoint(tag_or_path: str | Path | None = None) -> Checkpoint:
     """Resolves a tag or path to a folder and logs which and why; loads nothing. Arguments and errors as
     `load_pipeline`."""
-    found = _default() if tag_or_path is None else _named(str(tag_or_path))
+    found = locate_checkpoint(tag_or_path)
     log.info("pipeline: %s (%s), because %s", found.tag, found.folder, found.reason)
     return found
+
+
+def locate_checkpoint(tag_or_path: str | Path | None = None) -> Checkpoint:
+    """As `find_checkpoint`, without the log message."""
+    return _default() if tag_or_path is None else _named(str(tag_or_path))
 
 
 def _named(name: str) -> Checkpoint:
@@ -105,46 +119,64 @@ def _named(name: str) -> Checkpoint:
         return Checkpoint("mini", resource("checkpoints/mini"), "mini", "it was asked for")
     tags = {p.name for root in roots for p in _folders(root)} | {"mini"}
     help_text = f"; {GATED_HELP}" if name == DEFAULT_STOCK_TAG else ""
-    raise CheckpointError(
-        f"there is no checkpoint '{name}', neither under checkpoints/ nor as a path: {suggest(name, tags)}{help_text}"
-    )
+    looked = ", ".join(dict.fromkeys((*map(str, tagged), os.path.abspath(os.path.expanduser(name)))))
+    raise CheckpointError(f"there is no checkpoint '{name}' (looked for {looked}): {suggest(name, tags)}{help_text}")
 
 
 def _default() -> Checkpoint:
     problem = f"there are no SAM 3D Objects weights in checkpoints/{DEFAULT_STOCK_TAG}"
-    for folder in stock_folders():
+    for tagged in stock_folders():
+        folder = _folder(tagged) or tagged
         try:
             _kind(folder)
             check_stock(folder)
         except CheckpointError as error:
             problem = f"the weights in {folder} cannot be used: {error}"
             continue
-        return Checkpoint(folder.name, folder, "sam3d", "these SAM 3D Objects weights are there and usable")
+        return Checkpoint(tagged.name, folder, "sam3d", "these SAM 3D Objects weights are there and usable")
     return Checkpoint("mini", resource("checkpoints/mini"), "mini", problem)
 
 
 def stock_folders() -> list[Path]:
     """Folders under checkpoints/ that are for the stock weights, checkpoints/hf first."""
     found = [p for root in checkpoint_roots() for p in _folders(root) if p.name != "mini"]
-    stock = [p for p in found if p.name == DEFAULT_STOCK_TAG or ((p / "pipeline.yaml").is_file() and _is_stock(p))]
+    stock = [p for p in found if p.name == DEFAULT_STOCK_TAG or _is_stock(_folder(p) or p)]
     return sorted(stock, key=lambda p: p.name != DEFAULT_STOCK_TAG)
 
 
 def check_stock_folder(folder: Path) -> str | None:
-    """What is wrong with the files of a stock checkpoint; None if they are complete. Imports none of its classes."""
+    """What is wrong with the files of a stock checkpoint; None if they are complete. Imports none of its classes.
+
+    Checks pipeline.yaml, every yaml and weights file that it names (headers only, so NaN is not found), and the path of
+    the depth model. `folder`: any path that `--tag` takes.
+    """
     try:
-        _kind(folder)
-        check_stock_files(folder, GATED_HELP)
+        found = _folder(folder)
+        if found is None:
+            return f"there is no folder {folder}"
+        _kind(found)
+        check_stock_files(found, GATED_HELP)
+        check_named_depth_model(found)
     except CheckpointError as error:
         return str(error)
     return None
 
 
 def _folder(path: Path) -> Path | None:
-    """The resolved path of a folder, ~ included; None where there is none."""
+    """The folder of pipeline.yaml for a path given by the user, ~ included; None where there is nothing.
+
+    Taken as well: pipeline.yaml itself, a whole download of the hub (with a folder checkpoints/), a clone of the stock
+    repository (checkpoints/hf), and the hub's cache folder of the repository (snapshots/COMMIT). Files in the cache are
+    links to names without an ending, so that files are not resolved.
+    """
     try:
-        path = path.expanduser().resolve()
-        return path if path.is_dir() else None
+        path = path.expanduser()
+        folder = (path.parent if path.is_file() and path.name == _SETTINGS else path).resolve()
+        if not folder.is_dir():
+            return None
+        newest = sorted(folder.glob("snapshots/*/"), key=lambda p: p.stat().st_mtime, reverse=True)
+        places = [place / inner for place in (folder, *newest) for inner in ("", "checkpoints", "checkpoints/hf")]
+        return next((place for place in places if (place / _SETTINGS).is_file()), folder)
     except (OSError, RuntimeError, ValueError):  # too long, the home of an unknown user, or a null character
         return None
 
@@ -163,14 +195,11 @@ def _is_stock(folder: Path) -> bool:
 
 def _kind(folder: Path) -> Literal["mini", "sam3d"]:
     """The kind of a checkpoint, by the classes that pipeline.yaml names."""
-    path = folder / "pipeline.yaml"
+    path = folder / _SETTINGS
     if not path.is_file():
-        inner = folder / "checkpoints" / "pipeline.yaml"
-        if inner.is_file():
-            raise CheckpointError(f"{folder} is the whole download: use its inner folder, {inner.parent}")
         if folder.name == DEFAULT_STOCK_TAG:
             raise CheckpointError(f"{folder} holds no pipeline.yaml; {GATED_HELP}")
-        within = [p.name for p in _folders(folder) if (p / "pipeline.yaml").is_file()]
+        within = [p.name for p in _folders(folder) if (p / _SETTINGS).is_file()]
         hint = f"use a folder in it, such as {within[0]}" if within else "give the folder that holds the weights"
         raise CheckpointError(f"{folder} holds no pipeline.yaml, so it is no checkpoint: {hint}")
     settings = read_yaml(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import os
 import re
@@ -12,10 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.checkpoints.files import check_stock_files, check_stock_homes
+from fast_sam3d.checkpoints.files import check_stock_files, check_stock_homes, read_yaml
+from fast_sam3d.checkpoints.packages import holds, importable
+from fast_sam3d.checkpoints.requirements import FORK_MARK
+from fast_sam3d.checkpoints.tensors import instantiate_and_load_from_pretrained as load_network
 from fast_sam3d.errors import CheckpointError, first_line
 
-__all__ = ["GATED_HELP", "check_depth_model", "check_stock", "load_stock"]
+__all__ = [
+    "GATED_HELP", "check_depth_model", "check_named_depth_model", "check_package", "check_stock", "load_stock",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +37,23 @@ def check_stock(folder: Path) -> None:
     import torch
 
     check_stock_files(folder, GATED_HELP)
-    if importlib.util.find_spec("sam3d_objects") is None:
+    check_package()
+    if not torch.cuda.is_available():
+        raise CheckpointError("SAM 3D Objects needs an NVIDIA GPU and torch sees none: use --tag mini")
+
+
+def check_package() -> None:
+    """Raises CheckpointError unless sam3d_objects is importable and is the one of SAM 3D Objects. Imports nothing."""
+    if not importable("sam3d_objects"):
         raise CheckpointError(
             "the package sam3d_objects is not importable: install SAM 3D Objects from its repository "
             "(facebookresearch/sam-3d-objects), or use --tag mini"
         )
-    if not torch.cuda.is_available():
-        raise CheckpointError("SAM 3D Objects needs an NVIDIA GPU and torch sees none: use --tag mini")
+    if holds(FORK_MARK):
+        raise CheckpointError(
+            "the package sam3d_objects is the Fast-SAM3D fork's, whose pipeline has another interface: install "
+            "facebookresearch/sam-3d-objects in an environment of its own, or use --tag mini"
+        )
 
 
 def check_depth_model(name: str | Path) -> str:
@@ -63,15 +77,41 @@ def check_depth_model(name: str | Path) -> str:
     return str(name)
 
 
-def load_stock(folder: Path, device: Any, dtype: str | None, depth_model: str | None) -> Any:
-    check_stock(folder)
-    from hydra.utils import instantiate
+def check_named_depth_model(folder: Path) -> None:
+    """Raises CheckpointError if pipeline.yaml names a file as depth model that is not there."""
+    path = folder / "pipeline.yaml"
+    node: Any = read_yaml(path)
+    for key in _DEPTH_KEY.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    if isinstance(node, str):
+        try:
+            check_depth_model(node)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path} names a depth model, but {error}") from error
 
+
+def load_stock(folder: Path, device: Any, dtype: str | None, depth_model: str | None) -> Any:
+    """Builds the stock pipeline.
+
+    Args:
+        folder: of pipeline.yaml.
+        device: torch device.
+        dtype: name of a torch dtype; None leaves it to the checkpoint.
+        depth_model: as from `check_depth_model`; None leaves it to the checkpoint.
+
+    Raises:
+        CheckpointError: see `check_stock`, or the pipeline cannot be built.
+    """
+    check_stock(folder)
+    if depth_model is None:
+        check_named_depth_model(folder)
     with _stock_environment(), _current_device(device):
         check_stock_homes(folder)
         config = _stock_config(folder, device, dtype, depth_model)
         try:
-            return instantiate(config)
+            return _build(config)
+        except CheckpointError:
+            raise
         except Exception as error:  # whatever the package raises while it is built; the cause stays attached
             if _out_of_memory(error):
                 raise
@@ -80,6 +120,23 @@ def load_stock(folder: Path, device: Any, dtype: str | None, depth_model: str | 
                 f"SAM 3D Objects cannot be built from {folder} ({type(cause).__name__}: {first_line(cause)}): "
                 "check its installation and that the download is complete"
             ) from error
+
+
+def _build(config: Any) -> Any:
+    """The pipeline of a configuration, with weights read by `load_network`."""
+    from hydra.utils import instantiate
+
+    make = instantiate(config, _partial_=True)
+    kind = make.func
+    if not isinstance(kind, type) or not hasattr(kind, load_network.__name__):
+        raise CheckpointError(
+            f"'{config._target_}' has no method {load_network.__name__}: install the published SAM 3D Objects"
+        )
+    # A class of its own instead of a patch of the stock one: a pipeline built in another thread is not affected.
+    reading = type(kind)(kind.__name__, (kind,), {load_network.__name__: load_network, "__module__": kind.__module__})
+    pipeline = reading(*make.args, **make.keywords)
+    pipeline.__class__ = kind
+    return pipeline
 
 
 def _stock_config(folder: Path, device: Any, dtype: str | None, depth_model: str | None) -> Any:

@@ -14,6 +14,7 @@ from torch import nn
 
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.config_file import CONFIG_NAME, REPAIR
+from fast_sam3d.model.weight_files import fill, map_tensors
 from fast_sam3d.outputs.digests import file_digest
 from fast_sam3d.outputs.files import atomic_write, save_json
 
@@ -53,32 +54,10 @@ def load_weights(module: nn.Module, path: Path, sha256: str | None = None) -> No
     Raises:
         CheckpointError: missing, truncated, damaged, or of another network; names the file and what to do.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        # Not mapped: a file that is replaced later must not change a loaded model.
-        content = path.read_bytes()
-        state = load(content)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"the weights {path} are missing: {REPAIR}") from error
-    except OSError as error:
-        raise CheckpointError(f"the weights {path} cannot be read ({error.strerror}): {REPAIR}") from error
-    # KeyError: a dtype that torch lacks. ValueError: a header that is not UTF-8.
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"the weights {path} are damaged or truncated: {REPAIR}") from error
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+    tensors = map_tensors(path, REPAIR)
+    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise CheckpointError(f"the weights {path} are damaged ({HASHES_NAME} has another checksum): {REPAIR}")
-    wanted = {name: value.shape for name, value in module.state_dict().items()}
-    found = {name: value.shape for name, value in state.items()}
-    if wanted != found:
-        odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-        raise CheckpointError(f"the weights {path} do not fit {CONFIG_NAME} beside them ({odd[0]} differs): {REPAIR}")
-    for name, value in state.items():
-        if not value.is_floating_point() or not value.isfinite().all():
-            fault = "not finite" if value.is_floating_point() else str(value.dtype).removeprefix("torch.")
-            raise CheckpointError(f"the weights {path} are damaged ({name} is {fault}): {REPAIR}")
-    module.load_state_dict(state)
+    fill(module, tensors, path, REPAIR)
 
 
 def save_hashes(folder: Path, hashes: Mapping[str, str]) -> None:

@@ -19,6 +19,7 @@ from fast_sam3d.outputs.files import atomic_write
 from fast_sam3d.render.renderer import MeshRenderer, render_gaussians
 from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
 from fast_sam3d.render.threads import map_threads
+from fast_sam3d.render.visible import CROWDED, maybe_visible
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,6 +39,7 @@ ORBITS: tuple[tuple[float, str], ...] = (
 ELEVATION_DEG = 20.0
 ORBIT_DISTANCE = 1.8  # in diagonals of the object's box
 PNG_LEVEL = 6  # of 9; higher levels take longer than the rendering and save a few percent
+FITTED = 200_000  # about as many points, evenly sampled, are fitted into the views
 MARGIN = 0.1  # border around the object, as a share of the view
 
 Renderer = Callable[[Camera], np.ndarray]
@@ -73,6 +75,7 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.I
     if covered.shape != rgb.shape[:2]:
         raise ValueError(f"image is {rgb.shape[:2]} and mask {covered.shape} (height, width): they must agree")
     kind, points, draw = subject_of(result)
+    points = points[:: 1 + len(points) // FITTED]
     camera, front_azimuth, matrix = input_camera(result, rgb.shape[:2])
 
     panels = [(_faded(rgb, covered, INPUT_PX), "input and mask", 0)]
@@ -111,8 +114,16 @@ def subject_of(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Renderer]:
         vertices, faces = as_numpy(mesh.vertices, np.float64), as_numpy(mesh.faces, np.int64)
         attributes = getattr(mesh, "vertex_attrs", None)
         colors = None if attributes is None else as_numpy(attributes)[:, :3]
-        drawing = MeshRenderer(vertices, faces, colors)
-        return "mesh", vertices, lambda camera: drawing(camera, background=background).rgb
+        if len(vertices) < CROWDED * VIEW_PX**2:
+            drawing = MeshRenderer(vertices, faces, colors)
+            return "mesh", vertices, lambda camera: drawing(camera, background=background).rgb
+
+        def draw(camera: Camera) -> np.ndarray:
+            some, between = maybe_visible(vertices, faces, camera)
+            drawing = MeshRenderer(vertices[some], between, None if colors is None else colors[some])
+            return drawing(camera, background=background).rgb
+
+        return "mesh", vertices, draw
     found = [first(result.get(key)) for key in ("gaussian", "gs", "gaussian_4", "gs_4")]
     found = [gaussians for gaussians in found if gaussians is not None and len(gaussians.get_xyz)]
     if found:

@@ -32,7 +32,7 @@ def write_results(
     out_of_memory: Sequence[str] = (),
     identity: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Write every result of a run into `folder`, the report last.
+    """Write every result of a run into `folder`, the report last; the time that it takes is a row of the report.
 
     Args:
         tag: of the checkpoint.
@@ -44,6 +44,35 @@ def write_results(
         The names of the files, in order of interest.
     """
     from fast_sam3d.outputs.files import save_json
+
+    with run.report.stage("results"):
+        written, facts = _write(folder, config, given, run)
+    report: dict[str, Any] = {
+        "input": {
+            "image": str(given.image_path),
+            "mask": str(given.mask_path),
+            "pointmap": None if given.pointmap_path is None else str(given.pointmap_path),
+            "size": given.size,
+        },
+        "pipeline": {"tag": tag, "device": run.device, "dtype": config.pipeline.dtype},
+        "preset": config.choices.get("preset", "off"),
+        "seed": config.seed,
+        "steps": {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps},
+        "formats": run.formats,
+        "pose_refined": run.pose_refined,
+        "out_of_memory": out_of_memory,
+        "load_seconds": load_seconds,
+        "result": facts,
+        **run.report.to_dict(),
+    }
+    if identity is not None:
+        report |= {"identity": identity, "files": {name: (folder / name).stat().st_size for name in written}}
+    save_json(folder / REPORT, report)
+    return [*written, REPORT]
+
+
+def _write(folder: Path, config: Config, given: ObjectInput, run: ObjectRun) -> tuple[list[str], dict[str, Any]]:
+    """Write everything but the report. Returns the names of the files, and what the report says of the result."""
     from fast_sam3d.outputs.gaussians import save_gaussians_ply
     from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
     from fast_sam3d.outputs.pose import save_pose_json
@@ -75,25 +104,4 @@ def write_results(
         # A few hundred pixels high: what is drawn from does not have to be larger than this.
         save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result)
         written.insert(0, PREVIEW)
-    report: dict[str, Any] = {
-        "input": {
-            "image": str(given.image_path),
-            "mask": str(given.mask_path),
-            "pointmap": None if given.pointmap_path is None else str(given.pointmap_path),
-            "size": given.size,
-        },
-        "pipeline": {"tag": tag, "device": run.device, "dtype": config.pipeline.dtype},
-        "preset": config.choices.get("preset", "off"),
-        "seed": config.seed,
-        "steps": {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps},
-        "formats": run.formats,
-        "pose_refined": run.pose_refined,
-        "out_of_memory": out_of_memory,
-        "load_seconds": load_seconds,
-        "result": facts,
-        **run.report.to_dict(),
-    }
-    if identity is not None:
-        report |= {"identity": identity, "files": {name: (folder / name).stat().st_size for name in written}}
-    save_json(folder / REPORT, report)
-    return [*written, REPORT]
+    return written, facts

@@ -23,7 +23,7 @@ from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Tree, to_leaves
 from fast_sam3d.sampling.syncs import Syncs
 from fast_sam3d.sampling.tokens import Tokens
-from fast_sam3d.telemetry import Report
+from fast_sam3d.telemetry import NOT_FINITE, Report
 
 __all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "method_on", "reports_on", "require_euler"]
 
@@ -64,17 +64,22 @@ class SolveSeam(Seam):
         scenes = [layer.scene for layer in self.layers if layer.accelerates and layer.scene is not None]
         solve = Solve(self.stage, method, dynamics_fn, grid, logs, tokens, scenes, syncs)
         steps = original(solve, x_init, times, *args, **kwargs)
+        x = x_init
         try:
             for state in steps:
                 solve.end_step()
+                x = state[0]
                 yield state
         finally:
             close = getattr(steps, "close", None)
             if close is not None:
                 close()
-        kept, replaced = 0 if solve.state.kept is None else solve.state.kept.bytes, solve.replaced()
+        finite, replaced = solve.outcome(x)
+        if finite is False:
+            logger.warning("%s: %s", self.stage.name, NOT_FINITE)
+        kept = 0 if solve.state.kept is None else solve.state.kept.bytes
         for log in logs:
-            log.finish(kept, replaced, syncs.count)
+            log.finish(kept, replaced, syncs.count, finite)
 
     def _method_for(self, x_init: Tree) -> StageMethod | None:
         method = self.method
@@ -149,7 +154,14 @@ def require_euler(solver: object, stage: str) -> None:
     seam = seam_at(solver, "solve_iter")
     solve_iter = solver.solve_iter if seam is None else seam.original()  # type: ignore[attr-defined]
     grid = [0.0, 0.25, 1.0]
-    states = [float(x) for x, _ in solve_iter(constant, torch.zeros((), device="cpu"), grid)]
+    steps = list(solve_iter(constant, torch.zeros((), device="cpu"), grid))
+    if odd := next((step for step in steps if len(step) != 2), None):
+        raise SolverError(
+            f"{stage}: the solver {kind.__name__} of {kind.__module__} yields {len(odd)} values per step instead of a "
+            "state and a time, as the Fast-SAM3D fork does: install facebookresearch/sam-3d-objects in an environment "
+            "of its own"
+        )
+    states = [float(x) for x, _ in steps]
     if times != grid[:-1] or states != grid[1:]:
         raise SolverError(
             f"{stage}: the solver {kind.__name__} does not take Euler steps (it evaluated at {times} on the grid "

@@ -12,6 +12,7 @@ import numpy as np
 
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import OPENCV_FROM_CAMERA, Y_UP_FROM_Z_UP, Pose
+from fast_sam3d.geometry.triangles import vertex_normals
 from fast_sam3d.outputs.files import atomic_write, save_json
 from fast_sam3d.outputs.gaussians import load_gaussians_ply
 from fast_sam3d.outputs.interrupts import interrupts_deferred
@@ -68,9 +69,11 @@ def save_scene_glb(path: Path, scene: Scene) -> None:
         for item in scene.objects:
             if item.surface is None:
                 continue
+            vertices = item.surface.vertices.astype(np.float64) @ Y_UP_FROM_Z_UP[:3, :3].T
             mesh = trimesh.Trimesh(
-                vertices=item.surface.vertices.astype(np.float64) @ Y_UP_FROM_Z_UP[:3, :3].T,
+                vertices=vertices,
                 faces=item.surface.faces,
+                vertex_normals=vertex_normals(vertices, item.surface.faces),
                 vertex_colors=item.surface.linear_rgba,
                 process=False,
             )

@@ -34,7 +34,8 @@ def complete(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespac
     write_stock(checkpoints / "hf")
     monkeypatch.setattr(loading, "checkpoint_roots", lambda: [checkpoints])
     monkeypatch.setattr(packages, "importable", lambda module: module in machine.modules)
-    monkeypatch.setattr(packages, "_has", lambda part: "faster" not in part and part.split(".")[0] not in machine.lacks)
+    lacks = machine.lacks
+    monkeypatch.setattr(packages, "holds", lambda part: "faster" not in part and part.split(".")[0] not in lacks)
     monkeypatch.setattr(packages, "_version", lambda name: machine.versions.get(name))
     monkeypatch.setattr(packages, "_needs_pkg_resources", lambda: False)
     monkeypatch.setattr(doctor, "_embedded", lambda tag="mini": WeightsState(tag, "", "mini", None))
@@ -168,6 +169,17 @@ def test_any_folder_can_be_checked(complete, capsys):
     code, out, _ = run(capsys, "doctor", "--tag", "nowhere")
     assert code == 1
     assert "there is no checkpoint 'nowhere'" in out.splitlines()[0]
+    complete.gpu = None  # what is wrong with the folder comes first
+    Path("other").mkdir()
+    Path("other/pipeline.yaml").write_text("_target_: sam3d_objects.pipeline.Pipeline\nx: 1\n")
+    _, out, err = run(capsys, "doctor", "--tag", "other")
+    assert "pipeline.yaml names no ss_generator_config_path" in out.splitlines()[0]
+    assert err == ""
+
+
+def test_a_yaml_without_a_model_is_not_ready(elsewhere):
+    Path("pipeline.yaml").write_text("x: 1\n")
+    assert "has no setting 'x'" in examine(str(elsewhere)).next_step
 
 
 def test_the_embedded_model_needs_neither_gpu_nor_packages(complete, capsys):
@@ -308,7 +320,7 @@ def installed(folder: Path, name: str, version: str, files: dict[str, str]) -> N
 
 
 def state_of(module: str) -> packages.PackageState:
-    return {package.module: package for package in examine().packages}[module]
+    return {package.module: package for package in packages.inspect_all(REQUIREMENTS)}[module]
 
 
 STOP = "raise SystemExit('imported')\n"
@@ -403,7 +415,7 @@ def test_failing_import_hook(monkeypatch):
             return None
 
     monkeypatch.setattr(sys, "meta_path", [Hook, *sys.meta_path])
-    assert {p.module: p for p in examine().packages}["xatlas"].problem is not None
+    assert state_of("xatlas").problem is not None
 
 
 def test_the_command_imports_no_slow_packages(tmp_path):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import io
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.file_download
-import numpy as np
 import pytest
-import torch
 from huggingface_hub import constants
 
 from fast_sam3d.checkpoints import download
@@ -23,40 +21,28 @@ from fast_sam3d.checkpoints.download import download_weights, unfinished_folder
 from fast_sam3d.checkpoints.load import find_checkpoint
 from fast_sam3d.config.packaged import checkout
 from fast_sam3d.errors import CheckpointError, OutputError
+from tests.checkpoints.test_load import stock_weights, write_stock, write_weights
 from tests.fake_hub import COMMIT, FakeHub
 from tests.stand_in import run
 
-SETTINGS = """_target_: sam3d_objects.pipeline.Pipeline
-ss_decoder_config_path: ss_decoder.yaml
-ss_decoder_ckpt_path: ss_decoder.safetensors
-ss_generator_ckpt_path: ss_generator.ckpt
-"""
 
-
-def published() -> dict[str, bytes]:
-    from safetensors.numpy import save
-
-    stream = io.BytesIO()
-    torch.save({"state_dict": {"weight": torch.zeros(50_000)}}, stream)
-    return {
-        ".gitattributes": b"* lfs",
-        "README.md": b"the model card",
-        "checkpoints/pipeline.yaml": SETTINGS.encode(),
-        "checkpoints/ss_decoder.yaml": b"_target_: sam3d_objects.pipeline.Part\n",
-        "checkpoints/ss_decoder.safetensors": save({"weight": np.zeros(9, np.float32)}),
-        "checkpoints/ss_generator.ckpt": stream.getvalue(),
-    }
+def published(folder: Path) -> dict[str, bytes]:
+    write_stock(folder)
+    write_weights(folder / "ss_generator.ckpt", stock_weights("ss_generator", ballast=50_000))
+    inner = {f"checkpoints/{file.name}": file.read_bytes() for file in sorted(folder.iterdir())}
+    return {".gitattributes": b"* lfs", "README.md": b"the model card", **inner}
 
 
 @pytest.fixture
-def hub(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+def hub(elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub with the published layout, a user who is not logged in, and an empty working folder."""
-    with FakeHub(published()) as hub:
+    with FakeHub(published(tmp_path / "published")) as hub:
         # The client reads HF_ENDPOINT and HF_HOME once, when it is imported (huggingface_hub/constants.py).
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # Versions before 1.0 copy it.
+        monkeypatch.setattr(huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(elsewhere / "token"))
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(elsewhere / "cache"))
         # Its log handler keeps the stream of the test that imported it.
@@ -101,9 +87,10 @@ def test_only_the_checkpoint_folder_is_downloaded(hub, capsys):
 
 
 def test_repository_without_the_checkpoint_folder(hub):
-    hub.files = {**inner(hub), ".gitattributes": b""}
+    published = inner(hub)
+    hub.files = {**published, ".gitattributes": b""}
     download_weights(TARGET)
-    assert contents(TARGET) == inner(FakeHub(published()))
+    assert contents(TARGET) == published
 
 
 def test_flags(hub, capsys):
@@ -162,18 +149,22 @@ def test_a_dropped_connection_resumes_within_the_file(hub, small_chunks):
     hub.drop_after[WEIGHTS] = 70_000
     download_weights(TARGET)
     assert contents(TARGET) == inner(hub)
-    assert hub.fetched("ss_generator.ckpt") == [None, "bytes=60000-"]
+    first, second = hub.fetched("ss_generator.ckpt")
+    assert first is None and second in ("bytes=60000-", "bytes=70000-")  # what the client wrote of the first part
 
 
-def test_a_second_call_resumes_within_the_file(hub, small_chunks, monkeypatch, caplog):
+def test_a_second_call_resumes_within_the_file(hub, monkeypatch, caplog):
     caplog.set_level("INFO", "fast_sam3d")
+    client = huggingface_hub.file_download.http_get
 
-    def stopped(seconds):
-        raise KeyboardInterrupt
+    def stopped(url, stream, **options):
+        if url.endswith(WEIGHTS):
+            stream.write(hub.files[WEIGHTS][:60_000])
+            raise KeyboardInterrupt
+        client(url, stream, **options)
 
-    hub.drop_after[WEIGHTS] = 70_000
     with monkeypatch.context() as patch:
-        patch.setattr(huggingface_hub.file_download.time, "sleep", stopped)  # where the client waits to try again
+        patch.setattr(huggingface_hub.file_download, "http_get", stopped)
         with pytest.raises(KeyboardInterrupt):
             download_weights(TARGET)
     assert not TARGET.exists()
@@ -181,7 +172,7 @@ def test_a_second_call_resumes_within_the_file(hub, small_chunks, monkeypatch, c
         find_checkpoint("hf")
     hub.requests.clear()
     download_weights(TARGET)
-    assert "resuming: 1 of 4 files left" in caplog.text
+    assert "resuming: 1 of 11 files left" in caplog.text
     assert [entry for entry in hub.requests if "/resolve/" in entry[0]] == [
         (f"/facebook/sam-3d-objects/resolve/{COMMIT}/{WEIGHTS}", "bytes=60000-")
     ]
@@ -240,7 +231,7 @@ def test_gated_repository_without_login(hub, capsys, status):
     assert code == 2
     for word in ("licence", f"{hub.address}/facebook/sam-3d-objects", "hf auth login", "HF_TOKEN", "not logged in"):
         assert word in err
-    assert list(Path("checkpoints").iterdir()) == []
+    assert not Path("checkpoints").exists()
 
 
 def test_gated_repository_without_access(hub, monkeypatch):
@@ -294,8 +285,10 @@ def test_no_network(hub, monkeypatch):
     text = refused(CheckpointError)
     assert "check the network" in text
     assert "run the command again" in text
+    assert "--tag PATH" in text
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE" in refused(CheckpointError)
+    text = refused(CheckpointError)
+    assert "HF_HUB_OFFLINE" in text and "--tag PATH" in text
 
 
 def test_untrusted_yaml_is_not_installed(hub):
@@ -310,6 +303,78 @@ def test_names_outside_the_folder_are_skipped(hub):
 
 
 # ------------------------------------------------------------------------------------------------------------ disk
+
+
+@pytest.fixture
+def logged_in(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.tokens = {"hf_secret"}
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+
+
+def test_the_plan_is_printed_before_the_download(hub, logged_in, capsys):
+    code, out, _ = run(capsys, "download")
+    assert code == 0
+    for name, content in inner(hub).items():
+        assert re.search(rf"^  {re.escape(name)} +{download.human(len(content))}$", out, re.MULTILINE), name
+    total = sum(map(len, inner(hub).values()))
+    assert re.search(
+        rf"^  {len(inner(hub))} files +{download.human(total)}  {download.human(total)} to download$", out, re.MULTILINE
+    )
+    assert re.search(rf"^into +{re.escape(str(TARGET.absolute()))} \([0-9.]+ GB free\)$", out, re.MULTILINE)
+    assert re.search(r"^login +as someone$", out, re.MULTILINE)
+    assert re.search(r"^access +granted$", out, re.MULTILINE)
+
+
+def test_a_dry_run_writes_nothing(hub, logged_in, capsys):
+    assert run(capsys, "download", "--dry-run")[0] == 0
+    assert list(Path().iterdir()) == []
+    assert not any("/resolve/" in path for path, _ in hub.requests)
+
+
+def test_a_dry_run_shows_what_an_earlier_download_left(hub, logged_in, capsys):
+    partial_file(hub, hub.files[WEIGHTS][:100_000])
+    (unfinished_folder(TARGET) / COMMIT / "checkpoints" / "pipeline.yaml").write_bytes(b"x")
+    _, out, _ = run(capsys, "download", "--dry-run")
+    left = sum(map(len, inner(hub).values())) - 100_000 - len(hub.files["checkpoints/pipeline.yaml"])
+    assert f"{download.human(left)} to download" in out
+    assert re.search(r"pipeline\.yaml +0\.0 MB +here", out)
+
+
+@pytest.mark.parametrize(
+    ("token", "login", "access"),
+    [
+        (None, "none (`hf auth login`, or HF_TOKEN)", "is gated and you are not logged in"),
+        ("hf_old", "the hub does not accept it", "the account of your token has no access"),
+    ],
+)
+def test_a_dry_run_without_access(hub, monkeypatch, capsys, token, login, access):
+    hub.tokens = {"hf_secret"}
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    code, out, _ = run(capsys, "download", "--dry-run")
+    assert code == 1
+    assert login in out and access in out
+    code, out, err = run(capsys, "download")
+    assert code == 2
+    assert access in err
+
+
+def test_a_login_that_cannot_be_checked(hub, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(huggingface_hub.HfApi, "whoami", lambda self, token: {})
+    _, out, _ = run(capsys, "download", "--dry-run")
+    assert "a token was found, and the hub did not say whose it is" in out
+    assert "hf_secret" not in out
+
+
+def test_a_complete_copy_in_the_clients_cache_is_named(hub, monkeypatch, capsys):
+    assert huggingface_hub.hf_hub_download("facebook/sam-3d-objects", "checkpoints/pipeline.yaml")
+    assert "cached" not in run(capsys, "download", "--dry-run")[1]
+    for name in inner(hub):
+        folder = Path(huggingface_hub.hf_hub_download("facebook/sam-3d-objects", f"checkpoints/{name}")).parent
+    _, out, _ = run(capsys, "download", "--dry-run")
+    assert f"--tag {folder} uses it without a download" in out
+    assert find_checkpoint(folder).kind == "sam3d"
 
 
 def test_too_little_space_is_an_error_before_the_download(hub, monkeypatch):

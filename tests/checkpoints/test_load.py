@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -27,6 +26,9 @@ PARTS = ("ss_generator", "ss_decoder", "slat_generator", "slat_decoder_gs", "sla
 STAND_IN = """
     import os
 
+    import torch
+    from omegaconf import OmegaConf
+
     class Pipeline:
         def __init__(self, **settings):
             if settings.get("version") == "broken":
@@ -35,10 +37,33 @@ STAND_IN = """
             self.device = settings["device"]
             self.skipped_init = os.environ.get("LIDRA_SKIP_INIT")
             self.conda = os.environ["CONDA_PREFIX"]
+            self.parts = {}
+            for key in [k for k in settings if k.endswith("_config_path")]:
+                part = key.removesuffix("_config_path")
+                config = OmegaConf.load(os.path.join(settings["workspace_dir"], settings[key]))
+                for name, network in config.get("module", {"": {"backbone": config}}).items():
+                    self.parts[part + name] = self.instantiate_and_load_from_pretrained(
+                        network["backbone"],
+                        os.path.join(settings["workspace_dir"], settings[part + "_ckpt_path"]),
+                        state_dict_fn=only(f"_base_models.{name}.") if name else None,
+                        state_dict_key="state_dict" if name else None,
+                        device=self.device,
+                    )
 
-    class Part:
-        def __init__(self, size):
-            self.size = size
+        def instantiate_and_load_from_pretrained(self, *arguments, **options):
+            raise AssertionError("this one unpickles")
+
+    def only(start):
+        return lambda state: {name[len(start):]: state[name] for name in state if name.startswith(start)}
+
+    class Part(torch.nn.Module):
+        def __init__(self, size, num_blocks):
+            super().__init__()
+            self.blocks = torch.nn.ModuleList(torch.nn.Linear(size, size) for _ in range(num_blocks))
+
+        def to(self, device):  # there may be no such device here
+            self.moved_to = str(device)
+            return self
 """
 DEPTH_STAND_IN = """
     class MoGe:
@@ -84,19 +109,37 @@ def stock_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         del sys.modules[name]
 
 
-def write_stock(folder: Path, extra: str = "") -> Path:
-    """A checkpoint folder with the file names and kinds of the stock one, and minimal contents."""
-    from safetensors.numpy import save_file
+def stock_weights(part: str, ballast: int = 0) -> dict[str, torch.Tensor]:
+    """The content of a weights file of `write_stock`. `ballast`: elements of a tensor that is not needed."""
+    generator = torch.Generator().manual_seed(len(part))
+    shapes = {f"blocks.{i}.{name}": shape for i in range(2) for name, shape in (("weight", (3, 3)), ("bias", (3,)))}
+    networks = ("generator", "condition_embedder") if part.endswith("generator") else ("",)
+    starts = [f"_base_models.{name}." if name else "" for name in networks]
+    state = {start + k: torch.randn(shape, generator=generator) for start in starts for k, shape in shapes.items()}
+    return {**state, "_base_models.decoder.x": torch.zeros(ballast)} if ballast else state
 
+
+def write_weights(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    """A weights file in the format of its name; generators' .ckpt as Lightning writes them."""
+    from safetensors.torch import save_file
+
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state, "epoch": 3} if path.stem.endswith("generator") else state, path)
+    return path
+
+
+def write_stock(folder: Path, extra: str = "") -> Path:
+    """A checkpoint folder with the file names and kinds of the stock one, and small networks."""
     folder.mkdir()
     lines = ["_target_: sam3d_objects.pipeline.Pipeline", "dtype: bfloat16", "device: cuda", "version: v0"]
+    backbone = "_target_: sam3d_objects.pipeline.Part, size: 3, num_blocks: 2"
     for part in PARTS:
         ending = "safetensors" if part == "ss_decoder" else "ckpt"
-        (folder / f"{part}.yaml").write_text("_target_: sam3d_objects.pipeline.Part\nsize: 3\n")
-        if ending == "ckpt":
-            torch.save({"state_dict": {"weight": torch.zeros(2)}}, folder / f"{part}.ckpt")
-        else:
-            save_file({"weight": np.zeros(2, np.float32)}, folder / f"{part}.safetensors")
+        two = f"module: {{generator: {{backbone: {{{backbone}}}}}, condition_embedder: {{backbone: {{{backbone}}}}}}}\n"
+        (folder / f"{part}.yaml").write_text(two if part.endswith("generator") else backbone.replace(", ", "\n") + "\n")
+        write_weights(folder / f"{part}.{ending}", stock_weights(part))
         lines += [f"{part}_config_path: {part}.yaml", f"{part}_ckpt_path: {part}.{ending}"]
     (folder / "pipeline.yaml").write_text("\n".join(lines) + "\nss_encoder_ckpt_path: null\n" + extra)
     return folder
@@ -180,10 +223,31 @@ def test_other_class_is_not_the_embedded_model(checkpoints):
     assert "trust" in text
 
 
-def test_download_in_its_original_folder_is_recognised(checkpoints):
-    (checkpoints / "hf").mkdir()
-    write_stock(checkpoints / "hf" / "checkpoints")
-    assert f"use its inner folder, {checkpoints / 'hf' / 'checkpoints'}" in message(find_checkpoint, "hf")
+@pytest.mark.parametrize("inner", ["checkpoints", "checkpoints/hf", "snapshots/0123abc/checkpoints"])
+def test_layouts_around_a_checkpoint_are_taken(checkpoints, inner):
+    folder = checkpoints / "hf" / inner
+    folder.parent.mkdir(parents=True)
+    write_stock(folder)
+    assert find_checkpoint("hf").folder == folder
+    assert loading.check_stock_folder(checkpoints / "hf") is None
+    assert find_checkpoint(folder / "pipeline.yaml").folder == folder
+
+
+def test_files_of_the_hubs_cache_are_links_without_an_ending(checkpoints, stock_package):
+    folder = write_stock(checkpoints / "hf")
+    for number, file in enumerate(sorted(folder.iterdir())):
+        blob = file.rename(checkpoints / f"blob{number}")
+        file.symlink_to(blob)
+    assert find_checkpoint(folder / "pipeline.yaml").folder == folder
+    assert load_pipeline("hf", device="cpu").parts
+
+
+def test_a_missing_checkpoint_lists_where_it_was_looked_for(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = message(find_checkpoint, "~/weights")
+    assert str(tmp_path / "weights") in text
+    text = message(find_checkpoint, "large")
+    assert str(checkpoints / "large") in text and str(Path.cwd() / "large") in text
 
 
 # --------------------------------------------------------------------------------------------------------- default
@@ -216,7 +280,7 @@ def test_default_reports_why_own_weights_are_not_used(checkpoints, embedded, sto
     (folder / "ss_generator.ckpt").unlink()
     assert "lacks ss_generator.ckpt" in find_checkpoint().reason
     assert find_checkpoint().tag == "mini"
-    torch.save({}, folder / "ss_generator.ckpt")
+    write_weights(folder / "ss_generator.ckpt", stock_weights("ss_generator"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "needs an NVIDIA GPU" in find_checkpoint().reason
 
@@ -367,7 +431,8 @@ def test_damaged_weights_are_named(checkpoints, stock_package, name, damage):
     )
     text = message(load_pipeline, "hf", device="cpu")
     assert str(path) in text
-    assert ("LFS pointer" if damage == "pointer" else "corrupt or incomplete") in text
+    words = {"cut": "corrupt or incomplete", "empty": "is empty", "pointer": "LFS pointer", "page": "is a web page"}
+    assert words[damage] in text
 
 
 @pytest.mark.parametrize("content", ["", "a: [", "- 1\n", "\x00\x01", "a: &a [*a]", "!!int x", "a: !!timestamp x"])

@@ -26,14 +26,14 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"part\.safetensors are missing"):
         load_weights(nn.Linear(5, 3), path)
     save_weights(nn.Linear(5, 3), path)
-    with pytest.raises(CheckpointError, match="bias differs"):
+    with pytest.raises(CheckpointError, match=r"weight with the shape \[3, 5\], and the network takes \[4, 5\]"):
         load_weights(nn.Linear(5, 4), path)
-    with pytest.raises(CheckpointError, match="bias differs"):
+    with pytest.raises(CheckpointError, match="have bias, which the network lacks"):
         load_weights(nn.Linear(5, 3, bias=False), path)
     content = path.read_bytes()
     for broken in (content[:-4], content[:20], b"", b"\xff" * 64):
         path.write_bytes(broken)
-        with pytest.raises(CheckpointError, match=r"part\.safetensors are damaged"):
+        with pytest.raises(CheckpointError, match=r"part\.safetensors (are corrupt|is empty)"):
             load_weights(nn.Linear(5, 3), path)
     path.write_bytes(content[:-2] + b"\x00\x7e")  # the last half becomes not-a-number
     with pytest.raises(CheckpointError, match="not finite"):
@@ -53,7 +53,7 @@ def test_unsupported_dtype_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "part.safetensors"
     save_weights(nn.Linear(5, 3), path)
     content = path.read_bytes()
-    for kind, word in ((b"I16", "int16"), (b"X16", "damaged"), (b"\xff16", "damaged")):
+    for kind, word in ((b"I16", "int16"), (b"X16", "corrupt"), (b"\xff16", "corrupt")):
         path.write_bytes(content.replace(b"F16", kind))
         with pytest.raises(CheckpointError, match=word):
             load_weights(nn.Linear(5, 3), path)

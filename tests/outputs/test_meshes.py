@@ -2,14 +2,16 @@
 
 import json
 import os
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 
-from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
+from fast_sam3d.outputs.meshes import linear_from_srgb, mesh_summary, mesh_to_trimesh, save_glb
 
 
 def decoded(mesh, **changes):
@@ -81,6 +83,51 @@ def test_mesh_summary_by_hand():
     turned = box.copy()
     turned.faces[0] = turned.faces[0][::-1]
     assert mesh_summary(turned)["boundary_loops"] == 0 and not mesh_summary(turned)["watertight"]
+
+
+def test_a_glb_has_the_bytes_that_trimesh_writes(tmp_path):
+    ball = trimesh.creation.icosphere(subdivisions=3, radius=0.4)
+    ball.vertices *= np.random.default_rng(0).uniform(0.9, 1.1, (len(ball.vertices), 1))
+    surface = mesh_to_trimesh(decoded(ball))
+    save_glb(tmp_path / "a.glb", surface)
+    x, y, z = surface.vertices.T
+    rgba = surface.visual.vertex_colors.copy()
+    rgba[:, :3] = linear_from_srgb()[rgba[:, :3]]
+    slow = trimesh.Trimesh(np.stack([x, z, -y], 1), surface.faces, vertex_colors=rgba, process=False)
+    assert (tmp_path / "a.glb").read_bytes() == slow.export(file_type="glb", include_normals=True)
+
+
+def test_a_textured_mesh_keeps_its_texture(tmp_path):
+    box = trimesh.creation.box()
+    image = Image.fromarray(np.full((4, 4, 3), 90, np.uint8))
+    box.visual = trimesh.visual.TextureVisuals(uv=box.vertices[:, :2] + 0.5, image=image)
+    save_glb(tmp_path / "a.glb", box, up="y")
+    loaded = trimesh.load(tmp_path / "a.glb", force="mesh", process=False)
+    assert loaded.visual.kind == "texture" and np.allclose(loaded.vertices, box.vertices)
+
+
+def groups(edges):
+    """How many groups of edges are connected."""
+    found = []
+    for edge in edges:
+        touching = [group for group in found if group & set(edge)]
+        found = [group for group in found if group not in touching] + [set(edge).union(*touching)]
+    return len(found)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mesh_summary_agrees_with_a_slow_count(seed):
+    ball, random = trimesh.creation.icosphere(subdivisions=2), np.random.default_rng(seed)
+    faces = ball.faces[random.random(len(ball.faces)) < (0.6, 0.9, 1.0, 0.95)[seed]]
+    mesh = trimesh.Trimesh(np.vstack([ball.vertices, ball.vertices + 3]), np.vstack([faces, ball.faces + 162]),
+                           process=False)  # fmt: skip
+    counts = Counter(
+        tuple(sorted(edge)) for face in mesh.faces.tolist() for edge in zip(face, face[1:] + face[:1], strict=True)
+    )
+    summary = mesh_summary(mesh)
+    assert summary["boundary_loops"] == groups(edge for edge, faces in counts.items() if faces == 1)
+    assert summary["components"] == groups(counts)
+    assert summary["watertight"] == (set(counts.values()) == {2})
 
 
 def test_mesh_summary_agrees_with_trimesh():

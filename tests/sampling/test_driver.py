@@ -291,6 +291,14 @@ class Lazy(Euler):
         return super().step(dynamics_fn, x_t, t, dt, *args, **kwargs)
 
 
+class Threefold(Euler):
+    """Yields the velocity too, as the Fast-SAM3D fork's."""
+
+    def solve_iter(self, *args: Any, **kwargs: Any) -> Any:
+        for state, t in super().solve_iter(*args, **kwargs):
+            yield state, t, state
+
+
 class Renamed(Euler):
     """Still Euler."""
 
@@ -301,6 +309,11 @@ def test_other_solvers_are_refused_before_patching(kind: type) -> None:
     with pytest.raises(SolverError, match=r"slat: the solver"):
         require_euler(solver, "slat")
     assert not getattr(solver, "__dict__", {})
+
+
+def test_solver_of_the_fork_is_named() -> None:
+    with pytest.raises(SolverError, match=r"slat: the solver Threefold .* yields 3 values .* Fast-SAM3D fork"):
+        require_euler(Threefold(), "slat")
 
 
 def test_euler_check_leaves_no_trace() -> None:

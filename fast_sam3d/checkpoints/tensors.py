@@ -1,0 +1,126 @@
+"""The networks inside the weights files of a stock checkpoint, and their loading into the stock classes.
+
+A generator's file also holds its condition embedder (sam3d_objects/pipeline/inference_pipeline.py, `init_*`). Its
+names begin with `_base_models.generator.` and `_base_models.condition_embedder.`; other names, such as the copy of the
+decoder under `_base_models.decoder.`, are not needed. Decoders have files of their own, with plain names. Converted
+files keep these names, or drop `_base_models.` or the whole beginning; some add `state_dict.`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.errors import CheckpointError
+
+__all__ = ["check_weights", "instantiate_and_load_from_pretrained", "weights_file"]
+
+log = logging.getLogger(__name__)
+
+_ROOT = "_base_models."
+
+
+def weights_file(named: Path) -> Path:
+    """The file to read for the one that pipeline.yaml names: the `.safetensors` of that name where there is one.
+
+    Of both formats, `.safetensors` takes precedence; `named` where there is neither.
+    """
+    converted, other = named.with_suffix(".safetensors"), named.with_suffix(".ckpt")
+    return next((path for path in (converted, named, other) if path.is_file()), named)
+
+
+def check_weights(named: Path, networks: Mapping[str, Mapping[str, Any]], restore: str) -> None:
+    """Check the names and dtypes in a weights file. Reads its header, and no weights.
+
+    Args:
+        named: the file that pipeline.yaml names.
+        networks: settings by network: "generator", "condition_embedder", or "" for the only one of its file.
+        restore: what to do about a bad file, for error messages.
+
+    Raises:
+        CheckpointError: the file is damaged, lacks a network or a block of one, or has weights of another type.
+    """
+    from fast_sam3d.model.weight_files import check_dtype
+
+    path, restore = weights_file(named), _advice(named, restore)
+    tensors = _tensors(path, restore)
+    for network, settings in networks.items():
+        found = _of_network(tensors, network)
+        if not found:
+            raise CheckpointError(f"the weights {path} lack {_ROOT}{network}.*: {restore}")
+        for name, value in found.items():
+            check_dtype(path, name, value.dtype, restore)
+        for place, count in _block_counts(settings):
+            blocks = {int(m[1]) for name in found if (m := re.match(rf"{re.escape(place)}blocks\.(\d+)\.", name))}
+            if odd := sorted(blocks ^ set(range(count))):
+                fault = "lack" if odd[0] < count else "have a surplus"
+                raise CheckpointError(
+                    f"the weights {path} {fault} {place}blocks.{odd[0]} (num_blocks is {count} in the yaml): {restore}"
+                )
+
+
+def instantiate_and_load_from_pretrained(
+    pipeline: object,
+    config: Any,
+    ckpt_path: str,
+    state_dict_fn: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    state_dict_key: str | None = "state_dict",
+    device: Any = "cuda",
+) -> Any:
+    """Replaces `InferencePipeline.instantiate_and_load_from_pretrained`, with its arguments.
+
+    Reads both formats mapped, without unpickling code, strictly, tensor by tensor and on any device. The stock method
+    unpickles `.ckpt` files without restriction, and `.safetensors` on CUDA only, with missing names ignored.
+    """
+    from hydra.utils import instantiate
+
+    from fast_sam3d.model.weight_files import fill
+
+    named = Path(ckpt_path)
+    path, restore = weights_file(named), _advice(named, "download or convert this file again")
+    log.info("reading %s", path)
+    tensors = _tensors(path, restore)
+    network = instantiate(config)
+    if state_dict_fn is not None:
+        wanted = network.state_dict()
+        tensors = state_dict_fn(tensors) or {name: value for name, value in tensors.items() if name in wanted}
+    fill(network, tensors, path, restore)
+    return network.requires_grad_(False).eval().to(device)
+
+
+def _tensors(path: Path, restore: str) -> dict[str, Any]:
+    """The tensors of a file by the names of the published files."""
+    from fast_sam3d.model.weight_files import map_tensors
+
+    return {_published(name): value for name, value in map_tensors(path, restore).items()}
+
+
+def _published(name: str) -> str:
+    name = name.removeprefix("state_dict.")
+    return _ROOT + name if name.startswith(("generator.", "condition_embedder.", "decoder.")) else name
+
+
+def _of_network(tensors: Mapping[str, Any], network: str) -> dict[str, Any]:
+    """The tensors of one network by its own names; all, where names carry no network."""
+    start = f"{_ROOT}{network}."
+    if not network or not any(name.startswith(_ROOT) for name in tensors):
+        return dict(tensors)
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+
+def _block_counts(settings: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, int]]:
+    """(beginning of the tensors' names, number of blocks) of each part with `num_blocks`: settings nest as parts do."""
+    if isinstance(count := settings.get("num_blocks"), int):
+        yield place, count
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _block_counts(value, f"{place}{key}.")
+
+
+def _advice(named: Path, restore: str) -> str:
+    used = weights_file(named)
+    rest = [path.name for path in (named, named.with_suffix(".ckpt")) if path != used and path.is_file()]
+    return f"remove it to use {rest[0]} beside it, or {restore}" if rest else restore

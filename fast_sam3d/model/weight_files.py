@@ -1,0 +1,149 @@
+"""Files of weights, `.safetensors` and torch's own: mapped into memory, checked, and copied into a network.
+
+Nothing that a file says is executed: safetensors holds no code, and torch files go through restricted unpicklers.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from fast_sam3d.errors import CheckpointError
+from fast_sam3d.model import unpickle
+
+__all__ = ["check_dtype", "check_fit", "fill", "map_tensors"]
+
+_NOT_WEIGHTS: Final = {
+    b"version https://git-lfs": "is a Git LFS pointer, not the weights (run `git lfs pull` there)",
+    b"<!doctype": "is a web page, not the weights",
+    b"<html": "is a web page, not the weights",
+    b"gguf": "is a GGUF file, which is not supported",
+}
+# How files begin that torch.save wrote before 1.6, or with _use_new_zipfile_serialization=False.
+_LEGACY: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_FLOATS: Final = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+
+
+def map_tensors(path: Path, restore: str) -> dict[str, Tensor]:
+    """The tensors of a weights file by name, on the CPU. Their values are read from the disk when they are used.
+
+    The format is read from the first bytes, not from the name. Of a Lightning checkpoint, what is under `state_dict`.
+
+    Args:
+        path: of the file.
+        restore: what to do about a bad file, for error messages.
+
+    Raises:
+        CheckpointError: missing, unreadable, truncated, without tensors, or with code; one sentence with the path.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(64)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"the weights {path} are missing: {restore}") from error
+    except OSError as error:
+        raise CheckpointError(f"the weights {path} cannot be read ({error.strerror}): {restore}") from error
+    fault = next((fault for magic, fault in _NOT_WEIGHTS.items() if start.lstrip().lower().startswith(magic)), None)
+    if fault is not None or not start:
+        raise CheckpointError(f"{path} {fault or 'is empty'}: {restore}")
+    read: Callable[[Path], Any] = _map_safetensors
+    if start.startswith((b"PK\x03\x04", _LEGACY)):
+        read = _map_torch
+    try:
+        content = read(path)
+    except unpickle.RefusedError as error:
+        raise CheckpointError(
+            f"the weights {path} would run '{error}' when unpickled: do not use this file, nor others from its source"
+        ) from error
+    except Exception as error:  # each format and each opcode has errors of its own
+        raise CheckpointError(f"the weights {path} are corrupt or incomplete: {restore}") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    items = content.items() if isinstance(content, Mapping) else ()
+    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"the weights {path} have no tensors: {restore}")
+    return tensors
+
+
+def _map_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt", device="cpu") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _map_torch(path: Path) -> Any:
+    # A zip archive has its directory at the end, so an incomplete one is none. Older files cannot be mapped.
+    mapped = zipfile.is_zipfile(path)
+    try:
+        return torch.load(str(path), map_location="cpu", mmap=mapped, weights_only=True)
+    except pickle.UnpicklingError:
+        # Not "anything goes": with False, torch takes the unpickler that it is given.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.serialization.SourceChangeWarning)  # about classes left out
+            return torch.load(str(path), map_location="cpu", mmap=mapped, weights_only=False, pickle_module=unpickle)
+
+
+def check_dtype(path: Path, name: str, found: torch.dtype, restore: str) -> None:
+    """Raises CheckpointError for a dtype that no network of this project or of SAM 3D Objects has."""
+    if found not in _FLOATS:
+        kind = str(found).removeprefix("torch.")
+        raise CheckpointError(
+            f"the weights {path} have {name} as {kind}, and only floating point weights of 16 bits or more are "
+            f"supported: {restore}"
+        )
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, restore: str) -> None:
+    """Compares names, shapes and dtypes with those of a network, without reading values.
+
+    Raises:
+        CheckpointError: they differ; names the file and the first name that does.
+    """
+    wanted = module.state_dict()
+    if missing := wanted.keys() - tensors.keys():
+        raise CheckpointError(f"the weights {path} lack {_some(missing)}: {restore}")
+    if surplus := tensors.keys() - wanted.keys():
+        raise CheckpointError(f"the weights {path} have {_some(surplus)}, which the network lacks: {restore}")
+    for name, value in wanted.items():
+        given = tensors[name]
+        if given.shape != value.shape:
+            shapes = f"{list(given.shape)}, and the network takes {list(value.shape)}"
+            raise CheckpointError(f"the weights {path} have {name} with the shape {shapes}: {restore}")
+        if given.dtype != value.dtype:
+            check_dtype(path, name, given.dtype, restore)
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], path: Path, restore: str) -> None:
+    """Copies weights into a network, converted to its dtypes and device, and checks the copies.
+
+    Args:
+        module: receives the weights.
+        tensors: by the names of `module.state_dict()`, all of them.
+        path: of the file, for error messages.
+        restore: what to do about a bad file, for error messages.
+
+    Raises:
+        CheckpointError: names, shapes or dtypes differ, or a weight is NaN or infinite.
+    """
+    check_fit(module, tensors, path, restore)
+    module.load_state_dict(dict(tensors))
+    for name, value in module.state_dict().items():
+        # The extremes are NaN if any value is, and take a tenth of the time of `isfinite`: about a second for 6 GB.
+        if value.is_floating_point() and value.numel() and not torch.stack(value.aminmax()).isfinite().all():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(f"the weights {path} have values in {name} that are not finite in {kind}: {restore}")
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first name, and how many more there are."""
+    first, *others = sorted(names)
+    return f"{first} and {len(others)} more" if others else first

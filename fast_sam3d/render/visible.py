@@ -1,0 +1,51 @@
+"""Meshes with more vertices than an image has pixels, reduced to the faces that may be visible in it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fast_sam3d.geometry.camera import NEAR, Camera
+
+__all__ = ["CROWDED", "maybe_visible"]
+
+CROWDED = 2
+"""Vertices per pixel from which it pays off to look for hidden ones."""
+SLACK_PX = 4.0
+"""A vertex this much deeper than those around its pixel still counts as visible; in pixels at the mean depth."""
+
+
+def maybe_visible(vertices: np.ndarray, faces: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """The vertices, and the faces between them, that may be visible: a picture of these is that of all but for dots.
+
+    A vertex is hidden if the nearest vertex of its pixel, and of each of the eight pixels around it, is nearer. So
+    nothing is hidden where vertices are sparse, or beside what is thinner than three pixels. A face is left out if all
+    of its vertices are hidden, so normals at visible vertices do not change.
+
+    Args:
+        vertices: [V, 3]. faces: [F, 3].
+
+    Returns:
+        [v] indices of vertices; [f, 3] faces that count these. All of them if there are fewer than `CROWDED` vertices
+        per pixel.
+    """
+    from scipy.ndimage import maximum_filter
+
+    height, width = camera.size
+    if len(vertices) < CROWDED * height * width:
+        return np.arange(len(vertices)), faces
+    pixels, depth = camera.project(vertices)
+    owned = np.zeros(len(vertices), bool)
+    owned[faces] = True
+    deep = np.where(owned, depth, np.inf).astype(np.float32)
+    # A border of one pixel takes what is outside, and hides nothing.
+    row, column = (pixels[:, k].clip(-1, side).astype(np.int32) + 1 for k, side in ((1, height), (0, width)))
+    place = row * (width + 2) + column
+    nearest = np.full((height + 2) * (width + 2), np.inf, np.float32)
+    np.minimum.at(nearest, place, deep)
+    limit = maximum_filter(nearest.reshape(height + 2, width + 2), 3, mode="constant", cval=np.inf).reshape(-1)
+    slack = np.float32(SLACK_PX * max(float(depth.mean()), NEAR) / camera.focal)
+    seen = deep <= limit[place] + slack
+    kept = faces[seen[faces[:, 0]] | seen[faces[:, 1]] | seen[faces[:, 2]]]
+    owned[:] = False
+    owned[kept] = True
+    return np.flatnonzero(owned), (np.cumsum(owned) - 1)[kept]
