@@ -102,11 +102,10 @@ def test_the_page_of_methods_says_how_often_each_class_waits() -> None:
             pipeline.go()
         solve = next(solve for solve in handle.report.solves if solve.stage == stage)
         steps = [step.syncs for step in solve.steps]
-        if any(steps) or solve.syncs:
-            measured[part, settings["name"]] = (solve.syncs - sum(steps), max(steps))
-    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (\d) \| (\d) \|", METHODS_PAGE.read_text(), re.M)
-    said = {(part, name): (int(a), int(b)) for part, names, a, b in rows for name in re.findall(r"\w+", names)}
-    assert said == measured
+        measured[part, settings["name"]] = (solve.syncs - sum(steps) - 1, max(steps))  # 1 at the end
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d) \| (\d) \|$", METHODS_PAGE.read_text(), re.M)
+    said = {(part, name): (int(start), int(step)) for part, name, start, step in rows}
+    assert said == {name: waits for name, waits in measured.items() if waits != (0, 0)}
 
 
 def parts() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -161,7 +160,8 @@ def test_savings_run_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     solves = [*handle.report.solves, *second.report.solves]
     waits = [line for line in ours(accelerator.syncs) if "sampling/" in line]
     assert len(waits) == sum(solve.syncs for solve in solves)
-    assert {solve.syncs for solve in solves[2:]} == {0}  # each cross-attention is checked once, in the first run
+    assert solves[0].syncs > 1  # each cross-attention is checked once
+    assert {solve.syncs for solve in solves[2:]} == {1}
 
 
 def embedded() -> Any:
