@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,6 +49,15 @@ def interpolate(noise: Tree, data: Tree, t: Tensor) -> tuple[Tree, Tree]:
     return tree_map(mix, noise, data), tree_map(lambda a, b: b - a, noise, data)
 
 
+def mixed(strength: float, conditional: Tensor, unconditional: Tensor) -> Tensor:
+    """(1 + s) c - s u, computed in float32 or better, in the type of c.
+
+    In half precision, the multiples of c and u would be rounded before their difference is taken.
+    """
+    dtype = torch.promote_types(conditional.dtype, torch.float32)
+    return ((1 + strength) * conditional.to(dtype) - strength * unconditional.to(dtype)).to(conditional.dtype)
+
+
 class ClassifierFreeGuidance(nn.Module):
     """Velocity (1 + s) c - s u while the time is inside the interval, else c alone.
 
@@ -87,7 +97,7 @@ class ClassifierFreeGuidance(nn.Module):
         if is_cond:
             return conditional
         unconditional = self.backbone(x, t, *args, **{**kwargs, "cfg": True})
-        return tree_map(lambda c, u: (1 + strength) * c - strength * u, conditional, unconditional)
+        return tree_map(partial(mixed, strength), conditional, unconditional)
 
     def _strength_at(self, t: Tensor) -> float:
         if self.interval is None or self.strength == 0:
