@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fast_sam3d.checkpoints.requirements import FORK_MARK, Requirement
 
-__all__ = ["PackageState", "importable", "inspect", "inspect_all"]
+__all__ = ["PackageState", "holds", "importable", "inspect", "inspect_all"]
 
 # The first versions that work with numpy 2: earlier ones were compiled for numpy 1.
 _BEFORE_NUMPY_2 = {"cv2": (4, 10), "open3d": (0, 19)}
@@ -79,9 +79,9 @@ def _problem(requirement: Requirement, version: str | None) -> str | None:
     if not importable(requirement.module):
         return "is not installed" if version is None else "is registered, but its files are missing"
     for part in requirement.parts:
-        if not _has(part):
+        if not holds(part):
             return f"is another package of this name, or another version: it has no {part.replace(':', '.')}"
-    if requirement.module == "sam3d_objects" and _has(FORK_MARK):
+    if requirement.module == "sam3d_objects" and holds(FORK_MARK):
         return "is the Fast-SAM3D fork's package, not that of SAM 3D Objects"
     return None
 
@@ -93,7 +93,7 @@ def _note(version: str | None, pin: str | None) -> str | None:
     return f"SAM 3D Objects pins {pin}"
 
 
-def _has(part: str) -> bool:
+def holds(part: str) -> bool:
     """Whether the files of an installed package hold a submodule ("a.b"), or a function or class ("a.b:name")."""
     module, _, name = part.partition(":")
     files = list(_files(module))

@@ -34,7 +34,8 @@ def complete(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespac
     write_stock(checkpoints / "hf")
     monkeypatch.setattr(loading, "checkpoint_roots", lambda: [checkpoints])
     monkeypatch.setattr(packages, "importable", lambda module: module in machine.modules)
-    monkeypatch.setattr(packages, "_has", lambda part: "faster" not in part and part.split(".")[0] not in machine.lacks)
+    lacks = machine.lacks
+    monkeypatch.setattr(packages, "holds", lambda part: "faster" not in part and part.split(".")[0] not in lacks)
     monkeypatch.setattr(packages, "_version", lambda name: machine.versions.get(name))
     monkeypatch.setattr(packages, "_needs_pkg_resources", lambda: False)
     monkeypatch.setattr(doctor, "_embedded", lambda tag="mini": WeightsState(tag, "", "mini", None))
