@@ -6,13 +6,22 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
-    "CheckpointError", "ConfigError", "FastSam3dError", "InputError", "OutputError", "first_line", "one_line",
-    "suggest",
+    "CheckpointError", "ConfigError", "FastSam3dError", "InputError", "OutputError", "first_line", "nothing_found",
+    "one_line", "suggest",
 ]  # fmt: skip
 
 
 class FastSam3dError(ValueError):
     """Base of all errors about the user's input; the command line exits with 2."""
+
+
+def nothing_found(finite: bool) -> FastSam3dError:
+    """The error about a sparse structure without a voxel; `finite`: whether its logits are."""
+    if finite:
+        return FastSam3dError("the model found no object in this picture: try another seed, mask or pointmap")
+    return FastSam3dError(
+        "the logits of the sparse structure are not finite: run in float32 or bfloat16, or check the weights"
+    )
 
 
 class InputError(FastSam3dError):

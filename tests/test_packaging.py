@@ -12,8 +12,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 import fast_sam3d
+from fast_sam3d.checkpoints.requirements import REQUIREMENTS, TORCH
 from fast_sam3d.config import packaged as resources
 from fast_sam3d.config.packaged import bundled_example, checkout, checkpoint_roots, resource
 from fast_sam3d.errors import FastSam3dError
@@ -98,6 +102,60 @@ def test_every_import_is_a_declared_dependency():
 
 def test_version_is_defined_once():
     assert re.search(r'^version = "(.+)"', PYPROJECT, re.M).group(1) == fast_sam3d.__version__
+
+
+# ----------------------------------------------------------------------------------------- the stock environment
+
+# Versions of the environment of SAM 3D Objects: pinned in its requirements*.txt and environments/default.yml, or
+# ("resolved") what pip chooses with these pins on Python 3.11.
+STOCK_PINS = {
+    "torch": "2.5.1",
+    "hydra-core": "1.3.2",
+    "scikit-image": "0.23.1",
+    "pytest": "8.1.1",
+    "roma": "1.5.1",
+    "packaging": "24.2",
+    "numpy": "1.26.4",  # resolved: sagemaker==2.242.0 wants numpy<2
+    "huggingface-hub": "0.36.2",  # resolved: doc/setup.md wants huggingface-hub<1.0
+    "omegaconf": "2.3.0",  # resolved
+    "pillow": "11.3.0",  # resolved: gradio==5.49.0 wants pillow<12
+    "pyyaml": "6.0.4",  # resolved
+    "rich": "14.3.4",  # resolved
+    "safetensors": "0.8.0",  # resolved
+    "scipy": "1.17.1",  # resolved
+    "threadpoolctl": "3.8.0",  # resolved
+    "trimesh": "5.2.0",  # resolved
+    "matplotlib": "3.11.2",  # resolved
+    "pyarrow": "26.0.1",  # resolved
+}
+
+
+def requirements(section: str) -> list[Requirement]:
+    """The requirements of a list in pyproject.toml."""
+    text = re.search(rf"^{section} = \[(.*?)\]", re.sub(r"#.*", "", PYPROJECT), re.M | re.S).group(1)
+    return [Requirement(entry) for entry in re.findall(r'"([^"]+)"', text)]
+
+
+def test_an_installation_changes_no_version_of_the_stock_environment():
+    own = requirements("dependencies")
+    assert {canonicalize_name(requirement.name) for requirement in own} <= set(STOCK_PINS)
+    for section in ("dependencies", "train", "bench", "test"):
+        for requirement in requirements(section):
+            pin = STOCK_PINS.get(canonicalize_name(requirement.name))
+            assert pin is None or requirement.specifier.contains(pin), f"{section}: {requirement} refuses {pin}"
+    python = re.search(r'^requires-python = "(.+)"', PYPROJECT, re.M).group(1)
+    assert SpecifierSet(python).contains("3.11.0")
+
+
+def test_the_pins_of_doctor_are_those_of_the_stock_environment():
+    for row in (TORCH, *REQUIREMENTS):
+        pin = STOCK_PINS.get(canonicalize_name(row.name))
+        assert pin is None or row.pin in (None, pin), row.module
+
+
+def test_no_extra_names_what_the_package_index_lacks():
+    names = {canonicalize_name(name) for name in re.findall(r'"([A-Za-z0-9_.-]+)', PYPROJECT)}
+    assert not names & {canonicalize_name(row.name) for row in REQUIREMENTS if row.source or row.module == "kaolin"}
 
 
 # ------------------------------------------------------------------------------------------------------- resources

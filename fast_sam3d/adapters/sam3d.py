@@ -197,6 +197,10 @@ class Sam3d:
         """The decoder of meshes, None where the pipeline has none."""
         return self._part("slat_decoder_mesh")
 
+    def decoder(self, name: str) -> Any:
+        """The decoder of a format, of "mesh", "gaussian" and "gaussian_4"; None where the pipeline has none."""
+        return self._part(_FORMATS[name])
+
     def sparse_networks(self) -> Iterator[tuple[str, Any, bool]]:
         """(name, network over voxels, whether it is compiled or wrapped): the second sampler's and the decoders'."""
         network = self.network("slat")

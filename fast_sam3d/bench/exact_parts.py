@@ -116,20 +116,27 @@ def compare(
 def measured(call: Callable[[Any], Any], given: Any, device: torch.device) -> tuple[float, int | None]:
     """Seconds of a call, and its peak memory in bytes above that in use before."""
     gc.collect()
+    synchronise(device)
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before: int | None = torch.cuda.memory_allocated(device)
     else:
         before = _reset_host_peak()
     start = time.perf_counter()
     result = call(given)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronise(device)
     took = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _host("VmHWM")
     del result
     return took, None if before is None or peak is None else max(peak - before, 0)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for everything that was asked of a device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def extraction(radius: float, rounds: int = ROUNDS, device: str = "cpu", resolution: int = RESOLUTION) -> Comparison:

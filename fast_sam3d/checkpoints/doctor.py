@@ -11,9 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fast_sam3d import __version__
+from fast_sam3d.checkpoints.first_load import Fetched, first_load
 from fast_sam3d.checkpoints.installation import LOGIN, Machine, commands
 from fast_sam3d.checkpoints.packages import PackageState, inspect, inspect_all
 from fast_sam3d.checkpoints.requirements import REQUIREMENTS, TORCH
@@ -71,6 +73,7 @@ class Examination:
         embedded: the embedded model.
         weights: the folders for SAM 3D Objects' weights, or the one that was asked for.
         asked_for: whether a folder was asked for.
+        first_load: what the stock code fetches itself for the first weights that are complete.
         driver: the GPUs that NVIDIA's driver sees, if torch sees none.
         missing: modules that are absent or unusable, and needed.
     """
@@ -87,6 +90,7 @@ class Examination:
     attention: Attention
     asked_for: bool = False
     driver: tuple[Gpu, ...] = ()
+    first_load: tuple[Fetched, ...] = ()
 
     @property
     def next_step(self) -> str | None:
@@ -95,7 +99,8 @@ class Examination:
             state = self.weights[0]
             return self._torch_problem() or (state.problem and f"{state.tag} cannot be used: {state.problem}")
         return (
-            self._torch_problem()
+            (self._weights_problem() if self.asked_for else None)
+            or self._torch_problem()
             or (self.embedded.problem and f"the embedded model cannot be loaded: {self.embedded.problem}")
             or self._gpu_problem()
             or self._package_problem()
@@ -164,8 +169,10 @@ class Examination:
     def _weights_problem(self) -> str | None:
         if any(found.problem is None for found in self.weights):
             return None
-        problem = next((f"{found.folder} cannot be used ({found.problem})" for found in self.weights), None)
-        return problem or "the weights of SAM 3D Objects are missing, and no other folder was given with --tag"
+        if not self.weights:
+            return "the weights of SAM 3D Objects are missing, and no other folder was given with --tag"
+        first = self.weights[0]
+        return first.problem if self.asked_for else f"{first.folder} cannot be used ({first.problem})"
 
 
 def examine(tag: str | None = None) -> Examination:
@@ -178,6 +185,7 @@ def examine(tag: str | None = None) -> Examination:
     torch_state, cuda, gpus = _torch()
     driver = () if gpus else _driver_gpus()
     packages = inspect_all(REQUIREMENTS)
+    weights = _weights() if tag is None else (_asked_for(tag),)
     return Examination(
         fast_sam3d=__version__,
         python=platform.python_version(),
@@ -187,10 +195,11 @@ def examine(tag: str | None = None) -> Examination:
         gpus=gpus,
         packages=packages,
         embedded=_embedded(),
-        weights=_weights() if tag is None else (_asked_for(tag),),
+        weights=weights,
         attention=_attention(packages, gpus or driver, torch_state),
         asked_for=tag is not None,
         driver=driver,
+        first_load=_first_load(weights),
     )
 
 
@@ -255,9 +264,9 @@ def _attention(packages: Iterable[PackageState], gpus: tuple[Gpu, ...], torch_st
 def _embedded(tag: str = "mini") -> WeightsState:
     folder, problem = "", None
     try:
-        from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
+        from fast_sam3d.checkpoints.load import load_checkpoint, locate_checkpoint
 
-        checkpoint = find_checkpoint(tag)
+        checkpoint = locate_checkpoint(tag)
         folder = str(checkpoint.folder)
         load_checkpoint(checkpoint, device="cpu")
     except Exception as error:  # damaged weights, or a missing dependency
@@ -270,9 +279,9 @@ def _embedded(tag: str = "mini") -> WeightsState:
 def _asked_for(tag: str) -> WeightsState:
     """The weights of that name or path."""
     try:
-        from fast_sam3d.checkpoints.load import check_stock_folder, find_checkpoint
+        from fast_sam3d.checkpoints.load import check_stock_folder, locate_checkpoint
 
-        found = find_checkpoint(tag)
+        found = locate_checkpoint(tag)
     except Exception as error:  # no such folder, or a missing dependency
         return WeightsState(tag, tag, "sam3d", _brief(error))
     if found.kind == "mini":
@@ -292,5 +301,17 @@ def _weights() -> tuple[WeightsState, ...]:
         return (WeightsState("", "checkpoints", "sam3d", _brief(error)),)
 
 
+def _first_load(weights: tuple[WeightsState, ...]) -> tuple[Fetched, ...]:
+    usable = next((found for found in weights if found.kind == "sam3d" and found.problem is None), None)
+    if usable is None:
+        return ()
+    try:
+        from fast_sam3d.checkpoints.files import read_yaml
+
+        return first_load(read_yaml(Path(usable.folder, "pipeline.yaml")))
+    except Exception:  # torch or the hub client cannot be imported, which is reported elsewhere
+        return ()
+
+
 def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(str(error).split())[:600] or type(error).__name__

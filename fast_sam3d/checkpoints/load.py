@@ -25,6 +25,7 @@ __all__ = [
     "find_checkpoint",
     "load_checkpoint",
     "load_pipeline",
+    "locate_checkpoint",
     "stock_folders",
     "torch_device",
 ]
@@ -96,9 +97,14 @@ def load_checkpoint(
 def find_checkpoint(tag_or_path: str | Path | None = None) -> Checkpoint:
     """Resolves a tag or path to a folder and logs which and why; loads nothing. Arguments and errors as
     `load_pipeline`."""
-    found = _default() if tag_or_path is None else _named(str(tag_or_path))
+    found = locate_checkpoint(tag_or_path)
     log.info("pipeline: %s (%s), because %s", found.tag, found.folder, found.reason)
     return found
+
+
+def locate_checkpoint(tag_or_path: str | Path | None = None) -> Checkpoint:
+    """As `find_checkpoint`, without the log message."""
+    return _default() if tag_or_path is None else _named(str(tag_or_path))
 
 
 def _named(name: str) -> Checkpoint:
@@ -113,7 +119,10 @@ def _named(name: str) -> Checkpoint:
         return Checkpoint("mini", resource("checkpoints/mini"), "mini", "it was asked for")
     tags = {p.name for root in roots for p in _folders(root)} | {"mini"}
     help_text = f"; {GATED_HELP}" if name == DEFAULT_STOCK_TAG else ""
-    looked = ", ".join(dict.fromkeys((*map(str, tagged), os.path.abspath(os.path.expanduser(name)))))
+    path = os.path.abspath(os.path.expanduser(name))
+    if os.path.isfile(path):
+        raise CheckpointError(f"{path} is a file: give the folder that holds it together with {_SETTINGS}")
+    looked = ", ".join(dict.fromkeys((*map(str, tagged), path)))
     raise CheckpointError(f"there is no checkpoint '{name}' (looked for {looked}): {suggest(name, tags)}{help_text}")
 
 

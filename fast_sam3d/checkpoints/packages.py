@@ -10,9 +10,9 @@ from importlib import metadata
 from importlib.machinery import all_suffixes
 from pathlib import Path
 
-from fast_sam3d.checkpoints.requirements import FORK_MARK, Requirement
+from fast_sam3d.checkpoints.requirements import FORK_MARK, Requirement, release
 
-__all__ = ["PackageState", "importable", "inspect", "inspect_all"]
+__all__ = ["PackageState", "holds", "importable", "inspect", "inspect_all"]
 
 # The first versions that work with numpy 2: earlier ones were compiled for numpy 1.
 _BEFORE_NUMPY_2 = {"cv2": (4, 10), "open3d": (0, 19)}
@@ -79,21 +79,21 @@ def _problem(requirement: Requirement, version: str | None) -> str | None:
     if not importable(requirement.module):
         return "is not installed" if version is None else "is registered, but its files are missing"
     for part in requirement.parts:
-        if not _has(part):
+        if not holds(part):
             return f"is another package of this name, or another version: it has no {part.replace(':', '.')}"
-    if requirement.module == "sam3d_objects" and _has(FORK_MARK):
+    if requirement.module == "sam3d_objects" and holds(FORK_MARK):
         return "is the Fast-SAM3D fork's package, not that of SAM 3D Objects"
     return None
 
 
 def _note(version: str | None, pin: str | None) -> str | None:
     """Where major or minor version differ from the pin."""
-    if version is None or pin is None or _release(version)[:2] == _release(pin)[:2]:
+    if version is None or pin is None or release(version)[:2] == release(pin)[:2]:
         return None
     return f"SAM 3D Objects pins {pin}"
 
 
-def _has(part: str) -> bool:
+def holds(part: str) -> bool:
     """Whether the files of an installed package hold a submodule ("a.b"), or a function or class ("a.b:name")."""
     module, _, name = part.partition(":")
     files = list(_files(module))
@@ -137,10 +137,4 @@ def _version(distribution: str) -> str | None:
 
 
 def _numbers(state: PackageState) -> tuple[int, ...]:
-    return _release(state.version or "")
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The numbers at the start of a version; (0,) where there are none."""
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(map(int, found[0].split("."))) if found else (0,)
+    return release(state.version or "")

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fast_sam3d.checkpoints.files import check_stock_files, check_stock_homes, read_yaml
+from fast_sam3d.checkpoints.packages import holds, importable
+from fast_sam3d.checkpoints.requirements import FORK_MARK
 from fast_sam3d.checkpoints.tensors import instantiate_and_load_from_pretrained as load_network
 from fast_sam3d.errors import CheckpointError, first_line
 
 __all__ = [
-    "GATED_HELP",
-    "check_depth_model",
-    "check_named_depth_model",
-    "check_package",
-    "check_stock",
-    "fork_of",
-    "load_stock",
-]
+    "GATED_HELP", "check_depth_model", "check_named_depth_model", "check_package", "check_stock", "load_stock",
+    "stock_environment",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -49,27 +45,16 @@ def check_stock(folder: Path) -> None:
 
 def check_package() -> None:
     """Raises CheckpointError unless sam3d_objects is importable and is the one of SAM 3D Objects. Imports nothing."""
-    found = importlib.util.find_spec("sam3d_objects")
-    if found is None:
+    if not importable("sam3d_objects"):
         raise CheckpointError(
             "the package sam3d_objects is not importable: install SAM 3D Objects from its repository "
             "(facebookresearch/sam-3d-objects), or use --tag mini"
         )
-    if fork := fork_of(found.submodule_search_locations or ()):
+    if holds(FORK_MARK):
         raise CheckpointError(
-            f"the package sam3d_objects in {fork} is the Fast-SAM3D fork, whose pipeline has another interface: "
-            "install facebookresearch/sam-3d-objects in an environment of its own, or use --tag mini"
+            "the package sam3d_objects is the Fast-SAM3D fork's, whose pipeline has another interface: install "
+            "facebookresearch/sam-3d-objects in an environment of its own, or use --tag mini"
         )
-
-
-def fork_of(folders: Iterable[str]) -> Path | None:
-    """The first of the folders of a package sam3d_objects that holds the code of the Fast-SAM3D fork, or None."""
-    for folder in map(Path, folders):
-        with contextlib.suppress(OSError):
-            solvers = folder / "model" / "backbone" / "generator" / "flow_matching" / "solver.py"
-            if "class Euler_end_slat" in solvers.read_text(encoding="utf-8", errors="replace"):
-                return folder
-    return None
 
 
 def check_depth_model(name: str | Path) -> str:
@@ -121,7 +106,7 @@ def load_stock(folder: Path, device: Any, dtype: str | None, depth_model: str | 
     check_stock(folder)
     if depth_model is None:
         check_named_depth_model(folder)
-    with _stock_environment(), _current_device(device):
+    with stock_environment(), _current_device(device):
         check_stock_homes(folder)
         config = _stock_config(folder, device, dtype, depth_model)
         try:
@@ -180,7 +165,7 @@ def _stock_config(folder: Path, device: Any, dtype: str | None, depth_model: str
 
 
 @contextlib.contextmanager
-def _stock_environment() -> Iterator[None]:
+def stock_environment() -> Iterator[None]:
     """Environment variables that the stock code wants while it is imported and built. A user's values stand."""
     # Without the first the package's import runs an initialisation that is not part of the release. The second is read
     # without a default where the code expects conda (notebook/inference.py); any folder will do.

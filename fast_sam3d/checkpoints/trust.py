@@ -5,8 +5,8 @@ refuses some functions (notebook/inference.py): this permits `torch.hub.load` an
 the files that pipeline.yaml refers to, and misses `${oc.create:...}`. Here the allowed packages are narrower, every
 file is read, and computed names are refused; the published files have none.
 
-Only YAML is checked. The stock code unpickles `.ckpt` files without restriction (sam3d_objects/model/io.py), so weights
-from an untrusted source remain dangerous.
+Only YAML is checked here. Weights are read by `model.weight_files`, which executes nothing of them; the stock loader
+would unpickle `.ckpt` files without restriction (sam3d_objects/model/io.py).
 """
 
 from __future__ import annotations

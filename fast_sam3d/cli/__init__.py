@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from fast_sam3d import __version__
 from fast_sam3d.cli.arguments import Parser
 from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
-from fast_sam3d.run.memory import is_out_of_memory
+from fast_sam3d.run.memory import DoesNotFit, is_out_of_memory, remedies
 
 __all__ = ["main"]
 
@@ -48,6 +48,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "tune": Command("fast_sam3d.cli.tune", "search the fastest settings within a drift budget, on your pipeline"),
         "count": Command("fast_sam3d.cli.count", "operations that each exact saving removes, at the published sizes"),
         "measure-exact": Command("fast_sam3d.cli.measure_exact", "time and peak memory of parts with an exact saving"),
+        "measure-gpu": Command("fast_sam3d.cli.measure_gpu", "time and memory at full size on a GPU, without weights"),
     },
     "weights": {
         "doctor": Command("fast_sam3d.cli.doctor", "check whether SAM 3D Objects can run here, and what is missing"),
@@ -77,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _dispatch(arguments)
         sys.stdout.flush()
         return code
+    except DoesNotFit as error:
+        print(f"{PROGRAM}: {_sentence(error)}: {remedies()}", file=sys.stderr)
+        return FAILED
     except FastSam3dError as error:
         print(f"{PROGRAM}: {_sentence(error)}", file=sys.stderr)
         return USER_ERROR
@@ -92,11 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        print(
-            f"{PROGRAM}: out of memory: close other programs that use the device, decode fewer formats "
-            "(pipeline.formats=[gaussian]), or run on the CPU (--device cpu)",
-            file=sys.stderr,
-        )
+        print(f"{PROGRAM}: out of memory: {remedies()}", file=sys.stderr)
         return FAILED
     finally:
         if previous is not None:

@@ -12,7 +12,8 @@ from fast_sam3d.cli.flags import add_config_flags, add_overwrite, config_from
 from fast_sam3d.cli.object_input import Request, prepare
 from fast_sam3d.cli.tables import print_path, print_table
 from fast_sam3d.outputs.folder import result_folder, results_complete
-from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
+from fast_sam3d.run.memory import free_memory
+from fast_sam3d.run.object import ObjectRun, RunSettings, run_object_fitting
 from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
 
 log = logging.getLogger(__name__)
@@ -29,20 +30,19 @@ def main(args: argparse.Namespace) -> int:
     request = prepare(config_from(args), args.overwrite, REPORT, RESULT_NAMES)
     if request is None:
         return 0
-    found, load_seconds = run(request)
-    with result_folder(request.target) as folder:
-        written = write_results(
-            folder, request.config, request.given, found, tag=request.checkpoint.tag, load_seconds=load_seconds,
-            identity=request.identity,
-        )  # fmt: skip
+    found, written, tried = run(request)
     with results_complete(request.target):
-        _print_summary(found, request.target, written)
+        _print_summary(found, request.target, written, tried)
     return 0
 
 
-def run(request: Request) -> tuple[ObjectRun, float]:
-    """Load the pipeline, accelerate it as configured, and run it on one object. Returns the seconds of loading too."""
-    from fast_sam3d.api import accelerated
+def run(request: Request) -> tuple[ObjectRun, list[str], list[str]]:
+    """Load the pipeline, accelerate it as configured, run it on one object, and write the results.
+
+    Returns:
+        the run; the names of the written files; a line for every attempt that did not fit into the memory.
+    """
+    from fast_sam3d.api import accelerate, restore
     from fast_sam3d.checkpoints.load import load_checkpoint
     from fast_sam3d.run.progress import ProgressBars
 
@@ -51,13 +51,32 @@ def run(request: Request) -> tuple[ObjectRun, float]:
     pipeline = load_checkpoint(request.checkpoint, asked.device, asked.dtype, asked.depth_model)
     load_seconds = time.perf_counter() - begin
     log.info("loaded on %s in %.1f s", pipeline.device, load_seconds)
-    settings = RunSettings.of(config.seed, asked)
-    with accelerated(pipeline, config), ProgressBars() as progress:
-        found = run_object(pipeline, given.image, given.mask, given.pointmap, settings=settings, progress=progress)
-    return found, load_seconds
+    tried: list[str] = []
+
+    def write(found: ObjectRun) -> tuple[ObjectRun, list[str]]:
+        with result_folder(request.target) as folder:
+            return found, write_results(
+                folder, config, given, found, tag=request.checkpoint.tag, load_seconds=load_seconds,
+                out_of_memory=tried, identity=request.identity,
+            )  # fmt: skip
+
+    def free() -> None:
+        accelerate(pipeline, config)  # a new installation has no caches
+        free_memory()
+
+    accelerate(pipeline, config)
+    try:
+        with ProgressBars() as progress:
+            (found, written), _ = run_object_fitting(
+                pipeline, given.image, given.mask, given.pointmap, settings=RunSettings.of(config.seed, asked),
+                progress=progress, smaller=config.scene.smaller, free=free, failures=tried, use=write,
+            )  # fmt: skip
+    finally:
+        restore(pipeline)
+    return found, written, tried
 
 
-def _print_summary(run: ObjectRun, target: Path, written: list[str]) -> None:
+def _print_summary(run: ObjectRun, target: Path, written: list[str], tried: list[str]) -> None:
     from fast_sam3d.run.pose import refinement_text
     from fast_sam3d.run.progress import STAGES
 
@@ -69,4 +88,6 @@ def _print_summary(run: ObjectRun, target: Path, written: list[str]) -> None:
         print(line)
     if (refinement := run.result.get("layout_refinement")) is not None:
         print(refinement_text(refinement))
+    if tried:
+        print(f"out of memory in {len(tried)} attempts: only {', '.join(run.formats)} fitted")
     print_path(f"results in {target}: {', '.join(written)}")

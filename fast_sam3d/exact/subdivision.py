@@ -179,14 +179,17 @@ def subdivide(block: Any, x: Any) -> Any:
 
 
 def taps(convolution: Any) -> Tensor:
-    """The weight of a spconv convolution, [taps, in, out].
+    """The weight of a spconv 2 convolution, [taps, in, out].
+
+    Files and modules hold [out, k, k, k, in]. With one tap, spconv multiplies by the same memory seen as [in, out], not
+    by the transpose (traveller59/spconv#450; spconv/pytorch/conv.py, `conv1x1`).
 
     Raises:
-        ValueError: the shape is none of [out, k, k, k, in], [k, k, k, in, out] (spconv 2) and [taps, in, out].
+        ValueError: the weight has another shape.
     """
-    weight, size = convolution.weight, (convolution.in_channels, convolution.out_channels)
-    if weight.ndim == 5 and (weight.shape[-1], weight.shape[0]) == size:
-        weight = weight.permute(1, 2, 3, 4, 0)
-    if weight.ndim not in (3, 5) or tuple(weight.shape[-2:]) != size:
-        raise ValueError(f"a convolution of {size[0]} to {size[1]} channels has weights {list(weight.shape)}")
-    return weight.reshape(-1, *size)
+    weight, inner, outer = convolution.weight, convolution.in_channels, convolution.out_channels
+    if weight.ndim != 5 or (weight.shape[-1], weight.shape[0]) != (inner, outer):
+        raise ValueError(f"a convolution of {inner} to {outer} channels has weights {list(weight.shape)}")
+    if weight.shape[1:4].numel() == 1:
+        return weight.reshape(1, inner, outer)
+    return weight.flatten(1, 3).permute(1, 2, 0)

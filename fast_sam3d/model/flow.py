@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def time_grid(steps: int, rescale_t: float = 1.0) -> Tensor:
     """
     if steps < 1:
         raise ValueError(f"inference steps must be at least 1, got {steps}")
-    s = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    s = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     return s / (1 + (rescale_t - 1) * (1 - s))
 
 
@@ -46,6 +47,15 @@ def interpolate(noise: Tree, data: Tree, t: Tensor) -> tuple[Tree, Tree]:
         return torch.lerp(a, b, t.to(b.dtype).reshape(-1, *[1] * (b.dim() - 1)))
 
     return tree_map(mix, noise, data), tree_map(lambda a, b: b - a, noise, data)
+
+
+def mixed(strength: float, conditional: Tensor, unconditional: Tensor) -> Tensor:
+    """(1 + s) c - s u, computed in float32 or better, in the type of c.
+
+    In half precision, the multiples of c and u would be rounded before their difference is taken.
+    """
+    dtype = torch.promote_types(conditional.dtype, torch.float32)
+    return ((1 + strength) * conditional.to(dtype) - strength * unconditional.to(dtype)).to(conditional.dtype)
 
 
 class ClassifierFreeGuidance(nn.Module):
@@ -87,7 +97,7 @@ class ClassifierFreeGuidance(nn.Module):
         if is_cond:
             return conditional
         unconditional = self.backbone(x, t, *args, **{**kwargs, "cfg": True})
-        return tree_map(lambda c, u: (1 + strength) * c - strength * u, conditional, unconditional)
+        return tree_map(partial(mixed, strength), conditional, unconditional)
 
     def _strength_at(self, t: Tensor) -> float:
         if self.interval is None or self.strength == 0:
@@ -188,7 +198,7 @@ class FlowMatching(nn.Module):
 
     def _generate_dynamics(self, x_t: Tree, t: float, *args: Any, **kwargs: Any) -> Tree:
         device = tree_leaves(x_t)[0].device
-        scaled = torch.tensor(t * self.time_scale, device=device, dtype=torch.float32)
+        scaled = torch.full((), t * self.time_scale, device=device, dtype=torch.float32)
         return self.reverse_fn(x_t, scaled, *args, **kwargs)
 
 
@@ -221,6 +231,6 @@ class ShortCut(FlowMatching):
 
     def _generate_dynamics(self, x_t: Tree, t: float, d: float, *args: Any, **kwargs: Any) -> Tree:
         device = tree_leaves(x_t)[0].device
-        scaled = torch.tensor([t * self.time_scale], device=device, dtype=torch.float32)
-        step = torch.tensor([d * self.time_scale], device=device, dtype=torch.float32)
+        scaled = torch.full((1,), t * self.time_scale, device=device, dtype=torch.float32)
+        step = torch.full((1,), d * self.time_scale, device=device, dtype=torch.float32)
         return self.reverse_fn(x_t, scaled, *args, d=step, **kwargs)

@@ -129,7 +129,7 @@ class GaussianDecoderConfig(SLatTrunkConfig):
     """Gaussian decoder: the trunk, then a few gaussians per voxel.
 
     Args:
-        num_gaussians: per voxel; 1, 4 or 8.
+        num_gaussians: per voxel; 1, 4, 8 or 32.
         reach: maximum distance of a centre from its voxel's centre along each axis, in voxels.
     """
 
@@ -139,8 +139,8 @@ class GaussianDecoderConfig(SLatTrunkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _positive(self, "reach")
-        if self.num_gaussians not in (1, 4, 8):
-            raise ValueError(f"num_gaussians must be 1, 4 or 8, got {self.num_gaussians}")
+        if self.num_gaussians not in (1, 4, 8, 32):
+            raise ValueError(f"num_gaussians must be 1, 4, 8 or 32, got {self.num_gaussians}")
 
 
 PUBLISHED_SLAT: Final = SLatFlowConfig(
@@ -170,3 +170,14 @@ PUBLISHED_MESH: Final = MeshDecoderConfig(
     out_channels=101,
 )
 """The published sizes of the mesh decoder."""
+
+PUBLISHED_GAUSSIANS: Final = GaussianDecoderConfig(
+    resolution=64,
+    model_channels=768,
+    num_blocks=12,
+    num_heads=12,
+    mlp_ratio=4.0,
+    window_size=8,
+    num_gaussians=32,
+)
+"""The published sizes of the gaussian decoder."""

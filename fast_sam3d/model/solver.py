@@ -48,6 +48,15 @@ def _randn(shape: Sequence[int], device: torch.device | str, generator: torch.Ge
     return torch.randn(tuple(shape), generator=generator, device=generator.device).to(device)
 
 
+def moved(x: Any, v: Any, dt: float) -> Any:
+    """x + v dt; of tensors computed in float32 or better, in the wider type of the two."""
+    if not (isinstance(x, Tensor) and isinstance(v, Tensor)):
+        return x + v * dt
+    dtype = torch.promote_types(x.dtype, v.dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    return (x.to(wide) + v.to(wide) * dt).to(dtype)
+
+
 class ODESolver:
     """Fixed-grid solver; subclasses implement `step`."""
 
@@ -85,7 +94,7 @@ class Euler(ODESolver):
 
     def step(self, dynamics_fn: Callable[..., Tree], x_t: Tree, t: float, dt: float, *args: Any, **kwargs: Any) -> Tree:
         velocity = dynamics_fn(x_t, t, *args, **kwargs)
-        return tree_map(lambda x, v: x + v * dt, x_t, velocity)
+        return tree_map(lambda x, v: moved(x, v, dt), x_t, velocity)
 
 
 class Midpoint(ODESolver):
@@ -93,9 +102,9 @@ class Midpoint(ODESolver):
 
     def step(self, dynamics_fn: Callable[..., Tree], x_t: Tree, t: float, dt: float, *args: Any, **kwargs: Any) -> Tree:
         velocity = dynamics_fn(x_t, t, *args, **kwargs)
-        middle = tree_map(lambda x, v: x + v * (dt / 2), x_t, velocity)
+        middle = tree_map(lambda x, v: moved(x, v, dt / 2), x_t, velocity)
         velocity = dynamics_fn(middle, t + dt / 2, *args, **kwargs)
-        return tree_map(lambda x, v: x + v * dt, x_t, velocity)
+        return tree_map(lambda x, v: moved(x, v, dt), x_t, velocity)
 
 
 SOLVERS: dict[str, type[ODESolver]] = {"euler": Euler, "midpoint": Midpoint}

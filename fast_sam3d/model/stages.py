@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.errors import nothing_found
 from fast_sam3d.geometry.poses import Pose
 from fast_sam3d.geometry.sparse_grid import surface_voxels
 from fast_sam3d.model.config_file import ModelConfig, check_formats
@@ -117,7 +117,8 @@ class Stages:
         focal = infer_focal(points) * max(height, width)
         intrinsics = None
         if focal:
-            intrinsics = torch.tensor([[focal / width, 0, 0.5], [0, focal / height, 0.5], [0, 0, 1]])
+            rows = [[focal / width, 0, 0.5], [0, focal / height, 0.5], [0, 0, 1]]
+            intrinsics = torch.tensor(rows, device="cpu")
         return {
             "pointmap": points.permute(2, 0, 1),
             "pts_color": colours,
@@ -219,7 +220,7 @@ class Stages:
             logits = self.models["ss_decoder"](tokens_to_grid(result["shape"]))
         coords = torch.argwhere(logits[:, 0] > 0).int()
         if not len(coords):
-            raise FastSam3dError("the model found no object in this picture: try another seed, mask or pointmap")
+            raise nothing_found(bool(torch.isfinite(logits).all()))
         result["coords_original"] = coords
         if self.downsample_ss_dist > 0:
             coords = surface_voxels(coords, self.config.ss_decoder.resolution, self.downsample_ss_dist)

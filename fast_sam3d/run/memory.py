@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
+import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from fast_sam3d.errors import FastSam3dError, first_line
 
-__all__ = ["SMALLER", "DoesNotFit", "free_memory", "is_out_of_memory", "run_fitting", "smaller_than"]
+__all__ = ["SMALLER", "DoesNotFit", "free_memory", "is_out_of_memory", "remedies", "run_fitting", "smaller_than"]
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,10 @@ class DoesNotFit(FastSam3dError):
     """An object that did not fit into memory in any of the attempts."""
 
 
+_WORDS = re.compile(r"out of memory|not enough memory|can(no|')t allocate memory|ALLOC(ATION)?_FAILED|bad_alloc", re.I)
+"""In bare RuntimeErrors: of CUDA, HIP and MPS; of torch's CPU allocator on Windows and Linux; of cuBLAS and cuDNN."""
+
+
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error, or its cause, is out-of-memory on the host or a device."""
     torch = sys.modules.get("torch")
@@ -31,12 +37,26 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     if torch is not None:
         kinds = (*kinds, torch.cuda.OutOfMemoryError)
     while error is not None:
-        # The CPU allocator of torch raises a bare RuntimeError, and so do cuBLAS and cuDNN.
-        said = str(error)
-        if isinstance(error, kinds) or "not enough memory" in said or "CUDA out of memory" in said:
+        said = isinstance(error, RuntimeError) and _WORDS.search(str(error))
+        if isinstance(error, kinds) or said or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return True
         error = error.__cause__
     return False
+
+
+def remedies() -> str:
+    """What helps against out-of-memory, for an error message."""
+    several = [
+        "close other programs that use the device",
+        "decode fewer formats (pipeline.formats=[gaussian])",
+        "compute less at once (exact=all exact.images=false exact.context=false)",
+        "merge voxels in the mesh decoder (mesh=fast_sam3d)",
+    ]
+    if "sam3d_objects" in sys.modules:  # the stock pipeline calls `.cuda()`, wherever it is
+        several.append("take a GPU with more memory; the stock pipeline does not run on a CPU")
+    else:
+        several.append("run on the CPU (--device cpu)")
+    return f"{', '.join(several[:-1])}, or {several[-1]}"
 
 
 def free_memory() -> None:

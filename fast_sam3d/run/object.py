@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from fast_sam3d.config.compose import FORMATS, SEED_MAX, PipelineConfig
 from fast_sam3d.errors import ConfigError, InputError
 from fast_sam3d.ranges import Whole
+from fast_sam3d.run.memory import SMALLER, free_memory, run_fitting, smaller_than
 from fast_sam3d.serial import one_at_a_time
 
 if TYPE_CHECKING:
     from fast_sam3d.telemetry import Progress, Report
 
-__all__ = ["ObjectRun", "RunSettings", "checked_picture", "run_object", "with_alpha"]
+__all__ = ["ObjectRun", "RunSettings", "checked_picture", "run_object", "run_object_fitting", "with_alpha"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,48 @@ def run_object(
             result = with_refined_pose(result, mask, report, given)
         seconds = time.perf_counter() - begin
     return ObjectRun(result, report, settings, seconds, str(getattr(pipeline, "device", "")))
+
+
+def run_object_fitting(
+    pipeline: Any,
+    image: NDArray[np.uint8],
+    mask: NDArray[Any],
+    pointmap: Any = None,
+    *,
+    settings: RunSettings = RunSettings(),
+    progress: Progress | None = None,
+    smaller: Sequence[Sequence[str]] = SMALLER,
+    free: Callable[[], None] = free_memory,
+    failures: list[str] | None = None,
+    use: Callable[[ObjectRun], T],
+) -> tuple[T, tuple[str, ...]]:
+    """`run_object`; out of memory, free caches and run again, then with fewer formats.
+
+    Args:
+        smaller: formats to decode instead, in order; those that need no less memory, and those that the pipeline has
+            no decoder for, are left out.
+        free: called before every further attempt.
+        failures: filled with a line for every attempt that did not fit.
+        use: receives the run; out of memory in it counts too.
+
+    Returns:
+        the value of `use`, and the formats that were asked for in the attempt that fitted.
+
+    Raises:
+        DoesNotFit: no attempt fitted.
+    """
+    from fast_sam3d.adapters import adapt
+
+    adapter = adapt(pipeline)
+    own = getattr(adapter.pipeline, "decode_formats", None)
+    asked = tuple(settings.formats or own or ("mesh", "gaussian"))
+
+    def attempt(formats: tuple[str, ...]) -> T:
+        chosen = replace(settings, formats=formats)
+        return use(run_object(pipeline, image, mask, pointmap, settings=chosen, progress=progress))
+
+    value, formats, _ = run_fitting(attempt, asked, smaller_than(asked, smaller, adapter.formats), free, failures)
+    return value, formats
 
 
 def with_alpha(image: NDArray[np.uint8], mask: NDArray[Any]) -> NDArray[np.uint8]:

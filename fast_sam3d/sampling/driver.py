@@ -23,7 +23,7 @@ from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Tree, to_leaves
 from fast_sam3d.sampling.syncs import Syncs
 from fast_sam3d.sampling.tokens import Tokens
-from fast_sam3d.telemetry import Report
+from fast_sam3d.telemetry import NOT_FINITE, Report
 
 __all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "method_on", "reports_on", "require_euler"]
 
@@ -64,17 +64,22 @@ class SolveSeam(Seam):
         scenes = [layer.scene for layer in self.layers if layer.accelerates and layer.scene is not None]
         solve = Solve(self.stage, method, dynamics_fn, grid, logs, tokens, scenes, syncs)
         steps = original(solve, x_init, times, *args, **kwargs)
+        x = x_init
         try:
             for state in steps:
                 solve.end_step()
+                x = state[0]
                 yield state
         finally:
             close = getattr(steps, "close", None)
             if close is not None:
                 close()
-        kept, replaced = 0 if solve.state.kept is None else solve.state.kept.bytes, solve.replaced()
+        finite, replaced = solve.outcome(x)
+        if finite is False:
+            logger.warning("%s: %s", self.stage.name, NOT_FINITE)
+        kept = 0 if solve.state.kept is None else solve.state.kept.bytes
         for log in logs:
-            log.finish(kept, replaced, syncs.count)
+            log.finish(kept, replaced, syncs.count, finite)
 
     def _method_for(self, x_init: Tree) -> StageMethod | None:
         method = self.method

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.errors import nothing_found
 from fast_sam3d.sampling.tokens import Tokens
 
 
@@ -89,7 +90,7 @@ def require_voxels(scene: Exchange, call: Callable[..., Any], *args: Any, **kwar
     """Acts around `sample_slat` (second argument: voxels [N, 4]); refuses an empty set with a clear error."""
     coords = args[1] if len(args) > 1 else kwargs.get("coords")
     if coords is not None and not len(coords):
-        raise FastSam3dError("the model found no object in this picture: try another seed, mask or pointmap")
+        raise nothing_found(scene.occupancy is None or bool(torch.isfinite(scene.occupancy).all()))
     return call(*args, **kwargs)
 
 

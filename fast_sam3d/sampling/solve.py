@@ -31,13 +31,15 @@ class SolveLog(Protocol):
         """One step is done."""
         ...
 
-    def finish(self, context_bytes: int = 0, replaced: Sequence[int] = (), syncs: int = 0) -> None:
+    def finish(
+        self, context_bytes: int = 0, replaced: Sequence[int] = (), syncs: int = 0, finite: bool | None = None
+    ) -> None:
         """The solve is complete.
 
         Args:
             context_bytes: see `SolveRecord`.
             replaced: steps whose prediction was not finite.
-            syncs: see `SolveRecord`.
+            syncs, finite: see `SolveRecord`.
         """
         ...
 
@@ -87,6 +89,7 @@ class Solve:
         self._velocity: Tree | None = None
         guiding = None if method is None else method.guide.start(self._syncs)
         self.state = SolveState(None if guiding is None else GuidedCalls(guiding, stage.bare), self._syncs)
+        self._counted = self._syncs.count
 
     def __call__(self, x: Tree, t: Any, *args: Any, **kwargs: Any) -> Tree:
         self._asked += 1
@@ -126,21 +129,27 @@ class Solve:
                 network_calls=self._made,
                 network_calls_saved=self._saved,
                 tokens=self._tokens,
+                syncs=self._syncs.count - self._counted,
             )
             for log in self._logs:
                 log.step(record)
         self._step += 1
+        self._counted = self._syncs.count
         self._asked = self._made = self._saved = self._tokens = 0
 
-    def replaced(self) -> list[int]:
-        """The steps so far whose prediction was not finite, so that the last velocity was held; reads the device once.
+    def outcome(self, x: Tree) -> tuple[bool | None, list[int]]:
+        """The outcome, x being the last state. Reads the device once: each read makes the host wait for the device.
 
-        Not read step by step, because each read would make the host wait for the device.
+        Returns:
+            whether x is finite, None where that is unknown (a state of another kind, or without values); and the steps
+            whose prediction was not, so that the last velocity was held.
         """
-        if not self._finite:
-            return []
-        finite = self._syncs.read(torch.stack(list(self._finite.values()))).tolist()
-        return [step for step, good in zip(self._finite, finite, strict=True) if not good]
+        leaves = to_leaves(x, self._stage.bare)
+        if leaves is None or any(leaf.is_meta for leaf in leaves.values()):
+            return None, []
+        final = torch.stack([torch.isfinite(leaf).all() for leaf in leaves.values()]).all()
+        finite, *predictions = self._syncs.read(torch.stack([final, *self._finite.values()])).tolist()
+        return finite, [step for step, good in zip(self._finite, predictions, strict=True) if not good]
 
     @property
     def _at_an_end(self) -> bool:

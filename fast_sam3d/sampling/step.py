@@ -19,8 +19,8 @@ class Evaluation:
 
     Args:
         t: time in 0 (noise) to 1 (data).
-        x: state at t, by leaf.
-        v: velocity at t after guidance, by leaf, in the network's dtype.
+        x: state at t, by leaf, in float32 or better.
+        v: velocity at t after guidance, by leaf, in float32 or better.
     """
 
     t: float

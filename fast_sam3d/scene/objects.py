@@ -20,8 +20,8 @@ from fast_sam3d.errors import InputError
 from fast_sam3d.geometry.arrays import first, transform_points
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import Pose, merge_gaussians, place_gaussians
-from fast_sam3d.run.memory import SMALLER, free_memory, run_fitting, smaller_than
-from fast_sam3d.run.object import ObjectRun, RunSettings, checked_picture, run_object
+from fast_sam3d.run.memory import SMALLER
+from fast_sam3d.run.object import RunSettings, checked_picture, run_object_fitting
 from fast_sam3d.scene.batch import Ahead, groups_of
 
 if TYPE_CHECKING:
@@ -216,14 +216,12 @@ def run_scene(
         if name in groups:
             ahead.prepare(groups[name], ((pixels, usable(member), pointmap) for member in groups[name]))
 
-        def run(decoded: tuple[str, ...]) -> ObjectRun:
-            settings = RunSettings(seed, ss_steps, slat_steps, decoded, layout)
-            return run_object(pipe, pixels, covered, pointmap, settings=settings, progress=progress)
-
-        from fast_sam3d.adapters import adapt
-
-        less = smaller_than(asked, smaller, adapt(pipe).formats)
-        done, decoded, failures = run_fitting(run, asked, less, free_memory)
+        failures: list[str] = []
+        done, decoded = run_object_fitting(
+            pipe, pixels, covered, pointmap,
+            settings=RunSettings(seed, ss_steps, slat_steps, asked, layout),
+            progress=progress, smaller=smaller, failures=failures, use=lambda run: run,
+        )  # fmt: skip
         return SceneObject(name, done.result, done.report, decoded, tuple(failures))
 
     def fits(name: str) -> bool:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError, OutputError, one_line
 from fast_sam3d.outputs.folder import has_files, result_folder
-from fast_sam3d.run.memory import free_memory, run_fitting, smaller_than
-from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
+from fast_sam3d.run.memory import free_memory, smaller_than
+from fast_sam3d.run.object import ObjectRun, RunSettings, run_object_fitting
 from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
 from fast_sam3d.scene.batch import Ahead
 from fast_sam3d.scene.inputs import SceneInput, digest, load_scene
@@ -154,7 +154,9 @@ class ObjectWorker:
     @property
     def smaller(self) -> list[tuple[str, ...]]:
         """Formats to decode instead when out of memory, in order."""
-        return self._smaller_than(self.config.pipeline.formats)
+        from fast_sam3d.adapters import adapt
+
+        return smaller_than(self.config.pipeline.formats, self.config.scene.smaller, adapt(self.pipeline).formats)
 
     def process(self, task: ObjectTask, formats: tuple[str, ...] = (), ended: Sequence[str] = ()) -> ObjectOutcome:
         """Reconstruct one object; its errors are part of the outcome, not raised.
@@ -190,13 +192,9 @@ class ObjectWorker:
 
     def _run(self, task: ObjectTask, formats: Sequence[str], tried: list[str]) -> tuple[tuple[str, ...], list[str]]:
         given = self._share(task).object(task.number)
-        settings = RunSettings.of(self.config.seed, self.config.pipeline)
+        settings = replace(RunSettings.of(self.config.seed, self.config.pipeline), formats=tuple(formats))
 
-        def attempt(formats: tuple[str, ...]) -> None:
-            run = run_object(
-                self.pipeline, given.image, given.mask, given.pointmap,
-                settings=replace(settings, formats=formats), progress=self.progress,
-            )  # fmt: skip
+        def write(run: ObjectRun) -> None:
             with result_folder(task.target) as folder:
                 written = write_results(
                     folder, self.config, given, run, tag=self.tag, load_seconds=self.load_seconds, out_of_memory=tried
@@ -210,13 +208,11 @@ class ObjectWorker:
             self._handle = accelerate(self.pipeline, self.config)
             free_memory()
 
-        _, fitted, _ = run_fitting(attempt, formats, self._smaller_than(formats), free, tried)
+        _, fitted = run_object_fitting(
+            self.pipeline, given.image, given.mask, given.pointmap, settings=settings, progress=self.progress,
+            smaller=self.config.scene.smaller, free=free, failures=tried, use=write,
+        )  # fmt: skip
         return fitted, tried
-
-    def _smaller_than(self, formats: Sequence[str]) -> list[tuple[str, ...]]:
-        from fast_sam3d.adapters import adapt
-
-        return smaller_than(formats, self.config.scene.smaller, adapt(self.pipeline).formats)
 
 
 def _write_done(

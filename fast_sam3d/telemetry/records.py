@@ -10,6 +10,13 @@ Progress = Callable[[str, int, int], None]
 """(stage, steps done, steps in all); a stage without steps counts 0 of 1 and 1 of 1."""
 
 
+NOT_FINITE = (
+    "the sampled latents are not finite (NaN or infinite), so the object is not to be used; in half precision try "
+    "float32 or bfloat16, and check the weights"
+)
+"""Remark on a solve."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """The cost of one step, measured where the network is called.
@@ -22,6 +29,7 @@ class StepRecord:
         network_calls_saved: those that a prediction or the guidance method saved.
         tokens: tokens that the network processed in one call; 0 when predicted.
         fallback: the prediction was not finite, so the last velocity was held; known once the solve is complete.
+        syncs: how often the method made the host wait for the device (`fast_sam3d.sampling.syncs`).
     """
 
     step: int
@@ -31,6 +39,7 @@ class StepRecord:
     network_calls_saved: int
     tokens: int
     fallback: bool = False
+    syncs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,8 @@ class SolveRecord:
         steps: taken so far, in order.
         complete: the last step was taken; False after an abort.
         context_bytes: memory of the context's cached keys and values during the solve.
-        syncs: how often the method makes the host wait for the device (`fast_sam3d.sampling.syncs`).
+        syncs: as in a step, those at the start and at the end of the solve included.
+        finite: whether all values of the final state are; None after an abort, or where unknown.
         objects: sampled together in this solve. A report counts the steps of each, and the network calls once.
         shared_by: objects of the batch that this solve was part of. A report of one of them counts its own steps, and
             an even share, 1 / shared_by, of the batch's network calls.
@@ -72,6 +82,7 @@ class SolveRecord:
     complete: bool = False
     context_bytes: int = 0
     syncs: int = 0
+    finite: bool | None = None
     objects: int = 1
     shared_by: int = 1
 
@@ -109,5 +120,6 @@ class SolveRecord:
             "fallbacks": self.fallbacks,
             "context_bytes": self.context_bytes,
             "syncs": self.syncs,
+            "finite": self.finite,
             "steps": [asdict(step) for step in self.steps],
         }

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from fast_sam3d.telemetry.records import AggregationRecord, Progress, SolveRecord, StepRecord
+from fast_sam3d.telemetry.records import NOT_FINITE, AggregationRecord, Progress, SolveRecord, StepRecord
 
 _ORDER = (
     "pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess", "layout",
@@ -80,7 +80,8 @@ class Report:
         log.record.shared_by = objects
         for record in batch.solves[0].steps:
             log.step(record)
-        log.finish(batch.solves[0].context_bytes, syncs=batch.solves[0].syncs)
+        whole = batch.solves[0]
+        log.finish(whole.context_bytes, syncs=whole.syncs, finite=whole.finite)
         for name, seconds in batch.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds / objects
 
@@ -181,7 +182,8 @@ class Report:
         fallbacks = sum(solve.fallbacks for solve in self.solves)
         if fallbacks:
             lines.append(f"{fallbacks} predictions were not finite, and the last velocity was held instead")
-        return lines
+        broken = dict.fromkeys(solve.stage for solve in self.solves if solve.finite is False)
+        return lines + [f"{stage}: {NOT_FINITE}" for stage in broken]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "progress": None}
@@ -213,8 +215,11 @@ class SolveLog:
         self.record.steps.append(record)
         self._report._notify(self.record.stage, len(self.record.steps), self.record.steps_planned)
 
-    def finish(self, context_bytes: int = 0, replaced: Sequence[int] = (), syncs: int = 0) -> None:
+    def finish(
+        self, context_bytes: int = 0, replaced: Sequence[int] = (), syncs: int = 0, finite: bool | None = None
+    ) -> None:
         self.record.complete = True
+        self.record.finite = finite
         self.record.context_bytes = context_bytes
         self.record.syncs = syncs
         for step in replaced:
@@ -248,5 +253,9 @@ def _whole(number: float) -> float:
 def _synchronize() -> None:
     """Wait for the device, so that its pending work counts for the stage that started it."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if torch is None:
+        return
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()

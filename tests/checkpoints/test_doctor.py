@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from fast_sam3d.checkpoints import doctor, packages
 from fast_sam3d.checkpoints import load as loading
@@ -34,7 +35,8 @@ def complete(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespac
     write_stock(checkpoints / "hf")
     monkeypatch.setattr(loading, "checkpoint_roots", lambda: [checkpoints])
     monkeypatch.setattr(packages, "importable", lambda module: module in machine.modules)
-    monkeypatch.setattr(packages, "_has", lambda part: "faster" not in part and part.split(".")[0] not in machine.lacks)
+    lacks = machine.lacks
+    monkeypatch.setattr(packages, "holds", lambda part: "faster" not in part and part.split(".")[0] not in lacks)
     monkeypatch.setattr(packages, "_version", lambda name: machine.versions.get(name))
     monkeypatch.setattr(packages, "_needs_pkg_resources", lambda: False)
     monkeypatch.setattr(doctor, "_embedded", lambda tag="mini": WeightsState(tag, "", "mini", None))
@@ -156,6 +158,23 @@ def test_one_complete_checkpoint_is_enough(complete):
     assert [(found.tag, found.problem is None) for found in examine().weights] == [("hf", False), ("other", True)]
 
 
+def test_what_the_first_load_fetches_is_named(complete, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with Path("checkpoints/hf/pipeline.yaml").open("a") as stream:
+        stream.write("depth_model:\n  model:\n    pretrained_model_name_or_path: Ruicheng/moge-vitl\n")
+    code, out, _ = run(capsys, "doctor")
+    assert code == 0
+    assert "facebookresearch_dinov2_main and checkpoints/dinov2_vitl14_reg4_pretrain.pth" in out
+    assert "MoGe (Ruicheng/moge-vitl) the first load fetches model.pt" in out
+    (tmp_path / "hub" / "facebookresearch_dinov2_main").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints").mkdir()
+    (tmp_path / "hub" / "checkpoints" / "dinov2_vitl14_reg4_pretrain.pth").touch()
+    assert [fetched.missing for fetched in examine().first_load] == [(), ("model.pt",)]
+    Path("checkpoints/hf/ss_generator.ckpt").unlink()
+    assert examine().first_load == ()
+
+
 def test_any_folder_can_be_checked(complete, capsys):
     write_stock(Path("copy"))
     Path("checkpoints/hf/ss_generator.ckpt").unlink()
@@ -168,6 +187,17 @@ def test_any_folder_can_be_checked(complete, capsys):
     code, out, _ = run(capsys, "doctor", "--tag", "nowhere")
     assert code == 1
     assert "there is no checkpoint 'nowhere'" in out.splitlines()[0]
+    complete.gpu = None  # what is wrong with the folder comes first
+    Path("other").mkdir()
+    Path("other/pipeline.yaml").write_text("_target_: sam3d_objects.pipeline.Pipeline\nx: 1\n")
+    _, out, err = run(capsys, "doctor", "--tag", "other")
+    assert "pipeline.yaml names no ss_generator_config_path" in out.splitlines()[0]
+    assert err == ""
+
+
+def test_a_yaml_without_a_model_is_not_ready(elsewhere):
+    Path("pipeline.yaml").write_text("x: 1\n")
+    assert "has no setting 'x'" in examine(str(elsewhere)).next_step
 
 
 def test_the_embedded_model_needs_neither_gpu_nor_packages(complete, capsys):

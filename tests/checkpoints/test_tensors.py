@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.checkpoints.load import check_stock_folder, load_pipeline
+from fast_sam3d.checkpoints.requirements import FORK_MARK
 from tests.checkpoints.test_load import (  # noqa: F401 (fixtures)
     PARTS,
     checkpoints,
@@ -208,11 +209,12 @@ def test_depth_model_named_by_the_yaml_must_exist(folder):
 
 def test_the_fork_of_the_package_is_refused(folder, tmp_path):
     assert check_stock_folder(folder) is None
-    solver = tmp_path / "site" / "sam3d_objects" / "model" / "backbone" / "generator" / "flow_matching" / "solver.py"
-    solver.parent.mkdir(parents=True)
-    solver.write_text("class Euler_end_slat(ODESolver):\n    pass\n")
+    home, name = FORK_MARK.split(":")
+    module = tmp_path.joinpath("site", *home.split(".")).with_suffix(".py")
+    module.parent.mkdir(parents=True)
+    module.write_text(f"class {name}(FlowMatching):\n    pass\n")
     text = message(load_pipeline, "hf", device="cpu")
-    assert "is the Fast-SAM3D fork" in text and "facebookresearch/sam-3d-objects" in text
+    assert "is the Fast-SAM3D fork's" in text and "facebookresearch/sam-3d-objects" in text
 
 
 def test_other_loaders_are_refused(folder):

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from fast_sam3d import cli
+from fast_sam3d.adapters import adapt
 from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cli import infer, object_input
@@ -486,7 +487,31 @@ def test_out_of_memory_error_suggests_remedies(pipeline, object_folder, elsewher
     monkeypatch.setattr(StandIn, "run", run_out)
     code, _, err = run(capsys, "infer", "--image_path", object_folder)
     assert code == 1
-    assert "out of memory" in err
+    assert "out of memory, also with fewer formats" in err and "pipeline.formats=[gaussian]" in err
+    assert files(elsewhere) == set()
+
+
+def test_out_of_memory_decodes_fewer_formats_and_reports_it(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+    asked = []
+
+    def run_out(self: StandIn, *arguments: object, **options: object) -> object:
+        asked.append(options["decode_formats"])
+        if "mesh" in asked[-1]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return original(self, *arguments, **options)
+
+    original = StandIn.run
+    monkeypatch.setattr(StandIn, "run", run_out)
+    code, out, err = run(capsys, "infer", "--image_path", object_folder, "--enable_acceleration")
+    assert code == 0 and asked == [["mesh", "gaussian"], ["mesh", "gaussian"], ["gaussian"]]
+    assert "out of memory in 2 attempts: only gaussian fitted" in out and "trying again" in err
+    folder = elsewhere / "outputs" / "cup_0"
+    assert {path.name for path in folder.iterdir()} == RESULTS - {"mesh.glb"}
+    report = json.loads((folder / "report.json").read_text())
+    assert report["formats"] == ["gaussian"]
+    assert [line.split(":")[0] for line in report["out_of_memory"]] == ["mesh, gaussian", "mesh, gaussian again, alone"]
+    assert adapt(pipeline).seams() == []
+    assert "are complete" in run(capsys, "infer", "--image_path", object_folder, "--enable_acceleration")[1]
 
 
 def test_unexpected_errors_are_raised(pipeline, object_folder, elsewhere, capsys, monkeypatch):

@@ -128,7 +128,7 @@ class Block(nn.Module):
     def forward(self, x: Any) -> Any:
         self.calls += 1
         conv, copies = self.out_layers[0].conv, self.sub(x)
-        feats = dense(x.feats, x.coords, conv.weight) + conv.bias
+        feats = dense(x.feats, x.coords, taps(conv)) + conv.bias
         return copies.replace((feats * self.factor + copies.feats).to(self.dtype))
 
 
@@ -137,7 +137,7 @@ class Conv(nn.Module):
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.randn(shape or (27, 3, 3))), nn.Parameter(torch.zeros(3))
+        self.weight, self.bias = nn.Parameter(torch.randn(shape or (3, 3, 3, 3, 3))), nn.Parameter(torch.zeros(3))
 
 
 class Voxels:
@@ -210,14 +210,23 @@ def test_compiled_decoder_is_skipped(monkeypatch, caplog):
     assert "exact.subdivision stays off, because its decoder is compiled" in caplog.text
 
 
-@pytest.mark.parametrize("layout", ["kkkio", "okkki"])
-def test_weights_in_the_layouts_of_spconv(layout):
-    known = torch.randn(27, 3, 5)
+def convolution(weight: Tensor) -> Any:
     conv = Conv()
-    conv.in_channels, conv.out_channels = 3, 5
-    shaped = known.view(3, 3, 3, 3, 5)
-    conv.weight = nn.Parameter(shaped if layout == "kkkio" else shaped.permute(4, 0, 1, 2, 3).contiguous())
-    assert torch.equal(taps(conv), known)
-    conv.weight = nn.Parameter(known[..., :4])
+    conv.in_channels, conv.out_channels, conv.weight = 3, 5, nn.Parameter(weight)
+    return conv
+
+
+def test_weights_are_read_as_spconv_stores_them():
+    known = torch.randn(27, 3, 5)
+    assert torch.equal(taps(convolution(known.view(3, 3, 3, 3, 5).permute(4, 0, 1, 2, 3).contiguous())), known)
+
+
+def test_one_tap_is_read_as_in_by_out_in_memory():
+    known = torch.randn(3, 5)
+    assert torch.equal(taps(convolution(known.reshape(5, 1, 1, 1, 3))), known[None])
+
+
+@pytest.mark.parametrize("shape", [(27, 3, 5), (3, 3, 3, 3, 5), (4, 3, 3, 3, 3)], ids=str)
+def test_weights_in_another_layout_are_refused(shape):
     with pytest.raises(ValueError, match="3 to 5 channels"):
-        taps(conv)
+        taps(convolution(torch.randn(shape)))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import re
+import sys
+import types
 import weakref
 
 import pytest
 import torch
 
-from fast_sam3d.run.memory import DoesNotFit, is_out_of_memory, run_fitting, smaller_than
+from fast_sam3d.config.compose import load
+from fast_sam3d.run.memory import DoesNotFit, is_out_of_memory, remedies, run_fitting, smaller_than
 
 ALL = ("mesh", "gaussian")
 
@@ -19,7 +23,15 @@ ALL = ("mesh", "gaussian")
         MemoryError(),
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+        ),
         RuntimeError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        OSError(12, "Cannot allocate memory"),
     ],
 )
 def test_out_of_memory_errors(error):
@@ -31,7 +43,20 @@ def test_out_of_memory_errors(error):
 
 def test_other_errors_are_not_out_of_memory():
     assert not is_out_of_memory(RuntimeError("shapes differ"))
+    assert not is_out_of_memory(ValueError("the settings do not say out of memory"))
+    assert not is_out_of_memory(OSError(28, "No space left on device"))
     assert not is_out_of_memory(None)
+
+
+@pytest.mark.parametrize("stock", [True, False])
+def test_the_stock_pipeline_is_not_advised_to_run_on_a_cpu(stock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sam3d_objects", raising=False)
+    if stock:
+        monkeypatch.setitem(sys.modules, "sam3d_objects", types.ModuleType("sam3d_objects"))
+    assert ("--device cpu" not in remedies()) == stock
+    advised = re.findall(r"[a-z.]+=[^\s),]+", remedies())
+    assert len(advised) == 5
+    load(advised)  # valid overrides, together
 
 
 def runs_out(times: int, error: BaseException | None = None):

@@ -87,16 +87,6 @@ def test_anchored_blends_extrapolation_and_anchor(beta: float) -> None:
     torch.testing.assert_close(Anchored(beta)(past, grid()[9], values[0]), mixed, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("predictor", [Taylor(1), Taylor(2), Anchored(0.5)])
-def test_half_precision_is_differenced_in_float32(predictor: Taylor | Anchored) -> None:
-    generator = torch.Generator().manual_seed(0)
-    values = [torch.randn(500, generator=generator).to(torch.bfloat16) for _ in range(25)]
-    predicted = predictor(history(values, [19, 20, 21]), grid()[22], values[0])
-    in_float32 = predictor(history([v.float() for v in values], [19, 20, 21]), grid()[22], values[0])
-    assert predicted.dtype == torch.bfloat16
-    assert torch.equal(predicted, in_float32.to(torch.bfloat16))
-
-
 @pytest.mark.parametrize("predictor", [Taylor(2), Anchored(0.5), Hold()])
 def test_inputs_are_not_changed(predictor: Taylor | Anchored | Hold) -> None:
     _, values = polynomial(2)
@@ -141,5 +131,3 @@ def test_offset_adds_the_last_difference_to_the_state() -> None:
     past.push(LeafEvaluation(0.1, torch.tensor([9.0]), torch.tensor([9.0])))
     past.push(LeafEvaluation(0.2, torch.tensor([1.0]), torch.tensor([4.0])))
     assert Offset()(past, 0.5, torch.tensor([10.0])).item() == 13.0
-    past.push(LeafEvaluation(0.3, torch.tensor([1.0]), torch.tensor([4.0]).half()))
-    assert Offset()(past, 0.5, torch.tensor([10.0])).dtype == torch.float16

@@ -1,20 +1,19 @@
 """Stand-ins for packages that `sam3d_objects` imports and that may be missing.
 
 Nothing here is installed for good: `importable` puts it in place while the package is imported and a pipeline is
-built, `on_cpu` while one runs. A package that is really there is used, with one exception: spconv's CPU convolution
-gives results that change from run to run and refuses a bias, so the one below takes its place.
+built, `on_cpu` while one runs. A package that is really there is used.
 
 Three kinds:
 - packages that no test reaches are empty: every name in them is `Anything`;
 - functions that a run does reach (pytorch3d's transforms, kaolin's check, easydict) are written out, as small as the
   calls in a run allow;
-- sparse convolution, by gathering each neighbour's features.
+- sparse convolution, in `sparse_convolution.py`.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.machinery
-import itertools
 import os
 import sys
 import types
@@ -25,11 +24,14 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from tests.stock import sparse_convolution
 
 EMPTY = {
     "astor", "cv2", "easydict", "flash_attn", "gsplat", "igraph", "kaolin", "lightning", "loguru", "moge", "open3d",
-    "plotly", "plyfile", "pymeshfix", "pytorch3d", "pyvista", "seaborn", "timm", "torchvision", "utils3d", "xatlas",
+    "plotly", "plyfile", "pymeshfix", "pytorch3d", "pyvista", "seaborn", "spconv", "timm", "torchvision", "utils3d",
+    "xatlas",
 }  # fmt: skip
 ENVIRONMENT = {
     "LIDRA_SKIP_INIT": "1",
@@ -147,62 +149,6 @@ def check_tensor(tensor: Tensor, shape: Any = None, **options: Any) -> bool:
     return shape is None or all(expected in (None, got) for expected, got in zip(shape, tensor.shape, strict=True))
 
 
-class SparseConvTensor:
-    """Features [N, C] at indices [N, 4] (batch, x, y, z)."""
-
-    def __init__(
-        self,
-        features: Tensor,
-        indices: Tensor,
-        spatial_shape: Any,
-        batch_size: int,
-        grid: Any = None,
-        voxel_num: Any = None,
-        indice_dict: Any = None,
-    ) -> None:
-        self._features, self.indices = features, indices
-        self.spatial_shape, self.batch_size = spatial_shape, batch_size
-        self.grid, self.voxel_num = grid, voxel_num
-        self.indice_dict = {} if indice_dict is None else indice_dict
-        self.benchmark, self.benchmark_record, self.thrust_allocator = False, {}, None
-        self._timer, self.force_algo, self.int8_scale = None, None, None
-
-    @property
-    def features(self) -> Tensor:
-        return self._features
-
-
-class SubMConv3d(nn.Module):
-    """Convolution over the active voxels: for each offset of the kernel, the neighbours' features."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True, **options: Any
-    ) -> None:
-        super().__init__()
-        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
-        spread = (in_channels * kernel_size**3) ** -0.5
-        self.weight = nn.Parameter(torch.randn(kernel_size**3, in_channels, out_channels) * spread)
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-
-    def forward(self, x: SparseConvTensor) -> SparseConvTensor:
-        features, places = x.features, x.indices.long()
-        reach = self.kernel_size // 2
-        size = places[:, 1:].max(0).values + 1 + 2 * reach
-        grid = torch.full((int(places[:, 0].max()) + 1, *size.tolist()), -1)
-        b, *xyz = places.unbind(1)
-        middle = [axis + reach for axis in xyz]
-        grid[b, middle[0], middle[1], middle[2]] = torch.arange(len(places))
-        out = features.new_zeros(len(places), self.out_channels)
-        steps = range(-reach, reach + 1)
-        for weight, (i, j, k) in zip(self.weight, itertools.product(steps, steps, steps), strict=True):
-            neighbour = grid[b, middle[0] + i, middle[1] + j, middle[2] + k]
-            here = torch.nonzero(neighbour >= 0).flatten()
-            out.index_add_(0, here, features[neighbour[here]] @ weight.to(features.dtype))
-        if self.bias is not None:
-            out = out + self.bias.to(features.dtype)
-        return SparseConvTensor(out, x.indices, x.spatial_shape, x.batch_size, indice_dict=x.indice_dict)
-
-
 WRITTEN: dict[str, dict[str, Any]] = {
     "easydict": {"EasyDict": EasyDict},
     "kaolin.utils.testing": {"check_tensor": check_tensor},
@@ -212,8 +158,10 @@ WRITTEN: dict[str, dict[str, Any]] = {
         "matrix_to_quaternion": matrix_to_quaternion,
         "quaternion_to_matrix": quaternion_to_matrix,
     },
-    "spconv": {},
-    "spconv.pytorch": {"SparseConvTensor": SparseConvTensor, "SubMConv3d": SubMConv3d},
+    "spconv.pytorch": {
+        "SparseConvTensor": sparse_convolution.SparseConvTensor,
+        "SubMConv3d": sparse_convolution.SubMConv3d,
+    },
 }
 
 
@@ -251,6 +199,8 @@ def _module(name: str) -> types.ModuleType:
 def importable() -> Iterator[None]:
     """`sam3d_objects` can be imported and its pipeline built in this block, on a machine without a GPU."""
     finder: Any = _Finder()
+    if sparse_convolution.REAL:
+        importlib.import_module("spconv.pytorch")  # before a GPU is pretended
     before = dict(sys.modules)
     with ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, ENVIRONMENT))
@@ -258,15 +208,12 @@ def importable() -> Iterator[None]:
         stack.enter_context(mock.patch("torch.cuda.is_available", return_value=True))
         stack.enter_context(mock.patch("torch.cuda.get_device_name", return_value="none"))
         stack.enter_context(mock.patch("torch.cuda.current_device", return_value=0))
-        spconv, inner = _module("spconv"), _module("spconv.pytorch")
-        vars(spconv)["pytorch"] = inner
-        sys.modules.update({"spconv": spconv, "spconv.pytorch": inner})
         sys.meta_path.append(finder)
         try:
             yield
         finally:
             sys.meta_path.remove(finder)
-            for name in [name for name in sys.modules if name.split(".")[0] in EMPTY | {"spconv"}]:
+            for name in [name for name in sys.modules if name.split(".")[0] in EMPTY]:
                 if name not in before:
                     del sys.modules[name]
                 else:
@@ -275,11 +222,12 @@ def importable() -> Iterator[None]:
 
 @contextmanager
 def on_cpu() -> Iterator[None]:
-    """Gaussians can be created in this block: the package creates them on the GPU, not on the pipeline's device."""
+    """A pipeline runs in this block: the package creates gaussians on the GPU, not on the pipeline's device."""
     from sam3d_objects.model.backbone.tdfy_dit.models.structured_latent_vae import decoder_gs
     from sam3d_objects.model.backbone.tdfy_dit.representations import Gaussian
 
     with (
+        sparse_convolution.on_cpu(),
         mock.patch.object(Tensor, "cuda", lambda self, *args, **kwargs: self),
         mock.patch.object(decoder_gs, "Gaussian", partial(Gaussian, device="cpu")),
     ):

@@ -55,7 +55,8 @@ def cosine(a: Leaves, b: Leaves, syncs: Syncs) -> float:
     """Of the angle between two trees taken as vectors; 0 where one has no length. Reads the device once."""
     rows = []
     for name, left in a.items():
-        x, y = left.float().flatten(), b[name].float().flatten()
-        rows.append(torch.stack([x @ y, x @ x, y @ y]))
+        right = b[name]
+        # No dot products: a GPU may be set to take those in TF32.
+        rows.append(torch.stack([(left * right).sum(), left.square().sum(), right.square().sum()]))
     inner, xx, yy = syncs.read(torch.stack(rows).sum(0)).tolist()
     return inner / (xx * yy) ** 0.5 if xx > 0 and yy > 0 else 0.0

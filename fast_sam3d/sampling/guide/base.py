@@ -36,7 +36,11 @@ class Guidance:
 
 
 class Guiding(Protocol):
-    """The state of a `Guide` during one solve. Leaves are velocities of the network, before guidance mixes them."""
+    """The state of a `Guide` during one solve.
+
+    Leaves are velocities of the network before guidance mixes them, in float32 or better and outside of autocast
+    (`fast_sam3d.sampling.precision`). A stand-in is cast to the network's type.
+    """
 
     def stand_in(self, conditional: Leaves) -> Leaves | None:
         """The unconditional velocity without the network; None asks for the call."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fast_sam3d.ranges import Whole, setting
@@ -53,12 +52,8 @@ class Reusing:
         # Of other tokens, where only some of them entered the network.
         if kept.keys() != conditional.keys() or any(kept[name].shape != c.shape for name, c in conditional.items()):
             return None
-        return {name: (c.to(kept[name].dtype) + kept[name]).to(c.dtype) for name, c in conditional.items()}
+        return {name: c + kept[name] for name, c in conditional.items()}
 
     def learn(self, conditional: Leaves, unconditional: Leaves) -> None:
         """See `Guiding`."""
-        self._difference = {name: _wide(unconditional[name]) - _wide(c) for name, c in conditional.items()}
-
-
-def _wide(value: Tensor) -> Tensor:
-    return value.to(torch.promote_types(value.dtype, torch.float32))
+        self._difference = {name: unconditional[name] - c for name, c in conditional.items()}

@@ -55,7 +55,7 @@ class AdamsBashforth(Integrate):
         mean = slopes[0]
         for slope, powers in zip(slopes[1:], monomials(times)[1:], strict=True):
             mean = mean + sum(c * mean_power(a, b, i) for i, c in enumerate(powers)) * slope
-        return mean.to(newest.dtype)
+        return mean
 
 
 def mean_power(a: float, b: float, power: int) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fast_sam3d.ranges import Real, setting
@@ -35,6 +34,5 @@ class Anchored(Predict):
         anchor = history[0].v
         if len(history) == 1:
             return anchor
-        dtype = torch.promote_types(anchor.dtype, torch.float32)
-        slope = (anchor.to(dtype) - history[1].v.to(dtype)) / (history[0].t - history[1].t)
-        return (anchor.to(dtype) + self.beta * (t - history[0].t) * slope).to(anchor.dtype)
+        slope = (anchor - history[1].v) / (history[0].t - history[1].t)
+        return anchor + self.beta * (t - history[0].t) * slope

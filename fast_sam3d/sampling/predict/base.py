@@ -20,12 +20,12 @@ class Predict(Part):
         """Predict the velocity.
 
         Args:
-            history: at least one evaluation of the leaf, newest first.
+            history: at least one evaluation of the leaf, newest first, in float32 or better.
             t: the time to predict at.
             x: the leaf's state at t.
 
         Returns:
-            the velocity, with the shape and dtype of the newest evaluated one.
+            the velocity, with the shape of the newest evaluated one; it is then cast to the network's type.
         """
         raise NotImplementedError
 
@@ -49,11 +49,13 @@ class Integrate(Predict):
         """The mean velocity over a step.
 
         Args:
-            history: at least one evaluation of the leaf, newest first; the newest is at `start` where the network ran.
+            history: at least one evaluation of the leaf, newest first, in float32 or better; the newest is at `start`
+                where the network ran.
             start, end: of the step, in t.
             x: the leaf's state at `start`.
 
         Returns:
-            (state at end - x) / (end - start), with the shape and dtype of the newest evaluated velocity.
+            (state at end - x) / (end - start), with the shape of the newest evaluated velocity; it is then cast to the
+            network's type.
         """
         raise NotImplementedError

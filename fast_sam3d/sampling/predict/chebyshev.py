@@ -38,14 +38,13 @@ class Chebyshev(Predict):
     def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
         """See `Predict`."""
         times = [evaluation.t for evaluation in history]
-        dtype = torch.promote_types(history[0].v.dtype, torch.float32)
-        values = [evaluation.v.to(dtype) for evaluation in history]
+        values = [evaluation.v for evaluation in history]
         weights = fit(times, t, min(self.terms, len(times)), self.ridge)
         fitted = sum(w * v for w, v in zip(weights, values, strict=True))
         line = values[0]
         if len(values) > 1:
             line = line + (t - times[0]) / (times[0] - times[1]) * (values[0] - values[1])
-        return (self.blend * fitted + (1 - self.blend) * line).to(history[0].v.dtype)
+        return self.blend * fitted + (1 - self.blend) * line
 
 
 def fit(times: Sequence[float], t: float, terms: int, ridge: float) -> list[float]:

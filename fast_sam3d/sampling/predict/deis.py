@@ -53,16 +53,13 @@ class Deis(Integrate):
         if start >= 1 or (count == 1 and start == history[0].t):
             return newest
         times = [history[i].t for i in range(count)]
-        dtype = torch.promote_types(newest.dtype, torch.float32)
-        data = [
-            evaluation.x.to(dtype) + (1 - evaluation.t) * evaluation.v.to(dtype) for evaluation in list(history)[:count]
-        ]
+        data = [evaluation.x + (1 - evaluation.t) * evaluation.v for evaluation in list(history)[:count]]
         # x_b - x_a = (b - a) / (1 - a) (mean of D - x_a), where the mean of u^p is weighted with 1 / (1 - s)^2.
         mean = torch.zeros_like(data[0])
         for slope, powers in zip(differences(times, data), monomials(times), strict=True):
             weight = sum(c * weighted_power(start, end, times[0], i) for i, c in enumerate(powers))
             mean = mean + weight * slope
-        return ((mean - x.to(dtype)) / (1 - start)).to(newest.dtype)
+        return (mean - x) / (1 - start)
 
 
 def weighted_power(start: float, end: float, origin: float, power: int) -> float:

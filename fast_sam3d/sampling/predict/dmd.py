@@ -66,12 +66,11 @@ class DynamicModes(Predict):
         if count < self.least:
             return self.fallback(history, t, x)
         newest = history[0]
-        dtype = torch.promote_types(newest.v.dtype, torch.float32)
-        snapshots = torch.stack([history[i].v.to(dtype).flatten() for i in reversed(range(count))], dim=1)
+        snapshots = torch.stack([history[i].v.flatten() for i in reversed(range(count))], dim=1)
         ahead = (t - newest.t) / (newest.t - history[1].t)
         try:
-            return continued(snapshots, ahead, self.cutoff, history.syncs).reshape(newest.v.shape).to(newest.v.dtype)
-        except torch.linalg.LinAlgError:  # degenerate modes, or a velocity that is not finite
+            return continued(snapshots, ahead, self.cutoff, history.syncs).reshape(newest.v.shape)
+        except torch.linalg.LinAlgError:
             return self.fallback(history, t, x)
 
 
@@ -96,11 +95,16 @@ def continued(snapshots: Tensor, ahead: float, cutoff: float, syncs: Syncs) -> T
         syncs: of the solve; the device is read once.
 
     Returns:
-        [D]; not a number where the modes are degenerate.
+        [D].
+
+    Raises:
+        torch.linalg.LinAlgError: the modes are degenerate, or a snapshot is not finite.
     """
     # All that follows lies in the span of the snapshots, so it is done in their n coordinates, on the host in float64.
     basis, coordinates = orthonormal(snapshots)
     known = syncs.read(coordinates).double()
+    if not bool(torch.isfinite(known).all()):
+        raise torch.linalg.LinAlgError("a snapshot is not finite")
     before, after, last = known[:, :-1], known[:, 1:], known[:, -1]
     u, s, vh = torch.linalg.svd(before, full_matrices=False)
     rank = int((s > cutoff * s[0]).sum())
@@ -126,16 +130,17 @@ def orthonormal(columns: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         [D, n] of length 1, or 0 where a column adds no direction; [n, n] upper triangular.
     """
-    count = columns.shape[1]
-    basis, coordinates = torch.zeros_like(columns), columns.new_zeros(count, count)
-    for i in range(count):
-        rest = columns[:, i]
+    rows = columns.T.contiguous()
+    basis, coordinates = torch.zeros_like(rows), columns.new_zeros(len(rows), len(rows))
+    for i, row in enumerate(rows):
+        rest = row
         for _ in range(2):
-            along = basis.T @ rest
-            rest = rest - basis @ along
+            # No matrix products: a GPU may be set to take those in TF32.
+            along = (basis * rest).sum(1)
+            rest = rest - (basis * along[:, None]).sum(0)
             coordinates[:, i] += along
         length = rest.norm()
-        new = length > 100 * torch.finfo(length.dtype).eps * columns[:, i].norm()  # else it is rounding
+        new = length > 100 * torch.finfo(length.dtype).eps * row.norm()  # else it is rounding
         coordinates[i, i] += torch.where(new, length, 0)
-        basis[:, i] = torch.where(new, rest / length, 0)
-    return basis, coordinates
+        basis[i] = torch.where(new, rest / length, 0)
+    return basis.T, coordinates

@@ -57,7 +57,7 @@ class Hermite(Predict):
         for i in range(1, count):
             # A divided difference is the i-th derivative over i! already.
             result = result + (self.sigma * unit) ** i * terms[i] * slopes[i]
-        return result.to(newest.dtype)
+        return result
 
 
 def hermite(x: float, count: int) -> Sequence[float]:

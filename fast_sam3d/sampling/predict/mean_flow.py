@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fast_sam3d.ranges import Whole, setting
@@ -42,8 +41,7 @@ class MeanFlow(Integrate):
         if len(history) == 1:
             return last.v
         first = history[min(self.window, len(history) - 1)]
-        dtype = torch.promote_types(last.v.dtype, torch.float32)
-        mean = (last.x.to(dtype) - first.x.to(dtype)) / (last.t - first.t)
-        bend = (last.v.to(dtype) - mean) / (last.t - first.t)
+        mean = (last.x - first.x) / (last.t - first.t)
+        bend = (last.v - mean) / (last.t - first.t)
         # ((end - e) mean to end - (start - e) mean to start) / (end - start)
-        return (last.v.to(dtype) + (start - last.t + end - last.t) * bend).to(last.v.dtype)
+        return last.v + (start - last.t + end - last.t) * bend

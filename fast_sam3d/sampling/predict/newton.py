@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
@@ -16,10 +15,9 @@ def differences(times: Sequence[float], values: Sequence[Tensor]) -> list[Tensor
         values: [n] tensors of one shape.
 
     Returns:
-        [n] tensors, in float32 or better.
+        [n] tensors of that shape.
     """
-    dtype = torch.promote_types(values[0].dtype, torch.float32)
-    row = [value.to(dtype) for value in values]
+    row = list(values)
     found = [row[0]]
     for level in range(1, len(row)):
         row = [(row[i] - row[i + 1]) / (times[i] - times[i + level]) for i in range(len(row) - 1)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fast_sam3d.sampling.history import History
@@ -25,5 +24,4 @@ class Offset(Predict):
     def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
         """See `Predict`."""
         last = history[0]
-        dtype = torch.promote_types(last.v.dtype, torch.float32)
-        return (x.to(dtype) + (last.v.to(dtype) - last.x.to(dtype))).to(last.v.dtype)
+        return x + (last.v - last.x)

@@ -32,7 +32,7 @@ def extrapolate(history: History[LeafEvaluation], t: float, order: int) -> Tenso
     for slope, time in zip(slopes[1:], times, strict=False):
         weight *= t - time
         result = result + weight * slope
-    return result.to(newest.dtype)
+    return result
 
 
 @dataclass(frozen=True, slots=True)

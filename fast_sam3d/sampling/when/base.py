@@ -26,7 +26,7 @@ class When(Part):
             guidance: the pipeline's in this solve; None where it has none.
 
         Returns:
-            (step, history, state at the step) -> whether the network runs; called once for every step between the
-            first and the last, in order.
+            (step, history, state at the step) -> whether the network runs; tensors are in float32 or better. Called
+            once for every step between the first and the last, in order.
         """
         raise NotImplementedError

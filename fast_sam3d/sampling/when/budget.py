@@ -72,7 +72,7 @@ def _sizes(pairs: Sequence[tuple[Leaves, Leaves | None]], syncs: Syncs) -> list[
     """Mean magnitude over all entries of all leaves, of the difference where there are two; reads the device once."""
     sums, counts = [], []
     for leaves, other in pairs:
-        parts = [leaf.float() if other is None else leaf.float() - other[name].float() for name, leaf in leaves.items()]
+        parts = [leaf if other is None else leaf - other[name] for name, leaf in leaves.items()]
         sums.append(torch.stack([part.abs().sum() for part in parts]).sum())
         counts.append(sum(part.numel() for part in parts))
     return [total / count for total, count in zip(syncs.read(torch.stack(sums)).tolist(), counts, strict=True)]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-import torch
 from torch import Tensor
 
 from fast_sam3d.sampling.history import History
@@ -37,12 +36,10 @@ class Merged:
             x: [1, N, C] states. fresh: [1, K, C] velocities of those that entered. t: time, below 1.
 
         Returns:
-            [1, N, C], dtype of `fresh`.
+            [1, N, C].
         """
-        dtype = torch.promote_types(fresh.dtype, torch.float32)
-        state = x.to(dtype)
-        data = state[:, self.index] + (1 - t) * fresh.to(dtype)
-        velocity = ((data[:, self.source] - state) / (1 - t)).to(fresh.dtype)
+        data = x[:, self.index] + (1 - t) * fresh
+        velocity = (data[:, self.source] - x) / (1 - t)
         return velocity.index_copy(1, self.index, fresh)
 
 
@@ -80,7 +77,7 @@ class Where(Part):
 
         Returns:
             (step, history) -> [K] int64 ascending indices of the tokens that enter the network, the others keep their
-            last velocity; or `Merged`, or `Held`; None: all enter. Called at every evaluated step between the first
-            and the last.
+            last velocity; or `Merged`, or `Held`; None: all enter. The history is in float32 or better. Called at every
+            evaluated step between the first and the last.
         """
         raise NotImplementedError

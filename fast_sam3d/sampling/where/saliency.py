@@ -60,7 +60,7 @@ class Saliency(Where):
             motion = unit(score)
             if len(history) > 1:
                 (before,) = history[1].v.values()
-                motion = motion + self.gamma * unit(_norm(newest.float() - before.float()))
+                motion = motion + self.gamma * unit(_norm(newest - before))
             saliency = 0.5 * motion + 0.5 * detail
             return history.syncs.rows(top_cells(saliency, cell, count, kept)[cell])
 
@@ -89,5 +89,5 @@ def top_cells(score: Tensor, cell: Tensor, count: int, kept: int) -> Tensor:
 
 
 def _norm(velocity: Tensor) -> Tensor:
-    """[1, N, C] -> [N] float32."""
-    return velocity[0].float().norm(dim=-1)
+    """[1, N, C] -> [N]."""
+    return velocity[0].norm(dim=-1)

@@ -79,11 +79,11 @@ class Stability(Where):
 
 
 def shape(leaves: Leaves) -> Tensor:
-    """[N, C] float32, the leaf that holds the shape: the one with most tokens."""
-    return max(leaves.values(), key=lambda leaf: leaf.shape[-2])[0].float()
+    """[N, C] the leaf that holds the shape: the one with most tokens."""
+    return max(leaves.values(), key=lambda leaf: leaf.shape[-2])[0]
 
 
 def shape_data(evaluation: Evaluation) -> Tensor:
     """[1, N, C] the shape that an evaluation points at."""
     name = max(evaluation.x, key=lambda leaf: evaluation.x[leaf].shape[-2])
-    return (evaluation.x[name].float() + (1 - evaluation.t) * evaluation.v[name].float())[:1]
+    return (evaluation.x[name] + (1 - evaluation.t) * evaluation.v[name])[:1]

@@ -54,7 +54,7 @@ class MergeCells(Where):
                 return None
             last = history[0]
             (x,), (v,) = last.x.values(), last.v.values()
-            data = (x.float() + (1 - last.t) * v.float())[0]
+            data = (x + (1 - last.t) * v)[0]
             return blocks.merge(blocks.alike(data)[:merged], history.syncs)
 
         return choose

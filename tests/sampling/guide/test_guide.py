@@ -169,16 +169,6 @@ def test_a_difference_of_other_tokens_is_not_used() -> None:
     assert guiding.stand_in(some) is not None
 
 
-def test_half_precision_differences_and_their_dtypes() -> None:
-    guiding = Reuse(interval=9, warmup=1).start()
-    c, u = {"x": torch.tensor([1000.0]).bfloat16()}, {"x": torch.tensor([1004.0]).bfloat16()}
-    guiding.stand_in(c)
-    guiding.learn(c, u)
-    stand_in = guiding.stand_in(c)
-    assert stand_in is not None and stand_in["x"].dtype == torch.bfloat16
-    assert torch.equal(stand_in["x"], u["x"])
-
-
 def test_cosine_and_threshold_by_hand() -> None:
     a = {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
     assert cosine(a, {"a": torch.tensor([3.0]), "b": torch.zeros(1)}, Syncs()) == pytest.approx(0.6)

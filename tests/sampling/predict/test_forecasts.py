@@ -228,19 +228,6 @@ def test_blend_zero_is_linear_extrapolation() -> None:
     torch.testing.assert_close(Chebyshev(blend=0.0)(past, 0.6, NOTHING), Taylor(1)(past, 0.6, NOTHING))
 
 
-@pytest.mark.parametrize("predictor", [Hermite(), DynamicModes(), MeanFlow(), Chebyshev()])
-def test_half_precision_is_computed_in_float32(predictor: Any) -> None:
-    generator = torch.Generator().manual_seed(1)
-    rows = [torch.randn(300, generator=generator).bfloat16() for _ in range(5)]
-    times = [0.1, 0.2, 0.3, 0.4, 0.5]
-    half = predictor(history(times, rows, [r.float() for r in rows]), 0.6, NOTHING)
-    full = predictor(history(times, [r.float() for r in rows], [r.float() for r in rows]), 0.6, NOTHING)
-    assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half, full.bfloat16(), rtol=1e-2, atol=1e-4)
-    one = history([0.1], rows[:1], rows[:1])
-    torch.testing.assert_close(predictor(one, 0.2, NOTHING), rows[0], rtol=1, atol=0.5)
-
-
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [

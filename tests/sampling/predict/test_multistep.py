@@ -162,21 +162,6 @@ def test_velocity_at_a_time_is_the_limit_of_a_short_step() -> None:
         torch.testing.assert_close(predictor(past, 0.5, x), predictor.over(past, 0.5, 0.5 + 1e-7, x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("predictor", [AdamsBashforth(3), Deis(3)])
-def test_half_precision_is_computed_in_float32(predictor: AdamsBashforth | Deis) -> None:
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randn(200, generator=generator) for _ in range(4)]
-    x = rows.pop()
-    half: History[LeafEvaluation] = History(3)
-    full: History[LeafEvaluation] = History(3)
-    for t, v in zip([0.1, 0.3, 0.4], rows, strict=True):
-        half.push(LeafEvaluation(t, x, v.bfloat16()))
-        full.push(LeafEvaluation(t, x, v.bfloat16().float()))
-    got = predictor.over(half, 0.5, 0.6, x)
-    assert got.dtype == torch.bfloat16
-    assert torch.equal(got, predictor.over(full, 0.5, 0.6, x).bfloat16())
-
-
 @pytest.mark.parametrize(("kind", "order"), [(AdamsBashforth, 0), (AdamsBashforth, 5), (Deis, 4), (Deis, 1.0)])
 def test_invalid_settings_are_refused(kind: type, order: object) -> None:
     with pytest.raises(ConfigError, match=f"order is {order}: give a whole number from 1 to"):

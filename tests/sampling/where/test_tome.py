@@ -84,7 +84,6 @@ def test_predicted_data_is_copied_instead_of_the_velocity() -> None:
     x, fresh = torch.tensor([[[4.0], [1.0]]]), torch.tensor([[[6.0]]])
     velocity = merged.spread(x, fresh, 0.5)
     assert velocity.flatten().tolist() == [0.0, 6.0]  # both end at 1 + 0.5 * 6 = 4
-    assert merged.spread(x, fresh.half(), 0.5).dtype == torch.float16
 
 
 def solve(method: dict[str, Any] | None, coords: Tensor, targets: Tensor, steps: int = 12) -> tuple[Tensor, Any]:

@@ -1,0 +1,1 @@
+"""Time and memory of the full-size networks with random weights, measured within a time budget."""

@@ -1,0 +1,119 @@
+"""The table of a measurement, from its JSON."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from fast_sam3d.errors import FastSam3dError
+
+HEADER: Final = (
+    "networks", "voxels", "variant", "SS", "SLaT", "mesh", "gaussians", "total", "speed-up", "peak", "calls", "rounds",
+)  # fmt: skip
+STAGES: Final = ("ss", "slat", "mesh", "gaussian")
+OFF: Final = "off"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A measurement.
+
+    Raises:
+        FastSam3dError: not one.
+    """
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if results["format"] != 1 or not isinstance(results["cells"], list):
+            raise ValueError("not of format 1")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FastSam3dError(f"{path} is not a result of measure-gpu ({error}): give its JSON file") from error
+    return results
+
+
+def rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """One row for each kind of networks, size and variant: median seconds, GB, network calls.
+
+    The time of the sparse structure, which is measured once, is part of the row of every size.
+    """
+    structures = {_kind(cell): cell for cell in results["cells"] if cell["voxels"] is None}
+    objects = [cell for cell in results["cells"] if cell["voxels"] is not None]
+    found = [
+        _row([structures[_kind(cell)]] * (_kind(cell) in structures) + [cell], way["name"])
+        for cell in objects
+        for way in cell["variants"]
+    ]
+    alone = structures.keys() - {_kind(cell) for cell in objects}
+    return found + [
+        _row([structures[kind]], way["name"]) for kind in sorted(alone) for way in structures[kind]["variants"]
+    ]
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The table and the facts that it needs, as Markdown."""
+    lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
+    return "\n".join([*lines, "", *notes(results)])
+
+
+def notes(results: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences below the table."""
+    machine = results["machine"]
+    driver = f", driver {machine['driver']}" if machine.get("driver") else ""
+    cuda = f", CUDA {machine['cuda']}{driver}" if machine.get("device") == "cuda" else f", {machine['processor']}"
+    size, steps = "tiny" if results["small"] else "full-size", results["steps"]
+    yield (
+        f"{machine['card']}, torch {machine['torch']}{cuda}; {size} networks with random weights,"
+        f" {steps} + {steps} steps, median seconds; peak in GB, weights of the measured networks included."
+    )
+    for row in results["surfaces"]:
+        yield (
+            f"Extracting the mesh's surface on the processor, not in the table: {row['seconds']:.1f} s for"
+            f" {row['voxels']:,} voxels, {row['faces']:,} faces."
+        )
+    for cell in results["cells"]:
+        for row in cell["variants"]:
+            if row.get("error") or row.get("finite") is False:
+                yield f"{cell['label']}, {row['name']}: {row.get('error') or 'the result is not finite'}."
+        yield from (f"{cell['label']}: {line}" for line in cell["log"] if not line.startswith("info"))
+    for skipped in results["skipped"]:
+        yield f"Not measured: {skipped['cell']}: {skipped['reason']}."
+    tests = results.get("tests")
+    if tests:
+        numbers = (f"{tests[name]} {name}" for name in ("passed", "failed", "skipped") if name in tests)
+        yield f"Tests marked gpu: {', '.join(numbers) or tests['not_run']}."
+    if results.get("note"):
+        yield f"Note: {results['note']}."
+
+
+def _kind(cell: Mapping[str, Any]) -> str:
+    return ", ".join([*["stock"] * cell["stock"], cell["precision"], *["compiled"] * cell["compiled"]])
+
+
+def _row(cells: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
+    """One variant in the cell of the sparse structure, in that of the object, or in both."""
+    seconds: dict[str, list[float]] = {}
+    plain: dict[str, list[float]] = {}
+    calls, peaks = 0.0, []
+    for cell in cells:
+        ways = {way["name"]: way for way in cell["variants"]}
+        way = ways.get(name, {})
+        seconds |= way.get("seconds", {})
+        plain |= ways[OFF]["seconds"]
+        calls += sum(way.get("calls", {}).values())
+        known = [peak for values in way.get("peak_bytes", {}).values() for peak in values if peak is not None]
+        peaks += [cell.get("weights_bytes", 0) + peak for peak in known]
+    size = cells[-1]["voxels"]
+    medians = {stage: statistics.median(values) for stage, values in seconds.items() if values}
+    total = ratio = ""
+    if medians and medians.keys() == plain.keys():
+        own, off = ([sum(round_) for round_ in zip(*times.values(), strict=False)] for times in (seconds, plain))
+        total = f"{sum(medians.values()):.3f}"
+        ratio = f"{statistics.median(a / b for a, b in zip(off, own, strict=False)):.2f}×"
+    return (
+        _kind(cells[-1]), "" if size is None else f"{size:,}", name,
+        *(f"{medians[stage]:.3f}" if stage in medians else "" for stage in STAGES),
+        total, ratio, f"{max(peaks) / 1e9:.1f}" if peaks else "", f"{calls:g}",
+        str(min(map(len, seconds.values()), default=0)),
+    )  # fmt: skip
