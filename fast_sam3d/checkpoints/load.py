@@ -119,7 +119,10 @@ def _named(name: str) -> Checkpoint:
         return Checkpoint("mini", resource("checkpoints/mini"), "mini", "it was asked for")
     tags = {p.name for root in roots for p in _folders(root)} | {"mini"}
     help_text = f"; {GATED_HELP}" if name == DEFAULT_STOCK_TAG else ""
-    looked = ", ".join(dict.fromkeys((*map(str, tagged), os.path.abspath(os.path.expanduser(name)))))
+    path = os.path.abspath(os.path.expanduser(name))
+    if os.path.isfile(path):
+        raise CheckpointError(f"{path} is a file: give the folder that holds it together with {_SETTINGS}")
+    looked = ", ".join(dict.fromkeys((*map(str, tagged), path)))
     raise CheckpointError(f"there is no checkpoint '{name}' (looked for {looked}): {suggest(name, tags)}{help_text}")
 
 

@@ -36,6 +36,9 @@ At the published sizes an encoder's pass is 5.4 MiB of tokens and up to 3.1 MiB 
 network's is 40 bytes per pixel of the image, 0.08 GiB for two images of a megapixel.
 """
 
+PLAIN: Final[tuple[type, ...]] = (Tensor, nn.Parameter)
+"""Types of tensors that a copy keeps all of."""
+
 _OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
 
 State: TypeAlias = tuple[Hashable, ...]
@@ -294,7 +297,7 @@ def _copy(value: Any) -> Any:
         return value
     if type(value) is dict:
         return {key: _copy(item) for key, item in value.items()}
-    if type(value) not in (Tensor, nn.Parameter) or value.is_meta:
+    if type(value) not in PLAIN or value.is_meta:
         raise ValueError(f"it takes or returns a {type(value).__name__}")
     with torch.inference_mode(False), torch.no_grad():
         copied = value.detach().clone()

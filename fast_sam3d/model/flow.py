@@ -28,7 +28,7 @@ def time_grid(steps: int, rescale_t: float = 1.0) -> Tensor:
     """
     if steps < 1:
         raise ValueError(f"inference steps must be at least 1, got {steps}")
-    s = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    s = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     return s / (1 + (rescale_t - 1) * (1 - s))
 
 
@@ -198,7 +198,7 @@ class FlowMatching(nn.Module):
 
     def _generate_dynamics(self, x_t: Tree, t: float, *args: Any, **kwargs: Any) -> Tree:
         device = tree_leaves(x_t)[0].device
-        scaled = torch.tensor(t * self.time_scale, device=device, dtype=torch.float32)
+        scaled = torch.full((), t * self.time_scale, device=device, dtype=torch.float32)
         return self.reverse_fn(x_t, scaled, *args, **kwargs)
 
 
@@ -231,6 +231,6 @@ class ShortCut(FlowMatching):
 
     def _generate_dynamics(self, x_t: Tree, t: float, d: float, *args: Any, **kwargs: Any) -> Tree:
         device = tree_leaves(x_t)[0].device
-        scaled = torch.tensor([t * self.time_scale], device=device, dtype=torch.float32)
-        step = torch.tensor([d * self.time_scale], device=device, dtype=torch.float32)
+        scaled = torch.full((1,), t * self.time_scale, device=device, dtype=torch.float32)
+        step = torch.full((1,), d * self.time_scale, device=device, dtype=torch.float32)
         return self.reverse_fn(x_t, scaled, *args, d=step, **kwargs)

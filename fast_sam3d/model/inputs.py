@@ -119,7 +119,7 @@ def match_size(pointmap: Any, height: int, width: int) -> torch.Tensor:
     Raises:
         InputError: not [H, W, 3], or of another aspect ratio.
     """
-    points = torch.as_tensor(pointmap, dtype=torch.float32)
+    points = torch.as_tensor(pointmap, dtype=torch.float32, device="cpu")
     if points.ndim != 3 or points.shape[-1] != 3 or not points.numel():
         raise InputError(f"the pointmap is {list(points.shape)}: give [height, width, 3]")
     rows, columns = points.shape[:2]
@@ -128,7 +128,7 @@ def match_size(pointmap: Any, height: int, width: int) -> torch.Tensor:
             f"the pointmap is {rows}x{columns} and the picture {height}x{width}: make it from that picture"
         )
     if (rows, columns) != (height, width):
-        r = ((torch.arange(height) + 0.5) * rows / height).long()
-        c = ((torch.arange(width) + 0.5) * columns / width).long()
+        r = ((torch.arange(height, device="cpu") + 0.5) * rows / height).long()
+        c = ((torch.arange(width, device="cpu") + 0.5) * columns / width).long()
         points = points[r[:, None], c]
     return torch.where(points.isfinite().all(-1, keepdim=True), points, torch.nan)

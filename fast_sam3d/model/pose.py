@@ -101,8 +101,8 @@ class PoseDecoder:
     """
 
     def __init__(self, mean: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]]) -> None:
-        self.mean = {name: torch.tensor(values) for name, values in mean.items()}
-        self.std = {name: torch.tensor(values) for name, values in std.items()}
+        self.mean = {name: torch.tensor(values, device="cpu") for name, values in mean.items()}
+        self.std = {name: torch.tensor(values, device="cpu") for name, values in std.items()}
 
     def __call__(self, result: Mapping[str, Tensor], scene_scale: Tensor, scene_shift: Tensor) -> dict[str, Tensor]:
         """rotation [B, 4] wxyz, translation [B, 3], scale [B, 3]; see `decode_pose`."""

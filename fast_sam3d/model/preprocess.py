@@ -133,12 +133,12 @@ def crop_condition(
         reach = side * longer / out / 2**0.5
         snapped = _snap_to_mask(mask, row_of, column_of, reach)
         crop_mask, inside = crop_mask | snapped, inside | snapped
-    points = torch.as_tensor(pointmap)[torch.from_numpy(row_of), torch.from_numpy(column_of)].float().cpu()
+    points = torch.as_tensor(pointmap, device="cpu")[torch.from_numpy(row_of), torch.from_numpy(column_of)].float()
     points[~torch.from_numpy(inside)] = torch.nan
     try:
         normal, scale, shift = normalise_pointmap(points, torch.from_numpy(crop_mask))
     except ValueError as error:
-        if torch.isfinite(torch.as_tensor(pointmap)[torch.from_numpy(mask)]).all(-1).any():
+        if torch.isfinite(torch.as_tensor(pointmap, device="cpu")[torch.from_numpy(mask)]).all(-1).any():
             raise InputError(
                 f"the pointmap has too few points on the object, none at the {out} x {out} samples:"
                 " give another pointmap or none"
@@ -165,10 +165,10 @@ def infer_focal(pointmap: Tensor | NDArray[np.float32]) -> float:
     height, width = pointmap.shape[:2]
     longer = max(height, width)
     step = max(longer // 256, 1)  # a sparse grid of pixels suffices
-    points = torch.as_tensor(pointmap)[::step, ::step].double().cpu()
+    points = torch.as_tensor(pointmap, device="cpu")[::step, ::step].double()
     v, u = torch.meshgrid(
-        (torch.arange(0, height, step, dtype=torch.float64) + 0.5 - height / 2) / longer,
-        (torch.arange(0, width, step, dtype=torch.float64) + 0.5 - width / 2) / longer,
+        (torch.arange(0, height, step, dtype=torch.float64, device="cpu") + 0.5 - height / 2) / longer,
+        (torch.arange(0, width, step, dtype=torch.float64, device="cpu") + 0.5 - width / 2) / longer,
         indexing="ij",
     )
     good = torch.isfinite(points).all(-1) & (points[..., 2] > 0)

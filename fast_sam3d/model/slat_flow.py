@@ -148,5 +148,6 @@ def _grid(coords: Tensor | np.ndarray | SparseGrid, device: torch.device) -> Spa
     """The grid of `coords`, on `device` unless that is meta."""
     if isinstance(coords, SparseGrid):
         return coords
-    coords = torch.as_tensor(coords)
+    if not isinstance(coords, Tensor):
+        coords = torch.as_tensor(coords, device="cpu")
     return SparseGrid(coords if device.type == "meta" else coords.to(device))

@@ -117,7 +117,8 @@ class Stages:
         focal = infer_focal(points) * max(height, width)
         intrinsics = None
         if focal:
-            intrinsics = torch.tensor([[focal / width, 0, 0.5], [0, focal / height, 0.5], [0, 0, 1]])
+            rows = [[focal / width, 0, 0.5], [0, focal / height, 0.5], [0, 0, 1]]
+            intrinsics = torch.tensor(rows, device="cpu")
         return {
             "pointmap": points.permute(2, 0, 1),
             "pts_color": colours,

@@ -36,6 +36,7 @@ T = TypeVar("T")
 class Bar(AbstractContextManager["Bar"]):
     """One progress bar on the error stream; a context manager. Without a terminal, a log line every half minute.
 
+    Lines that other code writes in the meantime appear above it; see `fast_sam3d.run.terminal`.
     It has no thread, so the process can be forked while a bar is drawn.
 
     Args:
@@ -54,13 +55,15 @@ class Bar(AbstractContextManager["Bar"]):
         self._shown = self._began = time.perf_counter()
         if not (sys.stderr.isatty() if draw is None else draw):
             return
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        from fast_sam3d.run.terminal import LinesAbove
+
+        self._above = LinesAbove()
         self._progress = Progress(
             TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.fields[note]}", markup=False),
-            console=Console(stderr=True, force_terminal=True), auto_refresh=False, transient=not keep,
+            console=self._above.console, auto_refresh=False, transient=not keep,
             redirect_stdout=False, redirect_stderr=False,
         )  # fmt: skip
         self._task = self._progress.add_task(title, total=total, completed=done, note="")
@@ -92,6 +95,7 @@ class Bar(AbstractContextManager["Bar"]):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+            self._above.close()
 
     @property
     def seconds(self) -> float:

@@ -92,6 +92,7 @@ class Solve:
         self._velocity: Tree | None = None
         guiding = None if method is None else method.guide.start(self._syncs)
         self.state = SolveState(None if guiding is None else GuidedCalls(guiding, stage.bare), self._syncs)
+        self._counted = self._syncs.count
 
     def __call__(self, x: Tree, t: Any, *args: Any, **kwargs: Any) -> Tree:
         self._asked += 1
@@ -131,10 +132,12 @@ class Solve:
                 network_calls=self._made,
                 network_calls_saved=self._saved,
                 tokens=self._tokens,
+                syncs=self._syncs.count - self._counted,
             )
             for log in self._logs:
                 log.step(record)
         self._step += 1
+        self._counted = self._syncs.count
         self._asked = self._made = self._saved = self._tokens = 0
 
     def outcome(self, x: Tree) -> tuple[bool | None, list[int]]:

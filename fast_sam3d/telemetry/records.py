@@ -29,6 +29,7 @@ class StepRecord:
         network_calls_saved: those that a prediction or the guidance method saved.
         tokens: tokens that the network processed in one call; 0 when predicted.
         fallback: the prediction was not finite, so the last velocity was held; known once the solve is complete.
+        syncs: how often the method made the host wait for the device (`fast_sam3d.sampling.syncs`).
     """
 
     step: int
@@ -38,6 +39,7 @@ class StepRecord:
     network_calls_saved: int
     tokens: int
     fallback: bool = False
+    syncs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class SolveRecord:
         steps: taken so far, in order.
         complete: the last step was taken; False after an abort.
         context_bytes: memory of the context's cached keys and values during the solve.
-        syncs: how often the method makes the host wait for the device (`fast_sam3d.sampling.syncs`).
+        syncs: as in a step, those at the start and at the end of the solve included.
         finite: whether all values of the final state are; None after an abort, or where unknown.
         objects: sampled together in this solve. A report counts the steps of each, and the network calls once.
         shared_by: objects of the batch that this solve was part of. A report of one of them counts its own steps, and

@@ -242,6 +242,11 @@ def test_files_of_the_hubs_cache_are_links_without_an_ending(checkpoints, stock_
     assert load_pipeline("hf", device="cpu").parts
 
 
+def test_a_single_file_is_no_checkpoint(checkpoints):
+    path = write_stock(checkpoints / "hf") / "ss_generator.ckpt"
+    assert f"{path} is a file: give the folder" in message(find_checkpoint, path)
+
+
 def test_a_missing_checkpoint_lists_where_it_was_looked_for(checkpoints, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     text = message(find_checkpoint, "~/weights")
