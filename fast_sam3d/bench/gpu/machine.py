@@ -40,11 +40,11 @@ def device_of(name: str | None, small: bool) -> torch.device:
             " measure the CPU itself with --device cpu, which takes hours (--minutes 600)"
         )
     try:
-        device = torch.device(name or "cuda")
-        torch.empty(1, device=device).cpu()
+        there = torch.zeros(1, device=name or "cuda")
+        there.item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise FastSam3dError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
+    return there.device  # with its number
 
 
 def free_bytes(device: torch.device) -> int | None:

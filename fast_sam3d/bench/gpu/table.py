@@ -76,11 +76,13 @@ def notes(results: Mapping[str, Any]) -> Iterator[str]:
         for row in cell["variants"]:
             if row.get("error") or row.get("finite") is False:
                 yield f"{cell['label']}, {row['name']}: {row.get('error') or 'the result is not finite'}."
+        yield from (f"{cell['label']}: {line}" for line in cell["log"] if not line.startswith("info"))
     for skipped in results["skipped"]:
         yield f"Not measured: {skipped['cell']}: {skipped['reason']}."
     tests = results.get("tests")
-    if tests and "passed" in tests:
-        yield f"Tests marked gpu: {tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped."
+    if tests:
+        numbers = (f"{tests[name]} {name}" for name in ("passed", "failed", "skipped") if name in tests)
+        yield f"Tests marked gpu: {', '.join(numbers) or tests['not_run']}."
     if results.get("note"):
         yield f"Note: {results['note']}."
 
