@@ -197,7 +197,7 @@ def test_any_folder_can_be_checked(complete, capsys):
 
 def test_a_yaml_without_a_model_is_not_ready(elsewhere):
     Path("pipeline.yaml").write_text("x: 1\n")
-    assert "has no setting 'x'" in examine(str(elsewhere)).next_step
+    assert "names no _target_ and no ss_flow" in examine(str(elsewhere)).next_step
 
 
 def test_the_embedded_model_needs_neither_gpu_nor_packages(complete, capsys):

@@ -55,6 +55,7 @@ def test_one_missing_package_leaves_torch_alone(module):
         ("2.5.1", "12.4", "torchvision==0.20.1+cu124", "kaolin==0.17.0 -f torch-2.5.1_cu124", "spconv-cu124"),
         ("2.4.0", "11.8", "torchvision==0.19.0+cu118", "kaolin==0.17.0 -f torch-2.4.0_cu118", "spconv-cu118"),
         ("2.7.1", "12.8", "torchvision==0.22.1+cu128", "kaolin==0.18.0 -f torch-2.7.1_cu128", "spconv-cu126"),
+        ("2.10.0a0", "13.0", "torchvision==0.25.0+cu130", None, "spconv-cu126"),
         ("2.9.0", "13.0", "torchvision==0.24.0+cu130", None, "spconv-cu126"),
     ],
 )
