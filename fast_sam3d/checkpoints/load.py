@@ -207,6 +207,11 @@ def _kind(folder: Path) -> Literal["mini", "sam3d"]:
         raise CheckpointError(f"{folder} holds no pipeline.yaml, so it is no checkpoint: {hint}")
     settings = read_yaml(path)
     if "_target_" not in settings:
+        if "ss_flow" not in settings:
+            raise CheckpointError(
+                f"{path} names no _target_ and no ss_flow, so it is neither that of SAM 3D Objects nor that of the "
+                "embedded model: give another folder, or restore the file"
+            )
         return "mini"
     target = str(settings["_target_"])
     if target.split(".", 1)[0] != "sam3d_objects":

@@ -8,7 +8,6 @@ files keep these names, or drop `_base_models.` or the whole beginning; some add
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,8 +16,6 @@ from typing import Any
 from fast_sam3d.errors import CheckpointError
 
 __all__ = ["check_weights", "instantiate_and_load_from_pretrained", "weights_file"]
-
-log = logging.getLogger(__name__)
 
 _ROOT = "_base_models."
 
@@ -81,7 +78,6 @@ def instantiate_and_load_from_pretrained(
 
     named = Path(ckpt_path)
     path, restore = weights_file(named), _advice(named, "download or convert this file again")
-    log.info("reading %s", path)
     tensors = _tensors(path, restore)
     network = instantiate(config)
     if state_dict_fn is not None:

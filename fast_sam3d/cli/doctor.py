@@ -58,6 +58,9 @@ def _lines(found: Examination) -> Iterator[str]:
         yield _weights(weights)
     if not found.weights:
         yield _line(False, "hf", "no SAM 3D Objects weights in checkpoints/hf (--tag PATH checks another folder)")
+    for fetched in found.first_load:
+        late = f"the first load fetches {' and '.join(fetched.missing)} into {fetched.place}: it needs a network"
+        yield _line(None if fetched.missing else True, fetched.name, late if fetched.missing else fetched.place)
     yield from ("", "attention of SAM 3D Objects")
     yield _line(True, "available", ", ".join(found.attention.available) or "none")
     yield _line(True, "chosen", f"{found.attention.dense}, for sparse tensors {found.attention.sparse}")

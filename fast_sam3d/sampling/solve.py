@@ -20,7 +20,7 @@ from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Evaluation, Leaves, Tree, like, to_leaves, token_count
 from fast_sam3d.sampling.syncs import Syncs
 from fast_sam3d.sampling.tokens import Tokens
-from fast_sam3d.sampling.where import Held, Merged
+from fast_sam3d.sampling.where import Choose, Held, Merged
 from fast_sam3d.telemetry import StepRecord
 
 
@@ -81,9 +81,12 @@ class Solve:
         self._asked = 0
         self._made = self._saved = self._tokens = 0
         self._autocast = Autocast()
-        if tokens is not None and tokens.decode is not None:
-            tokens = replace(tokens, decode=partial(self._autocast.call, tokens.decode))
-        self._choose = None if method is None or tokens is None else method.where.start(tokens)
+        self._choose: Choose | None = None
+        if method is not None and tokens is not None:
+            if tokens.decode is not None:
+                tokens = replace(tokens, decode=partial(self._autocast.call, tokens.decode))
+            with self._autocast.read(tokens.coords.device).off():
+                self._choose = method.where.start(tokens)
         self._history: History[Evaluation] = History(1 if method is None else method.depth, syncs=self._syncs)
         self._decide = None if method is None else method.when.start(grid, stage.guidance(dynamics))
         self._velocity: Tree | None = None

@@ -223,6 +223,12 @@ def test_other_class_is_not_the_embedded_model(checkpoints):
     assert "trust" in text
 
 
+def test_yaml_of_something_else_is_named(checkpoints):
+    folder = write_mini(checkpoints / "mine")
+    (folder / "pipeline.yaml").write_text("x: 1\n")
+    assert f"{folder / 'pipeline.yaml'} names no _target_ and no ss_flow" in message(find_checkpoint, "mine")
+
+
 @pytest.mark.parametrize("inner", ["checkpoints", "checkpoints/hf", "snapshots/0123abc/checkpoints"])
 def test_layouts_around_a_checkpoint_are_taken(checkpoints, inner):
     folder = checkpoints / "hf" / inner
