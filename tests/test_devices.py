@@ -20,7 +20,7 @@ from fast_sam3d.exact import Exact, attention, passes, subdivision
 from fast_sam3d.sampling.method import PARTS
 from fast_sam3d.telemetry import report as telemetry
 from tests.contract import COVERING, REST, classes_of, merging
-from tests.devices import DEVICE, Accelerator, OnDevice, moved, place
+from tests.devices import DEVICE, Accelerator, OnDevice, moved, ours, place
 from tests.exact import test_attention, test_extraction, test_subdivision
 from tests.fakes import SS_SHAPES, FakePipeline
 from tests.minis import aim_at_few_voxels, random_mini, rgba
@@ -59,11 +59,6 @@ class Small(FakePipeline):
 
     def go(self) -> dict[str, Tensor]:
         return self.run(torch.linspace(0, 1, 7, device="cpu").to(self.device), seed=0)
-
-
-def ours(lines: list[str]) -> list[str]:
-    """Those of methods and savings, not of the networks and the tests."""
-    return [line for line in lines if not line.partition(" at ")[2].startswith(("model/", "geometry/", "the test"))]
 
 
 @pytest.mark.parametrize("name", SAMPLING)
