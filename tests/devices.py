@@ -230,6 +230,11 @@ class _Constructors(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def ours(lines: list[str]) -> list[str]:
+    """Those of methods and savings, not of the networks and the tests."""
+    return [line for line in lines if not line.partition(" at ")[2].startswith(("model/", "geometry/", "the test"))]
+
+
 def moved(module: nn.Module) -> None:
     """Move a module's parameters and buffers to `DEVICE`."""
     for part in module.modules():
@@ -296,13 +301,13 @@ def _autocast_as_on_a_cpu() -> Iterator[None]:
 
 
 def _site() -> str:
-    """The line that an operator comes from, "sampling/solve.py:12 name" of the package, or "the test"."""
+    """The line that an operator comes from, "sampling/solve.py:12 name"; "the test" for tests and the stock code."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
         if path.startswith(PACKAGE):
             return f"{path.removeprefix(PACKAGE)}:{frame.f_lineno} {frame.f_code.co_name}"
-        if path.startswith(TESTS) and path != __file__:
+        if (path.startswith(TESTS) and path != __file__) or "/sam3d_objects/" in path:
             break
         frame = frame.f_back
     return "the test"

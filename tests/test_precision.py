@@ -16,7 +16,9 @@ from torch import Tensor
 
 import fast_sam3d
 from fast_sam3d.config.compose import compose, group_options
+from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.exact import Exact
+from fast_sam3d.report import observe
 from fast_sam3d.telemetry import SolveRecord
 from tests.beds import EMBEDDED, differing
 from tests.contract import ROUNDED
@@ -64,6 +66,17 @@ def test_autocast_around_a_run_is_the_pipelines_own(dtype: torch.dtype) -> None:
     assert {name: value.dtype for name, value in result.items()} == {n: v.dtype for n, v in own.items()}
     assert all(torch.isfinite(value).all() for name, value in result.items() if not name.startswith("pointmap"))
     assert [s.evaluated for s in solves] == [s.evaluated for s in others]
+
+
+@pytest.mark.parametrize("preset", ["off", "default"])
+def test_an_infinite_structure_is_not_called_an_empty_picture(preset: str, caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = random_mini()
+    network = pipeline.models["ss_generator"].reverse_fn.backbone
+    network.register_forward_hook(lambda module, args, leaves: {name: v * torch.inf for name, v in leaves.items()})
+    refused = pytest.raises(FastSam3dError, match="logits of the sparse structure are not finite: run in float32")
+    with observe(pipeline), fast_sam3d.accelerated(pipeline, preset=preset), refused:
+        EMBEDDED.run(pipeline)
+    assert "ss: the sampled latents are not finite" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", HALF)

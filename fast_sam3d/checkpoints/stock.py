@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.checkpoints.files import check_stock_files, check_stock_homes, read_yaml
+from fast_sam3d.checkpoints.files import check_stock_files, check_stock_homes, converted_files, read_yaml
 from fast_sam3d.checkpoints.packages import holds, importable
 from fast_sam3d.checkpoints.requirements import FORK_MARK
 from fast_sam3d.checkpoints.tensors import instantiate_and_load_from_pretrained as load_network
@@ -104,6 +104,8 @@ def load_stock(folder: Path, device: Any, dtype: str | None, depth_model: str | 
         CheckpointError: see `check_stock`, or the pipeline cannot be built.
     """
     check_stock(folder)
+    if converted := converted_files(folder):
+        log.info("weights: %s instead of the files that pipeline.yaml names", ", ".join(converted))
     if depth_model is None:
         check_named_depth_model(folder)
     with stock_environment(), _current_device(device):

@@ -108,6 +108,17 @@ def test_a_method_under_autocast_is_that_in_float32(name: str, variant: str) -> 
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name, config in METHODS.items() if "slat" in config])
+def test_the_same_run_twice_on_a_gpu_is_the_same(name: str) -> None:
+    """Also where tokens are chosen by sums over their cells."""
+    results = []
+    for _ in range(2):
+        with accelerated(Precision(device="cuda"), METHODS[name]) as (pipeline, _report):
+            results.append(pipeline.run("slat"))
+    assert torch.equal(*results)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_under_autocast_is_that_in_float32_on_a_gpu(name: str, variant: str) -> None:

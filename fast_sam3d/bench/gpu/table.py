@@ -50,11 +50,17 @@ def rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The table and the facts that it needs, as Markdown."""
-    lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
-    return "\n".join([*lines, "", *notes(results)])
+def markdown(results: Mapping[str, Any], short: bool = False) -> str:
+    """The table and the facts that it needs, as Markdown.
+
+    Args:
+        short: only the first networks and size.
+    """
+    found, (about, *others) = rows(results), notes(results)
+    if short:
+        found, others = [row for row in found if row[:2] == found[0][:2]], []
+    lines = ["| " + " | ".join(row) + " |" for row in (HEADER, ["---"] * len(HEADER), *found)]
+    return "\n\n".join(["\n".join(lines), about, *(f"- {line}" for line in others)])
 
 
 def notes(results: Mapping[str, Any]) -> Iterator[str]:
