@@ -1,30 +1,22 @@
-"""Unpickler for torch files that builds tensors, containers and numbers, and calls nothing else a file names.
+"""Unpickler for torch files that builds tensors, mappings and numbers, and calls nothing else a file names.
 
-Passed to `torch.load` as its `pickle_module`, for files that `weights_only=True` refuses: a Lightning checkpoint also
-holds hyperparameters and the state of callbacks, whose classes are not needed to read the weights.
+Passed to `torch.load` as its `pickle_module`. The one of `weights_only=True` refuses Lightning checkpoints, which also
+hold hyperparameters and the state of callbacks; takes minutes or all memory for some small files (nested keys,
+`bytearray(n)`); and lets a file set attributes. In Python, as that one is, so that each opcode can be replaced.
 """
 
 from __future__ import annotations
 
-import collections
 import pickle
-from typing import Any, BinaryIO, Final
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO, ClassVar, Final
 
 import torch
+from torch import Tensor
 
 __all__ = ["Inert", "RefusedError", "Unpickler", "load"]
 
-_ALLOWED: Final[dict[str, Any]] = {
-    "collections.OrderedDict": collections.OrderedDict,
-    "torch.Size": torch.Size,
-    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
-    "torch._utils._rebuild_tensor": torch._utils._rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-    "torch.device": torch.device,
-    "torch.storage.UntypedStorage": torch.UntypedStorage,
-    **{f"{home}.{kind.__name__}": kind for home in ("builtins", "__builtin__") for kind in (set, frozenset)},
-    **{f"torch.{name}": kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)},
-}
 # No checkpoint needs these: a file that names one is not just weights.
 _MODULES: Final = frozenset({
     "_pickle", "code", "commands", "ctypes", "importlib", "marshal", "nt", "os", "pickle", "posix", "pty", "runpy",
@@ -40,8 +32,6 @@ class RefusedError(pickle.UnpicklingError):
 class Inert:
     """Takes the place of every other class or function: keeps nothing, does nothing."""
 
-    dump_patches = False  # torch.load looks at it for modules in files of the time before 1.6
-
     def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
         return super().__new__(cls)
 
@@ -51,12 +41,6 @@ class Inert:
     def __call__(self, *args: Any, **kwargs: Any) -> Inert:
         return self
 
-    def __setstate__(self, state: object) -> None:
-        pass
-
-    def __setitem__(self, key: object, value: object) -> None:
-        pass
-
     def append(self, item: object) -> None:
         pass
 
@@ -64,8 +48,46 @@ class Inert:
         pass
 
 
-class Unpickler(pickle.Unpickler):
-    """As the class it derives from, but `find_class` imports nothing."""
+def _mapping(pairs: Iterable[Any] = ()) -> OrderedDict[str, Any]:
+    return OrderedDict((key, value) for key, value in pairs if type(key) is str)
+
+
+def _bounded(rebuild: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Torch's function, refusing a tensor larger than its storage: torch would enlarge a storage that is not mapped."""
+
+    def call(storage: Any, *args: Any) -> Tensor:
+        memory = getattr(storage, "_untyped_storage", storage)
+        size = memory.nbytes()
+        tensor = rebuild(storage, *args)
+        if memory.nbytes() != size:
+            raise pickle.UnpicklingError("a tensor is larger than its storage")
+        return tensor
+
+    return call
+
+
+def _parameter(data: Tensor, *_: object) -> Tensor:
+    return data
+
+
+_ALLOWED: Final[dict[str, Any]] = {
+    "collections.OrderedDict": _mapping,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_tensor": _bounded(torch._utils._rebuild_tensor),
+    "torch._utils._rebuild_tensor_v2": _bounded(torch._utils._rebuild_tensor_v2),
+    "torch._utils._rebuild_tensor_v3": _bounded(torch._utils._rebuild_tensor_v3),
+    "torch.storage.UntypedStorage": torch.UntypedStorage,
+    **{f"torch.{name}": kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)},
+}
+
+_InPython: Any = vars(pickle)["_Unpickler"]
+
+
+class Unpickler(_InPython):  # type: ignore[misc]
+    """As `pickle.Unpickler`, but imports nothing, sets no attributes, and keeps no entries but those named by text."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(_InPython.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -74,7 +96,62 @@ class Unpickler(pickle.Unpickler):
             raise RefusedError(full)
         return _ALLOWED.get(full, Inert)
 
+    def _build(self) -> None:
+        self.stack.pop()
+
+    def _set_items(self) -> None:
+        items = self.pop_mark()
+        self._keep(zip(items[::2], items[1::2], strict=True))
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._keep([(key, value)])
+
+    def _dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._keep(zip(items[::2], items[1::2], strict=True))
+
+    def _keep(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+        # Hashing a tuple of tuples of the same tuple takes for ever, so other keys are not looked at.
+        if isinstance(self.stack[-1], dict):
+            self.stack[-1].update(_mapping(pairs))
+
+    def _empty_set(self) -> None:
+        self.append(Inert())
+
+    def _add_items(self) -> None:
+        self.pop_mark()
+
+    def _frozen_set(self) -> None:
+        self.pop_mark()
+        self.append(Inert())
+
+    def _byte_array(self) -> None:
+        self.read(int.from_bytes(self.read(8), "little"))
+        self.append(Inert())
+
+    def _persistent(self) -> None:
+        kind, *values = self.stack.pop()
+        if kind == "module":  # with its source code, in files of the time before 1.6
+            self.append(Inert)
+        elif type(values[1]) is str and values[4:] in ([], [None]):
+            self.append(self.persistent_load((kind, *values)))
+        else:
+            raise pickle.UnpicklingError("a storage without a name")
+
+    for _code, _method in (
+        (pickle.BUILD, _build), (pickle.SETITEMS, _set_items), (pickle.SETITEM, _set_item), (pickle.DICT, _dict),
+        (pickle.EMPTY_SET, _empty_set), (pickle.ADDITEMS, _add_items), (pickle.FROZENSET, _frozen_set),
+        (pickle.BYTEARRAY8, _byte_array), (pickle.BINPERSID, _persistent),
+    ):  # fmt: skip
+        dispatch[_code[0]] = _method
+
 
 def load(file: BinaryIO, **options: Any) -> Any:
-    """As `pickle.load`; `torch.load` calls it for files of the time before 1.6."""
-    return Unpickler(file, **options).load()
+    """As `pickle.load`; `torch.load` calls it for what is around the content of files of the time before 1.6."""
+    value = Unpickler(file, **options).load()
+    names = isinstance(value, list) and all(type(name) is str for name in value)
+    if not (names or isinstance(value, (int, dict))):
+        raise pickle.UnpicklingError("neither a number, nor settings, nor a list of names")
+    return value

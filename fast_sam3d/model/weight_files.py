@@ -6,8 +6,7 @@ Nothing that a file says is executed: safetensors holds no code, and torch files
 from __future__ import annotations
 
 import json
-import pickle
-import warnings
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -35,6 +34,10 @@ _DTYPES: Final = {
     "I32": torch.int32, "I64": torch.int64, "I8": torch.int8, "U8": torch.uint8,
 }  # fmt: skip
 _FLOATS: Final = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+
+
+class _UnfitError(Exception):
+    """A readable file that is not taken. The message says why, after "the weights PATH"."""
 
 
 def map_tensors(path: Path, restore: str) -> dict[str, Tensor]:
@@ -68,6 +71,8 @@ def map_tensors(path: Path, restore: str) -> dict[str, Tensor]:
         raise CheckpointError(
             f"the weights {path} would run '{error}' when unpickled: do not use this file, nor others from its source"
         ) from error
+    except _UnfitError as error:
+        raise CheckpointError(f"the weights {path} {error}: {restore}") from error
     except Exception as error:  # each format and each opcode has errors of its own
         raise CheckpointError(f"the weights {path} are corrupt or incomplete: {restore}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
@@ -101,13 +106,19 @@ def _map_safetensors(path: Path) -> dict[str, Tensor]:
 def _map_torch(path: Path) -> Any:
     # A zip archive has its directory at the end, so an incomplete one is none. Older files cannot be mapped.
     mapped = zipfile.is_zipfile(path)
-    try:
-        return torch.load(str(path), map_location="cpu", mmap=mapped, weights_only=True)
-    except pickle.UnpicklingError:
-        # Not "anything goes": with False, torch takes the unpickler that it is given.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", torch.serialization.SourceChangeWarning)  # about classes left out
-            return torch.load(str(path), map_location="cpu", mmap=mapped, weights_only=False, pickle_module=unpickle)
+    if mapped:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            raise _UnfitError("hold a TorchScript program, not only weights")
+        # Mapped, compressed values would be taken for the values themselves.
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise _UnfitError("are compressed, as torch.save never leaves them")
+    # Where a user forbids other unpicklers, torch takes its own. Else weights_only=False is not "anything goes", but
+    # the way to have it take the one that it is given.
+    forced = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0").lower() in ("1", "y", "yes", "true")
+    reader: Any = {"weights_only": True} if forced else {"weights_only": False, "pickle_module": unpickle}
+    return torch.load(str(path), map_location="cpu", mmap=mapped, **reader)
 
 
 def check_dtype(path: Path, name: str, found: torch.dtype, restore: str) -> None:

@@ -9,6 +9,7 @@ import os
 import pathlib
 import pickle
 import subprocess
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,102 @@ def test_programs_are_refused_by_name(tmp_path: Path, function: Any, name: str, 
     assert name.rsplit(".", 1)[-1] in str(caught.value)
 
 
+def write_zip(path: Path, pickled: bytes, compression: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in (("data.pkl", pickled), ("version", b"3\n"), ("data/0", bytes(24))):
+            archive.writestr(f"x/{name}", content)
+
+
+def storage(name: bytes = b"X\1\0\0\x000", kind: bytes = b"ctorch\nFloatStorage\n") -> bytes:
+    return b"(X\7\0\0\0storage" + kind + name + b"X\3\0\0\0cpuK\6tQ"
+
+
+# A tuple of twice the same tuple, 60 times: hashing it takes 2 ** 60 steps.
+DEEP = b"Nq\1" + b"h\1h\1\x86q\1" * 60
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"}" + DEEP + b"Ns.",
+        b"}(" + DEEP + b"Nu.",
+        b"(" + DEEP + b"Nd.",
+        b"\x8f(" + DEEP + b"\x90.",
+        b"(" + DEEP + b"\x91.",
+        b"ccollections\nOrderedDict\n](((" + DEEP + b"NtNte\x85R.",
+        b"cbuiltins\nset\n(" + DEEP + b"l\x85R.",
+        storage(DEEP) + b".",
+        b"cbuiltins\nbytearray\n\x8a\6\0\0\0\0\0\1\x85R.",
+        b"\x96\0\0\0\0\0\1\0\0.",
+        b"\x85".join([b"N"] * 2) * 1000 + b".",
+        b"\x82\1.",
+    ],
+)  # fmt: skip
+def test_small_files_take_neither_long_nor_much_memory(tmp_path: Path, pickled: bytes) -> None:
+    write_zip(path := tmp_path / "x.ckpt", b"\x80\5" + pickled)
+    with pytest.raises(CheckpointError, match=r"x\.ckpt (have no tensors|are corrupt)"):
+        map_tensors(path, "restore it")
+
+
+@pytest.mark.parametrize(
+    "target", [b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch.storage\nUntypedStorage\n", b"cx\ny\n"]
+)
+def test_files_set_no_attributes(tmp_path: Path, target: bytes) -> None:
+    before = torch._utils._rebuild_tensor_v2.__defaults__, torch.UntypedStorage.cpu, Inert.__call__
+    names = b"(X\x0c\0\0\0__defaults__)X\3\0\0\0cpuNX\x08\0\0\0__call__Nu"
+    write_zip(path := tmp_path / "x.ckpt", b"\x80\2" + target + b"N}" + names + b"\x86b.")
+    with pytest.raises(CheckpointError, match="no tensors"):
+        map_tensors(path, "restore it")
+    assert before == (torch._utils._rebuild_tensor_v2.__defaults__, torch.UntypedStorage.cpu, Inert.__call__)
+
+
+def test_the_items_of_a_mapping_are_its_own(tmp_path: Path) -> None:
+    """Every saved state has attributes, `_metadata`; those of a file may hide methods."""
+    torch.save(nn.Linear(2, 3).state_dict(), path := tmp_path / "x.ckpt", _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"X\x09\0\0\0_metadata", b"X\x05\0\0\0items"))
+    assert list(map_tensors(path, "restore it")) == ["weight", "bias"]
+
+
+def test_a_tensor_larger_than_its_storage_is_corrupt(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2, 3)}, path := tmp_path / "x.ckpt", _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"K\x02K\x03\x86", b"M\x00\x10K\x03\x86"))
+    with pytest.raises(CheckpointError, match="corrupt"):
+        map_tensors(path, "restore it")
+
+
+def test_parameters_with_attributes_are_read(tmp_path: Path) -> None:
+    value = nn.Parameter(torch.ones(2, 3))
+    value.no_decay = True
+    torch.save({"a": value}, path := tmp_path / "x.ckpt")
+    assert torch.equal(map_tensors(path, "restore it")["a"], value)
+
+
+@pytest.mark.parametrize("forced", ["0", "1"])
+def test_plain_weights_are_read_where_other_unpicklers_are_forbidden(
+    tmp_path: Path, forced: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", forced)
+    torch.save({"state_dict": WEIGHTS}, path := tmp_path / "x.ckpt")
+    assert list(map_tensors(path, "restore it")) == list(WEIGHTS)
+
+
+def test_compressed_archives_and_programs_are_no_weights(tmp_path: Path) -> None:
+    """The values of a compressed archive cannot be mapped, and a small one may hold gigabytes."""
+    write_zip(path := tmp_path / "x.ckpt", b"N.", zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match=r"x\.ckpt are compressed, as torch\.save never leaves them: restore it"):
+        map_tensors(path, "restore it")
+    torch.jit.script(nn.Linear(2, 3)).save(str(path))
+    with pytest.raises(CheckpointError, match=r"x\.ckpt hold a TorchScript program, not only weights: restore it"):
+        map_tensors(path, "restore it")
+
+
 def test_unknown_objects_in_place_of_weights_are_not_tensors(tmp_path: Path) -> None:
     path = tmp_path / "x.ckpt"
     torch.save({"a": argparse.Namespace(), "b": 3}, path)
     with pytest.raises(CheckpointError, match="no tensors"):
         map_tensors(path, "restore it")
     inert = Inert(1, a=2)
-    inert["x"] = 1
     assert inert(3) is inert and vars(inert) == {}
 
 
