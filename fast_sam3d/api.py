@@ -10,6 +10,7 @@ from fast_sam3d.adapters import adapt
 from fast_sam3d.install import install, plan
 from fast_sam3d.patch import Patch
 from fast_sam3d.sampling.driver import require_euler
+from fast_sam3d.serial import one_at_a_time
 from fast_sam3d.telemetry import Report
 
 __all__ = ["Handle", "accelerate", "accelerated", "restore"]
@@ -38,21 +39,28 @@ class Handle:
         return self._patch.active
 
     def remove(self) -> None:
-        """Restore the pipeline. Safe to repeat."""
-        self._patch.remove()
+        """Restore the pipeline. Safe to repeat. While another thread is in a run, it waits for the end of it."""
+        with one_at_a_time():
+            self._patch.remove()
 
     def __repr__(self) -> str:
         state = "active" if self.active else "removed"
         return f"<fast_sam3d.Handle {state}, stages: {', '.join(self.methods) or 'none'}>"
 
 
+@one_at_a_time()
 def accelerate(
     pipeline: Any, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
 ) -> Handle:
     """Accelerate a loaded pipeline in place.
 
     Settings are checked before anything changes, and a failing installation is undone completely. On an accelerated
-    pipeline the new settings replace the old. Not thread-safe: use one thread per pipeline, as for the stock one.
+    pipeline the new settings replace the old.
+
+    Threads: an accelerated pipeline runs for one thread at a time, and so do `run_object`, `run_scene` and the embedded
+    pipeline, because a run seeds torch's random generator, which all pipelines of a process share. A second thread
+    waits for the end of the run, in `accelerate` and `Handle.remove` as well, and gets the result of a run alone. Only
+    a bare `run` of an unaccelerated stock pipeline does not wait. For runs at once use processes.
 
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
@@ -79,6 +87,7 @@ def accelerate(
     return Handle(install(adapter, report, methods), report)
 
 
+@one_at_a_time()
 def restore(pipeline: Any) -> None:
     """Remove every acceleration from a pipeline, or from a deep copy of an accelerated one.
 

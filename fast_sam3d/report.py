@@ -8,6 +8,7 @@ from typing import Any
 
 from fast_sam3d.adapters import adapt
 from fast_sam3d.install import install, methods_on
+from fast_sam3d.serial import one_at_a_time
 from fast_sam3d.telemetry import Progress, Report, SolveRecord
 
 __all__ = ["Progress", "Report", "SolveRecord", "observe"]
@@ -16,6 +17,8 @@ __all__ = ["Progress", "Report", "SolveRecord", "observe"]
 @contextmanager
 def observe(pipeline: Any, progress: Progress | None = None) -> Iterator[Report]:
     """Report what a pipeline's runs cost, accelerated or not, without changing their results by a bit.
+
+    Runs of other threads on the same pipeline count as well; `run_object` reports its own run alone.
 
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
@@ -28,9 +31,11 @@ def observe(pipeline: Any, progress: Progress | None = None) -> Iterator[Report]
         NotAPipelineError: `pipeline` is not one.
     """
     adapter = adapt(pipeline)
-    report = Report(methods_on(adapter), progress)
-    patch = install(adapter, report)
+    with one_at_a_time():
+        report = Report(methods_on(adapter), progress)
+        patch = install(adapter, report)
     try:
         yield report
     finally:
-        patch.remove()
+        with one_at_a_time():
+            patch.remove()

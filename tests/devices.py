@@ -230,6 +230,11 @@ class _Constructors(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def ours(lines: list[str]) -> list[str]:
+    """Those of methods and savings, not of the networks and the tests."""
+    return [line for line in lines if not line.partition(" at ")[2].startswith(("model/", "geometry/", "the test"))]
+
+
 def moved(module: nn.Module) -> None:
     """Move a module's parameters and buffers to `DEVICE`."""
     for part in module.modules():
@@ -269,6 +274,12 @@ def without_kernel() -> dict[str, str]:
         lacking = [key for key in ("CUDA", "MPS") if key not in keys]
         if lacking and "CPU" in keys and not any(key.startswith("Composite") for key in keys):
             found[name] = " and ".join(lacking)
+    # An operator that is composed of a copy and its own in-place form has the kernels of that.
+    composed = {name: re.sub(r"^(\w+)", r"\1_", name) for name, keys in kernels.items() if "CPU" not in keys}
+    found |= {name: found[inner] for name, inner in composed.items() if inner in found}
+    if torch.torch_version.TorchVersion(torch.__version__) < "2.6":  # where it has none for MPS
+        found.pop("scatter_reduce.two")
+        found.pop("scatter_reduce_.two")
     return found
 
 
@@ -296,13 +307,13 @@ def _autocast_as_on_a_cpu() -> Iterator[None]:
 
 
 def _site() -> str:
-    """The line that an operator comes from, "sampling/solve.py:12 name" of the package, or "the test"."""
+    """The line that an operator comes from, "sampling/solve.py:12 name"; "the test" for tests and the stock code."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
         if path.startswith(PACKAGE):
             return f"{path.removeprefix(PACKAGE)}:{frame.f_lineno} {frame.f_code.co_name}"
-        if path.startswith(TESTS) and path != __file__:
+        if (path.startswith(TESTS) and path != __file__) or "/sam3d_objects/" in path:
             break
         frame = frame.f_back
     return "the test"

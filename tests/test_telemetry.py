@@ -224,3 +224,12 @@ def test_peak_memory() -> None:
     before = peak_host_bytes()
     assert before is None or before > 10_000_000
     assert (peak_device_bytes() is None) == (not torch.cuda.is_initialized())
+
+
+def test_stages_wait_for_mps_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[str] = []
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waits.append("wait"))
+    with Report().stage("ss"):
+        pass
+    assert len(waits) == 2

@@ -11,9 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fast_sam3d import __version__
+from fast_sam3d.checkpoints.first_load import Fetched, first_load
 from fast_sam3d.checkpoints.installation import LOGIN, Machine, commands
 from fast_sam3d.checkpoints.packages import PackageState, inspect, inspect_all
 from fast_sam3d.checkpoints.requirements import REQUIREMENTS, TORCH
@@ -71,6 +73,7 @@ class Examination:
         embedded: the embedded model.
         weights: the folders for SAM 3D Objects' weights, or the one that was asked for.
         asked_for: whether a folder was asked for.
+        first_load: what the stock code fetches itself for the first weights that are complete.
         driver: the GPUs that NVIDIA's driver sees, if torch sees none.
         missing: modules that are absent or unusable, and needed.
     """
@@ -87,6 +90,7 @@ class Examination:
     attention: Attention
     asked_for: bool = False
     driver: tuple[Gpu, ...] = ()
+    first_load: tuple[Fetched, ...] = ()
 
     @property
     def next_step(self) -> str | None:
@@ -181,6 +185,7 @@ def examine(tag: str | None = None) -> Examination:
     torch_state, cuda, gpus = _torch()
     driver = () if gpus else _driver_gpus()
     packages = inspect_all(REQUIREMENTS)
+    weights = _weights() if tag is None else (_asked_for(tag),)
     return Examination(
         fast_sam3d=__version__,
         python=platform.python_version(),
@@ -190,10 +195,11 @@ def examine(tag: str | None = None) -> Examination:
         gpus=gpus,
         packages=packages,
         embedded=_embedded(),
-        weights=_weights() if tag is None else (_asked_for(tag),),
+        weights=weights,
         attention=_attention(packages, gpus or driver, torch_state),
         asked_for=tag is not None,
         driver=driver,
+        first_load=_first_load(weights),
     )
 
 
@@ -293,6 +299,18 @@ def _weights() -> tuple[WeightsState, ...]:
         )
     except Exception as error:  # a missing dependency, or an unreadable folder
         return (WeightsState("", "checkpoints", "sam3d", _brief(error)),)
+
+
+def _first_load(weights: tuple[WeightsState, ...]) -> tuple[Fetched, ...]:
+    usable = next((found for found in weights if found.kind == "sam3d" and found.problem is None), None)
+    if usable is None:
+        return ()
+    try:
+        from fast_sam3d.checkpoints.files import read_yaml
+
+        return first_load(read_yaml(Path(usable.folder, "pipeline.yaml")))
+    except Exception:  # torch or the hub client cannot be imported, which is reported elsewhere
+        return ()
 
 
 def _brief(error: BaseException) -> str:

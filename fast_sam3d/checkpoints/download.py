@@ -157,7 +157,8 @@ def unfinished_folder(target: Path) -> Path:
 
 def human(size: int) -> str:
     """A number of bytes for people."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e5 else (1e3, "kB")
+    return f"{size / unit:.1f} {name}"
 
 
 def _is_done(target: Path) -> bool:

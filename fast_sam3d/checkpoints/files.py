@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from fast_sam3d.checkpoints.tensors import check_weights, weights_file
 from fast_sam3d.checkpoints.trust import check_homes, check_names
 from fast_sam3d.errors import CheckpointError
 
-__all__ = ["check_stock_files", "check_stock_homes", "read_yaml"]
+__all__ = ["check_stock_files", "check_stock_homes", "converted_files", "read_yaml"]
 
 # Networks without which the stock pipeline cannot be built (inference_pipeline.py, `InferencePipeline.__init__`).
 _CONFIG, _CKPT = "_config_path", "_ckpt_path"
@@ -51,7 +52,7 @@ def check_stock_files(folder: Path, help_text: str) -> None:
         if not isinstance(settings.get(key), str):
             raise CheckpointError(f"{path} names no {key}, so it is not that of SAM 3D Objects; {help_text}")
     configs = {k.removesuffix(_CONFIG): folder / str(v) for k, v in settings.items() if k.endswith(_CONFIG) and v}
-    weights = {k.removesuffix(_CKPT): folder / str(v) for k, v in settings.items() if k.endswith(_CKPT) and v}
+    weights = _weights(folder, settings)
     needed = [*configs.values(), *map(weights_file, weights.values())]
     if missing := sorted({file.name for file in needed if not file.is_file()}):
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}; {help_text}")
@@ -66,6 +67,17 @@ def check_stock_homes(folder: Path) -> None:
     named = [folder / str(v) for k, v in settings.items() if k.endswith("_config_path") and v is not None]
     for path in (folder / "pipeline.yaml", *named):
         check_homes(path, read_yaml(path))
+
+
+def converted_files(folder: Path) -> list[str]:
+    """Names of the weights files that are read instead of those that pipeline.yaml names."""
+    named = _weights(folder, read_yaml(folder / "pipeline.yaml")).values()
+    return [weights_file(path).name for path in named if weights_file(path) != path]
+
+
+def _weights(folder: Path, settings: Mapping[str, Any]) -> dict[str, Path]:
+    """The weights files that pipeline.yaml names, by part."""
+    return {k.removesuffix(_CKPT): folder / str(v) for k, v in settings.items() if k.endswith(_CKPT) and v}
 
 
 def _networks(path: Path, part: str, help_text: str) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from fast_sam3d.checkpoints.requirements import REQUIREMENTS, TORCH, Requirement
+from fast_sam3d.checkpoints.requirements import REQUIREMENTS, TORCH, Requirement, release
 
 __all__ = ["LOGIN", "Machine", "commands"]
 
@@ -107,7 +107,7 @@ def _lines(wanted: list[Requirement], torch: str, cuda: str, machine: Machine) -
 
 def _named(requirement: Requirement, cuda: str, machine: Machine) -> str:
     if requirement.module == "spconv":
-        known = [version for version in _SPCONV if _numbers(version) <= _numbers(cuda)]
+        known = [version for version in _SPCONV if release(version) <= release(cuda)]
         return f"spconv-cu{(known or _SPCONV)[-1].replace('.', '')}=={requirement.pin}"
     # The pinned open3d and numpy have no wheels for later versions of Python.
     if requirement.module in ("open3d", "numpy", "cv2") and machine.python > (3, 11):
@@ -117,12 +117,8 @@ def _named(requirement: Requirement, cuda: str, machine: Machine) -> str:
 
 def _torchvision(torch: str) -> str:
     """The version that belongs to a torch of 2.4 or later: 2.5.1 and 0.20.1."""
-    _, minor, patch = _numbers(torch)
+    _, minor, patch = (*release(torch), 0, 0)[:3]
     return f"0.{minor + 15}.{patch}"
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")))
 
 
 def _quoted(name: str) -> str:

@@ -119,7 +119,10 @@ def _named(name: str) -> Checkpoint:
         return Checkpoint("mini", resource("checkpoints/mini"), "mini", "it was asked for")
     tags = {p.name for root in roots for p in _folders(root)} | {"mini"}
     help_text = f"; {GATED_HELP}" if name == DEFAULT_STOCK_TAG else ""
-    looked = ", ".join(dict.fromkeys((*map(str, tagged), os.path.abspath(os.path.expanduser(name)))))
+    path = os.path.abspath(os.path.expanduser(name))
+    if os.path.isfile(path):
+        raise CheckpointError(f"{path} is a file: give the folder that holds it together with {_SETTINGS}")
+    looked = ", ".join(dict.fromkeys((*map(str, tagged), path)))
     raise CheckpointError(f"there is no checkpoint '{name}' (looked for {looked}): {suggest(name, tags)}{help_text}")
 
 
@@ -204,6 +207,11 @@ def _kind(folder: Path) -> Literal["mini", "sam3d"]:
         raise CheckpointError(f"{folder} holds no pipeline.yaml, so it is no checkpoint: {hint}")
     settings = read_yaml(path)
     if "_target_" not in settings:
+        if "ss_flow" not in settings:
+            raise CheckpointError(
+                f"{path} names no _target_ and no ss_flow, so it is neither that of SAM 3D Objects nor that of the "
+                "embedded model: give another folder, or restore the file"
+            )
         return "mini"
     target = str(settings["_target_"])
     if target.split(".", 1)[0] != "sam3d_objects":

@@ -10,7 +10,7 @@ from importlib import metadata
 from importlib.machinery import all_suffixes
 from pathlib import Path
 
-from fast_sam3d.checkpoints.requirements import FORK_MARK, Requirement
+from fast_sam3d.checkpoints.requirements import FORK_MARK, Requirement, release
 
 __all__ = ["PackageState", "holds", "importable", "inspect", "inspect_all"]
 
@@ -88,7 +88,7 @@ def _problem(requirement: Requirement, version: str | None) -> str | None:
 
 def _note(version: str | None, pin: str | None) -> str | None:
     """Where major or minor version differ from the pin."""
-    if version is None or pin is None or _release(version)[:2] == _release(pin)[:2]:
+    if version is None or pin is None or release(version)[:2] == release(pin)[:2]:
         return None
     return f"SAM 3D Objects pins {pin}"
 
@@ -137,10 +137,4 @@ def _version(distribution: str) -> str | None:
 
 
 def _numbers(state: PackageState) -> tuple[int, ...]:
-    return _release(state.version or "")
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """The numbers at the start of a version; (0,) where there are none."""
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(map(int, found[0].split("."))) if found else (0,)
+    return release(state.version or "")

@@ -7,9 +7,10 @@ compares the parts with the code where sam3d_objects is installed.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-__all__ = ["FORK_MARK", "OPTIONAL", "PYTHON", "REQUIREMENTS", "TORCH", "Requirement"]
+__all__ = ["FORK_MARK", "OPTIONAL", "PYTHON", "REQUIREMENTS", "TORCH", "Requirement", "release"]
 
 _GITHUB = "https://github.com"
 PYTHON = (3, 11)
@@ -112,3 +113,9 @@ REQUIREMENTS = (
 OPTIONAL = tuple(requirement.module for requirement in REQUIREMENTS if requirement.optional)
 # The Fast-SAM3D fork has a package of the same name, whose solvers yield other values.
 FORK_MARK = "sam3d_objects.model.backbone.generator.flow_matching.model:FlowMatching_faster"
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The numbers at the start of a version (2.5.0 of 2.5.0a0+git); (0,) where there are none."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else (0,)

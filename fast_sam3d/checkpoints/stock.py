@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.checkpoints.files import check_stock_files, check_stock_homes, read_yaml
+from fast_sam3d.checkpoints.files import check_stock_files, check_stock_homes, converted_files, read_yaml
 from fast_sam3d.checkpoints.packages import holds, importable
 from fast_sam3d.checkpoints.requirements import FORK_MARK
 from fast_sam3d.checkpoints.tensors import instantiate_and_load_from_pretrained as load_network
@@ -19,6 +19,7 @@ from fast_sam3d.errors import CheckpointError, first_line
 
 __all__ = [
     "GATED_HELP", "check_depth_model", "check_named_depth_model", "check_package", "check_stock", "load_stock",
+    "stock_environment",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -103,9 +104,11 @@ def load_stock(folder: Path, device: Any, dtype: str | None, depth_model: str | 
         CheckpointError: see `check_stock`, or the pipeline cannot be built.
     """
     check_stock(folder)
+    if converted := converted_files(folder):
+        log.info("weights: %s instead of the files that pipeline.yaml names", ", ".join(converted))
     if depth_model is None:
         check_named_depth_model(folder)
-    with _stock_environment(), _current_device(device):
+    with stock_environment(), _current_device(device):
         check_stock_homes(folder)
         config = _stock_config(folder, device, dtype, depth_model)
         try:
@@ -164,7 +167,7 @@ def _stock_config(folder: Path, device: Any, dtype: str | None, depth_model: str
 
 
 @contextlib.contextmanager
-def _stock_environment() -> Iterator[None]:
+def stock_environment() -> Iterator[None]:
     """Environment variables that the stock code wants while it is imported and built. A user's values stand."""
     # Without the first the package's import runs an initialisation that is not part of the release. The second is read
     # without a default where the code expects conda (notebook/inference.py); any folder will do.

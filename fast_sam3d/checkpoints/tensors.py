@@ -8,8 +8,8 @@ files keep these names, or drop `_base_models.` or the whole beginning; some add
 
 from __future__ import annotations
 
-import logging
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,6 @@ from typing import Any
 from fast_sam3d.errors import CheckpointError
 
 __all__ = ["check_weights", "instantiate_and_load_from_pretrained", "weights_file"]
-
-log = logging.getLogger(__name__)
 
 _ROOT = "_base_models."
 
@@ -54,12 +52,8 @@ def check_weights(named: Path, networks: Mapping[str, Mapping[str, Any]], restor
         for name, value in found.items():
             check_dtype(path, name, value.dtype, restore)
         for place, count in _block_counts(settings):
-            blocks = {int(m[1]) for name in found if (m := re.match(rf"{re.escape(place)}blocks\.(\d+)\.", name))}
-            if odd := sorted(blocks ^ set(range(count))):
-                fault = "lack" if odd[0] < count else "have a surplus"
-                raise CheckpointError(
-                    f"the weights {path} {fault} {place}blocks.{odd[0]} (num_blocks is {count} in the yaml): {restore}"
-                )
+            if fault := _block_fault(found, f"{place}blocks.", count):
+                raise CheckpointError(f"the weights {path} {fault}: {restore}")
 
 
 def instantiate_and_load_from_pretrained(
@@ -81,7 +75,6 @@ def instantiate_and_load_from_pretrained(
 
     named = Path(ckpt_path)
     path, restore = weights_file(named), _advice(named, "download or convert this file again")
-    log.info("reading %s", path)
     tensors = _tensors(path, restore)
     network = instantiate(config)
     if state_dict_fn is not None:
@@ -118,6 +111,25 @@ def _block_counts(settings: Mapping[str, Any], place: str = "") -> Iterator[tupl
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _block_counts(value, f"{place}{key}.")
+
+
+def _block_fault(tensors: Mapping[str, Any], start: str, count: int) -> str | None:
+    """What is wrong with the blocks whose names begin with `start`: all have the same tensors."""
+    blocks: dict[int, dict[str, Any]] = defaultdict(dict)
+    for name, value in tensors.items():
+        if match := re.match(rf"{re.escape(start)}(\d+)\.(.*)", name):
+            blocks[int(match[1])][match[2]] = tuple(value.shape)
+    if odd := sorted(blocks.keys() ^ set(range(count))):
+        return f"{'lack' if odd[0] < count else 'have a surplus'} {start}{odd[0]} (num_blocks is {count} in the yaml)"
+    if not blocks:
+        return None
+    usual = dict(Counter(tuple(sorted(block.items())) for block in blocks.values()).most_common(1)[0][0])
+    for number, block in sorted(blocks.items()):
+        for name in sorted(usual.keys() | block.keys()):
+            if usual.get(name) != block.get(name):
+                fault = "lack" if name not in block else "have another shape of" if name in usual else "have a surplus"
+                return f"{fault} {start}{number}.{name}"
+    return None
 
 
 def _advice(named: Path, restore: str) -> str:

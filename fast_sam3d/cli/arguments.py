@@ -42,6 +42,31 @@ def seeds(text: str) -> tuple[int, ...]:
     return found
 
 
+def skipped(text: str) -> float:
+    """The type of --slat_token_ratio: the share computed, 0.1 for 0.9."""
+    share = float(text)
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share of voxels to skip: give a number from 0 to below 1")
+    return round(1.0 - share, 12)
+
+
+class Named(argparse.Action):
+    """Stores a value, and in `given` of the arguments, by setting, the flag that set it.
+
+    Another value for the setting by another flag is an error; of one flag that is repeated, the last value counts.
+    """
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        value = self.const if self.nargs == 0 else values
+        given = vars(namespace).setdefault("given", {})
+        first, before = given.setdefault(self.dest, option), getattr(namespace, self.dest)
+        if first != option and before != value:
+            parser.error(f"{first} and {option} set {self.dest} to {before} and to {value}: give one of them")
+        setattr(namespace, self.dest, value)
+
+
 class _Help(argparse.HelpFormatter):
     """Shows the default of every flag that takes a value, unless its help says it."""
 

@@ -15,7 +15,10 @@ STOCK_ASKS_FOR = 32e9  # bytes of GPU memory, doc/setup.md of the stock reposito
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--tag", metavar="TAG", help="the weights to check: mini, the name of a folder under checkpoints/, or a path"
+        "--tag",
+        metavar="TAG",
+        help="the weights to check: mini, the name of a folder under checkpoints/, or a path (default: all for SAM 3D "
+        "Objects under checkpoints/)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.epilog = (
@@ -58,6 +61,9 @@ def _lines(found: Examination) -> Iterator[str]:
         yield _weights(weights)
     if not found.weights:
         yield _line(False, "hf", "no SAM 3D Objects weights in checkpoints/hf (--tag PATH checks another folder)")
+    for fetched in found.first_load:
+        late = f"the first load fetches {' and '.join(fetched.missing)} into {fetched.place}: it needs a network"
+        yield _line(None if fetched.missing else True, fetched.name, late if fetched.missing else fetched.place)
     yield from ("", "attention of SAM 3D Objects")
     yield _line(True, "available", ", ".join(found.attention.available) or "none")
     yield _line(True, "chosen", f"{found.attention.dense}, for sparse tensors {found.attention.sparse}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from fast_sam3d.cli.arguments import at_least
+from fast_sam3d.cli.arguments import Named, at_least, skipped
 from fast_sam3d.config.compose import ACCELERATED, DTYPES, PRESET, Config, group_options, load
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import ConfigError
@@ -60,13 +60,13 @@ MODEL = (
 RUN_KEYS = ("pipeline.layout_postprocess", "pipeline.formats", "pipeline.depth_model")
 """What may be overridden where every run of a command is to be alike."""
 MODULES = {
-    "ss": (("enable_ss_cache", "enable_ss_faster"), "the paper's step caching of the sparse structure: ss=fast_sam3d"),
+    "ss": (("enable_ss_cache", "enable_ss_faster"), "ss=fast_sam3d: the paper's step caching of the sparse structure"),
     "slat": (
         ("enable_slat_carving", "enable_slat_token"),
-        "the paper's token carving of the structured latent: slat=fast_sam3d",
+        "slat=fast_sam3d: the paper's token carving of the structured latent",
     ),
-    "mesh": (("enable_mesh_aggregation",), "the paper's token aggregation in the mesh decoder: mesh=fast_sam3d"),
-    "exact": (("enable_exact",), "savings that are exact up to floating-point rounding: exact=all"),
+    "mesh": (("enable_mesh_aggregation",), "mesh=fast_sam3d: the paper's token aggregation in the mesh decoder"),
+    "exact": (("enable_exact",), "exact=all: savings that are exact up to floating-point rounding"),
 }
 """The flags that switch one module on, the name of its attribute first."""
 METHODS = {
@@ -82,7 +82,10 @@ METHODS = {
     "slat": (
         Flag(("slat_thresh",), "slat.when.threshold", float, "E", "evaluate when the expected change reaches E"),
         Flag(("slat_warmup",), "slat.when.warmup", int, "N", "evaluate all voxels at the first N steps"),
-        Flag(("slat_carving_ratio",), "slat.where.keep", float, "SHARE", "share of the voxels computed after that"),
+        Flag(
+            ("slat_carving_ratio",), "slat.where.keep", float, "SHARE",
+            "share of the voxels computed after that, as in the paper; Fast-SAM3D's code skips it",
+        ),
     ),
     "mesh": (
         Flag(
@@ -124,22 +127,30 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
     _add(group, OUTPUT_DIR)
     add_model_flags(group)
     group = parser.add_argument_group("acceleration")
-    group.add_argument("--enable_acceleration", action="store_true", help=f"the same as --preset {PRESET}")
     add_preset(group, default=preset)
-    for module, (names, text) in MODULES.items():
-        group.add_argument(*(f"--{name}" for name in names), action="store_true", help=text)
-        for flag in METHODS.get(module, ()):
-            _add(group, flag)
+    _add_switch(group, "exact")
+    group = parser.add_argument_group(
+        "flags of Fast-SAM3D's releases, with the settings that they stand for; two for one setting must agree"
+    )
     group.add_argument(
-        "--slat_token_ratio", dest="slat_carving_ratio", type=_skipped, metavar="SHARE",
-        help="the share of the voxels skipped: 0.9 is --slat_carving_ratio 0.1 (default: as there)",
+        "--enable_acceleration", action="store_true",
+        help=f"the same as --preset {PRESET}; the paper's three methods together are --preset fast_sam3d",
+    )  # fmt: skip
+    for module, flags in METHODS.items():
+        _add_switch(group, module)
+        for flag in flags:
+            _add(group, flag, flag.key)
+    group.add_argument(
+        "--slat_token_ratio", dest="slat_carving_ratio", type=skipped, metavar="SHARE", action=Named,
+        help="1 - slat.where.keep: share of the voxels skipped, 0.9 is --slat_carving_ratio 0.1 (default: as there)",
     )  # fmt: skip
 
 
 def add_image_path(group: Any, text: str, required: bool = False) -> None:
     """--image_path and its other name, --image_dir."""
     default = "" if required or "default" in text else " (default: none)"
-    group.add_argument("--image_path", "--image_dir", metavar="PATH", required=required, help=text + default)
+    names = "--image_path", "--image_dir"
+    group.add_argument(*names, metavar="PATH", action=Named, required=required, help=text + default)
 
 
 def add_mask_index(group: Any) -> None:
@@ -156,7 +167,7 @@ def add_model_flags(group: Any, seed: bool = True) -> None:
 def add_preset(group: Any, text: str = "how to accelerate", default: str = "off", repeat: bool = False) -> None:
     """--preset NAME, with the existing names in its help."""
     names = ", ".join(group_options()["preset"])
-    action = "append" if repeat else "store"
+    action: Any = "append" if repeat else Named
     group.add_argument("--preset", action=action, metavar="NAME", help=f"{text}: {names} (default: {default})")
 
 
@@ -184,10 +195,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _add(group: Any, flag: Flag) -> None:
+def _add(group: Any, flag: Flag, about: str = "") -> None:
     text = flag.text if "default" in flag.text else f"{flag.text} ({_default(flag.key)})"
-    names = [f"--{name}" for name in flag.names]
-    group.add_argument(*names, type=flag.kind, metavar=flag.metavar, choices=flag.choices, help=text)
+    text, names = f"{about}: {text}" if about else text, [f"--{name}" for name in flag.names]
+    group.add_argument(*names, type=flag.kind, metavar=flag.metavar, choices=flag.choices, action=Named, help=text)
+
+
+def _add_switch(group: Any, module: str) -> None:
+    names, text = MODULES[module]
+    group.add_argument(*(f"--{name}" for name in names), action=Named, nargs=0, const=True, default=False, help=text)
 
 
 def _default(key: str) -> str:
@@ -206,13 +222,6 @@ def _packaged(name: str) -> Mapping[str, Any]:
 
     tree: Mapping[str, Any] = yaml.safe_load((resource("configs") / name).read_text(encoding="utf-8"))
     return tree
-
-
-def _skipped(text: str) -> float:
-    share = float(text)
-    if not 0 <= share < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a share of voxels to skip: give a number from 0 to below 1")
-    return round(1.0 - share, 12)
 
 
 # ------------------------------------------------------------------------------------------------ reading them again
@@ -250,6 +259,7 @@ def config_from(args: argparse.Namespace) -> Config:
                 log.info("--%s picks %s: the method of preset=%s has no such setting", flag.names[0], pick, preset)
                 overrides.insert(1, pick)
             overrides.append(edit)
+    log_flags(args)
     return _load(args, overrides, _values(args))
 
 
@@ -292,6 +302,17 @@ def overrides_of(args: argparse.Namespace) -> list[str]:
     for preset in presets:
         load([preset])
     return [*presets, *args.accelerate]
+
+
+def log_flags(args: argparse.Namespace) -> None:
+    """Logs the settings that the given flags of Fast-SAM3D's releases stand for."""
+    given = getattr(args, "given", {})
+    keys = {names[0]: f"{module}={ACCELERATED[module]}" for module, (names, _) in MODULES.items()}
+    flags = [flag for module in METHODS.values() for flag in module]
+    keys |= {flag.names[0]: f"{flag.key}={getattr(args, flag.names[0])}" for flag in flags}
+    said = [f"{given[name]} is {key}" for name, key in keys.items() if name in given]
+    if said:
+        log.info("flags: %s", ", ".join(said))
 
 
 def log_acceleration(config: Config) -> None:

@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="FILE", help="JSON with every number (default: outputs/gpu/CARD.json)"
     )
     add_overwrite(parser, "an existing file")
-    parser.add_argument("--show", type=Path, metavar="FILE", help="print the table of such a JSON, as Markdown")
+    parser.add_argument(
+        "--show", type=Path, metavar="FILE", help="print the table of such a JSON, as Markdown (default: measure)"
+    )
+    parser.add_argument("--short", action="store_true", help="with --show: only the first size in the first precision")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -31,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.cli.tables import aligned
 
     if args.show is not None:
-        print(markdown(read(args.show)))
+        print(markdown(read(args.show), args.short))
         return 0
     from fast_sam3d.bench.gpu.machine import card, device_of
     from fast_sam3d.bench.gpu.measure import Settings, measure
@@ -47,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     writable_folder(path.parent, "--output")
     rounds = 1 if args.small else args.rounds
     settings = Settings(SMALL if args.small else FULL, device, args.minutes, rounds, tests=not args.no_tests)
-    results = measure(settings, path, sys.argv)
+    results = measure(settings, path, ["fast-sam3d", *sys.argv[1:]])
     print("\n".join([*aligned([HEADER, *rows(results)], left=3), "", *notes(results)]))
     print(f"\nevery number is in {path}; `fast-sam3d measure-gpu --show {path}` prints the table as Markdown")
     return 0

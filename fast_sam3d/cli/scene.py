@@ -37,6 +37,7 @@ CLUSTER: tuple[tuple[str, Callable[[str], Any], str, str], ...] = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser, scene=True)
+    parser.add_argument("--mask_index", type=int, metavar="N", help="ignored: a scene takes every mask (default: none)")
     add_overwrite(parser, "results, also those of other settings or pictures")
     group = parser.add_argument_group("many workers")
     group.add_argument(
@@ -52,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.mask_index is not None:
+        log.warning("--mask_index %d is ignored: a scene takes every mask, and infer takes one", args.mask_index)
+        args.mask_index = None
     config = config_from(args)
     if config.input.image_path is None:
         raise InputError("name the scene with --image_path: a folder with image.png and masks, or one of such folders")

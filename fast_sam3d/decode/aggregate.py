@@ -108,9 +108,11 @@ def max_pool(feats: Tensor, index: Tensor, count: int) -> Tensor:
 
 
 def mean_pool(feats: Tensor, index: Tensor, count: int) -> Tensor:
-    """Mean of each channel in each bin: [N, C], [N] -> [count, C]."""
-    pooled = feats.new_zeros((count, feats.shape[1]))
-    return pooled.scatter_reduce_(0, index[:, None].expand_as(feats), feats, "mean", include_self=False)
+    """Mean of each channel in each bin, computed in float32 or better: [N, C], [N] -> [count, C], dtype of feats."""
+    wide = feats.to(torch.promote_types(feats.dtype, torch.float32))
+    pooled = wide.new_zeros((count, feats.shape[1]))
+    pooled.scatter_reduce_(0, index[:, None].expand_as(feats), wide, "mean", include_self=False)
+    return pooled.to(feats.dtype)
 
 
 def unmerged(vertices: Tensor, factor: float) -> Tensor:

@@ -81,12 +81,13 @@ def convolve(feats: Tensor, neighbours: Tensor, weight: Tensor) -> Tensor:
     """
     kernels = folded(weight).to(feats.dtype).flatten(1, 2)
     padded = F.pad(feats, (0, 0, 0, 1))
+    seen = torch.tensor(SEEN, device=feats.device)
     step = max(CHUNK.get(feats.device.type, OTHER_CHUNK) // (8 * feats.shape[1]), 1)
     parts = []
     for rows in neighbours.split(step):
         children = [
-            padded.index_select(0, rows[:, seen].reshape(-1)).view(len(rows), len(kernel)) @ kernel
-            for seen, kernel in zip(SEEN, kernels, strict=True)
+            padded.index_select(0, rows[:, places].reshape(-1)).view(len(rows), len(kernel)) @ kernel
+            for places, kernel in zip(seen, kernels, strict=True)
         ]
         parts.append(torch.stack(children, dim=1))
     return torch.cat(parts).flatten(0, 1)

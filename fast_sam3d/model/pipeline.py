@@ -17,6 +17,7 @@ from fast_sam3d.model.batch import BatchedStructure, sample_structures
 from fast_sam3d.model.config_file import CONFIG_NAME, REPAIR, ModelConfig, check_formats
 from fast_sam3d.model.networks import load_networks, save_networks
 from fast_sam3d.model.stages import Stages, picture_colours
+from fast_sam3d.serial import one_at_a_time
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 class Pipeline(Stages):
     """Picture, mask and optional pointmap to a 3D object.
 
-    Not thread-safe: as in the stock pipeline, a run sets its samplers' settings on the samplers.
+    A run sets its samplers' settings on the samplers, and seeds torch's generator, so threads run one after another.
     """
 
     @classmethod
@@ -56,6 +57,7 @@ class Pipeline(Stages):
         save_networks(self.models, self.condition_embedders, folder)
         self.config.save(folder)
 
+    @one_at_a_time()
     def sample_structures(
         self, objects: Sequence[tuple[Any, Any, Any]], seed: int, inference_steps: int | None = None
     ) -> list[BatchedStructure]:
@@ -65,6 +67,7 @@ class Pipeline(Stages):
         """
         return sample_structures(self, objects, seed, inference_steps)
 
+    @one_at_a_time()
     def run(
         self,
         image: Any,

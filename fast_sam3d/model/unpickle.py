@@ -22,7 +22,7 @@ _ALLOWED: Final[dict[str, Any]] = {
     "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
     "torch.device": torch.device,
     "torch.storage.UntypedStorage": torch.UntypedStorage,
-    **{f"{home}.{kind.__name__}": kind for home in ("builtins", "__builtin__") for kind in (set, frozenset, bytearray)},
+    **{f"{home}.{kind.__name__}": kind for home in ("builtins", "__builtin__") for kind in (set, frozenset)},
     **{f"torch.{name}": kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)},
 }
 # No checkpoint needs these: a file that names one is not just weights.

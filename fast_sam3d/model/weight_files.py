@@ -5,6 +5,7 @@ Nothing that a file says is executed: safetensors holds no code, and torch files
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 import zipfile
@@ -28,6 +29,11 @@ _NOT_WEIGHTS: Final = {
 }
 # How files begin that torch.save wrote before 1.6, or with _use_new_zipfile_serialization=False.
 _LEGACY: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_DTYPES: Final = {
+    "BF16": torch.bfloat16, "BOOL": torch.bool, "C64": torch.complex64, "F16": torch.float16, "F32": torch.float32,
+    "F64": torch.float64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I16": torch.int16,
+    "I32": torch.int32, "I64": torch.int64, "I8": torch.int8, "U8": torch.uint8,
+}  # fmt: skip
 _FLOATS: Final = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 
@@ -76,8 +82,20 @@ def map_tensors(path: Path, restore: str) -> dict[str, Tensor]:
 def _map_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    with safe_open(path, framework="pt"):
+        pass  # checks the header: offsets, sizes, and the length of the file
+    # Not `get_tensor`: it reads the whole file ahead (safetensors 0.8), and a header is enough to compare shapes.
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+    storage = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+    tensors = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            first, last = (8 + length + offset for offset in entry["data_offsets"])
+            empty = torch.empty(0, dtype=_DTYPES[entry["dtype"]], device="cpu")
+            tensors[name] = empty.set_(storage[first:last]).view(entry["shape"])
+    return tensors
 
 
 def _map_torch(path: Path) -> Any:

@@ -89,7 +89,7 @@ class Window:
         Args:
             pose: rotation [1, 4] wxyz, translation [1, 3], scale [1, 3]; see `pose.decode_pose`.
         """
-        w, x, y, z = pose["rotation"][0].double().cpu().tolist()
+        w, x, y, z = pose["rotation"][0].cpu().double().tolist()
         rotation = Rotation.from_quat([x, y, z, w]).as_matrix() @ self.turn
         return {
             **pose,

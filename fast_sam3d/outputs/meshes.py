@@ -116,7 +116,7 @@ def save_glb(path: str | os.PathLike[str], mesh: Any, up: Literal["z", "y"] = "z
             rgba = np.array(visual.vertex_colors, np.uint8)
             rgba[:, :3] = linear_from_srgb()[rgba[:, :3]]
             # Not `surface.copy()`: it derives colours of faces, which takes a third of the time of the export.
-            rotated = trimesh.Trimesh(
+            rotated: Any = trimesh.Trimesh(
                 vertices, faces, vertex_colors=rgba, vertex_attributes=surface.vertex_attributes,
                 metadata=surface.metadata, process=False,
             )  # fmt: skip

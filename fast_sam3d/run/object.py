@@ -14,6 +14,7 @@ from fast_sam3d.config.compose import FORMATS, SEED_MAX, PipelineConfig
 from fast_sam3d.errors import ConfigError, InputError
 from fast_sam3d.ranges import Whole
 from fast_sam3d.run.memory import SMALLER, free_memory, run_fitting, smaller_than
+from fast_sam3d.serial import one_at_a_time
 
 if TYPE_CHECKING:
     from fast_sam3d.telemetry import Progress, Report
@@ -87,6 +88,7 @@ class ObjectRun:
         return "layout" in self.report.seconds
 
 
+@one_at_a_time()
 def run_object(
     pipeline: Any,
     image: NDArray[np.uint8],
@@ -98,7 +100,8 @@ def run_object(
 ) -> ObjectRun:
     """Run a pipeline on one object and observe the run.
 
-    The arguments are those of the stock notebook (notebook/inference.py, Inference.__call__).
+    The arguments are those of the stock notebook (notebook/inference.py, Inference.__call__). While another thread is
+    in a run, it waits for the end of that run.
 
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`; accelerated or not.

@@ -20,7 +20,7 @@ from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Evaluation, Leaves, Tree, like, to_leaves, token_count
 from fast_sam3d.sampling.syncs import Syncs
 from fast_sam3d.sampling.tokens import Tokens
-from fast_sam3d.sampling.where import Held, Merged
+from fast_sam3d.sampling.where import Choose, Held, Merged
 from fast_sam3d.telemetry import StepRecord
 
 
@@ -81,9 +81,12 @@ class Solve:
         self._asked = 0
         self._made = self._saved = self._tokens = 0
         self._autocast = Autocast()
-        if tokens is not None and tokens.decode is not None:
-            tokens = replace(tokens, decode=partial(self._autocast.call, tokens.decode))
-        self._choose = None if method is None or tokens is None else method.where.start(tokens)
+        self._choose: Choose | None = None
+        if method is not None and tokens is not None:
+            if tokens.decode is not None:
+                tokens = replace(tokens, decode=partial(self._autocast.call, tokens.decode))
+            with self._autocast.read(tokens.coords.device).off():
+                self._choose = method.where.start(tokens)
         self._history: History[Evaluation] = History(1 if method is None else method.depth, syncs=self._syncs)
         self._decide = None if method is None else method.when.start(grid, stage.guidance(dynamics))
         self._velocity: Tree | None = None
@@ -199,7 +202,9 @@ class Solve:
         if isinstance(choice, Merged):
             state, few = (leaf.to(torch.promote_types(leaf.dtype, torch.float32)) for leaf in (x, fresh))
             return choice.spread(state, few, self._grid[self._step]).to(fresh.dtype)
-        return self._velocity.index_copy(1, index, fresh)
+        velocity = self._velocity.clone()
+        velocity[:, index] = fresh  # `index_copy` has no kernel for MPS before torch 2.8
+        return velocity
 
     def _evaluate(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
         # Set for the length of one call only: another solve may run between two steps of this one.

@@ -66,6 +66,16 @@ def cells(coords: Tensor, edge: int = 2) -> tuple[Tensor, int]:
     return cell, len(numbers)
 
 
+def cell_sums(values: Tensor, cell: Tensor, count: int) -> Tensor:
+    """Sums over the tokens of each cell, in the same order at every call: [N, ...], [N] int64 -> [count, ...].
+
+    On CUDA `index_add_` adds in any order, so that of two cells that are about equal another one could win;
+    `index_put_` sorts first there, but not on a CPU.
+    """
+    total = values.new_zeros(count, *values.shape[1:])
+    return total.index_put_((cell,), values, accumulate=True) if values.is_cuda else total.index_add_(0, cell, values)
+
+
 def high_frequency(occupancy: Tensor, coords: Tensor, cutoff: float) -> Tensor:
     """Magnitude of the high-frequency part of the positive logits at each voxel.
 

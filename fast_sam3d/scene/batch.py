@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from fast_sam3d.errors import InputError
 from fast_sam3d.run.object import with_alpha
+from fast_sam3d.serial import one_at_a_time
 
 __all__ = ["Ahead", "groups_of"]
 
@@ -41,9 +42,11 @@ class Ahead:
         self._pipeline, self._seed, self._ss_steps = pipeline, seed, ss_steps
         self._logged = False
         self._group: Hashable = None
+        self._solved: list[Any] = []
         self.voxels: list[int] = []
         """Number of voxels of each object of the current group, in order; empty without a batch."""
 
+    @one_at_a_time()
     def prepare(self, group: Hashable, objects: Iterable[tuple[Any, Any, Any]]) -> None:
         """Sample a group, unless it is the current one.
 
@@ -72,6 +75,7 @@ class Ahead:
                 # The run of the object at fault raises the error.
                 log.info("some objects are sampled one by one, because the batch failed: %s", error)
                 return
+            self._solved = list(solved)
             self._pipeline.solved_ahead.extend(solved)
             self.voxels = [each.voxels for each in solved]
             if solved:
@@ -82,8 +86,10 @@ class Ahead:
             self._logged = True
             log.info("the objects are sampled one by one, because %s", why)
 
+    @one_at_a_time()
     def forget(self) -> None:
-        """Discard the current batch."""
-        self._group, self.voxels = None, []
-        if hasattr(self._pipeline, "solved_ahead"):
-            self._pipeline.solved_ahead.clear()
+        """Discard the current batch; not those of other threads."""
+        if self._solved:
+            others = [each for each in self._pipeline.solved_ahead if not any(each is own for own in self._solved)]
+            self._pipeline.solved_ahead[:] = others
+        self._group, self._solved, self.voxels = None, [], []

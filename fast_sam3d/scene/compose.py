@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -48,7 +49,9 @@ def finish(
         for name in (SCENE_JSON, *SCENE_NAMES):  # stale files must not stay; the .json, which seals them, goes first
             (plan.target / name).unlink(missing_ok=True)
         if complete:
+            begin = time.perf_counter()
             _compose(plan, complete, config, made_of, processes)
+            log.info("composed %d objects in %.1f s", len(complete), time.perf_counter() - begin)
         composed = _composed(plan.target, made_of) or {"files": [], "objects": [], "mean_mask_iou": None}
     summary = _summary(plan, outcomes, composed, config.pipeline.layout_postprocess)
     save_json(plan.target / SUMMARY, summary)

@@ -17,6 +17,7 @@ from fast_sam3d.adapters import adapt
 from fast_sam3d.report import observe
 from fast_sam3d.sampling.driver import method_on, reports_on
 from fast_sam3d.sampling.method import StageMethod
+from fast_sam3d.serial import one_at_a_time
 from fast_sam3d.telemetry import Report
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Solved:
         return latents
 
 
+@one_at_a_time()
 def solve_structures(
     pipeline: Any, objects: Sequence[tuple[Any, Any, Any]], seed: int, inference_steps: int | None = None
 ) -> list[Solved]:

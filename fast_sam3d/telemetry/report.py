@@ -253,5 +253,9 @@ def _whole(number: float) -> float:
 def _synchronize() -> None:
     """Wait for the device, so that its pending work counts for the stage that started it."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if torch is None:
+        return
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()

@@ -6,10 +6,11 @@ from functools import partial
 from typing import Any
 
 from fast_sam3d.patch import Seam
+from fast_sam3d.serial import one_at_a_time
 
 
 class StageSeam(Seam):
-    """Replaces a method that is timed, and that an acceleration may wrap.
+    """Replaces a method that is timed, and that an acceleration may wrap. One thread at a time is in any of them.
 
     A layer's method is called as `method(scene, call, *args, **kwargs)` with the wrapped `call`, and its result is
     returned.
@@ -19,6 +20,7 @@ class StageSeam(Seam):
         super().__init__(owner, name)
         self.stage = stage
 
+    @one_at_a_time()
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = self.original()
         layers = self.layers

@@ -71,6 +71,8 @@ def test_the_whole_command_on_a_cpu(
     assert "off" in out and "Tests marked gpu: 3 passed, 0 failed, 1 skipped." in out
     code, shown, _ = run(capsys, "measure-gpu", "--show", path)
     assert code == 0 and shown.count("\n| published | ") == 12 and shown.count("\n| published, compiled |  | ") == 5
+    code, shown, _ = run(capsys, "measure-gpu", "--show", path, "--short")
+    assert code == 0 and [line.split("|")[3].strip() for line in shown.splitlines()[2:8]] == NAMES
     code, _, err = run(capsys, "measure-gpu", "--small", "--output", path)
     assert code == 2 and "exists: add --overwrite" in err
 
@@ -229,9 +231,10 @@ def test_runs_the_tests_of_a_checkout(tmp_path: Path, monkeypatch: pytest.Monkey
         "@pytest.mark.gpu\ndef test_skipped(): pytest.skip('no')\n"
         "def test_other(): pass\n"
     )
+    (tests / "test_b.py").write_text("import a_package_that_is_not_here\n")
     found = machine.run_tests(60.0)
-    assert (found["passed"], found["failed"], found["skipped"]) == (1, 1, 1)
-    assert found["failures"] == ["tests.test_a::test_bad"]
+    assert (found["passed"], found["failed"], found["skipped"]) == (1, 2, 1)
+    assert "tests.test_a::test_bad" in found["failures"]
     assert "did not end in 0 s" in machine.run_tests(0.01)["not_run"]
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from fast_sam3d.checkpoints import doctor, packages
 from fast_sam3d.checkpoints import load as loading
@@ -157,6 +158,23 @@ def test_one_complete_checkpoint_is_enough(complete):
     assert [(found.tag, found.problem is None) for found in examine().weights] == [("hf", False), ("other", True)]
 
 
+def test_what_the_first_load_fetches_is_named(complete, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with Path("checkpoints/hf/pipeline.yaml").open("a") as stream:
+        stream.write("depth_model:\n  model:\n    pretrained_model_name_or_path: Ruicheng/moge-vitl\n")
+    code, out, _ = run(capsys, "doctor")
+    assert code == 0
+    assert "facebookresearch_dinov2_main and checkpoints/dinov2_vitl14_reg4_pretrain.pth" in out
+    assert "MoGe (Ruicheng/moge-vitl) the first load fetches model.pt" in out
+    (tmp_path / "hub" / "facebookresearch_dinov2_main").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints").mkdir()
+    (tmp_path / "hub" / "checkpoints" / "dinov2_vitl14_reg4_pretrain.pth").touch()
+    assert [fetched.missing for fetched in examine().first_load] == [(), ("model.pt",)]
+    Path("checkpoints/hf/ss_generator.ckpt").unlink()
+    assert examine().first_load == ()
+
+
 def test_any_folder_can_be_checked(complete, capsys):
     write_stock(Path("copy"))
     Path("checkpoints/hf/ss_generator.ckpt").unlink()
@@ -179,7 +197,7 @@ def test_any_folder_can_be_checked(complete, capsys):
 
 def test_a_yaml_without_a_model_is_not_ready(elsewhere):
     Path("pipeline.yaml").write_text("x: 1\n")
-    assert "has no setting 'x'" in examine(str(elsewhere)).next_step
+    assert "names no _target_ and no ss_flow" in examine(str(elsewhere)).next_step
 
 
 def test_the_embedded_model_needs_neither_gpu_nor_packages(complete, capsys):

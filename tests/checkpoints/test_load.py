@@ -223,6 +223,12 @@ def test_other_class_is_not_the_embedded_model(checkpoints):
     assert "trust" in text
 
 
+def test_yaml_of_something_else_is_named(checkpoints):
+    folder = write_mini(checkpoints / "mine")
+    (folder / "pipeline.yaml").write_text("x: 1\n")
+    assert f"{folder / 'pipeline.yaml'} names no _target_ and no ss_flow" in message(find_checkpoint, "mine")
+
+
 @pytest.mark.parametrize("inner", ["checkpoints", "checkpoints/hf", "snapshots/0123abc/checkpoints"])
 def test_layouts_around_a_checkpoint_are_taken(checkpoints, inner):
     folder = checkpoints / "hf" / inner
@@ -240,6 +246,11 @@ def test_files_of_the_hubs_cache_are_links_without_an_ending(checkpoints, stock_
         file.symlink_to(blob)
     assert find_checkpoint(folder / "pipeline.yaml").folder == folder
     assert load_pipeline("hf", device="cpu").parts
+
+
+def test_a_single_file_is_no_checkpoint(checkpoints):
+    path = write_stock(checkpoints / "hf") / "ss_generator.ckpt"
+    assert f"{path} is a file: give the folder" in message(find_checkpoint, path)
 
 
 def test_a_missing_checkpoint_lists_where_it_was_looked_for(checkpoints, tmp_path, monkeypatch):

@@ -95,8 +95,7 @@ def test_safetensors_take_precedence_and_the_choice_is_logged(folder, caplog):
     write_weights(folder / "ss_generator.safetensors", state)
     found = states(load_pipeline("hf", device="cpu"))
     assert torch.equal(found["ss_generatorgenerator/blocks.0.bias"], state["_base_models.generator.blocks.0.bias"])
-    assert f"reading {folder / 'ss_generator.safetensors'}" in caplog.text
-    assert str(folder / "ss_generator.ckpt") not in caplog.text
+    assert "weights: ss_generator.safetensors instead of the files that pipeline.yaml names" in caplog.text
 
 
 def test_ckpt_is_read_where_the_named_safetensors_is_missing(folder):
@@ -124,27 +123,37 @@ def changed(name: str, value: Tensor | None) -> Callable[[State], State]:
     return lambda state: {k: v for k, v in {**state, name: value}.items() if v is not None}
 
 
-FIRST = "_base_models.generator.blocks.0.weight"
+FIRST = "_base_models.generator.blocks.1.weight"
 BAD: dict[str, tuple[Callable[[State], State], str, bool]] = {
     # what is done to ss_generator, what the message says, whether the header shows it
-    "missing": (changed(FIRST, None), "lack blocks.0.weight", False),
+    "missing": (changed(FIRST, None), "lack blocks.1.weight", True),
     "missing block": (
         lambda state: {k: v for k, v in state.items() if "generator.blocks.1" not in k},
         "lack blocks.1 (num_blocks is 2",
         True,
     ),
     "surplus": (changed("_base_models.generator.odd", torch.zeros(1)), "have odd, which the network lacks", False),
+    "surplus in a block": (
+        changed("_base_models.generator.blocks.1.odd", torch.zeros(1)),
+        "have a surplus blocks.1.odd",
+        True,
+    ),
     "surplus block": (changed("_base_models.generator.blocks.2.bias", torch.zeros(1)), "have a surplus blocks.2", True),
     "no embedder": (
         lambda state: {k: v for k, v in state.items() if "embedder" not in k},
         "lack _base_models.condition_embedder.*",
         True,
     ),
-    "shape": (changed(FIRST, torch.zeros(3, 4)), "have blocks.0.weight with the shape [3, 4], and", False),
-    "nan": (changed(FIRST, torch.full((3, 3), torch.nan)), "values in blocks.0.weight that are not finite", False),
-    "inf": (changed(FIRST, torch.full((3, 3), -torch.inf)), "values in blocks.0.weight that are not finite", False),
-    "int8": (changed(FIRST, torch.zeros(3, 3, dtype=torch.int8)), "have blocks.0.weight as int8", True),
-    "float8": (changed(FIRST, torch.zeros(3, 3).to(torch.float8_e4m3fn)), "have blocks.0.weight as float8", True),
+    "shape": (changed(FIRST, torch.zeros(3, 4)), "have another shape of blocks.1.weight", True),
+    "all shapes": (
+        lambda state: {k: v.repeat(2, *[1] * (v.dim() - 1)) if "generator" in k else v for k, v in state.items()},
+        "have blocks.0.weight with the shape [6, 3], and the network takes [3, 3]",
+        False,
+    ),
+    "nan": (changed(FIRST, torch.full((3, 3), torch.nan)), "values in blocks.1.weight that are not finite", False),
+    "inf": (changed(FIRST, torch.full((3, 3), -torch.inf)), "values in blocks.1.weight that are not finite", False),
+    "int8": (changed(FIRST, torch.zeros(3, 3, dtype=torch.int8)), "have blocks.1.weight as int8", True),
+    "float8": (changed(FIRST, torch.zeros(3, 3).to(torch.float8_e4m3fn)), "have blocks.1.weight as float8", True),
 }
 
 

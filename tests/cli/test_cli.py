@@ -46,6 +46,21 @@ def test_commands_that_run_a_model_share_their_flags(capsys, name):
     assert "--seed" in out and "default, fast, fast_sam3d" in " ".join(out.split())
 
 
+@pytest.mark.parametrize("name", ["infer", "scene"])
+def test_flags_of_other_releases_are_one_group_of_the_help(capsys, name):
+    out = run(capsys, name, "--help")[1]
+    group = " ".join(out[out.index("flags of Fast-SAM3D") :].split("\n\n")[0].split())
+    for flags, setting in (
+        ("--enable_ss_cache, --enable_ss_faster", "ss=fast_sam3d"),
+        ("--ss_cache_stride K, --ss_faster_stride K", "ss.when.stride"),
+        ("--enable_slat_carving, --enable_slat_token", "slat=fast_sam3d"),
+        ("--slat_token_ratio SHARE", "1 - slat.where.keep"),
+        ("--mesh_spectral_threshold_high H", "mesh.threshold_high"),
+    ):
+        assert f"{flags} {setting}:" in group
+    assert "--enable_acceleration the same as --preset default" in group
+
+
 def test_defaults_in_help_are_those_of_the_configuration(capsys):
     out = " ".join(run(capsys, "infer", "--help")[1].split())
     config = load()

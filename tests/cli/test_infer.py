@@ -293,12 +293,22 @@ def test_the_preset_is_in_the_log_and_the_report(pipeline, object_folder, elsewh
     assert all(f"{module}=" in err for module in on)
 
 
+def test_the_time_of_the_results_is_a_row_of_the_report(pipeline, object_folder, elsewhere, capsys):
+    code, out, _ = run(capsys, "infer", "--image_path", object_folder)
+    report = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())
+    assert code == 0 and report["seconds"]["results"] > 0
+    assert report["total_seconds"] == pytest.approx(sum(report["seconds"].values()))
+    row = next(line for line in out.splitlines() if line.strip(" │").startswith("results "))
+    assert f"{report['seconds']['results']:.2f}" in row
+
+
 def test_flags_of_other_releases_are_aliases(pipeline, object_folder, elsewhere, capsys):
-    code, *_ = run(
+    code, _, err = run(
         capsys, "infer", "--image_path", object_folder, "--enable_ss_faster", "--ss_faster_stride", 4,
-        "--enable_slat_token", "--slat_token_ratio", 0.7,
+        "--enable_slat_token", "--slat_token_ratio", 0.7, "--slat_carving_ratio", 0.3,
     )  # fmt: skip
     assert code == 0
+    assert "--ss_faster_stride is ss.when.stride=4" in err and "--enable_slat_token is slat=fast_sam3d" in err
     methods = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["methods"]
     assert methods["ss"]["when"]["stride"] == 4
     assert methods["slat"]["where"]["keep"] == 0.3, "its ratio is the share skipped"
@@ -363,6 +373,23 @@ def test_a_picture_with_the_longest_name(pipeline, object_folder, elsewhere, cap
         (["--image_path", "{cup}", "--preset", "fast", "preset=default"], ["exclude each other"]),
         (["--image_path", "{cup}", "--dtype", "float8"], ["--dtype", "float16"]),
         (["--image_path", "{cup}", "--slat_token_ratio", "1"], ["--slat_token_ratio", "below 1"]),
+        (
+            ["--image_path", "{cup}", "--enable_ss_cache", "--ss_cache_stride", "3", "--ss_faster_stride", "4"],
+            ["--ss_cache_stride and --ss_faster_stride", "to 3 and to 4"],
+        ),
+        (
+            [
+                "--image_path",
+                "{cup}",
+                "--enable_slat_token",
+                "--slat_carving_ratio",
+                "0.9",
+                "--slat_token_ratio",
+                "0.9",
+            ],
+            ["--slat_carving_ratio and --slat_token_ratio", "to 0.9 and to 0.1"],
+        ),
+        (["--image_path", "{cup}", "--image_dir", "elsewhere"], ["--image_path and --image_dir", "give one"]),
         (["--image_path", "{cup}", "--ss_cache_stride", "3"], ["--ss_cache_stride", "--enable_acceleration"]),
         (["--image_path", "{cup}", "--enable_acceleration", "--ss_cache_stride", "0"], ["ss.when.stride", "0"]),
         (["--image_path", "{cup}", "--enable_acceleration", "--ss_momentum_beta", "7"], ["beta", "7"]),

@@ -19,7 +19,7 @@ from torch import nn
 
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.unpickle import Inert
-from fast_sam3d.model.weight_files import map_tensors
+from fast_sam3d.model.weight_files import fill, map_tensors
 
 WEIGHTS = OrderedDict(a=torch.arange(6.0).reshape(2, 3), b=nn.Parameter(torch.ones(4).half()), c=torch.zeros(2, 2).T)
 
@@ -103,6 +103,62 @@ def test_values_are_read_when_used(tmp_path: Path, ending: str) -> None:
         stream.seek(start + 4 * 90_000)
         stream.write(b"\x00\x00\x00\x00")
     assert mapped[90_000] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise") or not Path("/proc/self/io").exists(), reason="Linux only")
+@pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
+def test_only_the_header_is_read_from_the_disk(tmp_path: Path, ending: str) -> None:
+    from safetensors.torch import save_file
+
+    def read_bytes() -> int:
+        return int(Path("/proc/self/io").read_text().split("read_bytes: ")[1].split()[0])
+
+    path = tmp_path / f"x.{ending}"
+    state = {str(i): torch.ones(2**20) for i in range(10)}
+    torch.save(state, path) if ending == "ckpt" else save_file(state, path)
+    file = os.open(path, os.O_RDWR)
+    os.fsync(file)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)  # out of the page cache
+    os.close(file)
+    before = read_bytes()
+    assert len(map_tensors(path, "restore it")) == 10
+    assert read_bytes() - before < path.stat().st_size // 2
+
+
+def test_every_shape_and_type_of_a_safetensors_file_is_kept(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    kinds = (torch.bfloat16, torch.bool, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn,
+             torch.float8_e5m2, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)  # fmt: skip
+    state = {str(kind): torch.arange(6).reshape(1, 2, 3).to(kind) for kind in kinds}
+    state |= {"scalar": torch.tensor(3.0), "empty": torch.zeros(0, 4), "odd": torch.ones(3, dtype=torch.uint8)}
+    save_file(state, tmp_path / "x.safetensors", {"format": "pt"})
+    found = map_tensors(tmp_path / "x.safetensors", "restore it")
+    expected = load_file(tmp_path / "x.safetensors")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].shape == value.shape and found[name].dtype == value.dtype
+        assert torch.equal(found[name].double(), value.double())
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "zipped.ckpt", "legacy.ckpt"])
+def test_the_default_device_does_not_matter(tmp_path: Path, name: str) -> None:
+    """The stock pipeline loads within `with self.device`."""
+    from safetensors.torch import save_file
+
+    network, path = nn.Linear(3, 2), tmp_path / name
+    if path.suffix == ".safetensors":
+        save_file(network.state_dict(), path)
+    else:
+        more = argparse.Namespace()  # for the second unpickler
+        torch.save({"state_dict": network.state_dict(), "more": more}, path,
+                   _use_new_zipfile_serialization=name.startswith("zipped"))  # fmt: skip
+    with torch.device("meta"):
+        tensors = map_tensors(path, "restore it")
+        loaded = nn.Linear(3, 2, device="cpu")
+        fill(loaded, tensors, path, "restore it")
+    assert all(value.device.type == "cpu" for value in tensors.values())
+    assert torch.equal(loaded.weight, network.weight)
 
 
 def test_the_format_is_read_from_the_content(tmp_path: Path) -> None:

@@ -20,7 +20,14 @@ from fast_sam3d.config.methods import build_methods
 from fast_sam3d.model.flow import mixed
 from fast_sam3d.model.solver import moved
 from fast_sam3d.report import observe
+from fast_sam3d.sampling.guide.reuse import Reusing
+from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.method import PARTS, StageMethod
+from fast_sam3d.sampling.predict.adams_bashforth import AdamsBashforth
+from fast_sam3d.sampling.predict.taylor import Taylor
+from fast_sam3d.sampling.step import Evaluation, LeafEvaluation
+from fast_sam3d.sampling.when.stride import Stride
+from fast_sam3d.sampling.where.saliency import Saliency
 from fast_sam3d.telemetry import SolveRecord
 from tests.sampling.published import Precision, Published, accelerated, decisions
 
@@ -101,11 +108,66 @@ def test_a_method_under_autocast_is_that_in_float32(name: str, variant: str) -> 
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name, config in METHODS.items() if "slat" in config])
+def test_the_same_run_twice_on_a_gpu_is_the_same(name: str) -> None:
+    """Also where tokens are chosen by sums over their cells."""
+    results = []
+    for _ in range(2):
+        with accelerated(Precision(device="cuda"), METHODS[name]) as (pipeline, _report):
+            results.append(pipeline.run("slat"))
+    assert torch.equal(*results)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_under_autocast_is_that_in_float32_on_a_gpu(name: str, variant: str) -> None:
     precision = replace(VARIANTS[variant], device="cuda")
     check(name, precision, CLOSE[precision.half])
+
+
+def test_every_part_gets_float32_outside_of_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Solve` and `GuidedCalls` see to that for every class, whatever it computes."""
+    seen: set[str] = set()
+
+    def watched(name: str, function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            seen.add(name)
+            assert not torch.is_autocast_enabled("cpu")
+            assert {x.dtype for x in floats([args, kwargs])} <= {torch.float32}
+            result = function(*args, **kwargs)
+            return watched(f"{name}()", result) if callable(result) else result
+
+        return call
+
+    def floats(thing: Any) -> list[Tensor]:
+        if isinstance(thing, Tensor):
+            return [thing] if thing.is_floating_point() else []
+        if isinstance(thing, LeafEvaluation | Evaluation):
+            return floats([thing.x, thing.v])
+        if isinstance(thing, Mapping):
+            thing = thing.values()
+        elif not isinstance(thing, list | tuple | History):
+            return []
+        return [x for each in thing for x in floats(each)]
+
+    for kind, method in (
+        (Saliency, "start"), (Taylor, "__call__"), (AdamsBashforth, "over"),
+        (Reusing, "stand_in"), (Reusing, "learn"),
+    ):  # fmt: skip
+        monkeypatch.setattr(kind, method, watched(f"{kind.__name__}.{method}", vars(kind)[method]))
+    start = Stride.start
+    monkeypatch.setattr(Stride, "start", lambda *args: watched("Stride.start()", start(*args)))
+    plain = {"when": {"name": "stride"}, "guide": {"name": "reuse"}}
+    slat = {**plain, "where": {"name": "saliency"}, "predict": {"name": "taylor"}}
+    ss = {**plain, "predict": {"shape": {"name": "adams_bashforth"}, "layout": {"name": "taylor"}}}
+    with accelerated(Precision(), {"ss": ss, "slat": slat}) as (pipeline, _):
+        pipeline.run("ss")
+        pipeline.run("slat")
+    assert seen == {
+        "Stride.start()", "Saliency.start", "Saliency.start()", "Taylor.__call__",
+        "AdamsBashforth.over", "Reusing.stand_in", "Reusing.learn",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["ss=fast_sam3d", "slat=multistep", "slat=fast_sam3d", "slat=meancache"])

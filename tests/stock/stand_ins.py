@@ -135,7 +135,7 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
     """[..., 3, 3] -> [..., 4], real part first and not negative."""
     from scipy.spatial.transform import Rotation
 
-    flat = matrix.detach().double().reshape(-1, 3, 3).numpy()
+    flat = matrix.detach().cpu().double().reshape(-1, 3, 3).numpy()
     quaternion = torch.from_numpy(Rotation.from_matrix(flat).as_quat(canonical=True))[:, [3, 0, 1, 2]]
     return quaternion.to(matrix.dtype).reshape(*matrix.shape[:-2], 4)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -11,10 +13,15 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fast_sam3d import RunSettings, run_object
+from fast_sam3d.checkpoints import load as loading
+from fast_sam3d.checkpoints.load import Checkpoint
+from fast_sam3d.cli import main, object_input
 from fast_sam3d.geometry.poses import Pose
+from fast_sam3d.outputs import gaussians as gaussian_files
 from fast_sam3d.render.renderer import nearest_faces
 from tests.minis import picture
 from tests.posed import CAMERA, SOLID, TRUE, disturbed, errors
@@ -119,3 +126,40 @@ def test_a_configured_method_is_called_with_what_it_documents_and_kept(pipeline:
     facts = found.result["layout_refinement"]
     assert len(calls) == 1 and facts["by"] == "the pipeline" and facts["mask_iou_after"] == 0.6
     assert facts["change"]["translation"] == pytest.approx(0.75**0.5, rel=1e-3)
+
+
+def test_infer_writes_a_mesh_alone_and_retries_out_of_memory(
+    pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without acceleration; the mesh does not fit in the second run."""
+    mask, points = photographed(TRUE)
+    (tmp_path / "cup").mkdir()
+    Image.fromarray(np.full((*mask.shape, 3), 90, np.uint8)).save(tmp_path / "cup" / "image.png")
+    Image.fromarray(mask).save(tmp_path / "cup" / "0.png")
+    weights = Checkpoint("sam3d", tmp_path, "sam3d", "the test says so")
+    monkeypatch.setattr(object_input, "find_checkpoint", lambda tag: weights)
+    monkeypatch.setattr(loading, "load_checkpoint", lambda *args: pipeline)
+    given = ["infer", "--image_path", str(tmp_path / "cup"), "pipeline.ss_steps=2", "pipeline.slat_steps=2"]
+
+    def infer(name: str, *more: str) -> dict[str, Any]:
+        assert main([*given, *more, f"output.dir={tmp_path / name}"]) == 0
+        found: dict[str, Any] = json.loads((tmp_path / name / "cup_0" / "report.json").read_text())
+        return found
+
+    with known(pipeline, points):
+        alone = infer("alone", "pipeline.formats=[mesh]")
+        assert "pose refined by fast_sam3d" in capsys.readouterr().out
+        decode = pipeline.decode_slat
+
+        def full(slat: Any, formats: list[str]) -> Any:
+            if "mesh" in formats:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+            return decode(slat, formats)
+
+        monkeypatch.setattr(pipeline, "decode_slat", full)
+        monkeypatch.setattr(gaussian_files, "save_gaussians_ply", lambda path, gaussians: path.touch())
+        less = infer("less", "pipeline.formats=[mesh,gaussian]", "output.preview=false")
+    assert alone["formats"] == ["mesh"] and (tmp_path / "alone" / "cup_0" / "mesh.glb").stat().st_size > 1000
+    assert alone["result"]["layout_refinement"]["accepted"] and alone["pose_refined"] and not alone["out_of_memory"]
+    assert less["formats"] == ["gaussian"] and len(less["out_of_memory"]) == 2
+    assert less["result"]["layout_refinement"]["accepted"]

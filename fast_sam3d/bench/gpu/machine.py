@@ -40,11 +40,11 @@ def device_of(name: str | None, small: bool) -> torch.device:
             " measure the CPU itself with --device cpu, which takes hours (--minutes 600)"
         )
     try:
-        device = torch.device(name or "cuda")
-        torch.empty(1, device=device).cpu()
+        there = torch.zeros(1, device=name or "cuda")
+        there.item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise FastSam3dError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
+    return there.device  # with its number
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -133,8 +133,9 @@ def run_tests(seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        command += ["--continue-on-collection-errors", "tests"]  # other tests may need packages that are not here
         try:
-            done = subprocess.run([*command, "tests"], cwd=root, capture_output=True, text=True, timeout=seconds)
+            done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired:
             return {"not_run": f"the tests did not end in {seconds:.0f} s"}
         if not report.exists():

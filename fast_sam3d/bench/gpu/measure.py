@@ -295,11 +295,11 @@ def finite(result: Any) -> bool:
 
 @contextmanager
 def recorded(lines: list[str]) -> Iterator[None]:
-    """Collect the log lines of installations, each once, instead of showing them."""
+    """Collect the log lines of accelerated runs with their level, each once, instead of showing them."""
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if (text := record.getMessage()) not in lines:
+            if (text := f"{record.levelname.lower()}: {record.getMessage()}") not in lines:
                 lines.append(text)
 
     handler, loggers = Collect(), [logging.getLogger(name) for name in NOISY]

@@ -39,7 +39,7 @@ class Scale:
         steps: of both samplers.
         fewer: steps (SS, SLaT) with about as many network calls as the default preset.
         backend: of torch.compile.
-        compile_seconds: a compilation that takes longer is skipped.
+        compile_seconds: a compilation that takes longer is skipped; half of it is expected.
         gigabytes: free memory that the sparse structure and, per shell, an object need, 10^9 bytes.
     """
 

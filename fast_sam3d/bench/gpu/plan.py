@@ -11,7 +11,7 @@ from fast_sam3d.bench.gpu.networks import OBJECT, PRECISIONS, Scale
 from fast_sam3d.bench.operations import shell
 from fast_sam3d.bench.variant import Variant, variant_of
 
-SHARE: Final = 0.65
+SHARE: Final = 0.5
 """Expected mean time of a sampler over all variants, relative to off; for the plan alone, as the next."""
 STOCK_SHARE: Final = 1.5
 
@@ -108,7 +108,7 @@ class Pace:
 
     def fixed(self, cell: Cell, scale: Scale) -> float:
         """Expected seconds before the first round, without the warm-up."""
-        return self.build + scale.compile_seconds * cell.compiled
+        return self.build + scale.compile_seconds / 2 * cell.compiled
 
     def a_round(self, cell: Cell, scale: Scale) -> float:
         """Expected seconds of one round. Attention grows faster than the number of voxels."""

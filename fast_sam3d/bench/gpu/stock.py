@@ -5,7 +5,7 @@ Source: sam3d_objects and its checkpoints/hf/*.yaml. Nothing is downloaded.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any, Final
@@ -13,12 +13,14 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.checkpoints.stock import check_package, stock_environment
+from fast_sam3d.errors import CheckpointError, FastSam3dError, one_line
 from fast_sam3d.model.config import LAYOUT_CHANNELS, LAYOUT_STREAM, SHAPE_LEAF
 from fast_sam3d.model.published import FILES, STEPS, Sizes
 
 __all__ = ["importable", "stock_networks"]
 
+PIPELINE: Final = "sam3d_objects.pipeline.inference_pipeline_pointmap"
 BACKBONE: Final = "sam3d_objects.model.backbone"
 TDFY: Final = f"{BACKBONE}.tdfy_dit.models"
 SHARED: Final = ("model_channels", "num_blocks", "num_heads", "mlp_ratio", "resolution")
@@ -27,7 +29,11 @@ SHARED: Final = ("model_channels", "num_blocks", "num_heads", "mlp_ratio", "reso
 
 def importable() -> bool:
     """Whether the package is installed; it may still fail to import."""
-    return importlib.util.find_spec("sam3d_objects") is not None
+    try:
+        check_package()
+    except CheckpointError:
+        return False
+    return True
 
 
 def stock_networks(sizes: Sizes, real: Collection[str], device: torch.device, dtype: torch.dtype) -> SimpleNamespace:
@@ -40,11 +46,13 @@ def stock_networks(sizes: Sizes, real: Collection[str], device: torch.device, dt
     try:
         from hydra.utils import instantiate
 
-        for stage, name in FILES.items():
-            with device if stage in real else torch.device("meta") as place:
-                models[name] = instantiate(_config(stage, sizes, str(place)))
+        with stock_environment():
+            importlib.import_module(PIPELINE)  # chooses the kind of attention by the card
+            for stage, name in FILES.items():
+                with device if stage in real else torch.device("meta") as place:
+                    models[name] = instantiate(_config(stage, sizes, str(place)))
     except Exception as error:  # of any kind: it depends on a dozen packages
-        raise FastSam3dError(f"the stock classes cannot be created here ({type(error).__name__}: {error})") from error
+        raise FastSam3dError(f"the stock classes cannot be created here ({one_line(error)})") from error
     networks = nn.ModuleDict(models).eval().requires_grad_(False)
     return SimpleNamespace(models=networks, device=device, dtype=dtype, shape_model_dtype=dtype)
 

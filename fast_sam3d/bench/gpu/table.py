@@ -50,11 +50,17 @@ def rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The table and the facts that it needs, as Markdown."""
-    lines = ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
-    return "\n".join([*lines, "", *notes(results)])
+def markdown(results: Mapping[str, Any], short: bool = False) -> str:
+    """The table and the facts that it needs, as Markdown.
+
+    Args:
+        short: only the first networks and size.
+    """
+    found, (about, *others) = rows(results), notes(results)
+    if short:
+        found, others = [row for row in found if row[:2] == found[0][:2]], []
+    lines = ["| " + " | ".join(row) + " |" for row in (HEADER, ["---"] * len(HEADER), *found)]
+    return "\n\n".join(["\n".join(lines), about, *(f"- {line}" for line in others)])
 
 
 def notes(results: Mapping[str, Any]) -> Iterator[str]:
@@ -76,11 +82,13 @@ def notes(results: Mapping[str, Any]) -> Iterator[str]:
         for row in cell["variants"]:
             if row.get("error") or row.get("finite") is False:
                 yield f"{cell['label']}, {row['name']}: {row.get('error') or 'the result is not finite'}."
+        yield from (f"{cell['label']}: {line}" for line in cell["log"] if not line.startswith("info"))
     for skipped in results["skipped"]:
         yield f"Not measured: {skipped['cell']}: {skipped['reason']}."
     tests = results.get("tests")
-    if tests and "passed" in tests:
-        yield f"Tests marked gpu: {tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped."
+    if tests:
+        numbers = (f"{tests[name]} {name}" for name in ("passed", "failed", "skipped") if name in tests)
+        yield f"Tests marked gpu: {', '.join(numbers) or tests['not_run']}."
     if results.get("note"):
         yield f"Note: {results['note']}."
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation
-from fast_sam3d.sampling.tokens import Tokens, high_frequency
+from fast_sam3d.sampling.tokens import Tokens, cell_sums, high_frequency
 from fast_sam3d.sampling.where.base import Choose, Where
 
 
@@ -82,8 +82,7 @@ def top_cells(score: Tensor, cell: Tensor, count: int, kept: int) -> Tensor:
     Returns:
         [count] bool.
     """
-    total = score.new_zeros(count).index_add_(0, cell, score)
-    size = score.new_zeros(count).index_add_(0, cell, torch.ones_like(score))
+    total, size = (cell_sums(values, cell, count) for values in (score, torch.ones_like(score)))
     order = torch.sort(total / size, descending=True, stable=True).indices
     return torch.zeros(count, dtype=torch.bool, device=score.device).index_fill(0, order[:kept], True)
 

@@ -13,7 +13,7 @@ from fast_sam3d.ranges import Real, Whole, setting
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.step import Evaluation
 from fast_sam3d.sampling.syncs import Syncs
-from fast_sam3d.sampling.tokens import Tokens
+from fast_sam3d.sampling.tokens import Tokens, cell_sums
 from fast_sam3d.sampling.where.base import Choose, Merged, Where
 
 
@@ -88,8 +88,7 @@ class Blocks:
 
     def alike(self, data: Tensor) -> Tensor:
         """The sources, most like their destination first, by the cosine of the means of data [N, C] over each cell."""
-        total = data.new_zeros(self.count, data.shape[1]).index_add_(0, self.cell, data)
-        unit = F.normalize(total, dim=1)
+        unit = F.normalize(cell_sums(data, self.cell, self.count), dim=1)
         likeness = (unit[self.sources] * unit[self.destination[self.sources]]).sum(1)
         return self.sources[torch.sort(likeness, descending=True, stable=True).indices]
 
