@@ -37,9 +37,8 @@ class AnyMeshRenderer:
                 self._whole = self._whole or MeshRenderer(vertices, faces, colors)
             return self._whole(camera, background=background)
         some, between = maybe_visible(vertices, faces, camera)
-        return MeshRenderer(vertices[some], between, None if colors is None else colors[some])(
-            camera, background=background
-        )
+        tint = None if colors is None else colors[some]
+        return MeshRenderer(vertices[some], between, tint, once=True)(camera, background=background)
 
 
 def maybe_visible(vertices: np.ndarray, faces: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
