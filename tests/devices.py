@@ -274,6 +274,12 @@ def without_kernel() -> dict[str, str]:
         lacking = [key for key in ("CUDA", "MPS") if key not in keys]
         if lacking and "CPU" in keys and not any(key.startswith("Composite") for key in keys):
             found[name] = " and ".join(lacking)
+    # An operator that is composed of a copy and its own in-place form has the kernels of that.
+    composed = {name: re.sub(r"^(\w+)", r"\1_", name) for name, keys in kernels.items() if "CPU" not in keys}
+    found |= {name: found[inner] for name, inner in composed.items() if inner in found}
+    if torch.torch_version.TorchVersion(torch.__version__) < "2.6":  # where it has none for MPS
+        found.pop("scatter_reduce.two")
+        found.pop("scatter_reduce_.two")
     return found
 
 

@@ -81,6 +81,8 @@ def test_methods_run_on_another_device_and_report_each_wait(name: str) -> None:
         assert [b - a for a, b in pairwise(after)] == [step.syncs for step in solve.steps[1:]]
     waits = [line for line in ours(accelerator.syncs) if line != "a clock"]
     assert len(waits) == sum(solve.syncs for solve in handle.report.solves), waits
+    # Noise comes from the host once for each leaf; nothing else of the sampler waits.
+    assert len([line for line in accelerator.syncs if "model/" in line]) == len(SHAPES) + 1
 
 
 def test_every_class_is_among_these_methods() -> None:

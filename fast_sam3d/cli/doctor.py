@@ -15,7 +15,10 @@ STOCK_ASKS_FOR = 32e9  # bytes of GPU memory, doc/setup.md of the stock reposito
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--tag", metavar="TAG", help="the weights to check: mini, the name of a folder under checkpoints/, or a path"
+        "--tag",
+        metavar="TAG",
+        help="the weights to check: mini, the name of a folder under checkpoints/, or a path (default: all for SAM 3D "
+        "Objects under checkpoints/)",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.epilog = (

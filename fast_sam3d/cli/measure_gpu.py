@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="FILE", help="JSON with every number (default: outputs/gpu/CARD.json)"
     )
     add_overwrite(parser, "an existing file")
-    parser.add_argument("--show", type=Path, metavar="FILE", help="print the table of such a JSON, as Markdown")
+    parser.add_argument(
+        "--show", type=Path, metavar="FILE", help="print the table of such a JSON, as Markdown (default: measure)"
+    )
     parser.add_argument("--short", action="store_true", help="with --show: only the first size in the first precision")
 
 

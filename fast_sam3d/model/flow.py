@@ -87,8 +87,11 @@ class ClassifierFreeGuidance(nn.Module):
         self.unconditional_handling = unconditional_handling
 
     def forward(self, x: Tree, t: Tensor, *args: Any, **kwargs: Any) -> Tree:
-        """Guided velocity; x as the backbone takes it, t one time in 0..1000."""
+        """Guided velocity; x as the backbone takes it, t one time in 0..1000, best on the host, where it is read."""
         strength = self._strength_at(t)
+        device = tree_leaves(x)[0].device
+        if t.device != device:
+            t = torch.full_like(t, float(t), device=device)  # filled in there, not copied
         return self.inner_forward(x, t, not strength > 0, strength, *args, **kwargs)
 
     def inner_forward(self, x: Tree, t: Tensor, is_cond: bool, strength: float, *args: Any, **kwargs: Any) -> Tree:
@@ -196,9 +199,13 @@ class FlowMatching(nn.Module):
         # Python floats: the grid is read on the host at every step.
         return time_grid(self.inference_steps if steps is None else steps, self.rescale_t).tolist()
 
+    def _device_of_time(self, x_t: Tree) -> torch.device:
+        """The host for guidance, which reads the time, and the state's for a network."""
+        guided = isinstance(self.reverse_fn, ClassifierFreeGuidance)
+        return torch.device("cpu") if guided else tree_leaves(x_t)[0].device
+
     def _generate_dynamics(self, x_t: Tree, t: float, *args: Any, **kwargs: Any) -> Tree:
-        device = tree_leaves(x_t)[0].device
-        scaled = torch.full((), t * self.time_scale, device=device, dtype=torch.float32)
+        scaled = torch.full((), t * self.time_scale, device=self._device_of_time(x_t), dtype=torch.float32)
         return self.reverse_fn(x_t, scaled, *args, **kwargs)
 
 
@@ -231,6 +238,6 @@ class ShortCut(FlowMatching):
 
     def _generate_dynamics(self, x_t: Tree, t: float, d: float, *args: Any, **kwargs: Any) -> Tree:
         device = tree_leaves(x_t)[0].device
-        scaled = torch.full((1,), t * self.time_scale, device=device, dtype=torch.float32)
+        scaled = torch.full((1,), t * self.time_scale, device=self._device_of_time(x_t), dtype=torch.float32)
         step = torch.full((1,), d * self.time_scale, device=device, dtype=torch.float32)
         return self.reverse_fn(x_t, scaled, *args, d=step, **kwargs)

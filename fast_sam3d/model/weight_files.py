@@ -94,7 +94,7 @@ def _map_safetensors(path: Path) -> dict[str, Tensor]:
         if name != "__metadata__":
             first, last = (8 + length + offset for offset in entry["data_offsets"])
             empty = torch.empty(0, dtype=_DTYPES[entry["dtype"]], device="cpu")
-            tensors[name] = empty.set_(storage[first:last], 0, entry["shape"])
+            tensors[name] = empty.set_(storage[first:last]).view(entry["shape"])
     return tensors
 
 

@@ -202,7 +202,9 @@ class Solve:
         if isinstance(choice, Merged):
             state, few = (leaf.to(torch.promote_types(leaf.dtype, torch.float32)) for leaf in (x, fresh))
             return choice.spread(state, few, self._grid[self._step]).to(fresh.dtype)
-        return self._velocity.index_copy(1, index, fresh)
+        velocity = self._velocity.clone()
+        velocity[:, index] = fresh  # `index_copy` has no kernel for MPS before torch 2.8
+        return velocity
 
     def _evaluate(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
         # Set for the length of one call only: another solve may run between two steps of this one.

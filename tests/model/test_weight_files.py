@@ -19,7 +19,7 @@ from torch import nn
 
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.unpickle import Inert
-from fast_sam3d.model.weight_files import map_tensors
+from fast_sam3d.model.weight_files import fill, map_tensors
 
 WEIGHTS = OrderedDict(a=torch.arange(6.0).reshape(2, 3), b=nn.Parameter(torch.ones(4).half()), c=torch.zeros(2, 2).T)
 
@@ -139,6 +139,26 @@ def test_every_shape_and_type_of_a_safetensors_file_is_kept(tmp_path: Path) -> N
     for name, value in expected.items():
         assert found[name].shape == value.shape and found[name].dtype == value.dtype
         assert torch.equal(found[name].double(), value.double())
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "zipped.ckpt", "legacy.ckpt"])
+def test_the_default_device_does_not_matter(tmp_path: Path, name: str) -> None:
+    """The stock pipeline loads within `with self.device`."""
+    from safetensors.torch import save_file
+
+    network, path = nn.Linear(3, 2), tmp_path / name
+    if path.suffix == ".safetensors":
+        save_file(network.state_dict(), path)
+    else:
+        more = argparse.Namespace()  # for the second unpickler
+        torch.save({"state_dict": network.state_dict(), "more": more}, path,
+                   _use_new_zipfile_serialization=name.startswith("zipped"))  # fmt: skip
+    with torch.device("meta"):
+        tensors = map_tensors(path, "restore it")
+        loaded = nn.Linear(3, 2, device="cpu")
+        fill(loaded, tensors, path, "restore it")
+    assert all(value.device.type == "cpu" for value in tensors.values())
+    assert torch.equal(loaded.weight, network.weight)
 
 
 def test_the_format_is_read_from_the_content(tmp_path: Path) -> None:

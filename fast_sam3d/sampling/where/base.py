@@ -40,7 +40,8 @@ class Merged:
         """
         data = x[:, self.index] + (1 - t) * fresh
         velocity = (data[:, self.source] - x) / (1 - t)
-        return velocity.index_copy(1, self.index, fresh)
+        velocity[:, self.index] = fresh
+        return velocity
 
 
 @dataclass(frozen=True, slots=True, eq=False)
