@@ -58,7 +58,7 @@ def check_stock_files(folder: Path, help_text: str) -> None:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}; {help_text}")
     networks = {part: _networks(path, part, help_text) for part, path in configs.items()}
     for part, path in weights.items():
-        check_weights(path, networks.get(part, {}), f"download it again; {help_text}")
+        check_weights(path, networks.get(part, {}), f"download this file again; {help_text}")
 
 
 def check_stock_homes(folder: Path) -> None:

@@ -6,14 +6,21 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from fast_sam3d.config.compose import SEED_MAX
+from fast_sam3d.config.packaged import bundled_example
 from fast_sam3d.errors import ConfigError, suggest
 
 ANY = ("ss=fast_sam3d", "ss.when.stride=4", "pipeline.ss_steps=10")
 SHARED = ("pipeline.formats=[mesh]", "pipeline.layout_postprocess=false", "pipeline.depth_model=FILE")
 """Examples of overrides: of commands that take all, and of those that take what holds for every run."""
+
+
+def bundled(path: str) -> str:
+    """The type of a flag that takes pictures: a path, or examples/NAME wherever the command runs."""
+    return str(bundled_example(Path(path)))
 
 
 def at_least(low: int, kind: type[int] | type[float] = int, above: bool = False) -> Callable[[str], Any]:

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", metavar="NAME", help="quick, full, ablation, sweeps, or a file (default: quick)")
     add_ways(
         parser, "one more method, without --suite the only one", "those of the suite",
-        'such as "ss=fast_sam3d mesh=off" or, as a control, "pipeline.ss_steps=10" (default: none)',
+        ', such as "ss=fast_sam3d mesh=off" or, as a control, "pipeline.ss_steps=10" (default: none)',
     )  # fmt: skip
     parser.add_argument("--objects", type=at_least(1), metavar="N", help="how many (default: the suite's)")
     parser.add_argument("--seeds", type=seeds, metavar="N,N", help="seeds of the noise (default: the suite's)")

@@ -21,23 +21,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tag", "--checkpoint_dir", default="mini", metavar="TAG",
         help="mini, a folder under checkpoints/, or the path of a checkpoint, such as train-mini's RUN_DIR/checkpoint",
     )  # fmt: skip
-    parser.add_argument("--objects", type=at_least(1), default=160, help="held-out objects")
+    parser.add_argument("--objects", type=at_least(1), metavar="N", default=160, help="held-out objects")
     parser.add_argument(
-        "--output_dir", type=Path, default=Path("outputs/evaluate-mini"),
+        "--output_dir", type=Path, metavar="DIR", default=Path("outputs/evaluate-mini"),
         help="rows and summary; an interrupted evaluation resumes there",
     )  # fmt: skip
     add_overwrite(parser, "measurements, also those of other settings")
-    parser.add_argument("--processes", type=at_least(1), default=cores(), help="worker processes, one thread each")
+    parser.add_argument(
+        "--processes", type=at_least(1), metavar="N", default=cores(), help="worker processes, one thread each"
+    )
     parser.add_argument(
         "--stiffness", action="store_true",
         help="also 5 and 10 steps, linear and hold caching at stride 3, another noise seed, and no pointmap, paired",
     )  # fmt: skip
     add_ways(
-        parser, "also with this one", "none", 'such as "ss=fast_sam3d mesh=fast_sam3d" or, as a control,'
+        parser, "also with this one", "none", ', such as "ss=fast_sam3d mesh=fast_sam3d" or, as a control,'
         ' "pipeline.ss_steps=10 pipeline.slat_steps=8" or "seed=43" (default: none)',
     )  # fmt: skip
     for name in STRENGTHS:
-        parser.add_argument(f"--{name}", type=at_least(0, float), help="guidance (default: the checkpoint's)")
+        parser.add_argument(
+            f"--{name}", type=at_least(0, float), metavar="W", help="guidance (default: the checkpoint's)"
+        )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from fast_sam3d.cli.arguments import Named, at_least, skipped
+from fast_sam3d.cli.arguments import Named, at_least, bundled, skipped
 from fast_sam3d.config.compose import ACCELERATED, DTYPES, PRESET, Config, group_options, load
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import ConfigError
@@ -150,7 +150,7 @@ def add_image_path(group: Any, text: str, required: bool = False) -> None:
     """--image_path and its other name, --image_dir."""
     default = "" if required or "default" in text else " (default: none)"
     names = "--image_path", "--image_dir"
-    group.add_argument(*names, metavar="PATH", action=Named, required=required, help=text + default)
+    group.add_argument(*names, metavar="PATH", type=bundled, action=Named, required=required, help=text + default)
 
 
 def add_mask_index(group: Any) -> None:
@@ -175,7 +175,7 @@ def add_ways(group: Any, text: str, default: str, example: str) -> None:
     """--preset and --accelerate, both repeatable: what a command measures; read by `overrides_of`."""
     add_preset(group, f"{text}; repeatable", default, repeat=True)
     group.add_argument(
-        "--accelerate", action="append", default=[], metavar="OVERRIDES", help=f"the same by overrides, {example}"
+        "--accelerate", action="append", default=[], metavar="OVERRIDES", help=f"the same by overrides{example}"
     )
 
 
@@ -316,9 +316,10 @@ def log_flags(args: argparse.Namespace) -> None:
 
 
 def log_acceleration(config: Config) -> None:
-    """Logs the preset and the method of each module that is on."""
-    on = [f"{module}={config.choices[module]}" for module in ACCELERATED if config.modules.get(module)]
-    log.info("acceleration: preset %s (%s)", config.choices["preset"], ", ".join(on) or "every module is off")
+    """Logs the preset, if one was named, and the method of each module that is on."""
+    on = ", ".join(f"{module}={config.choices[module]}" for module in ACCELERATED if config.modules.get(module))
+    preset = config.choices["preset"]
+    log.info("acceleration: %s", on if on and preset == "off" else f"preset {preset} ({on or 'every module is off'})")
 
 
 def _values(args: argparse.Namespace) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def _print_summary(run: ObjectRun, target: Path, written: list[str], tried: list
 
     report = run.report
     title = f"accelerated: {', '.join(report.methods)}" if report.methods else "not accelerated"
-    rows = [(STAGES.get(stage, stage), *cells) for stage, *cells in report.rows()]
+    names = STAGES | {"results": "writing results"}
+    rows = [(names.get(stage, stage), *cells) for stage, *cells in report.rows()]
     print_table(title, report.HEADER, rows, report.HEADER[1:])
     for line in report.footer():
         print(line)

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_mask_index(parser)
     add_model_flags(parser)
     add_rounds(parser, 7)
-    add_ways(parser, "a way to run", "fast_sam3d, default and fast", f"(default without --preset: {', '.join(WAYS)})")
+    add_ways(parser, "a way to run", "fast_sam3d, default and fast", f" (default without --preset: {', '.join(WAYS)})")
     parser.add_argument(
         "--after_mask", type=int, metavar="N",
         help="also time each variant after a run of mask N, with warm caches (default: none)",

@@ -26,19 +26,25 @@ STAGE_NAMES = ("data", *TRAINED, "export", "evaluate")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.add_argument(
-        "--run_dir", type=Path, default=Path("runs/mini"),
+        "--run_dir", type=Path, metavar="DIR", default=Path("runs/mini"),
         help="data, checkpoints and curves; an interrupted run resumes with the same folder",
     )  # fmt: skip
     parser.add_argument(
-        "--checkpoint_dir", type=Path, default=None,
+        "--checkpoint_dir", type=Path, default=None, metavar="DIR",
         help="folder for the weights, pipeline.yaml and the model card (default: checkpoint in --run_dir)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of initial weights, batches and noise")
-    parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
-    parser.add_argument("--threads", type=at_least(1), default=cores(), help="of the training itself, on a CPU")
-    parser.add_argument("--processes", type=at_least(1), default=cores(), help="to generate data and evaluate")
+    parser.add_argument("--seed", type=int, metavar="N", default=0, help="of initial weights, batches and noise")
     parser.add_argument(
-        "--share", type=float, default=1.0,
+        "--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)"
+    )
+    parser.add_argument(
+        "--threads", type=at_least(1), metavar="N", default=cores(), help="of the training itself, on a CPU"
+    )
+    parser.add_argument(
+        "--processes", type=at_least(1), metavar="N", default=cores(), help="to generate data and evaluate"
+    )
+    parser.add_argument(
+        "--share", type=float, metavar="SHARE", default=1.0,
         help="share of the recipe's objects and updates, for a trial: 0.001 runs in minutes and learns nothing",
     )  # fmt: skip
     parser.add_argument(
@@ -47,9 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--stages", nargs="+", choices=STAGE_NAMES, default=STAGE_NAMES, metavar="STAGE",
-        help=f"only these, of {', '.join(STAGE_NAMES)}; each reads the results of earlier ones",
+        help=f"only these, of {', '.join(STAGE_NAMES)}; each reads the results of earlier ones (default: all)",
     )  # fmt: skip
-    parser.add_argument("--objects", type=at_least(1), default=160, help="held-out objects of the evaluation")
+    parser.add_argument(
+        "--objects", type=at_least(1), metavar="N", default=160, help="held-out objects of the evaluation"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

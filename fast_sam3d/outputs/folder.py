@@ -123,9 +123,12 @@ def refuse_other_settings(target: Path, old: Mapping[str, Any], new: Mapping[str
     """Raises OutputError, naming the first difference, unless the settings are equal."""
     if dict(old) != dict(new):
         key, *values = _first_difference(old, new)
-        before, now = ("off" if value == {} else shorten(json.dumps(value), 80, placeholder=" …") for value in values)
-        key = key.removeprefix("modules.")  # of the configuration: ss.when.stride
-        raise OutputError(f"{target} was made with other settings ({key} was {before} and is {now}): {_REPLACE}")
+        module = key.removeprefix("modules.")  # of the configuration: ss.when.stride
+        if module != key and {} in values:
+            before, now = ("on" if value else "off" for value in values)
+        else:
+            before, now = (shorten(json.dumps(value), 80, placeholder=" …") for value in values)
+        raise OutputError(f"{target} was made with other settings ({module} was {before} and is {now}): {_REPLACE}")
 
 
 def _first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any]:

@@ -16,10 +16,10 @@ from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import pose_matrix
 from fast_sam3d.outputs.files import atomic_write
-from fast_sam3d.render.renderer import MeshRenderer, render_gaussians
+from fast_sam3d.render.renderer import render_gaussians
 from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
 from fast_sam3d.render.threads import map_threads
-from fast_sam3d.render.visible import CROWDED, maybe_visible
+from fast_sam3d.render.visible import AnyMeshRenderer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -114,16 +114,8 @@ def subject_of(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Renderer]:
         vertices, faces = as_numpy(mesh.vertices, np.float64), as_numpy(mesh.faces, np.int64)
         attributes = getattr(mesh, "vertex_attrs", None)
         colors = None if attributes is None else as_numpy(attributes)[:, :3]
-        if len(vertices) < CROWDED * VIEW_PX**2:
-            drawing = MeshRenderer(vertices, faces, colors)
-            return "mesh", vertices, lambda camera: drawing(camera, background=background).rgb
-
-        def draw(camera: Camera) -> np.ndarray:
-            some, between = maybe_visible(vertices, faces, camera)
-            drawing = MeshRenderer(vertices[some], between, None if colors is None else colors[some])
-            return drawing(camera, background=background).rgb
-
-        return "mesh", vertices, draw
+        drawing = AnyMeshRenderer(vertices, faces, colors)
+        return "mesh", vertices, lambda camera: drawing(camera, background=background).rgb
     found = [first(result.get(key)) for key in ("gaussian", "gs", "gaussian_4", "gs_4")]
     found = [gaussians for gaussians in found if gaussians is not None and len(gaussians.get_xyz)]
     if found:

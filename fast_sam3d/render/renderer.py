@@ -41,17 +41,18 @@ class GaussianImage(NamedTuple):
 
 
 class MeshRenderer:
-    """A triangle mesh to render from several cameras; normals are computed once.
+    """A triangle mesh to render.
 
     Args:
         vertices: [V, 3]. faces: [F, 3]. colors: [V, 3] rgb in 0..1, or None for grey.
+        once: for one camera: computes normals of visible faces only. False: computes all, once for all cameras.
     """
 
-    def __init__(self, vertices: Any, faces: Any, colors: Any) -> None:
+    def __init__(self, vertices: Any, faces: Any, colors: Any, once: bool = False) -> None:
         self._points, self._faces = as_numpy(vertices, np.float64), as_numpy(faces, np.int64).reshape(-1, 3)
         tint = np.full((len(self._points), 3), 0.7) if colors is None else as_numpy(colors, np.float64)[:, :3]
         self._tint = np.ascontiguousarray(tint)
-        self._normals, self._at_corners = _normals(self._points, self._faces)
+        self._normals = None if once else _normals(self._points, self._faces)
 
     def __call__(self, camera: Camera, size: int | None = None, background: Color = WHITE) -> MeshImage:
         """Render both sides with smooth Lambert shading and 2 x 2 samples per pixel.
@@ -72,7 +73,8 @@ class MeshRenderer:
         weight /= total
         ray = np.concatenate([(np.asarray(fine.principal) - centre) / fine.focal, np.ones((len(hit), 1))], axis=1)
         light = camera.rotation @ (np.asarray(LIGHT) / np.linalg.norm(LIGHT))
-        shade = _shading(self._normals[face], self._at_corners[face], weight, ray @ camera.rotation.T, light)
+        own, at_corners = self._normals_of(face)
+        shade = _shading(own, at_corners, weight, ray @ camera.rotation.T, light)
         rgb[hit] = np.clip(np.einsum("nk,nkc->nc", weight, self._tint[self._faces[face]]) * shade[:, None], 0.0, 1.0)
         deep[hit] = 1.0 / total[:, 0]
 
@@ -82,6 +84,19 @@ class MeshRenderer:
         mean = sum(parts[0][1:], parts[0][0]) / np.float32(len(samples))
         count = sum((part.astype(np.int64) for part in parts[2][1:]), parts[2][0].astype(np.int64))
         return MeshImage(mean, np.minimum.reduce(parts[1]), 2 * count >= len(samples))
+
+    def _normals_of(self, face: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Unit normals [N, 3] of faces by index [N], and of their corners [N, 3, 3]."""
+        if self._normals is not None:
+            own, at_corners = self._normals
+            return own[face], at_corners[face]
+        # The faces around the corners, in their order: sums are the same to the last bit.
+        corner = np.zeros(len(self._points), bool)
+        corner[self._faces[face]] = True
+        around = np.flatnonzero(corner[self._faces].any(axis=1))
+        own, smooth = face_and_vertex_normals(self._points, self._faces[around])
+        own = own[np.searchsorted(around, face)]
+        return own, _at_corners(own, smooth[self._faces[face]])
 
 
 def nearest_faces(vertices: Any, faces: Any, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +186,8 @@ def _visible(
     """
     height, width = camera.size
     pixels, depth = camera.project(points)
-    kept = np.flatnonzero((depth > NEAR)[faces].all(axis=1))
+    ahead = depth > NEAR
+    kept = np.arange(len(faces)) if ahead.all() else np.flatnonzero(ahead[faces].all(axis=1))
     inverse_depth = 1.0 / np.where(depth > NEAR, depth, 1.0)
     winner = nearest_triangle(pixels, inverse_depth, faces[kept], height, width, FRAGMENTS_AT_ONCE)
     hit = np.flatnonzero(winner >= 0)
@@ -195,14 +211,15 @@ def _barycentric(corner: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 
 def _normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit normals of faces [F, 3] and of their corners [F, 3, 3].
-
-    A corner has the area-weighted vertex normal, or the face normal where the two differ much (sharp edges).
-    """
+    """Unit normals of faces [F, 3] and of their corners [F, 3, 3]."""
     own, smooth = face_and_vertex_normals(vertices, faces)
-    at_corner = smooth[faces]
-    close = np.einsum("fkc,fc->fk", at_corner, own)[..., None] > SHARP_EDGE_COS
-    return own, np.where(close, at_corner, own[:, None])
+    return own, _at_corners(own, smooth[faces])
+
+
+def _at_corners(own: np.ndarray, smooth: np.ndarray) -> np.ndarray:
+    """[N, 3, 3] the vertex normals [N, 3, 3] of faces, or their own [N, 3] where the two differ much (sharp edges)."""
+    close = np.einsum("fkc,fc->fk", smooth, own)[..., None] > SHARP_EDGE_COS
+    return np.where(close, smooth, own[:, None])
 
 
 def _shading(

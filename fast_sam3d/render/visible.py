@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from fast_sam3d.geometry.camera import NEAR, Camera
+from fast_sam3d.render.renderer import WHITE, Color, MeshImage, MeshRenderer
 
-__all__ = ["CROWDED", "maybe_visible"]
+__all__ = ["CROWDED", "AnyMeshRenderer", "maybe_visible"]
 
 CROWDED = 2
 """Vertices per pixel from which it pays off to look for hidden ones."""
-SLACK_PX = 4.0
+SLACK_PX = 2.0
 """A vertex this much deeper than those around its pixel still counts as visible; in pixels at the mean depth."""
+
+
+class AnyMeshRenderer:
+    """A `MeshRenderer` for meshes of any size: draws only what may be visible where there is more than pixels.
+
+    Args:
+        vertices: [V, 3]. faces: [F, 3]. colors: [V, 3] rgb in 0..1, or None for grey.
+    """
+
+    def __init__(self, vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray | None) -> None:
+        self._mesh = vertices, faces, colors
+        self._whole: MeshRenderer | None = None
+        self._lock = threading.Lock()  # views are drawn in threads
+
+    def __call__(self, camera: Camera, background: Color = WHITE) -> MeshImage:
+        """See `MeshRenderer`."""
+        vertices, faces, colors = self._mesh
+        if len(vertices) < CROWDED * camera.size[0] * camera.size[1]:
+            with self._lock:
+                self._whole = self._whole or MeshRenderer(vertices, faces, colors)
+            return self._whole(camera, background=background)
+        some, between = maybe_visible(vertices, faces, camera)
+        tint = None if colors is None else colors[some]
+        return MeshRenderer(vertices[some], between, tint, once=True)(camera, background=background)
 
 
 def maybe_visible(vertices: np.ndarray, faces: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,9 @@ def nearest_triangle(
     best = np.zeros(height * width, np.uint64)
     u, v = np.ascontiguousarray(pixels[:, 0]), np.ascontiguousarray(pixels[:, 1])
     seen, doubled = _covering(u, v, triangles, height, width)
-    used = np.unique(triangles[seen])
+    touched = np.zeros(len(v), bool)
+    touched[triangles[seen]] = True
+    used = np.flatnonzero(touched)
     falling = used[np.argsort(v[used], kind="stable")]  # ties in the order of the indices
     rank = np.empty(len(v), np.int64)
     rank[falling] = np.arange(len(falling))

@@ -24,7 +24,7 @@ STAGES = {
     "mesh": "mesh",
     "gaussian": "gaussians",
     "postprocess": "postprocessing",
-    "layout": "layout",
+    "layout": "pose refinement",
 }
 QUIET_SECONDS = 0.5  # a stage without steps that is quicker than this gets no log line
 REDRAW_SECONDS = 0.1

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from fast_sam3d.geometry.arrays import transform_points
 from fast_sam3d.geometry.camera import Camera
-from fast_sam3d.render.renderer import AMBIENT, DIFFUSE, LIGHT, MeshRenderer, face_and_vertex_normals, nearest_faces
+from fast_sam3d.render.renderer import AMBIENT, DIFFUSE, LIGHT, face_and_vertex_normals, nearest_faces
 from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
 from fast_sam3d.render.splat import LARGEST_PX, draw_dots
 from fast_sam3d.render.threads import map_threads
+from fast_sam3d.render.visible import AnyMeshRenderer
 from fast_sam3d.scene.objects import PlacedObject, Scene
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def painter(scene: Scene, quick: bool = False) -> Callable[[Camera], NDArray[np.
         vertices = np.concatenate([points for points, _ in surfaces])
         faces = np.concatenate([surface.faces + start for start, (_, surface) in zip(starts, surfaces, strict=False)])
         colours = np.concatenate([surface.srgb for _, surface in surfaces])
-        drawing = MeshRenderer(vertices, faces, colours)
+        drawing = AnyMeshRenderer(vertices, faces, colours)
         return lambda camera: eight_bit(drawing(camera, background=background).rgb)
     points, sides, rgb, normals = (np.concatenate(parts) for parts in zip(*dots, strict=True))
     light = np.asarray(LIGHT) / np.linalg.norm(LIGHT)

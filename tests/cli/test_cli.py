@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +33,9 @@ def test_help_shows_the_default_of_every_flag_with_a_value(name):
     for action in parser._actions:
         if action.nargs == 0 or action.required:
             continue
-        assert "default" in formatter._get_help_string(action), f"{name} {action.option_strings}"
+        text = formatter._get_help_string(action) % {**vars(action), "prog": name}
+        assert "default" in text and "('" not in text, f"{name} {action.option_strings}"
+        assert action.metavar or action.choices, f"{name} {action.option_strings}: no word for its value"
 
 
 MODEL_COMMANDS = ("infer", "scene", "compare", "profile", "profile-scene", "bench", "tune")
@@ -44,6 +47,16 @@ def test_commands_that_run_a_model_share_their_flags(capsys, name):
     for flag in ("--image_path", "--image_dir", "--tag", "--device", "--dtype {float32,float16,bfloat16}", "--preset"):
         assert flag in out, flag
     assert "--seed" in out and "default, fast, fast_sam3d" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("name", MODEL_COMMANDS)
+def test_examples_are_found_from_any_folder(elsewhere, name):
+    parser = Parser(prog=name)
+    importlib.import_module(cli.COMMANDS[name].module).add_arguments(parser)
+    given = parser.parse(["--image_path", "examples/teapot"], overrides=False).image_path
+    assert Path(given).is_dir()
+    (elsewhere / "examples" / "teapot").mkdir(parents=True)
+    assert parser.parse(["--image_path", "examples/teapot"], overrides=False).image_path == "examples/teapot"
 
 
 @pytest.mark.parametrize("name", ["infer", "scene"])

@@ -6,7 +6,7 @@ import trimesh
 
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.render.renderer import MeshRenderer
-from fast_sam3d.render.visible import CROWDED, maybe_visible
+from fast_sam3d.render.visible import CROWDED, AnyMeshRenderer, maybe_visible
 
 VIEW = Camera.orbit(30.0, 20.0, distance=2.0, fov_deg=40.0, size=64)
 
@@ -50,3 +50,12 @@ def test_a_mesh_that_is_not_crowded_stays_whole(share):
     faces = np.arange(count // 3 * 3).reshape(-1, 3)
     some, between = maybe_visible(vertices, faces, VIEW)
     assert len(some) == count and between is faces
+
+
+@pytest.mark.parametrize("crowded", [True, False])
+def test_a_renderer_for_any_size_draws_like_that_for_all_faces(crowded):
+    mesh = crowd() if crowded else trimesh.creation.icosphere(subdivisions=2)
+    rgb = np.random.default_rng(0).random((len(mesh.vertices), 3))
+    expected = picture(mesh, rgb)
+    found = AnyMeshRenderer(mesh.vertices, mesh.faces, rgb)(VIEW)
+    assert np.abs(found.rgb - expected.rgb).max() <= 0.05 * crowded

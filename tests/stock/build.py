@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from tests.beds import STEPS, Bed
 from tests.minis import aim_at_few_voxels, enliven
-from tests.stock.stand_ins import importable, on_cpu
+from tests.stock.stand_ins import half_on_cpu, importable, on_cpu
 
 VOXELS = 160
 CORNER = 8  # the object lies in a corner of the grid of 64, so that the mesh grid can be small
@@ -79,7 +80,7 @@ def embedder() -> dict[str, Any]:
     }
 
 
-def guided(backbone: dict[str, Any]) -> dict[str, Any]:
+def guided(backbone: dict[str, Any], **settings: Any) -> dict[str, Any]:
     return {
         "_target_": f"{MODEL}.generator.classifier_free_guidance.ClassifierFreeGuidance",
         "unconditional_handling": "add_flag",
@@ -94,6 +95,7 @@ def guided(backbone: dict[str, Any]) -> dict[str, Any]:
             "mlp_ratio": 2,
             "qk_rms_norm": True,
             "force_zeros_cond": True,
+            **settings,
         },
     }
 
@@ -122,13 +124,16 @@ def ss_generator() -> dict[str, Any]:
     return {"_target_": f"{MODEL}.generator.shortcut.model.ShortCut", "reverse_fn": guided(backbone)}
 
 
-def slat_generator() -> dict[str, Any]:
+def slat_generator(half: bool) -> dict[str, Any]:
     backbone = {
         "_target_": f"{TDFY}.structured_latent_flow.SLatFlowModelTdfyWrapper",
         "resolution": 64,
         "io_block_channels": [8],
     }
-    return {"_target_": f"{MODEL}.generator.flow_matching.model.FlowMatching", "reverse_fn": guided(backbone)}
+    return {
+        "_target_": f"{MODEL}.generator.flow_matching.model.FlowMatching",
+        "reverse_fn": guided(backbone, use_fp16=half),
+    }
 
 
 def decoder(kind: str, channels: int, representation: dict[str, Any], **settings: Any) -> dict[str, Any]:
@@ -144,7 +149,7 @@ def decoder(kind: str, channels: int, representation: dict[str, Any], **settings
     }
 
 
-def gaussians(count: int) -> dict[str, Any]:
+def gaussians(count: int, half: bool) -> dict[str, Any]:
     rates = {"_xyz": 1.0, "_features_dc": 1.0, "_opacity": 1.0, "_scaling": 1.0, "_rotation": 0.1}
     representation = {
         "lr": rates,
@@ -157,18 +162,20 @@ def gaussians(count: int) -> dict[str, Any]:
         "opacity_bias": 0.1,
         "scaling_activation": "softplus",
     }
-    return decoder("decoder_gs.SLatGaussianDecoderTdfyWrapper", WIDTH, representation, resolution=64)
+    kind = "decoder_gs.SLatGaussianDecoderTdfyWrapper"
+    return decoder(kind, WIDTH, representation, resolution=64, use_fp16=half)
 
 
 def generator(backbone: dict[str, Any]) -> dict[str, Any]:
     return {"module": {"generator": {"backbone": backbone}, "condition_embedder": {"backbone": embedder()}}}
 
 
-def configs() -> dict[str, Any]:
-    """The yaml files of a checkpoint, by the names that the constructor gives them."""
+def configs(half: bool) -> dict[str, Any]:
+    """The yaml files of a checkpoint, by the names that the constructor gives them; half: the published precision."""
+    mesh: dict[str, Any] = {"resolution": CORNER, "device": "cpu", "use_fp16": half}
     return {
         "ss_generator": generator(ss_generator()),
-        "slat_generator": generator(slat_generator()),
+        "slat_generator": generator(slat_generator(half)),
         "ss_decoder": {
             "_target_": f"{TDFY}.sparse_structure_vae.SparseStructureDecoderTdfyWrapper",
             "out_channels": 1,
@@ -178,16 +185,20 @@ def configs() -> dict[str, Any]:
             "channels": [8, 4, 4],
         },
         # 32 groups of channels after two divisions by 2 and 4.
-        "slat_decoder_mesh": decoder(
-            "decoder_mesh.SLatMeshDecoderTdfyWrapper", 256, {"use_color": True}, resolution=CORNER, device="cpu"
-        ),
-        "slat_decoder_gs": gaussians(2),
-        "slat_decoder_gs_4": gaussians(1),
+        "slat_decoder_mesh": decoder("decoder_mesh.SLatMeshDecoderTdfyWrapper", 256, {"use_color": True}, **mesh),
+        "slat_decoder_gs": gaussians(2, half),
+        "slat_decoder_gs_4": gaussians(1, half),
     }
 
 
-def random_stock(seed: int = 0) -> Any:
-    """A pipeline with no dead branch; its objects have `VOXELS` voxels in a corner of the grid."""
+def random_stock(seed: int = 0, half: bool = False) -> Any:
+    """A pipeline with no dead branch; its objects have `VOXELS` voxels in a corner of the grid.
+
+    Args:
+        seed: of the weights.
+        half: float16 autocast around the samplers, and float16 weights where the published settings have them: all
+            sparse networks. The baseline is float32.
+    """
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
@@ -203,7 +214,7 @@ def random_stock(seed: int = 0) -> Any:
                 return instantiate(config).eval().requires_grad_(False)
 
         files: dict[str, Any] = {}
-        for name, config in configs().items():
+        for name, config in configs(half).items():
             OmegaConf.save(OmegaConf.create(config), Path(folder) / f"{name}.yaml")
             files |= {f"{name}_config_path": f"{name}.yaml", f"{name}_ckpt_path": "none"}
         torch.manual_seed(seed)
@@ -212,7 +223,7 @@ def random_stock(seed: int = 0) -> Any:
             depth_model=FixedDepth(),
             **files,
             workspace_dir=folder,
-            dtype="float32",
+            dtype="float16" if half else "float32",
             device="cpu",
             ss_preprocessor=preprocessor,
             slat_preprocessor=preprocessor,
@@ -227,7 +238,7 @@ def random_stock(seed: int = 0) -> Any:
         )
         enliven([pipeline.models, *pipeline.condition_embedders.values()])
         pipeline.models["ss_decoder"].out_layer.append(Corner(CORNER))
-        with on_cpu():
+        with half_on_cpu():
             aim_at_few_voxels(pipeline, VOXELS)
     return pipeline
 
@@ -252,3 +263,4 @@ def half_grid(pipeline: Any) -> Iterator[None]:
 
 
 STOCK = Bed("stock", random_stock, on_cpu, without_numpy, half_grid)
+HALF = Bed("stock in float16", partial(random_stock, half=True), half_on_cpu, whole_grid=half_grid)

@@ -232,3 +232,31 @@ def on_cpu() -> Iterator[None]:
         mock.patch.object(decoder_gs, "Gaussian", partial(Gaussian, device="cpu")),
     ):
         yield
+
+
+@contextmanager
+def half_on_cpu() -> Iterator[None]:
+    """As `on_cpu`, and the autocast that the package asks of the GPU is the CPU's; nothing changes in float32.
+
+    A CPU lacks no operator for float16, but its convolution of dense grids takes ten times as long: it is computed in
+    float32, of float16 inputs.
+    """
+    convolution = torch.nn.functional.conv3d
+
+    class Autocast(torch.autocast):
+        def __init__(self, device_type: str, dtype: Any = None, enabled: bool = True, **options: Any) -> None:
+            super().__init__("cpu", dtype, enabled and dtype is not torch.float32, **options)
+
+    def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any) -> Tensor:
+        cast = torch.is_autocast_enabled("cpu")
+        kind = torch.get_autocast_dtype("cpu") if cast else x.dtype
+        wide = [part if part is None else part.to(kind).float() for part in (x, weight, bias)]
+        with torch.autocast("cpu", enabled=False):
+            return convolution(*wide, *options).to(kind)
+
+    with (
+        on_cpu(),
+        mock.patch("torch.autocast", Autocast),
+        mock.patch("torch.nn.functional.conv3d", conv3d),
+    ):
+        yield

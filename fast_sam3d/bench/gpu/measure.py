@@ -49,7 +49,7 @@ class Settings:
     Args:
         rounds: measured runs of each variant, after a warm-up.
         minutes: for everything.
-        tests: run the tests marked gpu at the end.
+        tests: run the tests marked gpu at the end, where the device is a CUDA GPU.
     """
 
     scale: Scale
@@ -123,7 +123,7 @@ class Run:
                     logger.info("skipped: %s: %s", label, reason)
             self.save()
         self.surfaces()
-        if self.settings.tests and self.clock.left() > TESTS_SECONDS:
+        if self.device.type == "cuda" and self.settings.tests and self.clock.left() > TESTS_SECONDS:
             logger.info("tests marked gpu, at most %.0f s", self.clock.left())
             self.results["tests"] = machine.run_tests(self.clock.left())
 
