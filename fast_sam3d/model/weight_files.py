@@ -52,6 +52,8 @@ def map_tensors(path: Path, restore: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: missing, unreadable, truncated, without tensors, or with code; one sentence with the path.
     """
+    if path.is_fifo():
+        raise CheckpointError(f"{path} is a pipe, which cannot be mapped: give a file")
     try:
         with path.open("rb") as stream:
             start = stream.read(64)
@@ -81,6 +83,8 @@ def map_tensors(path: Path, restore: str) -> dict[str, Tensor]:
     tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"the weights {path} have no tensors: {restore}")
+    if odd := next((name for name in tensors if not name.isprintable()), None):
+        raise CheckpointError(f"the weights {path} have a name with control characters, {odd!a}: {restore}")
     return tensors
 
 
@@ -97,6 +101,8 @@ def _map_safetensors(path: Path) -> dict[str, Tensor]:
     tensors = {}
     for name, entry in header.items():
         if name != "__metadata__":
+            if entry["dtype"] not in _DTYPES:
+                raise _UnfitError(f"have {name!a} as {entry['dtype']}, which is not supported")
             first, last = (8 + length + offset for offset in entry["data_offsets"])
             empty = torch.empty(0, dtype=_DTYPES[entry["dtype"]], device="cpu")
             tensors[name] = empty.set_(storage[first:last]).view(entry["shape"])

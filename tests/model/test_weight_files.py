@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import builtins
 import functools
+import json
 import os
 import pathlib
 import pickle
@@ -166,6 +167,24 @@ def test_compressed_archives_and_programs_are_no_weights(tmp_path: Path) -> None
         map_tensors(path, "restore it")
     torch.jit.script(nn.Linear(2, 3)).save(str(path))
     with pytest.raises(CheckpointError, match=r"x\.ckpt hold a TorchScript program, not only weights: restore it"):
+        map_tensors(path, "restore it")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match=r"x\.ckpt is a pipe"):
+        map_tensors(path, "restore it")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "words"),
+    [("a", "F8_E8M0", "have 'a' as F8_E8M0, which is not supported"), ("a\x1b", "U8", r"control characters, 'a\\x1b'")],
+)
+def test_odd_types_and_names_are_named(tmp_path: Path, name: str, dtype: str, words: str) -> None:
+    header = json.dumps({name: {"dtype": dtype, "shape": [2], "data_offsets": [0, 2]}}).encode()
+    (path := tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+    with pytest.raises(CheckpointError, match=words):
         map_tensors(path, "restore it")
 
 
