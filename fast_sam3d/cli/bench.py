@@ -112,7 +112,8 @@ def measure(
     found = collect(keys, start, work, job, processes, threads, kept)
     each = torch.get_num_threads() if threads is None else threads
     seeds = f"{len(suite.seeds)} seed{'s' * (len(suite.seeds) > 1)} ({', '.join(map(str, suite.seeds))})"
-    source = "held-out objects" if job.objects.truth else "objects of your own pictures, without ground truth"
+    objects = "object" + "s" * (len(names) != 1)
+    source = f"held-out {objects}" if job.objects.truth else f"{objects} of your own pictures, without ground truth"
     about = [
         f"Suite `{suite.name}` on `{job.checkpoint.tag}`: {len(names)} {source}, {seeds}, 25 + 25 steps unless named.",
         f"{processes} process{'es' * (processes > 1)}, {each} thread{'s' * (each > 1)} each, torch {torch.__version__},"

@@ -207,7 +207,7 @@ def test_other_programs_on_the_card() -> None:
         ((), "torch finds no CUDA GPU here"),
         (("--device", "warp"), "--device warp cannot be used"),
         (("--minutes", "0"), "give a number above 0"),
-        (("--show", "missing.json"), "is not a result of measure-gpu"),
+        (("--show", "missing.json"), "there is no file missing.json: give one that measure-gpu wrote"),
     ],
 )
 def test_mistakes(

@@ -43,7 +43,7 @@ def device_of(name: str | None, small: bool) -> torch.device:
         there = torch.zeros(1, device=name or "cuda")
         there.item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise FastSam3dError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from error
+        raise FastSam3dError(f"--device {name} cannot be used: {str(error).splitlines()[0].split('. ')[0]}") from error
     return there.device  # with its number
 
 

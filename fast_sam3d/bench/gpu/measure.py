@@ -156,7 +156,11 @@ class Run:
             rounds = self.pace.rounds(cell, self.scale, self.settings.rounds, left)
             seconds = self.pace.seconds(cell, self.scale, rounds) if rounds else 0.0
             left -= seconds
-            does = f"{rounds} rounds, about {seconds:.0f} s" if rounds else "does not fit into the time"
+            does = (
+                f"{rounds} round{'s' * (rounds != 1)}, about {seconds:.0f} s"
+                if rounds
+                else "does not fit into the time"
+            )
             logger.info("  %-46s %s", cell.label(self.scale), does)
 
     def obstacle(self, cell: Cell) -> str | None:

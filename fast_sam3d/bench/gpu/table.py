@@ -27,6 +27,8 @@ def read(path: Path) -> dict[str, Any]:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if results["format"] != 1 or not isinstance(results["cells"], list):
             raise ValueError("not of format 1")
+    except FileNotFoundError as error:
+        raise FastSam3dError(f"there is no file {path}: give one that measure-gpu wrote") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FastSam3dError(f"{path} is not a result of measure-gpu ({error}): give its JSON file") from error
     return results
