@@ -97,6 +97,9 @@ def contents(folder: Path) -> dict[str, str]:
             report = json.loads(content)
             for key in ("load_seconds", "total_seconds", "seconds", "peak_memory_bytes"):
                 del report[key]
+            # The first object of a process also checks that savings act.
+            for entry in (part for solve in report["solves"] for part in (solve, *solve["steps"])):
+                del entry["syncs"]
             content = json.dumps(report).encode()
         found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
     return found
