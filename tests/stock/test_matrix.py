@@ -14,7 +14,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 import fast_sam3d
 from fast_sam3d.config.compose import compose, group_options
@@ -140,3 +141,21 @@ def test_every_method_on_every_preset(part: str, preset: str, precision: str) ->
         assert same_vars(before, snapshot(pipeline)), name
     assert wrong == {}
     assert differing(run(bed, pipeline, BOTH), plain) == set()
+
+
+def test_float16_reaches_samplers_and_decoders() -> None:
+    pipeline, types = shared("float16")[0], {}
+    hooks = []
+    for name in ("ss_generator", "slat_generator", "slat_decoder_mesh", "slat_decoder_gs"):
+        network = pipeline.models[name]
+        blocks = network.blocks if name.startswith("slat_decoder") else network.reverse_fn.backbone.blocks
+        layer = next(part for part in blocks.modules() if isinstance(part, nn.Linear))
+        hooks.append(layer.register_forward_hook(lambda *call, name=name: types.setdefault(name, _dtype(call[2]))))
+    run(HALF, pipeline, BOTH)
+    for hook in hooks:
+        hook.remove()
+    assert set(types.values()) == {torch.float16} and len(types) == 4
+
+
+def _dtype(output: Any) -> torch.dtype:
+    return getattr(output, "feats", output).dtype
