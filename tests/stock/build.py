@@ -170,7 +170,7 @@ def generator(backbone: dict[str, Any]) -> dict[str, Any]:
     return {"module": {"generator": {"backbone": backbone}, "condition_embedder": {"backbone": embedder()}}}
 
 
-def configs(half: bool) -> dict[str, Any]:
+def configs(half: bool = False) -> dict[str, Any]:
     """The yaml files of a checkpoint, by the names that the constructor gives them; half: the published precision."""
     mesh: dict[str, Any] = {"resolution": CORNER, "device": "cpu", "use_fp16": half}
     return {

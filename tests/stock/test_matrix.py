@@ -144,18 +144,18 @@ def test_every_method_on_every_preset(part: str, preset: str, precision: str) ->
 
 
 def test_float16_reaches_samplers_and_decoders() -> None:
-    pipeline, types = shared("float16")[0], {}
+    pipeline, types = shared("float16")[0], dict[str, torch.dtype]()
     hooks = []
     for name in ("ss_generator", "slat_generator", "slat_decoder_mesh", "slat_decoder_gs"):
         network = pipeline.models[name]
         blocks = network.blocks if name.startswith("slat_decoder") else network.reverse_fn.backbone.blocks
         layer = next(part for part in blocks.modules() if isinstance(part, nn.Linear))
-        hooks.append(layer.register_forward_hook(lambda *call, name=name: types.setdefault(name, _dtype(call[2]))))
+        hooks.append(layer.register_forward_hook(functools.partial(_note, types, name)))
     run(HALF, pipeline, BOTH)
     for hook in hooks:
         hook.remove()
     assert set(types.values()) == {torch.float16} and len(types) == 4
 
 
-def _dtype(output: Any) -> torch.dtype:
-    return getattr(output, "feats", output).dtype
+def _note(types: dict[str, torch.dtype], name: str, module: nn.Module, given: Any, output: Any) -> None:
+    types[name] = getattr(output, "feats", output).dtype
