@@ -212,7 +212,7 @@ def _fetch_file(listing: Listing, file: RemoteFile, path: Path) -> None:
 
 
 def _append(url: str, part: Path, size: int, shown: str) -> None:
-    """Download the rest of a file; goes on after dropped connections as long as each brought something."""
+    """Resume the download of a file, again after each dropped connection that brought some bytes."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 

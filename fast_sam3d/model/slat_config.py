@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from fast_sam3d.model.config import _divides, _positive
 
@@ -159,25 +159,25 @@ PUBLISHED_SLAT: Final = SLatFlowConfig(
 PUBLISHED_SLAT_CONTEXT: Final = (5496, 1024)
 """Context tokens and their width at the published sizes."""
 
+_PUBLISHED_TRUNK: Final[dict[str, Any]] = {
+    "resolution": 64,
+    "model_channels": 768,
+    "num_blocks": 12,
+    "num_heads": 12,
+    "mlp_ratio": 4.0,
+    "window_size": 8,
+}
+"""The published sizes that the decoders share."""
+
 PUBLISHED_MESH: Final = MeshDecoderConfig(
-    resolution=64,
-    model_channels=768,
-    num_blocks=12,
-    num_heads=12,
-    mlp_ratio=4.0,
-    window_size=8,
+    **_PUBLISHED_TRUNK,
     upsample_channels=(192, 96),
     out_channels=101,
 )
 """The published sizes of the mesh decoder."""
 
 PUBLISHED_GAUSSIANS: Final = GaussianDecoderConfig(
-    resolution=64,
-    model_channels=768,
-    num_blocks=12,
-    num_heads=12,
-    mlp_ratio=4.0,
-    window_size=8,
+    **_PUBLISHED_TRUNK,
     num_gaussians=32,
 )
 """The published sizes of the gaussian decoder."""

@@ -12,7 +12,7 @@ import pytest
 
 from fast_sam3d.checkpoints.requirements import OPTIONAL, REQUIREMENTS, TORCH
 
-# The modules that the published YAML files name, as far as they are part of the package.
+# The modules of the package that the published YAML files name.
 STARTS = (
     "sam3d_objects.pipeline.inference_pipeline_pointmap",
     "sam3d_objects.pipeline.depth_models.moge",
