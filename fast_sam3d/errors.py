@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
+import sys
 from collections.abc import Iterable
 
 __all__ = [
-    "CheckpointError", "ConfigError", "FastSam3dError", "InputError", "OutputError", "first_line", "nothing_found",
-    "one_line", "suggest",
+    "CheckpointError", "ConfigError", "FastSam3dError", "InputError", "OutputError", "first_line", "is_out_of_memory",
+    "nothing_found", "one_line", "suggest",
 ]  # fmt: skip
 
 
@@ -46,6 +49,24 @@ class CheckpointError(FastSam3dError):
 
 class OutputError(FastSam3dError):
     """A place where results cannot be written."""
+
+
+_WORDS = re.compile(r"out of memory|not enough memory|can(no|')t allocate memory|ALLOC(ATION)?_FAILED|bad_alloc", re.I)
+"""In bare RuntimeErrors: of CUDA, HIP and MPS; of torch's CPU allocator on Windows and Linux; of cuBLAS and cuDNN."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or its cause, is out-of-memory on the host or a device."""
+    torch = sys.modules.get("torch")
+    kinds: tuple[type[BaseException], ...] = (MemoryError,)
+    if torch is not None:
+        kinds = (*kinds, torch.cuda.OutOfMemoryError)
+    while error is not None:
+        said = isinstance(error, RuntimeError) and _WORDS.search(str(error))
+        if isinstance(error, kinds) or said or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        error = error.__cause__
+    return False
 
 
 def one_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from fast_sam3d.checkpoints.files import check_stock_files, check_stock_homes, c
 from fast_sam3d.checkpoints.packages import holds, importable
 from fast_sam3d.checkpoints.requirements import FORK_MARK
 from fast_sam3d.checkpoints.tensors import instantiate_and_load_from_pretrained as load_network
-from fast_sam3d.errors import CheckpointError, first_line
+from fast_sam3d.errors import CheckpointError, first_line, is_out_of_memory
 
 __all__ = [
     "GATED_HELP", "check_depth_model", "check_named_depth_model", "check_package", "check_stock", "load_stock",
@@ -116,7 +116,7 @@ def load_stock(folder: Path, device: Any, dtype: str | None, depth_model: str | 
         except CheckpointError:
             raise
         except Exception as error:  # whatever the package raises while it is built; the cause stays attached
-            if _out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             cause = error.__cause__ or error
             raise CheckpointError(
@@ -192,13 +192,3 @@ def _current_device(device: Any) -> Iterator[None]:
     log.warning("SAM 3D Objects uses the current GPU in places: call torch.cuda.set_device(%d) too", device.index)
     with torch.cuda.device(device):
         yield
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    import torch
-
-    while error is not None:
-        if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-            return True
-        error = error.__cause__
-    return False

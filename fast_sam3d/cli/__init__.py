@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from fast_sam3d import __version__
 from fast_sam3d.cli.arguments import Parser
-from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
-from fast_sam3d.run.memory import DoesNotFit, is_out_of_memory, remedies
+from fast_sam3d.errors import ConfigError, FastSam3dError, is_out_of_memory, suggest
+from fast_sam3d.run.memory import DoesNotFit, remedies
 
 __all__ = ["main"]
 

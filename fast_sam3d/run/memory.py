@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
-import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
-from fast_sam3d.errors import FastSam3dError, first_line
+from fast_sam3d.errors import FastSam3dError, first_line, is_out_of_memory
 
-__all__ = ["SMALLER", "DoesNotFit", "free_memory", "is_out_of_memory", "remedies", "run_fitting", "smaller_than"]
+__all__ = ["SMALLER", "DoesNotFit", "free_memory", "remedies", "run_fitting", "smaller_than"]
 
 log = logging.getLogger(__name__)
 
@@ -24,24 +22,6 @@ SMALLER: tuple[tuple[str, ...], ...] = (("gaussian",), ("gaussian_4",))
 
 class DoesNotFit(FastSam3dError):
     """An object that did not fit into memory in any of the attempts."""
-
-
-_WORDS = re.compile(r"out of memory|not enough memory|can(no|')t allocate memory|ALLOC(ATION)?_FAILED|bad_alloc", re.I)
-"""In bare RuntimeErrors: of CUDA, HIP and MPS; of torch's CPU allocator on Windows and Linux; of cuBLAS and cuDNN."""
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or its cause, is out-of-memory on the host or a device."""
-    torch = sys.modules.get("torch")
-    kinds: tuple[type[BaseException], ...] = (MemoryError,)
-    if torch is not None:
-        kinds = (*kinds, torch.cuda.OutOfMemoryError)
-    while error is not None:
-        said = isinstance(error, RuntimeError) and _WORDS.search(str(error))
-        if isinstance(error, kinds) or said or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-            return True
-        error = error.__cause__
-    return False
 
 
 def remedies() -> str:

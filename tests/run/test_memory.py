@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from fast_sam3d.config.compose import load
-from fast_sam3d.run.memory import DoesNotFit, is_out_of_memory, remedies, run_fitting, smaller_than
+from fast_sam3d.errors import is_out_of_memory
+from fast_sam3d.run.memory import DoesNotFit, remedies, run_fitting, smaller_than
 
 ALL = ("mesh", "gaussian")
 
