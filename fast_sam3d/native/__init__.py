@@ -1,0 +1,1 @@
+"""SAM 3D Objects in plain PyTorch: the published networks and stages, filled from the user's own weights."""
