@@ -2,7 +2,7 @@
 
     python .ci/attribute_paths.py [folder of the package]
 
-`fast_sam3d/adapters` finds the parts of a pipeline; everything else asks it. `model` and `mini` are a pipeline
+`fast_sam3d/adapters` finds the parts of a pipeline; everything else asks it. `model`, `mini` and `native` are pipelines
 themselves.
 """
 
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-EXEMPT = {"adapters", "model", "mini"}
+EXEMPT = {"adapters", "model", "mini", "native"}
 ATTRIBUTES = {"models", "reverse_fn", "_solver", "condition_embedders", "backbone", "shape_model_dtype"}
 NAMES = {"_pipeline", "reverse_fn", "_solver", "condition_embedders", "shape_model_dtype"}  # as in getattr
 PARTS = ("_generator", "_condition_embedder", "slat_decoder_mesh", "slat_decoder_gs", "slat_decoder_gs_4")
