@@ -12,10 +12,8 @@ from torch import Tensor
 
 from fast_sam3d.errors import InputError
 from fast_sam3d.native.preprocess import Preprocessor, camera_points, fit_points
-from tests.stock.native.preprocessors import preprocessor_yaml
+from tests.stock.native.published import PIXELS, preprocessor
 from tests.stock.stand_ins import importable
-
-SIZE = 42
 
 # height and width of the picture; top, left, bottom, right of the mask
 MASKS = {
@@ -58,7 +56,7 @@ def stock() -> Any:
     with importable():
         from sam3d_objects.pipeline.inference_pipeline_pointmap import InferencePipelinePointMap
 
-        parts = {stage: instantiate(preprocessor_yaml(stage, SIZE)) for stage in ("ss", "slat")}
+        parts = {stage: instantiate(preprocessor(stage)) for stage in ("ss", "slat")}
     pipeline = SimpleNamespace(device="cpu", image_to_float=lambda image: (image / 255).astype(np.float32))
 
     def preprocess(stage: str, rgba: np.ndarray, pointmap: Tensor | None = None) -> dict[str, Tensor]:
@@ -72,24 +70,24 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name, value in expected.items():
         assert found[name].shape == value.shape and found[name].dtype == value.dtype, name
         tolerance = {"rtol": 1e-6, "atol": 1e-6} if "pointmap" in name else {"rtol": 0, "atol": 0}
-        torch.testing.assert_close(found[name], value, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}", **tolerance)
+        torch.testing.assert_close(found[name], value, equal_nan=True, **tolerance)
 
 
 @pytest.mark.parametrize("place", MASKS)
 def test_equals_stock(stock: Any, place: str) -> None:
     rgba, points = picture(*MASKS[place])
     points = points.permute(2, 0, 1)
-    assert_equal(Preprocessor(SIZE)(rgba, points), stock("ss", rgba, points))
-    assert_equal(Preprocessor(SIZE)(rgba), stock("slat", rgba))
+    assert_equal(Preprocessor(PIXELS)(rgba, points), stock("ss", rgba, points))
+    assert_equal(Preprocessor(PIXELS)(rgba), stock("slat", rgba))
 
 
 def test_equals_stock_with_points_that_are_not_finite(stock: Any) -> None:
     rgba, points = picture(*MASKS["in the middle"])
     points = points.permute(2, 0, 1).contiguous()
     points[0, 5:9], points[2, 22:26], points[1, 30:32] = torch.inf, -torch.inf, torch.nan
-    assert_equal(Preprocessor(SIZE)(rgba, points), stock("ss", rgba, points))
+    assert_equal(Preprocessor(PIXELS)(rgba, points), stock("ss", rgba, points))
     points[:] = torch.nan
-    found = Preprocessor(SIZE)(rgba, points)
+    found = Preprocessor(PIXELS)(rgba, points)
     assert_equal(found, stock("ss", rgba, points))
     assert found["pointmap_scale"].tolist() == [[1, 1, 1]] and found["pointmap_shift"].tolist() == [[0, 0, 0]]
 
@@ -100,7 +98,7 @@ def test_refuses_the_masks_that_stock_refuses(stock: Any, box: tuple[int, ...]) 
     with pytest.raises(Exception, match="Bounding box"):
         stock("ss", rgba, points.permute(2, 0, 1))
     with pytest.raises(InputError, match="mark at least 3 pixels in each direction"):
-        Preprocessor(SIZE)(rgba, points.permute(2, 0, 1))
+        Preprocessor(PIXELS)(rgba, points.permute(2, 0, 1))
 
 
 def test_points_reach_the_camera_frame_as_in_stock() -> None:
