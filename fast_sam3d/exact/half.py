@@ -2,8 +2,8 @@
 
 Autocast casts the weights of a linear layer at each call, and caches only those that require gradients. Here the cast
 is stored with the storage and version of the weights, repeated when those change, and freed with them, so that weights
-which leave the device leave nothing behind. Torch counts the version up with every in-place operation. Only writes through `.data`, or through a numpy view, leave no trace: call `accelerate` again
-after those.
+which leave the device leave nothing behind. Torch counts the version up with every in-place operation. Only writes
+through `.data`, or through a numpy view, leave no trace: call `accelerate` again after those.
 """
 
 from __future__ import annotations

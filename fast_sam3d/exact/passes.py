@@ -41,8 +41,10 @@ PLAIN: Final[tuple[type, ...]] = (Tensor, nn.Parameter)
 
 _OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
 
-State: TypeAlias = tuple[Hashable, ...]
-"""Of a network: equal as long as nothing in it has changed."""
+Place: TypeAlias = tuple[Any, ...]
+"""Of a tensor: its storage, and what of that it shows."""
+State: TypeAlias = tuple[Hashable, tuple[Place, ...]]
+"""Of a network: equal as long as nothing in it has changed; its parts, and the places of its weights."""
 
 
 @dataclass(eq=False)
@@ -266,7 +268,7 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     return dict(chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)))
 
 
-def _place(tensor: Tensor) -> Hashable:
+def _place(tensor: Tensor) -> Place:
     """Changes with every in-place operation. The reference keeps the storage's identity from being used again."""
     storage = StorageWeakRef(tensor.untyped_storage())
     return storage, tensor.storage_offset(), tensor._version, tensor.shape, tensor.stride(), tensor.dtype
