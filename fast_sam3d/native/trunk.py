@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +45,8 @@ def voxel_code(coords: Tensor, channels: int) -> Tensor:
         [N, channels] float32 on the device of coords.
     """
     count = channels // 6
-    frequencies = torch.exp(torch.arange(count, device=coords.device) * (-math.log(10000.0) / count))
+    # The published form, to the last bit: elsewhere frequencies are exponentials.
+    frequencies = 1.0 / 10000 ** (torch.arange(count, dtype=torch.float32, device=coords.device) / count)
     angles = coords[:, 1:, None].float() * frequencies
     code = torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)
     return F.pad(code, (0, channels - code.shape[1]))
