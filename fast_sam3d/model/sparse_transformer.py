@@ -107,13 +107,15 @@ class WindowAttention(nn.Module):
 
 
 class WindowBlock(nn.Module):
-    """Pre-norm block: window attention, then MLP."""
+    """Pre-norm block: window attention, then MLP. affine: norms have weights."""
 
-    def __init__(self, channels: int, num_heads: int, mlp_ratio: float, window_size: int, shift: int) -> None:
+    def __init__(
+        self, channels: int, num_heads: int, mlp_ratio: float, window_size: int, shift: int, affine: bool = True
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(channels, eps=1e-6)
+        self.norm1 = nn.LayerNorm(channels, eps=1e-6, elementwise_affine=affine)
         self.attn = WindowAttention(channels, num_heads, window_size, shift)
-        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6, elementwise_affine=affine)
         self.mlp = FeedForward(channels, mlp_ratio)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
