@@ -12,13 +12,9 @@ from torch import Tensor, nn
 
 from fast_sam3d.model.config import SSFlowConfig
 from fast_sam3d.model.config_file import SamplingConfig
-from fast_sam3d.model.half import half_weights, store_in_half
 from fast_sam3d.model.slat_config import SLatFlowConfig
 from fast_sam3d.native.generators import (
-    LatentGenerator,
-    StructureGenerator,
     latent_generator,
-    set_guidance,
     structure_generator,
 )
 from tests.minis import enliven
