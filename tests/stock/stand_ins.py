@@ -117,7 +117,9 @@ class Transform3d:
         return self.matrix
 
     def transform_points(self, points: Tensor) -> Tensor:
-        return points @ self.matrix[0, :3, :3] + self.matrix[0, 3, :3]
+        # Homogeneous, as in pytorch3d: where one coordinate is infinite, all of them become NaN.
+        whole = torch.cat([points, torch.ones_like(points[..., :1])], -1) @ self.matrix[0]
+        return whole[..., :3] / whole[..., 3:]
 
 
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
