@@ -71,6 +71,7 @@ class Passes:
         numbers: of the states of networks; equal encoders have the same number.
         encoders: every encoder with its state when it was last read.
         running: the pipeline's `run` is on.
+        reused: passes of encoders that were reused in this run.
         states: of the networks that were read in this run, by identity.
         disabled: places, or savings, that a log line was written for.
     """
@@ -79,6 +80,7 @@ class Passes:
     numbers: dict[State, int] = field(default_factory=dict)
     encoders: WeakKeyDictionary[nn.Module, State] = field(default_factory=WeakKeyDictionary)
     running: bool = False
+    reused: int = 0
     states: dict[int, State] = field(default_factory=dict)
     disabled: set[str] = field(default_factory=set)
 
@@ -113,6 +115,7 @@ class Passes:
             if known.key == key and all(map(same_bits, known.given, given)):
                 stored.remove(known)
                 stored.append(known)
+                self.reused += kind == "encoder"
                 return known
         return None
 
@@ -121,7 +124,7 @@ class Passes:
         self.running = False
         self.states.clear()
         numbers = [self.numbers[state] for state in self.encoders.values()]
-        if len(numbers) == len(set(numbers)) > 1 and "embedders" not in self.disabled:
+        if len(numbers) == len(set(numbers)) > 1 and not self.reused and "embedders" not in self.disabled:
             self.disabled.add("embedders")
             logger.info("exact.embedders saves nothing, because no two image encoders have equal settings and weights")
         for stored in self.stored.values() if not keep else ():
@@ -146,7 +149,7 @@ def one_run(images: bool, scene: Exchange, call: Callable[..., Any], *args: Any,
         images: keep the passes for the next run.
     """
     passes = passes_of(scene)
-    passes.running = True
+    passes.running, passes.reused = True, 0
     try:
         return call(*args, **kwargs)
     finally:

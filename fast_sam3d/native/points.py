@@ -43,12 +43,12 @@ class PointPatchEmbed(nn.Module):
     switches this saving off for comparison.
 
     Args:
-        chunk: windows that go through the block at once; one takes 0.5 MB in float32 at the published sizes.
+        chunk: windows that go through the block at once, each with 0.5 MB in float32 at the published sizes; None: all.
     """
 
     class_token_only: bool = True
 
-    def __init__(self, settings: PointSettings | None = None, chunk: int = 256) -> None:
+    def __init__(self, settings: PointSettings | None = None, chunk: int | None = 256) -> None:
         super().__init__()
         self.settings = settings = settings or PointSettings()
         self.chunk = chunk
@@ -79,7 +79,7 @@ class PointPatchEmbed(nn.Module):
 
     def _class_tokens(self, windows: Tensor) -> Iterator[Tensor]:
         """[windows, points, 3] -> the class tokens [windows, C], in chunks."""
-        for part in windows.split(self.chunk):
+        for part in windows.split(self.chunk or len(windows)):
             known = part.isfinite().all(dim=-1, keepdim=True)
             x = self.point_proj(torch.where(known, part, 0.0))
             x = torch.where(known, x, self.invalid_xyz_token.to(x.dtype))
