@@ -98,7 +98,9 @@ def convolve_children(
         if compact:
             rows = known.nonzero().flatten()
             found = _rows(feats, column[rows].to(feats.device), theirs, copies) @ kernel
-            out.index_add_(0, _children(rows.to(feats.device), own), found.view(len(rows) * len(own), out.shape[1]).to(wide))
+            out.index_add_(
+                0, _children(rows.to(feats.device), own), found.view(len(rows) * len(own), out.shape[1]).to(wide)
+            )
         else:
             found = _rows(feats, column.clamp(max=size - 1).to(feats.device), theirs, copies)
             found = found.masked_fill_(~known[:, None].to(feats.device), 0) @ kernel
