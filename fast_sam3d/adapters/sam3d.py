@@ -216,13 +216,17 @@ class Sam3d:
         return getattr(self.pipeline, name, torch.float32)
 
     def encoders(self) -> Iterator[tuple[str, Any]]:
-        """(name, module) of every image encoder, each once: the parts of a condition embedder, or the whole."""
+        """(name, module) of every image encoder, each once: the parts of a condition embedder, or the whole.
+
+        Of a part that names one, the network that it shares with others, as those of `fast_sam3d.native` do.
+        """
         seen: list[Any] = []
         for name, embedder in (getattr(self.pipeline, "condition_embedders", None) or {}).items():
             # sam3d_objects/model/backbone/dit/embedder/embedder_fuser.py, `EmbedderFuser`
             parts = getattr(embedder, "embedder_list", None)
             named = [(name, embedder)] if parts is None else [(f"{name}[{i}]", p[0]) for i, p in enumerate(parts)]
-            for label, encoder in named:
+            for label, part in named:
+                encoder = getattr(part, "shared_encoder", part)
                 if callable(getattr(encoder, "forward", None)) and not any(encoder is other for other in seen):
                     seen.append(encoder)
                     yield label, encoder

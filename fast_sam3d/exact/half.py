@@ -1,14 +1,16 @@
 """Linear layers whose weights are cast to half precision once.
 
 Autocast casts the weights of a linear layer at each call, and caches only those that require gradients. Here the cast
-is stored with the storage and version of the weights, and repeated when those change. Torch counts the version up with
-every in-place operation. Only writes through `.data`, or through a numpy view, leave no trace: call `accelerate` again
-after those.
+is stored with the storage and version of the weights, repeated when those change, and freed with them, so that weights
+which leave the device leave nothing behind. Torch counts the version up with every in-place operation. Only writes
+through `.data`, or through a numpy view, leave no trace: call `accelerate` again after those.
 """
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -32,12 +34,14 @@ class Half:
         storages: theirs. While these references live, no other storage has the same identity.
         weight: [out, in].
         bias: [out], or None.
+        source: the weights that were cast; calls back when they are gone.
     """
 
     marks: tuple[Any, ...]
     storages: list[StorageWeakRef]
     weight: Tensor
     bias: Tensor | None
+    source: weakref.ref[Tensor]
 
 
 class LinearSeam(Seam):
@@ -70,7 +74,8 @@ class LinearSeam(Seam):
             with torch.inference_mode(False), torch.no_grad():
                 cast = [tensor.detach().to(dtype) for tensor in given]
             storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in given]
-            self.half = Half(marks, storages, cast[0], None if bias is None else cast[1])
+            source = weakref.ref(weight, partial(_forget, weakref.ref(self)))
+            self.half = Half(marks, storages, cast[0], None if bias is None else cast[1], source)
         return self.half
 
     def discard(self, layer: Layer) -> None:
@@ -80,6 +85,13 @@ class LinearSeam(Seam):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "half": None}
+
+
+def _forget(seam: weakref.ref[LinearSeam], source: weakref.ref[Tensor]) -> None:
+    """Free what was cast from weights that are gone."""
+    owner = seam()
+    if owner is not None and owner.half is not None and owner.half.source is source:
+        owner.half = None
 
 
 def _uncast(tensor: Tensor | None) -> bool:

@@ -41,8 +41,10 @@ PLAIN: Final[tuple[type, ...]] = (Tensor, nn.Parameter)
 
 _OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
 
-State: TypeAlias = tuple[Hashable, ...]
-"""Of a network: equal as long as nothing in it has changed."""
+Place: TypeAlias = tuple[Any, ...]
+"""Of a tensor: its storage, and what of that it shows."""
+State: TypeAlias = tuple[Hashable, tuple[Place, ...]]
+"""Of a network: equal as long as nothing in it has changed; its parts, and the places of its weights."""
 
 
 @dataclass(eq=False)
@@ -69,6 +71,7 @@ class Passes:
         numbers: of the states of networks; equal encoders have the same number.
         encoders: every encoder with its state when it was last read.
         running: the pipeline's `run` is on.
+        reused: passes of encoders that were reused in this run.
         states: of the networks that were read in this run, by identity.
         disabled: places, or savings, that a log line was written for.
     """
@@ -77,6 +80,7 @@ class Passes:
     numbers: dict[State, int] = field(default_factory=dict)
     encoders: WeakKeyDictionary[nn.Module, State] = field(default_factory=WeakKeyDictionary)
     running: bool = False
+    reused: int = 0
     states: dict[int, State] = field(default_factory=dict)
     disabled: set[str] = field(default_factory=set)
 
@@ -99,7 +103,7 @@ class Passes:
         if state not in self.numbers:
             others = [(other, old) for other, old in self.encoders.items() if share and other is not module]
             equal = (self.numbers[old] for other, old in others if _state(other) == old and _equal(other, module))
-            self.numbers[state] = next(equal, len(self.numbers))
+            self.numbers[state] = next(equal, 1 + max(self.numbers.values(), default=-1))
             if share:
                 self.encoders[module] = state
         return self.numbers[state]
@@ -111,6 +115,7 @@ class Passes:
             if known.key == key and all(map(same_bits, known.given, given)):
                 stored.remove(known)
                 stored.append(known)
+                self.reused += kind == "encoder"
                 return known
         return None
 
@@ -119,11 +124,22 @@ class Passes:
         self.running = False
         self.states.clear()
         numbers = [self.numbers[state] for state in self.encoders.values()]
-        if len(numbers) == len(set(numbers)) > 1 and "embedders" not in self.disabled:
+        if len(numbers) == len(set(numbers)) > 1 and not self.reused and "embedders" not in self.disabled:
             self.disabled.add("embedders")
             logger.info("exact.embedders saves nothing, because no two image encoders have equal settings and weights")
         for stored in self.stored.values() if not keep else ():
             stored.clear()
+        self._forget_released()
+
+    def _forget_released(self) -> None:
+        """Forget states of weights that are gone: they cannot come back, and their passes cannot be found."""
+        gone = {state for state in self.numbers if any(place[0].expired() for place in state[1])}
+        numbers = {self.numbers.pop(state) for state in gone} - {*self.numbers.values()}
+        for module in [module for module, state in self.encoders.items() if state in gone]:
+            del self.encoders[module]
+        for kind, stored in self.stored.items():
+            kept = [known for known in stored if known.key[0] not in numbers]
+            self.stored[kind] = deque(kept, maxlen=stored.maxlen)
 
 
 def one_run(images: bool, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -133,7 +149,7 @@ def one_run(images: bool, scene: Exchange, call: Callable[..., Any], *args: Any,
         images: keep the passes for the next run.
     """
     passes = passes_of(scene)
-    passes.running = True
+    passes.running, passes.reused = True, 0
     try:
         return call(*args, **kwargs)
     finally:
@@ -255,7 +271,7 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
     return dict(chain(module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)))
 
 
-def _place(tensor: Tensor) -> Hashable:
+def _place(tensor: Tensor) -> Place:
     """Changes with every in-place operation. The reference keeps the storage's identity from being used again."""
     storage = StorageWeakRef(tensor.untyped_storage())
     return storage, tensor.storage_offset(), tensor._version, tensor.shape, tensor.stride(), tensor.dtype

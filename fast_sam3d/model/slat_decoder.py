@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,8 @@ class SLatTrunk(nn.Module):
         config: sizes.
     """
 
-    built_in_savings = ("attention",)
+    built_in_savings: ClassVar[tuple[str, ...]] = ("attention",)
+    affine_norms: ClassVar = True
 
     def __init__(self, config: SLatTrunkConfig) -> None:
         super().__init__()
@@ -49,10 +51,10 @@ class SLatTrunk(nn.Module):
         self.model_channels = config.model_channels
         self.num_heads = config.num_heads
         self.input_layer = nn.Linear(config.latent_channels, config.model_channels)
+        sizes = config.model_channels, config.num_heads, config.mlp_ratio, config.window_size
         half = config.window_size // 2
         self.blocks = nn.ModuleList(
-            WindowBlock(config.model_channels, config.num_heads, config.mlp_ratio, config.window_size, half * (i % 2))
-            for i in range(config.num_blocks)
+            WindowBlock(*sizes, half * (i % 2), self.affine_norms) for i in range(config.num_blocks)
         )
 
     def encode_tokens(self, slat: SparseTensor) -> SparseTensor:

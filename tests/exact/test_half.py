@@ -126,6 +126,21 @@ def test_changed_weights_are_cast_again(shared: Pipeline) -> None:
     assert all("shape" in differing(a, b) for a, b in itertools.pairwise(results))
 
 
+def test_what_was_cast_is_freed_with_the_weights(shared: Pipeline) -> None:
+    pipeline = copy.deepcopy(shared)
+    with fast_sam3d.accelerated(pipeline, HALF):
+        want = EMBEDDED.run(pipeline)
+        linears = layers(pipeline, "ss")
+        kept = [linear.state_dict() for linear in linears]
+        for linear in linears:  # as a memory plan lets them leave the device
+            meta = {name: torch.empty_like(value, device="meta") for name, value in linear.state_dict().items()}
+            linear.load_state_dict(meta, assign=True)
+        assert all(seam_at(linear, "forward").half is None for linear in linears)  # type: ignore[union-attr]
+        for linear, state in zip(linears, kept, strict=True):
+            linear.load_state_dict(state, assign=True)
+        assert differing(EMBEDDED.run(pipeline), want) == set()
+
+
 def test_no_cache_without_autocast(caplog: pytest.LogCaptureFixture) -> None:
     pipeline = random_mini()
     with caplog.at_level(logging.INFO, "fast_sam3d"), fast_sam3d.accelerated(pipeline, HALF):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fast_sam3d
 from fast_sam3d.bench.operations import OFF
-from fast_sam3d.exact.passes import LIMITS, Passes, PassSeam, same_bits
+from fast_sam3d.exact.passes import LIMITS, Pass, Passes, PassSeam, same_bits
 from fast_sam3d.model.embedder import ConditionEmbedder
 from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.patch import seam_at
@@ -435,3 +435,20 @@ def test_changed_weights_give_another_number() -> None:
         change(layer)
         assert number(layer) not in seen
         seen.add(number(layer))
+
+
+def test_networks_whose_weights_are_gone_are_forgotten() -> None:
+    passes, network, other = Passes(), nn.Linear(2, 2).eval(), nn.Linear(3, 3).eval()
+    stays = passes.number(other, share=True)
+    for _ in range(3):
+        first = passes.number(network, share=True)
+        assert first != stays
+        passes.stored["encoder"].append(Pass((first,), []))
+        passes.stored["encoder"].append(Pass((stays,), []))
+        state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        network.load_state_dict({name: torch.empty_like(v, device="meta") for name, v in state.items()}, assign=True)
+        passes.end(keep=True)
+        assert {known.key[0] for known in passes.stored["encoder"]} == {stays}
+        assert len(passes.numbers) == len(passes.encoders) == 1
+        network.load_state_dict(state, assign=True)
+    assert passes.number(other, share=True) == stays

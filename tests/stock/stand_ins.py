@@ -5,8 +5,8 @@ built, `on_cpu` while one runs. A package that is really there is used.
 
 Three kinds:
 - packages that no test reaches are empty: every name in them is `Anything`;
-- functions that a run does reach (pytorch3d's transforms, kaolin's check, easydict) are written out, as small as the
-  calls in a run allow;
+- functions that a run does reach (pytorch3d's transforms, kaolin's check, easydict, and in `pictures.py` those of
+  torchvision and timm) are written out, as small as the calls in a run allow;
 - sparse convolution, in `sparse_convolution.py`.
 """
 
@@ -26,7 +26,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from tests.stock import sparse_convolution
+from tests.stock import pictures, sparse_convolution
 
 EMPTY = {
     "astor", "cv2", "easydict", "flash_attn", "gsplat", "igraph", "kaolin", "lightning", "loguru", "moge", "open3d",
@@ -117,7 +117,9 @@ class Transform3d:
         return self.matrix
 
     def transform_points(self, points: Tensor) -> Tensor:
-        return points @ self.matrix[0, :3, :3] + self.matrix[0, 3, :3]
+        # Homogeneous, as in pytorch3d: where one coordinate is infinite, all of them become NaN.
+        whole = torch.cat([points, torch.ones_like(points[..., :1])], -1) @ self.matrix[0]
+        return whole[..., :3] / whole[..., 3:]
 
 
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
@@ -150,6 +152,7 @@ def check_tensor(tensor: Tensor, shape: Any = None, **options: Any) -> bool:
 
 
 WRITTEN: dict[str, dict[str, Any]] = {
+    **pictures.WRITTEN,
     "easydict": {"EasyDict": EasyDict},
     "kaolin.utils.testing": {"check_tensor": check_tensor},
     "pytorch3d.renderer": {"look_at_view_transform": look_at_view_transform},
@@ -247,12 +250,12 @@ def half_on_cpu() -> Iterator[None]:
         def __init__(self, device_type: str, dtype: Any = None, enabled: bool = True, **options: Any) -> None:
             super().__init__("cpu", dtype, enabled and dtype is not torch.float32, **options)
 
-    def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any) -> Tensor:
+    def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **options: Any) -> Tensor:
         cast = torch.is_autocast_enabled("cpu")
         kind = torch.get_autocast_dtype("cpu") if cast else x.dtype
         wide = [part if part is None else part.to(kind).float() for part in (x, weight, bias)]
         with torch.autocast("cpu", enabled=False):
-            return convolution(*wide, *options).to(kind)
+            return convolution(*wide, *rest, **options).to(kind)
 
     with (
         on_cpu(),

@@ -1,0 +1,132 @@
+"""The trunk of the published decoders: a windowed sparse transformer, whose torso may be in half precision."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fast_sam3d.model.slat_config import SLatTrunkConfig
+from fast_sam3d.model.slat_decoder import SLatTrunk
+from fast_sam3d.model.sparse import SparseConv3d, SparseTensor
+from fast_sam3d.model.sparse_transformer import require_voxels
+
+__all__ = ["Trunk", "TrunkConfig", "voxel_code"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrunkConfig(SLatTrunkConfig):
+    """Sizes of the trunk; the defaults are the published ones."""
+
+    resolution: int = 64
+    latent_channels: int = 8
+    model_channels: int = 768
+    num_blocks: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    window_size: int = 8
+
+
+def voxel_code(coords: Tensor, channels: int) -> Tensor:
+    """Position code of the published sparse networks: of each axis the sines, then the cosines.
+
+    Args:
+        coords: [N, 4] integer, (batch, x, y, z).
+        channels: features; a remainder of the division by 6 is zero.
+
+    Returns:
+        [N, channels] float32 on the device of coords.
+    """
+    count = channels // 6
+    frequencies = torch.exp(torch.arange(count, device=coords.device) * (-math.log(10000.0) / count))
+    angles = coords[:, 1:, None].float() * frequencies
+    code = torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)
+    return F.pad(code, (0, channels - code.shape[1]))
+
+
+class Trunk(SLatTrunk):
+    """Windowed transformer over the voxels; norms have no weights, and nothing is normalised behind the last block.
+
+    The state dict has the names of the published files. The torso's linear layers and convolutions may be in half
+    precision; the input, the norms and the output are in float32. Source: the stock classes
+    (sam3d_objects/model/backbone/tdfy_dit/models/structured_latent_vae/base.py).
+
+    Args:
+        config: sizes.
+    """
+
+    affine_norms = False
+    half_torso: tuple[str, ...] = ("blocks",)
+    """Children whose linear layers and convolutions, biases included, are published for half precision."""
+
+    def __init__(self, config: SLatTrunkConfig) -> None:
+        super().__init__(config)
+        self.redecoded = False
+        """Whether the last result was not finite in half precision, and was decoded again in float32."""
+
+    @property
+    def torso_dtype(self) -> torch.dtype:
+        """Type of the torso's weights, and of what passes between its layers."""
+        return self.get_parameter("blocks.0.attn.to_qkv.weight").dtype
+
+    def half_parameters(self) -> Iterator[str]:
+        """Names of the parameters that may be in half precision."""
+        for part in self.half_torso:
+            for name, module in getattr(self, part).named_modules(prefix=part):
+                if isinstance(module, (nn.Linear, SparseConv3d)):
+                    yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters())
+
+    def encode_tokens(self, slat: SparseTensor) -> SparseTensor:
+        """[N, latent_channels] -> [N, model_channels] in the torso's type."""
+        require_voxels(slat.grid.counts)
+        h = self.input_layer(slat.feats.to(self.input_layer.weight.dtype))
+        h = slat.replace((h + voxel_code(slat.coords, self.model_channels).to(h.device)).to(self.torso_dtype))
+        for block in self.blocks:
+            h = block(h)
+        return h
+
+    def decode_finite(self, slat: SparseTensor) -> SparseTensor:
+        """`decode_once`; if its result is not finite in half precision, the result with a torso in float32.
+
+        Sets `redecoded`. A latent that is not finite itself is decoded once.
+        """
+        self.redecoded = False
+        out = self.decode_once(slat)
+        if self.torso_dtype is torch.float32 or out.feats.is_meta or _finite(out.feats) or not _finite(slat.feats):
+            return out
+        half = str(self.torso_dtype).removeprefix("torch.")
+        log.warning("%s: its result is not finite in %s: decoded again in float32", type(self).__name__, half)
+        self.redecoded = True
+        del out
+        with self._in_float32():
+            return self.decode_once(slat)
+
+    def decode_once(self, slat: SparseTensor) -> SparseTensor:
+        """The output of the last layer, float32."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _in_float32(self) -> Iterator[None]:
+        """The torso's weights are float32 in this block. From half to float32 and back they do not change."""
+        halves = [self.get_parameter(name) for name in self.half_parameters()]
+        stored = [parameter.data for parameter in halves]
+        try:
+            for parameter in halves:
+                parameter.data = parameter.data.float()
+            yield
+        finally:
+            for parameter, data in zip(halves, stored, strict=True):
+                parameter.data = data
+
+
+def _finite(feats: Tensor) -> bool:
+    """Whether all values are finite, without a copy of them."""
+    return bool(torch.stack(feats.aminmax()).isfinite().all())
