@@ -13,6 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fast_sam3d.adapters import Sam3d
+from fast_sam3d.decode.aggregate import MeshMethod
+from fast_sam3d.decode.hooks import aggregate_in_decoder
+from fast_sam3d.exact.places import _extraction_places, _subdivision_places
+from fast_sam3d.exact.settings import Exact
 from fast_sam3d.geometry.sparse_grid import CHILDREN, OFFSETS, SparseGrid
 from fast_sam3d.model.sparse import SparseConv3d, SparseTensor
 from fast_sam3d.native.children import convolve_children, kernels_of
@@ -20,6 +25,7 @@ from fast_sam3d.native.gaussian_decoder import GaussianDecoder, GaussianDecoderC
 from fast_sam3d.native.mesh_decoder import CELL_CHANNELS, MeshDecoder, MeshDecoderConfig, UpsampleBlock
 from fast_sam3d.native.structure_decoder import StructureDecoder, StructureDecoderConfig
 from fast_sam3d.outputs.gaussians import PLY_FIELDS, load_gaussians_ply, save_gaussians_ply
+from fast_sam3d.sampling.exchange import Exchange
 from tests.minis import enliven
 from tests.native.decoder_files import shell
 
@@ -188,7 +194,7 @@ def test_the_folded_kernel_is_the_sum_of_the_taps_that_fall_on_a_voxel() -> None
     assert sum(kernel.numel() for kernel in kernels) == 64 * 2 * 3
     assert sum(kernel.numel() for kernel in kernels_of(weight, copies=False)) == 216 * 2 * 3
     first = [weight[OFFSETS.index(o)] for o in OFFSETS if min(o) >= 0]  # of the first child, within its parent
-    torch.testing.assert_close(kernels[13][:, :3], torch.stack(first).sum(0))
+    assert away(kernels[13][:, :3], torch.stack(first).sum(0)) <= 1e-5
 
 
 def test_what_is_not_finite_in_half_precision_is_decoded_again_in_float32(caplog: pytest.LogCaptureFixture) -> None:
@@ -320,20 +326,45 @@ def test_published_sizes(kind: Any, config: Any, tensors: int, millions: float) 
     assert round(sum(value.numel() for value in state.values()) / 1e6, 2) == millions
 
 
-class Spheres:
-    """Replaces the extractor: one vertex per cell."""
-
-    built_in_savings = ("extraction",)
-
-    def __call__(self, cells: SparseTensor, training: bool = False) -> Any:
-        vertices = (cells.coords[:, 1:] + 0.5) / 64 - 0.5
-        return SimpleNamespace(vertices=vertices, faces=torch.zeros(1, 3, dtype=torch.long), success=True)
+def calm(decoder: MeshDecoder) -> MeshDecoder:
+    """Its distances vary little from cell to cell, around zero."""
+    decoder.out_layer.weight.mul_(0.05)
+    return decoder
 
 
 def test_meshes_are_one_per_object_in_their_own_coordinates() -> None:
-    decoder, slat = random_decoder(MeshDecoder, MESH), latent()
-    decoder.mesh_extractor = Spheres()
-    assert [len(mesh.vertices) for mesh in decoder(slat)] == [64 * 60, 64 * 40]
+    decoder, slat = calm(random_decoder(MeshDecoder, MESH)), latent()
+    together = decoder(slat)
+    for number, rows in enumerate(slat.layout):
+        (alone,) = decoder(slat[number])
+        assert together[number].success and len(alone.vertices)
+        low, high = (part + 0.5 for part in (slat.coords[rows, 1:].amin(0), slat.coords[rows, 1:].amax(0)))
+        for mesh in (alone, together[number]):
+            places = (mesh.vertices + 0.5) * MESH.resolution
+            assert bool((places > low - 1).all()) and bool((places < high + 1).all())
+            assert mesh.vertex_attrs.shape == (len(mesh.vertices), 6)
+
+
+def test_token_aggregation_decodes_merged_voxels_and_scales_the_mesh_back() -> None:
+    decoder, slat = calm(random_decoder(MeshDecoder, MESH)), latent((300,))
+    scene = Exchange()
+    method = MeshMethod(factors=(2.0, 2.0, 2.0), min_voxels=0)
+    (merged,) = aggregate_in_decoder(method, scene, decoder, slat)
+    (record,) = scene.records
+    assert record.factor == 2 and record.kept < record.voxels == 300
+    (plain,) = decoder(slat)
+    size = plain.vertices.amax(0) - plain.vertices.amin(0)
+    assert len(merged.vertices) < len(plain.vertices)
+    assert float((merged.vertices.amax(0) - merged.vertices.amin(0) - size).abs().max()) < 3 / MESH.resolution
+
+
+def test_savings_that_are_built_in_are_not_put_on_again(caplog: pytest.LogCaptureFixture) -> None:
+    decoder = random_decoder(MeshDecoder, MESH)
+    pipeline = SimpleNamespace(models={"slat_decoder_mesh": decoder})
+    with caplog.at_level(logging.INFO, "fast_sam3d"):
+        for places in (_subdivision_places, _extraction_places):
+            assert list(places(Sam3d(pipeline), Exact())) == []
+    assert caplog.records == [] and "attention" in decoder.built_in_savings
 
 
 @pytest.mark.parametrize("width", [64, 300])
