@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fast_sam3d.geometry.sparse_grid import CHILDREN
 from fast_sam3d.model.sparse import SparseConv3d, SparseTensor
 from fast_sam3d.native.children import convolve_children, kernels_of
-from fast_sam3d.native.surface import SurfaceExtractor
+from fast_sam3d.native.surface import CELLS_PER_VOXEL, SurfaceExtractor
 from fast_sam3d.native.trunk import Trunk, TrunkConfig
 
 __all__ = ["CELL_CHANNELS", "GROUPS", "MeshDecoder", "MeshDecoderConfig", "UpsampleBlock"]
@@ -183,7 +183,7 @@ class MeshDecoder(Trunk):
         width = config.model_channels
         self.upsample = nn.ModuleList([UpsampleBlock(width, width // 4), UpsampleBlock(width // 4, width // 8)])
         self.out_layer = nn.Linear(width // 8, CELL_CHANNELS)
-        self.mesh_extractor: Callable[..., Any] = SurfaceExtractor(config.resolution * CELLS_PER_AXIS)
+        self.mesh_extractor: Callable[..., Any] = SurfaceExtractor(config.resolution * CELLS_PER_VOXEL)
         self.chunk: int | None = CHUNK
         self.folded = True
 
