@@ -50,19 +50,24 @@ def layers(adapter: Sam3d, exact: Exact) -> Iterator[tuple[object, str, Callable
 
 def _context_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
     for stage in adapter.stages:
-        found = list(adapter.cross_attentions(stage))
+        network, found = adapter.network(stage), list(adapter.cross_attentions(stage))
+        unconditional, context = (
+            getattr(exact, name) and not _built_in(network, name) for name in ("unconditional", "context")
+        )
+        if not (unconditional or context):
+            continue
         reason = "its network is compiled or wrapped" if adapter.compiled(stage) else None
         if not found:
             reason = "its network has no cross-attention under the known names"
         if reason:
             logger.info("%s: exact.unconditional and exact.context stay off, because %s", stage, reason)
             continue
-        yield adapter.network(stage), "forward", NetworkSeam
+        yield network, "forward", NetworkSeam
         for name, attention in found:
-            if exact.unconditional:
+            if unconditional:
                 yield attention, "forward", partial(CrossAttentionSeam, name=name)
             keys = getattr(attention, "to_kv", None)
-            if exact.context and callable(getattr(keys, "forward", None)):
+            if context and callable(getattr(keys, "forward", None)):
                 yield keys, "forward", KeysSeam
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal, TypeAlias, get_args
 
 SHAPE_LEAF: Final = "shape"
 """Latent leaf of the sparse structure, and the name of the stream that carries it."""
@@ -19,6 +19,28 @@ LAYOUT_CHANNELS: Final[Mapping[str, int]] = MappingProxyType(
 """Channels of the four layout leaves, one token each, in the order of the stream."""
 
 STREAMS: Final = (SHAPE_LEAF, LAYOUT_STREAM)
+
+
+Convention: TypeAlias = Literal["embedded", "published"]
+"""Which weights a sampling network fits: those of the embedded model, or the published ones.
+
+The published networks have the sine before the cosine in position codes (in time it is the other way round), divide
+pooled voxels by their count + 1, scale queries and keys to unit length without a floor, and normalise in float32.
+Sources: sam3d_objects/model/backbone/tdfy_dit/modules/transformer/blocks.py (`AbsolutePositionEmbedder`),
+modules/sparse/spatial.py (`SparseDownsample`), modules/attention/modules.py (`MultiHeadRMSNorm`), modules/norm.py.
+"""
+
+
+def _convention(config: object, **required: object) -> None:
+    """Raise ValueError for an unknown convention, or a setting that no published network has."""
+    name, value = type(config).__name__, config.convention  # type: ignore[attr-defined]
+    if value not in get_args(Convention):
+        raise ValueError(f"{name}.convention must be one of {', '.join(get_args(Convention))}, got {value!r}")
+    for key, needed in required.items() if value == "published" else ():
+        if getattr(config, key) != needed:
+            raise ValueError(
+                f"{name}.{key} is {getattr(config, key)!r}: networks of the published convention have {needed!r}"
+            )
 
 
 def _positive(config: object, *names: str) -> None:
@@ -54,6 +76,8 @@ class SSFlowConfig:
         qk_rms_norm_cross: the same for the cross-attention.
         is_shortcut_model: embed the step size d next to the time.
         layout_mlp_ratio: mlp_ratio of the layout stream, which has only four tokens; None means mlp_ratio.
+        convention: see `Convention`. A published network has patch_size 1, and its shape leaf's position code is a
+            tensor of the file.
     """
 
     model_channels: int = 192
@@ -69,8 +93,10 @@ class SSFlowConfig:
     qk_rms_norm_cross: bool = False
     is_shortcut_model: bool = True
     layout_mlp_ratio: float | None = None
+    convention: Convention = field(default="embedded", metadata={"in_file": False})
 
     def __post_init__(self) -> None:
+        _convention(self, patch_size=1, share_mod=False)
         _positive(self, "model_channels", "num_blocks", "num_heads", "mlp_ratio", "cond_channels")
         _positive(self, "resolution", "latent_channels", "patch_size")
         if self.layout_mlp_ratio is not None:
@@ -181,8 +207,9 @@ PUBLISHED_SS: Final = SSFlowConfig(
     patch_size=1,
     share_mod=False,
     qk_rms_norm=True,
+    convention="published",
 )
-"""The published sizes of the sparse-structure backbone."""
+"""The published sparse-structure backbone."""
 
 PUBLISHED_SS_CONTEXT: Final = (7528, 1024)
 """Context tokens and their width at the published sizes."""

@@ -173,7 +173,7 @@ def check_formats(formats: typing.Iterable[str]) -> None:
 def to_mapping(value: Any) -> Any:
     """Settings as plain dicts, lists and scalars."""
     if dataclasses.is_dataclass(value):
-        return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value) if _in_file(f)}
     if isinstance(value, Mapping):
         return {key: to_mapping(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -196,7 +196,8 @@ def from_mapping(cls: type[Settings], mapping: Any, complete: bool = False, path
     if not isinstance(mapping, Mapping):
         raise ValueError(f"{path or cls.__name__} is {_shown(mapping)}: it needs a mapping of settings")
     prefix = f"{path}." if path else ""
-    hints = typing.get_type_hints(cls)
+    types_of = typing.get_type_hints(cls)
+    hints = {f.name: types_of[f.name] for f in dataclasses.fields(typing.cast(Any, cls)) if _in_file(f)}
     for key in mapping:
         if key not in hints:
             raise ValueError(f"{cls.__name__} has no setting {prefix + str(key)!r}, {suggest(str(key), hints)}")
@@ -204,6 +205,11 @@ def from_mapping(cls: type[Settings], mapping: Any, complete: bool = False, path
     if missing:
         raise ValueError(f"{prefix}{missing[0]} is missing")
     return cls(**{key: _convert(hints[key], value, prefix + key, complete) for key, value in mapping.items()})
+
+
+def _in_file(setting: dataclasses.Field[Any]) -> bool:
+    """Whether a setting is in the file: one that all embedded models share is not."""
+    return bool(setting.metadata.get("in_file", True))
 
 
 def _convert(hint: Any, value: Any, path: str, complete: bool) -> Any:

@@ -71,15 +71,19 @@ class GridLatent(Latent):
         channels: channels of the leaf.
         model_channels: width of the stream.
         patch_size: must divide resolution.
+        published: the position code has the sine first, and is part of the state dict.
     """
 
-    def __init__(self, resolution: int, channels: int, model_channels: int, patch_size: int = 1) -> None:
+    def __init__(
+        self, resolution: int, channels: int, model_channels: int, patch_size: int = 1, published: bool = False
+    ) -> None:
         nn.Module.__init__(self)
         self.latent_shape = (resolution**3, channels)
         self.patch_size = patch_size
         self.cells = resolution // patch_size
         self._build(self.cells**3, channels * patch_size**3, model_channels)
-        self.register_buffer("pos_emb", grid_positions(self.cells, model_channels), persistent=False)
+        code = grid_positions(self.cells, model_channels, sin_first=published)
+        self.register_buffer("pos_emb", code, persistent=published)
 
     def to_input(self, x: Tensor) -> Tensor:
         return super().to_input(grid_patches(x, self.patch_size))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fast_sam3d.model.config import _divides, _positive
+from fast_sam3d.model.config import Convention, _convention, _divides, _positive
 
 CELLS_PER_AXIS: Final = 4
 """Fine cells along the edge of a voxel: two subdivisions."""
@@ -31,6 +31,7 @@ class SLatFlowConfig:
         share_mod: one adaLN layer for all blocks, instead of one each.
         qk_rms_norm: RMS-normalise queries and keys of the self-attention.
         qk_rms_norm_cross: the same for the cross-attention.
+        convention: see `fast_sam3d.model.config.Convention`.
     """
 
     resolution: int = 32
@@ -45,8 +46,10 @@ class SLatFlowConfig:
     share_mod: bool = True
     qk_rms_norm: bool = True
     qk_rms_norm_cross: bool = False
+    convention: Convention = field(default="embedded", metadata={"in_file": False})
 
     def __post_init__(self) -> None:
+        _convention(self, share_mod=False)
         _positive(self, "resolution", "latent_channels", "model_channels", "num_blocks", "num_heads", "mlp_ratio")
         _positive(self, "cond_channels", "io_channels", "num_io_blocks")
         _divides(self, "num_heads", "model_channels")
@@ -153,8 +156,9 @@ PUBLISHED_SLAT: Final = SLatFlowConfig(
     io_channels=128,
     num_io_blocks=2,
     share_mod=False,
+    convention="published",
 )
-"""The published sizes of the structured-latent backbone."""
+"""The published structured-latent backbone."""
 
 PUBLISHED_SLAT_CONTEXT: Final = (5496, 1024)
 """Context tokens and their width at the published sizes."""

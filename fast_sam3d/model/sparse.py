@@ -209,11 +209,20 @@ class SparseConv3d(nn.Module):
 
 
 class SparseDownsample(nn.Module):
-    """Mean of the active voxels of each 2x2x2 block."""
+    """Mean of the active voxels of each 2x2x2 block.
+
+    Args:
+        extra: added to the number of voxels. The published networks have 1: they count the zero that they sum from
+            (sam3d_objects/model/backbone/tdfy_dit/modules/sparse/spatial.py).
+    """
+
+    def __init__(self, extra: int = 0) -> None:
+        super().__init__()
+        self.extra = extra
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         grid, parent_of = x.grid.downsampled()
-        count = torch.bincount(parent_of, minlength=len(grid)).to(x.device, torch.float32)
+        count = torch.bincount(parent_of, minlength=len(grid)).to(x.device, torch.float32) + self.extra
         parent_of = parent_of.to(x.device)
         total = torch.zeros(len(grid), x.feats.shape[1], device=x.device).index_add(0, parent_of, x.feats.float())
         return SparseTensor((total / count[:, None]).to(x.dtype), grid)

@@ -6,27 +6,24 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_sam3d.geometry.sparse_grid import Windows
-from fast_sam3d.model.layers import FeedForward, HeadRMSNorm, attend, sinusoid
+from fast_sam3d.model.layers import ContextProjections, FeedForward, HeadRMSNorm, LayerNorm32, attend, position_code
 from fast_sam3d.model.sparse import SparseTensor
 
 
-def voxel_positions(coords: Tensor, channels: int, device: torch.device) -> Tensor:
+def voxel_positions(coords: Tensor, channels: int, device: torch.device, sin_first: bool = False) -> Tensor:
     """Fixed position code of voxels.
 
     Args:
         coords: [N, 4] int32, (batch, x, y, z).
-        channels: features; a remainder of the division by 6 is zero.
+        channels, sin_first: as for `position_code`.
 
     Returns:
         [N, channels] float32 on `device`.
     """
-    per_axis = 2 * (channels // 6)
-    code = sinusoid(coords[:, 1:].to(device), per_axis).flatten(1)
-    return F.pad(code, (0, channels - code.shape[1]))
+    return position_code(coords[:, 1:].to(device), channels, sin_first)
 
 
 def _heads(x: Tensor, num_heads: int) -> Tensor:
@@ -37,15 +34,15 @@ def _heads(x: Tensor, num_heads: int) -> Tensor:
 class ObjectAttention(nn.Module):
     """Full self-attention among the voxels of each object."""
 
-    def __init__(self, channels: int, num_heads: int, qk_rms_norm: bool = False) -> None:
+    def __init__(self, channels: int, num_heads: int, qk_rms_norm: bool = False, floor: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qk_rms_norm = qk_rms_norm
         self.to_qkv = nn.Linear(channels, 3 * channels)
         self.to_out = nn.Linear(channels, channels)
         if qk_rms_norm:
-            self.q_rms_norm = HeadRMSNorm(num_heads, channels // num_heads)
-            self.k_rms_norm = HeadRMSNorm(num_heads, channels // num_heads)
+            self.q_rms_norm = HeadRMSNorm(num_heads, channels // num_heads, floor)
+            self.k_rms_norm = HeadRMSNorm(num_heads, channels // num_heads, floor)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         q, k, v = (_heads(part, self.num_heads) for part in self.to_qkv(x.feats).chunk(3, dim=1))
@@ -57,24 +54,15 @@ class ObjectAttention(nn.Module):
         return x.replace(self.to_out(attended.transpose(0, 1).flatten(1)))
 
 
-class ContextAttention(nn.Module):
+class ContextAttention(ContextProjections):
     """Attention of each object's voxels to its own context tokens."""
-
-    def __init__(self, channels: int, context_channels: int, num_heads: int, qk_rms_norm: bool = False) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qk_rms_norm = qk_rms_norm
-        self.to_q = nn.Linear(channels, channels)
-        self.to_kv = nn.Linear(context_channels, 2 * channels)
-        self.to_out = nn.Linear(channels, channels)
-        if qk_rms_norm:
-            self.q_rms_norm = HeadRMSNorm(num_heads, channels // num_heads)
-            self.k_rms_norm = HeadRMSNorm(num_heads, channels // num_heads)
 
     def forward(self, x: SparseTensor, context: Tensor) -> SparseTensor:
         """x: N voxels of B objects, context: [B, L, context_channels]."""
+        if context.shape[1] == 1 < len(x):
+            return x.replace(per_voxel(self.of_one(context)[:, 0], x).expand(len(x), -1))
         q = _heads(self.to_q(x.feats), self.num_heads)
-        k, v = self.to_kv(context).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        k, v = self.keys_and_values(context).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if self.qk_rms_norm:
             q, k = self.q_rms_norm(q[None])[0], self.k_rms_norm(k)
         rows = [attend(q[None, :, r], k[b : b + 1], v[b : b + 1])[0] for b, r in enumerate(x.layout)]
@@ -145,6 +133,7 @@ class ModulatedCrossBlock(nn.Module):
         mlp_ratio: hidden width of the MLP over channels.
         share_mod: the modulation is an input instead of the output of a layer of this block.
         qk_rms_norm, qk_rms_norm_cross: RMS-normalise queries and keys of self- and cross-attention.
+        published: norms as in the published network (`fast_sam3d.model.config.Convention`).
     """
 
     def __init__(
@@ -156,14 +145,16 @@ class ModulatedCrossBlock(nn.Module):
         share_mod: bool,
         qk_rms_norm: bool,
         qk_rms_norm_cross: bool,
+        published: bool = False,
     ) -> None:
         super().__init__()
         self.share_mod = share_mod
-        self.norm1 = nn.LayerNorm(channels, elementwise_affine=False, eps=1e-6)
-        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
-        self.norm3 = nn.LayerNorm(channels, elementwise_affine=False, eps=1e-6)
-        self.self_attn = ObjectAttention(channels, num_heads, qk_rms_norm)
-        self.cross_attn = ContextAttention(channels, context_channels, num_heads, qk_rms_norm_cross)
+        norm = LayerNorm32 if published else nn.LayerNorm
+        self.norm1 = norm(channels, elementwise_affine=False, eps=1e-6)
+        self.norm2 = norm(channels, eps=1e-6)
+        self.norm3 = norm(channels, elementwise_affine=False, eps=1e-6)
+        self.self_attn = ObjectAttention(channels, num_heads, qk_rms_norm, not published)
+        self.cross_attn = ContextAttention(channels, context_channels, num_heads, qk_rms_norm_cross, not published)
         self.mlp = FeedForward(channels, mlp_ratio)
         if share_mod:
             # Blocks share the modulation by the time, plus one offset per block.

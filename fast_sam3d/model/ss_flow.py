@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from fast_sam3d.model.config import LAYOUT_CHANNELS, LAYOUT_STREAM, SHAPE_LEAF, STREAMS, SSFlowConfig
+from fast_sam3d.model.contexts import ConditionedNetwork
 from fast_sam3d.model.latents import GridLatent, Latent
 from fast_sam3d.model.layers import (
+    ContextProjections,
     CrossAttention,
     FeedForward,
     HeadRMSNorm,
+    LayerNorm32,
     TimestepEmbedder,
     attend,
     init_linears,
@@ -31,9 +34,10 @@ class JointSelfAttention(nn.Module):
         channels: width of all streams.
         num_heads: attention heads.
         qk_rms_norm: RMS-normalise queries and keys.
+        floor: see `HeadRMSNorm`.
     """
 
-    def __init__(self, channels: int, num_heads: int, qk_rms_norm: bool) -> None:
+    def __init__(self, channels: int, num_heads: int, qk_rms_norm: bool, floor: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qk_rms_norm = qk_rms_norm
@@ -42,8 +46,8 @@ class JointSelfAttention(nn.Module):
         self.to_out = nn.ModuleDict({name: nn.Linear(channels, channels) for name in STREAMS})
         if qk_rms_norm:
             head_channels = channels // num_heads
-            self.q_rms_norm = nn.ModuleDict({name: HeadRMSNorm(num_heads, head_channels) for name in STREAMS})
-            self.k_rms_norm = nn.ModuleDict({name: HeadRMSNorm(num_heads, head_channels) for name in STREAMS})
+            self.q_rms_norm = nn.ModuleDict({name: HeadRMSNorm(num_heads, head_channels, floor) for name in STREAMS})
+            self.k_rms_norm = nn.ModuleDict({name: HeadRMSNorm(num_heads, head_channels, floor) for name in STREAMS})
 
     def forward(self, x: Streams) -> Streams:
         """x: per stream [B, N, C] -> same."""
@@ -75,12 +79,17 @@ class JointBlock(nn.Module):
         super().__init__()
         c, heads = config.model_channels, config.num_heads
         self.share_mod = config.share_mod
-        self.norm1 = nn.ModuleDict({name: nn.LayerNorm(c, eps=1e-6, elementwise_affine=False) for name in STREAMS})
-        self.norm2 = nn.ModuleDict({name: nn.LayerNorm(c, eps=1e-6) for name in STREAMS})
-        self.norm3 = nn.ModuleDict({name: nn.LayerNorm(c, eps=1e-6, elementwise_affine=False) for name in STREAMS})
-        self.self_attn = JointSelfAttention(c, heads, config.qk_rms_norm)
+        published = config.convention == "published"
+        norm = LayerNorm32 if published else nn.LayerNorm
+        self.norm1 = nn.ModuleDict({name: norm(c, eps=1e-6, elementwise_affine=False) for name in STREAMS})
+        self.norm2 = nn.ModuleDict({name: norm(c, eps=1e-6) for name in STREAMS})
+        self.norm3 = nn.ModuleDict({name: norm(c, eps=1e-6, elementwise_affine=False) for name in STREAMS})
+        self.self_attn = JointSelfAttention(c, heads, config.qk_rms_norm, not published)
         self.cross_attn = nn.ModuleDict(
-            {name: CrossAttention(c, config.cond_channels, heads, config.qk_rms_norm_cross) for name in STREAMS}
+            {
+                name: CrossAttention(c, config.cond_channels, heads, config.qk_rms_norm_cross, not published)
+                for name in STREAMS
+            }
         )
         ratio = {SHAPE_LEAF: config.mlp_ratio, LAYOUT_STREAM: config.layout_mlp_ratio or config.mlp_ratio}
         self.mlp = nn.ModuleDict({name: FeedForward(c, ratio[name]) for name in STREAMS})
@@ -105,7 +114,7 @@ class JointBlock(nn.Module):
         return out
 
 
-class SparseStructureFlow(nn.Module):
+class SparseStructureFlow(ConditionedNetwork):
     """Velocity of the sparse-structure and layout latents.
 
     Two streams: "shape", and "6drotation_normalized" with the four layout leaves as one token each in the order of
@@ -115,7 +124,8 @@ class SparseStructureFlow(nn.Module):
         config: sizes.
     """
 
-    force_zeros_cond = True
+    half_parts = ("",)
+    """All linear layers may be stored in half precision, as the published pipeline runs them under autocast only."""
     adaLN_modulation: nn.Sequential
 
     def __init__(self, config: SSFlowConfig | None = None) -> None:
@@ -141,7 +151,8 @@ class SparseStructureFlow(nn.Module):
         self.t_embedder = TimestepEmbedder(c)
         if config.is_shortcut_model:
             self.d_embedder = TimestepEmbedder(c, zero_init=True)
-        shape = GridLatent(config.resolution, config.latent_channels, c, config.patch_size)
+        published = config.convention == "published"
+        shape = GridLatent(config.resolution, config.latent_channels, c, config.patch_size, published)
         layout = {name: Latent(1, channels, c) for name, channels in LAYOUT_CHANNELS.items()}
         self.latent_mapping = nn.ModuleDict({SHAPE_LEAF: shape, **layout})
 
@@ -149,6 +160,11 @@ class SparseStructureFlow(nn.Module):
     def leaf_shapes(self) -> dict[str, tuple[int, int]]:
         """(tokens, channels) of every latent leaf, without the batch."""
         return {name: latent.latent_shape for name, latent in self._latents.items()}
+
+    def cross_attentions(self) -> Iterator[tuple[str, ContextProjections]]:
+        """(stream, module) of every cross-attention."""
+        for block in self.blocks:
+            yield from cast(JointBlock, block).cross_attn.items()  # type: ignore[misc]
 
     @property
     def _latents(self) -> dict[str, Latent]:
@@ -174,8 +190,7 @@ class SparseStructureFlow(nn.Module):
         """
         if set(x) != set(self.latent_mapping):
             raise ValueError(f"latent leaves must be {sorted(self.latent_mapping)}, got {sorted(x)}")
-        if cfg and self.force_zeros_cond:
-            cond = cond * 0
+        context = self.context(cond, cfg)
         tokens = {name: latent.to_input(x[name]) for name, latent in self._latents.items()}
         streams = {
             SHAPE_LEAF: tokens[SHAPE_LEAF],
@@ -183,7 +198,7 @@ class SparseStructureFlow(nn.Module):
         }
         mod = self._modulation(t, d)
         for block in self.blocks:
-            streams = block(streams, mod, cond)
+            streams = block(streams, mod, context)
         out = {SHAPE_LEAF: streams[SHAPE_LEAF]}
         out.update(zip(LAYOUT_CHANNELS, streams[LAYOUT_STREAM].split(1, dim=1), strict=True))
         return {name: latent.to_output(out[name]) for name, latent in self._latents.items()}

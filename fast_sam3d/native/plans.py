@@ -21,7 +21,7 @@ from typing import Final
 
 import torch
 
-from fast_sam3d.errors import FastSam3dError, suggest
+from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.native.free_memory import free_bytes
 
 __all__ = [
@@ -209,7 +209,7 @@ def choose(
         DoesNotFitDevice: the smallest plan, or the plan that was asked for, needs more than there is.
     """
     if name not in NAMES:
-        raise FastSam3dError(f"there is no memory plan '{name}': {suggest(name, NAMES)}")
+        raise FastSam3dError(f"there is no memory plan '{name}': give one of {', '.join(NAMES)}")
     free = free_bytes(device) if free is None else free
     if free is None:
         return smallest() if name == AUTO else PLANS[name]

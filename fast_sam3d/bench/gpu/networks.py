@@ -17,6 +17,7 @@ from fast_sam3d.bench.operations import RADII, shell
 from fast_sam3d.geometry.sparse_grid import SparseGrid
 from fast_sam3d.model.config import SSFlowConfig
 from fast_sam3d.model.extract import MeshExtractor, MeshResult
+from fast_sam3d.model.half import store_in_half
 from fast_sam3d.model.published import Sizes, published
 from fast_sam3d.model.slat_config import CELLS_PER_AXIS, GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
 from fast_sam3d.model.sparse import SparseTensor
@@ -123,7 +124,9 @@ def build(
         networks = {stage: _network(adapter, stage) for stage in real}
         for stage, network in networks.items():
             randomise(network)
-            if not stock and stage != "ss":
+            if not stock and stage == "slat":
+                store_in_half(network, half)
+            elif not stock and stage != "ss":
                 network.to(half)
         coords = None if radius is None else shell(radius, scale.sizes.slat.resolution)
         given = _given(scale.sizes, coords, device, half, stock)
