@@ -7,6 +7,7 @@ pipeline.depth_model = DepthModel(network)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ PUBLISHED_DEPTH: Final = "Ruicheng/moge-vitl"
 """On the hub; the published pipeline.yaml names it."""
 
 _FILE: Final = "model.pt"
+_ON_HUB: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _RESTORE: Final = f"give the model.pt of {PUBLISHED_DEPTH}, or a pointmap"
 
 
@@ -100,19 +102,16 @@ def _here(name: str, folder: Path) -> Path | None:
     Raises:
         CheckpointError: the name can only be a file, and there is none.
     """
-    from huggingface_hub import try_to_load_from_cache, utils
+    from huggingface_hub import try_to_load_from_cache
 
     path = Path(name).expanduser()
     for found in (path, folder / path):
         if found.is_file():
             return found
-    try:
-        if path.suffix in ("", f".{path.name}"):
-            cached = try_to_load_from_cache(name, _FILE)
-            return Path(cached) if isinstance(cached, str) else None
-    except utils.HFValidationError:
-        pass
-    raise CheckpointError(f"the depth model {name} is missing: {_RESTORE}")
+    if not _ON_HUB.fullmatch(name) or path.suffix in (".ckpt", ".pt", ".pth", ".safetensors"):
+        raise CheckpointError(f"the depth model {name} is missing: {_RESTORE}")
+    cached = try_to_load_from_cache(name, _FILE)
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def _downloaded(name: str) -> Path:

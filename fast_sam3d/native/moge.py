@@ -85,8 +85,8 @@ class MoGeConfig:
         if "neck" in given or isinstance(given.get("encoder"), Mapping):
             raise CheckpointError(f"{where} is MoGe of version 2 or later: give one of version 1, Ruicheng/moge-vitl")
         values = {**_DEFAULTS, **given}
-        if area := values.pop("trained_area_range", None):
-            values["num_tokens_range"] = [side // 14**2 for side in area]
+        if isinstance(area := values.pop("trained_area_range", None), (list, tuple)):
+            values["num_tokens_range"] = [pixels // 14**2 for pixels in area]
         for key, only in _RETIRED.items():
             if values.pop(key, only) != only and only is not None:
                 raise CheckpointError(f"{where} has model_config.{key}, of which only {only} is implemented")

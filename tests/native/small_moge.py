@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fast_sam3d.native.moge import MoGeConfig
+from fast_sam3d.native.vit import ViTConfig
+
 # As in a file, under `model_config`.
 SMALL: dict[str, Any] = {
     "encoder": "dinov2_vits14",
@@ -21,8 +24,14 @@ SMALL: dict[str, Any] = {
 }
 
 
+TINY = MoGeConfig(
+    encoder=ViTConfig(32, 4, 2, registers=0, by_scale=True), intermediate_layers=2, dim_proj=16, dim_upsample=(32, 32),
+    num_res_blocks=1, num_tokens_range=(20, 40),
+)  # fmt: skip
+
+
 def see_a_scene(network: nn.Module, depth: float) -> None:
-    """Give random weights to a network of MoGe's (or with its names) whose points spread with their place in the picture.
+    """Give a network with MoGe's names random weights whose points spread with their place in the picture.
 
     Args:
         depth: of the points, before the remap of the output.
