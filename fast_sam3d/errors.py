@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "CheckpointError", "ConfigError", "FastSam3dError", "InputError", "OutputError", "first_line", "is_out_of_memory",
-    "nothing_found", "one_line", "suggest",
+    "not_finite", "nothing_found", "one_line", "suggest",
 ]  # fmt: skip
 
 
@@ -25,6 +25,11 @@ def nothing_found(finite: bool) -> FastSam3dError:
     return FastSam3dError(
         "the logits of the sparse structure are not finite: run in float32 or bfloat16, or check the weights"
     )
+
+
+def not_finite(what: str) -> FastSam3dError:
+    """The error about a result with NaN or infinite values, which nothing may be made of."""
+    return FastSam3dError(f"the {what} is not finite: run in float32 or bfloat16, or check the weights")
 
 
 class InputError(FastSam3dError):

@@ -23,6 +23,7 @@ from tests.contract import COVERING, REST, classes_of, merging
 from tests.devices import DEVICE, Accelerator, OnDevice, moved, ours, place
 from tests.exact import test_attention, test_extraction, test_subdivision
 from tests.fakes import SS_SHAPES, FakePipeline
+from tests.geometry import test_surface_cubes
 from tests.minis import aim_at_few_voxels, random_mini, rgba
 
 STEPS = 16  # so that dynamic modes find four equally spaced evaluations
@@ -123,8 +124,8 @@ def subdivided() -> None:
 
 
 PARTS_ON_DEVICE = {
-    "cubes": lambda: test_extraction.test_surface_cubes_equal_those_of_the_whole_grid(0, 0.02),
-    "ambiguous cubes": test_extraction.test_an_ambiguous_cube_depends_on_its_neighbour,
+    "cubes": test_surface_cubes.test_half_precision_is_summed_in_single_precision,
+    "ambiguous cubes": test_surface_cubes.test_an_ambiguous_cube_depends_on_its_neighbour,
     "edges": test_extraction.test_surface_edges_are_numbered_as_sorted_pairs,
     "attention": lambda: test_attention.test_single_sequence_equals_masked_attention(5, 7, torch.float32),
     "windows": lambda: attention._windows(*test_attention.tensors(1600, 1600, 1600), [400] * 4),

@@ -18,7 +18,7 @@ from fast_sam3d.bench.runs import Given, VariantRun, run, run_variants
 from fast_sam3d.bench.suite import OFF, OTHER_SEED, SEED_STEP
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.checkpoints.load import Checkpoint
-from fast_sam3d.config.compose import SEED_MAX
+from fast_sam3d.config.compose import SEED_MAX, Loading
 from fast_sam3d.metrics import Protocol, Reconstruction, quality_and_fidelity
 from fast_sam3d.run.object import RunSettings
 
@@ -46,7 +46,7 @@ class BenchTask:
     """What a worker process needs.
 
     Args:
-        checkpoint: of the pipeline. device, dtype, depth_model: see `fast_sam3d.checkpoints.load.load_checkpoint`.
+        checkpoint: of the pipeline. loading: how it is loaded.
         variants: "off" and "other seed", then the methods.
         objects: their source.
         settings: of every run but for its seed and steps.
@@ -57,9 +57,7 @@ class BenchTask:
     checkpoint: Checkpoint
     variants: tuple[Variant, ...]
     objects: Objects
-    device: str | None = None
-    dtype: str | None = None
-    depth_model: str | None = None
+    loading: Loading = Loading()
     settings: RunSettings = RunSettings(formats=("mesh", "gaussian"))
     counted: frozenset[str] = frozenset()
     protocol: Protocol = field(default_factory=Protocol)
@@ -86,7 +84,7 @@ def start(job: BenchTask, threads: int) -> None:
     from fast_sam3d.checkpoints.load import load_checkpoint
 
     torch.set_num_threads(threads)
-    _pipeline = load_checkpoint(job.checkpoint, job.device, job.dtype, job.depth_model)
+    _pipeline = load_checkpoint(job.checkpoint, *job.loading)
     _job, _warm = job, False
 
 

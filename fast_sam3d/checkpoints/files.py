@@ -9,30 +9,13 @@ from typing import Any
 from fast_sam3d.checkpoints.tensors import check_weights, weights_file
 from fast_sam3d.checkpoints.trust import check_homes, check_names
 from fast_sam3d.errors import CheckpointError
+from fast_sam3d.native.yaml_node import read_yaml
 
 __all__ = ["check_stock_files", "check_stock_homes", "converted_files", "read_yaml"]
 
 # Networks without which the stock pipeline cannot be built (inference_pipeline.py, `InferencePipeline.__init__`).
 _CONFIG, _CKPT = "_config_path", "_ckpt_path"
 _REQUIRED = "ss_generator slat_generator ss_decoder slat_decoder_gs slat_decoder_mesh"
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping without resolving interpolations. Raises CheckpointError."""
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    # RecursionError: self-reference (`a: &a [*a]`). ValueError, TypeError, AttributeError: converters (`!!int x`).
-    except (
-        OSError, RecursionError, ValueError, TypeError, AttributeError, OmegaConfBaseException, yaml.YAMLError
-    ) as error:  # fmt: skip
-        raise CheckpointError(f"{path} is not valid YAML: restore it, or download it again") from error
-    if not isinstance(tree, dict) or not tree:
-        raise CheckpointError(f"{path} has no settings: restore it, or download it again")
-    return {str(key): value for key, value in tree.items()}
 
 
 def check_stock_files(folder: Path, help_text: str) -> None:

@@ -16,6 +16,7 @@ from fast_sam3d.checkpoints.stock import (
     check_stock,
     load_stock,
 )
+from fast_sam3d.config.compose import MEMORY
 from fast_sam3d.config.packaged import checkpoint_roots, resource
 from fast_sam3d.errors import CheckpointError, suggest
 
@@ -57,6 +58,7 @@ def load_pipeline(
     device: Any = None,
     dtype: Any = None,
     depth_model: str | Path | None = None,
+    memory: str = "auto",
 ) -> Any:
     """Loads a pipeline.
 
@@ -67,19 +69,25 @@ def load_pipeline(
         dtype: torch dtype or its name; None leaves it to the checkpoint.
         depth_model: MoGe weights that replace those named by the SAM 3D Objects checkpoint: a model.pt, a folder that
             holds one, or a name on the hub. None leaves it to the checkpoint.
+        memory: memory plan of the native runtime: "8GB", "12GB", "16GB", "24GB" or "all". "auto" asks the device.
 
     Raises:
         CheckpointError: no such folder; files that are missing, corrupt or not trusted; a missing package or GPU.
     """
     if depth_model is not None:
         check_depth_model(depth_model)
-    return load_checkpoint(find_checkpoint(tag_or_path), device, dtype, depth_model)
+    return load_checkpoint(find_checkpoint(tag_or_path), device, dtype, depth_model, memory)
 
 
 def load_checkpoint(
-    checkpoint: Checkpoint, device: Any = None, dtype: Any = None, depth_model: str | Path | None = None
+    checkpoint: Checkpoint,
+    device: Any = None,
+    dtype: Any = None,
+    depth_model: str | Path | None = None,
+    memory: str = "auto",
 ) -> Any:
     """Builds the pipeline of a checkpoint that was found. Arguments and errors as `load_pipeline`."""
+    check_memory(checkpoint, memory)
     chosen = torch_device(device)
     if checkpoint.kind == "mini":
         if depth_model is not None:
@@ -92,6 +100,17 @@ def load_checkpoint(
         return Pipeline.from_pretrained(checkpoint.folder, device=chosen, dtype=precision)
     name = None if dtype is None else str(_dtype(dtype)).removeprefix("torch.")
     return load_stock(checkpoint.folder, chosen, name, None if depth_model is None else check_depth_model(depth_model))
+
+
+def check_memory(checkpoint: Checkpoint, memory: str) -> None:
+    """Refuse a memory plan where the pipeline has none. Raises CheckpointError."""
+    if memory not in MEMORY:
+        raise CheckpointError(f"'{memory}' is not a memory plan: give one of {', '.join(MEMORY)}")
+    if memory != "auto":
+        kind = "the embedded model" if checkpoint.kind == "mini" else "the stock runtime"
+        raise CheckpointError(
+            f"{kind} has no memory plans, so pipeline.memory={memory} would have no effect: leave it at auto"
+        )
 
 
 def find_checkpoint(tag_or_path: str | Path | None = None) -> Checkpoint:

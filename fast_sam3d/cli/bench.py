@@ -141,7 +141,7 @@ def _job(args: argparse.Namespace, suite: Suite) -> tuple[BenchTask, Suite]:
         log.info("%s has no ground truth: fidelity to the unaccelerated result is measured alone", pictures)
     names = objects.names()
     counted = frozenset(keys_of(names[:1], suite.seeds[:1]))
-    job = BenchTask(checkpoint, suite.variants(), objects, pipeline.device, pipeline.dtype, pipeline.depth_model,
+    job = BenchTask(checkpoint, suite.variants(), objects, pipeline.loading,
               RunSettings.of(0, pipeline), counted)  # fmt: skip
     return job, replace(suite, objects=len(names))
 
@@ -152,8 +152,8 @@ def _record(output: Path, job: BenchTask, args: argparse.Namespace) -> Record:
 
     settings = {
         "variants": [asdict(variant) for variant in job.variants],
-        "device": job.device,
-        "dtype": job.dtype,
+        "device": job.loading.device,
+        "dtype": job.loading.dtype,
         "formats": list(job.settings.formats or ()),
         "refine_pose": job.settings.refine_pose,
         "counted": sorted(job.counted),
@@ -170,5 +170,5 @@ def _processes(args: argparse.Namespace, job: BenchTask) -> int:
         return int(args.processes)
     import torch
 
-    on_cpu = str(job.device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cpu")
+    on_cpu = str(job.loading.device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cpu")
     return cores() if on_cpu and job.checkpoint.kind == "mini" else 1

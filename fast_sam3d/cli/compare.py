@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     if request is None:
         return 0
     given, checkpoint, target = request.given, request.checkpoint, request.target
-    pipeline = load_checkpoint(checkpoint, asked.device, asked.dtype, asked.depth_model)
+    pipeline = load_checkpoint(checkpoint, *asked.loading)
     settings = RunSettings.of(config.seed, asked)
     runs: dict[str, ObjectRun] = {}
 

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from fast_sam3d.cli.arguments import Named, at_least, bundled, skipped
-from fast_sam3d.config.compose import ACCELERATED, DTYPES, PRESET, Config, group_options, load
+from fast_sam3d.config.compose import ACCELERATED, DTYPES, MEMORY, PRESET, Config, group_options, load
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import ConfigError
 
@@ -55,6 +55,10 @@ MODEL = (
     Flag(("device",), "pipeline.device", str, "DEVICE", "cpu, cuda, cuda:1 ... (default: cuda if available, else cpu)"),
     Flag(
         ("dtype",), "pipeline.dtype", str, None, "precision of the networks (default: the checkpoint's own)", DTYPES
+    ),
+    Flag(
+        ("memory",), "pipeline.memory", str, None,
+        "memory plan of the native runtime (default: auto, which asks the device)", MEMORY,
     ),
 )  # fmt: skip
 RUN_KEYS = ("pipeline.layout_postprocess", "pipeline.formats", "pipeline.depth_model")

@@ -48,7 +48,7 @@ def run(request: Request) -> tuple[ObjectRun, list[str], list[str]]:
 
     begin = time.perf_counter()
     config, given, asked = request.config, request.given, request.config.pipeline
-    pipeline = load_checkpoint(request.checkpoint, asked.device, asked.dtype, asked.depth_model)
+    pipeline = load_checkpoint(request.checkpoint, *asked.loading)
     load_seconds = time.perf_counter() - begin
     log.info("loaded on %s in %.1f s", pipeline.device, load_seconds)
     tried: list[str] = []

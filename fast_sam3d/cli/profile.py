@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
         other = load_object(picture, args.after_mask, None, plain.input.pointmap).mask
         after = {f"{way}, after mask {args.after_mask}": settings for way, settings in ways.items()}
     checkpoint = find_checkpoint(asked.tag)
-    pipeline = load_checkpoint(checkpoint, asked.device, asked.dtype, asked.depth_model)
+    pipeline = load_checkpoint(checkpoint, *asked.loading)
     settings = RunSettings.of(plain.seed, asked)
 
     def run(mask: Any = given.mask) -> ObjectRun:

@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> int:
         "operations": operations,
     }
     record = open_record(args.output_dir, checkpoint, objects, known, args.overwrite)
-    pipeline = load_checkpoint(checkpoint, settings.device, settings.dtype, settings.depth_model)
+    pipeline = load_checkpoint(checkpoint, *settings.loading)
     _refuse_other_solvers(pipeline)
     counted = frozenset(plan.cases[:1] + plan.held_out[:1]) if operations else frozenset()
     runner = PipelineRunner(pipeline, objects, RunSettings.of(0, settings), measures, counted)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fast_sam3d.config.catalogue import ABOUT, misplaced
 from fast_sam3d.config.packaged import resource
@@ -23,6 +23,7 @@ __all__ = [
     "PRESET",
     "Config",
     "InputConfig",
+    "Loading",
     "OutputConfig",
     "PipelineConfig",
     "SceneConfig",
@@ -34,6 +35,8 @@ __all__ = [
 
 FORMATS = ("mesh", "gaussian", "gaussian_4")
 DTYPES = ("float32", "float16", "bfloat16")
+MEMORY = ("auto", "8GB", "12GB", "16GB", "24GB", "all")
+"""Memory plans of the native runtime, see `fast_sam3d.native.plans`."""
 # The groups that hold an acceleration module each, and the option that switching it on alone means.
 ACCELERATED: Mapping[str, str] = {"ss": "fast_sam3d", "slat": "fast_sam3d", "mesh": "fast_sam3d", "exact": "all"}
 MODULES = tuple(ACCELERATED)
@@ -61,11 +64,21 @@ class OutputConfig:
     preview: bool
 
 
+class Loading(NamedTuple):
+    """How a checkpoint is loaded: the arguments of `fast_sam3d.checkpoints.load.load_checkpoint`, in their order."""
+
+    device: str | None = None
+    dtype: str | None = None
+    depth_model: str | None = None
+    memory: str = MEMORY[0]
+
+
 @dataclass(frozen=True, slots=True)
 class PipelineConfig:
     """Which pipeline runs, and how.
 
     Args:
+        memory: the memory plan, of `MEMORY`; pipelines other than the native one have none.
         ss_steps, slat_steps: Euler steps.
         formats: a non-empty subset of FORMATS.
         layout_postprocess: refine the pose against mask and pointmap once the object is decoded.
@@ -75,10 +88,16 @@ class PipelineConfig:
     device: str | None
     dtype: str | None
     depth_model: str | None
+    memory: str
     ss_steps: int
     slat_steps: int
     formats: tuple[str, ...]
     layout_postprocess: bool
+
+    @property
+    def loading(self) -> Loading:
+        """How the checkpoint is loaded."""
+        return Loading(self.device, self.dtype, self.depth_model, self.memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +306,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             device=read.optional("pipeline.device", read.text),
             dtype=read.optional("pipeline.dtype", lambda key: read.choice(key, DTYPES)),
             depth_model=read.optional("pipeline.depth_model", read.text),
+            memory=read.choice("pipeline.memory", MEMORY),
             ss_steps=read.integer("pipeline.ss_steps", 1, 1000),
             slat_steps=read.integer("pipeline.slat_steps", 1, 1000),
             formats=read.choices("pipeline.formats", FORMATS),

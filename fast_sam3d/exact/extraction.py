@@ -8,6 +8,8 @@ and corners keep their order (by x, y, z), and every value results from the same
 vertices, faces and colours are equal bit for bit.
 
 On a GPU the stock extractor adds with atomics, so its own results vary in rounding; these differ by as much.
+
+The cubes are found by `geometry/surface_cubes.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fast_sam3d.geometry.surface_cubes import settled_cases, surface_cubes
 from fast_sam3d.patch import Seam
 
 logger = logging.getLogger(__name__)
@@ -73,49 +76,27 @@ def extract(extractor: Any, cells: Any) -> tuple[Tensor, Tensor, Tensor | None]:
         cells: coords [N, 4] (object, x, y, z) in the grid, feats [N, extractor.feats_channels]. As there, the bias of
             the distance is added to the features in place.
     """
-    res, coords, feats = extractor.res, cells.coords[:, 1:].long(), cells.feats
-    sdf, deform, colour, weights = (extractor.get_layout(feats, name) for name in ("sdf", "deform", "color", "weights"))
+    res, feats = extractor.res, cells.feats
+    sdf, weights = extractor.get_layout(feats, "sdf"), extractor.get_layout(feats, "weights")
     sdf += extractor.sdf_bias
     flexicubes = copy.copy(extractor.mesh_extractor)
     side = res + 1
-    # A cube has the number of its lower corner.
-    across = torch.tensor([side * side, side, 1], device=feats.device)
-    corners = (flexicubes.cube_corners.long() * across).sum(1)
-    active = (coords * across).sum(1)
-    touched = active[:, None] + corners  # [N, 8]
-
-    cubes = _surface_cubes(touched, sdf, side)
-    needed = cubes[:, None] + corners
-    is_needed, lattice, number = _numbered(needed, side)
-    cube_corners = number[needed].long()
-
-    # `cubes_to_verts` and `get_dense_attrs`: the mean over the active cells around a corner; distance 1, else 0 beyond.
-    here = is_needed[touched]
-    target = number[touched[here]].long()
-    del touched, needed, is_needed
-    values = torch.cat([part[here] for part in (sdf, deform, colour) if part is not None], dim=-1)
-    attributes = values.new_zeros(len(lattice), values.shape[1])
-    attributes[:, 0] = 1
-    attributes = _mean(attributes, target, values)
-    del here, target, values
-    row = number.fill_(-1)
-    row[active] = torch.arange(len(active), dtype=torch.int32, device=feats.device)
-    row = row[cubes].long()
-    cube_weights = weights.new_zeros(len(cubes), weights.shape[1])
-    cube_weights[row >= 0] = weights[row[row >= 0]]
-    del number
-
+    found = surface_cubes(cells.coords[:, 1:], feats, _channels(extractor, feats.device), side)
+    attributes = torch.cat([found.distance[:, None], found.values], dim=1).to(feats.dtype)
+    cube_weights = weights.new_zeros(len(found.cubes), weights.shape[1])
+    cube_weights[found.rows >= 0] = weights[found.rows[found.rows >= 0]]
+    lattice = found.lattice
     places = torch.stack([lattice // (side * side), lattice // side % side, lattice % side], dim=1)
     # `get_defomed_verts`
     points = places / res - 0.5 + (1 - 1e-8) / (res * 2) * torch.tanh(attributes[:, 1:4])
-    regular = _Regular(flexicubes.check_table, flexicubes.cube_edges, cubes, side)
+    regular = _Regular(flexicubes.check_table, flexicubes.cube_edges, found.cubes, side)
     flexicubes._get_case_id = regular.case_ids
     flexicubes._identify_surf_edges = regular.surface_edges
     flexicubes._compute_reg_loss = lambda *args: None  # asked for in training only
     vertices, faces, _, colours = flexicubes(
         voxelgrid_vertices=points.to(attributes.dtype),
         scalar_field=attributes[:, 0],
-        cube_idx=cube_corners,
+        cube_idx=found.corners,
         resolution=res,
         beta=cube_weights[:, :12],
         alpha=cube_weights[:, 12:20],
@@ -126,37 +107,15 @@ def extract(extractor: Any, cells: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     return vertices, faces, colours
 
 
-def _surface_cubes(touched: Tensor, sdf: Tensor, side: int) -> Tensor:
-    """Cubes with corners of both signs, in their order.
-
-    Args:
-        touched: [N, 8] corners of the active cells. sdf: [N, 8, 1] distances there. side: corners along each axis.
-    """
-    is_active, lattice, number = _numbered(touched, side)
-    mean = _mean(sdf.new_zeros(len(lattice), 1), number[touched.flatten()].long(), sdf.flatten(0, 1))
-    some = is_active.fill_(False)
-    some[lattice[mean[:, 0] < 0]] = True
-    some = every = some.view(side, side, side)
-    for axis in range(3):
-        some = some.narrow(axis, 0, side - 1) | some.narrow(axis, 1, side - 1)
-        every = every.narrow(axis, 0, side - 1) & every.narrow(axis, 1, side - 1)
-    x, y, z = (some & ~every).nonzero().unbind(1)
-    return (x * side + y) * side + z
-
-
-def _numbered(corners: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Some corners of the grid, ascending: whether each of all is among them, their indices, and each one's number."""
-    there = torch.zeros(side**3, dtype=torch.bool, device=corners.device)
-    there[corners.flatten()] = True
-    lattice = there.nonzero().flatten()
-    number = torch.empty(side**3, dtype=torch.int32, device=corners.device)
-    number[lattice] = torch.arange(len(lattice), dtype=torch.int32, device=corners.device)
-    return there, lattice, number
-
-
-def _mean(start: Tensor, index: Tensor, values: Tensor) -> Tensor:
-    """Mean [V, C] of the values [P, C] of each index [P]; `start` where there are none."""
-    return start.scatter_reduce(0, index[:, None].expand_as(values), values, "mean", include_self=False)
+def _channels(extractor: Any, device: torch.device) -> Tensor:
+    """[8, 1 + C] of the features: distance, displacement and colour, if there is colour, at each corner of a cell."""
+    corner = torch.arange(8, device=device)[:, None]
+    found = []
+    for name in ("sdf", "deform", "color"):
+        if name in extractor.layouts:
+            start, size = extractor.layouts[name]["range"][0], extractor.layouts[name]["shape"][-1]
+            found.append(start + size * corner + torch.arange(size, device=device))
+    return torch.cat(found, dim=1)
 
 
 class _Regular:
@@ -173,25 +132,8 @@ class _Regular:
         self.check_table, self.cube_edges, self.cubes, self.side = check_table, cube_edges, cubes, side
 
     def case_ids(self, occupied: Tensor, chosen: Tensor, resolution: int) -> Tensor:
-        """Number of each cube's case: two ambiguous ones that share the face in question are inverted.
-
-        Source: FlexiCubes (Shen et al., 2023), supplement 1.3. All cubes are chosen here.
-
-        Args:
-            occupied: [n, 8] bool.
-        """
-        cases = (occupied << torch.arange(8, device=occupied.device)).sum(1)
-        check = self.check_table[cases]
-        asked = (check[:, 0] == 1).nonzero().flatten()
-        cubes, side = self.cubes[asked], self.side
-        other = torch.stack([cubes // (side * side), cubes // side % side, cubes % side], dim=1) + check[asked, 1:4]
-        inside = ((other >= 0) & (other < side - 1)).all(1)
-        asked, other = asked[inside], other[inside]
-        number = (other[:, 0] * side + other[:, 1]) * side + other[:, 2]
-        at = torch.searchsorted(self.cubes, number).clamp_(max=max(len(self.cubes) - 1, 0))
-        inverted = asked[(self.cubes[at] == number) & (check[at, 0] == 1)]
-        cases[inverted] = check[inverted, 4]
-        return cases
+        """Number of each cube's case. All cubes are chosen here."""
+        return settled_cases(occupied, self.check_table, self.cubes, self.side)
 
     def surface_edges(self, scalar_field: Tensor, cube_corners: Tensor, chosen: Tensor) -> tuple[Tensor, ...]:
         """The edges with ends of both signs, each once and in order.

@@ -27,6 +27,8 @@ _SEEN = tuple(
 )
 # A dense lookup table is quicker than a sorted search while it stays below this many cells (int32: 128 MiB).
 MAX_TABLE_CELLS = 1 << 25
+# Of one object, that decoders receive; as the stock pipeline limits them.
+MAX_VOXELS = 42_000
 
 
 @dataclass(frozen=True)
@@ -243,3 +245,32 @@ def surface_voxels(coords: Tensor, resolution: int, reach: int) -> Tensor:
     empty[b, 0, x, y, z] = 0
     near = F.max_pool3d(F.pad(empty, [reach] * 6, value=1.0), 2 * reach + 1, stride=1)
     return coords[near[b, 0, x, y, z] > 0]
+
+
+def limited_voxels(coords: Tensor, most: int = MAX_VOXELS) -> tuple[Tensor, int]:
+    """Voxels for the decoders, and the factor by which an object is larger than they say.
+
+    More than `most` are moved towards the middle of their box, which halves it, and equal ones become one; of those
+    that are still too many, `most` are drawn with torch's generator. As sam3d_objects/pipeline/inference_utils.py
+    (`downsample_sparse_structure`).
+
+    Args:
+        coords: [N, 4] int32 (batch, x, y, z).
+
+    Returns:
+        [M, 4] int32 and 1; 2 where they were moved.
+    """
+    if len(coords) <= most:
+        return coords, 1
+    places = coords[:, 1:].float()
+    low, high = places.amin(0), places.amax(0)
+    whole = high - low + 1
+    half = whole / 2
+    first = low + (whole - half) / 2
+    last = first + half - 1
+    moved = ((places - low) / (high - low) * (half - 1) + first).round().int()
+    moved = torch.clamp(moved, first.int(), last.int())
+    merged = torch.unique(torch.cat([coords[:, :1], moved], dim=1), dim=0)
+    if len(merged) > most:
+        merged = merged[torch.randperm(len(merged), device=coords.device)[:most]]
+    return merged.int(), 2

@@ -19,7 +19,7 @@ __all__ = ["BatchedStructure", "sample_structures"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchedStructure:
-    """One object's part of a batch; a `stages.SolvedStructure`.
+    """One object's part of a batch; a `common.SolvedStructure`.
 
     Args:
         condition: [1, L, C] context tokens of the object.

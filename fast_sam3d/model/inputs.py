@@ -113,11 +113,11 @@ def _blocks(shape: tuple[int, ...], max_side: int) -> tuple[int, int, int, int]:
     return rows, columns, shape[0] // rows, shape[1] // columns
 
 
-def match_size(pointmap: Any, height: int, width: int) -> torch.Tensor:
-    """A pointmap resampled to [height, width, 3] float32 by nearest points; unknown ones are NaN.
+def check_points(pointmap: Any, height: int, width: int) -> torch.Tensor:
+    """A pointmap [h, w, 3] float32 on the CPU.
 
     Raises:
-        InputError: not [H, W, 3], or of another aspect ratio.
+        InputError: not [h, w, 3], or of another aspect ratio than a picture [height, width].
     """
     points = torch.as_tensor(pointmap, dtype=torch.float32, device="cpu")
     if points.ndim != 3 or points.shape[-1] != 3 or not points.numel():
@@ -127,6 +127,17 @@ def match_size(pointmap: Any, height: int, width: int) -> torch.Tensor:
         raise InputError(
             f"the pointmap is {rows}x{columns} and the picture {height}x{width}: make it from that picture"
         )
+    return points
+
+
+def match_size(pointmap: Any, height: int, width: int) -> torch.Tensor:
+    """A pointmap resampled to [height, width, 3] float32 by nearest points; unknown ones are NaN.
+
+    Raises:
+        InputError: see `check_points`.
+    """
+    points = check_points(pointmap, height, width)
+    rows, columns = points.shape[:2]
     if (rows, columns) != (height, width):
         r = ((torch.arange(height, device="cpu") + 0.5) * rows / height).long()
         c = ((torch.arange(width, device="cpu") + 0.5) * columns / width).long()

@@ -14,9 +14,10 @@ import torch
 
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.batch import BatchedStructure, sample_structures
+from fast_sam3d.model.common import picture_colours
 from fast_sam3d.model.config_file import CONFIG_NAME, REPAIR, ModelConfig, check_formats
 from fast_sam3d.model.networks import load_networks, save_networks
-from fast_sam3d.model.stages import Stages, picture_colours
+from fast_sam3d.model.stages import Stages
 from fast_sam3d.serial import one_at_a_time
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from fast_sam3d.refinement.target import LayoutTarget
 from fast_sam3d.render.renderer import nearest_faces
 from fast_sam3d.render.splat import draw_dots
 
-__all__ = ["LayoutOutcome", "LayoutSettings", "Solid", "pose_change", "refine_pose", "updated"]
+__all__ = ["LayoutOutcome", "LayoutSettings", "Solid", "mask_at", "pose_change", "refine_pose", "updated"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,3 +169,13 @@ def updated(result: Mapping[str, Any], pose: Pose) -> dict[str, Any]:
         name: torch.from_numpy(getattr(pose, name)[: result[name].numel()]).to(result[name]).reshape(result[name].shape)
         for name in ("rotation", "translation", "scale")
     }
+
+
+def mask_at(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
+    """A mask [H, W] at the size of a pointmap that the pipeline has reduced, [height, width], by the nearest pixel."""
+    rows, columns = (
+        ((np.arange(count) + 0.5) * size / count).astype(int)
+        for count, size in zip((height, width), mask.shape, strict=True)
+    )
+    small: NDArray[np.bool_] = mask[np.ix_(rows, columns)]
+    return small

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fast_sam3d.geometry.arrays import as_numpy
 from fast_sam3d.geometry.poses import Pose
-from fast_sam3d.refinement.pose import Solid, pose_change, refine_pose, updated
+from fast_sam3d.refinement.pose import Solid, mask_at, pose_change, refine_pose, updated
 
 if TYPE_CHECKING:
     from fast_sam3d.telemetry import Report
@@ -81,18 +81,8 @@ def _refined(
         return {**nothing, "reason": str(error)}, {}
     with report.stage("layout"):
         points = as_numpy(result["pointmap"])
-        outcome = refine_pose(Solid.of(result, VOXELS_PER_SIDE), given, _resized(mask, *points.shape[:2]), points, True)
+        outcome = refine_pose(Solid.of(result, VOXELS_PER_SIDE), given, mask_at(mask, *points.shape[:2]), points, True)
         return outcome.facts(given), {} if outcome.pose is None else updated(result, outcome.pose)
-
-
-def _resized(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
-    """A mask [H, W] at the size of a pointmap that the pipeline has reduced (`_down_sample_img`)."""
-    rows, columns = (
-        ((np.arange(count) + 0.5) * size / count).astype(int)
-        for count, size in zip((height, width), mask.shape, strict=True)
-    )
-    small: NDArray[np.bool_] = mask[np.ix_(rows, columns)]
-    return small
 
 
 def _own_facts(result: Mapping[str, Any], given: Sequence[Mapping[str, Any]] | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ __all__ = ["Solved", "solve_structures"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solved:
-    """One object's sparse structure of a batch; what `Stages.solved_ahead` holds.
+    """One object's sparse structure of a batch; what `CommonStages.solved_ahead` holds.
 
     Args:
         structure: the object's part of the batch.

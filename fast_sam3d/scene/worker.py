@@ -119,7 +119,7 @@ class ObjectWorker:
         from fast_sam3d.checkpoints.load import load_checkpoint
 
         begin, asked = time.perf_counter(), config.pipeline
-        pipeline = load_checkpoint(checkpoint, asked.device, asked.dtype, asked.depth_model)
+        pipeline = load_checkpoint(checkpoint, *asked.loading)
         seconds = time.perf_counter() - begin
         log.info("loaded on %s in %.1f s", pipeline.device, seconds)
         return cls(pipeline, config, checkpoint.tag, seconds, checkpoint.kind == "mini")

@@ -529,6 +529,11 @@ def test_unknown_dtype(checkpoints, embedded):
     assert "did you mean 'float32'" in message(load_pipeline, device="cpu", dtype="float3")
 
 
+def test_a_memory_plan_is_refused_where_there_are_none(checkpoints, embedded):
+    assert "the embedded model has no memory plans" in message(load_pipeline, "mini", memory="8GB")
+    assert "'8 GB' is not a memory plan" in message(load_pipeline, "mini", memory="8 GB")
+
+
 # ---------------------------------------------------------------------------------------------- the embedded model
 
 

@@ -19,6 +19,7 @@ from fast_sam3d.adapters import adapt
 from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cli import infer, object_input
+from fast_sam3d.config.compose import Loading
 from fast_sam3d.model.inputs import limit_size, match_size
 from fast_sam3d.outputs import files as output_files
 from fast_sam3d.outputs import load_gaussians_ply, meshes
@@ -36,9 +37,9 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     found = Checkpoint("mini", tmp_path / "weights", "mini", "the test says so")
     monkeypatch.setattr(object_input, "find_checkpoint", lambda tag: found)
 
-    def load(checkpoint: Checkpoint, device: str | None, dtype: str | None, depth_model: str | None) -> StandIn:
+    def load(checkpoint: Checkpoint, *asked_for: str | None) -> StandIn:
         made.loaded = True
-        made.asked_for = (device, dtype, depth_model)
+        made.asked_for = asked_for
         return made
 
     monkeypatch.setattr(loading, "load_checkpoint", load)
@@ -66,12 +67,13 @@ def test_infer_writes_every_result(pipeline, object_folder, elsewhere, capsys, p
 
 def test_pipeline_is_loaded_with_the_configured_settings(pipeline, object_folder, elsewhere, capsys):
     wanted = ("pipeline.dtype=float16", "pipeline.depth_model=weights/model.pt")
-    assert run(capsys, "infer", "--image_path", object_folder, "--device", "cpu", *wanted)[0] == 0
-    assert pipeline.asked_for == ("cpu", "float16", "weights/model.pt")
+    given = ("--device", "cpu", "--memory", "12GB")
+    assert run(capsys, "infer", "--image_path", object_folder, *given, *wanted)[0] == 0
+    assert pipeline.asked_for == Loading("cpu", "float16", "weights/model.pt", "12GB")
     assert pipeline.arguments["with_layout_postprocess"] is True
     given = ["infer", "--image_path", object_folder, "--overwrite", "--dtype", "bfloat16"]
     assert run(capsys, *given, "pipeline.layout_postprocess=false")[0] == 0
-    assert pipeline.asked_for == (None, "bfloat16", None)
+    assert pipeline.asked_for == Loading(dtype="bfloat16")
     assert pipeline.arguments["with_layout_postprocess"] is False
 
 

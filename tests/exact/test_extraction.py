@@ -1,4 +1,4 @@
-"""Cubes around the surface, found without the whole grid. `tests/stock/test_extraction.py` has the stock extractor."""
+"""Sparse mesh extraction without stock classes, which `tests/stock/test_extraction.py` has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import fast_sam3d
-from fast_sam3d.exact.extraction import _Regular, _surface_cubes
+from fast_sam3d.exact.extraction import _Regular
 from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.patch import seam_at
 from tests.minis import picture, random_mini
@@ -19,55 +19,6 @@ from tests.minis import picture, random_mini
 ONLY = {"exact": {"unconditional": False, "context": False, "subdivision": False, "extraction": True}}
 CORNERS = torch.tensor([[j & 1, j >> 1 & 1, j >> 2] for j in range(8)])
 EDGES = torch.tensor([0, 1, 1, 5, 4, 5, 0, 4, 2, 3, 3, 7, 6, 7, 2, 6, 2, 0, 3, 1, 7, 5, 6, 4])
-
-
-def dense_distance(coords: Tensor, sdf: Tensor, side: int) -> Tensor:
-    """[side^3] mean distance at every corner, 1 where no cell is active."""
-    total, count = torch.zeros(side, side, side), torch.zeros(side, side, side)
-    for cell, values in zip(coords.tolist(), sdf[..., 0].tolist(), strict=True):
-        for corner, value in zip(CORNERS.tolist(), values, strict=True):
-            x, y, z = (a + b for a, b in zip(cell, corner, strict=True))
-            total[x, y, z] += value
-            count[x, y, z] += 1
-    return torch.where(count > 0, total / count, 1.0)
-
-
-@pytest.mark.parametrize(("seed", "share"), [(0, 0.02), (1, 0.1), (2, 0.5), (3, 1.0), (4, 0.0)])
-def test_surface_cubes_equal_those_of_the_whole_grid(seed: int, share: float) -> None:
-    generator, res = torch.Generator().manual_seed(seed), 6
-    coords = (torch.rand(res, res, res, generator=generator) < share).nonzero()
-    sdf = torch.randn(len(coords), 8, 1, generator=generator)
-    side = res + 1
-    across = torch.tensor([side * side, side, 1])
-    touched = (coords * across).sum(1)[:, None] + (CORNERS * across).sum(1)
-    negative = dense_distance(coords, sdf, side) < 0
-    want = []
-    for x in range(res):
-        for y in range(res):
-            for z in range(res):
-                corners = [bool(negative[x + i, y + j, z + k]) for i, j, k in CORNERS.tolist()]
-                if any(corners) and not all(corners):
-                    want.append((x * side + y) * side + z)
-    assert _surface_cubes(touched, sdf, side).tolist() == want
-
-
-def test_an_ambiguous_cube_depends_on_its_neighbour() -> None:
-    """Cubes 0 and 2 face each other, 1 faces an unambiguous one, 3 the end of the grid, 4 a cube without a surface."""
-    side = 4
-    table = torch.zeros(256, 5, dtype=torch.long)
-    table[1] = torch.tensor([1, 1, 0, 0, 101])
-    table[2] = torch.tensor([1, -1, 0, 0, 102])
-    table[4] = torch.tensor([1, 0, 1, 0, 104])
-    table[8] = torch.tensor([1, 0, 0, -1, 108])
-    places = torch.tensor([[0, 0, 0], [0, 0, 1], [1, 0, 0], [2, 0, 0], [2, 2, 2], [0, 1, 1]])
-    cases = torch.tensor([1, 4, 2, 8, 1, 3])
-    cubes = (places * torch.tensor([side * side, side, 1])).sum(1)
-    order = cubes.argsort()
-    occupied = (cases[order, None] >> torch.arange(8) & 1).bool()
-    regular = _Regular(table, EDGES, cubes[order], side)
-    got = torch.empty_like(cases)
-    got[order] = regular.case_ids(occupied, torch.ones(6, dtype=torch.bool), side - 1)
-    assert got.tolist() == [101, 4, 102, 8, 1, 3]
 
 
 def test_surface_edges_are_numbered_as_sorted_pairs() -> None:

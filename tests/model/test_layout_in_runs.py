@@ -14,7 +14,7 @@ from fast_sam3d.config.packaged import checkout
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import Pose
-from fast_sam3d.model import stages
+from fast_sam3d.model import common
 from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.refinement.pose import LayoutOutcome, pose_change
 from fast_sam3d.report import observe
@@ -43,7 +43,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list:
         calls.append(given)
         return LayoutOutcome(MOVED, 0.5, 0.75)
 
-    monkeypatch.setattr(stages, "refine_pose", refine)
+    monkeypatch.setattr(common, "refine_pose", refine)
     return calls
 
 
@@ -75,7 +75,7 @@ def test_result_has_the_refined_pose(pipeline, asked):
 
 
 def test_unrefined_pose_is_bit_identical(pipeline, monkeypatch):
-    monkeypatch.setattr(stages, "refine_pose", lambda *given: LayoutOutcome(None, 0.9, 0.9, "no better"))
+    monkeypatch.setattr(common, "refine_pose", lambda *given: LayoutOutcome(None, 0.9, 0.9, "no better"))
     plain = pipeline.run(rgba(), None, seed=0, decode_formats=["gaussian"])
     kept = pipeline.run(rgba(), None, seed=0, decode_formats=["gaussian"], with_layout_postprocess=True)
     assert all(torch.equal(plain[name], kept[name]) for name in POSE)
