@@ -86,7 +86,7 @@ def _extraction_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
 
 def _subdivision_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
     decoder = adapter.mesh_decoder()
-    if not isinstance(decoder, nn.Module):
+    if not isinstance(decoder, nn.Module) or _built_in(decoder, "subdivision"):
         return
     own = [part for part in decoder.modules() if subdivision.can_widen(part)]
     stock = [part for part in decoder.modules() if subdivision.fits(part)]

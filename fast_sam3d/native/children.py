@@ -88,7 +88,7 @@ def convolve_children(
     size = len(feats) // width
     wide = torch.promote_types(feats.dtype, torch.float32)
     out = feats.new_zeros(len(CHILDREN) * count, kernels[CENTRE].shape[1] // len(CHILDREN), dtype=wide)
-    out.view(count, -1).add_(feats[width * start : width * (start + count)].view(count, -1) @ kernels[CENTRE])
+    out.view(count, -1).add_(feats[width * start : width * (start + count)].reshape(count, -1) @ kernels[CENTRE])
     compact = neighbours.device.type == "cpu" if compact is None else compact
     for tap, (kernel, (own, theirs)) in enumerate(zip(kernels, _SIDES, strict=True)):
         if tap == CENTRE:
@@ -98,7 +98,9 @@ def convolve_children(
         if compact:
             rows = known.nonzero().flatten()
             found = _rows(feats, column[rows].to(feats.device), theirs, copies) @ kernel
-            out.index_add_(0, _children(rows.to(feats.device), own), found.view(-1, out.shape[1]).to(wide))
+            out.index_add_(
+                0, _children(rows.to(feats.device), own), found.view(len(rows) * len(own), out.shape[1]).to(wide)
+            )
         else:
             found = _rows(feats, column.clamp(max=size - 1).to(feats.device), theirs, copies)
             found = found.masked_fill_(~known[:, None].to(feats.device), 0) @ kernel
@@ -110,8 +112,9 @@ def convolve_children(
 
 def _rows(feats: Tensor, voxels: Tensor, numbers: tuple[int, ...], copies: bool) -> Tensor:
     """Features of voxels [n], or of some of their CHILDREN side by side: [n, in] or [n, c * in]."""
-    source = voxels if copies else _children(voxels, numbers)
-    return feats.index_select(0, source).view(len(voxels), -1)
+    if copies:
+        return feats.index_select(0, voxels)
+    return feats.index_select(0, _children(voxels, numbers)).view(len(voxels), len(numbers) * feats.shape[1])
 
 
 def _children(voxels: Tensor, numbers: tuple[int, ...]) -> Tensor:

@@ -90,14 +90,9 @@ class PublishedGaussians(Gaussians):
         return (F.softplus(self._scaling + self.scale_bias).square() + self.mininum_kernel_size**2).sqrt()
 
     @property
-    def raw_rotation(self) -> Tensor:
-        """[n, 4] quaternions wxyz of any length, as the stock class writes them."""
-        return self._rotation + self.rots_bias
-
-    @property
     def get_rotation(self) -> Tensor:
         """[n, 4] unit quaternions, wxyz."""
-        return F.normalize(self.raw_rotation)
+        return F.normalize(self._rotation + self.rots_bias, dim=-1)
 
     @property
     def get_opacity(self) -> Tensor:

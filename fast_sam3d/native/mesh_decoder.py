@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fast_sam3d.geometry.sparse_grid import CHILDREN
 from fast_sam3d.model.sparse import SparseConv3d, SparseTensor
 from fast_sam3d.native.children import convolve_children, kernels_of
+from fast_sam3d.native.surface import CELLS_PER_VOXEL, SurfaceExtractor
 from fast_sam3d.native.trunk import Trunk, TrunkConfig
 
 __all__ = ["CELL_CHANNELS", "GROUPS", "MeshDecoder", "MeshDecoderConfig", "UpsampleBlock"]
@@ -182,7 +183,7 @@ class MeshDecoder(Trunk):
         width = config.model_channels
         self.upsample = nn.ModuleList([UpsampleBlock(width, width // 4), UpsampleBlock(width // 4, width // 8)])
         self.out_layer = nn.Linear(width // 8, CELL_CHANNELS)
-        self.mesh_extractor: Callable[..., Any] = _no_surface
+        self.mesh_extractor: Callable[..., Any] = SurfaceExtractor(config.resolution * CELLS_PER_VOXEL)
         self.chunk: int | None = CHUNK
         self.folded = True
 
@@ -207,7 +208,3 @@ class MeshDecoder(Trunk):
         """One mesh per object."""
         cells = self.decode_cells(slat)
         return [self.mesh_extractor(cells[i], training=False) for i in range(cells.shape[0])]
-
-
-def _no_surface(cells: SparseTensor, training: bool = False) -> Any:
-    raise NotImplementedError("the surface of the published mesh decoder is not yet implemented")

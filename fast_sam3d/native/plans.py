@@ -6,14 +6,16 @@ is
     resident weights + weights of the stage + kept keys and values + activations,
 
     keys and values = streams kept * context tokens * 2 * width * blocks * bytes of a number,
-    activations = fixed + per voxel * voxels   (`ACTIVATIONS`, doubled in float32).
+    activations = fixed + per voxel * voxels   (`ACTIVATIONS`, doubled in float32),
 
-Weights are counted from their own sizes. `ACTIVATIONS` are upper bounds of an allocation trace of the networks at the
-published sizes (tests/native/test_plans.py), so the estimate is for those sizes.
+and for the mesh decoder `CELL` bytes more for every cell that is computed at once. Weights are counted from their own
+sizes. The other constants are upper bounds of an allocation trace of the networks at the published sizes
+(tests/native/test_plans.py), so the estimate is for those sizes.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,6 +24,7 @@ from typing import Final
 import torch
 
 from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.model.config import SHAPE_LEAF, STREAMS
 from fast_sam3d.native.free_memory import free_bytes
 
 __all__ = [
@@ -29,13 +32,17 @@ __all__ = [
     "next_smaller", "smallest",
 ]  # fmt: skip
 
+log = logging.getLogger(__name__)
+
 AUTO: Final = "auto"
 GIB: Final = 2**30
+USUAL, LARGE = 20_000, 40_000
+"""Voxels of an object that has to fit, and of one that is to fit where there is a choice."""
 
 STAGES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
     "depth": ("depth_model",),
     "condition": ("ss_condition_embedder", "slat_condition_embedder"),
-    "ss": ("ss_generator",),
+    "ss": ("ss_generator", "ss_decoder"),  # methods may decode in mid-solve
     "ss_decoder": ("ss_decoder",),
     "slat": ("slat_generator",),
     "gaussian": ("slat_decoder_gs",),
@@ -48,12 +55,6 @@ SAMPLERS: Final = frozenset({"ss_generator", "slat_generator"})
 ENCODERS: Final = frozenset({"ss_condition_embedder", "slat_condition_embedder", "depth_model"})
 DECODERS: Final = frozenset({"ss_decoder", "slat_decoder_mesh", "slat_decoder_gs", "slat_decoder_gs_4"})
 EVERYTHING: Final = SAMPLERS | ENCODERS | DECODERS
-
-SHAPE, LAYOUT = "shape", "6drotation_normalized"
-STREAMS: Final[Mapping[str, frozenset[str]]] = MappingProxyType({
-    "ss": frozenset({SHAPE, LAYOUT}), "slat": frozenset({"slat"}),
-})  # fmt: skip
-"""The streams of each sampler whose cross-attentions have keys and values of the context."""
 
 PUBLISHED_BYTES: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({
     name: (int(parameters * 1e6 * 2), int(parameters * 1e6 * 4))
@@ -70,17 +71,17 @@ _KEYS: Final = {"ss": 7528 * 2048 * 24, "slat": 5496 * 2048 * 24}
 
 ACTIVATIONS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({
     "depth": (512 << 20, 0),
-    "condition": (512 << 20, 0),
-    "ss": (400 << 20, 0),
-    "ss_decoder": (256 << 20, 0),
-    "slat": (128 << 20, 24 << 10),
-    "gaussian": (32 << 20, 14 << 10),
-    "gaussian_4": (32 << 20, 14 << 10),
-    "mesh": (96 << 20, 50 << 10),
+    "condition": (192 << 20, 0),
+    "ss": (192 << 20, 0),
+    "ss_decoder": (192 << 20, 0),
+    "slat": (64 << 20, 24 << 10),
+    "gaussian": (32 << 20, 17 << 10),
+    "gaussian_4": (32 << 20, 17 << 10),
+    "mesh": (32 << 20, 44 << 10),
 })  # fmt: skip
 """Bytes that a stage needs beside weights in half precision: fixed, and per voxel."""
-_WHOLE_MESH: Final = 170 << 10
-"""Bytes per voxel of the mesh decoder where it is not cut into chunks."""
+CELL: Final = 1800
+"""Bytes for every cell that the mesh decoder computes at once; a voxel has 64."""
 
 
 class DoesNotFitDevice(FastSam3dError):
@@ -98,20 +99,20 @@ class Plan:
             the others are read again from their file, which is mapped.
         float32: parts whose weights are float32 also where the pipeline runs in half precision, as the published
             pipeline holds them.
-        context: streams whose keys and values of the context are kept over the steps, of `STREAMS`.
-        mesh_rows: target rows at once in the last level of the mesh decoder; None: all.
+        ss_context: streams of the sparse structure whose keys and values of the context are kept over the steps.
+        slat_context: whether those of the structured latent are.
+        mesh_cells: cells that the mesh decoder computes at once; None: all.
         point_windows: windows of the point map that are embedded at once; None: all.
-        images: keep passes of the image encoders for the next object of the same picture.
     """
 
     name: str
     resident: frozenset[str] = frozenset()
     to_host: frozenset[str] = frozenset()
     float32: frozenset[str] = frozenset()
-    context: frozenset[str] = frozenset()
-    mesh_rows: int | None = None
+    ss_context: frozenset[str] = frozenset(STREAMS)
+    slat_context: bool = True
+    mesh_cells: int | None = None
     point_windows: int | None = None
-    images: bool = True
 
     def half(self, part: str, half: torch.dtype | None) -> torch.dtype | None:
         """The type to load a part's half-precision weights in, where the pipeline's is `half`."""
@@ -126,13 +127,11 @@ class Plan:
 PLANS: Final[Mapping[str, Plan]] = MappingProxyType({
     plan.name: plan
     for plan in (
-        Plan("8GB", mesh_rows=1 << 16, point_windows=256, images=False),
-        Plan("12GB", SAMPLERS | DECODERS, to_host=ENCODERS, context=STREAMS["slat"], mesh_rows=1 << 17,
-             point_windows=512),
-        Plan("16GB", EVERYTHING, context=STREAMS["ss"] | STREAMS["slat"], mesh_rows=1 << 18),
-        Plan("24GB", EVERYTHING, context=STREAMS["ss"] | STREAMS["slat"]),
-        Plan("all", EVERYTHING, float32=frozenset({"ss_generator"}) | ENCODERS - {"depth_model"},
-             context=STREAMS["ss"] | STREAMS["slat"]),
+        Plan("8GB", ss_context=frozenset({SHAPE_LEAF}), mesh_cells=1 << 16, point_windows=256),
+        Plan("12GB", SAMPLERS | DECODERS, to_host=ENCODERS, mesh_cells=1 << 17, point_windows=256),
+        Plan("16GB", EVERYTHING, mesh_cells=1 << 18, point_windows=256),
+        Plan("24GB", EVERYTHING),
+        Plan("all", EVERYTHING, float32=frozenset({"ss_generator"}) | ENCODERS - {"depth_model"}),
     )
 })  # fmt: skip
 """The plans by name, the smallest first."""
@@ -143,6 +142,17 @@ NAMES: Final = (AUTO, *PLANS)
 def smallest() -> Plan:
     """The plan that needs least memory."""
     return next(iter(PLANS.values()))
+
+
+def logged(plan: Plan, device: torch.device, half: torch.dtype | None, sizes: Mapping[str, tuple[int, int]]) -> Plan:
+    """The plan, after a log line with its name and what it is expected to need."""
+    peaks = expected_peaks(plan, LARGE, half, sizes)
+    stage = max(peaks, key=lambda name: peaks[name])
+    log.info(
+        "memory plan %s on %s: at most about %.1f GiB for an object of %s voxels (in %s)",
+        plan.name, device, peaks[stage] / GIB, f"{LARGE:,}", stage,
+    )  # fmt: skip
+    return plan
 
 
 def next_smaller(plan: Plan) -> Plan | None:
@@ -177,9 +187,10 @@ def expected_peaks(
         if not any(part in sizes for part in parts):
             continue
         fixed, each = ACTIVATIONS[stage]
-        if stage == "mesh" and plan.mesh_rows is None:
-            each = _WHOLE_MESH
-        kept = len(plan.context & STREAMS.get(stage, frozenset())) * _KEYS.get(stage, 0) * number
+        if stage == "mesh":
+            fixed += CELL * min(64 * voxels, plan.mesh_cells or 64 * voxels)
+        streams = {"ss": len(plan.ss_context), "slat": int(plan.slat_context)}.get(stage, 0)
+        kept = streams * _KEYS.get(stage, 0) * number
         on_device = sum(weights(part) for part in plan.resident | set(parts))
         peaks[stage] = on_device + kept + (fixed + each * voxels) * number // 2
     return peaks
@@ -191,8 +202,8 @@ def choose(
     half: torch.dtype | None,
     sizes: Mapping[str, tuple[int, int]] | None = None,
     free: int | None = None,
-    usual: int = 20_000,
-    large: int = 40_000,
+    usual: int = USUAL,
+    large: int = LARGE,
 ) -> Plan:
     """The plan of that name; "auto": the largest whose expected peak leaves a tenth of the device's memory free.
 
@@ -201,8 +212,7 @@ def choose(
         device: that the parts run on.
         half, sizes: see `expected_peaks`.
         free: bytes; None asks the device. Where it does not know, "auto" is the smallest plan.
-        usual: voxels of an object that has to fit.
-        large: voxels of an object that is to fit, where there is a choice.
+        usual, large: see `USUAL`.
 
     Raises:
         FastSam3dError: there is no such plan.

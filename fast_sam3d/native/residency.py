@@ -12,21 +12,26 @@ from __future__ import annotations
 import gc
 import logging
 import mmap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fast_sam3d.model.slat_flow import StructuredLatentFlow
+from fast_sam3d.model.ss_flow import SparseStructureFlow
 from fast_sam3d.native.allocations import tensor_bytes
 from fast_sam3d.native.free_memory import host_bytes
+from fast_sam3d.native.mesh_decoder import MeshDecoder
 from fast_sam3d.native.parts import Part
-from fast_sam3d.native.plans import Plan, expected_peaks, next_smaller
+from fast_sam3d.native.plans import Plan, choose, expected_peaks, logged, next_smaller
+from fast_sam3d.native.points import PointPatchEmbed
 from fast_sam3d.serial import one_at_a_time
 
-__all__ = ["Residency", "StagePeak"]
+__all__ = ["Residency", "StagePeak", "configure"]
 
 log = logging.getLogger(__name__)
 
@@ -56,20 +61,40 @@ class Residency:
         plan: the memory plan.
         device: that the parts run on.
         half: type of half precision in which the pipeline runs; None: float32.
+        copies: whether main memory is another memory than the device's, so that copies of weights there help.
     """
 
     parts: Mapping[str, Part]
     plan: Plan
     device: torch.device
     half: torch.dtype | None = None
+    copies: bool | None = None
     peaks: dict[str, StagePeak] = field(default_factory=dict)
     """By stage, since `clear`."""
     smaller: list[str] = field(default_factory=list)
     """Plans that did not fit, since `clear`."""
     _loaded: dict[str, torch.dtype | None] = field(default_factory=dict)
     _used: list[str] = field(default_factory=list)
-    _host: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    _host: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = field(default_factory=WeakKeyDictionary)
+    """Copies of weights in main memory, by the module that holds them, which several parts may contain."""
     _open: list[StagePeak] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.copies = self.device.type == "cuda" if self.copies is None else self.copies
+        configure(self.plan, (part.module for part in self.parts.values()))
+
+    @classmethod
+    def planned(
+        cls, parts: Mapping[str, Part], memory: str, device: torch.device, half: torch.dtype | None = None
+    ) -> Residency:
+        """By the name of a plan, or "auto"; checked and logged before anything is loaded.
+
+        Raises:
+            DoesNotFitDevice: as `plans.choose`.
+        """
+        sizes = {name: (part.size(half), part.size(None)) for name, part in parts.items()}
+        plan = logged(choose(memory, device, half, sizes), device, half, sizes)
+        return cls(parts, plan, device, half)
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -120,12 +145,12 @@ class Residency:
         """Follow another plan from now on; what it does not keep leaves the device."""
         with one_at_a_time():
             self.plan = plan
+            configure(plan, (part.module for part in self.parts.values()))
             for name, half in [*self._loaded.items()]:
                 unwanted = name not in plan.resident or half is not plan.half(name, self.half)
                 if unwanted and name not in self._used:
                     self._release(name)
-            for name in self._host.keys() - plan.to_host:
-                del self._host[name]
+            self._host.clear()
             gc.collect()
             self._empty()
 
@@ -180,30 +205,31 @@ class Residency:
 
     def _load(self, name: str) -> None:
         part, half = self.parts[name], self.plan.half(name, self.half)
-        if (kept := self._host.get(name)) is not None:
-            state = {key: tensor.to(self.device, non_blocking=True) for key, tensor in kept.items()}
-            part.module.load_state_dict(state, strict=True, assign=True)
-        else:
+        for module in part.module.modules():
+            for key, tensor in self._host.get(module, {}).items():
+                if (parameter := module._parameters[key]) is not None and parameter.is_meta:
+                    on_device = tensor.to(self.device, non_blocking=True)
+                    module._parameters[key] = nn.Parameter(on_device, requires_grad=False)
+        if any(tensor.is_meta for tensor in part.module.state_dict().values()):
             part.load(self.device, half)
         self._loaded[name] = half
 
     def _release(self, name: str) -> None:
         part = self.parts[name]
         half = self._loaded.pop(name)
-        if name in self.plan.to_host and self.device.type == "cuda" and half is self.plan.half(name, self.half):
+        if name in self.plan.to_host and self.copies and half is self.plan.half(name, self.half):
             self._keep(name, part)
         part.release()
 
     def _keep(self, name: str, part: Part) -> None:
-        """Copy a part's weights to main memory, unless that is done already or it has no room."""
-        if name in self._host:
-            return
-        state = part.module.state_dict()
+        """Copy a part's parameters to main memory, unless that is done already or it has no room."""
+        new = [module for module in part.module.modules() if module._parameters and module not in self._host]
         available = host_bytes()
-        if available is not None and sum(map(tensor_bytes, state.values())) + _SPARE > available:
+        if available is not None and sum(tensor_bytes(p) for m in new for p in _own(m).values()) + _SPARE > available:
             log.info("%s is read from its file again, because main memory has no room for it", name)
             return
-        self._host[name] = {key: _to_host(tensor) for key, tensor in state.items()}
+        for module in new:
+            self._host[module] = {key: _to_host(parameter) for key, parameter in _own(module).items()}
 
     def _empty(self) -> None:
         """Return cached blocks to the device: weights and activations have different sizes."""
@@ -219,12 +245,30 @@ class Residency:
             record.bytes = max(record.bytes, size)
 
 
+def configure(plan: Plan, modules: Iterable[nn.Module]) -> None:
+    """Set what networks keep and how much they compute at once, as a plan says; no results change but by rounding."""
+    for module in (inner for outer in modules for inner in outer.modules()):
+        if isinstance(module, SparseStructureFlow):
+            module.keep_context = plan.ss_context
+        elif isinstance(module, StructuredLatentFlow):
+            module.keep_context = plan.slat_context
+        elif isinstance(module, MeshDecoder):
+            module.chunk = plan.mesh_cells
+        elif isinstance(module, PointPatchEmbed):
+            module.chunk = plan.point_windows
+
+
+def _own(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a module itself that have values."""
+    return {key: p for key, p in module._parameters.items() if p is not None and not p.is_meta}
+
+
 def _to_host(tensor: Tensor) -> Tensor:
     """A copy in main memory, pinned where the system allows."""
     try:
         return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor)
     except RuntimeError:
-        return tensor.to("cpu")
+        return tensor.to("cpu", copy=True)
 
 
 def _measured(device: torch.device) -> int:

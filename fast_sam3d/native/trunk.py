@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_sam3d.model.slat_config import SLatTrunkConfig
 from fast_sam3d.model.slat_decoder import SLatTrunk
 from fast_sam3d.model.sparse import SparseConv3d, SparseTensor
-from fast_sam3d.model.sparse_transformer import require_voxels
+from fast_sam3d.model.sparse_transformer import require_voxels, voxel_positions
 
-__all__ = ["Trunk", "TrunkConfig", "voxel_code"]
+__all__ = ["Trunk", "TrunkConfig"]
 
 log = logging.getLogger(__name__)
 
@@ -33,23 +31,6 @@ class TrunkConfig(SLatTrunkConfig):
     num_heads: int = 12
     mlp_ratio: float = 4.0
     window_size: int = 8
-
-
-def voxel_code(coords: Tensor, channels: int) -> Tensor:
-    """Position code of the published sparse networks: of each axis the sines, then the cosines.
-
-    Args:
-        coords: [N, 4] integer, (batch, x, y, z).
-        channels: features; a remainder of the division by 6 is zero.
-
-    Returns:
-        [N, channels] float32 on the device of coords.
-    """
-    count = channels // 6
-    frequencies = torch.exp(torch.arange(count, device=coords.device) * (-math.log(10000.0) / count))
-    angles = coords[:, 1:, None].float() * frequencies
-    code = torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)
-    return F.pad(code, (0, channels - code.shape[1]))
 
 
 class Trunk(SLatTrunk):
@@ -88,7 +69,9 @@ class Trunk(SLatTrunk):
         """[N, latent_channels] -> [N, model_channels] in the torso's type."""
         require_voxels(slat.grid.counts)
         h = self.input_layer(slat.feats.to(self.input_layer.weight.dtype))
-        h = slat.replace((h + voxel_code(slat.coords, self.model_channels).to(h.device)).to(self.torso_dtype))
+        h = slat.replace(
+            (h + voxel_positions(slat.coords, self.model_channels, h.device, sin_first=True)).to(self.torso_dtype)
+        )
         for block in self.blocks:
             h = block(h)
         return h

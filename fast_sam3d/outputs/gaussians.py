@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fast_sam3d.geometry.arrays import as_numpy
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.outputs.files import atomic_write
 
@@ -23,11 +24,15 @@ MIN_SCALE = 1e-10
 
 
 def save_gaussians_ply(path: str | os.PathLike[str], gaussians: Any) -> None:
-    """Write a standard 3DGS file: binary little-endian, float32, logit opacity, log scale, unit quaternion wxyz.
+    """Write a standard 3DGS file: binary little-endian, float32, logit opacity, log scale, quaternion wxyz.
+
+    Quaternions have length 1, except those of the published decoders, which the stock pipeline writes as they are
+    (sam3d_objects/model/backbone/tdfy_dit/representations/gaussian/gaussian_model.py, `save_ply`).
 
     Args:
         gaussians: object with get_xyz [n, 3], get_scaling [n, 3], get_rotation [n, 4] wxyz, get_opacity [n, 1] in 0..1
-            and _features_dc [n, 1, 3]. Coordinates are not transformed (canonical, +z up).
+            and _features_dc [n, 1, 3]; of the published decoders also _rotation [n, 4] and rots_bias [4]. Coordinates
+            are not transformed (canonical, +z up).
 
     Raises:
         ValueError: no gaussian, or `GaussianCloud.of` rejects the attributes.
@@ -36,6 +41,8 @@ def save_gaussians_ply(path: str | os.PathLike[str], gaussians: Any) -> None:
     count = len(cloud.get_xyz)
     if count == 0:
         raise ValueError("there are no gaussians to write")
+    bias = getattr(gaussians, "rots_bias", None)
+    rotation = cloud.get_rotation if bias is None else as_numpy(gaussians._rotation + bias)
     opacity = np.clip(cloud.get_opacity.astype(np.float64), MIN_OPACITY, 1.0 - MIN_OPACITY)
     columns = (
         cloud.get_xyz,
@@ -43,7 +50,7 @@ def save_gaussians_ply(path: str | os.PathLike[str], gaussians: Any) -> None:
         cloud._features_dc.reshape(count, 3),
         np.log(opacity / (1.0 - opacity)),
         np.log(np.maximum(cloud.get_scaling.astype(np.float64), MIN_SCALE)),
-        cloud.get_rotation,
+        rotation,
     )
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
     header += [f"property float {name}" for name in PLY_FIELDS] + ["end_header", ""]
@@ -53,7 +60,7 @@ def save_gaussians_ply(path: str | os.PathLike[str], gaussians: Any) -> None:
 
 
 def load_gaussians_ply(path: str | os.PathLike[str]) -> GaussianCloud:
-    """Read a file written by `save_gaussians_ply`; opacity and scale are activated again.
+    """Read a file written by `save_gaussians_ply`; opacity and scale are activated again, quaternions normalised.
 
     Raises:
         ValueError: not a binary little-endian 3DGS file of degree 0, or truncated.
@@ -68,10 +75,13 @@ def load_gaussians_ply(path: str | os.PathLike[str]) -> GaussianCloud:
     if len(body) != counts[0] * len(PLY_FIELDS) * 4:
         raise ValueError(f"{path} is truncated: {len(body)} bytes of data for {counts[0]} gaussians")
     table = np.frombuffer(body, "<f4").reshape(counts[0], len(PLY_FIELDS)).astype(np.float32)
+    rotation = table[:, 13:17]
+    length = np.linalg.norm(rotation, axis=1, keepdims=True)
+    is_unit = np.abs(length - 1) < 1e-5  # kept to the last bit
     return GaussianCloud(
         get_xyz=table[:, 0:3],
         get_scaling=np.exp(table[:, 10:13]),
-        get_rotation=table[:, 13:17],
+        get_rotation=np.where(is_unit, rotation, rotation / np.maximum(length, 1e-12)),
         get_opacity=1.0 / (1.0 + np.exp(-table[:, 9:10])),
         _features_dc=table[:, None, 6:9],
     )

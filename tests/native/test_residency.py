@@ -150,6 +150,30 @@ def test_counts_loads_and_peaks_by_stage() -> None:
     assert where.peak == stages["ss"]["peak_bytes"]
 
 
+def test_weights_come_back_from_main_memory_where_the_plan_says() -> None:
+    parts = fake_parts("depth_model", "ss_generator")
+    where = Residency(parts, Plan("copies", to_host=frozenset({"depth_model"})), CPU, torch.float16, copies=True)
+    for _ in range(2):
+        for name, part in parts.items():
+            with where.using(name):
+                for key, tensor in part.module.state_dict().items():
+                    assert torch.equal(tensor, part.file[key].half())
+    assert parts["depth_model"].reads == [torch.float16] and len(parts["ss_generator"].reads) == 2
+    where.change(NOTHING)
+    with where.using("depth_model"):
+        assert len(parts["depth_model"].reads) == 2  # the copies are gone
+
+
+def test_no_copies_where_main_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fast_sam3d.native.residency.host_bytes", lambda: 2 << 30)
+    parts = fake_parts("depth_model", "ss_generator")
+    where = Residency(parts, Plan("copies", to_host=frozenset(parts)), CPU, copies=True)
+    for name in [*parts, *parts]:
+        with where.using(name):
+            pass
+    assert [len(part.reads) for part in parts.values()] == [2, 2]
+
+
 def test_parts_that_a_checkpoint_lacks_are_skipped() -> None:
     where, _ = residency()
     with where.using("ss_decoder", "slat_decoder_gs_4"):
