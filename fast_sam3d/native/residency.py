@@ -27,7 +27,7 @@ from fast_sam3d.native.allocations import tensor_bytes
 from fast_sam3d.native.free_memory import host_bytes
 from fast_sam3d.native.mesh_decoder import MeshDecoder
 from fast_sam3d.native.parts import Part
-from fast_sam3d.native.plans import Plan, expected_peaks, next_smaller
+from fast_sam3d.native.plans import Plan, choose, expected_peaks, logged, next_smaller
 from fast_sam3d.native.points import PointPatchEmbed
 from fast_sam3d.serial import one_at_a_time
 
@@ -82,6 +82,19 @@ class Residency:
     def __post_init__(self) -> None:
         self.copies = self.device.type == "cuda" if self.copies is None else self.copies
         configure(self.plan, (part.module for part in self.parts.values()))
+
+    @classmethod
+    def planned(
+        cls, parts: Mapping[str, Part], memory: str, device: torch.device, half: torch.dtype | None = None
+    ) -> Residency:
+        """By the name of a plan, or "auto"; checked and logged before anything is loaded.
+
+        Raises:
+            DoesNotFitDevice: as `plans.choose`.
+        """
+        sizes = {name: (part.size(half), part.size(None)) for name, part in parts.items()}
+        plan = logged(choose(memory, device, half, sizes), device, half, sizes)
+        return cls(parts, plan, device, half)
 
     @property
     def loaded(self) -> tuple[str, ...]:
