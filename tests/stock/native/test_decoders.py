@@ -109,7 +109,7 @@ def test_the_structure_decoder_is_equal_under_autocast() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("settings", [{"chunk": 1 << 16}, {"chunk": None}, {"chunk": 8}, {"folded": False}], ids=str)
+@pytest.mark.parametrize("settings", [{"chunk": 1 << 16}, {"chunk": None}, {"chunk": 1000}, {"folded": False}], ids=str)
 def test_the_fields_of_the_mesh_decoder_are_equal(settings: dict[str, Any], seed: int) -> None:
     stock, ours = pair("slat_decoder_mesh", seed)
     slat = latent(seed=seed)
@@ -119,6 +119,20 @@ def test_the_fields_of_the_mesh_decoder_are_equal(settings: dict[str, Any], seed
     assert torch.equal(got.coords, want.coords) and got.layout == want.layout
     assert got.feats.dtype == torch.float32
     assert away(got.feats, want.feats) <= 5e-6 and want.feats.abs().max() > 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_meshes_are_equal(seed: int) -> None:
+    stock, ours = pair("slat_decoder_mesh", seed)
+    slat = latent((120, 40), seed)
+    with torch.no_grad(), half_on_cpu():
+        want, got = stock(of_stock(slat)), ours(slat)
+    assert len(got) == len(want) == 2
+    for one, other in zip(want, got, strict=True):
+        assert one.success and other.success and one.res == other.res
+        assert torch.equal(other.faces, one.faces)
+        assert away(other.vertices, one.vertices) <= 5e-5
+        assert away(other.vertex_attrs, one.vertex_attrs) <= 5e-5
 
 
 def test_in_half_precision_the_fields_are_no_further_away_than_stocks_own() -> None:
