@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fast_sam3d.model.half import store_in_half
 from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.native.gaussian_decoder import GaussianDecoder, GaussianDecoderConfig
 from fast_sam3d.native.mesh_decoder import MeshDecoder, MeshDecoderConfig
@@ -56,8 +57,7 @@ def pair(name: str, seed: int = 0, half: bool = False) -> tuple[Any, Any]:
     ours.load_state_dict({key: value.clone() for key, value in renamed(state).items()}, assign=True)
     if half:
         stock.convert_to_fp16()
-        for parameter in ours.half_parameters():
-            ours.get_parameter(parameter).data = ours.get_parameter(parameter).data.half()
+        store_in_half(ours, torch.float16)
         assert {key: value.dtype for key, value in ours.state_dict().items()} == {
             key: value.dtype for key, value in renamed(stock.state_dict()).items()
         }
