@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, product
 
@@ -62,6 +64,8 @@ class SparseGrid:
         self.finer = finer
         self.parent_of = parent_of
         self._coarser_parent: SparseGrid | None = None
+        self._keeps_downsampled = False
+        self._downsampled: tuple[SparseGrid, Tensor] | None = None
         self._batch_counts: list[int] | None = None
         self._pairs: dict[torch.device, list[tuple[Tensor, Tensor]]] = {}
         self._neighbours: Tensor | None = None
@@ -174,6 +178,20 @@ class SparseGrid:
 
     def downsampled(self) -> tuple[SparseGrid, Tensor]:
         """The grid of half the resolution, which remembers the way back, and the [N] int64 parent of each voxel."""
+        found = self._downsampled or self._downsample()
+        self._downsampled = found if self._keeps_downsampled else None
+        return found
+
+    @contextmanager
+    def reused(self) -> Iterator[SparseGrid]:
+        """Within this block the coarser grid is computed once; not for good, because each refers to the other."""
+        self._keeps_downsampled = True
+        try:
+            yield self
+        finally:
+            self._keeps_downsampled, self._downsampled = False, None
+
+    def _downsample(self) -> tuple[SparseGrid, Tensor]:
         coarse = self.coords.clone()
         coarse[:, 1:] = torch.div(coarse[:, 1:], 2, rounding_mode="floor")
         key, _, _ = _linear_keys(coarse)

@@ -6,7 +6,7 @@ Names follow sam3d_objects/pipeline/inference_pipeline.py (`InferencePipeline`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -90,9 +90,15 @@ class CommonStages:
             raise TypeError(f"{stage}_generator is a {type(generator).__name__}, not a FlowMatching")
         return generator
 
-    def using(self, *names: str) -> contextlib.AbstractContextManager[None]:
-        """A block that runs the networks of these names."""
-        return contextlib.nullcontext()
+    def compute(self, part: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call what runs the network of that name."""
+        return call(*args, **kwargs)
+
+    def _condition(
+        self, part: str, inputs: dict[str, Tensor], mapping: Sequence[str]
+    ) -> tuple[tuple[Tensor], dict[str, Any]]:
+        # Looked up inside, so that the call is seen by what replaces the method.
+        return self.compute(part, self.get_condition_input, self.condition_embedders[part], inputs, mapping)
 
     def get_condition_input(
         self, condition_embedder: nn.Module, input_dict: dict[str, Tensor], input_mapping: Sequence[str]
@@ -149,18 +155,13 @@ class CommonStages:
         with self.sampling(generator, inference_steps, strength, self.shape_model_dtype):
             batch = ss_input_dict["image"].shape[0]
             shapes = {name: (batch, *shape) for name, shape in self.leaf_shapes.items()}
-            with self.using("ss_condition_embedder"):
-                args, kwargs = self.get_condition_input(
-                    self.condition_embedders["ss_condition_embedder"], ss_input_dict, self.ss_condition_input_mapping
-                )
+            args, kwargs = self._condition("ss_condition_embedder", ss_input_dict, self.ss_condition_input_mapping)
             ahead = (each.latents_for(generator, *args) for each in self.solved_ahead)
             solved = next((latents for latents in ahead if latents is not None), None)
             if solved is None:
-                with self.using("ss_generator"):
-                    solved = generator(shapes, self.device, *args, **kwargs)
+                solved = self.compute("ss_generator", generator, shapes, self.device, *args, **kwargs)
             result: dict[str, Any] = dict(solved)
-            with self.using("ss_decoder"):
-                logits = self.models["ss_decoder"](tokens_to_grid(result["shape"]))
+            logits = self.compute("ss_decoder", self.models["ss_decoder"], tokens_to_grid(result["shape"]))
         coords = torch.argwhere(logits[:, 0] > 0).int()
         if not len(coords):
             raise nothing_found(bool(torch.isfinite(logits).all()))
@@ -190,13 +191,10 @@ class CommonStages:
         """
         generator = self.generator("slat")
         with self.sampling(generator, inference_steps, 0.0 if use_distillation else self.slat_cfg_strength):
-            with self.using("slat_condition_embedder"):
-                args, kwargs = self.get_condition_input(
-                    self.condition_embedders["slat_condition_embedder"], slat_input, self.slat_condition_input_mapping
-                )
+            args, kwargs = self._condition("slat_condition_embedder", slat_input, self.slat_condition_input_mapping)
             shape = (slat_input["image"].shape[0], len(coords), len(self.slat_mean))
-            with self.using("slat_generator"):
-                feats = generator(shape, self.device, *args, coords.cpu().numpy(), **kwargs)[0]
+            places = coords.cpu().numpy()
+            feats = self.compute("slat_generator", generator, shape, self.device, *args, places, **kwargs)[0]
         return SparseTensor(feats.float() * self.slat_std + self.slat_mean, coords.to(self.device))
 
     @torch.no_grad()
@@ -209,8 +207,7 @@ class CommonStages:
         decoded = {}
         for name, decoder in DECODERS.items():
             if name in formats:
-                with self.using(decoder):
-                    decoded[name] = self.models[decoder](slat)
+                decoded[name] = self.compute(decoder, self.models[decoder], slat)
         return decoded
 
     def postprocess_slat_output(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -67,19 +67,16 @@ class ConditionedNetwork(nn.Module):
             for stream, attention in self.cross_attentions()
             if wanted is True or (isinstance(wanted, Collection) and stream in wanted)
         ]
-        # Referenced until the end of the block, so that no other object has its identity.
-        context = self._contexts[id(cond)] = cond.to(self.torso_dtype)
-        for attention in users:
-            attention.kept[id(context)] = None
-        if isinstance(coords, Tensor | np.ndarray):
-            self._grids[id(coords)] = voxel_grid(coords, cond.device)
-        try:
-            yield
-        finally:
-            self._grids.pop(id(coords), None)
-            self._contexts.pop(id(cond), None)
+        with ExitStack() as stack:
+            # Referenced until the end of the block, so that no other object has its identity.
+            context = cond.to(self.torso_dtype)
+            stack.enter_context(_held(self._contexts, cond, context))
             for attention in users:
-                attention.kept.pop(id(context), None)
+                stack.enter_context(_held(attention.kept, context, None))
+            if isinstance(coords, Tensor | np.ndarray):
+                grid = stack.enter_context(voxel_grid(coords, cond.device).reused())
+                stack.enter_context(_held(self._grids, coords, grid))
+            yield
 
     @property
     def torso_dtype(self) -> torch.dtype:
@@ -95,7 +92,18 @@ class ConditionedNetwork(nn.Module):
 
     def grid(self, coords: Tensor | np.ndarray | SparseGrid, device: torch.device) -> SparseGrid:
         """The grid of some voxels, on `device` unless that is meta."""
-        return self._grids.get(id(coords)) or voxel_grid(coords, device)
+        kept = self._grids.get(id(coords)) if self._grids else None
+        return voxel_grid(coords, device) if kept is None else kept
+
+
+@contextmanager
+def _held(table: dict[int, Any], key: object, value: Any) -> Iterator[None]:
+    """An entry of a table by the identity of an object, until the end of the block."""
+    table[id(key)] = value
+    try:
+        yield
+    finally:
+        table.pop(id(key), None)
 
 
 def voxel_grid(coords: Tensor | np.ndarray | SparseGrid, device: torch.device) -> SparseGrid:

@@ -222,8 +222,9 @@ class SparseDownsample(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         grid, parent_of = x.grid.downsampled()
-        count = torch.bincount(parent_of, minlength=len(grid)).to(x.device, torch.float32) + self.extra
         parent_of = parent_of.to(x.device)
+        one = torch.ones(len(x), device=x.device)
+        count = torch.full((len(grid),), float(self.extra), device=x.device).index_add(0, parent_of, one)
         total = torch.zeros(len(grid), x.feats.shape[1], device=x.device).index_add(0, parent_of, x.feats.float())
         return SparseTensor((total / count[:, None]).to(x.dtype), grid)
 

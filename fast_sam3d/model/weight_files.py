@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model import unpickle
 
-__all__ = ["check_dtype", "check_fit", "fill", "map_tensors"]
+__all__ = ["check_dtype", "check_fit", "fill", "map_content", "map_tensors"]
 
 _NOT_WEIGHTS: Final = {
     b"version https://git-lfs": "is a Git LFS pointer, not the weights (run `git lfs pull` there)",
@@ -40,17 +40,40 @@ class _UnfitError(Exception):
     """A readable file that is not taken. The message says why, after "the weights PATH"."""
 
 
-def map_tensors(path: Path, restore: str) -> dict[str, Tensor]:
+def map_tensors(path: Path, restore: str, under: str = "state_dict") -> dict[str, Tensor]:
     """The tensors of a weights file by name, on the CPU. Their values are read from the disk when they are used.
 
-    The format is read from the first bytes, not from the name. Of a Lightning checkpoint, what is under `state_dict`.
+    Args:
+        path: of the file.
+        restore: what to do about a bad file, for error messages.
+        under: name of the mapping in the file that holds the tensors, as in Lightning checkpoints; where there is none
+            of that name, they are those at the top.
+
+    Raises:
+        CheckpointError: as `map_content`, or without tensors.
+    """
+    content = map_content(path, restore)
+    inner = content.get(under)
+    items = (inner if isinstance(inner, Mapping) else content).items()
+    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"the weights {path} have no tensors: {restore}")
+    if odd := next((name for name in tensors if not name.isprintable()), None):
+        raise CheckpointError(f"the weights {path} have a name with control characters, {odd!a}: {restore}")
+    return tensors
+
+
+def map_content(path: Path, restore: str) -> Mapping[str, Any]:
+    """What a weights file holds: tensors by name, or mappings of tensors and of settings; empty if anything else.
+
+    The format is read from the first bytes, not from the name.
 
     Args:
         path: of the file.
         restore: what to do about a bad file, for error messages.
 
     Raises:
-        CheckpointError: missing, unreadable, truncated, without tensors, or with code; one sentence with the path.
+        CheckpointError: missing, unreadable, truncated, or with code; one sentence with the path.
     """
     if path.is_fifo():
         raise CheckpointError(f"{path} is a pipe, which cannot be mapped: give a file")
@@ -77,15 +100,7 @@ def map_tensors(path: Path, restore: str) -> dict[str, Tensor]:
         raise CheckpointError(f"the weights {path} {error}: {restore}") from error
     except Exception as error:  # each format and each opcode has errors of its own
         raise CheckpointError(f"the weights {path} are corrupt or incomplete: {restore}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    items = content.items() if isinstance(content, Mapping) else ()
-    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"the weights {path} have no tensors: {restore}")
-    if odd := next((name for name in tensors if not name.isprintable()), None):
-        raise CheckpointError(f"the weights {path} have a name with control characters, {odd!a}: {restore}")
-    return tensors
+    return content if isinstance(content, Mapping) else {}
 
 
 def _map_safetensors(path: Path) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from fast_sam3d.native.vit import VisionTransformer, ViTConfig
 
 __all__ = [
     "PUBLISHED_SLAT", "PUBLISHED_SS", "ConditionFuser", "EmbedderSettings", "EncoderSettings", "ImageEncoder",
-    "share_equal",
+    "published_inputs", "share_equal",
 ]  # fmt: skip
 
 MEAN: Final = (0.485, 0.456, 0.406)
@@ -62,15 +62,17 @@ class EmbedderSettings:
     drop: tuple[str, ...] = ()
 
 
-def _published(encoder: EncoderSettings) -> tuple[tuple[EncoderSettings, Inputs], ...]:
-    pairs = (("image", "rgb_image"), ("mask", "rgb_image_mask"))
-    return tuple((encoder, ((crop, "cropped"), (full, "full"))) for crop, full in pairs)
+def published_inputs(encoder: EncoderSettings, points: PointSettings | None = None) -> EmbedderSettings:
+    """The published embedders with other networks: colour and mask, each of the crop and of the picture, and points."""
+    names: list[tuple[EncoderSettings | PointSettings, str, str]] = [(encoder, "image", "rgb_image")]
+    names.append((encoder, "mask", "rgb_image_mask"))
+    if points is not None:
+        names.append((points, "pointmap", "rgb_pointmap"))
+    return EmbedderSettings(tuple((part, ((crop, "cropped"), (full, "full"))) for part, crop, full in names))
 
 
-PUBLISHED_SS: Final = EmbedderSettings(
-    (*_published(EncoderSettings()), (PointSettings(), (("pointmap", "cropped"), ("rgb_pointmap", "full"))))
-)
-PUBLISHED_SLAT: Final = EmbedderSettings(_published(EncoderSettings(prenorm=True)))
+PUBLISHED_SS: Final = published_inputs(EncoderSettings(), PointSettings())
+PUBLISHED_SLAT: Final = published_inputs(EncoderSettings(prenorm=True))
 
 
 class ImageEncoder(nn.Module):

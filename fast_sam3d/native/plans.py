@@ -15,6 +15,7 @@ sizes. The other constants are upper bounds of an allocation trace of the networ
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -31,13 +32,17 @@ __all__ = [
     "next_smaller", "smallest",
 ]  # fmt: skip
 
+log = logging.getLogger(__name__)
+
 AUTO: Final = "auto"
 GIB: Final = 2**30
+USUAL, LARGE = 20_000, 40_000
+"""Voxels of an object that has to fit, and of one that is to fit where there is a choice."""
 
 STAGES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
     "depth": ("depth_model",),
     "condition": ("ss_condition_embedder", "slat_condition_embedder"),
-    "ss": ("ss_generator",),
+    "ss": ("ss_generator", "ss_decoder"),  # methods may decode in mid-solve
     "ss_decoder": ("ss_decoder",),
     "slat": ("slat_generator",),
     "gaussian": ("slat_decoder_gs",),
@@ -139,6 +144,17 @@ def smallest() -> Plan:
     return next(iter(PLANS.values()))
 
 
+def logged(plan: Plan, device: torch.device, half: torch.dtype | None, sizes: Mapping[str, tuple[int, int]]) -> Plan:
+    """The plan, after a log line with its name and what it is expected to need."""
+    peaks = expected_peaks(plan, LARGE, half, sizes)
+    stage = max(peaks, key=lambda name: peaks[name])
+    log.info(
+        "memory plan %s on %s: at most about %.1f GiB for an object of %s voxels (in %s)",
+        plan.name, device, peaks[stage] / GIB, f"{LARGE:,}", stage,
+    )  # fmt: skip
+    return plan
+
+
 def next_smaller(plan: Plan) -> Plan | None:
     """The plan before this one; None for the smallest, and for one that is not of `PLANS`."""
     names = [*PLANS]
@@ -186,8 +202,8 @@ def choose(
     half: torch.dtype | None,
     sizes: Mapping[str, tuple[int, int]] | None = None,
     free: int | None = None,
-    usual: int = 20_000,
-    large: int = 40_000,
+    usual: int = USUAL,
+    large: int = LARGE,
 ) -> Plan:
     """The plan of that name; "auto": the largest whose expected peak leaves a tenth of the device's memory free.
 
@@ -196,8 +212,7 @@ def choose(
         device: that the parts run on.
         half, sizes: see `expected_peaks`.
         free: bytes; None asks the device. Where it does not know, "auto" is the smallest plan.
-        usual: voxels of an object that has to fit.
-        large: voxels of an object that is to fit, where there is a choice.
+        usual, large: see `USUAL`.
 
     Raises:
         FastSam3dError: there is no such plan.

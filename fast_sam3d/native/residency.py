@@ -27,7 +27,7 @@ from fast_sam3d.native.allocations import tensor_bytes
 from fast_sam3d.native.free_memory import host_bytes
 from fast_sam3d.native.mesh_decoder import MeshDecoder
 from fast_sam3d.native.parts import Part
-from fast_sam3d.native.plans import Plan, expected_peaks, next_smaller
+from fast_sam3d.native.plans import Plan, choose, expected_peaks, logged, next_smaller
 from fast_sam3d.native.points import PointPatchEmbed
 from fast_sam3d.serial import one_at_a_time
 
@@ -83,6 +83,19 @@ class Residency:
         self.copies = self.device.type == "cuda" if self.copies is None else self.copies
         configure(self.plan, (part.module for part in self.parts.values()))
 
+    @classmethod
+    def planned(
+        cls, parts: Mapping[str, Part], memory: str, device: torch.device, half: torch.dtype | None = None
+    ) -> Residency:
+        """By the name of a plan, or "auto"; checked and logged before anything is loaded.
+
+        Raises:
+            DoesNotFitDevice: as `plans.choose`.
+        """
+        sizes = {name: (part.size(half), part.size(None)) for name, part in parts.items()}
+        plan = logged(choose(memory, device, half, sizes), device, half, sizes)
+        return cls(parts, plan, device, half)
+
     @property
     def loaded(self) -> tuple[str, ...]:
         """Names of the parts whose weights are on the device."""
@@ -92,6 +105,10 @@ class Residency:
     def peak(self) -> int | None:
         """The largest peak of a stage in bytes; None before the first."""
         return max((peak.bytes for peak in self.peaks.values()), default=None)
+
+    def peak_device_bytes(self, since: int | None) -> int | None:
+        """The peak of a CUDA device: the larger of `since`, which stages set back, and of those of the stages."""
+        return since if self.device.type != "cuda" or since is None else max(since, self.peak or 0)
 
     @contextmanager
     def using(self, *names: str, stage: str = "") -> Iterator[None]:
@@ -162,6 +179,7 @@ class Residency:
         return {
             "plan": self.plan.name,
             "did_not_fit": list(self.smaller),
+            "measured": {"cuda": "allocated", "mps": "allocated"}.get(self.device.type, "resident"),
             "resident": sorted(self.plan.resident & self.parts.keys()),
             "stages": {name: {"peak_bytes": peak.bytes, "loads": peak.loads} for name, peak in self.peaks.items()},
             "expected_bytes": expected,

@@ -7,9 +7,9 @@ Facts from sam3d_objects/pipeline/inference_pipeline.py (`InferencePipeline`) an
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -18,18 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fast_sam3d.errors import InputError, not_finite
-from fast_sam3d.model.common import CommonStages, picture_colours
+from fast_sam3d.model.common import DECODERS, CommonStages, picture_colours
+from fast_sam3d.model.config_file import check_formats
 from fast_sam3d.model.inputs import check_points, merge_rgba
 from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.native.parts import Part
 from fast_sam3d.native.pose import PoseDecoder
 from fast_sam3d.native.preprocess import Preprocessor, camera_points, fit_points
+from fast_sam3d.native.replay import Replay
 from fast_sam3d.native.residency import Residency
 from fast_sam3d.native.settings import NativeSettings
 
 __all__ = ["NativeStages", "reduced"]
 
 log = logging.getLogger(__name__)
+
+_TOGETHER: Final = {"ss_generator": ("ss_decoder",)}
+"""Parts that another one's stage may run as well: methods decode in mid-solve."""
 
 
 class NativeStages(CommonStages):
@@ -55,6 +60,7 @@ class NativeStages(CommonStages):
         depth_model: Callable[[Tensor], Mapping[str, Any]] | None = None,
     ) -> None:
         self.settings, self.residency = settings, residency
+        self.replay: Replay | None = None
         self.device = torch.device(device)
         self.dtype = self.shape_model_dtype = torch.float32 if half is None else half
         if settings.shape_dtype == "float32":
@@ -79,9 +85,39 @@ class NativeStages(CommonStages):
         self.depth_model = depth_model
         self.ss_preprocessor = self.slat_preprocessor = settings.preprocessor
 
-    def using(self, *names: str) -> AbstractContextManager[None]:
+    def using(self, *names: str, stage: str = "") -> AbstractContextManager[None]:
         """A block that runs the networks of these names: their weights are on the device."""
-        return super().using(*names) if self.residency is None else self.residency.using(*names)
+        return nullcontext() if self.residency is None else self.residency.using(*names, stage=stage)
+
+    @contextmanager
+    def remembering(self, replay: Replay) -> Iterator[None]:
+        """In this block, runs are of one object, whose results are kept in `replay` and taken from there."""
+        self.replay, before = replay, self.replay
+        try:
+            yield
+        finally:
+            self.replay = before
+
+    def compute(self, part: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call what runs a network, with its weights on the device; or return the result that a replay knows."""
+
+        def run() -> Any:
+            with self.using(part, *_TOGETHER.get(part, ()), stage=part):
+                return call(*args, **kwargs)
+
+        if self.replay is None:
+            return run()
+        known = part in self.replay
+        result = self.replay.result(part, run)
+        if not (known and part == "ss_decoder"):
+            return result
+        # Methods around the decoder look at its logits.
+        decoder: Any = self.models[part]
+        decoder.known = result
+        try:
+            return call(*args, **kwargs)
+        finally:
+            decoder.known = None
 
     def merge_image_and_mask(self, image: Any, mask: Any = None) -> NDArray[np.uint8]:
         """One RGBA array from a picture and a mask; see `model.inputs.merge_rgba`.
@@ -118,8 +154,8 @@ class NativeStages(CommonStages):
         if pointmap is None:
             if self.depth_model is None:
                 raise InputError("this checkpoint has no depth model: give a pointmap")
-            with torch.no_grad(), self.using("depth_model"), self.precision(self.dtype):
-                output = self.depth_model(colours)
+            with torch.no_grad(), self.precision(self.dtype):
+                output = self.compute("depth_model", self.depth_model, colours)
             points, intrinsics = camera_points(output["pointmaps"].float().cpu()), output.get("intrinsics")
         else:
             points = fit_points(check_points(pointmap, height, width), height, width)
@@ -159,7 +195,9 @@ class NativeStages(CommonStages):
         """
         if not _finite(slat.feats):
             raise not_finite("structured latent")
-        decoded = super().decode_slat(slat, formats)
+        check_formats(formats)
+        with self.using(*(DECODERS[name] for name in formats), stage="decoders"):
+            decoded = super().decode_slat(slat, formats)
         for name, items in decoded.items():
             if not all(_finite(item.vertices if name == "mesh" else item.get_xyz) for item in items):
                 raise not_finite(f"decoded {name}")

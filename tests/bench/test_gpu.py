@@ -15,14 +15,15 @@ from fast_sam3d.adapters import adapt
 from fast_sam3d.api import accelerated
 from fast_sam3d.bench.gpu import machine, measure, table
 from fast_sam3d.bench.gpu.measure import OutOfTime, Settings, limited
-from fast_sam3d.bench.gpu.networks import FULL, SMALL, build, surface
+from fast_sam3d.bench.gpu.networks import FULL, OBJECT, SMALL, STRUCTURE, build, native_networks
 from fast_sam3d.bench.gpu.plan import Cell, Pace, cells, variants, voxels
-from fast_sam3d.model.published import FILES, published
+from fast_sam3d.model.published import FILES
+from fast_sam3d.native.vit import VisionTransformer
 from tests.stand_in import run
 
 CPU = torch.device("cpu")
 NAMES = ["off", "exact", "default", "fast", "fast_sam3d", "2 + 2 steps"]
-STRUCTURE = Cell("published", None)
+FIRST = Cell("published", None)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,6 @@ def only(monkeypatch: pytest.MonkeyPatch, *chosen: Cell) -> None:
     """These cells, nothing before and nothing after them."""
     monkeypatch.setattr(measure, "cells", lambda scale, stock: list(chosen))
     monkeypatch.setattr(measure.Run, "probe", lambda self, precision: None)
-    monkeypatch.setattr(measure.Run, "surfaces", lambda self: None)
 
 
 def test_the_whole_command_on_a_cpu(
@@ -58,14 +58,14 @@ def test_the_whole_command_on_a_cpu(
     for cell in found["cells"]:
         assert [row["name"] for row in cell["variants"]] == [n for n in NAMES if n != "exact" or not cell["compiled"]]
         for row in cell["variants"]:
-            stages = ["ss"] if cell["voxels"] is None else ["slat", "mesh", "gaussian"]
+            stages = [*STRUCTURE] if cell["voxels"] is None else [*OBJECT]
             assert list(row["seconds"]) == list(row["peak_bytes"]) == stages and "error" not in row
             assert all(len(values) == 1 and values[0] > 0 for values in row["seconds"].values())
             assert row["finite"] and row["fallbacks"] == 0
     calls = {row["name"]: row["calls"]["ss"] for row in found["cells"][0]["variants"]}
     assert calls["off"] == calls["exact"] == 8 and calls["2 + 2 steps"] == 4  # guided at all four steps, at both
-    assert [row["voxels"] for row in found["surfaces"]] == [first, second] and found["tests"] is None
-    assert found["machine"]["torch"] == torch.__version__ and found["parameters"].keys() == FILES.keys()
+    assert found["machine"]["torch"] == torch.__version__ and found["tests"] is None
+    assert found["parameters"].keys() == {*STRUCTURE, *OBJECT}
 
     assert "off" in out and "Tests marked gpu" not in out
     found["tests"] = {"passed": 3, "failed": 0, "skipped": 1, "failures": []}
@@ -80,14 +80,27 @@ def test_the_whole_command_on_a_cpu(
 
 
 def test_full_size_networks_have_the_published_parameters() -> None:
-    models = published().models
-    counts = {
-        stage: sum(t.numel() for t in (*models[name].parameters(), *models[name].buffers())) / 1e6
-        for stage, name in FILES.items()
-    }
-    assert counts["ss"] == pytest.approx(964.16, abs=0.01) and counts["slat"] == pytest.approx(600.43, abs=0.01)
-    # The decoders have norms with weights, and the mesh decoder a skip connection per child (SubdivideBlock).
-    assert 90.93 < counts["mesh"] < 90.93 * 1.02 and 85.37 < counts["gaussian"] < 85.37 * 1.001
+    pipeline = native_networks(FULL.settings, (), torch.device("meta"), torch.float16)
+    networks = {stage: pipeline.models[name] for stage, name in FILES.items()} | pipeline.condition_embedders
+    counts = {name: sum(t.numel() for t in network.state_dict().values()) / 1e6 for name, network in networks.items()}
+    assert {name: round(count, 2) for name, count in counts.items()} == {
+        "ss": 964.16, "slat": 600.43, "mesh": 90.93, "gaussian": 85.37, "ss_condition_embedder": 634.49,
+        "slat_condition_embedder": 626.05,
+    }  # fmt: skip
+
+
+def test_exact_savings_encode_each_picture_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And every call has another picture."""
+    bed, passes = build(SMALL, None, CPU, "published"), list[int]()
+    forward = VisionTransformer.forward
+    monkeypatch.setattr(VisionTransformer, "forward", lambda self, x: (passes.append(1), forward(self, x))[1])
+    bed.stages["condition"]()
+    assert len(passes) == 8
+    with accelerated(bed.pipeline, variants(SMALL)[1].config):
+        for _ in range(2):
+            passes.clear()
+            bed.stages["condition"]()
+            assert len(passes) == 4
 
 
 def test_fewer_steps_make_no_more_network_calls_than_the_default_preset() -> None:
@@ -104,9 +117,30 @@ def test_fewer_steps_make_no_more_network_calls_than_the_default_preset() -> Non
     assert made == {"default": [17, 8], "9 + 5 steps": [16, 8]}
 
 
-def test_a_shells_surface_has_as_many_faces_as_real_objects() -> None:
-    mesh = surface(SMALL, 4.0)()
-    assert mesh.success and 20 < len(mesh.faces) / voxels(4.0, SMALL) < 35
+def test_the_mesh_is_that_of_a_shell() -> None:
+    """Its outer surface, and its inner one: beyond the cells all is outside."""
+    (mesh,) = build(SMALL, 4.0, CPU, "published").stages["mesh"]()
+    assert mesh.success and 40 < len(mesh.faces) / voxels(4.0, SMALL) < 50
+    away = mesh.vertices.norm(dim=1) * SMALL.resolution
+    assert away.max() < 4.2 and ((away - 4).abs() < 0.2).float().mean() > 0.5
+
+
+def test_rows_are_compared_with_the_stock_classes_without_acceleration() -> None:
+    """By the stages that both have: the stock embedders may be missing."""
+
+    def cell(stock: bool, size: int | None, **seconds: float) -> dict[str, Any]:
+        row = {"name": "off", "seconds": {k: [v] for k, v in seconds.items()}, "peak_bytes": {}, "calls": {}}
+        return {"precision": "published", "stock": stock, "compiled": False, "voxels": size, "variants": [row]}
+
+    results = {"cells": [
+        cell(False, None, condition=5.0, ss=1.0), cell(False, 80, slat=1.0, mesh=1.0, gaussian=1.0),
+        cell(True, None, ss=2.0), cell(True, 80, slat=4.0, mesh=3.0, gaussian=1.0),
+        cell(False, 56, slat=1.0, mesh=1.0, gaussian=1.0),
+    ]}  # fmt: skip
+    column = table.HEADER.index("to stock")
+    assert [(row[0], row[1], row[column]) for row in table.rows(results)] == [
+        ("published", "80", "2.50×"), ("stock, published", "80", "1.00×"), ("published", "56", ""),
+    ]  # fmt: skip
 
 
 def test_the_most_important_cells_come_first_and_what_does_not_fit_is_left_out() -> None:
@@ -116,18 +150,18 @@ def test_the_most_important_cells_come_first_and_what_does_not_fit_is_left_out()
         Cell("published", FULL.radii[0], stock=True),
     ]  # fmt: skip
     assert order[-1].compiled and len(set(order)) == len(order) == 13
-    pace = Pace({"ss": 1.0, "slat": 0.5, "mesh": 0.1, "gaussian": 0.1}, build=2.0)
-    one = pace.a_round(STRUCTURE, FULL)
-    assert pace.rounds(STRUCTURE, FULL, 5, 100.0) == 5
-    assert pace.rounds(STRUCTURE, FULL, 5, 2.0 + 3.5 * one) == 2  # a warm-up, two rounds, and half a one
-    assert pace.rounds(STRUCTURE, FULL, 5, 2.0 + 1.5 * one) == 0
-    assert pace.seconds(STRUCTURE, FULL, 2) == pytest.approx(2.0 + 3 * one)
+    pace = Pace({"condition": 0.1, "ss": 1.0, "slat": 0.5, "mesh": 0.1, "gaussian": 0.1}, build=2.0)
+    one = pace.a_round(FIRST, FULL)
+    assert pace.rounds(FIRST, FULL, 5, 100.0) == 5
+    assert pace.rounds(FIRST, FULL, 5, 2.0 + 3.5 * one) == 2  # a warm-up, two rounds, and half a one
+    assert pace.rounds(FIRST, FULL, 5, 2.0 + 1.5 * one) == 0
+    assert pace.seconds(FIRST, FULL, 2) == pytest.approx(2.0 + 3 * one)
     larger, smaller = (pace.a_round(Cell("published", radius), FULL) for radius in FULL.radii[1:])
     assert larger > 3 * smaller
 
 
 def test_cells_that_need_more_time_than_is_left_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, STRUCTURE, Cell("published", None, compiled=True))
+    only(monkeypatch, FIRST, Cell("published", None, compiled=True))
     monkeypatch.setattr(Pace, "rounds", lambda self, cell, scale, wanted, left: 0 if cell.compiled else wanted)
     found = measure.measure(settings(), tmp_path / "a.json")
     assert [cell["compiled"] for cell in found["cells"]] == [False]
@@ -135,7 +169,7 @@ def test_cells_that_need_more_time_than_is_left_say_so(tmp_path: Path, monkeypat
 
 
 def test_an_error_in_one_variant_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, STRUCTURE)
+    only(monkeypatch, FIRST)
     one = measure.Run.one
 
     def failing(self: Any, cell: Any, bed: Any, way: Any, row: Any, warm: bool) -> None:
@@ -153,7 +187,7 @@ def test_an_error_in_one_variant_leaves_the_others(tmp_path: Path, monkeypatch: 
 
 
 def test_an_interrupt_leaves_a_file_with_the_rounds_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, STRUCTURE, Cell("bfloat16", None))
+    only(monkeypatch, FIRST, Cell("bfloat16", None))
     round_, calls = measure.Run.round, []
 
     def interrupted(self: Any, *args: Any, **options: Any) -> float:
@@ -172,7 +206,7 @@ def test_an_interrupt_leaves_a_file_with_the_rounds_before(tmp_path: Path, monke
 
 
 def test_variants_run_in_alternating_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, STRUCTURE)
+    only(monkeypatch, FIRST)
     order: list[str] = []
     monkeypatch.setattr(measure.Run, "one", lambda self, cell, bed, way, row, warm: order.append(way.name))
     measure.measure(settings(), tmp_path / "a.json")
@@ -189,7 +223,7 @@ def test_a_block_that_takes_too_long_is_stopped() -> None:
 def test_too_little_memory_is_said_before_the_networks_are_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only(monkeypatch, STRUCTURE)
+    only(monkeypatch, FIRST)
     monkeypatch.setattr(machine, "free_bytes", lambda device: 10**7)
     found = measure.measure(settings(), tmp_path / "a.json")
     assert found["cells"] == [] and found["skipped"][0]["reason"] == "needs about 0.1 GB of memory, and 0.0 GB are free"
@@ -242,7 +276,7 @@ def test_runs_the_tests_of_a_checkout(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.gpu
 def test_measures_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, STRUCTURE, Cell("published", SMALL.radii[0]), Cell("bfloat16", SMALL.radii[1]))
+    only(monkeypatch, FIRST, Cell("published", SMALL.radii[0]), Cell("bfloat16", SMALL.radii[1]))
     found = measure.measure(Settings(SMALL, torch.device("cuda"), 2.0, 2, tests=False), tmp_path / "a.json")
     assert found["skipped"] == [] and found["cells"][0]["half"] == "float16"
     for cell in found["cells"]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
-from fast_sam3d.bench.gpu import measure
+from fast_sam3d.bench.gpu import measure, stock
 from fast_sam3d.bench.gpu.measure import Settings
-from fast_sam3d.bench.gpu.networks import FULL, SMALL, build
+from fast_sam3d.bench.gpu.networks import FULL, SMALL, build, native_networks
 from fast_sam3d.bench.gpu.plan import Cell, variants, voxels
 from fast_sam3d.bench.gpu.stock import stock_networks
-from fast_sam3d.model.published import FILES, published
+from fast_sam3d.model.published import FILES
+from tests.stock.native.test_embedders import TimmBlock
 from tests.stock.stand_ins import importable, on_cpu
 
 RADIUS = SMALL.radii[0]
@@ -30,7 +33,6 @@ def test_stock_classes_are_measured_beside_this_projects(tmp_path: Path, monkeyp
     ways = [way for way in variants(SMALL) if way.name in ("off", "exact", "fast_sam3d")]
     monkeypatch.setattr(measure, "variants", lambda scale, compiled: ways)
     monkeypatch.setattr(measure.Run, "probe", lambda self, precision: None)
-    monkeypatch.setattr(measure.Run, "surfaces", lambda self: None)
     with importable(), on_cpu():
         found = measure.measure(Settings(SMALL, torch.device("cpu"), 60.0, 1, tests=False), tmp_path / "a.json")
     assert found["skipped"] == []
@@ -48,15 +50,26 @@ def test_the_stock_decoder_meshes_a_shell() -> None:
     assert 15 < len(mesh.faces) / voxels(RADIUS, SMALL) < 40
 
 
-def test_full_size_samplers_equal_this_projects_in_number_of_parameters() -> None:
+def test_full_size_networks_equal_this_projects_in_names_and_sizes() -> None:
+    meta = torch.device("meta")
     with importable():
-        theirs = stock_networks(FULL.sizes, (), torch.device("meta"), torch.float16).models
-    ours = published().models
-    for stage in ("ss", "slat"):
-        counts = [
-            sum(t.numel() for t in (*models[FILES[stage]].parameters(), *models[FILES[stage]].buffers()))
+        theirs = stock_networks(FULL.settings, (), meta, torch.float16).models
+    ours = native_networks(FULL.settings, (), meta, torch.float16).models
+    for name in FILES.values():
+        sizes = [
+            {key.replace(".conv.", "."): value.numel() for key, value in models[name].state_dict().items()}
             for models in (theirs, ours)
         ]
-        assert counts[0] == counts[1]
-    counts = [sum(t.numel() for t in theirs[FILES[stage]].state_dict().values()) for stage in ("mesh", "gaussian")]
-    assert counts == pytest.approx([90.93e6, 85.37e6], rel=1e-3)
+        assert sizes[0] == sizes[1]
+
+
+@pytest.mark.skipif(find_spec("dinov2") is None, reason="dinov2 is not importable")
+def test_full_size_embedders_equal_this_projects_in_names_and_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    meta = torch.device("meta")
+    monkeypatch.setattr(stock, "DINO", Path(find_spec("dinov2").origin).parents[1])  # type: ignore[union-attr,arg-type]
+    with importable(), mock.patch("sam3d_objects.model.backbone.dit.embedder.pointmap.Block", TimmBlock):
+        theirs = stock_networks(FULL.settings, ("condition",), meta, torch.float16).condition_embedders
+    ours = native_networks(FULL.settings, (), meta, torch.float16).condition_embedders
+    for name, embedder in theirs.items():
+        shapes = [{key: value.shape for key, value in e.state_dict().items()} for e in (embedder, ours[name])]
+        assert shapes[0] == shapes[1]

@@ -24,7 +24,7 @@ from fast_sam3d.adapters import adapt
 from fast_sam3d.api import accelerated
 from fast_sam3d.bench.exact_parts import measured, synchronise
 from fast_sam3d.bench.gpu import machine
-from fast_sam3d.bench.gpu.networks import FULL, OBJECT, Bed, Scale, build, half_type, surface
+from fast_sam3d.bench.gpu.networks import FULL, OBJECT, STRUCTURE, Bed, Scale, build, half_type
 from fast_sam3d.bench.gpu.plan import Cell, Clock, Pace, cells, variants, voxels
 from fast_sam3d.bench.gpu.stock import importable
 from fast_sam3d.bench.variant import Variant
@@ -94,13 +94,13 @@ class Run:
     def __init__(self, settings: Settings, path: Path, command: Sequence[str]) -> None:
         self.settings, self.path, self.clock = settings, path, Clock(60 * settings.minutes)
         self.scale, self.device = settings.scale, settings.device
-        self.pace = Pace(dict.fromkeys(("ss", *OBJECT), 1.0))
+        self.pace = Pace(dict.fromkeys((*STRUCTURE, *OBJECT), 1.0))
         found = machine.facts(settings.device)
         self.results: dict[str, Any] = {
             "format": 1, "command": list(command), "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": found,
             "note": machine.others(found), "minutes": settings.minutes, "rounds": settings.rounds,
             "seed": settings.seed, "small": settings.scale is not FULL, "steps": settings.scale.steps,
-            "parameters": {}, "cells": [], "surfaces": [], "skipped": [], "tests": None, "ended": "interrupted",
+            "parameters": {}, "cells": [], "skipped": [], "tests": None, "ended": "interrupted",
         }  # fmt: skip
 
     def save(self) -> None:
@@ -109,7 +109,7 @@ class Run:
         save_json(self.path, self.results)
 
     def everything(self) -> None:
-        """The plan, cell by cell, then the surfaces and the tests."""
+        """The plan, cell by cell, then the tests."""
         if self.results["note"]:
             logger.warning(self.results["note"])
         todo = cells(self.scale, stock=importable())
@@ -122,7 +122,6 @@ class Run:
                     self.results["skipped"].append({"cell": label, "reason": reason})
                     logger.info("skipped: %s: %s", label, reason)
             self.save()
-        self.surfaces()
         if self.device.type == "cuda" and self.settings.tests and self.clock.left() > TESTS_SECONDS:
             logger.info("tests marked gpu, at most %.0f s", self.clock.left())
             self.results["tests"] = machine.run_tests(self.clock.left())
@@ -249,12 +248,12 @@ class Run:
         steps = {"ss": way.steps, "slat": way.slat_steps or way.steps}
         with accelerated(bed.pipeline, way.config) if way.config else observe(bed.pipeline) as handle:
             report = handle if isinstance(handle, Report) else handle.report
-            for stage in cell.stages:
+            for stage, call in bed.stages.items():
                 if stage in steps:
                     set_steps(adapter, stage, steps[stage])
                 report.clear()
                 outcome = list[Any]()
-                seconds, peak = measured(partial(_append, outcome, bed.stages[stage]), None, self.device)
+                seconds, peak = measured(partial(_append, outcome, call), None, self.device)
                 if warm:
                     row["finite"] = row.get("finite", True) and finite(outcome[0])
                     continue
@@ -263,17 +262,6 @@ class Run:
                 if stage in steps:
                     row["calls"][stage] = report.network_calls
                     row["fallbacks"] += report.solves[-1].fallbacks
-
-    def surfaces(self) -> None:
-        """One extraction for each size while there is time: slow, and alike for every variant."""
-        took = 0.0
-        for radius in self.scale.radii:
-            if self.clock.left() > 2 * took + TESTS_SECONDS:
-                start, meshes = time.perf_counter(), list[Any]()
-                seconds, _ = measured(partial(_append, meshes, surface(self.scale, radius)), None, torch.device("cpu"))
-                found = {"voxels": voxels(radius, self.scale), "faces": len(meshes[0].faces), "seconds": seconds}
-                self.results["surfaces"].append(found)
-                took = time.perf_counter() - start
 
 
 def _append(outcome: list[Any], call: Callable[[], Any], _: None) -> None:

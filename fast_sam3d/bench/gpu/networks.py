@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
@@ -15,27 +16,40 @@ from torch import Tensor, nn
 from fast_sam3d.adapters import adapt
 from fast_sam3d.bench.operations import RADII, shell
 from fast_sam3d.geometry.sparse_grid import SparseGrid
-from fast_sam3d.model.config import SSFlowConfig
-from fast_sam3d.model.extract import MeshExtractor, MeshResult
+from fast_sam3d.model.config import PUBLISHED_SS_CONTEXT, SSFlowConfig
 from fast_sam3d.model.half import store_in_half
-from fast_sam3d.model.published import Sizes, published
-from fast_sam3d.model.slat_config import CELLS_PER_AXIS, GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
+from fast_sam3d.model.published import FILES
+from fast_sam3d.model.slat_config import CELLS_PER_AXIS, PUBLISHED_SLAT_CONTEXT, SLatFlowConfig
 from fast_sam3d.model.sparse import SparseTensor
+from fast_sam3d.native.embedder import ConditionFuser, EncoderSettings, published_inputs
+from fast_sam3d.native.gaussian_decoder import GaussianDecoder, GaussianDecoderConfig
+from fast_sam3d.native.generators import latent_generator, structure_generator
+from fast_sam3d.native.mesh_decoder import MeshDecoder, MeshDecoderConfig
+from fast_sam3d.native.points import PointSettings
+from fast_sam3d.native.settings import NativeSettings
+from fast_sam3d.native.surface import SurfaceExtractor
+from fast_sam3d.native.vit import ViTConfig
 
 PRECISIONS: Final[Mapping[str, torch.dtype]] = {"published": torch.float16, "bfloat16": torch.bfloat16}
 """The half type of each. The published pipeline.yaml has dtype float16: autocast of both samplers, SS weights in
 float32, SLaT and decoder weights in half (sam3d_objects/pipeline/inference_pipeline.py, `sample_sparse_structure`)."""
 
+SAMPLERS: Final = ("ss", "slat")
+
+STRUCTURE: Final = ("condition", "ss")
+"""The stages that do not: both embedders on one picture, and the sampler of the sparse structure."""
+
 OBJECT: Final = ("slat", "mesh", "gaussian")
 """The stages that depend on the number of voxels."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scale:
     """What is measured.
 
     Args:
-        sizes: of the networks.
+        settings: sizes of the networks, and of their samplers.
+        contexts: (tokens, channels) of the samplers' contexts.
         radii: of the shells, in voxels; the most important first.
         steps: of both samplers.
         fewer: steps (SS, SLaT) with about as many network calls as the default preset.
@@ -44,7 +58,8 @@ class Scale:
         gigabytes: free memory that the sparse structure and, per shell, an object need, 10^9 bytes.
     """
 
-    sizes: Sizes
+    settings: NativeSettings
+    contexts: tuple[tuple[int, int], tuple[int, int]]
     radii: tuple[float, ...]
     steps: int
     fewer: tuple[int, int]
@@ -52,33 +67,35 @@ class Scale:
     compile_seconds: float
     gigabytes: tuple[float, tuple[float, ...]]
 
+    @property
+    def resolution(self) -> int:
+        """Voxels along each axis."""
+        return self.settings.slat_flow.resolution
 
-_SMALL_TRUNK: Final[dict[str, Any]] = {
-    "resolution": 16,
-    "model_channels": 256,
-    "num_blocks": 1,
-    "num_heads": 4,
-    "mlp_ratio": 1.0,
-}
 
-FULL: Final = Scale(Sizes(), (RADII[1], RADII[2], RADII[0]), 25, (9, 5), "inductor", 120.0, (9.0, (6.0, 9.0, 4.0)))
+FULL: Final = Scale(
+    NativeSettings(), (PUBLISHED_SS_CONTEXT, PUBLISHED_SLAT_CONTEXT), (RADII[1], RADII[2], RADII[0]), 25, (9, 5),
+    "inductor", 120.0, (10.5, (6.0, 9.0, 4.0)),
+)  # fmt: skip
 """Of the published configuration."""
+
+_TRUNK: Final[dict[str, Any]] = {
+    "resolution": 16, "model_channels": 256, "num_blocks": 1, "num_heads": 4, "mlp_ratio": 1.0
+}  # fmt: skip
+_FLOW: Final[dict[str, Any]] = {
+    "num_blocks": 1, "num_heads": 1, "cond_channels": 32, "share_mod": False, "convention": "published"
+}  # fmt: skip
+_SMALL_VIT: Final = ViTConfig(32, 1, 1, 2.0, grid=2)
 SMALL: Final = Scale(
-    Sizes(
-        SSFlowConfig(32, num_blocks=1, num_heads=1, cond_channels=32, resolution=4, patch_size=1),
-        SLatFlowConfig(16, model_channels=32, num_blocks=1, num_heads=1, cond_channels=32, io_channels=16,
-                       share_mod=False),
-        MeshDecoderConfig(**_SMALL_TRUNK, upsample_channels=(64, 32), out_channels=101),
-        GaussianDecoderConfig(**_SMALL_TRUNK, num_gaussians=4),
-        (24, 32),
-        (20, 32),
+    NativeSettings(
+        SSFlowConfig(32, resolution=4, patch_size=1, **_FLOW),
+        SLatFlowConfig(16, model_channels=32, io_channels=16, **_FLOW),
+        published_inputs(EncoderSettings(_SMALL_VIT, 28), PointSettings(16, 16)),
+        published_inputs(EncoderSettings(_SMALL_VIT, 28, prenorm=True)),
+        slat_decoder_mesh=MeshDecoderConfig(**_TRUNK),
+        slat_decoder_gs=GaussianDecoderConfig(**_TRUNK, num_gaussians=4),
     ),
-    (1.9, 1.5),
-    4,
-    (2, 2),
-    "eager",
-    10.0,
-    (0.1, (0.1, 0.1)),
+    ((24, 32), (20, 32)), (1.9, 1.5), 4, (2, 2), "eager", 10.0, (0.1, (0.1, 0.1)),
 )  # fmt: skip
 """A few seconds on a CPU."""
 
@@ -110,37 +127,71 @@ def build(
         radius: of the object's shell; None for the sparse structure.
         stock: the classes of the installed sam3d_objects, instead of this project's.
     """
-    real = ("ss",) if radius is None else OBJECT
+    real = STRUCTURE if radius is None else OBJECT
     half = half_type(precision, device, stock)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if stock:
             from fast_sam3d.bench.gpu.stock import stock_networks
 
-            pipeline = stock_networks(scale.sizes, real, device, half)
+            pipeline = stock_networks(scale.settings, real, device, half)
         else:
-            pipeline = published(scale.sizes, real, device, half)
+            pipeline = native_networks(scale.settings, real, device, half)
         adapter = adapt(pipeline)
-        networks = {stage: _network(adapter, stage) for stage in real}
+        networks = {stage: network for stage in real if (network := _network(adapter, stage)) is not None}
         for stage, network in networks.items():
             randomise(network)
-            if not stock and stage == "slat":
+            if not stock and stage in OBJECT:
                 store_in_half(network, half)
-            elif not stock and stage != "ss":
-                network.to(half)
-        coords = None if radius is None else shell(radius, scale.sizes.slat.resolution)
-        given = _given(scale.sizes, coords, device, half, stock)
-    if stock and coords is not None:
-        calm(adapter.mesh_decoder(), radius or 0.0, scale.sizes.slat.resolution)
-    elif coords is not None:
-        adapter.mesh_decoder().mesh_extractor = NoSurface()
+        coords = None if radius is None else shell(radius, scale.resolution)
+        given = _given(scale, coords, device, stock)
+    if radius is not None and stock:
+        calm(adapter.mesh_decoder(), radius, scale.resolution)
+    elif radius is not None:
+        extractor = SurfaceExtractor(scale.resolution * CELLS_PER_AXIS)
+        adapter.mesh_decoder().mesh_extractor = OnShell(extractor, radius, scale.resolution)
     stages = {
-        stage: partial(_run, call, adapter, device, half, stage in adapter.stages and half is not torch.float32)
-        for stage, call in given.items()
+        stage: partial(_run, given[stage], adapter, device, half, stage not in ("mesh", "gaussian"))
+        for stage in networks
     }
     parameters = {stage: sum(map(Tensor.numel, [*n.parameters(), *n.buffers()])) for stage, n in networks.items()}
     tokens = 0 if coords is None else len(SparseGrid(coords).downsampled()[0])
     return Bed(pipeline, stages, parameters, 0 if coords is None else len(coords), tokens)
+
+
+def native_networks(
+    settings: NativeSettings, real: Collection[str], device: torch.device, dtype: torch.dtype
+) -> SimpleNamespace:
+    """A pipeline of untrained networks, whose embedders share one image encoder; it has no `run`.
+
+    Args:
+        real: stages whose networks are created on the device. The others are on the meta device.
+        dtype: in which the samplers and embedders run under autocast; the weights are float32.
+    """
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "condition": lambda: nn.ModuleDict(
+            {
+                f"{stage}_condition_embedder": ConditionFuser(getattr(settings, f"{stage}_embedder"))
+                for stage in SAMPLERS
+            }
+        ),
+        "ss": lambda: structure_generator(settings.ss_flow, settings.ss_sampling),
+        "slat": lambda: latent_generator(settings.slat_flow, settings.slat_sampling),
+        "mesh": lambda: MeshDecoder(settings.slat_decoder_mesh),
+        "gaussian": lambda: GaussianDecoder(settings.slat_decoder_gs),
+    }
+    made: dict[str, Any] = {}
+    for stage, builder in builders.items():
+        with torch.device(device if stage in real else "meta"):
+            made[stage] = builder().eval().requires_grad_(False)
+    embedders = dict(made.pop("condition").items())
+    encoders = [encoder for fuser in embedders.values() for encoder in fuser.image_encoders()]
+    for encoder in encoders:
+        encoder.backbone = encoders[0].backbone
+    models = nn.ModuleDict({FILES[stage]: network for stage, network in made.items()})
+    return SimpleNamespace(
+        models=models, condition_embedders=embedders, device=device, dtype=dtype, shape_model_dtype=dtype
+    )
 
 
 def half_type(precision: str, device: torch.device, stock: bool) -> torch.dtype:
@@ -150,8 +201,12 @@ def half_type(precision: str, device: torch.device, stock: bool) -> torch.dtype:
     return PRECISIONS[precision]
 
 
-def _network(adapter: Any, stage: str) -> nn.Module:
-    network: nn.Module = adapter.network(stage) if stage in ("ss", "slat") else adapter.decoder(stage)
+def _network(adapter: Any, stage: str) -> nn.Module | None:
+    """None: the pipeline has none, as the stock one without DINOv2's code."""
+    if stage == "condition":
+        embedders = adapter.pipeline.condition_embedders
+        return nn.ModuleDict(embedders) if embedders else None
+    network: nn.Module = adapter.network(stage) if stage in SAMPLERS else adapter.decoder(stage)
     return network
 
 
@@ -164,21 +219,23 @@ def randomise(network: nn.Module) -> None:
                 parameter.normal_(std=0.5 / math.sqrt(max(parameter.numel() // outputs, 1)))
 
 
-def _given(
-    sizes: Sizes, coords: Tensor | None, device: torch.device, half: torch.dtype, stock: bool
-) -> dict[str, Callable[[Any], Any]]:
-    """Stage to a call of its network on random inputs."""
+def _given(scale: Scale, coords: Tensor | None, device: torch.device, stock: bool) -> dict[str, Callable[[Any], Any]]:
+    """Stage to a call of its networks on random inputs."""
+    settings = scale.settings
     if coords is None:
-        shapes = {name: (1, *shape) for name, shape in sizes.ss.leaf_shapes.items()}
-        context = torch.randn(1, *sizes.ss_context, device=device)
-        return {"ss": lambda adapter: adapter.generator("ss")(shapes, device, context)}
-    context = torch.randn(1, *sizes.slat_context, device=device)
-    feats = torch.randn(len(coords), sizes.slat.latent_channels, device=device)
+        shapes = {name: (1, *shape) for name, shape in settings.ss_flow.leaf_shapes.items()}
+        context = torch.randn(1, *scale.contexts[0], device=device)
+        return {
+            "condition": lambda adapter: _condition(adapter.pipeline.condition_embedders, settings, device),
+            "ss": lambda adapter: adapter.generator("ss")(shapes, device, context),
+        }
+    context = torch.randn(1, *scale.contexts[1], device=device)
+    feats = torch.randn(len(coords), settings.slat_flow.latent_channels, device=device)
     shape, places, voxels = (1, *feats.shape), coords.numpy(), coords.to(device)
 
     def latent() -> Any:
         if not stock:
-            return SparseTensor(feats.to(half), voxels)
+            return SparseTensor(feats, voxels)
         from sam3d_objects.model.backbone.tdfy_dit.modules import sparse
 
         return sparse.SparseTensor(feats=feats, coords=voxels)
@@ -190,29 +247,19 @@ def _given(
     }
 
 
-def _run(call: Callable[[Any], Any], adapter: Any, device: torch.device, half: torch.dtype, is_sampler: bool) -> Any:
+def _condition(embedders: Mapping[str, nn.Module], settings: NativeSettings, device: torch.device) -> dict[str, Tensor]:
+    """The contexts of both samplers. Each call has another picture: else `exact.images` would have nothing to do."""
+    names = [name for _, inputs in settings.ss_embedder.parts for name, _ in inputs]
+    size = max(part.size for part, _ in settings.slat_embedder.parts)
+    given = {name: torch.rand(1, 1 if "mask" in name else 3, size, size, device=device) for name in names}
+    return {name: embedder(**given) for name, embedder in embedders.items()}
+
+
+def _run(call: Callable[[Any], Any], adapter: Any, device: torch.device, half: torch.dtype, autocast: bool) -> Any:
     """One stage. The decoders run without autocast, as in the stock pipeline."""
-    with torch.no_grad(), torch.autocast(device.type, half) if is_sampler else nullcontext():
+    cast = autocast and half is not torch.float32
+    with torch.no_grad(), torch.autocast(device.type, half) if cast else nullcontext():
         return call(adapter)
-
-
-class NoSurface:
-    """In place of the mesh extractor, which works on the processor: the mesh stage is the network alone."""
-
-    built_in_savings = ("extraction",)
-
-    def __call__(self, fields: SparseTensor) -> MeshResult:
-        none = torch.zeros(0, 3, device=fields.device)
-        return MeshResult(none, none.long(), none, False)
-
-
-def surface(scale: Scale, radius: float) -> Callable[[], MeshResult]:
-    """A call of this project's extractor, which works on the processor, on the field of a shell's outer surface."""
-    extractor = MeshExtractor(scale.sizes.slat.resolution * CELLS_PER_AXIS)
-    grid = SparseGrid(shell(radius, scale.sizes.slat.resolution)).subdivided().subdivided()
-    feats = torch.rand(len(grid), 4, generator=torch.Generator().manual_seed(0))
-    feats[:, 0] = distances(grid.coords[:, 1:] + 0.5, radius, scale.sizes.slat.resolution)
-    return lambda: extractor(SparseTensor(feats, grid))
 
 
 def distances(places: Tensor, radius: float, resolution: int) -> Tensor:
@@ -220,14 +267,30 @@ def distances(places: Tensor, radius: float, resolution: int) -> Tensor:
     return (places / CELLS_PER_AXIS - resolution / 2).norm(dim=-1) - radius
 
 
+def put_on_shell(feats: Tensor, cells: Tensor, radius: float, resolution: int) -> Tensor:
+    """Make the mesh decoder's features [N, 101] those of a shell, in place: random weights cut every cell."""
+    corners = torch.tensor([[j & 1, j >> 1 & 1, j >> 2] for j in range(8)], device=cells.device)
+    feats.mul_(0.3)
+    feats[:, :8] = distances((cells[:, None] + corners).float(), radius, resolution) / CELLS_PER_AXIS
+    return feats
+
+
+class OnShell:
+    """This project's mesh extractor on the field of a shell."""
+
+    def __init__(self, extractor: Any, radius: float, resolution: int) -> None:
+        self.extractor, self.radius, self.resolution = extractor, radius, resolution
+        self.built_in_savings = extractor.built_in_savings
+
+    def __call__(self, cells: SparseTensor, training: bool = False) -> Any:
+        put_on_shell(cells.feats, cells.coords[:, 1:], self.radius, self.resolution)
+        return self.extractor(cells, training)
+
+
 def calm(decoder: Any, radius: float, resolution: int) -> None:
-    """Make the stock decoder's field that of the shell: random weights give a surface in every cell."""
-    corners = torch.tensor([[j & 1, j >> 1 & 1, j >> 2] for j in range(8)])
+    """Make the stock decoder's field that of a shell."""
 
     def overwrite(layer: nn.Module, inputs: Any, output: Any) -> Any:
-        feats, cells = 0.3 * output.feats, output.coords[:, 1:]
-        places = cells[:, None] + corners.to(cells.device)
-        feats[:, :8] = distances(places.float(), radius, resolution) / CELLS_PER_AXIS
-        return output.replace(feats)
+        return output.replace(put_on_shell(output.feats, output.coords[:, 1:], radius, resolution))
 
     decoder.out_layer.register_forward_hook(overwrite)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from fast_sam3d.bench.gpu.networks import OBJECT, PRECISIONS, Scale
+from fast_sam3d.bench.gpu.networks import OBJECT, PRECISIONS, SAMPLERS, STRUCTURE, Scale
 from fast_sam3d.bench.operations import shell
 from fast_sam3d.bench.variant import Variant, variant_of
 
@@ -35,7 +35,7 @@ class Cell:
     @property
     def stages(self) -> tuple[str, ...]:
         """That are measured."""
-        return ("ss",) if self.radius is None else OBJECT
+        return STRUCTURE if self.radius is None else OBJECT
 
     def label(self, scale: Scale) -> str:
         """For people."""
@@ -46,7 +46,7 @@ class Cell:
 @cache
 def voxels(radius: float, scale: Scale) -> int:
     """Of a shell."""
-    return len(shell(radius, scale.sizes.slat.resolution))
+    return len(shell(radius, scale.resolution))
 
 
 def cells(scale: Scale, stock: bool) -> list[Cell]:
@@ -112,7 +112,7 @@ class Pace:
 
     def a_round(self, cell: Cell, scale: Scale) -> float:
         """Expected seconds of one round. Attention grows faster than the number of voxels."""
-        each = sum(self.stages[stage] * (SHARE if stage in ("ss", "slat") else 1.0) for stage in cell.stages)
+        each = sum(self.stages[stage] * (SHARE if stage in SAMPLERS else 1.0) for stage in cell.stages)
         if cell.radius is not None:
             each *= (voxels(cell.radius, scale) / voxels(scale.radii[0], scale)) ** 1.1
         return each * len(variants(scale, cell.compiled)) * (STOCK_SHARE if cell.stock else 1.0)

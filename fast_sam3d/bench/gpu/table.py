@@ -11,9 +11,12 @@ from typing import Any, Final
 from fast_sam3d.errors import FastSam3dError
 
 HEADER: Final = (
-    "networks", "voxels", "variant", "SS", "SLaT", "mesh", "gaussians", "total", "speed-up", "peak", "calls", "rounds",
+    "networks", "voxels", "variant", "embed", "SS", "SLaT", "mesh", "gaussians", "total", "speed-up", "to stock",
+    "peak", "calls", "rounds",
 )  # fmt: skip
-STAGES: Final = ("ss", "slat", "mesh", "gaussian")
+STAGES: Final = ("condition", "ss", "slat", "mesh", "gaussian")
+COMPARED: Final = STAGES[1:]
+"""With the stock classes: their embedders may be missing."""
 OFF: Final = "off"
 
 
@@ -41,14 +44,15 @@ def rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """
     structures = {_kind(cell): cell for cell in results["cells"] if cell["voxels"] is None}
     objects = [cell for cell in results["cells"] if cell["voxels"] is not None]
-    found = [
-        _row([structures[_kind(cell)]] * (_kind(cell) in structures) + [cell], way["name"])
-        for cell in objects
-        for way in cell["variants"]
-    ]
-    alone = structures.keys() - {_kind(cell) for cell in objects}
-    return found + [
-        _row([structures[kind]], way["name"]) for kind in sorted(alone) for way in structures[kind]["variants"]
+    whole = [[structures[_kind(cell)]] * (_kind(cell) in structures) + [cell] for cell in objects]
+    whole += [[structures[kind]] for kind in sorted(structures.keys() - set(map(_kind, objects)))]
+    stock = {
+        cells[-1]["voxels"]: {stage: statistics.median(times) for stage, times in _seconds(cells, OFF).items() if times}
+        for cells in whole
+        if cells[0]["stock"] and cells[0]["precision"] == "published"
+    }
+    return [
+        _row(cells, way["name"], stock.get(cells[-1]["voxels"], {})) for cells in whole for way in cells[-1]["variants"]
     ]
 
 
@@ -75,11 +79,6 @@ def notes(results: Mapping[str, Any]) -> Iterator[str]:
         f"{machine['card']}, torch {machine['torch']}{cuda}; {size} networks with random weights,"
         f" {steps} + {steps} steps, median seconds; peak in GB, weights of the measured networks included."
     )
-    for row in results["surfaces"]:
-        yield (
-            f"Extracting the mesh's surface on the processor, not in the table: {row['seconds']:.1f} s for"
-            f" {row['voxels']:,} voxels, {row['faces']:,} faces."
-        )
     for cell in results["cells"]:
         for row in cell["variants"]:
             if row.get("error") or row.get("finite") is False:
@@ -99,29 +98,41 @@ def _kind(cell: Mapping[str, Any]) -> str:
     return ", ".join([*["stock"] * cell["stock"], cell["precision"], *["compiled"] * cell["compiled"]])
 
 
-def _row(cells: Sequence[Mapping[str, Any]], name: str) -> tuple[str, ...]:
-    """One variant in the cell of the sparse structure, in that of the object, or in both."""
-    seconds: dict[str, list[float]] = {}
-    plain: dict[str, list[float]] = {}
-    calls, peaks = 0.0, []
-    for cell in cells:
-        ways = {way["name"]: way for way in cell["variants"]}
-        way = ways.get(name, {})
-        seconds |= way.get("seconds", {})
-        plain |= ways[OFF]["seconds"]
-        calls += sum(way.get("calls", {}).values())
-        known = [peak for values in way.get("peak_bytes", {}).values() for peak in values if peak is not None]
-        peaks += [cell.get("weights_bytes", 0) + peak for peak in known]
+def _seconds(cells: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[float]]:
+    """Of a variant, by stage."""
+    ways = [way for cell in cells for way in cell["variants"] if way["name"] == name]
+    return {stage: times for way in ways for stage, times in way["seconds"].items()}
+
+
+def _row(cells: Sequence[Mapping[str, Any]], name: str, stock: Mapping[str, float]) -> tuple[str, ...]:
+    """One variant in the cell of the sparse structure, in that of the object, or in both.
+
+    Args:
+        stock: median seconds of the stock classes without acceleration, by stage.
+    """
+    seconds, plain = _seconds(cells, name), _seconds(cells, OFF)
+    ways = [(cell, way) for cell in cells for way in cell["variants"] if way["name"] == name]
+    calls = sum(sum(way["calls"].values()) for _, way in ways)
+    peaks = [
+        cell.get("weights_bytes", 0) + peak
+        for cell, way in ways
+        for values in way["peak_bytes"].values()
+        for peak in values
+        if peak is not None
+    ]
     size = cells[-1]["voxels"]
     medians = {stage: statistics.median(values) for stage, values in seconds.items() if values}
-    total = ratio = ""
+    total = ratio = to_stock = ""
     if medians and medians.keys() == plain.keys():
         own, off = ([sum(round_) for round_ in zip(*times.values(), strict=False)] for times in (seconds, plain))
         total = f"{sum(medians.values()):.3f}"
         ratio = f"{statistics.median(a / b for a, b in zip(off, own, strict=False)):.2f}×"
+        known = [stage for stage in COMPARED if stage in medians]
+        if known and stock.keys() >= set(known):
+            to_stock = f"{sum(stock[stage] for stage in known) / sum(medians[stage] for stage in known):.2f}×"
     return (
         _kind(cells[-1]), "" if size is None else f"{size:,}", name,
         *(f"{medians[stage]:.3f}" if stage in medians else "" for stage in STAGES),
-        total, ratio, f"{max(peaks) / 1e9:.1f}" if peaks else "", f"{calls:g}",
+        total, ratio, to_stock, f"{max(peaks) / 1e9:.1f}" if peaks else "", f"{calls:g}",
         str(min(map(len, seconds.values()), default=0)),
     )  # fmt: skip

@@ -1,0 +1,139 @@
+"""The depth model of a pipeline: MoGe v1 with the user's weights, from a file or the Hugging Face hub.
+
+network, weights = open_depth("Ruicheng/moge-vitl", folder)
+part = WeightsPart("depth_model", network, weights, half_names(network, default=True))
+pipeline.depth_model = DepthModel(network)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from fast_sam3d.errors import CheckpointError, first_line
+from fast_sam3d.model.weight_files import map_content, map_tensors
+from fast_sam3d.native.moge import MoGe, MoGeConfig
+
+__all__ = ["PUBLISHED_DEPTH", "DepthModel", "MoGeWeights", "open_depth"]
+
+PUBLISHED_DEPTH: Final = "Ruicheng/moge-vitl"
+"""On the hub; the published pipeline.yaml names it."""
+
+_FILE: Final = "model.pt"
+_ON_HUB: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_RESTORE: Final = f"give the model.pt of {PUBLISHED_DEPTH}, or a pointmap"
+
+
+class DepthModel:
+    """Called with a picture for its points, as the stock pipeline's depth model is.
+
+    Attribute names match sam3d_objects/pipeline/depth_models (`MoGe`).
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: MoGe) -> None:
+        self.model = model
+
+    @property
+    def device(self) -> torch.device:
+        """Of the network."""
+        return self.model.device
+
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        """What `MoGe.infer` returns for an image [3, H, W] in 0..1, with the points also as `pointmaps`."""
+        found = self.model.infer(image.to(self.device))
+        return {**found, "pointmaps": found["points"]}
+
+
+class MoGeWeights:
+    """Source of the weights of a MoGe network (see `native.weights.Source`); the hub is asked when they are needed.
+
+    Args:
+        name: a file, or a name on the hub.
+        folder: of the checkpoint; relative files may be in there.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder
+        # A file on the hub that is not here yet: with the settings of the published one.
+        here = _here(name, folder)
+        self.config = MoGeConfig() if here is None else _settings(here)
+
+    @contextmanager
+    def opened(self) -> Iterator[Mapping[str, Tensor]]:
+        """The tensors by their names in the network."""
+        path = _here(self.name, self.folder) or _downloaded(self.name)
+        if _settings(path) != self.config:
+            raise CheckpointError(f"{path} has other settings than {PUBLISHED_DEPTH}: load the pipeline again")
+        yield map_tensors(path, _RESTORE, under="model")
+
+    def refuse(self, name: str, fault: str) -> CheckpointError:
+        """The error about a tensor; `{}` in the fault stands for its name."""
+        where = _here(self.name, self.folder) or self.name
+        return CheckpointError(f"the weights {where} {fault.format(name)}: {_RESTORE}")
+
+
+def open_depth(name: str, folder: Path) -> tuple[MoGe, MoGeWeights]:
+    """A depth network on the meta device and the source of its weights.
+
+    Args:
+        name: a file (absolute, or relative to the working directory or `folder`), or owner/name on the hub.
+        folder: of the checkpoint.
+
+    Raises:
+        CheckpointError: a file that is missing, or not of MoGe v1, or with settings that are not implemented.
+    """
+    weights = MoGeWeights(name, folder)
+    with torch.device("meta"):
+        return MoGe(weights.config), weights
+
+
+def _here(name: str, folder: Path) -> Path | None:
+    """The file on this machine; None: on the hub, and not in its cache.
+
+    Raises:
+        CheckpointError: the name can only be a file, and there is none.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    path = Path(name).expanduser()
+    for found in (path, folder / path):
+        if found.is_file():
+            return found
+    if not _ON_HUB.fullmatch(name) or path.suffix in (".ckpt", ".pt", ".pth", ".safetensors"):
+        raise CheckpointError(f"the depth model {name} is missing: {_RESTORE}")
+    cached = try_to_load_from_cache(name, _FILE)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _downloaded(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, _FILE))
+    except Exception as error:  # of the hub, the network, the disk, or HF_HUB_OFFLINE
+        raise CheckpointError(
+            f"the depth model {name} is not in the hub's cache and cannot be downloaded ({first_line(error)}): "
+            f"connect this computer, or {_RESTORE}"
+        ) from error
+
+
+def _settings(path: Path) -> MoGeConfig:
+    """What a file says of its network.
+
+    Raises:
+        CheckpointError: no file of MoGe v1.
+    """
+    content = map_content(path, _RESTORE)
+    config: Any = content.get("model_config")
+    if not isinstance(config, Mapping) or not isinstance(content.get("model"), Mapping):
+        raise CheckpointError(f"{path} is no file of MoGe, which has `model_config` and `model`: {_RESTORE}")
+    return MoGeConfig.read(config, str(path))

@@ -1,0 +1,126 @@
+"""The user's MoGe weights: found, read, refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+
+from fast_sam3d.adapters.sam3d import Sam3d
+from fast_sam3d.errors import CheckpointError
+from fast_sam3d.native import moge
+from fast_sam3d.native.depth import DepthModel, open_depth
+from fast_sam3d.native.moge import MoGe, MoGeConfig
+from fast_sam3d.native.vit import ViTConfig
+from tests.native.small_moge import TINY, picture, see_a_scene
+
+HUB = "Ruicheng/moge-vitl"
+CONFIG = {
+    "encoder": "dinov2_tiny", "intermediate_layers": 2, "dim_proj": 16, "dim_upsample": [32, 32],
+    "dim_times_res_block_hidden": 2, "num_res_blocks": 1, "remap_output": "exp", "num_tokens_range": [20, 40],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def tiny_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest of the encoders by name has 22 million parameters."""
+    named = ViTConfig.named
+    monkeypatch.setattr(moge.ViTConfig, "named", lambda name: TINY.encoder if name == "dinov2_tiny" else named(name))
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*args: Any, **options: Any) -> str:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **options: None)
+
+
+def save(path: Path, **changes: Any) -> MoGe:
+    network = MoGe(TINY).eval().requires_grad_(False)
+    see_a_scene(network, 0.5)
+    torch.save({"model_config": CONFIG, "model": network.state_dict(), **changes}, path)
+    return network
+
+
+def assert_opens(name: str, folder: Path, saved: MoGe) -> None:
+    network, weights = open_depth(name, folder)
+    assert {value.device.type for value in network.state_dict().values()} == {"meta"}
+    with weights.opened() as tensors:
+        network.load_state_dict(dict(tensors), assign=True)
+    image = picture(30, 40)
+    found, expected = DepthModel(network)(image), saved.infer(image)
+    assert found.keys() == {*expected, "pointmaps"} and found["pointmaps"] is found["points"]
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_files_by_path_and_beside_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = save(tmp_path / "model.pt")
+    assert_opens(str(tmp_path / "model.pt"), Path("elsewhere"), saved)
+    assert_opens("model.pt", tmp_path, saved)
+    (tmp_path / "moge").mkdir()
+    assert_opens("moge/../model.pt", tmp_path, saved)
+
+
+def test_files_in_the_cache_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = save(tmp_path / "cached.pt")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: str(tmp_path / "cached.pt"))
+    assert_opens(HUB, tmp_path, saved)
+
+
+def test_the_hub_is_asked_when_the_weights_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, weights = open_depth(HUB, tmp_path)
+    assert network.config == MoGeConfig()
+    with pytest.raises(CheckpointError, match=r"is not in the hub's cache and cannot be downloaded \(no route\)"):
+        weights.opened().__enter__()
+    asked = []
+    save(tmp_path / "other.pt")
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda *args: asked.append(args) or str(tmp_path / "other.pt")
+    )
+    with pytest.raises(CheckpointError, match="has other settings"):
+        weights.opened().__enter__()
+    assert asked == [(HUB, "model.pt")]
+
+
+@pytest.mark.parametrize(
+    "name", ["gone.pt", "/data/somebody/moge-vitl/model.pt", "moge/model.pt", "a b/c", "one/two/three"]
+)
+def test_missing_files(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=f"the depth model {name} is missing: give the model.pt of {HUB}"):
+        open_depth(name, tmp_path)
+
+
+def test_files_of_other_models(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"state_dict": {"weight": torch.zeros(3)}}, path)
+    with pytest.raises(CheckpointError, match="is no file of MoGe, which has `model_config` and `model`"):
+        open_depth("model.pt", tmp_path)
+    save(path, model_config={"encoder": {"backbone": "dinov2_vitl14"}, "neck": {}})
+    with pytest.raises(CheckpointError, match=r"model.pt is MoGe of version 2 or later"):
+        open_depth("model.pt", tmp_path)
+    save(path, model_config={**CONFIG, "remap_output": "cubic"})
+    with pytest.raises(CheckpointError, match=r"model.pt has model_config.remap_output = 'cubic'"):
+        open_depth("model.pt", tmp_path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(CheckpointError, match="corrupt or incomplete"):
+        open_depth("model.pt", tmp_path)
+
+
+def test_a_tensor_is_named_with_its_file(tmp_path: Path) -> None:
+    save(tmp_path / "model.pt")
+    _, weights = open_depth("model.pt", tmp_path)
+    assert str(weights.refuse("head.x", "lack {}")) == (
+        f"the weights {tmp_path / 'model.pt'} lack head.x: give the model.pt of {HUB}, or a pointmap"
+    )
+
+
+def test_the_adapter_finds_the_network() -> None:
+    network = MoGe(TINY)
+    pipeline = SimpleNamespace(models={}, depth_model=DepthModel(network))
+    assert Sam3d(pipeline).depth_network() is network
