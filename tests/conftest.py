@@ -57,6 +57,7 @@ SLOW = (
     "model/test_published_cost.py",
     "model/test_slat_decoder.py::test_encoder_and_decoder_learn_a_sphere",
     "model/test_window.py",
+    "native/test_contract.py",
     "sampling/test_precision.py",
     "scene/test_batch.py",
     "scene/test_folder.py",

@@ -207,17 +207,15 @@ class WeightsPart:
 def half_names(module: nn.Module, default: bool) -> frozenset[str]:
     """Names of the parameters that half precision stores: of linear layers and convolutions.
 
-    A network says which by `half_parts` (see `model.half`) or `half_parameters`; where none does, `default` takes all
-    or nothing. Those of a network that runs under autocast lose nothing, since autocast casts them.
+    A network says which by `half_parts` (see `model.half`); where none does, `default` takes all or nothing. Those of a
+    network that runs under autocast lose nothing, since autocast casts them.
     """
     named: set[str] = set()
     said = False
     for prefix, part in module.named_modules():
-        own = getattr(part, "half_parameters", None)
-        if own is not None or hasattr(part, "half_parts"):
+        if hasattr(part, "half_parts"):
             said = True
-            names = half_weights(part) if own is None else own()
-            named.update(f"{prefix}.{name}" if prefix else name for name in names)
+            named.update(f"{prefix}.{name}" if prefix else name for name in half_weights(part))
     if not said and default:
         for prefix, part in module.named_modules(remove_duplicate=False):
             if isinstance(part, MULTIPLIED):

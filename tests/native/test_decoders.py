@@ -19,6 +19,7 @@ from fast_sam3d.decode.hooks import aggregate_in_decoder
 from fast_sam3d.exact.places import _extraction_places, _subdivision_places
 from fast_sam3d.exact.settings import Exact
 from fast_sam3d.geometry.sparse_grid import CHILDREN, OFFSETS, SparseGrid
+from fast_sam3d.model.half import half_weights, store_in_half
 from fast_sam3d.model.sparse import SparseConv3d, SparseTensor
 from fast_sam3d.native.children import convolve_children, kernels_of
 from fast_sam3d.native.gaussian_decoder import GaussianDecoder, GaussianDecoderConfig, hammersley
@@ -203,9 +204,8 @@ def test_what_is_not_finite_in_half_precision_is_decoded_again_in_float32(caplog
     decoder.blocks[1].mlp.mlp[2].bias.fill_(5e4)  # the sum is beyond float16
     want = decoder.decode_cells(slat).feats
     assert not decoder.redecoded and want.isfinite().all()
-    names = list(decoder.half_parameters())
-    for name in names:
-        decoder.get_parameter(name).data = decoder.get_parameter(name).data.half()
+    names = list(half_weights(decoder))
+    store_in_half(decoder, torch.float16)
     stored = {name: decoder.get_parameter(name).data_ptr() for name in names}
     with caplog.at_level(logging.WARNING, "fast_sam3d"):
         got = decoder.decode_cells(slat).feats
@@ -218,7 +218,7 @@ def test_what_is_not_finite_in_half_precision_is_decoded_again_in_float32(caplog
 
 def test_only_multiplied_weights_of_the_torso_may_be_half() -> None:
     decoder = random_decoder(MeshDecoder, MESH)
-    names = set(decoder.half_parameters())
+    names = set(half_weights(decoder))
     rest = set(decoder.state_dict()) - names
     assert {name for name in rest if name.startswith(("blocks", "upsample"))} == {
         f"upsample.{i}.{norm}.{kind}"
