@@ -129,7 +129,7 @@ def check_native_settings(checkpoint: Checkpoint, memory: str, half_cache: bool)
         )
     if half_cache:
         raise CheckpointError(
-X
+            f"{kind} has no copy of its weights, so that pipeline.half_cache has no effect: leave it off"
         )
 
 
