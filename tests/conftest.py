@@ -59,6 +59,7 @@ SLOW = (
     "model/test_window.py",
     "native/test_contract.py",
     "sampling/test_precision.py",
+    "stock/native/test_runs.py::test_half_precision_differs_no_more_than_in_stock",
     "scene/test_batch.py",
     "scene/test_folder.py",
     "scene/test_scene_job.py",
