@@ -58,6 +58,7 @@ SLOW = (
     "model/test_slat_decoder.py::test_encoder_and_decoder_learn_a_sphere",
     "model/test_window.py",
     "native/test_contract.py",
+    "native/test_decoders.py::test_memory_at_published_sizes",
     "sampling/test_precision.py",
     "stock/native/test_runs.py::test_half_precision_differs_no_more_than_in_stock",
     "scene/test_batch.py",
