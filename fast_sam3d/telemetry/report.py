@@ -36,6 +36,7 @@ class Report:
         """Drop all records; a long batch does so after each object to keep the report small."""
         self.solves: list[SolveRecord] = []
         self.aggregations: list[AggregationRecord] = []
+        self.redecoded: list[str] = []
         self.seconds: dict[str, float] = {}
         self.peak_host_bytes: int | None = None
         self.peak_device_bytes: int | None = None
@@ -184,6 +185,8 @@ class Report:
         fallbacks = sum(solve.fallbacks for solve in self.solves)
         if fallbacks:
             lines.append(f"{fallbacks} predictions were not finite, and the last velocity was held instead")
+        for stage in dict.fromkeys(self.redecoded):
+            lines.append(f"{stage}: the result was not finite in half precision, and was decoded again in float32")
         broken = dict.fromkeys(solve.stage for solve in self.solves if solve.finite is False)
         return lines + [f"{stage}: {NOT_FINITE}" for stage in broken]
 
