@@ -21,6 +21,7 @@ from fast_sam3d.exact.settings import Exact
 from fast_sam3d.geometry.sparse_grid import CHILDREN, OFFSETS, SparseGrid
 from fast_sam3d.model.half import half_weights, store_in_half
 from fast_sam3d.model.sparse import SparseConv3d, SparseTensor
+from fast_sam3d.native.allocations import tensor_bytes, traced
 from fast_sam3d.native.children import convolve_children, kernels_of
 from fast_sam3d.native.gaussian_decoder import GaussianDecoder, GaussianDecoderConfig, hammersley
 from fast_sam3d.native.mesh_decoder import CELL_CHANNELS, MeshDecoder, MeshDecoderConfig, UpsampleBlock
@@ -324,6 +325,18 @@ def test_published_sizes(kind: Any, config: Any, tensors: int, millions: float) 
         state = kind(config).state_dict()
     assert len(state) == tensors
     assert round(sum(value.numel() for value in state.values()) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize(("voxels", "limit"), [(20_000, 1.0), (40_000, 1.9)])
+def test_memory_at_published_sizes(voxels: int, limit: float) -> None:
+    with torch.device("meta"):
+        decoder = store_in_half(MeshDecoder(MeshDecoderConfig()), torch.float16)
+    slat = SparseTensor(torch.empty(voxels, 8, device="meta"), shell(voxels, resolution=64))
+    weights = [*decoder.parameters(), slat.feats]
+    with traced(watch=weights) as found:
+        cells = decoder.decode_cells(slat)
+    assert len(cells) == 64 * voxels
+    assert (found.peak - sum(map(tensor_bytes, weights))) / 2**30 < limit
 
 
 def calm(decoder: MeshDecoder) -> MeshDecoder:
