@@ -116,7 +116,7 @@ def failing(module: nn.Module, times: int) -> list[int]:
 
 
 def test_out_of_memory_repeats_only_the_stage_that_failed(plain: Any, want: Any) -> None:
-    pipeline, parts = with_plan(plain, PLANS["12GB"])
+    pipeline, _ = with_plan(plain, PLANS["12GB"])
     solves = failing(pipeline.models["ss_generator"], 0)
     meshes = failing(pipeline.models["slat_decoder_mesh"], 2)
     failures: list[str] = []
