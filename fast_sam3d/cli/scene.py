@@ -70,7 +70,8 @@ def main(args: argparse.Namespace) -> int:
     given = {name: value for name, *_ in CLUSTER if (value := getattr(args, name)) is not None}
     if given and args.engine != "ray":
         raise ConfigError(f"--{next(iter(given))} is for a cluster: add --engine ray, or leave it out")
-    checkpoint = find_checkpoint(config.pipeline.tag)
+    asked = config.pipeline
+    checkpoint = find_checkpoint(asked.tag, asked.device, asked.runtime)
     check_methods(config)
     log_acceleration(config)
     if args.engine == "ray":

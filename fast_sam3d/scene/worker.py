@@ -263,6 +263,8 @@ def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
         "modules": config.modules,
         "weights": _weights(checkpoint),
     }
+    if checkpoint.runtime == "native":
+        identity["runtime"] = checkpoint.runtime
     plain: dict[str, Any] = json.loads(json.dumps(identity, sort_keys=True, default=list))
     return plain
 
