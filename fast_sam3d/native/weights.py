@@ -82,7 +82,7 @@ class WeightsPart:
     ) -> None:  # fmt: skip
         self.name, self.module = name, module.eval().requires_grad_(False)
         self.sources, self.in_half = sources, in_half
-        self._together = together
+        self.together = together
         together.append(self)
 
     def check(self) -> None:
@@ -172,7 +172,7 @@ class WeightsPart:
 
     def _parts_with(self, owner: nn.Module) -> list[WeightsPart]:
         """The parts that contain a network, in their order."""
-        return [part for part in self._together if owner in part._owners]
+        return [part for part in self.together if owner in part._owners]
 
     @cached_property
     def _owners(self) -> frozenset[nn.Module]:
