@@ -15,7 +15,7 @@ __all__ = ["Progress", "Report", "SolveRecord", "observe"]
 
 
 @contextmanager
-def observe(pipeline: Any, progress: Progress | None = None) -> Iterator[Report]:
+def observe(pipeline: Any, progress: Progress | None = None, report: Report | None = None) -> Iterator[Report]:
     """Report what a pipeline's runs cost, accelerated or not, without changing their results by a bit.
 
     Runs of other threads on the same pipeline count as well; `run_object` reports its own run alone.
@@ -23,6 +23,7 @@ def observe(pipeline: Any, progress: Progress | None = None) -> Iterator[Report]
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
         progress: receives every step and stage.
+        report: an earlier one of the same object that is continued, after a run that stopped.
 
     Yields:
         the report, filled while the pipeline runs. Its `methods` are those of the acceleration on the pipeline.
@@ -32,7 +33,8 @@ def observe(pipeline: Any, progress: Progress | None = None) -> Iterator[Report]
     """
     adapter = adapt(pipeline)
     with one_at_a_time():
-        report = Report(methods_on(adapter), progress)
+        if report is None:
+            report = Report(methods_on(adapter), progress)
         patch = install(adapter, report)
     try:
         yield report

@@ -27,6 +27,7 @@ class Bed:
         running: what a run needs around it.
         compiling: what a compiled network needs around it.
         whole_grid: what a run needs around it, given the pipeline, for meshes anywhere in the grid.
+        rounds: whether exact savings change roundings; not where they are built in.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Bed:
     running: Callable[[], AbstractContextManager[Any]] = nullcontext
     compiling: Callable[[], AbstractContextManager[Any]] = nullcontext
     whole_grid: Callable[[Any], AbstractContextManager[Any]] = nullcontext
+    rounds: bool = True
 
     def raw(self, pipeline: Any, seed: int | None = 0, **options: Any) -> dict[str, Any]:
         """A run with the arguments of the stock notebook."""

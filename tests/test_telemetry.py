@@ -203,6 +203,20 @@ def test_table_without_runs_and_with_fallbacks() -> None:
     assert report.to_dict()["solves"][0]["complete"] is False
 
 
+def test_a_result_that_was_decoded_again_is_in_the_report() -> None:
+    pipeline = FakePipeline()
+    decoder = pipeline.models["slat_decoder_mesh"] = torch.nn.Identity()
+    with observe(pipeline) as report:
+        decoder(1)
+        assert report.remarks() == []
+        decoder.redecoded = True
+        decoder(1), decoder(2)
+    said = "mesh: the result was not finite in half precision, and was decoded again in float32"
+    assert report.remarks() == [said] and said in report.table() and said in report.to_dict()["remarks"]
+    report.clear()
+    assert report.remarks() == []
+
+
 def test_clear_and_copy() -> None:
     pipeline = FakePipeline()
     with observe(pipeline, progress=lambda *event: None) as report:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fast_sam3d.checkpoints.files import check_stock_files, read_yaml
+from fast_sam3d.checkpoints.native import check_native, load_native
+from fast_sam3d.checkpoints.runtime import Runtime, choose_runtime
 from fast_sam3d.checkpoints.stock import (
     GATED_HELP,
     check_depth_model,
@@ -18,7 +20,7 @@ from fast_sam3d.checkpoints.stock import (
 )
 from fast_sam3d.config.compose import MEMORY
 from fast_sam3d.config.packaged import checkpoint_roots, resource
-from fast_sam3d.errors import CheckpointError, suggest
+from fast_sam3d.errors import CheckpointError, FastSam3dError, suggest
 
 __all__ = [
     "Checkpoint",
@@ -45,12 +47,14 @@ class Checkpoint:
         tag: the name or path that was asked for.
         kind: "mini" for the embedded model's classes, "sam3d" for the stock ones.
         reason: why it was chosen, for the log.
+        runtime: whose classes run SAM 3D Objects; None for the embedded model.
     """
 
     tag: str
     folder: Path
     kind: Literal["mini", "sam3d"]
     reason: str
+    runtime: Runtime | None = None
 
 
 def load_pipeline(
@@ -59,6 +63,8 @@ def load_pipeline(
     dtype: Any = None,
     depth_model: str | Path | None = None,
     memory: str = "auto",
+    runtime: str = "auto",
+    half_cache: bool = False,
 ) -> Any:
     """Loads a pipeline.
 
@@ -70,13 +76,17 @@ def load_pipeline(
         depth_model: MoGe weights that replace those named by the SAM 3D Objects checkpoint: a model.pt, a folder that
             holds one, or a name on the hub. None leaves it to the checkpoint.
         memory: memory plan of the native runtime: "8GB", "12GB", "16GB", "24GB" or "all". "auto" asks the device.
+        runtime: whose classes run SAM 3D Objects: "stock" or "native", which needs no further packages and any device.
+            "auto" takes stock where its packages and an NVIDIA GPU are there.
+        half_cache: the native runtime reads weights in half precision from a copy beside them, which it writes once.
 
     Raises:
         CheckpointError: no such folder; files that are missing, corrupt or not trusted; a missing package or GPU.
     """
     if depth_model is not None:
         check_depth_model(depth_model)
-    return load_checkpoint(find_checkpoint(tag_or_path), device, dtype, depth_model, memory)
+    found = find_checkpoint(tag_or_path, device, runtime)
+    return load_checkpoint(found, device, dtype, depth_model, memory, half_cache)
 
 
 def load_checkpoint(
@@ -85,9 +95,10 @@ def load_checkpoint(
     dtype: Any = None,
     depth_model: str | Path | None = None,
     memory: str = "auto",
+    half_cache: bool = False,
 ) -> Any:
     """Builds the pipeline of a checkpoint that was found. Arguments and errors as `load_pipeline`."""
-    check_memory(checkpoint, memory)
+    check_native_settings(checkpoint, memory, half_cache)
     chosen = torch_device(device)
     if checkpoint.kind == "mini":
         if depth_model is not None:
@@ -98,42 +109,58 @@ def load_checkpoint(
         from fast_sam3d.model.pipeline import Pipeline
 
         return Pipeline.from_pretrained(checkpoint.folder, device=chosen, dtype=precision)
+    depth = None if depth_model is None else check_depth_model(depth_model)
+    if checkpoint.runtime == "native":
+        return load_native(checkpoint.folder, chosen, _dtype(dtype), depth, memory, half_cache, GATED_HELP)
     name = None if dtype is None else str(_dtype(dtype)).removeprefix("torch.")
-    return load_stock(checkpoint.folder, chosen, name, None if depth_model is None else check_depth_model(depth_model))
+    return load_stock(checkpoint.folder, chosen, name, depth)
 
 
-def check_memory(checkpoint: Checkpoint, memory: str) -> None:
-    """Refuse a memory plan where the pipeline has none. Raises CheckpointError."""
+def check_native_settings(checkpoint: Checkpoint, memory: str, half_cache: bool) -> None:
+    """Refuse a memory plan and a copy of the weights where the pipeline has none. Raises CheckpointError."""
     if memory not in MEMORY:
         raise CheckpointError(f"'{memory}' is not a memory plan: give one of {', '.join(MEMORY)}")
+    if checkpoint.runtime == "native":
+        return
+    kind = "the embedded model" if checkpoint.kind == "mini" else "the stock runtime"
     if memory != "auto":
-        kind = "the embedded model" if checkpoint.kind == "mini" else "the stock runtime"
         raise CheckpointError(
             f"{kind} has no memory plans, so pipeline.memory={memory} would have no effect: leave it at auto"
         )
+    if half_cache:
+        raise CheckpointError(
+            f"{kind} has no copy of its weights, so that pipeline.half_cache has no effect: leave it off"
+        )
 
 
-def find_checkpoint(tag_or_path: str | Path | None = None) -> Checkpoint:
-    """Resolves a tag or path to a folder and logs which and why; loads nothing. Arguments and errors as
+def find_checkpoint(tag_or_path: str | Path | None = None, device: Any = None, runtime: str = "auto") -> Checkpoint:
+    """Resolves a tag or path to a folder and a runtime, and logs which and why; loads nothing. Arguments and errors as
     `load_pipeline`."""
-    found = locate_checkpoint(tag_or_path)
+    found = locate_checkpoint(tag_or_path, device, runtime)
     log.info("pipeline: %s (%s), because %s", found.tag, found.folder, found.reason)
     return found
 
 
-def locate_checkpoint(tag_or_path: str | Path | None = None) -> Checkpoint:
+def locate_checkpoint(tag_or_path: str | Path | None = None, device: Any = None, runtime: str = "auto") -> Checkpoint:
     """As `find_checkpoint`, without the log message."""
-    return _default() if tag_or_path is None else _named(str(tag_or_path))
+    found = _default(device, runtime) if tag_or_path is None else _named(str(tag_or_path), device, runtime)
+    if found.kind == "mini" and runtime != "auto":
+        why = f", which is used because {found.reason}" if tag_or_path is None else ""
+        raise CheckpointError(f"pipeline.runtime={runtime} does not hold for the embedded model{why}: leave it at auto")
+    return found
 
 
-def _named(name: str) -> Checkpoint:
+def _named(name: str, device: Any, asked: str) -> Checkpoint:
     if not name:
         raise CheckpointError("the tag is empty: give mini, the name of a folder under checkpoints/, or a path")
     roots = checkpoint_roots()
     # A tag takes precedence over a folder of that name in the working folder; a path has a separator, or is only dots.
     tagged = [root / name for root in roots] if name.strip(".") else []
     for folder in filter(None, map(_folder, [*tagged, Path(name)])):
-        return Checkpoint(name, folder, _kind(folder), "it was asked for")
+        if (kind := _kind(folder)) == "mini":
+            return Checkpoint(name, folder, kind, "it was asked for")
+        runtime, why = choose_runtime(asked, torch_device(device))
+        return Checkpoint(name, folder, kind, f"it was asked for; the {runtime} runtime, because {why}", runtime)
     if name == "mini":
         return Checkpoint("mini", resource("checkpoints/mini"), "mini", "it was asked for")
     tags = {p.name for root in roots for p in _folders(root)} | {"mini"}
@@ -145,17 +172,22 @@ def _named(name: str) -> Checkpoint:
     raise CheckpointError(f"there is no checkpoint '{name}' (looked for {looked}): {suggest(name, tags)}{help_text}")
 
 
-def _default() -> Checkpoint:
+def _default(device: Any, asked: str) -> Checkpoint:
     problem = f"there are no SAM 3D Objects weights in checkpoints/{DEFAULT_STOCK_TAG}"
     for tagged in stock_folders():
         folder = _folder(tagged) or tagged
         try:
             _kind(folder)
-            check_stock(folder)
-        except CheckpointError as error:
+            runtime, why = choose_runtime(asked, torch_device(device))
+            if runtime == "stock":
+                check_stock(folder)
+            else:
+                check_native(folder, torch_device(device), GATED_HELP)
+        except FastSam3dError as error:
             problem = f"the weights in {folder} cannot be used: {error}"
             continue
-        return Checkpoint(tagged.name, folder, "sam3d", "these SAM 3D Objects weights are there and usable")
+        reason = f"these SAM 3D Objects weights are there and usable; the {runtime} runtime, because {why}"
+        return Checkpoint(tagged.name, folder, "sam3d", reason, runtime)
     return Checkpoint("mini", resource("checkpoints/mini"), "mini", problem)
 
 

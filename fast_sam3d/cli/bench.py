@@ -132,7 +132,7 @@ def _job(args: argparse.Namespace, suite: Suite) -> tuple[BenchTask, Suite]:
 
     config = pipeline_from(args)
     pipeline, pictures = config.pipeline, config.input.image_path
-    checkpoint = find_checkpoint(pipeline.tag)
+    checkpoint = find_checkpoint(pipeline.tag, pipeline.device, pipeline.runtime)
     objects: Objects
     if pictures is None:
         objects = held_out(checkpoint, suite.objects)

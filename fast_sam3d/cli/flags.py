@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from fast_sam3d.cli.arguments import Named, at_least, bundled, skipped
-from fast_sam3d.config.compose import ACCELERATED, DTYPES, MEMORY, PRESET, Config, group_options, load
+from fast_sam3d.config.compose import ACCELERATED, DTYPES, MEMORY, PRESET, RUNTIMES, Config, group_options, load
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import ConfigError
 
@@ -57,11 +57,16 @@ MODEL = (
         ("dtype",), "pipeline.dtype", str, None, "precision of the networks (default: the checkpoint's own)", DTYPES
     ),
     Flag(
+        ("runtime",), "pipeline.runtime", str, None,
+        "whose classes run SAM 3D Objects (default: auto, stock where its packages and an NVIDIA GPU are there, else"
+        " native)", RUNTIMES,
+    ),
+    Flag(
         ("memory",), "pipeline.memory", str, None,
         "memory plan of the native runtime (default: auto, which asks the device)", MEMORY,
     ),
 )  # fmt: skip
-RUN_KEYS = ("pipeline.layout_postprocess", "pipeline.formats", "pipeline.depth_model")
+RUN_KEYS = ("pipeline.layout_postprocess", "pipeline.formats", "pipeline.depth_model", "pipeline.half_cache")
 """What may be overridden where every run of a command is to be alike."""
 MODULES = {
     "ss": (("enable_ss_cache", "enable_ss_faster"), "ss=fast_sam3d: the paper's step caching of the sparse structure"),

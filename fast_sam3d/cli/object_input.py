@@ -60,7 +60,8 @@ def prepare(
     given = load_object(asked.image_path, asked.mask_index, asked.mask_path, asked.pointmap)
     target = config.output.dir / f"{given.name}{suffix}"
     check_target(target, names, folders)
-    checkpoint = find_checkpoint(config.pipeline.tag)
+    asked_for = config.pipeline
+    checkpoint = find_checkpoint(asked_for.tag, asked_for.device, asked_for.runtime)
     check_methods(config)
     log_acceleration(config)
     identity = _identity(config, given, checkpoint)

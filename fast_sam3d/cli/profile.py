@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
     if args.after_mask is not None:
         other = load_object(picture, args.after_mask, None, plain.input.pointmap).mask
         after = {f"{way}, after mask {args.after_mask}": settings for way, settings in ways.items()}
-    checkpoint = find_checkpoint(asked.tag)
+    checkpoint = find_checkpoint(asked.tag, asked.device, asked.runtime)
     pipeline = load_checkpoint(checkpoint, *asked.loading)
     settings = RunSettings.of(plain.seed, asked)
 

@@ -70,7 +70,8 @@ def main(args: argparse.Namespace) -> int:
     given = {name: value for name, *_ in CLUSTER if (value := getattr(args, name)) is not None}
     if given and args.engine != "ray":
         raise ConfigError(f"--{next(iter(given))} is for a cluster: add --engine ray, or leave it out")
-    checkpoint = find_checkpoint(config.pipeline.tag)
+    asked = config.pipeline
+    checkpoint = find_checkpoint(asked.tag, asked.device, asked.runtime)
     check_methods(config)
     log_acceleration(config)
     if args.engine == "ray":
@@ -118,7 +119,7 @@ class _PlainEngine:
         else:
             steps = self.config.pipeline.ss_steps + self.config.pipeline.slat_steps
             progress = worker.progress = SceneProgress(steps, [str(task.number) for task in tasks])
-            outcomes = map(worker.process, tasks)
+            outcomes = worker.process_all(tasks)
         with progress:
             progress.begin()
             for outcome in outcomes:

@@ -88,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
     _check_packages(args)
     config, first = pipeline_from(args), preset_of(args)
     settings, pictures = config.pipeline, config.input.image_path
-    checkpoint = find_checkpoint(settings.tag)
+    checkpoint = find_checkpoint(settings.tag, settings.device, settings.runtime)
     objects, searched, held_out = _objects(args, pictures, checkpoint)
     plan = _plan(args, checkpoint, _cases(searched, args.seeds), _cases(held_out, args.seeds), first)
     writable_folder(args.output_dir, "--output_dir")

@@ -130,7 +130,9 @@ class SceneActor:
 
     def _find_checkpoint(self) -> Checkpoint:
         """The driver's checkpoint, or one with the same tag and content on this machine."""
-        found = self.checkpoint if self.checkpoint.folder.is_dir() else find_checkpoint(self.checkpoint.tag)
+        found, asked = self.checkpoint, self.config.pipeline
+        if not found.folder.is_dir():
+            found = find_checkpoint(found.tag, asked.device, found.runtime or asked.runtime)
         if config_identity(self.config, found)["weights"] != self._weights:
             raise CheckpointError(
                 f"the weights in {found.folder} differ from those of the machine that runs the command: copy them"

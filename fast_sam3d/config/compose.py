@@ -35,6 +35,8 @@ __all__ = [
 
 FORMATS = ("mesh", "gaussian", "gaussian_4")
 DTYPES = ("float32", "float16", "bfloat16")
+RUNTIMES = ("auto", "stock", "native")
+"""Whose classes run SAM 3D Objects; see `fast_sam3d.checkpoints.runtime`."""
 MEMORY = ("auto", "8GB", "12GB", "16GB", "24GB", "all")
 """Memory plans of the native runtime, see `fast_sam3d.native.plans`."""
 # The groups that hold an acceleration module each, and the option that switching it on alone means.
@@ -71,6 +73,7 @@ class Loading(NamedTuple):
     dtype: str | None = None
     depth_model: str | None = None
     memory: str = MEMORY[0]
+    half_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,9 @@ class PipelineConfig:
     """Which pipeline runs, and how.
 
     Args:
+        runtime: of `RUNTIMES`; "auto" takes stock where its packages and an NVIDIA GPU are there, else native.
         memory: the memory plan, of `MEMORY`; pipelines other than the native one have none.
+        half_cache: the native runtime reads weights in half precision from a copy, which it writes once.
         ss_steps, slat_steps: Euler steps.
         formats: a non-empty subset of FORMATS.
         layout_postprocess: refine the pose against mask and pointmap once the object is decoded.
@@ -88,7 +93,9 @@ class PipelineConfig:
     device: str | None
     dtype: str | None
     depth_model: str | None
+    runtime: str
     memory: str
+    half_cache: bool
     ss_steps: int
     slat_steps: int
     formats: tuple[str, ...]
@@ -97,7 +104,7 @@ class PipelineConfig:
     @property
     def loading(self) -> Loading:
         """How the checkpoint is loaded."""
-        return Loading(self.device, self.dtype, self.depth_model, self.memory)
+        return Loading(self.device, self.dtype, self.depth_model, self.memory, self.half_cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +313,9 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             device=read.optional("pipeline.device", read.text),
             dtype=read.optional("pipeline.dtype", lambda key: read.choice(key, DTYPES)),
             depth_model=read.optional("pipeline.depth_model", read.text),
+            runtime=read.choice("pipeline.runtime", RUNTIMES),
             memory=read.choice("pipeline.memory", MEMORY),
+            half_cache=read.boolean("pipeline.half_cache"),
             ss_steps=read.integer("pipeline.ss_steps", 1, 1000),
             slat_steps=read.integer("pipeline.slat_steps", 1, 1000),
             formats=read.choices("pipeline.formats", FORMATS),

@@ -82,7 +82,7 @@ def extract(extractor: Any, cells: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     flexicubes = copy.copy(extractor.mesh_extractor)
     side = res + 1
     found = surface_cubes(cells.coords[:, 1:], feats, _channels(extractor, feats.device), side)
-    attributes = torch.cat([found.distance[:, None], found.values], dim=1).to(feats.dtype)
+    attributes = found.values.to(feats.dtype)
     cube_weights = weights.new_zeros(len(found.cubes), weights.shape[1])
     cube_weights[found.rows >= 0] = weights[found.rows[found.rows >= 0]]
     lattice = found.lattice
@@ -96,7 +96,7 @@ def extract(extractor: Any, cells: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     vertices, faces, _, colours = flexicubes(
         voxelgrid_vertices=points.to(attributes.dtype),
         scalar_field=attributes[:, 0],
-        cube_idx=found.corners,
+        cube_idx=found.corners.long(),
         resolution=res,
         beta=cube_weights[:, :12],
         alpha=cube_weights[:, 12:20],

@@ -42,17 +42,20 @@ SORTING: Final = (
 class SurfaceCubes:
     """Cubes and their corners, both ascending by x, y, z. A corner's grid number is (x · side + y) · side + z.
 
-    cubes: [n] int64, the grid numbers of the cubes' lowest corners. corners: [n, 8] int64, rows of `lattice`.
+    cubes: [n] int64, the grid numbers of the cubes' lowest corners. corners: [n, 8] int32, rows of `lattice`.
     rows: [n] int64, rows of the cubes' own cells, -1 where a cube is no active cell. lattice: [M] int64, grid numbers.
-    distance: [M] float32, negative inside. values: [M, C] float32, the means of the other parts.
+    values: [M, 1 + C] float32, means at the corners: distance, negative inside, then the other values.
     """
 
     cubes: Tensor
     corners: Tensor
     rows: Tensor
     lattice: Tensor
-    distance: Tensor
     values: Tensor
+
+    def occupied(self) -> Tensor:
+        """[n, 8] bool, which corners are inside."""
+        return (self.values[:, 0] < 0).index_select(0, self.corners.flatten()).view(self.corners.shape)
 
 
 def surface_cubes(
@@ -71,8 +74,8 @@ def surface_cubes(
     device = coords.device
     feats = feats if len(feats) else feats.new_zeros(1, feats.shape[1])  # a row that corners without cells may read
     steps = [(i * side + j) * side + k for i, j, k in CORNERS]
-    x, y, z = coords.long().unbind(1)
-    active = (x * side + y) * side + z
+    x, y, z = coords.int().unbind(1)
+    active = ((x * side + y) * side + z).long()
     touched = torch.zeros(side**3, dtype=torch.bool, device=device)
     for step in steps:
         touched.index_fill_(0, active + step, 1)
@@ -93,8 +96,8 @@ def surface_cubes(
     rows = cells.rows(cubes)
     number = cells.table[: side**3]  # the cells in it are not needed any more
     number[lattice] = torch.arange(len(lattice), dtype=torch.int32, device=device)
-    corners = torch.stack([number.index_select(0, cubes + step) for step in steps], dim=1).long()
-    return SurfaceCubes(cubes, corners, rows, lattice, values[:, 0], values[:, 1:])
+    corners = torch.stack([number.index_select(0, cubes + step) for step in steps], dim=1)
+    return SurfaceCubes(cubes, corners, rows, lattice, values)
 
 
 class _Cells:

@@ -87,7 +87,7 @@ class ConditionedNetwork(nn.Module):
         """The context of a call [B, L, C]; cfg: of the unconditional call of guidance, which is all zeros."""
         if cfg and self.force_zeros_cond:
             cond = cond.new_zeros(cond.shape[0], 1, cond.shape[2]) if self.constant_unconditional else cond * 0
-        kept = self._contexts.get(id(cond)) if self._contexts else None
+        kept = None if torch.compiler.is_compiling() else self._contexts.get(id(cond))
         return cond.to(self.torso_dtype) if kept is None else kept
 
     def grid(self, coords: Tensor | np.ndarray | SparseGrid, device: torch.device) -> SparseGrid:

@@ -214,7 +214,8 @@ class ContextProjections(nn.Module):
     def keys_and_values(self, context: Tensor) -> Tensor:
         """[B, L, context_channels] -> [B, L, 2 C]; computed once if that context's are kept."""
         key = id(context)
-        if not self.kept or key not in self.kept:
+        # A compiled graph would be compiled again for each context.
+        if torch.compiler.is_compiling() or not self.kept or key not in self.kept:
             return self.to_kv(context)
         found = self.kept[key]
         if found is None:

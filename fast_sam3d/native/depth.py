@@ -19,8 +19,9 @@ from torch import Tensor
 from fast_sam3d.errors import CheckpointError, first_line
 from fast_sam3d.model.weight_files import map_content, map_tensors
 from fast_sam3d.native.moge import MoGe, MoGeConfig
+from fast_sam3d.native.weights import Tensors, WeightsPart, half_names
 
-__all__ = ["PUBLISHED_DEPTH", "DepthModel", "MoGeWeights", "open_depth"]
+__all__ = ["PUBLISHED_DEPTH", "DepthModel", "MoGeWeights", "depth_part", "open_depth"]
 
 PUBLISHED_DEPTH: Final = "Ruicheng/moge-vitl"
 """On the hub; the published pipeline.yaml names it."""
@@ -62,35 +63,46 @@ class MoGeWeights:
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.folder = name, folder
-        # A file on the hub that is not here yet: with the settings of the published one.
-        here = _here(name, folder)
-        self.config = MoGeConfig() if here is None else _settings(here)
+        self.name, self.path = name, _here(name, folder)
+        # Of a file on the hub that is not here yet: those of the published one.
+        self.config = MoGeConfig() if self.path is None else _settings(self.path)
 
     @contextmanager
-    def opened(self) -> Iterator[Mapping[str, Tensor]]:
+    def opened(self) -> Iterator[Tensors]:
         """The tensors by their names in the network."""
-        path = _here(self.name, self.folder) or _downloaded(self.name)
-        if _settings(path) != self.config:
-            raise CheckpointError(f"{path} has other settings than {PUBLISHED_DEPTH}: load the pipeline again")
-        yield map_tensors(path, _RESTORE, under="model")
+        if self.path is None:
+            path = _downloaded(self.name)
+            if _settings(path) != self.config:
+                raise CheckpointError(f"{path} has other settings than {PUBLISHED_DEPTH}: load the pipeline again")
+            self.path = path
+        yield map_tensors(self.path, _RESTORE, under="model")
 
     def refuse(self, name: str, fault: str) -> CheckpointError:
         """The error about a tensor; `{}` in the fault stands for its name."""
-        where = _here(self.name, self.folder) or self.name
-        return CheckpointError(f"the weights {where} {fault.format(name)}: {_RESTORE}")
+        return CheckpointError(f"the weights {self.path or self.name} {fault.format(name)}: {_RESTORE}")
 
 
-def open_depth(name: str, folder: Path) -> tuple[MoGe, MoGeWeights]:
-    """A depth network on the meta device and the source of its weights.
+def depth_part(name: str, folder: Path) -> WeightsPart:
+    """The depth network on the meta device and the source of its weights, as a part of a pipeline.
 
     Args:
-        name: a file (absolute, or relative to the working directory or `folder`), or owner/name on the hub.
+        name: a file, or a folder with a model.pt, absolute or relative to the working directory or to `folder`; or
+            owner/name on the hub, which is asked when the weights are needed.
         folder: of the checkpoint.
 
     Raises:
-        CheckpointError: a file that is missing, or not of MoGe v1, or with settings that are not implemented.
+        CheckpointError: a file that is missing, damaged or not of MoGe v1; settings that are not implemented; a tensor
+            that is missing, surplus or misshapen.
     """
+    network, weights = open_depth(name, folder)
+    part = WeightsPart("depth_model", network, {None: weights}, half_names(network, default=True), [])
+    if weights.path is not None:
+        part.check()
+    return part
+
+
+def open_depth(name: str, folder: Path) -> tuple[MoGe, MoGeWeights]:
+    """The two halves of `depth_part`, whose tensors are not compared yet."""
     weights = MoGeWeights(name, folder)
     with torch.device("meta"):
         return MoGe(weights.config), weights
@@ -105,7 +117,7 @@ def _here(name: str, folder: Path) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     path = Path(name).expanduser()
-    for found in (path, folder / path):
+    for found in (path, path / _FILE, folder / path, folder / path / _FILE):
         if found.is_file():
             return found
     if not _ON_HUB.fullmatch(name) or path.suffix in (".ckpt", ".pt", ".pth", ".safetensors"):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["camera_matrix", "infer_intrinsics", "recover_focal_shift", "view_plane"]
+__all__ = ["camera_matrix", "recover_focal_shift", "view_plane"]
 
 _SAMPLES: Final = (64, 64)
 
@@ -78,10 +78,3 @@ def camera_matrix(focal: float, height: int, width: int) -> Tensor:
     diagonal = float(np.hypot(width, height))
     wide, high = focal / 2 * diagonal / width, focal / 2 * diagonal / height
     return torch.tensor([[wide, 0, 0.5], [0, high, 0.5], [0, 0, 1]], dtype=torch.float32, device="cpu")
-
-
-def infer_intrinsics(points: Tensor) -> Tensor:
-    """Intrinsics [3, 3] of a given pointmap [H, W, 3] in PyTorch3D's camera frame (x to the left, y up)."""
-    turned = points * points.new_tensor([-1.0, -1.0, 1.0])
-    known = turned.isfinite().all(-1)
-    return camera_matrix(recover_focal_shift(turned, known)[0], *known.shape)

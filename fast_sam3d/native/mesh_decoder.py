@@ -175,7 +175,7 @@ class MeshDecoder(Trunk):
     """
 
     built_in_savings = ("attention", "subdivision")
-    half_torso = ("blocks", "upsample")
+    half_parts = ("blocks", "upsample")
     config: MeshDecoderConfig
 
     def __init__(self, config: MeshDecoderConfig) -> None:

@@ -106,6 +106,10 @@ class Residency:
         """The largest peak of a stage in bytes; None before the first."""
         return max((peak.bytes for peak in self.peaks.values()), default=None)
 
+    def peak_device_bytes(self, since: int | None) -> int | None:
+        """The peak of a CUDA device: the larger of `since`, which stages set back, and of those of the stages."""
+        return since if self.device.type != "cuda" or since is None else max(since, self.peak or 0)
+
     @contextmanager
     def using(self, *names: str, stage: str = "") -> Iterator[None]:
         """Have the weights of some parts on the device for the length of a block; names that are unknown are skipped.
@@ -175,6 +179,7 @@ class Residency:
         return {
             "plan": self.plan.name,
             "did_not_fit": list(self.smaller),
+            "measured": {"cuda": "allocated", "mps": "allocated"}.get(self.device.type, "resident"),
             "resident": sorted(self.plan.resident & self.parts.keys()),
             "stages": {name: {"peak_bytes": peak.bytes, "loads": peak.loads} for name, peak in self.peaks.items()},
             "expected_bytes": expected,

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.geometry.surface_cubes import SurfaceCubes, settled_cases, surface_cubes
+from fast_sam3d.geometry.surface_cubes import CHUNK, SurfaceCubes, settled_cases, surface_cubes
 from fast_sam3d.native.tables import EDGES, tables
 
 __all__ = ["CELLS_PER_VOXEL", "SurfaceExtractor", "SurfaceMesh"]
@@ -115,64 +115,78 @@ class SurfaceExtractor:
             [at + size * corner + torch.arange(size, device=feats.device) for at, size in parts], dim=1
         )
         found = surface_cubes(coords, feats, channels, self.res + 1, -1.0 / self.res, self.everywhere)
-        points = self._points(found.lattice, found.values[:, :3])
-        colours = torch.sigmoid(found.values[:, 3:]) if self.use_color else None
+        self._finish(found)
         weights = feats[:, WEIGHTS:COLOURLESS].index_select(0, found.rows.clamp(min=0)).float()
         weights.masked_fill_(found.rows[:, None] < 0, 0)
-        return SurfaceMesh(*_dual(found, points, colours, weights, self.res + 1), self.res)
+        vertices, of_edge, gamma = _vertices(found, weights, self.res + 1)
+        del weights
+        faces = _faces(found, of_edge, gamma)
+        colours = vertices[:, 3:].contiguous() if self.use_color else None
+        return SurfaceMesh(vertices[:, :3].contiguous(), faces, colours, self.res)
 
-    def _points(self, lattice: Tensor, displacement: Tensor) -> Tensor:
-        """[M, 3] positions of corners, displaced by less than half a cell."""
-        side = self.res + 1
+    def _finish(self, found: SurfaceCubes) -> None:
+        """Replace displacements, of less than half a cell, by positions, and logits of colours by colours."""
+        side, lattice, displacement = self.res + 1, found.lattice, found.values[:, 1:4]
         places = torch.stack([lattice // (side * side), lattice // side % side, lattice % side], dim=1)
-        return places / self.res - 0.5 + (1 - 1e-8) / (self.res * 2) * torch.tanh(displacement)
+        displacement.copy_(places / self.res - 0.5 + (1 - 1e-8) / (self.res * 2) * torch.tanh(displacement))
+        found.values[:, 4:].sigmoid_()
 
 
-def _dual(
-    found: SurfaceCubes, points: Tensor, colours: Tensor | None, weights: Tensor, side: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Vertices [V, 3], faces [F, 3] and colours [V, C].
+def _vertices(found: SurfaceCubes, weights: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Dual vertices: weighted means of the points where the surface crosses the edges of their group.
 
     Args:
-        points: [M, 3] and colours: [M, C] of the corners. weights: [n, 21] of the cubes, as the decoder gives them.
-    """
-    device = points.device
-    known = [table.to(device) for table in tables()]
-    group_of_edge, group_count, group_edges, ambiguous = known
-    ends, corners = torch.tensor(EDGES, device=device), found.corners.view(-1)
-    beta, alpha = ((torch.tanh(weights[:, part]) * SPREAD + 1).flatten() for part in (BETA, ALPHA))
-    gamma = torch.sigmoid(weights[:, GAMMA]) * SPREAD + (1 - SPREAD) / 2
-    cases = settled_cases(found.distance[found.corners] < 0, ambiguous, found.cubes, side)
+        weights: [n, 21] of the cubes, as the decoder gives them.
 
+    Returns:
+        [V, 3 + colours] positions and colours; [n, 12] int32, the vertex of each cube's edges, -1 for those not
+        crossed; [V] weight in the choice of diagonals.
+    """
+    group_of_edge, group_count, group_edges, ambiguous = (table.to(weights.device) for table in tables())
+    cases = settled_cases(found.occupied(), ambiguous, found.cubes, side)
     # Vertices are numbered by the number of groups of their cube, then cube, then group.
     count = group_count[cases]
     order = torch.sort(count, stable=True).indices
     ordered = count[order]
     first = torch.empty_like(count)
     first[order] = ordered.cumsum(0) - ordered
-    place, group = (torch.arange(int(group_edges.shape[1]), device=device) < ordered[:, None]).nonzero().unbind(1)
+    there = torch.arange(group_edges.shape[1], device=weights.device) < ordered[:, None]
+    place, group = there.nonzero().unbind(1)
     cube = order[place]
+    own = group_of_edge.index_select(0, cases)
+    of_edge = torch.where(own < 0, -1, first[:, None].int() + own)
+    gamma = torch.sigmoid(weights[:, GAMMA]) * SPREAD + (1 - SPREAD) / 2
+    beta, alpha = ((torch.tanh(weights[:, part]) * SPREAD + 1).flatten() for part in (BETA, ALPHA))
+    edges = group_edges.view(-1, group_edges.shape[2])
+    rows = cases[cube] * group_edges.shape[1] + group
+    del there, place, group, order, ordered, first, own, count, cases
+    vertices = [
+        _crossings(found, edges.index_select(0, some), owner, alpha, beta)
+        for some, owner in zip(rows.split(CHUNK), cube.split(CHUNK), strict=True)
+    ]
+    return torch.cat(vertices), of_edge, gamma[cube]
 
-    edges = group_edges[cases[cube], group]  # [V, 7]
-    values = torch.cat([found.distance[:, None], points, *(() if colours is None else (colours,))], dim=1)
-    total, total_beta = values.new_zeros(len(cube), values.shape[1]), values.new_zeros(len(cube), 1)
+
+def _crossings(found: SurfaceCubes, edges: Tensor, cube: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """[V, 3 + colours]: mean of the crossings of a group's edges by beta, each between its ends by alpha and distance.
+
+    Args:
+        edges: [V, 7] of the groups, then -1. cube: [V]. alpha: [n * 8]. beta: [n * 12].
+    """
+    ends, corners = torch.tensor(EDGES, device=cube.device), found.corners.flatten()
+    total = beta.new_zeros(len(cube), found.values.shape[1])
+    total_beta = beta.new_zeros(len(cube), 1)
     for column in edges.unbind(1):
         at = (column >= 0).nonzero().flatten()
-        owner = cube.index_select(0, at)
-        edge = column.index_select(0, at)
+        owner, edge = cube.index_select(0, at), column.index_select(0, at)
         a, b = (ends[:, i].index_select(0, edge) + 8 * owner for i in (0, 1))
-        value_a, value_b = (values.index_select(0, corners.index_select(0, i)) for i in (a, b))
+        value_a, value_b = (found.values.index_select(0, corners.index_select(0, i)) for i in (a, b))
         weight_a, weight_b = (v[:, :1] * alpha.index_select(0, i)[:, None] for v, i in ((value_a, a), (value_b, b)))
         share = beta.index_select(0, 12 * owner + edge)[:, None]
         crossing = value_a.mul_(weight_b).sub_(value_b.mul_(weight_a)).div_(weight_b - weight_a)
         total.index_add_(0, at, crossing.mul_(share))
         total_beta.index_add_(0, at, share)
-    total /= total_beta
-    vertices, attributes = total[:, 1:4].contiguous(), None if colours is None else total[:, 4:].contiguous()
-
-    own = group_of_edge.index_select(0, cases)
-    of_edge = torch.where(own < 0, -1, first[:, None].int() + own)
-    return vertices, _faces(found, of_edge, gamma[cube]), attributes
+    return total[:, 1:] / total_beta
 
 
 def _faces(found: SurfaceCubes, of_edge: Tensor, gamma: Tensor) -> Tensor:
@@ -183,17 +197,15 @@ def _faces(found: SurfaceCubes, of_edge: Tensor, gamma: Tensor) -> Tensor:
     """
     around = torch.full((len(found.lattice) * 3, 4), -1, dtype=torch.int32, device=of_edge.device)
     for edge, (first, _) in enumerate(EDGES):
-        start = found.corners[:, first] * 3 + DIRECTION[edge]
+        start = found.corners[:, first].long() * 3 + DIRECTION[edge]
         around.view(-1).index_copy_(0, start * 4 + POSITION[edge], of_edge[:, edge])
     edges = (around >= 0).all(1).nonzero().flatten()
-    outside = found.distance.index_select(0, edges // 3) > 0
-    a, b, c, d = around.index_select(0, edges).long().unbind(1)
+    outside = (found.values[:, 0] > 0).index_select(0, edges // 3)
+    a, b, c, d = around.index_select(0, edges).unbind(1)
+    del around, edges
     # Seen from outside counter-clockwise; first all edges that begin outside.
     quads = torch.where(outside[:, None], torch.stack([a, b, d, c], dim=1), torch.stack([c, d, b, a], dim=1))
-    quads = quads.index_select(0, torch.sort((~outside).int(), stable=True).indices)
-    a, b, c, d = quads.unbind(1)
-    heavier = gamma[a] * gamma[c] > gamma[b] * gamma[d]
-    split = torch.where(
-        heavier[:, None], torch.stack([a, b, c, a, c, d], dim=1), torch.stack([a, b, d, d, b, c], dim=1)
-    )
-    return split.view(-1, 3)
+    a, b, c, d = quads.index_select(0, torch.sort((~outside).int(), stable=True).indices).unbind(1)
+    weight_ac, weight_bd = (gamma.index_select(0, i) * gamma.index_select(0, j) for i, j in ((a, c), (b, d)))
+    split = torch.stack([a, b, c, a, c, d], dim=1), torch.stack([a, b, d, d, b, c], dim=1)
+    return torch.where((weight_ac > weight_bd)[:, None], *split).long().view(-1, 3)

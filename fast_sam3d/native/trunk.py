@@ -6,13 +6,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fast_sam3d.model.half import half_weights
 from fast_sam3d.model.slat_config import SLatTrunkConfig
 from fast_sam3d.model.slat_decoder import SLatTrunk
-from fast_sam3d.model.sparse import SparseConv3d, SparseTensor
+from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.model.sparse_transformer import require_voxels, voxel_positions
 
 __all__ = ["Trunk", "TrunkConfig"]
@@ -45,8 +47,8 @@ class Trunk(SLatTrunk):
     """
 
     affine_norms = False
-    half_torso: tuple[str, ...] = ("blocks",)
-    """Children whose linear layers and convolutions, biases included, are published for half precision."""
+    half_parts: ClassVar[tuple[str, ...]] = ("blocks",)
+    """The torso, see `fast_sam3d.model.half`."""
 
     def __init__(self, config: SLatTrunkConfig) -> None:
         super().__init__(config)
@@ -57,13 +59,6 @@ class Trunk(SLatTrunk):
     def torso_dtype(self) -> torch.dtype:
         """Type of the torso's weights, and of what passes between its layers."""
         return self.get_parameter("blocks.0.attn.to_qkv.weight").dtype
-
-    def half_parameters(self) -> Iterator[str]:
-        """Names of the parameters that may be in half precision."""
-        for part in self.half_torso:
-            for name, module in getattr(self, part).named_modules(prefix=part):
-                if isinstance(module, (nn.Linear, SparseConv3d)):
-                    yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters())
 
     def encode_tokens(self, slat: SparseTensor) -> SparseTensor:
         """[N, latent_channels] -> [N, model_channels] in the torso's type."""
@@ -99,7 +94,7 @@ class Trunk(SLatTrunk):
     @contextmanager
     def _in_float32(self) -> Iterator[None]:
         """The torso's weights are float32 in this block. From half to float32 and back they do not change."""
-        halves = [self.get_parameter(name) for name in self.half_parameters()]
+        halves = [self.get_parameter(name) for name in half_weights(self)]
         stored = [parameter.data for parameter in halves]
         try:
             for parameter in halves:

@@ -82,7 +82,7 @@ class WeightsPart:
     ) -> None:  # fmt: skip
         self.name, self.module = name, module.eval().requires_grad_(False)
         self.sources, self.in_half = sources, in_half
-        self._together = together
+        self.together = together
         together.append(self)
 
     def check(self) -> None:
@@ -97,11 +97,7 @@ class WeightsPart:
 
     def size(self, half: torch.dtype | None) -> int:
         """Bytes that the loaded weights take; what several parts contain is counted in the first."""
-        return sum(
-            slot.value.numel() * self.dtype(slot.name, half).itemsize
-            for slot in self._slots()
-            if self._parts_with(slot.owner)[0] is self
-        )
+        return sum(shape.numel() * dtype.itemsize for _, shape, dtype in self.layout(half))
 
     def load(self, device: torch.device, half: torch.dtype | None) -> None:
         """See `Part.load`.
@@ -110,8 +106,7 @@ class WeightsPart:
             CheckpointError: a tensor is missing, surplus or misshapen, or has values that are not finite.
         """
         device = torch.empty(0, device=device).device  # "cuda" with its number
-        finite: dict[str, Tensor] = {}
-        source = self.sources.get(half, self.sources[None])
+        source, finite = self._source(half), {}
         with source.opened() as tensors:
             self._check(source, tensors)
             try:
@@ -119,13 +114,33 @@ class WeightsPart:
                     dtype = self.dtype(slot.name, half)
                     if (slot.value.device, slot.value.dtype) != (device, dtype):
                         value = _copied(tensors[slot.name], device, dtype)
-                        # The extremes are NaN if any value is, and take a tenth of the time of `isfinite`.
-                        finite[slot.name] = torch.stack(value.aminmax()).isfinite().all()
+                        finite[slot.name] = _is_finite(value)
                         slot.put(value)
                 self._refuse_infinite(source, finite, half)
             except BaseException:
                 self.release()
                 raise
+
+    def layout(self, half: torch.dtype | None) -> Iterator[tuple[str, torch.Size, torch.dtype]]:
+        """Name, shape and type of every tensor; what several parts contain is in the first."""
+        for slot in self._slots():
+            if self._parts_with(slot.owner)[0] is self:
+                yield slot.name, slot.value.shape, self.dtype(slot.name, half)
+
+    def read(self, half: torch.dtype | None, only: torch.dtype) -> Iterator[Tensor]:
+        """The tensors of `layout` that have a type, one after the other, on the CPU; the network is left as it is.
+
+        Raises:
+            CheckpointError: as `load`.
+        """
+        source = self._source(half)
+        with source.opened() as tensors:
+            self._check(source, tensors)
+            for name, _, dtype in self.layout(half):
+                if dtype is only:
+                    value = _copied(tensors[name], torch.device("cpu"), dtype)
+                    self._refuse_infinite(source, {name: _is_finite(value)}, half)
+                    yield value
 
     def release(self) -> None:
         """See `Part.release`."""
@@ -144,6 +159,9 @@ class WeightsPart:
         """The type in which a tensor is loaded; half: see `load`."""
         return half if half is not None and name in self.in_half else torch.float32
 
+    def _source(self, half: torch.dtype | None) -> Source:
+        return self.sources.get(half, self.sources[None])
+
     def _slots(self) -> Iterator[_Slot]:
         """Every tensor of the network once."""
         for prefix, owner in self.module.named_modules():
@@ -154,7 +172,7 @@ class WeightsPart:
 
     def _parts_with(self, owner: nn.Module) -> list[WeightsPart]:
         """The parts that contain a network, in their order."""
-        return [part for part in self._together if owner in part._owners]
+        return [part for part in self.together if owner in part._owners]
 
     @cached_property
     def _owners(self) -> frozenset[nn.Module]:
@@ -189,17 +207,15 @@ class WeightsPart:
 def half_names(module: nn.Module, default: bool) -> frozenset[str]:
     """Names of the parameters that half precision stores: of linear layers and convolutions.
 
-    A network says which by `half_parts` (see `model.half`) or `half_parameters`; where none does, `default` takes all
-    or nothing. Those of a network that runs under autocast lose nothing, since autocast casts them.
+    A network says which by `half_parts` (see `model.half`); where none does, `default` takes all or nothing. Those of a
+    network that runs under autocast lose nothing, since autocast casts them.
     """
     named: set[str] = set()
     said = False
     for prefix, part in module.named_modules():
-        own = getattr(part, "half_parameters", None)
-        if own is not None or hasattr(part, "half_parts"):
+        if hasattr(part, "half_parts"):
             said = True
-            names = half_weights(part) if own is None else own()
-            named.update(f"{prefix}.{name}" if prefix else name for name in names)
+            named.update(f"{prefix}.{name}" if prefix else name for name in half_weights(part))
     if not said and default:
         for prefix, part in module.named_modules(remove_duplicate=False):
             if isinstance(part, MULTIPLIED):
@@ -229,3 +245,8 @@ def _copied(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     if value.dtype is torch.float64:  # which MPS lacks
         value = value.float()
     return value.to(device).to(dtype).contiguous()
+
+
+def _is_finite(value: Tensor) -> Tensor:
+    """Whether all values are, [] bool. The extremes are NaN if any value is, and take a tenth of the time."""
+    return torch.stack(value.aminmax()).isfinite().all()

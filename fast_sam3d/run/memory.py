@@ -1,4 +1,4 @@
-"""Out-of-memory fallbacks: free caches, run again, then decode fewer formats."""
+"""Out-of-memory fallbacks: free caches, run again, then with smaller memory plans, then decode fewer formats."""
 
 from __future__ import annotations
 
@@ -73,8 +73,9 @@ def run_fitting(
     smaller: Sequence[Sequence[str]] = (),
     free: Callable[[], None] = free_memory,
     failures: list[str] | None = None,
+    shrink: Callable[[], str | None] = lambda: None,
 ) -> tuple[T, tuple[str, ...], list[str]]:
-    """Run an object; out of memory, free caches and run again, then with fewer formats.
+    """Run an object; out of memory, free caches and run again, then with smaller memory plans, then fewer formats.
 
     Args:
         run: takes the formats to decode.
@@ -82,6 +83,7 @@ def run_fitting(
         smaller: formats to decode instead, in order.
         free: called before every further attempt.
         failures: filled as attempts fail, for a `run` that reads it.
+        shrink: takes the next smaller memory plan and returns its name; None: there is none.
 
     Returns:
         The value of `run`; the formats it was called with; a line for every attempt that did not fit.
@@ -90,8 +92,9 @@ def run_fitting(
         DoesNotFit: no attempt fitted.
     """
     failures = [] if failures is None else failures
-    for number, step in enumerate([tuple(formats), tuple(formats), *map(tuple, smaller)]):
-        said = None
+    left = [tuple(step) for step in smaller]
+    step, how, again = tuple(formats), "", False
+    while True:
         try:
             return run(step), step, failures
         except Exception as error:
@@ -99,8 +102,16 @@ def run_fitting(
                 raise
             said = first_line(error)
         # Outside of the except block, because the error's frames hold the memory of the run.
-        what = ", ".join(step) + (" again, alone" if number == 1 else "")
+        what = ", ".join(step) + how
         failures.append(f"{what}: {said}")
         log.warning("out of memory (%s): freeing caches and trying again", what)
         free()
-    raise DoesNotFit(f"out of memory, also with fewer formats ({'; '.join(failures)})")
+        if not again:
+            how, again = " again, alone", True
+        elif (plan := shrink()) is not None:
+            how = f" under memory plan {plan}"
+            log.warning("memory plan %s from now on", plan)
+        elif left:
+            step, how = left.pop(0), "" if how == " again, alone" else how
+        else:
+            raise DoesNotFit(f"out of memory, also with fewer formats ({'; '.join(failures)})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,10 @@ from fast_sam3d.serial import one_at_a_time
 if TYPE_CHECKING:
     from fast_sam3d.telemetry import Progress, Report
 
-__all__ = ["ObjectRun", "RunSettings", "checked_picture", "run_object", "run_object_fitting", "with_alpha"]
+__all__ = [
+    "Known", "ObjectRun", "RunSettings", "checked_picture", "known_of", "run_object", "run_object_fitting",
+    "with_alpha",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -97,6 +101,7 @@ def run_object(
     *,
     settings: RunSettings = RunSettings(),
     progress: Progress | None = None,
+    known: Known | None = None,
 ) -> ObjectRun:
     """Run a pipeline on one object and observe the run.
 
@@ -111,6 +116,7 @@ def run_object(
         settings: seed, steps, formats, pose refinement. A pipeline that refines no pose itself, as the stock one in
             its published configuration, has it refined here; see `fast_sam3d.run.pose.with_refined_pose`.
         progress: receives every step and stage.
+        known: of an earlier run of this object, which stopped; see `known_of`.
 
     Raises:
         NotAPipelineError: `pipeline` is not one.
@@ -119,13 +125,24 @@ def run_object(
     import torch
 
     from fast_sam3d.adapters import unwrap
+    from fast_sam3d.adapters.memory import remembering, residency_of
     from fast_sam3d.adapters.refinement import own_refinement
     from fast_sam3d.report import observe
     from fast_sam3d.run.pose import with_refined_pose
 
     pipeline = unwrap(pipeline)
-    with observe(pipeline, progress) as report, own_refinement(pipeline) as given:
+    with ExitStack() as stack:
+        report = stack.enter_context(observe(pipeline, progress, None if known is None else known.report))
+        given = stack.enter_context(own_refinement(pipeline))
+        residency = residency_of(pipeline)
+        if known is not None:
+            known.report = report
+            stack.enter_context(remembering(pipeline, known.replay))
+        elif residency is not None:
+            residency.clear()
         begin = time.perf_counter()
+        if known is not None:
+            stack.callback(known.ended, begin)
         result: dict[str, Any] = pipeline.run(
             with_alpha(image, mask),
             None,
@@ -143,7 +160,50 @@ def run_object(
         if settings.refine_pose:
             result = with_refined_pose(result, mask, report, given)
         seconds = time.perf_counter() - begin
+        if known is not None:
+            seconds += known.seconds
+    if residency is not None:
+        report.memory = residency.facts(len(result["coords"]))
+        report.peak_device_bytes = residency.peak_device_bytes(report.peak_device_bytes)
     return ObjectRun(result, report, settings, seconds, str(getattr(pipeline, "device", "")))
+
+
+@dataclass(slots=True, eq=False)
+class Known:
+    """What runs of one object that stopped leave for the next one.
+
+    Args:
+        replay: results of its stages, see `fast_sam3d.native.replay`.
+        report: of the runs so far; None before the first.
+        seconds: of the runs so far.
+    """
+
+    replay: Any
+    report: Report | None = None
+    seconds: float = 0.0
+
+    def ended(self, begin: float) -> None:
+        """A run that began at this time of the performance counter has ended."""
+        self.seconds += time.perf_counter() - begin
+
+    def forget_aggregations(self) -> None:
+        """Of voxels, which the next run repeats."""
+        if self.report is not None:
+            self.report.aggregations.clear()
+
+
+def known_of(pipeline: Any) -> Known | None:
+    """For a new object; None where the pipeline cannot repeat a run from the stage at which it stopped."""
+    from fast_sam3d.adapters import unwrap
+    from fast_sam3d.adapters.memory import residency_of
+
+    residency = residency_of(unwrap(pipeline))
+    if residency is None:
+        return None
+    from fast_sam3d.native.replay import Replay
+
+    residency.clear()
+    return Known(Replay(residency.device))
 
 
 def run_object_fitting(
@@ -157,15 +217,19 @@ def run_object_fitting(
     smaller: Sequence[Sequence[str]] = SMALLER,
     free: Callable[[], None] = free_memory,
     failures: list[str] | None = None,
+    known: Known | None = None,
     use: Callable[[ObjectRun], T],
 ) -> tuple[T, tuple[str, ...]]:
-    """`run_object`; out of memory, free caches and run again, then with fewer formats.
+    """`run_object`; out of memory, free caches and run again, then under smaller memory plans, then with fewer formats.
+
+    A pipeline with memory plans repeats only the stage that failed.
 
     Args:
         smaller: formats to decode instead, in order; those that need no less memory, and those that the pipeline has
             no decoder for, are left out.
         free: called before every further attempt.
         failures: filled with a line for every attempt that did not fit.
+        known: of an earlier run of this object, which stopped; None: there was none.
         use: receives the run; out of memory in it counts too.
 
     Returns:
@@ -175,16 +239,29 @@ def run_object_fitting(
         DoesNotFit: no attempt fitted.
     """
     from fast_sam3d.adapters import adapt
+    from fast_sam3d.adapters.memory import residency_of
 
     adapter = adapt(pipeline)
     own = getattr(adapter.pipeline, "decode_formats", None)
     asked = tuple(settings.formats or own or ("mesh", "gaussian"))
+    residency = residency_of(adapter.pipeline)
+    known = known or known_of(pipeline)
 
     def attempt(formats: tuple[str, ...]) -> T:
         chosen = replace(settings, formats=formats)
-        return use(run_object(pipeline, image, mask, pointmap, settings=chosen, progress=progress))
+        return use(run_object(pipeline, image, mask, pointmap, settings=chosen, progress=progress, known=known))
 
-    value, formats, _ = run_fitting(attempt, asked, smaller_than(asked, smaller, adapter.formats), free, failures)
+    def free_all() -> None:
+        free()
+        if residency is not None:
+            residency.release()
+
+    def shrink() -> str | None:
+        plan = None if residency is None else residency.shrink()
+        return None if plan is None else plan.name
+
+    fewer = smaller_than(asked, smaller, adapter.formats)
+    value, formats, _ = run_fitting(attempt, asked, fewer, free_all, failures, shrink)
     return value, formats
 
 

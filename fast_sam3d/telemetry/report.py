@@ -36,9 +36,11 @@ class Report:
         """Drop all records; a long batch does so after each object to keep the report small."""
         self.solves: list[SolveRecord] = []
         self.aggregations: list[AggregationRecord] = []
+        self.redecoded: list[str] = []
         self.seconds: dict[str, float] = {}
         self.peak_host_bytes: int | None = None
         self.peak_device_bytes: int | None = None
+        self.memory: Mapping[str, Any] | None = None
         self._running: list[str] = []
         self._since = 0.0
 
@@ -125,6 +127,7 @@ class Report:
             "seconds": {name: self.seconds[name] for name in self._stage_names()},
             "network_calls": by_stage,
             "peak_memory_bytes": {"host": self.peak_host_bytes, "device": self.peak_device_bytes},
+            **({} if self.memory is None else {"memory": self.memory}),
             "aggregations": [asdict(record) for record in self.aggregations],
             "remarks": self.remarks(),
             "solves": [solve.to_dict() for solve in self.solves],
@@ -165,8 +168,8 @@ class Report:
         return [*([f"peak memory of the process: {known}"] if known else []), *self.remarks()]
 
     def remarks(self) -> list[str]:
-        """What the table does not show: merged voxels, batches, and predictions that were not finite."""
-        lines = []
+        """What the table does not show: memory, merged voxels, batches, and predictions that were not finite."""
+        lines = [] if self.memory is None else [_memory_line(self.memory)]
         for record in self.aggregations:
             ratios = (("picture", record.picture), ("shape", record.shape))
             said = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios if ratio is not None)
@@ -182,6 +185,8 @@ class Report:
         fallbacks = sum(solve.fallbacks for solve in self.solves)
         if fallbacks:
             lines.append(f"{fallbacks} predictions were not finite, and the last velocity was held instead")
+        for stage in dict.fromkeys(self.redecoded):
+            lines.append(f"{stage}: the result was not finite in half precision, and was decoded again in float32")
         broken = dict.fromkeys(solve.stage for solve in self.solves if solve.finite is False)
         return lines + [f"{stage}: {NOT_FINITE}" for stage in broken]
 
@@ -243,6 +248,17 @@ def peak_device_bytes() -> int | None:
     if not torch.cuda.is_initialized():
         return None
     return int(torch.cuda.max_memory_allocated())
+
+
+def _memory_line(memory: Mapping[str, Any]) -> str:
+    """Plan and largest peak of what `fast_sam3d.native.residency.Residency.facts` returns."""
+    plan, failed, stages = memory["plan"], memory["did_not_fit"], memory["stages"]
+    said = f"memory plan {plan}" + (f" ({', '.join(failed)} did not fit)" if failed else "")
+    peaks = {name: stage["peak_bytes"] for name, stage in stages.items() if stage["peak_bytes"]}
+    if not peaks:
+        return said
+    largest = max(peaks, key=lambda name: peaks[name])
+    return f"{said}: {memory['measured']} peak {peaks[largest] / 2**20:,.0f} MiB, in {largest}"
 
 
 def _whole(number: float) -> float:

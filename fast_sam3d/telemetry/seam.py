@@ -32,4 +32,6 @@ class StageSeam(Seam):
         records = [record for layer in layers if layer.scene is not None for record in layer.scene.take()]
         for layer in layers:  # observers also receive these
             layer.report.aggregations += records
+            if getattr(self.owner(), "redecoded", False):  # `fast_sam3d.native.trunk`
+                layer.report.redecoded.append(self.stage)
         return result

@@ -18,7 +18,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     folder = tmp_path / "weights"
     folder.mkdir()
     (folder / "pipeline.yaml").write_text("{}")
-    monkeypatch.setattr(loading, "find_checkpoint", lambda tag: loading.Checkpoint("mini", folder, "mini", "so"))
+    monkeypatch.setattr(loading, "find_checkpoint", lambda *asked: loading.Checkpoint("mini", folder, "mini", "so"))
     monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: made)
     # The box's twelve triangles are cut into a million for it, and all boxes are equal.
     monkeypatch.setitem(comparison.PARTS, "volume", lambda found, truth, protocol: {"volume_iou": 1.0})

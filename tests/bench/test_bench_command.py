@@ -150,7 +150,7 @@ def test_other_weights_require_image_path(elsewhere, capsys, monkeypatch, tmp_pa
     from fast_sam3d.checkpoints import load as loading
 
     stock = loading.Checkpoint("hf", tmp_path, "sam3d", "so")
-    monkeypatch.setattr(loading, "find_checkpoint", lambda tag: stock)
+    monkeypatch.setattr(loading, "find_checkpoint", lambda *asked: stock)
     assert cli.main(["bench", "--tag", "hf", "--accelerate", "ss=fast_sam3d"]) == 2
     assert "add --image_path DIR" in capsys.readouterr().err
 
@@ -165,7 +165,7 @@ from fast_sam3d.metrics import comparison
 from tests.stand_in import StandIn
 
 folder, last, *arguments = sys.argv[1:]
-loading.find_checkpoint = lambda tag: loading.Checkpoint("mini", Path(folder), "mini", "so")
+loading.find_checkpoint = lambda *asked: loading.Checkpoint("mini", Path(folder), "mini", "so")
 loading.load_checkpoint = lambda *asked: StandIn()
 comparison.PARTS["volume"] = lambda found, truth, protocol: {"volume_iou": 1.0}
 whole, done = job.measure, []

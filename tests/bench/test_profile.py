@@ -28,7 +28,7 @@ CACHED = {"ss": {"when": {"name": "stride", "stride": 5}}}
 def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     """The pipeline that replaces every loaded checkpoint."""
     made = StandIn()
-    monkeypatch.setattr(loading, "find_checkpoint", lambda tag: loading.Checkpoint("mini", tmp_path, "mini", "so"))
+    monkeypatch.setattr(loading, "find_checkpoint", lambda *asked: loading.Checkpoint("mini", tmp_path, "mini", "so"))
     monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: made)
     return made
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from fast_sam3d.checkpoints import load as loading
+from fast_sam3d.checkpoints import runtime
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint, load_checkpoint, load_pipeline
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import CheckpointError
@@ -94,7 +95,7 @@ def checkpoints(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def stock_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An importable package sam3d_objects that stands in for the real one, and a GPU that torch claims to see."""
+    """An importable package sam3d_objects that stands in for the real ones, and a GPU that torch claims to see."""
     package = tmp_path / "site" / "sam3d_objects"
     (package / "pipeline").mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -102,6 +103,7 @@ def stock_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     (package / "pipeline" / "depth_models.py").write_text(textwrap.dedent(DEPTH_STAND_IN))
     monkeypatch.syspath_prepend(package.parent)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(runtime, "stock_problem", lambda device: None)
     monkeypatch.delenv("LIDRA_SKIP_INIT", raising=False)
     monkeypatch.delenv("CONDA_PREFIX", raising=False)
     yield
@@ -410,13 +412,13 @@ def test_missing_package(checkpoints, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setitem(sys.modules, "sam3d_objects", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "sam3d_objects is not importable" in message(load_pipeline, "hf", device="cpu")
+    assert "sam3d_objects is not importable" in message(load_pipeline, "hf", device="cpu", runtime="stock")
 
 
 def test_missing_gpu(checkpoints, stock_package, monkeypatch):
     write_stock(checkpoints / "hf")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "needs an NVIDIA GPU" in message(load_pipeline, "hf", device="cpu")
+    assert "needs an NVIDIA GPU" in message(load_pipeline, "hf", device="cpu", runtime="stock")
 
 
 @pytest.mark.parametrize("name", ["slat_generator.ckpt", "slat_generator.yaml", "ss_decoder.safetensors"])

@@ -22,7 +22,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     made = StandIn()
     (tmp_path / "weights").mkdir()
     found = Checkpoint("mini", tmp_path / "weights", "mini", "the test says so")
-    monkeypatch.setattr(object_input, "find_checkpoint", lambda tag: found)
+    monkeypatch.setattr(object_input, "find_checkpoint", lambda *asked: found)
     monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: made)
     return made
 

@@ -35,7 +35,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     made = StandIn()
     (tmp_path / "weights").mkdir()
     found = Checkpoint("mini", tmp_path / "weights", "mini", "the test says so")
-    monkeypatch.setattr(object_input, "find_checkpoint", lambda tag: found)
+    monkeypatch.setattr(object_input, "find_checkpoint", lambda *asked: found)
 
     def load(checkpoint: Checkpoint, *asked_for: str | None) -> StandIn:
         made.loaded = True

@@ -56,9 +56,10 @@ def test_equal_to_the_whole_grid(seed: int, share: float, everywhere: bool, monk
     assert found.cubes.tolist() == want
 
     steps = (CORNERS * torch.tensor([side * side, side, 1])).sum(1)
-    assert torch.equal(found.lattice[found.corners], found.cubes[:, None] + steps)
+    assert torch.equal(found.lattice[found.corners.long()], found.cubes[:, None] + steps)
+    assert torch.equal(found.occupied(), negative.flatten()[found.cubes[:, None] + steps])
     assert len(found.lattice) == (side**3 if everywhere else len(found.corners.unique()))
-    assert torch.equal(torch.cat([found.distance[:, None], found.values], 1), means.view(side**3, 3)[found.lattice])
+    assert torch.equal(found.values, means.view(side**3, 3)[found.lattice])
     cells = (coords * torch.tensor([side * side, side, 1])).sum(1).tolist()
     assert found.rows.tolist() == [cells.index(cube) if cube in cells else -1 for cube in want]
 
@@ -69,14 +70,14 @@ def test_values_beyond_numbers_stay_at_their_corners() -> None:
     found = surface_cubes(coords, feats, CHANNELS, 6)
     means = dense_means(coords, feats[:, CHANNELS], 6).view(-1, 3)[found.lattice]
     assert 0 < int(found.values.isnan().sum()) < found.values.numel()
-    assert torch.equal(found.values.nan_to_num(9), means[:, 1:].nan_to_num(9))
+    assert torch.equal(found.values.nan_to_num(9), means.nan_to_num(9))
 
 
 def test_half_precision_is_summed_in_single_precision() -> None:
     coords, feats = objects(6, 0.5, 5)
     a, b = (surface_cubes(coords, kind, CHANNELS, 6) for kind in (feats.half(), feats.half().float()))
     assert a.values.dtype == torch.float32
-    assert torch.equal(a.values, b.values) and torch.equal(a.distance, b.distance)
+    assert torch.equal(a.values, b.values)
 
 
 def test_an_ambiguous_cube_depends_on_its_neighbour() -> None:

@@ -19,7 +19,9 @@ from fast_sam3d.decode.hooks import aggregate_in_decoder
 from fast_sam3d.exact.places import _extraction_places, _subdivision_places
 from fast_sam3d.exact.settings import Exact
 from fast_sam3d.geometry.sparse_grid import CHILDREN, OFFSETS, SparseGrid
+from fast_sam3d.model.half import half_weights, store_in_half
 from fast_sam3d.model.sparse import SparseConv3d, SparseTensor
+from fast_sam3d.native.allocations import tensor_bytes, traced
 from fast_sam3d.native.children import convolve_children, kernels_of
 from fast_sam3d.native.gaussian_decoder import GaussianDecoder, GaussianDecoderConfig, hammersley
 from fast_sam3d.native.mesh_decoder import CELL_CHANNELS, MeshDecoder, MeshDecoderConfig, UpsampleBlock
@@ -203,9 +205,8 @@ def test_what_is_not_finite_in_half_precision_is_decoded_again_in_float32(caplog
     decoder.blocks[1].mlp.mlp[2].bias.fill_(5e4)  # the sum is beyond float16
     want = decoder.decode_cells(slat).feats
     assert not decoder.redecoded and want.isfinite().all()
-    names = list(decoder.half_parameters())
-    for name in names:
-        decoder.get_parameter(name).data = decoder.get_parameter(name).data.half()
+    names = list(half_weights(decoder))
+    store_in_half(decoder, torch.float16)
     stored = {name: decoder.get_parameter(name).data_ptr() for name in names}
     with caplog.at_level(logging.WARNING, "fast_sam3d"):
         got = decoder.decode_cells(slat).feats
@@ -218,7 +219,7 @@ def test_what_is_not_finite_in_half_precision_is_decoded_again_in_float32(caplog
 
 def test_only_multiplied_weights_of_the_torso_may_be_half() -> None:
     decoder = random_decoder(MeshDecoder, MESH)
-    names = set(decoder.half_parameters())
+    names = set(half_weights(decoder))
     rest = set(decoder.state_dict()) - names
     assert {name for name in rest if name.startswith(("blocks", "upsample"))} == {
         f"upsample.{i}.{norm}.{kind}"
@@ -277,7 +278,7 @@ def test_gaussians_equal_their_formulas() -> None:
             own = slow_trunk(decoder, slat[number]) if tokens is None else small.feats[rows]
             raw = decoder.out_layer(slow_norm(own, 1e-5, (1,)))
             xyz, colour, scaling, rotation, opacity = raw.split([12, 12, 12, 16, 4], 1)
-            atanh = torch.atanh((hammersley(4).float() * 2 - 1) / 1.5)
+            atanh = torch.atanh((hammersley(4) * 2 - 1) / 1.5)
             offset = torch.tanh(xyz.view(-1, 4, 3) + atanh) * 0.5 * 1.5 / 16
             centre = (slat.coords[rows, None, 1:] + 0.5) / 16 - 0.5
             got = made[number]
@@ -291,7 +292,8 @@ def test_gaussians_equal_their_formulas() -> None:
 
 
 def test_the_hammersley_set_mirrors_digits() -> None:
-    assert hammersley(4).tolist() == [[0, 0, 0], [0.25, 0.5, 1 / 3], [0.5, 0.25, 2 / 3], [0.75, 0.75, 1 / 9]]
+    want = torch.tensor([[0, 0, 0], [0.25, 0.5, 1 / 3], [0.5, 0.25, 2 / 3], [0.75, 0.75, 1 / 9]])
+    assert torch.equal(hammersley(4), want)
 
 
 def test_the_ply_file_has_raw_rotations_and_is_read_with_unit_ones(tmp_path: Any) -> None:
@@ -324,6 +326,18 @@ def test_published_sizes(kind: Any, config: Any, tensors: int, millions: float) 
         state = kind(config).state_dict()
     assert len(state) == tensors
     assert round(sum(value.numel() for value in state.values()) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize(("voxels", "limit"), [(20_000, 1.0), (40_000, 1.9)])
+def test_memory_at_published_sizes(voxels: int, limit: float) -> None:
+    with torch.device("meta"):
+        decoder = store_in_half(MeshDecoder(MeshDecoderConfig()), torch.float16)
+    slat = SparseTensor(torch.empty(voxels, 8, device="meta"), shell(voxels, resolution=64))
+    weights = [*decoder.parameters(), slat.feats]
+    with traced(watch=weights) as found:
+        cells = decoder.decode_cells(slat)
+    assert len(cells) == 64 * voxels
+    assert (found.peak - sum(map(tensor_bytes, weights))) / 2**30 < limit
 
 
 def calm(decoder: MeshDecoder) -> MeshDecoder:

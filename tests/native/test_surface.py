@@ -17,6 +17,7 @@ from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.geometry import surface_cubes
 from fast_sam3d.geometry.surface_cubes import CORNERS
 from fast_sam3d.native import surface
+from fast_sam3d.native.allocations import traced
 from fast_sam3d.native.surface import SurfaceExtractor
 from fast_sam3d.native.tables import EDGES, groups, tables
 from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh
@@ -191,7 +192,8 @@ def test_the_saving_can_be_switched_off() -> None:
 def test_neither_chunks_nor_other_objects_in_the_batch_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     given = cells()
     want = SurfaceExtractor(RES)(given)
-    monkeypatch.setattr(surface_cubes, "CHUNK", 13)
+    for module in (surface_cubes, surface):
+        monkeypatch.setattr(module, "CHUNK", 13)
     given.coords[:, 0] = 3
     assert all(torch.equal(a, b) for a, b in zip(parts(SurfaceExtractor(RES)(given)), parts(want), strict=True))
 
@@ -227,6 +229,19 @@ def test_what_it_cannot_do_is_refused(change: dict[str, Any], says: str) -> None
     training = change.pop("training", False)
     with pytest.raises(FastSam3dError, match=says):
         SurfaceExtractor(RES)(cells(**{"share": 1.0, **change}), training=training)
+
+
+def test_needs_less_memory_than_the_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (surface_cubes, surface):
+        monkeypatch.setattr(module, "CHUNK", 2**12)  # in proportion to the published size
+    res = 64
+    given = of_field(sphere(res, 0.45))
+    near = given.feats[:, :8].abs().amin(1) < 4 / res  # a shell, of 64 cells per voxel as of the published decoder
+    given = SimpleNamespace(coords=given.coords[near], feats=given.feats[near])
+    with traced(watch=[given.coords, given.feats]) as found:
+        mesh = SurfaceExtractor(res)(given)
+    assert len(mesh.faces) > 10_000
+    assert found.peak - given.feats.nbytes < 0.75 * given.feats.nbytes
 
 
 def test_runs_on_another_device() -> None:

@@ -88,6 +88,20 @@ def test_a_second_attempt_then_fewer_formats():
     assert failures == ["mesh, gaussian: no room", "mesh, gaussian again, alone: no room"]
 
 
+def test_smaller_memory_plans_come_before_fewer_formats():
+    plans, freed = ["12GB", "8GB"], []
+    run, tries = runs_out(4)
+    made, formats, failures = run_fitting(
+        run, ALL, [("gaussian",)], lambda: freed.append(len(tries)), shrink=lambda: plans.pop(0) if plans else None
+    )
+    assert (made, formats) == ("made", ("gaussian",))
+    assert tries == [ALL] * 4 + [("gaussian",)] and freed == [1, 2, 3, 4]
+    assert [line.removesuffix(": no room") for line in failures] == [
+        "mesh, gaussian", "mesh, gaussian again, alone", "mesh, gaussian under memory plan 12GB",
+        "mesh, gaussian under memory plan 8GB",
+    ]  # fmt: skip
+
+
 def test_error_if_no_format_fits():
     run, tries = runs_out(9)
     with pytest.raises(DoesNotFit, match=r"mesh, gaussian again, alone.*gaussian: no room"):

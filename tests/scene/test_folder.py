@@ -60,7 +60,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[Posed]:
     weights.mkdir()
     (weights / "part.safetensors").write_bytes(b"1234")
     found = Checkpoint("mini", weights, "mini", "the test says so")
-    monkeypatch.setattr(command, "find_checkpoint", lambda tag: found)
+    monkeypatch.setattr(command, "find_checkpoint", lambda *asked: found)
     monkeypatch.setattr(loading, "load_checkpoint", lambda *arguments: Posed())
     Posed.runs = 0
     return Posed

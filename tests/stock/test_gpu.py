@@ -32,7 +32,8 @@ def test_stock_classes_are_measured_beside_this_projects(tmp_path: Path, monkeyp
     monkeypatch.setattr(measure, "cells", lambda scale, stock: todo)
     ways = [way for way in variants(SMALL) if way.name in ("off", "exact", "fast_sam3d")]
     monkeypatch.setattr(measure, "variants", lambda scale, compiled: ways)
-    monkeypatch.setattr(measure.Run, "probe", lambda self, precision: None)
+    for step in ("probe", "plans"):
+        monkeypatch.setattr(measure.Run, step, lambda self, precision: None)
     with importable(), on_cpu():
         found = measure.measure(Settings(SMALL, torch.device("cpu"), 60.0, 1, tests=False), tmp_path / "a.json")
     assert found["skipped"] == []

@@ -137,7 +137,7 @@ def test_infer_writes_a_mesh_alone_and_retries_out_of_memory(
     Image.fromarray(np.full((*mask.shape, 3), 90, np.uint8)).save(tmp_path / "cup" / "image.png")
     Image.fromarray(mask).save(tmp_path / "cup" / "0.png")
     weights = Checkpoint("sam3d", tmp_path, "sam3d", "the test says so")
-    monkeypatch.setattr(object_input, "find_checkpoint", lambda tag: weights)
+    monkeypatch.setattr(object_input, "find_checkpoint", lambda *asked: weights)
     monkeypatch.setattr(loading, "load_checkpoint", lambda *args: pipeline)
     given = ["infer", "--image_path", str(tmp_path / "cup"), "pipeline.ss_steps=2", "pipeline.slat_steps=2"]
 

@@ -23,7 +23,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     folder = tmp_path / "weights"
     folder.mkdir()
     (folder / "pipeline.yaml").write_text("{}")
-    monkeypatch.setattr(loading, "find_checkpoint", lambda tag: loading.Checkpoint("mini", folder, "mini", "so"))
+    monkeypatch.setattr(loading, "find_checkpoint", lambda *asked: loading.Checkpoint("mini", folder, "mini", "so"))
     monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: made)
     return made
 
@@ -117,7 +117,7 @@ def test_too_few_objects_are_refused(capsys, tmp_path, loaded, object_folder):
 
 def test_other_weights_require_image_path(capsys, tmp_path, loaded, monkeypatch):
     folder = loading.find_checkpoint("mini").folder
-    monkeypatch.setattr(loading, "find_checkpoint", lambda tag: loading.Checkpoint("hf", folder, "sam3d", "so"))
+    monkeypatch.setattr(loading, "find_checkpoint", lambda *asked: loading.Checkpoint("hf", folder, "sam3d", "so"))
     code, _, error = run(capsys, "tune", "--output_dir", tmp_path / "out")
     assert code == 2 and "add --image_path DIR" in error and "--tag mini" in error
 

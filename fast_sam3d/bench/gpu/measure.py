@@ -5,16 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import signal
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import torch
@@ -24,11 +21,13 @@ from fast_sam3d.adapters import adapt
 from fast_sam3d.api import accelerated
 from fast_sam3d.bench.exact_parts import measured, synchronise
 from fast_sam3d.bench.gpu import machine
+from fast_sam3d.bench.gpu.memory import follow
 from fast_sam3d.bench.gpu.networks import FULL, OBJECT, STRUCTURE, Bed, Scale, build, half_type
-from fast_sam3d.bench.gpu.plan import Cell, Clock, Pace, cells, variants, voxels
+from fast_sam3d.bench.gpu.plan import Cell, Clock, OutOfTime, Pace, cells, limited, variants, voxels
 from fast_sam3d.bench.gpu.stock import importable
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.errors import one_line
+from fast_sam3d.native.plans import PLANS
 from fast_sam3d.outputs.files import save_json
 from fast_sam3d.report import Report, observe
 from fast_sam3d.run.memory import free_memory
@@ -58,10 +57,6 @@ class Settings:
     rounds: int = 5
     seed: int = 0
     tests: bool = True
-
-
-class OutOfTime(Exception):
-    """A compilation, or the whole measurement, takes longer than it may."""
 
 
 def measure(settings: Settings, path: Path, command: Sequence[str] = ()) -> dict[str, Any]:
@@ -100,7 +95,7 @@ class Run:
             "format": 1, "command": list(command), "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": found,
             "note": machine.others(found), "minutes": settings.minutes, "rounds": settings.rounds,
             "seed": settings.seed, "small": settings.scale is not FULL, "steps": settings.scale.steps,
-            "parameters": {}, "cells": [], "skipped": [], "tests": None, "ended": "interrupted",
+            "parameters": {}, "cells": [], "plans": [], "skipped": [], "tests": None, "ended": "interrupted",
         }  # fmt: skip
 
     def save(self) -> None:
@@ -109,7 +104,7 @@ class Run:
         save_json(self.path, self.results)
 
     def everything(self) -> None:
-        """The plan, cell by cell, then the tests."""
+        """The plan, cell by cell, the memory plans after the first size, then the tests."""
         if self.results["note"]:
             logger.warning(self.results["note"])
         todo = cells(self.scale, stock=importable())
@@ -121,10 +116,28 @@ class Run:
                 if reason := self.obstacle(cell) or self.cell(cell, bar):
                     self.results["skipped"].append({"cell": label, "reason": reason})
                     logger.info("skipped: %s: %s", label, reason)
+            if cell == Cell(todo[0].precision, self.scale.radii[0]):
+                self.plans(cell.precision)
             self.save()
         if self.device.type == "cuda" and self.settings.tests and self.clock.left() > TESTS_SECONDS:
             logger.info("tests marked gpu, at most %.0f s", self.clock.left())
             self.results["tests"] = machine.run_tests(self.clock.left())
+
+    def plans(self, precision: str) -> None:
+        """Peak memory of each memory plan of the native runtime, while there is time: two steps of each sampler."""
+        half, took = half_type(precision, self.device, False), 0.0
+        for plan in PLANS.values():
+            start, label = time.perf_counter(), f"memory plan {plan.name}"
+            try:
+                if self.clock.left() < 2 * took + TESTS_SECONDS:
+                    raise OutOfTime(f"{self.clock.left():.0f} s are left")
+                with limited(self.clock.left(), label):
+                    found = follow(plan, self.scale, self.scale.radii[0], self.device, half, self.settings.seed)
+                self.results["plans"].append(found)
+            except Exception as error:  # of any kind: the other plans go on
+                self.results["skipped"].append({"cell": label, "reason": one_line(error)})
+            free_memory()
+            took = time.perf_counter() - start
 
     def probe(self, precision: str) -> None:
         """Time one step of every stage without acceleration, after another one as a warm-up."""
@@ -304,29 +317,3 @@ def recorded(lines: list[str]) -> Iterator[None]:
         for each in loggers:
             each.removeHandler(handler)
             each.propagate = True
-
-
-@contextmanager
-def limited(seconds: float, what: str) -> Iterator[None]:
-    """Raise OutOfTime when the block takes longer; without effect off the main thread and on Windows."""
-    here = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
-    if not here or not math.isfinite(seconds):
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _TooSlow
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
-    try:
-        yield
-    except _TooSlow as error:
-        raise OutOfTime(f"{what} takes longer than {seconds:.0f} s") from error
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-
-
-class _TooSlow(BaseException):
-    """As no `except Exception` of the compiler catches it."""

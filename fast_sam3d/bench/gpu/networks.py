@@ -27,6 +27,7 @@ from fast_sam3d.native.generators import latent_generator, structure_generator
 from fast_sam3d.native.mesh_decoder import MeshDecoder, MeshDecoderConfig
 from fast_sam3d.native.points import PointSettings
 from fast_sam3d.native.settings import NativeSettings
+from fast_sam3d.native.structure_decoder import StructureDecoderConfig
 from fast_sam3d.native.surface import SurfaceExtractor
 from fast_sam3d.native.vit import ViTConfig
 
@@ -92,8 +93,10 @@ SMALL: Final = Scale(
         SLatFlowConfig(16, model_channels=32, io_channels=16, **_FLOW),
         published_inputs(EncoderSettings(_SMALL_VIT, 28), PointSettings(16, 16)),
         published_inputs(EncoderSettings(_SMALL_VIT, 28, prenorm=True)),
-        slat_decoder_mesh=MeshDecoderConfig(**_TRUNK),
-        slat_decoder_gs=GaussianDecoderConfig(**_TRUNK, num_gaussians=4),
+        StructureDecoderConfig(channels=(16, 8, 8), num_res_blocks=1, num_res_blocks_middle=1),
+        MeshDecoderConfig(**_TRUNK),
+        GaussianDecoderConfig(**_TRUNK, num_gaussians=4),
+        GaussianDecoderConfig(**_TRUNK, num_gaussians=2),
     ),
     ((24, 32), (20, 32)), (1.9, 1.5), 4, (2, 2), "eager", 10.0, (0.1, (0.1, 0.1)),
 )  # fmt: skip
@@ -144,14 +147,14 @@ def build(
             if not stock and stage in OBJECT:
                 store_in_half(network, half)
         coords = None if radius is None else shell(radius, scale.resolution)
-        given = _given(scale, coords, device, stock)
+        given = stage_calls(scale, coords, device, stock)
     if radius is not None and stock:
         calm(adapter.mesh_decoder(), radius, scale.resolution)
     elif radius is not None:
         extractor = SurfaceExtractor(scale.resolution * CELLS_PER_AXIS)
         adapter.mesh_decoder().mesh_extractor = OnShell(extractor, radius, scale.resolution)
     stages = {
-        stage: partial(_run, given[stage], adapter, device, half, stage not in ("mesh", "gaussian"))
+        stage: partial(run_stage, given[stage], adapter, device, half, stage not in ("mesh", "gaussian"))
         for stage in networks
     }
     parameters = {stage: sum(map(Tensor.numel, [*n.parameters(), *n.buffers()])) for stage, n in networks.items()}
@@ -219,7 +222,9 @@ def randomise(network: nn.Module) -> None:
                 parameter.normal_(std=0.5 / math.sqrt(max(parameter.numel() // outputs, 1)))
 
 
-def _given(scale: Scale, coords: Tensor | None, device: torch.device, stock: bool) -> dict[str, Callable[[Any], Any]]:
+def stage_calls(
+    scale: Scale, coords: Tensor | None, device: torch.device, stock: bool
+) -> dict[str, Callable[[Any], Any]]:
     """Stage to a call of its networks on random inputs."""
     settings = scale.settings
     if coords is None:
@@ -244,6 +249,7 @@ def _given(scale: Scale, coords: Tensor | None, device: torch.device, stock: boo
         "slat": lambda adapter: adapter.generator("slat")(shape, device, context, places),
         "mesh": lambda adapter: adapter.decoder("mesh")(latent()),
         "gaussian": lambda adapter: adapter.decoder("gaussian")(latent()),
+        "gaussian_4": lambda adapter: adapter.decoder("gaussian_4")(latent()),
     }
 
 
@@ -255,7 +261,7 @@ def _condition(embedders: Mapping[str, nn.Module], settings: NativeSettings, dev
     return {name: embedder(**given) for name, embedder in embedders.items()}
 
 
-def _run(call: Callable[[Any], Any], adapter: Any, device: torch.device, half: torch.dtype, autocast: bool) -> Any:
+def run_stage(call: Callable[[Any], Any], adapter: Any, device: torch.device, half: torch.dtype, autocast: bool) -> Any:
     """One stage. The decoders run without autocast, as in the stock pipeline."""
     cast = autocast and half is not torch.float32
     with torch.no_grad(), torch.autocast(device.type, half) if cast else nullcontext():

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from types import FrameType
 from typing import Final
 
 from fast_sam3d.bench.gpu.networks import OBJECT, PRECISIONS, SAMPLERS, STRUCTURE, Scale
@@ -125,3 +131,33 @@ class Pace:
     def seconds(self, cell: Cell, scale: Scale, rounds: int) -> float:
         """Expected of a cell with its warm-up."""
         return self.fixed(cell, scale) + self.a_round(cell, scale) * (rounds + 1)
+
+
+class OutOfTime(Exception):
+    """A compilation, or the whole measurement, takes longer than it may."""
+
+
+@contextmanager
+def limited(seconds: float, what: str) -> Iterator[None]:
+    """Raise OutOfTime when the block takes longer; without effect off the main thread and on Windows."""
+    here = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    if not here or not math.isfinite(seconds):
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _TooSlow
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    try:
+        yield
+    except _TooSlow as error:
+        raise OutOfTime(f"{what} takes longer than {seconds:.0f} s") from error
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+class _TooSlow(BaseException):
+    """As no `except Exception` of the compiler catches it."""

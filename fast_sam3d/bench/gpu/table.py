@@ -84,6 +84,13 @@ def notes(results: Mapping[str, Any]) -> Iterator[str]:
             if row.get("error") or row.get("finite") is False:
                 yield f"{cell['label']}, {row['name']}: {row.get('error') or 'the result is not finite'}."
         yield from (f"{cell['label']}: {line}" for line in cell["log"] if not line.startswith("info"))
+    for plan in results.get("plans", []):
+        peaks = {stage: found["peak_bytes"] for stage, found in plan["stages"].items()}
+        most = max(peaks, key=lambda stage: peaks[stage])
+        yield (
+            f"Memory plan {plan['plan']}, {plan['voxels']:,} voxels: at most {peaks[most] / 1e9:.1f} GB ({most};"
+            f" {plan['expected_bytes'][most] / 1e9:.1f} expected), {plan['loading_seconds']:.1f} s to load weights."
+        )
     for skipped in results["skipped"]:
         yield f"Not measured: {skipped['cell']}: {skipped['reason']}."
     tests = results.get("tests")

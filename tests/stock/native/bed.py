@@ -168,3 +168,16 @@ def _backbone(repo_or_dir: str, model: str, source: str, verbose: bool, **sizes:
 
     with mock.patch.object(vision_transformer, "vit_large", vit_large):
         return getattr(backbones, model)(pretrained=False, **sizes)
+
+
+def native_from(folder: Path, half: bool = False) -> Any:
+    """The native pipeline with the weights of a folder, all loaded; arguments as for `from_checkpoint`."""
+    from fast_sam3d.native.networks import file_parts
+    from fast_sam3d.native.pipeline import NativePipeline
+    from fast_sam3d.native.settings import NativeSettings
+
+    settings, kind = NativeSettings.read(folder), torch.float16 if half else None
+    parts = file_parts(folder, settings, "write it again")
+    for part in parts.values():
+        part.load(torch.device("cpu"), kind)
+    return NativePipeline(settings, parts, half=kind, depth_model=FakeDepth())

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fast_sam3d.model.half import store_in_half
 from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.native.gaussian_decoder import GaussianDecoder, GaussianDecoderConfig
 from fast_sam3d.native.mesh_decoder import MeshDecoder, MeshDecoderConfig
@@ -56,8 +57,7 @@ def pair(name: str, seed: int = 0, half: bool = False) -> tuple[Any, Any]:
     ours.load_state_dict({key: value.clone() for key, value in renamed(state).items()}, assign=True)
     if half:
         stock.convert_to_fp16()
-        for parameter in ours.half_parameters():
-            ours.get_parameter(parameter).data = ours.get_parameter(parameter).data.half()
+        store_in_half(ours, torch.float16)
         assert {key: value.dtype for key, value in ours.state_dict().items()} == {
             key: value.dtype for key, value in renamed(stock.state_dict()).items()
         }
@@ -109,7 +109,7 @@ def test_the_structure_decoder_is_equal_under_autocast() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("settings", [{"chunk": 1 << 16}, {"chunk": None}, {"chunk": 8}, {"folded": False}], ids=str)
+@pytest.mark.parametrize("settings", [{"chunk": 1 << 16}, {"chunk": None}, {"chunk": 1000}, {"folded": False}], ids=str)
 def test_the_fields_of_the_mesh_decoder_are_equal(settings: dict[str, Any], seed: int) -> None:
     stock, ours = pair("slat_decoder_mesh", seed)
     slat = latent(seed=seed)
@@ -119,6 +119,20 @@ def test_the_fields_of_the_mesh_decoder_are_equal(settings: dict[str, Any], seed
     assert torch.equal(got.coords, want.coords) and got.layout == want.layout
     assert got.feats.dtype == torch.float32
     assert away(got.feats, want.feats) <= 5e-6 and want.feats.abs().max() > 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_meshes_are_equal(seed: int) -> None:
+    stock, ours = pair("slat_decoder_mesh", seed)
+    slat = latent((120, 40), seed)
+    with torch.no_grad(), half_on_cpu():
+        want, got = stock(of_stock(slat)), ours(slat)
+    assert len(got) == len(want) == 2
+    for one, other in zip(want, got, strict=True):
+        assert one.success and other.success and one.res == other.res
+        assert torch.equal(other.faces, one.faces)
+        assert away(other.vertices, one.vertices) <= 5e-5
+        assert away(other.vertex_attrs, one.vertex_attrs) <= 5e-5
 
 
 def test_in_half_precision_the_fields_are_no_further_away_than_stocks_own() -> None:

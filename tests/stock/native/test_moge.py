@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fast_sam3d.native.depth import DepthModel, open_depth
+from fast_sam3d.native.depth import DepthModel, depth_part
 from fast_sam3d.native.moge import MoGe, MoGeConfig
 from tests.native.small_moge import SMALL, picture, see_a_scene
 
@@ -100,13 +100,12 @@ def test_equals_the_published_pipelines_depth_model(authors: Any, tmp_path: Path
     config = {**SMALL, "remap_output": "exp"}
     torch.save({"model_config": config, "model": theirs.state_dict()}, tmp_path / "model.pt")
     reopened = authors.from_pretrained(tmp_path / "model.pt")
-    network, weights = open_depth("model.pt", tmp_path)
-    with weights.opened() as tensors:
-        network.load_state_dict(tensors, assign=True)
+    part = depth_part("model.pt", tmp_path)
+    part.load(torch.device("cpu"), None)
     image = picture(70, 98)
     with mock.patch.object(reopened, "infer", lambda *args, **options: theirs.infer(*args, **options, use_fp16=False)):
         expected = Stock(reopened, "cpu")(image)
-    found = DepthModel(network)(image)
+    found = DepthModel(part.module)(image)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fast_sam3d.geometry import surface_cubes
+from fast_sam3d.native import surface
 from fast_sam3d.native.surface import SurfaceExtractor
 from fast_sam3d.native.tables import EDGES, tables
 from tests.stock.stand_ins import importable
@@ -41,7 +42,8 @@ def test_bit_identical_to_the_stock_code(name: str, distance: str, use_color: bo
 @pytest.mark.parametrize("seed", range(30))
 def test_many_random_objects(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Grids of many sizes with features that are no numbers, distances of zero, in chunks."""
-    monkeypatch.setattr(surface_cubes, "CHUNK", 100)
+    for module in (surface_cubes, surface):
+        monkeypatch.setattr(module, "CHUNK", 100)
     generator = torch.Generator().manual_seed(seed)
     res = int(torch.randint(2, 14, (), generator=generator))
     coords = (torch.rand(res, res, res, generator=generator) < float(torch.rand((), generator=generator))).nonzero()

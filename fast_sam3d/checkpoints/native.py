@@ -1,0 +1,121 @@
+"""Builds the native pipeline: SAM 3D Objects from a checkpoint folder, on PyTorch alone."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.checkpoints.files import check_stock_files, converted_files
+from fast_sam3d.errors import CheckpointError
+
+__all__ = ["check_native", "convert", "load_native"]
+
+log = logging.getLogger(__name__)
+
+_RESTORE = "download or convert this file again"
+
+
+def check_native(folder: Path, device: Any, help_text: str) -> None:
+    """Check that a folder is complete, that its settings are implemented, and that the smallest memory plan fits.
+
+    Reads yaml files and headers of weights, builds nothing.
+
+    Args:
+        folder: of pipeline.yaml.
+        device: torch device.
+        help_text: how to get missing files, for error messages.
+
+    Raises:
+        FastSam3dError: why the native runtime cannot use the folder on this device.
+    """
+    from fast_sam3d.native import plans
+    from fast_sam3d.native.settings import NativeSettings
+
+    check_stock_files(folder, help_text)
+    settings = NativeSettings.read(folder)
+    plans.choose(plans.AUTO, device, _half(settings.dtype, device, None))
+
+
+def load_native(
+    folder: Path, device: Any, dtype: Any, depth_model: str | None, memory: str, half_cache: bool, help_text: str
+) -> Any:
+    """Build the native pipeline. Weights are read from their files when a stage needs them.
+
+    Args:
+        folder: of pipeline.yaml.
+        device: torch device.
+        dtype: torch dtype; None: that of the checkpoint, on a CPU float32.
+        depth_model: as from `check_depth_model`; None leaves it to the checkpoint.
+        memory: name of the memory plan.
+        half_cache: read weights in half precision from a copy of them, which is written once.
+        help_text: how to get missing files, for error messages.
+
+    Raises:
+        FastSam3dError: a file is missing, damaged or not implemented, or the device has too little memory.
+    """
+    from fast_sam3d.native import plans
+    from fast_sam3d.native.depth import DepthModel, open_depth
+    from fast_sam3d.native.half_cache import cached_parts
+    from fast_sam3d.native.networks import file_parts
+    from fast_sam3d.native.pipeline import NativePipeline
+    from fast_sam3d.native.residency import Residency
+    from fast_sam3d.native.settings import NativeSettings
+
+    check_native(folder, device, help_text)
+    if converted := converted_files(folder):
+        log.info("weights: %s instead of the files that pipeline.yaml names", ", ".join(converted))
+    settings = NativeSettings.read(folder)
+    half = _half(settings.dtype, device, dtype)
+    if half_cache and half is None:
+        log.warning("pipeline.half_cache has no effect in float32, in which the weights are read from their files")
+    name = depth_model or settings.depth_model
+    network = source = None
+    if name is not None:
+        network, source = open_depth(name, folder)
+    if half_cache and half is not None:
+        parts = cached_parts(folder, settings, half, _RESTORE)
+    else:
+        parts = file_parts(folder, settings, _RESTORE)
+    depth = None
+    if network is not None:
+        depth = DepthModel(network)
+        add_part(parts, "depth_model", network, source)
+    plan = plans.choose(memory, device, half, {key: (part.size(half), part.size(None)) for key, part in parts.items()})
+    log.info("memory plan: %s", plan.name)
+    return NativePipeline(settings, parts, device, half, Residency(parts, plan, device, half), depth)
+
+
+def convert(folder: Path, half: Any, help_text: str) -> Path:
+    """Write the copy of a folder's weights in half precision, unless there is a current one. Returns its path.
+
+    Raises:
+        FastSam3dError: as `load_native`; the copy cannot be written.
+    """
+    from fast_sam3d.native.half_cache import cache_path, is_current, write_cache
+    from fast_sam3d.native.settings import NativeSettings
+
+    check_stock_files(folder, help_text)
+    settings = NativeSettings.read(folder)
+    if is_current(folder, settings, half):
+        return cache_path(folder, half)
+    return write_cache(folder, settings, half, _RESTORE)
+
+
+def add_part(parts: dict[str, Any], name: str, network: Any, source: Any) -> None:
+    """Add a network that runs under autocast to the parts of a pipeline."""
+    from fast_sam3d.native.weights import WeightsPart, half_names
+
+    together = next(iter(parts.values())).together
+    parts[name] = WeightsPart(name, network, {None: source}, half_names(network, default=True), together)
+
+
+def _half(published: str, device: Any, dtype: Any) -> Any:
+    """The type of half precision to run in; None: float32."""
+    import torch
+
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else getattr(torch, published)
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise CheckpointError(f"the native runtime does not run in {dtype}: give float32, float16 or bfloat16")
+    return None if dtype is torch.float32 else dtype

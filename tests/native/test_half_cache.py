@@ -1,0 +1,125 @@
+"""The copy of a checkpoint's weights in half precision."""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fast_sam3d.errors import CheckpointError, OutputError
+from fast_sam3d.native import half_cache
+from fast_sam3d.native.half_cache import cache_path, cached_parts, is_current, write_cache
+from fast_sam3d.native.networks import file_parts
+from fast_sam3d.native.settings import NativeSettings
+from fast_sam3d.native.weights import WeightsPart
+from tests.native.checkpoint import change, read, write_checkpoint
+
+CPU, HALF = torch.device("cpu"), torch.float16
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, shared: Path) -> Path:
+    for file in shared.iterdir():
+        if file.suffix != ".cache":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def settings(folder: Path) -> NativeSettings:
+    return NativeSettings.read(folder)
+
+
+def loaded(parts: dict[str, WeightsPart], half: torch.dtype | None) -> dict[str, Any]:
+    for part in parts.values():
+        part.load(CPU, half)
+    return {f"{name}/{k}": v for name, part in parts.items() for k, v in part.module.state_dict().items()}
+
+
+@pytest.mark.parametrize("half", [HALF, torch.bfloat16])
+def test_networks_are_equal_to_those_of_the_files(folder: Path, half: torch.dtype) -> None:
+    expected = loaded(file_parts(folder, settings(folder), ""), half)
+    parts = cached_parts(folder, settings(folder), half, "")
+    found = loaded(parts, half)
+    assert found.keys() == expected.keys()
+    assert all(found[key].dtype == expected[key].dtype and torch.equal(found[key], expected[key]) for key in found)
+    # Float32 is not that of the copy.
+    for part in parts.values():
+        part.release()
+    exact, expected = loaded(parts, None), loaded(file_parts(folder, settings(folder), ""), None)
+    assert all(torch.equal(exact[key], expected[key]) for key in exact)
+
+
+def test_equal_image_encoders_are_stored_once(folder: Path) -> None:
+    parts = cached_parts(folder, settings(folder), HALF, "")
+    stored = load_file(cache_path(folder, HALF))
+    names = [name for name in stored if name.endswith("cls_token") and "backbone" in name]
+    assert names == ["ss_condition_embedder/module_list.0.backbone.cls_token"]
+    encoders = [e for name in parts if "embedder" in name for e in parts[name].module.image_encoders()]
+    assert len({id(encoder.backbone) for encoder in encoders}) == 1
+
+
+def test_different_image_encoders_are_stored_apart(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, equal_encoders=False)
+    expected = loaded(file_parts(folder, settings(folder), ""), HALF)
+    found = loaded(cached_parts(folder, settings(folder), HALF, ""), HALF)
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_the_copy_is_read_and_not_written_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached_parts(folder, settings(folder), HALF, "")
+    monkeypatch.setattr(half_cache, "write_cache", None)
+    cached_parts(folder, settings(folder), HALF, "")
+
+
+def test_the_copy_is_written_again_when_a_file_changes(folder: Path) -> None:
+    path = write_cache(folder, settings(folder), HALF, "")
+    assert is_current(folder, settings(folder), HALF) and not is_current(folder, settings(folder), torch.bfloat16)
+    key = "out_layer.bias"
+    change(folder / "slat_decoder_mesh.ckpt", **{key: read(folder / "slat_decoder_mesh.ckpt")[key] + 1})
+    assert not is_current(folder, settings(folder), HALF)
+    part = cached_parts(folder, settings(folder), HALF, "")["slat_decoder_mesh"]
+    part.load(CPU, HALF)
+    assert torch.equal(part.module.out_layer.bias, read(folder / "slat_decoder_mesh.ckpt")[key])
+    later = (folder / "ss_decoder.ckpt").stat().st_mtime + 5
+    os.utime(folder / "ss_decoder.ckpt", (later, later))
+    assert not is_current(folder, settings(folder), HALF) and path.exists()
+
+
+def test_values_that_half_precision_cannot_hold_leave_no_copy(folder: Path) -> None:
+    change(folder / "slat_decoder_gs.ckpt", **{"blocks.0.mlp.mlp.0.bias": torch.full((64,), 1e6)})
+    with pytest.raises(CheckpointError, match=r"slat_decoder_gs\.ckpt have values in blocks\.0\.mlp\.mlp\.0\.bias"):
+        cached_parts(folder, settings(folder), HALF, "")
+    assert not [path for path in folder.iterdir() if "cache" in path.name]
+
+
+def test_a_damaged_copy_is_named(folder: Path) -> None:
+    path = write_cache(folder, settings(folder), HALF, "")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=rf"{path.name} are corrupt or incomplete: remove"):
+        cached_parts(folder, settings(folder), HALF, "")
+
+
+def test_a_full_disk_is_named_with_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(half_cache.shutil, "disk_usage", lambda place: usage(10, 10, 0))
+    with pytest.raises(OutputError, match=r"takes 0\.0 GiB, and the disk .* has 0\.0 GiB left"):
+        write_cache(folder, settings(folder), HALF, "")
+
+
+def test_a_folder_that_cannot_be_written_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(half_cache, "atomic_write", refuse)
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_cache(folder, settings(folder), HALF, "")
