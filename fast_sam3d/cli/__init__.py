@@ -48,6 +48,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "tune": Command("fast_sam3d.cli.tune", "search the fastest settings within a drift budget, on your pipeline"),
         "count": Command("fast_sam3d.cli.count", "operations that each exact saving removes, at the published sizes"),
         "measure-exact": Command("fast_sam3d.cli.measure_exact", "time and peak memory of parts with an exact saving"),
+        "measure-native": Command("fast_sam3d.cli.measure_native", "time native parts next to the stock ones"),
         "measure-gpu": Command("fast_sam3d.cli.measure_gpu", "time and memory at full size on a GPU, without weights"),
     },
     "weights": {
