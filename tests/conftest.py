@@ -33,6 +33,7 @@ SLOW = (
     "bench/test_gpu.py::test_runs_the_tests_of_a_checkout",
     "bench/test_gpu.py::test_the_whole_command_on_a_cpu",
     "bench/test_job.py",
+    "bench/test_native_parts.py",
     "bench/test_operations.py",
     "bench/test_plots.py",
     "bench/test_suite.py",

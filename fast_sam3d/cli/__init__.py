@@ -49,6 +49,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "count": Command("fast_sam3d.cli.count", "operations that each exact saving removes, at the published sizes"),
         "measure-exact": Command("fast_sam3d.cli.measure_exact", "time and peak memory of parts with an exact saving"),
         "compare-runtimes": Command("fast_sam3d.cli.compare_runtimes", "stock and native runtime, stage by stage"),
+        "measure-native": Command("fast_sam3d.cli.measure_native", "time native parts next to the stock ones"),
         "measure-gpu": Command("fast_sam3d.cli.measure_gpu", "time and memory at full size on a GPU, without weights"),
     },
     "weights": {
