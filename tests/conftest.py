@@ -61,7 +61,6 @@ SLOW = (
     "native/test_contract.py",
     "native/test_decoders.py::test_memory_at_published_sizes",
     "sampling/test_precision.py",
-    "stock/native/test_runs.py::test_half_precision_differs_no_more_than_in_stock",
     "scene/test_batch.py",
     "scene/test_folder.py",
     "scene/test_scene_job.py",

@@ -13,6 +13,7 @@ import torch
 
 from fast_sam3d import accelerated
 from fast_sam3d.adapters.sam3d import Sam3d
+from fast_sam3d.checkpoints.load import load_pipeline
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.native import moge
 from fast_sam3d.native.depth import DepthModel, depth_part
@@ -20,6 +21,7 @@ from fast_sam3d.native.moge import MoGe, MoGeConfig
 from fast_sam3d.native.pipeline import NativePipeline
 from fast_sam3d.native.preprocess import camera_points
 from fast_sam3d.native.vit import ViTConfig
+from tests.native.checkpoint import write_checkpoint
 from tests.native.small_moge import TINY, picture, see_a_scene
 from tests.native.tiny import SETTINGS, random_parts
 
@@ -156,6 +158,19 @@ def test_a_run_with_a_depth_network(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             expected = camera_points(seen["points"])
             torch.testing.assert_close(found["pointmap"], expected, equal_nan=True)
     assert len(calls) == 1
+
+
+def test_a_checkpoint_with_the_users_depth_model(tmp_path: Path) -> None:
+    saved = save(tmp_path / "model.pt")
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    pipeline = load_pipeline(write_checkpoint(folder), "cpu", depth_model=tmp_path, runtime="native")
+    rgba = np.random.default_rng(0).integers(0, 256, (30, 40, 4), np.uint8)
+    found = pipeline.compute_pointmap(rgba)
+    expected = saved.infer(torch.from_numpy(rgba[..., :3] / 255).float().permute(2, 0, 1))
+    points = camera_points(expected["points"]).permute(2, 0, 1)
+    torch.testing.assert_close(found["pointmap"], points, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(found["intrinsics"], expected["intrinsics"])
 
 
 def test_the_adapter_finds_the_network() -> None:

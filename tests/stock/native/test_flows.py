@@ -14,7 +14,7 @@ from fast_sam3d.model.config import SSFlowConfig
 from fast_sam3d.model.config_file import SamplingConfig
 from fast_sam3d.model.half import store_in_half
 from fast_sam3d.model.slat_config import SLatFlowConfig
-from fast_sam3d.native.generators import latent_generator, set_guidance, structure_generator
+from fast_sam3d.native.generators import latent_generator, structure_generator
 from fast_sam3d.native.names import module_tensor
 from tests.minis import enliven
 from tests.stock import build
@@ -136,8 +136,8 @@ def test_structure_latents_equal_the_stock_ones_after_a_guided_solve(seed: int) 
     stock.rescale_t, stock.reverse_fn.interval = sampling.rescale_t, sampling.cfg_interval
     for distilled, steps in ((False, 25), (True, 4)):
         stock.inference_steps = native.inference_steps = steps
-        stock.no_shortcut, stock.reverse_fn.strength = not distilled, 0 if distilled else 7
-        set_guidance(native, sampling, distilled)
+        for generator in (stock, native):
+            generator.no_shortcut, generator.reverse_fn.strength = not distilled, 0 if distilled else 7
         assert list(stock._prepare_t_and_d()[0]) == native._prepare_t()
         with running():
             torch.manual_seed(seed)
