@@ -55,7 +55,7 @@ def load_native(
         FastSam3dError: a file is missing, damaged or not implemented, or the device has too little memory.
     """
     from fast_sam3d.native import plans
-    from fast_sam3d.native.depth import DepthModel, open_depth
+    from fast_sam3d.native.depth import DepthModel, depth_part
     from fast_sam3d.native.half_cache import cached_parts
     from fast_sam3d.native.networks import file_parts
     from fast_sam3d.native.pipeline import NativePipeline
@@ -70,20 +70,17 @@ def load_native(
     if half_cache and half is None:
         log.warning("pipeline.half_cache has no effect in float32, in which the weights are read from their files")
     name = depth_model or settings.depth_model
-    network = source = None
-    if name is not None:
-        network, source = open_depth(name, folder)
+    depth = None if name is None else depth_part(name, folder)
     if half_cache and half is not None:
         parts = cached_parts(folder, settings, half, _RESTORE)
     else:
         parts = file_parts(folder, settings, _RESTORE)
-    depth = None
-    if network is not None:
-        depth = DepthModel(network)
-        add_part(parts, "depth_model", network, source)
+    if depth is not None:
+        parts[depth.name] = depth
     plan = plans.choose(memory, device, half, {key: (part.size(half), part.size(None)) for key, part in parts.items()})
     log.info("memory plan: %s", plan.name)
-    return NativePipeline(settings, parts, device, half, Residency(parts, plan, device, half), depth)
+    residency, model = Residency(parts, plan, device, half), None if depth is None else DepthModel(depth.module)
+    return NativePipeline(settings, parts, device, half, residency, model)
 
 
 def convert(folder: Path, half: Any, help_text: str) -> Path:
@@ -100,14 +97,6 @@ def convert(folder: Path, half: Any, help_text: str) -> Path:
     if is_current(folder, settings, half):
         return cache_path(folder, half)
     return write_cache(folder, settings, half, _RESTORE)
-
-
-def add_part(parts: dict[str, Any], name: str, network: Any, source: Any) -> None:
-    """Add a network that runs under autocast to the parts of a pipeline."""
-    from fast_sam3d.native.weights import WeightsPart, half_names
-
-    together = next(iter(parts.values())).together
-    parts[name] = WeightsPart(name, network, {None: source}, half_names(network, default=True), together)
 
 
 def _half(published: str, device: Any, dtype: Any) -> Any:
