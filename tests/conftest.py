@@ -59,6 +59,7 @@ SLOW = (
     "model/test_window.py",
     "native/test_contract.py",
     "native/test_decoders.py::test_memory_at_published_sizes",
+    "native/test_synthetic.py::test_a_run_yields_a_surface_and_visible_gaussians",
     "sampling/test_precision.py",
     "stock/native/test_runs.py::test_half_precision_differs_no_more_than_in_stock",
     "scene/test_batch.py",

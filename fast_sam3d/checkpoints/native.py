@@ -9,7 +9,7 @@ from typing import Any
 from fast_sam3d.checkpoints.files import check_stock_files, converted_files
 from fast_sam3d.errors import CheckpointError
 
-__all__ = ["check_native", "convert", "load_native"]
+__all__ = ["check_native", "convert", "load_native", "load_synthetic"]
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +54,9 @@ def load_native(
     Raises:
         FastSam3dError: a file is missing, damaged or not implemented, or the device has too little memory.
     """
-    from fast_sam3d.native import plans
     from fast_sam3d.native.depth import DepthModel, open_depth
     from fast_sam3d.native.half_cache import cached_parts
-    from fast_sam3d.native.networks import file_parts
-    from fast_sam3d.native.pipeline import NativePipeline
-    from fast_sam3d.native.residency import Residency
+    from fast_sam3d.native.networks import add_part, file_parts
     from fast_sam3d.native.settings import NativeSettings
 
     check_native(folder, device, help_text)
@@ -70,20 +67,36 @@ def load_native(
     if half_cache and half is None:
         log.warning("pipeline.half_cache has no effect in float32, in which the weights are read from their files")
     name = depth_model or settings.depth_model
-    network = source = None
-    if name is not None:
-        network, source = open_depth(name, folder)
+    found = None if name is None else open_depth(name, folder)
     if half_cache and half is not None:
         parts = cached_parts(folder, settings, half, _RESTORE)
     else:
         parts = file_parts(folder, settings, _RESTORE)
-    depth = None
-    if network is not None:
-        depth = DepthModel(network)
-        add_part(parts, "depth_model", network, source)
-    plan = plans.choose(memory, device, half, {key: (part.size(half), part.size(None)) for key, part in parts.items()})
-    log.info("memory plan: %s", plan.name)
-    return NativePipeline(settings, parts, device, half, Residency(parts, plan, device, half), depth)
+    if found is None:
+        return _pipeline(settings, parts, device, half, memory, None)
+    add_part(parts, "depth_model", *found)
+    return _pipeline(settings, parts, device, half, memory, DepthModel(found[0]))
+
+
+def load_synthetic(device: Any, dtype: Any, memory: str, settings: Any = None, **sizes: Any) -> Any:
+    """Build the native pipeline with random weights (see `native.synthetic`). Needs no files, and writes none.
+
+    Args:
+        device, dtype, memory: as of `load_native`.
+        settings: sizes; None: the published ones.
+        sizes: further arguments of `synthetic_parts`.
+
+    Raises:
+        FastSam3dError: the device has too little memory.
+    """
+    from fast_sam3d.native.settings import PUBLISHED
+    from fast_sam3d.native.synthetic import synthetic_parts
+
+    settings = settings or PUBLISHED
+    half = _half(settings.dtype, device, dtype)
+    log.warning("synthetic: the weights are random, so the result is noise; time and memory are those of real weights")
+    parts, depth_model = synthetic_parts(settings, **sizes)
+    return _pipeline(settings, parts, device, half, memory, depth_model)
 
 
 def convert(folder: Path, half: Any, help_text: str) -> Path:
@@ -102,12 +115,16 @@ def convert(folder: Path, half: Any, help_text: str) -> Path:
     return write_cache(folder, settings, half, _RESTORE)
 
 
-def add_part(parts: dict[str, Any], name: str, network: Any, source: Any) -> None:
-    """Add a network that runs under autocast to the parts of a pipeline."""
-    from fast_sam3d.native.weights import WeightsPart, half_names
+def _pipeline(settings: Any, parts: dict[str, Any], device: Any, half: Any, memory: str, depth_model: Any) -> Any:
+    """The pipeline of parts on a device, under the memory plan of that name."""
+    from fast_sam3d.native import plans
+    from fast_sam3d.native.pipeline import NativePipeline
+    from fast_sam3d.native.residency import Residency
 
-    together = next(iter(parts.values())).together
-    parts[name] = WeightsPart(name, network, {None: source}, half_names(network, default=True), together)
+    sizes = {name: (part.size(half), part.size(None)) for name, part in parts.items()}
+    plan = plans.choose(memory, device, half, sizes)
+    log.info("memory plan: %s", plan.name)
+    return NativePipeline(settings, parts, device, half, Residency(parts, plan, device, half), depth_model)
 
 
 def _half(published: str, device: Any, dtype: Any) -> Any:

@@ -18,7 +18,7 @@ from fast_sam3d.native.settings import NativeSettings
 from fast_sam3d.native.structure_decoder import StructureDecoder
 from fast_sam3d.native.weights import FileWeights, Source, WeightsPart, half_names
 
-__all__ = ["build_networks", "file_parts", "file_sources", "image_encoders", "make_parts", "share_encoders"]
+__all__ = ["add_part", "build_networks", "file_parts", "file_sources", "image_encoders", "make_parts", "share_encoders"]
 
 _EMBEDDERS = ("ss_condition_embedder", "slat_condition_embedder")
 
@@ -57,6 +57,12 @@ def make_parts(
         halves = frozenset() if float32 else half_names(network, default=True)
         WeightsPart(name, network, sources[name], halves, together)
     return {part.name: part for part in together}
+
+
+def add_part(parts: dict[str, WeightsPart], name: str, network: nn.Module, source: Source) -> None:
+    """Add a network that runs under autocast to the parts of a pipeline."""
+    together = next(iter(parts.values())).together
+    parts[name] = WeightsPart(name, network, {None: source}, half_names(network, default=True), together)
 
 
 def file_sources(folder: Path, settings: NativeSettings, restore: str) -> dict[str, FileWeights]:
