@@ -215,13 +215,18 @@ class Sam3d:
         name = {"ss": "shape_model_dtype", "slat": "dtype"}[stage]
         return getattr(self.pipeline, name, torch.float32)
 
+    @property
+    def embedders(self) -> dict[str, Any]:
+        """The condition embedders by name."""
+        return dict(getattr(self.pipeline, "condition_embedders", None) or {})
+
     def encoders(self) -> Iterator[tuple[str, Any]]:
         """(name, module) of every image encoder, each once: the parts of a condition embedder, or the whole.
 
         Of a part that names one, the network that it shares with others, as those of `fast_sam3d.native` do.
         """
         seen: list[Any] = []
-        for name, embedder in (getattr(self.pipeline, "condition_embedders", None) or {}).items():
+        for name, embedder in self.embedders.items():
             # sam3d_objects/model/backbone/dit/embedder/embedder_fuser.py, `EmbedderFuser`
             parts = getattr(embedder, "embedder_list", None)
             named = [(name, embedder)] if parts is None else [(f"{name}[{i}]", p[0]) for i, p in enumerate(parts)]
@@ -237,9 +242,8 @@ class Sam3d:
 
         The stock `InferencePipeline._compile` does so (sam3d_objects/pipeline/inference_pipeline.py).
         """
-        embedders = (getattr(self.pipeline, "condition_embedders", None) or {}).values()
         return "embed_condition" in vars(self.pipeline) or any(
-            compiled(embedder) for embedder in embedders if hasattr(embedder, "embedder_list")
+            compiled(embedder) for embedder in self.embedders.values() if hasattr(embedder, "embedder_list")
         )
 
     @property

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fast_sam3d.bench.operations import shell
 from fast_sam3d.errors import FastSam3dError
@@ -60,12 +62,16 @@ class Comparison:
         seconds: (off, on) of each round.
         peaks: (off, on) of each round, bytes above those in use before; None if unknown.
         equal: whether the outputs are bitwise equal.
+        difference: largest absolute difference of the outputs; None if they have different shapes.
+        operations: (off, on), 2 per multiply-add; None if they were not counted.
     """
 
     label: str
     seconds: tuple[tuple[float, float], ...]
     peaks: tuple[tuple[int | None, int | None], ...]
     equal: bool
+    difference: float | None = None
+    operations: tuple[int, int] | None = None
 
     @property
     def faster(self) -> float:
@@ -93,14 +99,22 @@ def compare(
     given: Callable[[], Any],
     rounds: int = ROUNDS,
     device: torch.device | str = "cpu",
+    counted: bool = False,
 ) -> Comparison:
     """Alternate runs of both on new inputs; the first one changes every round.
 
     Args:
         off, on: input -> one or more tensors.
         given: creates an input, outside the measurement.
+        counted: count operations, in a first run of both that is not timed.
     """
-    equal = _equal(off(given()), on(given()))
+    outputs, operations = [], []
+    for call in (off, on):
+        with counter() if counted else nullcontext() as found:
+            outputs.append(call(given()))
+        operations.append(found.get_total_flops() if found else 0)
+    equal, difference = _equal(*outputs), _difference(*outputs)
+    del outputs
     seconds: list[tuple[float, float]] = []
     peaks: list[tuple[int | None, int | None]] = []
     for number in range(rounds):
@@ -110,7 +124,19 @@ def compare(
         seconds.append((taken[0][0], taken[1][0]))
         peaks.append((taken[0][1], taken[1][1]))
         logger.info("%s, round %d of %d: %.2f s, %.2f s", label, number + 1, rounds, *seconds[-1])
-    return Comparison(label, tuple(seconds), tuple(peaks), equal)
+    both = (operations[0], operations[1]) if counted else None
+    return Comparison(label, tuple(seconds), tuple(peaks), equal, difference, both)
+
+
+def counter() -> FlopCounterMode:
+    """Counts operations; of itself torch counts those of attention on GPUs, not on CPUs."""
+
+    def fused(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
+    return FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused}
+    )
 
 
 def measured(call: Callable[[Any], Any], given: Any, device: torch.device) -> tuple[float, int | None]:
@@ -141,9 +167,9 @@ def synchronise(device: torch.device) -> None:
 
 def extraction(radius: float, rounds: int = ROUNDS, device: str = "cpu", resolution: int = RESOLUTION) -> Comparison:
     """The stock mesh extractor on a spherical shell: all cells against surface cells."""
-    kind, _ = _stock()
+    kind, _ = stock_parts()
     extractor = kind(device=device, res=resolution * FINE, use_color=True)
-    coords, feats = _cells(radius, resolution, extractor.feats_channels)
+    coords, feats = cells(radius, resolution, extractor.feats_channels)
     coords, feats = coords.to(device), feats.to(device)
     decoder: Any = nn.Module()
     decoder.mesh_extractor = extractor
@@ -173,7 +199,7 @@ def attention(
     radius: float, settings: dict[str, Any], rounds: int = ROUNDS, device: str = "cpu", resolution: int = RESOLUTION
 ) -> Comparison | None:
     """One layer of sparse attention, with and without its mask; None if it has no mask."""
-    _, sparse = _stock()
+    _, sparse = stock_parts()
     full = settings["attn_mode"] == "full"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -225,7 +251,7 @@ def overhead(rounds: int = ROUNDS) -> dict[str, float]:
     return {"import": statistics.median(map(float, imports)), "accelerate": statistics.median(installs)}
 
 
-def _stock() -> tuple[Any, Any]:
+def stock_parts() -> tuple[Any, Any]:
     """The mesh extractor class and the sparse package of the stock code."""
     try:
         from sam3d_objects.model.backbone.tdfy_dit.modules import sparse
@@ -238,7 +264,7 @@ def _stock() -> tuple[Any, Any]:
     return SparseFeatures2Mesh, sparse
 
 
-def _cells(radius: float, resolution: int, channels: int) -> tuple[Tensor, Tensor]:
+def cells(radius: float, resolution: int, channels: int) -> tuple[Tensor, Tensor]:
     """coords [N, 4] and feats [N, channels] of a decoder: signed distances of a sphere with noise."""
     voxels = shell(radius, resolution)
     steps = torch.stack(torch.meshgrid(*[torch.arange(FINE)] * 3, indexing="ij"), dim=-1).reshape(-1, 3)
@@ -248,6 +274,12 @@ def _cells(radius: float, resolution: int, channels: int) -> tuple[Tensor, Tenso
     away = ((cells[:, None] + corners) / FINE - resolution / 2).norm(dim=-1) - radius
     feats[:, :8] = away / FINE + 0.1 * feats[:, :8]
     return torch.cat([torch.zeros_like(cells[:, :1]), cells], dim=1).int(), feats
+
+
+def _difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float | None:
+    if any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
+        return None
+    return max((float((x - y).abs().max()) for x, y in zip(a, b, strict=True) if x.numel()), default=0.0)
 
 
 def _equal(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:

@@ -54,9 +54,9 @@ def load_native(
     Raises:
         FastSam3dError: a file is missing, damaged or not implemented, or the device has too little memory.
     """
-    from fast_sam3d.native.depth import DepthModel, open_depth
+    from fast_sam3d.native.depth import DepthModel, depth_part
     from fast_sam3d.native.half_cache import cached_parts
-    from fast_sam3d.native.networks import add_part, file_parts
+    from fast_sam3d.native.networks import file_parts
     from fast_sam3d.native.settings import NativeSettings
 
     check_native(folder, device, help_text)
@@ -67,15 +67,15 @@ def load_native(
     if half_cache and half is None:
         log.warning("pipeline.half_cache has no effect in float32, in which the weights are read from their files")
     name = depth_model or settings.depth_model
-    found = None if name is None else open_depth(name, folder)
+    depth = None if name is None else depth_part(name, folder)
     if half_cache and half is not None:
         parts = cached_parts(folder, settings, half, _RESTORE)
     else:
         parts = file_parts(folder, settings, _RESTORE)
-    if found is None:
+    if depth is None:
         return _pipeline(settings, parts, device, half, memory, None)
-    add_part(parts, "depth_model", *found)
-    return _pipeline(settings, parts, device, half, memory, DepthModel(found[0]))
+    parts[depth.name] = depth
+    return _pipeline(settings, parts, device, half, memory, DepthModel(depth.module))
 
 
 def load_synthetic(device: Any, dtype: Any, memory: str, settings: Any = None, **sizes: Any) -> Any:

@@ -119,7 +119,7 @@ class _PlainEngine:
         else:
             steps = self.config.pipeline.ss_steps + self.config.pipeline.slat_steps
             progress = worker.progress = SceneProgress(steps, [str(task.number) for task in tasks])
-            outcomes = map(worker.process, tasks)
+            outcomes = worker.process_all(tasks)
         with progress:
             progress.begin()
             for outcome in outcomes:

@@ -69,7 +69,7 @@ class ConditionedNetwork(nn.Module):
         ]
         with ExitStack() as stack:
             # Referenced until the end of the block, so that no other object has its identity.
-            context = cond.to(self.torso_dtype)
+            context = self._cast(cond)
             stack.enter_context(_held(self._contexts, cond, context))
             for attention in users:
                 stack.enter_context(_held(attention.kept, context, None))
@@ -78,17 +78,16 @@ class ConditionedNetwork(nn.Module):
                 stack.enter_context(_held(self._grids, coords, grid))
             yield
 
-    @property
-    def torso_dtype(self) -> torch.dtype:
-        """The type in which blocks compute; under autocast, the type of what is added up."""
-        return torch.float32
+    def _cast(self, cond: Tensor) -> Tensor:
+        """The context in the type that the blocks take."""
+        return cond
 
     def context(self, cond: Tensor, cfg: bool) -> Tensor:
         """The context of a call [B, L, C]; cfg: of the unconditional call of guidance, which is all zeros."""
         if cfg and self.force_zeros_cond:
             cond = cond.new_zeros(cond.shape[0], 1, cond.shape[2]) if self.constant_unconditional else cond * 0
         kept = None if torch.compiler.is_compiling() else self._contexts.get(id(cond))
-        return cond.to(self.torso_dtype) if kept is None else kept
+        return self._cast(cond) if kept is None else kept
 
     def grid(self, coords: Tensor | np.ndarray | SparseGrid, device: torch.device) -> SparseGrid:
         """The grid of some voxels, on `device` unless that is meta."""

@@ -173,4 +173,8 @@ class StructuredLatentFlow(ConditionedNetwork):
 
     @property
     def torso_dtype(self) -> torch.dtype:
+        """The type of the weights of `half_parts`."""
         return self.get_parameter("blocks.0.self_attn.to_out.weight").dtype
+
+    def _cast(self, cond: Tensor) -> Tensor:
+        return cond.to(self.torso_dtype)

@@ -21,7 +21,7 @@ from fast_sam3d.model.weight_files import map_content, map_tensors
 from fast_sam3d.native.moge import MoGe, MoGeConfig
 from fast_sam3d.native.weights import Tensors, WeightsPart, half_names
 
-__all__ = ["PUBLISHED_DEPTH", "DepthModel", "MoGeWeights", "depth_part", "open_depth"]
+__all__ = ["PUBLISHED_DEPTH", "DepthModel", "MoGeWeights", "depth_part"]
 
 PUBLISHED_DEPTH: Final = "Ruicheng/moge-vitl"
 """On the hub; the published pipeline.yaml names it."""
@@ -37,10 +37,10 @@ class DepthModel:
     Attribute names match sam3d_objects/pipeline/depth_models (`MoGe`).
 
     Args:
-        model: the network.
+        model: a `MoGe`.
     """
 
-    def __init__(self, model: MoGe) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
 
     @property
@@ -94,18 +94,13 @@ def depth_part(name: str, folder: Path) -> WeightsPart:
         CheckpointError: a file that is missing, damaged or not of MoGe v1; settings that are not implemented; a tensor
             that is missing, surplus or misshapen.
     """
-    network, weights = open_depth(name, folder)
+    weights = MoGeWeights(name, folder)
+    with torch.device("meta"):
+        network = MoGe(weights.config)
     part = WeightsPart("depth_model", network, {None: weights}, half_names(network, default=True), [])
     if weights.path is not None:
         part.check()
     return part
-
-
-def open_depth(name: str, folder: Path) -> tuple[MoGe, MoGeWeights]:
-    """The two halves of `depth_part`, whose tensors are not compared yet."""
-    weights = MoGeWeights(name, folder)
-    with torch.device("meta"):
-        return MoGe(weights.config), weights
 
 
 def _here(name: str, folder: Path) -> Path | None:

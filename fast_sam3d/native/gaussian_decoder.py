@@ -52,7 +52,7 @@ class GaussianDecoderConfig(TrunkConfig):
 
 
 def hammersley(count: int) -> Tensor:
-    """The Hammersley set, [count, 3] float64 in 0..1: i / count, and i mirrored at the point in base 2 and base 3."""
+    """The Hammersley set, [count, 3] float32 in 0..1: i / count, and i mirrored at the point in base 2 and base 3."""
 
     def mirrored(number: int, base: int) -> float:
         value, place = 0.0, 1.0 / base
@@ -62,7 +62,7 @@ def hammersley(count: int) -> Tensor:
         return value
 
     rows = [[i / count, mirrored(i, 2), mirrored(i, 3)] for i in range(count)]
-    return torch.tensor(rows, dtype=torch.float64)
+    return torch.tensor(rows, dtype=torch.float32)
 
 
 class PublishedGaussians(Gaussians):
@@ -116,7 +116,7 @@ class GaussianDecoder(Trunk):
         self.num_gaussians = config.num_gaussians
         self.out_channels = config.num_gaussians * sum(LAYOUT)
         self.out_layer = nn.Linear(config.model_channels, self.out_channels)
-        perturbation = torch.atanh((hammersley(config.num_gaussians).float() * 2 - 1) / config.voxel_size)
+        perturbation = torch.atanh((hammersley(config.num_gaussians) * 2 - 1) / config.voxel_size)
         self.register_buffer("offset_perturbation", perturbation)  # in the file
 
     def decode_once(self, slat: SparseTensor) -> SparseTensor:

@@ -24,7 +24,7 @@ from fast_sam3d.model.slat_flow import StructuredLatentFlow
 from fast_sam3d.model.solver import Shapes, Tree
 from fast_sam3d.model.ss_flow import SparseStructureFlow
 
-__all__ = ["LatentGenerator", "StructureGenerator", "latent_generator", "set_guidance", "structure_generator"]
+__all__ = ["LatentGenerator", "StructureGenerator", "latent_generator", "structure_generator"]
 
 
 class _Generator(FlowMatching):
@@ -90,12 +90,6 @@ def latent_generator(flow: SLatFlowConfig, sampling: SamplingConfig) -> LatentGe
     return LatentGenerator(
         _guided(StructuredLatentFlow(flow), sampling), sampling.inference_steps, rescale_t=sampling.rescale_t
     )
-
-
-def set_guidance(generator: FlowMatching, sampling: SamplingConfig, distilled: bool = False) -> None:
-    """Prepare a sampler for its next run; distilled: without guidance, and with the step size 1 / steps as an input."""
-    generator.no_shortcut = not distilled
-    generator.guidance.strength = 0.0 if distilled else sampling.cfg_strength
 
 
 def _guided(network: ConditionedNetwork, sampling: SamplingConfig) -> ClassifierFreeGuidance:

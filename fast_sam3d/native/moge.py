@@ -7,6 +7,7 @@ Wang et al., "MoGe: Unlocking Accurate Monocular Geometry Estimation" (2410.1911
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -30,13 +31,29 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 }  # fmt: skip
 # Of earlier versions: with one value implemented, or without effect.
 _RETIRED: Final[Mapping[str, Any]] = {"output_mask": True, "split_head": True, "trained_diagonal_size_range": None}
-_REMAPS: Final[Mapping[Any, Callable[[Tensor], Tensor]]] = {
-    "linear": lambda points: points,
-    "sinh": torch.sinh,
-    "exp": lambda points: torch.cat([points[..., :2] * points[..., 2:].exp(), points[..., 2:].exp()], -1),
-    "sinh_exp": lambda points: torch.cat([points[..., :2].sinh(), points[..., 2:].exp()], -1),
-}
+_REMAPS: Final = ("linear", "sinh", "exp", "sinh_exp")
 _NORMS: Final = ("group_norm", "layer_norm")
+
+
+def _remap(points: Tensor, how: str) -> Tensor:
+    """Coordinates [..., 3] of what the head gives, in place."""
+    plane, z = points[..., :2], points[..., 2:]
+    if how in ("exp", "sinh_exp"):
+        z.exp_()
+    elif how == "sinh":
+        z.sinh_()
+    if how == "exp":
+        plane *= z
+    elif how in ("sinh", "sinh_exp"):
+        plane.sinh_()
+    return points
+
+
+def _precision(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Autocast to a half type, or none, whatever is set around; not every device has it."""
+    if not torch.amp.autocast_mode.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=half, enabled=half is not None)
 
 
 @dataclass(frozen=True)
@@ -229,9 +246,9 @@ class MoGe(nn.Module):
         layers = self.config.intermediate_layers
         features = self.backbone.features(fitted.to(self.device), layers)
         maps = self.head(features, grid, size)
-        with torch.autocast(self.device.type, enabled=False):
+        with _precision(self.device, None):
             points, mask = (F.interpolate(one.float(), (height, width), mode="bilinear") for one in maps)
-            return _REMAPS[self.config.remap_output](points.permute(0, 2, 3, 1)), mask[:, 0]
+            return _remap(points.permute(0, 2, 3, 1), self.config.remap_output), mask[:, 0]
 
     @torch.no_grad()
     def infer(self, image: Tensor, resolution_level: int = 9, half: bool | None = None) -> dict[str, Tensor]:
@@ -252,15 +269,12 @@ class MoGe(nn.Module):
         if half is None:
             half = self.device.type == "cuda" or stored is not torch.float32
         kind = torch.float16 if stored is torch.float32 else stored
-        with torch.autocast(self.device.type, dtype=kind, enabled=half):
+        with _precision(self.device, kind if half else None):
             points, values = (found[0] for found in self(image[None], tokens))
-        with torch.autocast(self.device.type, enabled=False):
+        with _precision(self.device, None):
             mask = values > self.config.mask_threshold
             focal, shift = recover_focal_shift(points, mask)
-            points = points + points.new_tensor([0.0, 0.0, shift])
-            return {
-                "points": points.masked_fill(~mask[..., None], torch.inf),
-                "intrinsics": camera_matrix(focal, *mask.shape).to(points.device),
-                "depth": points[..., 2].masked_fill(~mask, torch.inf),
-                "mask": mask,
-            }
+            points[..., 2] += shift
+            points.masked_fill_(~mask[..., None], torch.inf)
+            camera = camera_matrix(focal, *mask.shape).to(points.device)
+            return {"points": points, "intrinsics": camera, "depth": points[..., 2].clone(), "mask": mask}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Final
 
 import torch
 from torch import nn
@@ -18,26 +20,59 @@ from fast_sam3d.native.settings import NativeSettings
 from fast_sam3d.native.structure_decoder import StructureDecoder
 from fast_sam3d.native.weights import FileWeights, Source, WeightsPart, half_names
 
-__all__ = ["add_part", "build_networks", "file_parts", "file_sources", "image_encoders", "make_parts", "share_encoders"]
+__all__ = [
+    "EMBEDDERS", "bare_pipeline", "build_networks", "file_parts", "file_sources", "image_encoders", "make_parts",
+    "share_encoders", "share_one_encoder",
+]  # fmt: skip
 
-_EMBEDDERS = ("ss_condition_embedder", "slat_condition_embedder")
+EMBEDDERS: Final = ("ss_condition_embedder", "slat_condition_embedder")
 
 
-def build_networks(settings: NativeSettings) -> dict[str, nn.Module]:
-    """The networks of a checkpoint by their names in the pipeline, on the meta device."""
-    with torch.device("meta"):
-        networks: dict[str, nn.Module] = {
-            "ss_generator": generators.structure_generator(settings.ss_flow, settings.ss_sampling),
-            "ss_condition_embedder": ConditionFuser(settings.ss_embedder),
-            "slat_generator": generators.latent_generator(settings.slat_flow, settings.slat_sampling),
-            "slat_condition_embedder": ConditionFuser(settings.slat_embedder),
-            "ss_decoder": StructureDecoder(settings.ss_decoder),
-            "slat_decoder_mesh": MeshDecoder(settings.slat_decoder_mesh),
-            "slat_decoder_gs": GaussianDecoder(settings.slat_decoder_gs),
-        }
-        if settings.slat_decoder_gs_4 is not None:
-            networks["slat_decoder_gs_4"] = GaussianDecoder(settings.slat_decoder_gs_4)
+def build_networks(
+    settings: NativeSettings, real: Collection[str] = (), device: torch.device | str = "meta"
+) -> dict[str, nn.Module]:
+    """The networks of a checkpoint by their names in the pipeline, without weights.
+
+    Args:
+        real: names of networks that are created on `device` with initial weights. The others are on the meta device.
+    """
+    builders: dict[str, Callable[[], nn.Module]] = {
+        "ss_generator": lambda: generators.structure_generator(settings.ss_flow, settings.ss_sampling),
+        "ss_condition_embedder": lambda: ConditionFuser(settings.ss_embedder),
+        "slat_generator": lambda: generators.latent_generator(settings.slat_flow, settings.slat_sampling),
+        "slat_condition_embedder": lambda: ConditionFuser(settings.slat_embedder),
+        "ss_decoder": lambda: StructureDecoder(settings.ss_decoder),
+        "slat_decoder_mesh": lambda: MeshDecoder(settings.slat_decoder_mesh),
+        "slat_decoder_gs": lambda: GaussianDecoder(settings.slat_decoder_gs),
+    }
+    if (four := settings.slat_decoder_gs_4) is not None:
+        builders["slat_decoder_gs_4"] = lambda: GaussianDecoder(four)
+    networks = {}
+    for name, builder in builders.items():
+        with torch.device(device if name in real else "meta"):
+            networks[name] = builder()
     return networks
+
+
+def bare_pipeline(networks: Mapping[str, nn.Module], dtype: torch.dtype) -> SimpleNamespace:
+    """A pipeline of these networks that can be accelerated and measured, without a `run`.
+
+    Args:
+        networks: by name; see `build_networks`.
+        dtype: in which the samplers and the embedders are meant to run under autocast.
+    """
+    embedders = {name: network for name, network in networks.items() if name in EMBEDDERS}
+    models = nn.ModuleDict({name: network for name, network in networks.items() if name not in EMBEDDERS})
+    for network in networks.values():
+        network.eval().requires_grad_(False)
+    return SimpleNamespace(models=models, condition_embedders=embedders, dtype=dtype, shape_model_dtype=dtype)
+
+
+def share_one_encoder(networks: Mapping[str, nn.Module]) -> None:
+    """Make all image encoders one network, whatever their weights are."""
+    encoders = [found for network in networks.values() for _, found in image_encoders(network)]
+    for encoder in encoders:
+        encoder.backbone = encoders[0].backbone
 
 
 def make_parts(
@@ -57,12 +92,6 @@ def make_parts(
         halves = frozenset() if float32 else half_names(network, default=True)
         WeightsPart(name, network, sources[name], halves, together)
     return {part.name: part for part in together}
-
-
-def add_part(parts: dict[str, WeightsPart], name: str, network: nn.Module, source: Source) -> None:
-    """Add a network that runs under autocast to the parts of a pipeline."""
-    together = next(iter(parts.values())).together
-    parts[name] = WeightsPart(name, network, {None: source}, half_names(network, default=True), together)
 
 
 def file_sources(folder: Path, settings: NativeSettings, restore: str) -> dict[str, FileWeights]:
@@ -100,7 +129,7 @@ def share_encoders(networks: Mapping[str, nn.Module], sources: Mapping[str, File
     encoders: list[ImageEncoder] = []
     weights = []
     with ExitStack() as stack:
-        for name in _EMBEDDERS:
+        for name in EMBEDDERS:
             tensors = stack.enter_context(sources[name].opened())
             for place, encoder in image_encoders(networks[name]):
                 start = f"{place}.backbone."

@@ -48,6 +48,11 @@ class Replay:
     def __contains__(self, part: str) -> bool:
         return part in self._known
 
+    def reach(self, part: str) -> None:
+        """Raises Suspended where it is not a part's turn."""
+        if self.until is not None and part not in self.until:
+            raise Suspended(part)
+
     def result(self, part: str, compute: Callable[[], Any]) -> Any:
         """The result of a part, computed unless it is known.
 
@@ -58,8 +63,7 @@ class Replay:
             value, states = self._known[part]
             _set_random(states, self.device)
             return tree_map(lambda leaf: _copied(leaf, self.device), value)
-        if self.until is not None and part not in self.until:
-            raise Suspended(part)
+        self.reach(part)
         value = compute()
         if part in ORDER:
             kept = tree_map(lambda leaf: _copied(leaf, torch.device("cpu")), value)

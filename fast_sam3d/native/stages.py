@@ -196,6 +196,8 @@ class NativeStages(CommonStages):
         if not _finite(slat.feats):
             raise not_finite("structured latent")
         check_formats(formats)
+        if self.replay is not None:
+            self.replay.reach("decoders")
         with self.using(*(DECODERS[name] for name in formats), stage="decoders"):
             decoded = super().decode_slat(slat, formats)
         for name, items in decoded.items():

@@ -23,10 +23,10 @@ from fast_sam3d.native.depth import DepthModel
 from fast_sam3d.native.embedder import MEAN, STD
 from fast_sam3d.native.gaussian_decoder import hammersley
 from fast_sam3d.native.moge import MoGe, MoGeConfig
-from fast_sam3d.native.networks import add_part, build_networks, image_encoders, make_parts
+from fast_sam3d.native.networks import build_networks, make_parts, share_one_encoder
 from fast_sam3d.native.settings import NativeSettings
 from fast_sam3d.native.surface import COLOUR, DEFORM
-from fast_sam3d.native.weights import Tensors, WeightsPart
+from fast_sam3d.native.weights import Tensors, WeightsPart, half_names
 
 __all__ = ["SyntheticWeights", "synthetic_parts"]
 
@@ -60,17 +60,15 @@ def synthetic_parts(
     networks = build_networks(settings)
     with torch.device("meta"):
         model = MoGe(depth or MoGeConfig())
-    encoders = [encoder for network in networks.values() for _, encoder in image_encoders(network)]
-    for encoder in encoders:
-        alike = (other for other in encoders if other.settings.vit == encoder.settings.vit)
-        encoder.backbone = next(alike).backbone
+    share_one_encoder(networks)
     edits = _edits(settings, radius, depth or MoGeConfig())
 
     def weights(name: str, network: nn.Module) -> SyntheticWeights:
         return SyntheticWeights(name, network, seed, edits.get(name, {}))
 
     parts = make_parts(networks, {name: {None: weights(name, one)} for name, one in networks.items()}, settings)
-    add_part(parts, "depth_model", model, weights("depth_model", model))
+    halves = half_names(model, default=True)
+    parts["depth_model"] = WeightsPart("depth_model", model, {None: weights("depth_model", model)}, halves, [])
     return parts, DepthModel(model)
 
 

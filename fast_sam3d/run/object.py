@@ -141,6 +141,8 @@ def run_object(
         elif residency is not None:
             residency.clear()
         begin = time.perf_counter()
+        if known is not None:
+            stack.callback(known.ended, begin)
         result: dict[str, Any] = pipeline.run(
             with_alpha(image, mask),
             None,
@@ -158,6 +160,8 @@ def run_object(
         if settings.refine_pose:
             result = with_refined_pose(result, mask, report, given)
         seconds = time.perf_counter() - begin
+        if known is not None:
+            seconds += known.seconds
     if residency is not None:
         report.memory = residency.facts(len(result["coords"]))
         report.peak_device_bytes = residency.peak_device_bytes(report.peak_device_bytes)
@@ -171,10 +175,21 @@ class Known:
     Args:
         replay: results of its stages, see `fast_sam3d.native.replay`.
         report: of the runs so far; None before the first.
+        seconds: of the runs so far.
     """
 
     replay: Any
     report: Report | None = None
+    seconds: float = 0.0
+
+    def ended(self, begin: float) -> None:
+        """A run that began at this time of the performance counter has ended."""
+        self.seconds += time.perf_counter() - begin
+
+    def forget_aggregations(self) -> None:
+        """Of voxels, which the next run repeats."""
+        if self.report is not None:
+            self.report.aggregations.clear()
 
 
 def known_of(pipeline: Any) -> Known | None:

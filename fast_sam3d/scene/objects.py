@@ -21,8 +21,9 @@ from fast_sam3d.geometry.arrays import first, transform_points
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import Pose, merge_gaussians, place_gaussians
 from fast_sam3d.run.memory import SMALLER
-from fast_sam3d.run.object import RunSettings, checked_picture, run_object_fitting
+from fast_sam3d.run.object import Known, RunSettings, checked_picture, run_object_fitting
 from fast_sam3d.scene.batch import Ahead, groups_of
+from fast_sam3d.scene.staged import in_groups
 
 if TYPE_CHECKING:
     from fast_sam3d.telemetry import Progress, Report
@@ -181,7 +182,8 @@ def run_scene(
         ss_steps, slat_steps, formats: None takes the pipeline's own.
         smaller: formats to decode instead when out of memory, in order.
         batch: objects whose sparse structures are sampled together where the pipeline supports it; they equal single
-            ones to about 1e-6. 1: no batches.
+            ones to about 1e-6; and objects that go through one stage after another where the memory plan lets weights
+            leave the device, which equal single ones. 1: one object after another.
         layout: refine each pose against mask and pointmap once the object is decoded.
         progress: receives every step and stage, as in `fast_sam3d.report.observe`.
 
@@ -211,7 +213,7 @@ def run_scene(
             raise InputError(f"mask {name} is {'full' if covered.any() else 'empty'}: mark the object in it")
         return covered
 
-    def one(name: str) -> SceneObject:
+    def one(name: str, known: Known | None) -> SceneObject:
         covered = usable(name)
         if name in groups:
             ahead.prepare(groups[name], ((pixels, usable(member), pointmap) for member in groups[name]))
@@ -220,7 +222,7 @@ def run_scene(
         done, decoded = run_object_fitting(
             pipe, pixels, covered, pointmap,
             settings=RunSettings(seed, ss_steps, slat_steps, asked, layout),
-            progress=progress, smaller=smaller, failures=failures, use=lambda run: run,
+            progress=progress, smaller=smaller, failures=failures, known=known, use=lambda run: run,
         )  # fmt: skip
         return SceneObject(name, done.result, done.report, decoded, tuple(failures))
 
@@ -234,15 +236,17 @@ def run_scene(
     groups = groups_of([name for name in named if fits(name)], batch)
     ahead = Ahead(pipe, seed, ss_steps)
 
+    def or_error(name: str, known: Known | None) -> SceneObject:
+        try:
+            return one(name, known)
+        except Exception as error:
+            log.warning("object %s failed: %s", name, error)
+            return SceneObject(name, error=error)
+
     def each() -> Iterator[SceneObject]:
         try:
-            for name in named:
-                try:
-                    item = one(name)
-                except Exception as error:
-                    log.warning("object %s failed: %s", name, error)
-                    item = SceneObject(name, error=error)
-                yield item
+            # Without a seed, objects draw from the global generator one after another.
+            yield from in_groups(pipe, list(named), 1 if seed is None else batch, or_error)
         finally:
             ahead.forget()
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from fast_sam3d.adapters.memory import residency_of
 from fast_sam3d.outputs.folder import clear_unfinished
 from fast_sam3d.run.processes import Lost, can_fork, in_forks
 from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask, ObjectWorker
@@ -78,5 +79,9 @@ def processes_for(pipeline: Any, objects: int, asked: int | None = None) -> int:
     if asked == 1 or objects < 2 or str(pipeline.device) != "cpu" or not can_fork():
         if asked is not None and asked > 1:
             log.info("the objects are processed one after another: more processes need Linux, a CPU and two objects")
+        return 1
+    if residency_of(pipeline) is not None:
+        if asked is not None:
+            log.info("the objects are processed one after another: each process would have its own copy of the weights")
         return 1
     return min(asked or torch.get_num_threads(), objects)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,11 @@ from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import FastSam3dError, OutputError, one_line
 from fast_sam3d.outputs.folder import has_files, result_folder
 from fast_sam3d.run.memory import free_memory, smaller_than
-from fast_sam3d.run.object import ObjectRun, RunSettings, run_object_fitting
+from fast_sam3d.run.object import Known, ObjectRun, RunSettings, run_object_fitting
 from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
 from fast_sam3d.scene.batch import Ahead
 from fast_sam3d.scene.inputs import SceneInput, digest, load_scene
+from fast_sam3d.scene.staged import in_groups
 
 if TYPE_CHECKING:
     from fast_sam3d.checkpoints.load import Checkpoint
@@ -158,26 +159,36 @@ class ObjectWorker:
 
         return smaller_than(self.config.pipeline.formats, self.config.scene.smaller, adapt(self.pipeline).formats)
 
-    def process(self, task: ObjectTask, formats: tuple[str, ...] = (), ended: Sequence[str] = ()) -> ObjectOutcome:
+    def process_all(self, tasks: Sequence[ObjectTask]) -> Iterator[ObjectOutcome]:
+        """Reconstruct objects in this process; under a memory plan that releases weights, stage by stage in groups."""
+        return in_groups(
+            self.pipeline, tasks, self.config.scene.batch, lambda task, known: self.process(task, known=known)
+        )
+
+    def process(
+        self, task: ObjectTask, formats: tuple[str, ...] = (), ended: Sequence[str] = (), known: Known | None = None
+    ) -> ObjectOutcome:
         """Reconstruct one object; its errors are part of the outcome, not raised.
 
         Args:
             formats: of `smaller`; empty: those of the configuration.
             ended: earlier attempts that ended their processes.
+            known: of an earlier run of this object, which stopped.
 
         Raises:
             OutputError: the disk is full or the folder cannot be written, which would fail for every other object too.
         """
         begin = time.perf_counter()
         try:
-            formats, failures = self._run(task, formats or self.config.pipeline.formats, list(ended))
+            formats, failures = self._run(task, formats or self.config.pipeline.formats, list(ended), known)
         except OutputError:
             raise
         except Exception as error:
             if not isinstance(error, FastSam3dError):
                 log.debug("object %d", task.number, exc_info=error)
             return ObjectOutcome(task.number, "failed", one_line(error), seconds=time.perf_counter() - begin)
-        return ObjectOutcome(task.number, "complete", "", formats, tuple(failures), time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin if known is None else known.seconds
+        return ObjectOutcome(task.number, "complete", "", formats, tuple(failures), seconds)
 
     def _share(self, task: ObjectTask) -> SceneInput:
         if self._scene is None or self._scene[:2] != (task.folder, task.pointmap):
@@ -190,7 +201,9 @@ class ObjectWorker:
             self._ahead.prepare((task.folder, task.group), objects)
         return scene
 
-    def _run(self, task: ObjectTask, formats: Sequence[str], tried: list[str]) -> tuple[tuple[str, ...], list[str]]:
+    def _run(
+        self, task: ObjectTask, formats: Sequence[str], tried: list[str], known: Known | None = None
+    ) -> tuple[tuple[str, ...], list[str]]:
         given = self._share(task).object(task.number)
         settings = replace(RunSettings.of(self.config.seed, self.config.pipeline), formats=tuple(formats))
 
@@ -210,7 +223,7 @@ class ObjectWorker:
 
         _, fitted = run_object_fitting(
             self.pipeline, given.image, given.mask, given.pointmap, settings=settings, progress=self.progress,
-            smaller=self.config.scene.smaller, free=free, failures=tried, use=write,
+            smaller=self.config.scene.smaller, free=free, failures=tried, known=known, use=write,
         )  # fmt: skip
         return fitted, tried
 

@@ -30,7 +30,8 @@ def alive(stage: str, seed: int, scale: float = 1.0) -> tuple[Any, dict[str, Ten
     """A sampler with random weights, and these by their names and layouts in files.
 
     Args:
-        scale: of all that is added to the residual stream; small ones make the epsilon of norms matter.
+        scale: of all that is added to the residual stream; small ones make the epsilon of norms matter. Squared, of
+            queries and keys before they are normalised.
     """
     generator = generator_of(stage)
     network, draw = generator.guidance.backbone, torch.Generator().manual_seed(seed)
@@ -46,6 +47,8 @@ def alive(stage: str, seed: int, scale: float = 1.0) -> tuple[Any, dict[str, Ten
         else:
             spread *= 1 / value.shape[-1] ** 0.5 if value.dim() > 1 else 0.3
             file[spconv_name(name)] = torch.randn(value.shape, generator=draw) * spread
+        if "to_qkv" in name:
+            file[name][: 2 * len(value) // 3] *= scale**2
     network.load_state_dict(dict(module_tensor(name, value) for name, value in file.items()))
     return generator, file
 

@@ -278,7 +278,7 @@ def test_gaussians_equal_their_formulas() -> None:
             own = slow_trunk(decoder, slat[number]) if tokens is None else small.feats[rows]
             raw = decoder.out_layer(slow_norm(own, 1e-5, (1,)))
             xyz, colour, scaling, rotation, opacity = raw.split([12, 12, 12, 16, 4], 1)
-            atanh = torch.atanh((hammersley(4).float() * 2 - 1) / 1.5)
+            atanh = torch.atanh((hammersley(4) * 2 - 1) / 1.5)
             offset = torch.tanh(xyz.view(-1, 4, 3) + atanh) * 0.5 * 1.5 / 16
             centre = (slat.coords[rows, None, 1:] + 0.5) / 16 - 0.5
             got = made[number]
@@ -292,7 +292,8 @@ def test_gaussians_equal_their_formulas() -> None:
 
 
 def test_the_hammersley_set_mirrors_digits() -> None:
-    assert hammersley(4).tolist() == [[0, 0, 0], [0.25, 0.5, 1 / 3], [0.5, 0.25, 2 / 3], [0.75, 0.75, 1 / 9]]
+    want = torch.tensor([[0, 0, 0], [0.25, 0.5, 1 / 3], [0.5, 0.25, 2 / 3], [0.75, 0.75, 1 / 9]])
+    assert torch.equal(hammersley(4), want)
 
 
 def test_the_ply_file_has_raw_rotations_and_is_read_with_unit_ones(tmp_path: Any) -> None:

@@ -7,16 +7,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 
+from fast_sam3d import accelerated
 from fast_sam3d.adapters.sam3d import Sam3d
+from fast_sam3d.checkpoints.load import load_pipeline
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.native import moge
 from fast_sam3d.native.depth import DepthModel, depth_part
 from fast_sam3d.native.moge import MoGe, MoGeConfig
+from fast_sam3d.native.pipeline import NativePipeline
+from fast_sam3d.native.preprocess import camera_points
 from fast_sam3d.native.vit import ViTConfig
+from tests.native.checkpoint import write_checkpoint
 from tests.native.small_moge import TINY, picture, see_a_scene
+from tests.native.tiny import SETTINGS, random_parts
 
 HUB = "Ruicheng/moge-vitl"
 CONFIG = {
@@ -130,6 +137,40 @@ def test_half_of_the_weights(tmp_path: Path) -> None:
     assert kinds["head.upsample_blocks.0.1.layers.0.weight"] is kinds["backbone.norm.weight"] is torch.float32
     expected = saved.infer(image, half=True)
     assert all(torch.equal(value, expected[name]) for name, value in part.module.infer(image).items())
+
+
+def test_a_run_with_a_depth_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the exact savings the depth of a picture is computed once for its objects."""
+    save(tmp_path / "model.pt")
+    part = depth_part("model.pt", tmp_path)
+    part.load(torch.device("cpu"), None)
+    pipeline = NativePipeline(SETTINGS, random_parts(), depth_model=DepthModel(part.module))
+    rgba = (picture(30, 40).permute(1, 2, 0) * 255).byte().numpy()
+    rgba = np.concatenate([rgba, np.zeros_like(rgba[..., :1])], -1)
+    seen = part.module.infer(torch.from_numpy(rgba[..., :3] / 255).float().permute(2, 0, 1))
+    calls = []
+    monkeypatch.setattr(MoGe, "forward", lambda *args, forward=MoGe.forward: calls.append(1) or forward(*args))
+    with accelerated(pipeline, preset="off", overrides=["exact=all"]):
+        for top in (4, 12):  # two objects of a picture
+            rgba[..., 3] = 0
+            rgba[top : top + 12, 10:25, 3] = 255
+            found = pipeline.run(rgba, seed=0, stage1_only=True)
+            expected = camera_points(seen["points"])
+            torch.testing.assert_close(found["pointmap"], expected, equal_nan=True)
+    assert len(calls) == 1
+
+
+def test_a_checkpoint_with_the_users_depth_model(tmp_path: Path) -> None:
+    saved = save(tmp_path / "model.pt")
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    pipeline = load_pipeline(write_checkpoint(folder), "cpu", depth_model=tmp_path, runtime="native")
+    rgba = np.random.default_rng(0).integers(0, 256, (30, 40, 4), np.uint8)
+    found = pipeline.compute_pointmap(rgba)
+    expected = saved.infer(torch.from_numpy(rgba[..., :3] / 255).float().permute(2, 0, 1))
+    points = camera_points(expected["points"]).permute(2, 0, 1)
+    torch.testing.assert_close(found["pointmap"], points, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(found["intrinsics"], expected["intrinsics"])
 
 
 def test_the_adapter_finds_the_network() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fast_sam3d.model import layers
@@ -71,6 +71,7 @@ def test_names_and_sizes_are_the_published_ones() -> None:
     for network in (structure, latent):
         kept = {id(value) for value in network.state_dict(keep_vars=True).values()}
         assert {id(value) for value in (*network.parameters(), *network.buffers())} == kept
+        assert {part.eps for part in network.modules() if isinstance(part, nn.LayerNorm)} == {1e-6}
     store_in_half(latent, torch.float16)
     # Measured on the stock network: 1.121 GiB, of which norms and the layers at both ends are float32.
     size = sum(value.numel() * value.element_size() for value in latent.state_dict().values())

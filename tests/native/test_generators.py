@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import fast_sam3d
 from fast_sam3d.exact import places
 from fast_sam3d.model.config_file import SamplingConfig
-from fast_sam3d.native.generators import latent_generator, set_guidance, structure_generator
+from fast_sam3d.native.generators import latent_generator, structure_generator
 from fast_sam3d.patch import Seam
 from tests.native.flows import (
     BLOCKS,
@@ -66,17 +66,14 @@ def test_guidance_is_asked_for_as_often_as_published(stage: str, calls: int) -> 
 
 
 def test_distillation_passes_the_step_size_and_drops_guidance() -> None:
-    sampling = SamplingConfig(5)
-    generator = generator_of("ss", sampling)
-    set_guidance(generator, sampling, distilled=True)
-    with recorded(generator) as seen:
-        sampled(generator, *given("ss", 0)[1:])
-    assert [float(call["d"]) for call in seen] == [200.0] * 5
-    set_guidance(generator, sampling)
-    with recorded(generator) as seen:
-        sampled(generator, *given("ss", 0)[1:])
-    assert {float(call["d"]) for call in seen} == {0.0}
-    assert len(seen) > 5
+    generator = generator_of("ss", SamplingConfig(5))
+    for distilled in (True, False):
+        # As `CommonStages.sample_sparse_structure` sets them.
+        generator.no_shortcut, generator.guidance.strength = not distilled, 0.0 if distilled else 7.0
+        with recorded(generator) as seen:
+            sampled(generator, *given("ss", 0)[1:])
+        assert {float(call["d"]) for call in seen} == {200.0 if distilled else 0.0}
+        assert len(seen) == (5 if distilled else 9)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
@@ -17,11 +16,12 @@ from fast_sam3d.bench.exact_parts import synchronise
 from fast_sam3d.bench.gpu.networks import OnShell, Scale, run_stage, stage_calls
 from fast_sam3d.bench.operations import shell
 from fast_sam3d.errors import CheckpointError
-from fast_sam3d.native.networks import build_networks, image_encoders, make_parts
-from fast_sam3d.native.parts import Part
+from fast_sam3d.native.networks import bare_pipeline, build_networks, make_parts, share_one_encoder
 from fast_sam3d.native.plans import STAGES, Plan
 from fast_sam3d.native.residency import Residency
+from fast_sam3d.native.settings import NativeSettings
 from fast_sam3d.native.surface import SurfaceExtractor
+from fast_sam3d.native.weights import Tensors, WeightsPart
 from fast_sam3d.run.memory import free_memory
 
 OBJECTS: Final = 2
@@ -30,46 +30,48 @@ STEPS: Final = 2
 """Of the samplers, of which more need no more memory."""
 
 
-class Drawn(Mapping[str, Tensor]):
-    """Random weights of a network by name: ones and zeros of norms and biases, else parts of one random tensor."""
+class RandomWeights(Mapping[str, Tensor]):
+    """Weights of a network, see `native.weights.Source`: created when they are read, equal each time.
+
+    Norms and gains are ones, biases zeros, and everything else parts of one tensor of normal numbers, scaled so that
+    magnitudes stay.
+
+    Args:
+        network: with the shapes, on the meta device.
+        pool: [n] normal numbers, as many as the largest weight has.
+    """
 
     def __init__(self, network: nn.Module, pool: Tensor) -> None:
-        self.like, self.pool = network.state_dict(), pool
+        self._like, self._pool = network.state_dict(), pool
 
     def __getitem__(self, name: str) -> Tensor:
-        shape = self.like[name].shape
+        shape = self._like[name].shape
         if len(shape) < 2:
             return torch.full(shape, float(name.endswith(("weight", "gamma"))))
-        outputs = shape[-1 if len(shape) == 3 else 0]
-        return (self.pool[: shape.numel()] * (0.5 * math.sqrt(outputs / shape.numel()))).view(shape)
+        outputs = shape[-1 if len(shape) == 3 else 0]  # [out, in], [out, in, k, k, k], or [27, in, out]
+        return (self._pool[: shape.numel()] * (0.5 * math.sqrt(outputs / shape.numel()))).view(shape)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.like)
+        return iter(self._like)
 
     def __len__(self) -> int:
-        return len(self.like)
+        return len(self._like)
 
     @contextmanager
-    def opened(self) -> Iterator[Mapping[str, Tensor]]:
-        """See `native.weights.Source`."""
+    def opened(self) -> Iterator[Tensors]:
         yield self
 
     def refuse(self, name: str, fault: str) -> CheckpointError:
-        """See `native.weights.Source`."""
-        return CheckpointError(f"random weights {fault.format(name)}")
+        return CheckpointError(f"the random weights {fault.format(name)}")
 
 
-def random_parts(scale: Scale, seed: int) -> Mapping[str, Part]:
-    """The parts of a pipeline without weights, whose embedders share one image encoder."""
-    networks = build_networks(scale.settings)
-    encoders = [found for network in networks.values() for _, found in image_encoders(network)]
-    for encoder in encoders:
-        encoder.backbone = encoders[0].backbone
+def random_parts(settings: NativeSettings, seed: int) -> dict[str, WeightsPart]:
+    """The parts of a checkpoint with random weights, whose embedders share one image encoder."""
+    networks = build_networks(settings)
+    share_one_encoder(networks)
     largest = max(tensor.numel() for network in networks.values() for tensor in network.state_dict().values())
     pool = torch.randn(largest, generator=torch.Generator().manual_seed(seed))
-    return make_parts(
-        networks, {name: {None: Drawn(network, pool)} for name, network in networks.items()}, scale.settings
-    )
+    return make_parts(networks, {name: {None: RandomWeights(n, pool)} for name, n in networks.items()}, settings)
 
 
 def follow(
@@ -84,15 +86,11 @@ def follow(
     Returns:
         JSON-ready, of the last object: the plan, bytes by stage, those that the plan expects, and seconds of loading.
     """
-    parts = random_parts(scale, seed)
-    modules = {name: part.module for name, part in parts.items()}
-    embedders = {name: module for name, module in modules.items() if name.endswith("embedder")}
-    models = nn.ModuleDict({name: module for name, module in modules.items() if name not in embedders})
-    dtype = half or torch.float32
-    adapter = adapt(SimpleNamespace(models=models, condition_embedders=embedders, dtype=dtype, shape_model_dtype=dtype))
+    parts, dtype = random_parts(scale.settings, seed), half or torch.float32
+    adapter = adapt(bare_pipeline({name: part.module for name, part in parts.items()}, dtype))
     for stage in ("ss", "slat"):
         adapter.generator(stage).inference_steps = STEPS
-    decoder: Any = models["slat_decoder_mesh"]
+    decoder = adapter.mesh_decoder()
     decoder.mesh_extractor = OnShell(SurfaceExtractor(decoder.mesh_extractor.res), radius, scale.resolution)
     coords = shell(radius, scale.resolution)
     calls = stage_calls(scale, None, device, False) | stage_calls(scale, coords, device, False)

@@ -21,10 +21,10 @@ from fast_sam3d.model.half import store_in_half
 from fast_sam3d.model.published import FILES
 from fast_sam3d.model.slat_config import CELLS_PER_AXIS, PUBLISHED_SLAT_CONTEXT, SLatFlowConfig
 from fast_sam3d.model.sparse import SparseTensor
-from fast_sam3d.native.embedder import ConditionFuser, EncoderSettings, published_inputs
-from fast_sam3d.native.gaussian_decoder import GaussianDecoder, GaussianDecoderConfig
-from fast_sam3d.native.generators import latent_generator, structure_generator
-from fast_sam3d.native.mesh_decoder import MeshDecoder, MeshDecoderConfig
+from fast_sam3d.native.embedder import EncoderSettings, published_inputs
+from fast_sam3d.native.gaussian_decoder import GaussianDecoderConfig
+from fast_sam3d.native.mesh_decoder import MeshDecoderConfig
+from fast_sam3d.native.networks import EMBEDDERS, bare_pipeline, build_networks, share_one_encoder
 from fast_sam3d.native.points import PointSettings
 from fast_sam3d.native.settings import NativeSettings
 from fast_sam3d.native.structure_decoder import StructureDecoderConfig
@@ -171,30 +171,10 @@ def native_networks(
         real: stages whose networks are created on the device. The others are on the meta device.
         dtype: in which the samplers and embedders run under autocast; the weights are float32.
     """
-    builders: dict[str, Callable[[], nn.Module]] = {
-        "condition": lambda: nn.ModuleDict(
-            {
-                f"{stage}_condition_embedder": ConditionFuser(getattr(settings, f"{stage}_embedder"))
-                for stage in SAMPLERS
-            }
-        ),
-        "ss": lambda: structure_generator(settings.ss_flow, settings.ss_sampling),
-        "slat": lambda: latent_generator(settings.slat_flow, settings.slat_sampling),
-        "mesh": lambda: MeshDecoder(settings.slat_decoder_mesh),
-        "gaussian": lambda: GaussianDecoder(settings.slat_decoder_gs),
-    }
-    made: dict[str, Any] = {}
-    for stage, builder in builders.items():
-        with torch.device(device if stage in real else "meta"):
-            made[stage] = builder().eval().requires_grad_(False)
-    embedders = dict(made.pop("condition").items())
-    encoders = [encoder for fuser in embedders.values() for encoder in fuser.image_encoders()]
-    for encoder in encoders:
-        encoder.backbone = encoders[0].backbone
-    models = nn.ModuleDict({FILES[stage]: network for stage, network in made.items()})
-    return SimpleNamespace(
-        models=models, condition_embedders=embedders, device=device, dtype=dtype, shape_model_dtype=dtype
-    )
+    names = [name for stage in real for name in (EMBEDDERS if stage == "condition" else (FILES[stage],))]
+    networks = build_networks(settings, names, device)
+    share_one_encoder(networks)
+    return bare_pipeline(networks, dtype)
 
 
 def half_type(precision: str, device: torch.device, stock: bool) -> torch.dtype:
@@ -207,8 +187,7 @@ def half_type(precision: str, device: torch.device, stock: bool) -> torch.dtype:
 def _network(adapter: Any, stage: str) -> nn.Module | None:
     """None: the pipeline has none, as the stock one without DINOv2's code."""
     if stage == "condition":
-        embedders = adapter.pipeline.condition_embedders
-        return nn.ModuleDict(embedders) if embedders else None
+        return nn.ModuleDict(adapter.embedders) if adapter.embedders else None
     network: nn.Module = adapter.network(stage) if stage in SAMPLERS else adapter.decoder(stage)
     return network
 
@@ -231,7 +210,7 @@ def stage_calls(
         shapes = {name: (1, *shape) for name, shape in settings.ss_flow.leaf_shapes.items()}
         context = torch.randn(1, *scale.contexts[0], device=device)
         return {
-            "condition": lambda adapter: _condition(adapter.pipeline.condition_embedders, settings, device),
+            "condition": lambda adapter: _condition(adapter.embedders, settings, device),
             "ss": lambda adapter: adapter.generator("ss")(shapes, device, context),
         }
     context = torch.randn(1, *scale.contexts[1], device=device)

@@ -19,6 +19,7 @@ from fast_sam3d.errors import CheckpointError, FastSam3dError, one_line
 from fast_sam3d.model.config import LAYOUT_CHANNELS, LAYOUT_STREAM, SHAPE_LEAF
 from fast_sam3d.model.published import FILES, STEPS
 from fast_sam3d.native.embedder import EmbedderSettings, EncoderSettings
+from fast_sam3d.native.networks import EMBEDDERS, bare_pipeline
 from fast_sam3d.native.settings import NativeSettings
 
 __all__ = ["importable", "stock_networks"]
@@ -52,7 +53,6 @@ def stock_networks(
         FastSam3dError: the classes cannot be imported or created.
     """
     models: dict[str, nn.Module] = {}
-    embedders: dict[str, nn.Module] = {}
     try:
         from hydra.utils import instantiate
 
@@ -61,16 +61,13 @@ def stock_networks(
             for stage, name in FILES.items():
                 with device if stage in real else torch.device("meta") as place:
                     models[name] = instantiate(_config(stage, settings, str(place)))
-            for stage in ("ss", "slat") if "condition" in real and DINO.exists() else ():
+            if "condition" in real and DINO.exists():
                 with device:
-                    kind = _embedder(getattr(settings, f"{stage}_embedder"))
-                    embedders[f"{stage}_condition_embedder"] = instantiate(kind).eval().requires_grad_(False)
+                    for name, own in zip(EMBEDDERS, (settings.ss_embedder, settings.slat_embedder), strict=True):
+                        models[name] = instantiate(_embedder(own))
     except Exception as error:  # of any kind: it depends on a dozen packages
         raise FastSam3dError(f"the stock classes cannot be created here ({one_line(error)})") from error
-    networks = nn.ModuleDict(models).eval().requires_grad_(False)
-    return SimpleNamespace(
-        models=networks, condition_embedders=embedders, device=device, dtype=dtype, shape_model_dtype=dtype
-    )
+    return bare_pipeline(models, dtype)
 
 
 def _config(stage: str, settings: NativeSettings, device: str) -> dict[str, Any]:
