@@ -48,5 +48,7 @@ def test_a_run_on_another_device(dtype: torch.dtype) -> None:
     assert [line for line in accelerator.silent if not line.endswith("the test")] == []
     assert waits[0] == waits[1]  # none in a step
     if dtype is torch.float32:
-        for name, value in result.items():
-            assert torch.allclose(value.nan_to_num(), expected[name].nan_to_num(), atol=1e-5), name
+        # Another way to gather rounds otherwise, which turns the diagonal of a quad now and then.
+        assert (result["mesh.faces"] != expected["mesh.faces"]).any(1).float().mean() < 1e-3
+        for name in result.keys() - {"mesh.faces"}:
+            assert torch.allclose(result[name].nan_to_num(), expected[name].nan_to_num(), atol=1e-5), name
