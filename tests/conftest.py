@@ -64,6 +64,7 @@ SLOW = (
     "native/test_contract.py",
     "native/test_devices.py",
     "native/test_decoders.py::test_memory_at_published_sizes",
+    "native/test_synthetic.py::test_a_run_yields_a_surface_and_visible_gaussians",
     "sampling/test_precision.py",
     "scene/test_batch.py",
     "scene/test_folder.py",
