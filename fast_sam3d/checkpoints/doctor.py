@@ -90,6 +90,7 @@ class Examination:
         asked_for: whether a folder was asked for.
         first_load: what the stock code fetches itself for the first weights that are complete.
         driver: the GPUs that NVIDIA's driver sees, if torch sees none.
+        memory: which memory plan of the native runtime fits this machine, or why none does; None: unknown.
         missing: modules that are absent or unusable, and needed.
     """
 
@@ -107,6 +108,7 @@ class Examination:
     asked_for: bool = False
     driver: tuple[Gpu, ...] = ()
     first_load: tuple[Fetched, ...] = ()
+    memory: str | None = None
 
     @property
     def next_step(self) -> str | None:
@@ -231,6 +233,7 @@ def examine(tag: str | None = None) -> Examination:
         asked_for=tag is not None,
         driver=driver,
         first_load=_first_load(weights),
+        memory=None if torch_state.problem else _memory(gpus),
     )
 
 
@@ -258,6 +261,25 @@ def _gpu(torch: Any, index: int) -> Gpu:
         free = None
     supported = _runs_on(torch.cuda.get_arch_list(), 10 * about.major + about.minor)
     return Gpu(about.name, int(about.total_memory), free, f"{about.major}.{about.minor}", supported)
+
+
+def _memory(gpus: tuple[Gpu, ...]) -> str | None:
+    """The memory plan of the native runtime for the first GPU, or for the CPU, in the precision that it would have."""
+    try:
+        import torch
+
+        from fast_sam3d.native import plans
+
+        device = torch.device("cuda" if gpus else "cpu")
+        half, free = (torch.float16, gpus[0].free) if gpus else (None, plans.free_bytes(device))
+        if free is None:
+            return None
+        plan = plans.choose(plans.AUTO, device, half, free=free)
+        peak = max(plans.expected_peaks(plan, plans.LARGE, half).values())
+    except Exception as error:  # too little memory, or a torch that does not work
+        return _brief(error)
+    where = "the GPU" if gpus else "the CPU"
+    return f"memory plan {plan.name} on {where}: at most about {peak / 2**30:.1f} of {free / 2**30:.1f} GiB"
 
 
 def _runs_on(builds: list[str], capability: int) -> bool:

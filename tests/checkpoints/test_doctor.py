@@ -72,6 +72,16 @@ def test_a_complete_installation_is_ready(complete, capsys):
         assert any(line.split()[:2] == ["ok", name] for line in lines), name
 
 
+def test_the_memory_plan_that_fits_is_named(complete, monkeypatch, capsys):
+    _, out, _ = run(capsys, "doctor")
+    assert "native runtime       memory plan all on the GPU: at most about 16.8 of 20.0 GiB" in out
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (5 * 2**30, 24 * 2**30))
+    assert "memory plan 8GB on the GPU" in doctor.examine().memory
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (2**30, 24 * 2**30))
+    _, out, _ = run(capsys, "doctor")
+    assert "--  native runtime       cuda has 1.0 GiB of free memory, and the smallest memory plan needs" in out
+
+
 @pytest.mark.parametrize("module", REQUIRED)
 def test_every_missing_package_is_named_first_and_installed_by_a_command(complete, module, capsys):
     complete.modules.remove(module)
