@@ -120,14 +120,11 @@ def implemented(folder: Path) -> str | None:
 
 def _pipeline(settings: Any, parts: dict[str, Any], device: Any, half: Any, memory: str, depth_model: Any) -> Any:
     """The pipeline of parts on a device, under the memory plan of that name."""
-    from fast_sam3d.native import plans
     from fast_sam3d.native.pipeline import NativePipeline
     from fast_sam3d.native.residency import Residency
 
-    sizes = {name: (part.size(half), part.size(None)) for name, part in parts.items()}
-    plan = plans.choose(memory, device, half, sizes)
-    log.info("memory plan: %s", plan.name)
-    return NativePipeline(settings, parts, device, half, Residency(parts, plan, device, half), depth_model)
+    residency = Residency.planned(parts, memory, device, half)
+    return NativePipeline(settings, parts, device, half, residency, depth_model)
 
 
 def _half(published: str, device: Any, dtype: Any) -> Any:
