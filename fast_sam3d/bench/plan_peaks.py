@@ -8,14 +8,13 @@ that of a shell's field.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fast_sam3d.adapters import adapt
 from fast_sam3d.bench.gpu.memory import random_parts
@@ -24,9 +23,11 @@ from fast_sam3d.bench.operations import shell
 from fast_sam3d.geometry.sparse_grid import SparseGrid
 from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.native.allocations import Allocations, traced
+from fast_sam3d.native.networks import bare_pipeline
 from fast_sam3d.native.plans import STAGES, Plan, expected_peaks
 from fast_sam3d.native.residency import Residency
 from fast_sam3d.native.surface import SurfaceExtractor
+from fast_sam3d.native.weights import WeightsPart
 
 __all__ = ["AUTOCAST", "RADIUS_20K", "RADIUS_40K", "plan_peaks", "surface_peak", "voxels_of"]
 
@@ -49,6 +50,7 @@ def plan_peaks(
     scale: Scale = FULL,
     stages: Collection[str] = tuple(STAGES),
     steps: int = 1,
+    parts: Mapping[str, WeightsPart] | None = None,
 ) -> dict[str, Any]:
     """Run every stage once under a plan and trace what is allocated.
 
@@ -58,12 +60,13 @@ def plan_peaks(
         half: type of half precision; None: float32.
         stages: of `plans.STAGES`, and "surface" for that of the mesh alone; the depth model is not measured here.
         steps: of the samplers, each without guidance; more need no more memory.
+        parts: of an earlier call with the same scale, which take a while to create; None: new ones.
 
     Returns:
         JSON-ready: voxels; by stage the peak in bytes, that which the plan expects, the bytes of weights on the device,
         and seconds.
     """
-    parts = random_parts(scale, seed=0)
+    parts = parts or random_parts(scale.settings, seed=0)
     coords = voxels_of(radii, scale.resolution)
     adapter = _adapted(parts, half, steps)
     given = (stage_calls(scale, None, device, False), stage_calls(scale, coords, device, False))
@@ -106,12 +109,8 @@ def surface_peak(radii: Collection[float], scale: Scale = FULL) -> int:
     return found.peak
 
 
-def _adapted(parts: Any, half: torch.dtype | None, steps: int) -> Any:
-    modules = {name: part.module for name, part in parts.items()}
-    embedders = {name: module for name, module in modules.items() if name.endswith("embedder")}
-    models = nn.ModuleDict({name: module for name, module in modules.items() if name not in embedders})
-    dtype = half or torch.float32
-    adapter = adapt(SimpleNamespace(models=models, condition_embedders=embedders, dtype=dtype, shape_model_dtype=dtype))
+def _adapted(parts: Mapping[str, WeightsPart], half: torch.dtype | None, steps: int) -> Any:
+    adapter = adapt(bare_pipeline({name: part.module for name, part in parts.items()}, half or torch.float32))
     for stage in adapter.stages:
         adapter.generator(stage).inference_steps = steps
         adapter.guidance(stage).strength = 0.0
