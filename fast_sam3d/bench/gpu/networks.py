@@ -236,6 +236,7 @@ def stage_calls(
         "slat": lambda adapter: adapter.generator("slat")(shape, device, context, places),
         "mesh": lambda adapter: adapter.decoder("mesh")(latent()),
         "gaussian": lambda adapter: adapter.decoder("gaussian")(latent()),
+        "gaussian_4": lambda adapter: adapter.decoder("gaussian_4")(latent()),
     }
 
 
