@@ -160,6 +160,10 @@ def locate_checkpoint(tag_or_path: str | Path | None = None, device: Any = None,
 def _named(name: str, device: Any, asked: str) -> Checkpoint:
     if not name:
         raise CheckpointError("the tag is empty: give mini, the name of a folder under checkpoints/, or a path")
+    if name == SYNTHETIC:
+        if asked == "stock":
+            raise CheckpointError("the stock runtime has no synthetic weights: leave pipeline.runtime at auto")
+        return Checkpoint(SYNTHETIC, Path(SYNTHETIC), "synthetic", "it was asked for: random weights", "native")
     roots = checkpoint_roots()
     # A tag takes precedence over a folder of that name in the working folder; a path has a separator, or is only dots.
     tagged = [root / name for root in roots] if name.strip(".") else []
@@ -170,10 +174,6 @@ def _named(name: str, device: Any, asked: str) -> Checkpoint:
         return Checkpoint(name, folder, kind, f"it was asked for; the {runtime} runtime, because {why}", runtime)
     if name == "mini":
         return Checkpoint("mini", resource("checkpoints/mini"), "mini", "it was asked for")
-    if name == SYNTHETIC:
-        if asked == "stock":
-            raise CheckpointError("the stock runtime has no synthetic weights: leave pipeline.runtime at auto")
-        return Checkpoint(SYNTHETIC, Path(SYNTHETIC), "synthetic", "it was asked for: random weights", "native")
     tags = {p.name for root in roots for p in _folders(root)} | {"mini", SYNTHETIC}
     help_text = f"; {GATED_HELP}" if name == DEFAULT_STOCK_TAG else ""
     path = os.path.abspath(os.path.expanduser(name))
