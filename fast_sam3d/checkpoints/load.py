@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fast_sam3d.checkpoints.files import check_stock_files, read_yaml
-from fast_sam3d.checkpoints.native import check_native, load_native
+from fast_sam3d.checkpoints.native import check_native, load_native, load_synthetic
 from fast_sam3d.checkpoints.runtime import Runtime, choose_runtime
 from fast_sam3d.checkpoints.stock import (
     GATED_HELP,
@@ -36,6 +36,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 DEFAULT_STOCK_TAG = "hf"
+SYNTHETIC = "synthetic"
 _SETTINGS = "pipeline.yaml"
 
 
@@ -45,14 +46,15 @@ class Checkpoint:
 
     Args:
         tag: the name or path that was asked for.
-        kind: "mini" for the embedded model's classes, "sam3d" for the stock ones.
+        kind: "mini" for the embedded model, "sam3d" for SAM 3D Objects, "synthetic" for its sizes with random weights,
+            which has no folder.
         reason: why it was chosen, for the log.
         runtime: whose classes run SAM 3D Objects; None for the embedded model.
     """
 
     tag: str
     folder: Path
-    kind: Literal["mini", "sam3d"]
+    kind: Literal["mini", "sam3d", "synthetic"]
     reason: str
     runtime: Runtime | None = None
 
@@ -69,8 +71,9 @@ def load_pipeline(
     """Loads a pipeline.
 
     Args:
-        tag_or_path: "mini", the name of a folder under checkpoints/, or a path. None takes the user's SAM 3D Objects
-            weights if they are there and usable, else the embedded model, and logs which and why.
+        tag_or_path: "mini", "synthetic" (the published sizes with random weights: the result is noise), the name of a
+            folder under checkpoints/, or a path. None takes the user's SAM 3D Objects weights if they are there and
+            usable, else the embedded model, and logs which and why.
         device: torch device or its name; None takes cuda if there is one, else cpu.
         dtype: torch dtype or its name; None leaves it to the checkpoint.
         depth_model: MoGe weights that replace those named by the SAM 3D Objects checkpoint: a model.pt, a folder that
@@ -110,6 +113,10 @@ def load_checkpoint(
 
         return Pipeline.from_pretrained(checkpoint.folder, device=chosen, dtype=precision)
     depth = None if depth_model is None else check_depth_model(depth_model)
+    if checkpoint.kind == "synthetic":
+        if depth is not None or half_cache:
+            raise CheckpointError("the synthetic weights take neither a depth model nor a copy: leave both out")
+        return load_synthetic(chosen, _dtype(dtype), memory)
     if checkpoint.runtime == "native":
         return load_native(checkpoint.folder, chosen, _dtype(dtype), depth, memory, half_cache, GATED_HELP)
     name = None if dtype is None else str(_dtype(dtype)).removeprefix("torch.")
@@ -163,7 +170,11 @@ def _named(name: str, device: Any, asked: str) -> Checkpoint:
         return Checkpoint(name, folder, kind, f"it was asked for; the {runtime} runtime, because {why}", runtime)
     if name == "mini":
         return Checkpoint("mini", resource("checkpoints/mini"), "mini", "it was asked for")
-    tags = {p.name for root in roots for p in _folders(root)} | {"mini"}
+    if name == SYNTHETIC:
+        if asked == "stock":
+            raise CheckpointError("the stock runtime has no synthetic weights: leave pipeline.runtime at auto")
+        return Checkpoint(SYNTHETIC, Path(SYNTHETIC), "synthetic", "it was asked for: random weights", "native")
+    tags = {p.name for root in roots for p in _folders(root)} | {"mini", SYNTHETIC}
     help_text = f"; {GATED_HELP}" if name == DEFAULT_STOCK_TAG else ""
     path = os.path.abspath(os.path.expanduser(name))
     if os.path.isfile(path):

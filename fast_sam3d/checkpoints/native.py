@@ -9,7 +9,7 @@ from typing import Any
 from fast_sam3d.checkpoints.files import check_stock_files, converted_files
 from fast_sam3d.errors import CheckpointError
 
-__all__ = ["check_native", "convert", "load_native"]
+__all__ = ["check_native", "fitting_plan", "implemented", "load_native", "load_synthetic"]
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +54,9 @@ def load_native(
     Raises:
         FastSam3dError: a file is missing, damaged or not implemented, or the device has too little memory.
     """
-    from fast_sam3d.native import plans
     from fast_sam3d.native.depth import DepthModel, depth_part
     from fast_sam3d.native.half_cache import cached_parts
     from fast_sam3d.native.networks import file_parts
-    from fast_sam3d.native.pipeline import NativePipeline
-    from fast_sam3d.native.residency import Residency
     from fast_sam3d.native.settings import NativeSettings
 
     check_native(folder, device, help_text)
@@ -75,28 +72,59 @@ def load_native(
         parts = cached_parts(folder, settings, half, _RESTORE)
     else:
         parts = file_parts(folder, settings, _RESTORE)
-    if depth is not None:
-        parts[depth.name] = depth
-    plan = plans.choose(memory, device, half, {key: (part.size(half), part.size(None)) for key, part in parts.items()})
-    log.info("memory plan: %s", plan.name)
-    residency, model = Residency(parts, plan, device, half), None if depth is None else DepthModel(depth.module)
-    return NativePipeline(settings, parts, device, half, residency, model)
+    if depth is None:
+        return _pipeline(settings, parts, device, half, memory, None)
+    parts[depth.name] = depth
+    return _pipeline(settings, parts, device, half, memory, DepthModel(depth.module))
 
 
-def convert(folder: Path, half: Any, help_text: str) -> Path:
-    """Write the copy of a folder's weights in half precision, unless there is a current one. Returns its path.
+def load_synthetic(device: Any, dtype: Any, memory: str, settings: Any = None, **sizes: Any) -> Any:
+    """Build the native pipeline with random weights (see `native.synthetic`). Needs no files, and writes none.
+
+    Args:
+        device, dtype, memory: as of `load_native`.
+        settings: sizes; None: the published ones.
+        sizes: further arguments of `synthetic_parts`.
 
     Raises:
-        FastSam3dError: as `load_native`; the copy cannot be written.
+        FastSam3dError: the device has too little memory.
     """
-    from fast_sam3d.native.half_cache import cache_path, is_current, write_cache
+    from fast_sam3d.native.settings import PUBLISHED
+    from fast_sam3d.native.synthetic import synthetic_parts
+
+    settings = settings or PUBLISHED
+    half = _half(settings.dtype, device, dtype)
+    log.warning("synthetic: the weights are random, so the result is noise; time and memory are those of real weights")
+    parts, depth_model = synthetic_parts(settings, **sizes)
+    return _pipeline(settings, parts, device, half, memory, depth_model)
+
+
+def fitting_plan(device: Any) -> str:
+    """Name of the memory plan that the published sizes get on a device. Raises FastSam3dError where none fits."""
+    from fast_sam3d.native import plans
+    from fast_sam3d.native.settings import PUBLISHED
+
+    return plans.choose(plans.AUTO, device, _half(PUBLISHED.dtype, device, None)).name
+
+
+def implemented(folder: Path) -> str | None:
+    """The first setting of a checkpoint folder that the native runtime does not implement; None: it implements all."""
     from fast_sam3d.native.settings import NativeSettings
 
-    check_stock_files(folder, help_text)
-    settings = NativeSettings.read(folder)
-    if is_current(folder, settings, half):
-        return cache_path(folder, half)
-    return write_cache(folder, settings, half, _RESTORE)
+    try:
+        NativeSettings.read(folder)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def _pipeline(settings: Any, parts: dict[str, Any], device: Any, half: Any, memory: str, depth_model: Any) -> Any:
+    """The pipeline of parts on a device, under the memory plan of that name."""
+    from fast_sam3d.native.pipeline import NativePipeline
+    from fast_sam3d.native.residency import Residency
+
+    residency = Residency.planned(parts, memory, device, half)
+    return NativePipeline(settings, parts, device, half, residency, depth_model)
 
 
 def _half(published: str, device: Any, dtype: Any) -> Any:

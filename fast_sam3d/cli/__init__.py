@@ -48,6 +48,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "tune": Command("fast_sam3d.cli.tune", "search the fastest settings within a drift budget, on your pipeline"),
         "count": Command("fast_sam3d.cli.count", "operations that each exact saving removes, at the published sizes"),
         "measure-exact": Command("fast_sam3d.cli.measure_exact", "time and peak memory of parts with an exact saving"),
+        "compare-runtimes": Command("fast_sam3d.cli.compare_runtimes", "stock and native runtime, stage by stage"),
         "measure-native": Command("fast_sam3d.cli.measure_native", "time native parts next to the stock ones"),
         "measure-gpu": Command("fast_sam3d.cli.measure_gpu", "time and memory at full size on a GPU, without weights"),
     },
@@ -137,7 +138,7 @@ def _overview() -> str:
         "SAM 3D Objects with training-free acceleration, and an embedded model.",
     ]
     for title, commands in GROUPS.items():
-        lines += ["", f"{title}:", *(f"  {name:<15} {command.text}" for name, command in commands.items())]
+        lines += ["", f"{title}:", *(f"  {name:<16} {command.text}" for name, command in commands.items())]
     return "\n".join([*lines, "", f"`{PROGRAM} COMMAND --help` explains one command; `{PROGRAM} --version` prints it."])
 
 

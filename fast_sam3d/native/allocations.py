@@ -4,8 +4,9 @@
         network(tokens, context)
     print(found.peak / 2**30, found.at_peak()[:5])
 
-Counted is every storage from the operation that creates it until its last reference is gone; views cost nothing. What
-an allocator of a device adds (rounding, fragmentation, cached blocks), and memory outside of torch, is not counted.
+Counted is every storage from the operation that creates it until its last reference is gone; views cost nothing, and
+so do tensors that were there before, unless they are watched. What an allocator of a device adds (rounding,
+fragmentation, cached blocks), and memory outside of torch, is not counted.
 
 Inside of an operation torch may hold memory that no tensor shows. Of those the ones that are large are added for the
 length of the operation: `INSIDE`. Attention on the meta device is counted as fused, as on every device that has a fused
@@ -41,6 +42,9 @@ INSIDE: Final[Mapping[str, Callable[[int, int], int]]] = {
 }
 """Bytes that an operation holds inside, by name, from those of its arguments and of its results."""
 
+WATCHED: Final = "watched"
+"""Name of what was there before."""
+
 _HALF: Final = {
     F.linear, F.conv2d, F.conv3d, torch.matmul, torch.mm, torch.bmm, torch.addmm, Tensor.matmul, Tensor.__matmul__,
     F.scaled_dot_product_attention, F.conv_transpose2d,
@@ -75,8 +79,10 @@ class Allocations:
         live: bytes that are alive now.
         peak: the largest value of it.
         peak_name: the operation at which that was.
+        meta: whether tensors on the meta device count.
     """
 
+    meta: bool = True
     live: int = 0
     peak: int = 0
     peak_name: str = ""
@@ -85,11 +91,15 @@ class Allocations:
     _blocks: list[Block] = field(default_factory=list)
     _known: dict[int, tuple[weakref.ref[Any], Block]] = field(default_factory=dict)
 
-    def watch(self, tensors: Iterable[Tensor], name: str = "watched") -> None:
+    def watch(self, tensors: Iterable[Tensor]) -> None:
         """Count the storages of tensors that are there already, such as weights; those known already only once."""
         for tensor in tensors:
-            self._add(tensor, name)
-        self._measure(name)
+            self._add(tensor, WATCHED)
+        self._measure(WATCHED)
+
+    def restart(self) -> None:
+        """Measure the peak from now on."""
+        self.peak, self.peak_name, self._peak_at = self.live, "", self._now
 
     def at_peak(self) -> list[tuple[int, str]]:
         """What was alive at the peak: (bytes, operation, type and shape), equal ones together, the largest first."""
@@ -100,13 +110,18 @@ class Allocations:
                 found[f"{block.name} {kind} {list(block.shape)}"] += block.bytes
         return sorted(((size, label) for label, size in found.items()), reverse=True)
 
-    def _add(self, tensor: Tensor, name: str) -> int:
-        """Count a tensor's storage unless it is known. Returns the bytes that are new."""
+    def _add(self, tensor: Tensor, name: str, there: bool = False) -> int:
+        """Count a tensor's storage unless it is known, or was there before. Returns the bytes that are new."""
+        if tensor.is_meta and not self.meta:
+            return 0
         storage = tensor.untyped_storage()
         known = self._known.get(storage._cdata)
         if known is not None and known[0]() is not None:
+            if name == WATCHED and not known[1].bytes:  # seen before it was watched
+                known[1].bytes, known[1].name = storage.nbytes(), name
+                self.live += storage.nbytes()
             return 0
-        block = Block(storage.nbytes(), name, tuple(tensor.shape), tensor.dtype, self._now)
+        block = Block(0 if there else storage.nbytes(), name, tuple(tensor.shape), tensor.dtype, self._now)
         self._blocks.append(block)
         key = storage._cdata
         self._known[key] = (weakref.ref(storage, lambda _: self._drop(key, block)), block)
@@ -125,6 +140,8 @@ class Allocations:
 
     def _called(self, name: str, given: Sequence[Tensor], made: Sequence[Tensor]) -> None:
         self._now += 1
+        for tensor in given:  # results may be views of them
+            self._add(tensor, name, there=True)
         new = sum(self._add(tensor, name) for tensor in made)
         inside = INSIDE.get(name)
         self._measure(name, 0 if inside is None else inside(max(map(tensor_bytes, given), default=0), new))
@@ -138,8 +155,8 @@ class _Operations(TorchDispatchMode):
         self.found = found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        result = func(*args, **(kwargs or {}))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         self.found._called(func.__name__.split(".")[0], given, made)
         return result
@@ -177,14 +194,15 @@ def _cast(value: Any, wanted: torch.dtype) -> Any:
 
 
 @contextmanager
-def traced(half: torch.dtype | None = None, watch: Iterable[Tensor] = ()) -> Iterator[Allocations]:
+def traced(half: torch.dtype | None = None, watch: Iterable[Tensor] = (), meta: bool = True) -> Iterator[Allocations]:
     """Count the memory of tensors in a block.
 
     Args:
         half: type in which autocast would run the block on the meta device; None: no autocast.
         watch: tensors that are there already, such as weights and inputs.
+        meta: whether tensors on the meta device count; not where they stand for weights that are elsewhere.
     """
-    found = Allocations()
+    found = Allocations(meta)
     found.watch(watch)
     with _Meta(half), _Operations(found):
         yield found

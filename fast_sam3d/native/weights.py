@@ -179,11 +179,12 @@ class WeightsPart:
         return frozenset(self.module.modules())
 
     def _check(self, source: Source, tensors: Tensors) -> None:
+        shapes = getattr(tensors, "like", tensors.__getitem__)  # of tensors that are generated
         wanted = self.module.state_dict()
         for name, like in wanted.items():
             if name not in tensors:
                 raise source.refuse(name, "lack {}")
-            given = tensors[name]
+            given = shapes(name)
             if given.shape != like.shape:
                 raise source.refuse(name, f"have {{}} as {list(given.shape)}, and the network takes {list(like.shape)}")
             if not given.is_floating_point() or given.dtype.itemsize < 2:

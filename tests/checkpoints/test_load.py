@@ -191,7 +191,7 @@ def test_the_kind_follows_the_named_class(checkpoints):
 def test_unknown_tag_lists_existing_ones(checkpoints):
     write_mini(checkpoints / "larger")
     assert "did you mean 'larger'" in message(find_checkpoint, "large")
-    assert "valid are: larger, mini" in message(find_checkpoint, "xyz")
+    assert "valid are: larger, mini, synthetic" in message(find_checkpoint, "xyz")
 
 
 def test_missing_gated_weights_name_the_download_command(checkpoints):

@@ -69,6 +69,16 @@ def test_operations_at_the_published_size() -> None:
             block.mlp["shape"](tokens)
         assert 24 * counter.get_total_flops() == pytest.approx(1651e9, rel=0.01)
 
+        def gigaflops(**flags: bool) -> int:
+            with FlopCounterMode(display=False) as counter:
+                flow(x, torch.zeros(1), context, d=torch.zeros(1), **flags)
+            return round(counter.get_total_flops() / 1e9)
+
+        flow.keep_context = flow.constant_unconditional = True
+        with flow.keeping(context):
+            assert [gigaflops(), gigaflops(), gigaflops(cfg=True)] == [9_090, 7_574, 4_128]
+            assert flow.context_bytes == 4 * 24 * 2 * 7528 * 2 * 1024  # blocks, streams, keys and values
+
 
 def test_leaf_shapes_and_names() -> None:
     flow = SparseStructureFlow()

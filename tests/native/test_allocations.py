@@ -41,6 +41,23 @@ def test_views_and_changes_in_place_cost_nothing(device: str) -> None:
 
 
 @DEVICES
+def test_what_was_there_before_costs_nothing(device: str) -> None:
+    x = torch.zeros(1000, device=device)
+    with traced() as found:
+        part = x[:10].view(2, 5)
+        copy = part + 0
+    assert found.peak == found.live == 40
+    del x, part, copy
+
+
+def test_meta_stands_for_nothing_where_asked_for() -> None:
+    with traced(meta=False) as found:
+        kept = torch.zeros(10, device="meta"), torch.zeros(10)
+    assert found.live == 40
+    del kept
+
+
+@DEVICES
 def test_a_part_of_a_released_tensor_keeps_all_of_it(device: str) -> None:
     with traced() as found:
         row = torch.zeros(100, 10, device=device)[0]

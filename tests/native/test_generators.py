@@ -16,6 +16,7 @@ import fast_sam3d
 from fast_sam3d.exact import places
 from fast_sam3d.model.config_file import SamplingConfig
 from fast_sam3d.native.generators import latent_generator, structure_generator
+from fast_sam3d.native.settings import PUBLISHED
 from fast_sam3d.patch import Seam
 from tests.native.flows import (
     BLOCKS,
@@ -57,7 +58,8 @@ def test_time_grids() -> None:
 
 @pytest.mark.parametrize(("stage", "calls"), [("ss", 44), ("slat", 38)])
 def test_guidance_is_asked_for_as_often_as_published(stage: str, calls: int) -> None:
-    sampling = SamplingConfig() if stage == "ss" else SamplingConfig(25, 1.0, rescale_t=1.0)
+    """The structured latent has 25 steps and guidance 1: pipeline.yaml, not the sampler's own yaml, has the say."""
+    sampling = PUBLISHED.ss_sampling if stage == "ss" else PUBLISHED.slat_sampling
     with recorded(generator := generator_of(stage, sampling)) as seen:
         sampled(generator, *given(stage, 0)[1:])
     assert len(seen) == calls

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 import fast_sam3d
 from fast_sam3d.bench.operations import OFF
 from fast_sam3d.native.embedder import ConditionFuser, share_equal
+from fast_sam3d.native.plans import PLANS
 from fast_sam3d.native.vit import VisionTransformer
+from tests.beds import differing
 from tests.fakes import FakePipeline
 from tests.native.test_embedders import SIZE, random, settings
+from tests.native.test_replay import with_plan
+from tests.native.tiny import NATIVE, random_native
 
 PICTURES = {"image": 3, "rgb_image": 3, "mask": 1, "rgb_image_mask": 1}
 
@@ -109,3 +113,25 @@ def test_different_encoders_share_nothing(encoded: list[int], caplog: pytest.Log
         pipeline.run()
     assert len(encoded) == 8
     assert "exact.embedders saves nothing" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def native() -> tuple[Any, dict[str, Tensor]]:
+    """A pipeline whose embedders have one image encoder, and the result of a run."""
+    pipeline = random_native()
+    encoders = [encoder for fuser in pipeline.condition_embedders.values() for encoder in fuser.image_encoders()]
+    for encoder in encoders[1:]:
+        encoder.backbone = encoders[0].backbone
+    return pipeline, NATIVE.run(pipeline)
+
+
+@pytest.mark.parametrize("plan", [None, "8GB", "16GB"])
+def test_the_pipeline_encodes_each_picture_once_under_every_memory_plan(
+    plan: str | None, native: tuple[Any, dict[str, Tensor]], encoded: list[int]
+) -> None:
+    pipeline, plain = native
+    if plan is not None:
+        pipeline, _ = with_plan(pipeline, PLANS[plan])
+    with fast_sam3d.accelerated(pipeline, only("embedders")):
+        assert differing(NATIVE.run(pipeline), plain) == set()
+    assert len(encoded) == 4

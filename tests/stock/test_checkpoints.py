@@ -94,7 +94,7 @@ def test_both_formats_give_what_the_stock_loader_gives(folder: Path) -> None:
             for name, state in weights(stock).items():
                 write_weights(folder / f"{name}.safetensors", state)
                 (folder / f"{name}.ckpt").unlink()
-        pipeline = load_pipeline(folder, device="cpu")
+        pipeline = load_pipeline(folder, device="cpu", runtime="stock")
         assert type(pipeline) is type(stock)
         found = states(pipeline)
         assert found.keys() == expected.keys()
