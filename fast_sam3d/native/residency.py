@@ -80,7 +80,10 @@ class Residency:
     _open: list[StagePeak] = field(default_factory=list)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_host": WeakKeyDictionary()}
+        return {name: value for name, value in self.__dict__.items() if name != "_host"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _host=WeakKeyDictionary())
 
     def __post_init__(self) -> None:
         self.copies = self.device.type == "cuda" if self.copies is None else self.copies

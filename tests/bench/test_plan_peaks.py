@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from fast_sam3d.native.plans import PLANS, PUBLISHED_BYTES, STAGES, expected_pea
 
 GIB = 2**30
 DOCS = Path(__file__).parents[2] / "docs"
+# The weights of one stage, which leave when the next begins, are smaller than what that computes.
+NARROW = replace(SMALL, settings=replace(SMALL.settings, ss_flow=replace(SMALL.settings.ss_flow, model_channels=32)))
 META, CPU = torch.device("meta"), torch.device("cpu")
 LIMITS = {"8GB": (4, 5), "12GB": (8, 8), "16GB": (10, 10)}
 """GiB at 20,000 and 40,000 voxels."""
@@ -53,7 +56,7 @@ def test_the_surface_needs_no_more_than_the_network_before_it() -> None:
 
 def test_meta_and_data_have_the_same_peaks() -> None:
     stages = ("condition", "ss", "ss_decoder", "gaussian")  # the others gather neighbours in another way on a CPU
-    meta, data = (plan_peaks(PLANS["8GB"], (1.9,), device, None, SMALL, stages)["stages"] for device in (META, CPU))
+    meta, data = (plan_peaks(PLANS["8GB"], (1.9,), device, None, NARROW, stages)["stages"] for device in (META, CPU))
     for name in stages:
         on_top, other = (each[name]["peak_bytes"] - each[name]["weights_bytes"] for each in (meta, data))
         assert other == pytest.approx(on_top, rel=0.2), name

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from PIL import Image
 
 from fast_sam3d.checkpoints.load import load_pipeline
 from fast_sam3d.cli import main
+from tests.beds import differing, tensors
 from tests.minis import picture, rgba
 from tests.native.checkpoint import change, read, write_checkpoint
 
@@ -77,3 +82,13 @@ def test_scene_reconstructs_every_mask(weights: Path, pictures: Path, tmp_path: 
     assert main([*request, *options, *STEPS]) == 0
     summary = json.loads((tmp_path / "cup/summary.json").read_text())
     assert [each["status"] for each in summary["objects"]] == ["complete"] * 2
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pipeline: pickle.loads(pickle.dumps(pipeline))])
+def test_a_loaded_pipeline_can_be_copied_and_pickled(duplicate: Callable[[Any], Any], weights: Path) -> None:
+    options = {"seed": 0, "pointmap": torch.from_numpy(plane()), "stage1_inference_steps": 2, "stage1_only": True}
+    pipeline = load_pipeline(weights, device="cpu", runtime="native", memory="8GB")
+    expected = tensors(pipeline.run(rgba(), **options))
+    again = duplicate(pipeline)
+    pipeline.residency.release()
+    assert differing(tensors(again.run(rgba(), **options)), expected) == set()
