@@ -61,6 +61,7 @@ SLOW = (
     "model/test_published_cost.py",
     "model/test_slat_decoder.py::test_encoder_and_decoder_learn_a_sphere",
     "model/test_window.py",
+    "native/test_commands.py",
     "native/test_contract.py",
     "native/test_devices.py",
     "native/test_decoders.py::test_memory_at_published_sizes",

@@ -167,7 +167,7 @@ class Accelerator(TorchDispatchMode):
             if host:
                 self.fault("tensors of two devices", func)
             sizes = name == "repeat_interleave" and kwargs.get("output_size") is None and len(args) == 1
-            if name in WAITS or sizes or ("linalg" in name and not name.endswith(("_ex", "norm"))):
+            if name in WAITS or sizes or ("linalg" in name and not name.endswith(("_ex", "norm", "cross"))):
                 self.sync(func)
 
     def _check_indexing(self, func: Any, name: str, args: Any) -> None:

@@ -1,6 +1,6 @@
 """Measures the memory plans of the native runtime at full size, without a GPU, into docs/measured/memory_plans.json.
 
-python docs/figures/memory_plans.py            every plan on the meta device, in float16: two minutes
+python docs/figures/memory_plans.py            every plan on the meta device, in float16: minutes
 python docs/figures/memory_plans.py --cpu      the 8GB plan on this machine's CPU too, in bfloat16: 4 GiB, half an hour
 """
 
@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from fast_sam3d.bench.gpu.memory import random_parts
+from fast_sam3d.bench.gpu.networks import FULL
 from fast_sam3d.bench.plan_peaks import RADIUS_20K, RADIUS_40K, plan_peaks, surface_peak, voxels_of
 from fast_sam3d.native.plans import PLANS, STAGES
 from fast_sam3d.telemetry.report import peak_host_bytes
@@ -31,10 +33,11 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     found: dict[str, Any] = {"torch": torch.__version__, "surface_bytes": {}, "traced": [], "computed": None}
+    parts = random_parts(FULL.settings, seed=0)
     for radii in (RADIUS_20K, RADIUS_40K):
         found["surface_bytes"][str(len(voxels_of(radii, 64)))] = surface_peak(radii)
         for plan in PLANS.values():
-            row = plan_peaks(plan, radii, torch.device("meta"), torch.float16)
+            row = plan_peaks(plan, radii, torch.device("meta"), torch.float16, parts=parts)
             for stage in row["stages"].values():
                 del stage["seconds"]  # of the trace
             found["traced"].append(row)

@@ -50,6 +50,7 @@ def plan_peaks(
     scale: Scale = FULL,
     stages: Collection[str] = tuple(STAGES),
     steps: int = 1,
+    parts: Mapping[str, WeightsPart] | None = None,
 ) -> dict[str, Any]:
     """Run every stage once under a plan and trace what is allocated.
 
@@ -59,12 +60,13 @@ def plan_peaks(
         half: type of half precision; None: float32.
         stages: of `plans.STAGES`, and "surface" for that of the mesh alone; the depth model is not measured here.
         steps: of the samplers, each without guidance; more need no more memory.
+        parts: of an earlier call with the same scale, which take a while to create; None: new ones.
 
     Returns:
         JSON-ready: voxels; by stage the peak in bytes, that which the plan expects, the bytes of weights on the device,
         and seconds.
     """
-    parts = random_parts(scale.settings, seed=0)
+    parts = parts or random_parts(scale.settings, seed=0)
     coords = voxels_of(radii, scale.resolution)
     adapter = _adapted(parts, half, steps)
     given = (stage_calls(scale, None, device, False), stage_calls(scale, coords, device, False))

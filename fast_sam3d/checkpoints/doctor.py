@@ -20,7 +20,7 @@ from fast_sam3d.checkpoints.installation import LOGIN, Machine, commands
 from fast_sam3d.checkpoints.packages import PackageState, inspect, inspect_all
 from fast_sam3d.checkpoints.requirements import REQUIREMENTS, TORCH
 
-__all__ = ["Attention", "Examination", "Gpu", "WeightsState", "examine"]
+__all__ = ["Attention", "Examination", "Gpu", "NativeState", "WeightsState", "examine"]
 
 _DRIVER_SECONDS = 10.0
 # Back ends of modules/attention/__init__.py and modules/sparse/__init__.py, and the packages they need.
@@ -55,6 +55,21 @@ class WeightsState:
 
 
 @dataclass(frozen=True, slots=True)
+class NativeState:
+    """The native runtime on this machine, which needs no packages but those of fast_sam3d.
+
+    Args:
+        device: that it would take.
+        plan: the memory plan that fits; None if none does.
+        problem: why it cannot be used, with the weights that are there if there are any; None if it can.
+    """
+
+    device: str
+    plan: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Attention:
     """Attention back ends of the stock code: available ones, its choices here, and the user's variables."""
 
@@ -75,6 +90,7 @@ class Examination:
         asked_for: whether a folder was asked for.
         first_load: what the stock code fetches itself for the first weights that are complete.
         driver: the GPUs that NVIDIA's driver sees, if torch sees none.
+        memory: which memory plan of the native runtime fits this machine, or why none does; None: unknown.
         missing: modules that are absent or unusable, and needed.
     """
 
@@ -88,9 +104,11 @@ class Examination:
     embedded: WeightsState
     weights: tuple[WeightsState, ...]
     attention: Attention
+    native: NativeState
     asked_for: bool = False
     driver: tuple[Gpu, ...] = ()
     first_load: tuple[Fetched, ...] = ()
+    memory: str | None = None
 
     @property
     def next_step(self) -> str | None:
@@ -98,14 +116,25 @@ class Examination:
         if self._embedded_only:
             state = self.weights[0]
             return self._torch_problem() or (state.problem and f"{state.tag} cannot be used: {state.problem}")
+        if self.asked_for and self.weights[0].kind == "synthetic":
+            return self._torch_problem() or self.native.problem
         return (
             (self._weights_problem() if self.asked_for else None)
             or self._torch_problem()
             or (self.embedded.problem and f"the embedded model cannot be loaded: {self.embedded.problem}")
-            or self._gpu_problem()
-            or self._package_problem()
             or self._weights_problem()
+            or (self.stock_problem if self.native.problem else None)
         )
+
+    @property
+    def stock_problem(self) -> str | None:
+        """Why the stock runtime cannot be used; None if it can."""
+        return self._gpu_problem() or self._package_problem()
+
+    @property
+    def runtime(self) -> str:
+        """The runtime that SAM 3D Objects gets here, "stock" or "native"."""
+        return "native" if self.stock_problem else "stock"
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -120,18 +149,21 @@ class Examination:
     @property
     def install(self) -> tuple[str, ...]:
         """Lines to paste into a shell, which install all that is missing; none where that would not help."""
+        absent = not self.weights and not self.asked_for
+        if absent and self.native.problem is None:
+            return LOGIN
         if self.next_step is None or self._embedded_only or not (self.gpus or self.driver):
             return ()
         torch = None if self._torch_problem() or self._wrong_build() else (self.torch.version or "").split("+")[0]
         new_gpu = any(float(gpu.capability) >= 10 for gpu in self.gpus or self.driver)
         machine = Machine(sys.version_info[:2], torch, self.cuda if torch else None, new_gpu)
-        absent = all(weights.problem is not None for weights in self.weights) and not self.asked_for
-        return (*commands(self.missing, machine), *(LOGIN if absent and not self.weights else ()))
+        return (*commands(self.missing, machine), *(LOGIN if absent else ()))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
         step = self.next_step
-        return {"ready": step is None, **asdict(self), "next_step": step, "install": list(self.install)}
+        more = {"runtime": self.runtime, "next_step": step, "install": list(self.install)}
+        return {"ready": step is None, **asdict(self), **more}
 
     @property
     def _embedded_only(self) -> bool:
@@ -157,7 +189,7 @@ class Examination:
         if wrong or self.gpus:
             return wrong
         if not self.driver:
-            return f"SAM 3D Objects needs an NVIDIA GPU on Linux, and there is none; {_EMBEDDED_RUNS}"
+            return f"the stock runtime needs an NVIDIA GPU on Linux, and there is none; {_EMBEDDED_RUNS}"
         return f"torch for CUDA {self.cuda} does not see the GPU: unset CUDA_VISIBLE_DEVICES, or update the driver"
 
     def _package_problem(self) -> str | None:
@@ -197,9 +229,11 @@ def examine(tag: str | None = None) -> Examination:
         embedded=_embedded(),
         weights=weights,
         attention=_attention(packages, gpus or driver, torch_state),
+        native=_native(weights),
         asked_for=tag is not None,
         driver=driver,
         first_load=_first_load(weights),
+        memory=None if torch_state.problem else _memory(gpus),
     )
 
 
@@ -227,6 +261,25 @@ def _gpu(torch: Any, index: int) -> Gpu:
         free = None
     supported = _runs_on(torch.cuda.get_arch_list(), 10 * about.major + about.minor)
     return Gpu(about.name, int(about.total_memory), free, f"{about.major}.{about.minor}", supported)
+
+
+def _memory(gpus: tuple[Gpu, ...]) -> str | None:
+    """The memory plan of the native runtime for the first GPU, or for the CPU, in the precision that it would have."""
+    try:
+        import torch
+
+        from fast_sam3d.native import plans
+
+        device = torch.device("cuda" if gpus else "cpu")
+        half, free = (torch.float16, gpus[0].free) if gpus else (None, plans.free_bytes(device))
+        if free is None:
+            return None
+        plan = plans.choose(plans.AUTO, device, half, free=free)
+        peak = max(plans.expected_peaks(plan, plans.LARGE, half).values())
+    except Exception as error:  # too little memory, or a torch that does not work
+        return _brief(error)
+    where = "the GPU" if gpus else "the CPU"
+    return f"memory plan {plan.name} on {where}: at most about {peak / 2**30:.1f} of {free / 2**30:.1f} GiB"
 
 
 def _runs_on(builds: list[str], capability: int) -> bool:
@@ -276,6 +329,26 @@ def _embedded(tag: str = "mini") -> WeightsState:
     return WeightsState(tag, folder, "mini", problem)
 
 
+def _native(weights: tuple[WeightsState, ...]) -> NativeState:
+    """The native runtime with the first weights that it can use, or, where there are none, for the published sizes."""
+    try:
+        from fast_sam3d.checkpoints.load import torch_device
+        from fast_sam3d.checkpoints.native import fitting_plan, implemented
+
+        device = torch_device(None)
+    except Exception as error:  # a missing or broken torch
+        return NativeState("", None, _brief(error))
+    plan = problem = None
+    try:
+        plan = fitting_plan(device)
+    except Exception as error:  # too little memory, or a driver that does not say
+        problem = _brief(error)
+    faults = [implemented(Path(found.folder)) for found in weights if found.kind == "sam3d" and not found.problem]
+    if faults and None not in faults:
+        problem = problem or faults[0]
+    return NativeState(str(device), plan, problem)
+
+
 def _asked_for(tag: str) -> WeightsState:
     """The weights of that name or path."""
     try:
@@ -286,6 +359,8 @@ def _asked_for(tag: str) -> WeightsState:
         return WeightsState(tag, tag, "sam3d", _brief(error))
     if found.kind == "mini":
         return _embedded(tag)
+    if found.kind == "synthetic":
+        return WeightsState(tag, "", found.kind, None)
     return WeightsState(tag, str(found.folder), "sam3d", check_stock_folder(found.folder))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fast_sam3d.checkpoints.files import check_stock_files, converted_files
 from fast_sam3d.errors import CheckpointError
 
-__all__ = ["check_native", "convert", "load_native", "load_synthetic"]
+__all__ = ["check_native", "fitting_plan", "implemented", "load_native", "load_synthetic"]
 
 log = logging.getLogger(__name__)
 
@@ -99,32 +99,32 @@ def load_synthetic(device: Any, dtype: Any, memory: str, settings: Any = None, *
     return _pipeline(settings, parts, device, half, memory, depth_model)
 
 
-def convert(folder: Path, half: Any, help_text: str) -> Path:
-    """Write the copy of a folder's weights in half precision, unless there is a current one. Returns its path.
+def fitting_plan(device: Any) -> str:
+    """Name of the memory plan that the published sizes get on a device. Raises FastSam3dError where none fits."""
+    from fast_sam3d.native import plans
+    from fast_sam3d.native.settings import PUBLISHED
 
-    Raises:
-        FastSam3dError: as `load_native`; the copy cannot be written.
-    """
-    from fast_sam3d.native.half_cache import cache_path, is_current, write_cache
+    return plans.choose(plans.AUTO, device, _half(PUBLISHED.dtype, device, None)).name
+
+
+def implemented(folder: Path) -> str | None:
+    """The first setting of a checkpoint folder that the native runtime does not implement; None: it implements all."""
     from fast_sam3d.native.settings import NativeSettings
 
-    check_stock_files(folder, help_text)
-    settings = NativeSettings.read(folder)
-    if is_current(folder, settings, half):
-        return cache_path(folder, half)
-    return write_cache(folder, settings, half, _RESTORE)
+    try:
+        NativeSettings.read(folder)
+    except CheckpointError as error:
+        return str(error)
+    return None
 
 
 def _pipeline(settings: Any, parts: dict[str, Any], device: Any, half: Any, memory: str, depth_model: Any) -> Any:
     """The pipeline of parts on a device, under the memory plan of that name."""
-    from fast_sam3d.native import plans
     from fast_sam3d.native.pipeline import NativePipeline
     from fast_sam3d.native.residency import Residency
 
-    sizes = {name: (part.size(half), part.size(None)) for name, part in parts.items()}
-    plan = plans.choose(memory, device, half, sizes)
-    log.info("memory plan: %s", plan.name)
-    return NativePipeline(settings, parts, device, half, Residency(parts, plan, device, half), depth_model)
+    residency = Residency.planned(parts, memory, device, half)
+    return NativePipeline(settings, parts, device, half, residency, depth_model)
 
 
 def _half(published: str, device: Any, dtype: Any) -> Any:

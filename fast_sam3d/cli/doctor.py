@@ -22,8 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.epilog = (
-        "The first line is the answer; lines to paste follow if something is missing. The exit status is 0 when the "
-        "weights can be used here, and 1 otherwise."
+        "The first line is the answer; lines to paste follow if something is missing. Weights can be used where either "
+        "runtime can: stock, which needs its packages and an NVIDIA GPU, or native, which needs neither. The exit "
+        "status is 0 when the weights can be used here, and 1 otherwise."
     )
 
 
@@ -40,7 +41,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _answer(found: Examination) -> Iterator[str]:
-    yield "ready" if found.next_step is None else f"not ready: {found.next_step}"
+    ready = "ready" if found.runtime == "stock" else "ready, with the native runtime"
+    yield ready if found.next_step is None else f"not ready: {found.next_step}"
     if found.install:
         yield from ("", "to install what is missing, in the versions of SAM 3D Objects, paste:", "")
         yield from (f"  {line}" for line in found.install)
@@ -56,20 +58,31 @@ def _lines(found: Examination) -> Iterator[str]:
         yield _gpu(gpu, seen=bool(found.gpus))
     if not (found.gpus or found.driver):
         yield _line(False, "GPU", "none")
+    if found.memory is not None:
+        yield _line(found.memory.startswith("memory plan"), "native runtime", found.memory)
     yield from ("", "weights")
     for weights in {state.tag: state for state in (found.embedded, *found.weights)}.values():
         yield _weights(weights)
     if not found.weights:
         yield _line(False, "hf", "no SAM 3D Objects weights in checkpoints/hf (--tag PATH checks another folder)")
     for fetched in found.first_load:
+        if found.runtime == "native" and fetched.name == "DINOv2":  # it is in the weights
+            continue
         late = f"the first load fetches {' and '.join(fetched.missing)} into {fetched.place}: it needs a network"
         yield _line(None if fetched.missing else True, fetched.name, late if fetched.missing else fetched.place)
-    yield from ("", "attention of SAM 3D Objects")
+    yield from ("", "runtime of SAM 3D Objects (pipeline.runtime=auto)")
+    yield _line(found.stock_problem is None, "stock", found.stock_problem or "will be used")
+    native = found.native
+    needs = "needs no further packages" + ("" if found.runtime == "stock" else "; will be used")
+    yield _line(native.problem is None, "native", native.problem or needs)
+    if native.plan is not None:
+        yield _line(True, "memory plan", f"{native.plan} fits {native.device} (pipeline.memory=auto)")
+    yield from ("", "attention of the stock runtime")
     yield _line(True, "available", ", ".join(found.attention.available) or "none")
     yield _line(True, "chosen", f"{found.attention.dense}, for sparse tensors {found.attention.sparse}")
     for name, value in found.attention.environment.items():
         yield _line(True, name, value)
-    yield from ("", "packages of SAM 3D Objects")
+    yield from ("", "packages of the stock runtime")
     for package in found.packages:
         yield _package(package)
 
@@ -93,6 +106,8 @@ def _package(state: PackageState, more: str = "") -> str:
 def _weights(state: WeightsState) -> str:
     if state.problem is not None:
         return _line(False, state.tag, state.problem)
+    if state.kind == "synthetic":
+        return _line(True, state.tag, "random weights at the published sizes, for the native runtime")
     kind = "the embedded model" if state.kind == "mini" else "SAM 3D Objects"
     return _line(True, state.tag, f"{kind}, {state.folder}")
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise, product
 
 import numpy as np
@@ -241,10 +242,12 @@ def _linear_keys(coords: Tensor) -> tuple[Tensor, tuple[int, int, int], int]:
 def surface_voxels(coords: Tensor, resolution: int, reach: int) -> Tensor:
     """Voxels [N, 4] with an empty one within `reach` along each axis (the border counts as empty), in their order."""
     b, x, y, z = coords.long().unbind(1)
-    empty = torch.ones(int(b.max()) + 1, 1, *[resolution] * 3, device=coords.device)
-    empty[b, 0, x, y, z] = 0
-    near = F.max_pool3d(F.pad(empty, [reach] * 6, value=1.0), 2 * reach + 1, stride=1)
-    return coords[near[b, 0, x, y, z] > 0]
+    empty = torch.ones(int(b.max()) + 1, *[resolution] * 3, dtype=torch.bool, device=coords.device)
+    empty[b, x, y, z] = False
+    near = F.pad(empty, [reach] * 6, value=True)
+    for dim in (1, 2, 3):  # not max_pool3d, which older versions of torch lack on MPS
+        near = reduce(torch.logical_or, (near.narrow(dim, start, resolution) for start in range(2 * reach + 1)))
+    return coords[near[b, x, y, z]]
 
 
 def limited_voxels(coords: Tensor, most: int = MAX_VOXELS) -> tuple[Tensor, int]:

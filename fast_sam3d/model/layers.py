@@ -213,10 +213,10 @@ class ContextProjections(nn.Module):
 
     def keys_and_values(self, context: Tensor) -> Tensor:
         """[B, L, context_channels] -> [B, L, 2 C]; computed once if that context's are kept."""
-        key = id(context)
-        # A compiled graph would be compiled again for each context.
-        if torch.compiler.is_compiling() or not self.kept or key not in self.kept:
+        # A compiled graph would be compiled again for each context, as soon as it asks for its identity.
+        if torch.compiler.is_compiling() or not self.kept or id(context) not in self.kept:
             return self.to_kv(context)
+        key = id(context)
         found = self.kept[key]
         if found is None:
             found = self.kept[key] = self.to_kv(context)

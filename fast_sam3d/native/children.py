@@ -102,11 +102,14 @@ def convolve_children(
                 0, _children(rows.to(feats.device), own), found.view(len(rows) * len(own), out.shape[1]).to(wide)
             )
         else:
-            found = _rows(feats, column.clamp(max=size - 1).to(feats.device), theirs, copies)
+            voxels = column.clamp(max=size - 1).to(feats.device)
+            if copies:
+                found = feats.index_select(0, voxels)
+            else:
+                found = _block(feats, theirs).index_select(0, voxels).flatten(1)
             found = found.masked_fill_(~known[:, None].to(feats.device), 0) @ kernel
-            children = torch.tensor(own, device=feats.device)
-            each = out.view(count, len(CHILDREN), -1)
-            each.index_add_(1, children, found.view(count, len(own), -1).to(wide))
+            block = _block(out, own)
+            block += found.view(block.shape).to(wide)
     return out
 
 
@@ -115,6 +118,13 @@ def _rows(feats: Tensor, voxels: Tensor, numbers: tuple[int, ...], copies: bool)
     if copies:
         return feats.index_select(0, voxels)
     return feats.index_select(0, _children(voxels, numbers)).view(len(voxels), len(numbers) * feats.shape[1])
+
+
+def _block(feats: Tensor, numbers: tuple[int, ...]) -> Tensor:
+    """View [n, x, y, z, C] of the children `numbers`, which are a box, of all voxels in [8 n, C]; without an index,
+    which would have to be copied to the device."""
+    x, y, z = (slice(low, high + 1) for low, high in zip(CHILDREN[numbers[0]], CHILDREN[numbers[-1]], strict=True))
+    return feats.view(-1, 2, 2, 2, feats.shape[1])[:, x, y, z]
 
 
 def _children(voxels: Tensor, numbers: tuple[int, ...]) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.native.focal import camera_matrix, recover_focal_shift, view_plane
-from fast_sam3d.native.vit import VisionTransformer, ViTConfig
+from fast_sam3d.native.vit import VisionTransformer, ViTConfig, resizing_device
 
 __all__ = ["MoGe", "MoGeConfig"]
 
@@ -238,8 +238,7 @@ class MoGe(nn.Module):
         factor = (tokens * patch**2 / (height * width)) ** 0.5
         size = int(height * factor), int(width * factor)
         grid = size[0] // patch, size[1] // patch
-        # MPS has no resizing with antialiasing.
-        place = torch.device("cpu") if self.device.type == "mps" else self.device
+        place = resizing_device(self.device)
         image = F.interpolate(image.to(place, torch.float32), size, mode="bicubic", antialias=True)
         image = (image - self.image_mean.to(place)) / self.image_std.to(place)
         fitted = F.interpolate(image, (grid[0] * patch, grid[1] * patch), mode="bilinear", antialias=True)

@@ -28,8 +28,8 @@ from fast_sam3d.model.config import SHAPE_LEAF, STREAMS
 from fast_sam3d.native.free_memory import free_bytes
 
 __all__ = [
-    "AUTO", "NAMES", "PLANS", "PUBLISHED_BYTES", "STAGES", "DoesNotFitDevice", "Plan", "choose", "expected_peaks",
-    "next_smaller", "smallest",
+    "AUTO", "LARGE", "NAMES", "PLANS", "PUBLISHED_BYTES", "STAGES", "DoesNotFitDevice", "Plan", "choose",
+    "expected_peaks", "free_bytes", "logged", "next_smaller", "smallest",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -57,14 +57,14 @@ DECODERS: Final = frozenset({"ss_decoder", "slat_decoder_mesh", "slat_decoder_gs
 EVERYTHING: Final = SAMPLERS | ENCODERS | DECODERS
 
 PUBLISHED_BYTES: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({
-    name: (int(parameters * 1e6 * 2), int(parameters * 1e6 * 4))
+    name: (int(parameters * 1e6 * (4 if name == "ss_decoder" else 2)), int(parameters * 1e6 * 4))
     for name, parameters in {
         "ss_generator": 964.2, "ss_condition_embedder": 634.5, "slat_generator": 600.5,
         "slat_condition_embedder": 626.1, "ss_decoder": 73.7, "slat_decoder_mesh": 90.9, "slat_decoder_gs": 85.4,
-        "slat_decoder_gs_4": 85.1, "depth_model": 313.0,
+        "slat_decoder_gs_4": 85.1, "depth_model": 315.8,
     }.items()
 })  # fmt: skip
-"""Bytes of each part's weights in half precision and in float32, before files are read; MoGe's is an estimate."""
+"""Bytes of each part's weights in half precision and in float32, before files are read; image encoders not shared."""
 
 _KEYS: Final = {"ss": 7528 * 2048 * 24, "slat": 5496 * 2048 * 24}
 """Keys and values of one stream: context tokens, twice the width, blocks."""

@@ -79,6 +79,12 @@ class Residency:
     """Copies of weights in main memory, by the module that holds them, which several parts may contain."""
     _open: list[StagePeak] = field(default_factory=list)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_host"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _host=WeakKeyDictionary())
+
     def __post_init__(self) -> None:
         self.copies = self.device.type == "cuda" if self.copies is None else self.copies
         configure(self.plan, (part.module for part in self.parts.values()))

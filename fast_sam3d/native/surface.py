@@ -198,7 +198,7 @@ def _faces(found: SurfaceCubes, of_edge: Tensor, gamma: Tensor) -> Tensor:
     around = torch.full((len(found.lattice) * 3, 4), -1, dtype=torch.int32, device=of_edge.device)
     for edge, (first, _) in enumerate(EDGES):
         start = found.corners[:, first].long() * 3 + DIRECTION[edge]
-        around.view(-1).index_copy_(0, start * 4 + POSITION[edge], of_edge[:, edge])
+        around.view(-1).scatter_(0, start * 4 + POSITION[edge], of_edge[:, edge])
     edges = (around >= 0).all(1).nonzero().flatten()
     outside = (found.values[:, 0] > 0).index_select(0, edges // 3)
     a, b, c, d = around.index_select(0, edges).unbind(1)

@@ -17,10 +17,18 @@ from torch import Tensor, nn
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.model.layers import attend
 
-__all__ = ["Block", "ViTConfig", "VisionTransformer"]
+__all__ = ["Block", "ViTConfig", "VisionTransformer", "resizing_device"]
 
 _SIZES: Final = {"vits": (384, 12, 6), "vitb": (768, 12, 12), "vitl": (1024, 24, 16)}
 """Channels, blocks and heads of the networks on torch.hub."""
+
+RESIZE_ON_HOST: Final = ("mps",)
+"""Devices that cannot resize with antialiasing or, before torch 2.6, in bicubic mode."""
+
+
+def resizing_device(device: torch.device) -> torch.device:
+    """Where tensors of a device are resized."""
+    return torch.device("cpu") if device.type in RESIZE_ON_HOST else device
 
 
 @dataclass(frozen=True)
@@ -192,11 +200,11 @@ class VisionTransformer(nn.Module):
         grid = self.config.grid
         if rows == columns == grid:
             return self.pos_embed
-        code = self.pos_embed.float()
+        code = self.pos_embed.to(resizing_device(self.pos_embed.device), torch.float32)
         table = code[:, 1:].unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
         if self.config.by_scale:
             factors = ((rows + 0.1) / grid, (columns + 0.1) / grid)
             table = F.interpolate(table, scale_factor=factors, mode="bicubic")
         else:
             table = F.interpolate(table, size=(rows, columns), mode="bicubic", antialias=True)
-        return torch.cat([code[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
+        return torch.cat([code[:, :1], table.flatten(2).transpose(1, 2)], dim=1).to(self.pos_embed.device)

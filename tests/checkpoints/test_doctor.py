@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,13 @@ from huggingface_hub import constants
 from fast_sam3d.checkpoints import doctor, packages
 from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.doctor import Gpu, WeightsState, examine
+from fast_sam3d.checkpoints.installation import LOGIN
 from fast_sam3d.checkpoints.requirements import OPTIONAL, REQUIREMENTS, Requirement
 from fast_sam3d.config.packaged import checkout
 from fast_sam3d.errors import CheckpointError
+from fast_sam3d.native import plans
 from tests.checkpoints.test_load import write_stock
+from tests.native.checkpoint import write_checkpoint
 from tests.stand_in import run
 
 REQUIRED = [requirement.module for requirement in REQUIREMENTS if not requirement.optional]
@@ -68,6 +72,16 @@ def test_a_complete_installation_is_ready(complete, capsys):
         assert any(line.split()[:2] == ["ok", name] for line in lines), name
 
 
+def test_the_memory_plan_that_fits_is_named(complete, monkeypatch, capsys):
+    _, out, _ = run(capsys, "doctor")
+    assert "native runtime       memory plan all on the GPU: at most about 16.8 of 20.0 GiB" in out
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (5 * 2**30, 24 * 2**30))
+    assert "memory plan 8GB on the GPU" in doctor.examine().memory
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (2**30, 24 * 2**30))
+    _, out, _ = run(capsys, "doctor")
+    assert "--  native runtime       cuda has 1.0 GiB of free memory, and the smallest memory plan needs" in out
+
+
 @pytest.mark.parametrize("module", REQUIRED)
 def test_every_missing_package_is_named_first_and_installed_by_a_command(complete, module, capsys):
     complete.modules.remove(module)
@@ -80,16 +94,54 @@ def test_every_missing_package_is_named_first_and_installed_by_a_command(complet
     assert any("pip install" in line and name in line and pin in line for line in examine().install)
 
 
-def test_all_that_is_missing_is_installed_at_once(complete):
+def test_all_that_is_missing_is_installed_at_once(complete, monkeypatch):
     complete.modules -= {"pytorch3d", "kaolin", "moge", "sam3d_objects"}
-    Path("checkpoints/hf").rename("away")
     found = examine()
     assert found.next_step == "4 packages are missing or unusable: sam3d_objects, pytorch3d, kaolin, moge"
-    text = "\n".join(found.install)
-    places = [
-        text.index(word) for word in ("kaolin==", "pytorch3d @", "pip install --no-deps -e", "fast-sam3d download")
-    ]
+    words = ["kaolin==", "pytorch3d @", "pip install --no-deps -e"]
+    places = ["\n".join(found.install).index(word) for word in words]
     assert places == sorted(places)
+    Path("checkpoints/hf").rename("away")
+    assert examine().install == LOGIN  # the native runtime needs the weights alone
+    monkeypatch.setattr(plans, "free_bytes", lambda device: 1 << 30)
+    places = ["\n".join(examine().install).index(word) for word in [*words, "fast-sam3d download"]]
+    assert places == sorted(places)
+
+
+@pytest.fixture
+def published(complete: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """As `complete`, with weights whose settings are those of the published files, in a small size."""
+    shutil.rmtree("checkpoints/hf")
+    Path("checkpoints/hf").mkdir()
+    write_checkpoint(Path("checkpoints/hf"))
+    monkeypatch.setattr(plans, "free_bytes", lambda device: 12 << 30)
+    return complete
+
+
+def test_the_native_runtime_needs_neither_packages_nor_gpu(published, capsys):
+    assert (examine().runtime, examine().next_step) == ("stock", None)
+    published.modules, published.gpu = {"torch"}, None
+    code, out, _ = run(capsys, "doctor")
+    assert code == 0 and out.splitlines()[0] == "ready, with the native runtime"
+    assert "native               needs no further packages; will be used" in out
+    assert "stock                the stock runtime needs an NVIDIA GPU" in out
+    assert "memory plan          8GB fits cpu" in out and "DINOv2" not in out
+    found = json.loads(run(capsys, "doctor", "--json")[1])
+    assert (found["ready"], found["runtime"], found["native"]["plan"]) == (True, "native", "8GB")
+
+
+def test_too_little_memory_for_the_smallest_plan_is_said_with_numbers(published, monkeypatch, capsys):
+    published.gpu = None
+    monkeypatch.setattr(plans, "free_bytes", lambda device: 1 << 30)
+    code, out, _ = run(capsys, "doctor")
+    assert code == 1 and "needs an NVIDIA GPU" in out.splitlines()[0]
+    assert "cpu has 1.0 GiB of free memory, and the smallest memory plan needs about" in out
+    assert "will be used" not in out
+
+
+def test_settings_that_the_native_runtime_does_not_implement_are_named(complete, capsys):
+    assert "and the native runtime implements" in str(examine().native.problem)
+    assert examine().runtime == "stock" and "-- native" in " ".join(run(capsys, "doctor")[1].split("  "))
 
 
 def test_optional_packages_are_shown_but_not_required(complete, capsys):

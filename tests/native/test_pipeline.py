@@ -148,6 +148,26 @@ def test_distillation_gives_the_step_size_and_no_guidance(pipeline: NativePipeli
         hook.remove()
 
 
+def test_the_structured_latent_is_scaled_and_solved_as_the_settings_say(pipeline: NativePipeline) -> None:
+    solved: list[torch.Tensor] = []
+    calls: list[bool] = []
+    generator = pipeline.generator("slat")
+    hooks = [
+        generator.register_forward_hook(lambda module, args, out: solved.append(out[0])),
+        pipeline.models["slat_decoder_gs"].register_forward_pre_hook(lambda module, args: solved.append(args[0].feats)),
+        generator.guidance.backbone.register_forward_pre_hook(
+            lambda module, args, kwargs: calls.append("cfg" in kwargs), with_kwargs=True
+        ),
+    ]
+    pipeline.run(rgba(), seed=0, decode_formats=["gaussian"])
+    for hook in hooks:
+        hook.remove()
+    latent, decoded = solved
+    assert torch.equal(decoded, latent * torch.tensor(SETTINGS.slat_std) + torch.tensor(SETTINGS.slat_mean))
+    assert (calls.count(False), calls.count(True)) == (8, 5)  # guided at t = 0 to 0.5
+    assert generator.guidance.strength == SETTINGS.slat_sampling.cfg_strength == 1.0
+
+
 def test_meshes_that_are_not_processed_are_announced(
     pipeline: NativePipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,9 +192,9 @@ def test_weights_are_loaded_stage_by_stage() -> None:
     order: list[str] = []
 
     class Loading:
-        def __init__(self, *names: str) -> None:
+        def __init__(self, *names: str, stage: str = "") -> None:
             self.parts = [parts[name] for name in names if name in parts]
-            order.extend(names)
+            order.append(stage)
 
         def __enter__(self) -> None:
             for part in self.parts:
@@ -188,7 +208,7 @@ def test_weights_are_loaded_stage_by_stage() -> None:
         pipeline.run(rgba(), seed=0, decode_formats=["gaussian", "mesh"])
     assert order == [
         "depth_model", "ss_condition_embedder", "ss_generator", "ss_decoder", "slat_condition_embedder",
-        "slat_generator", "slat_decoder_mesh", "slat_decoder_gs",
+        "slat_generator", "decoders", "slat_decoder_mesh", "slat_decoder_gs",
     ]  # fmt: skip
 
 
