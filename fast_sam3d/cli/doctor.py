@@ -72,11 +72,8 @@ def _lines(found: Examination) -> Iterator[str]:
         yield _line(None if fetched.missing else True, fetched.name, late if fetched.missing else fetched.place)
     yield from ("", "runtime of SAM 3D Objects (pipeline.runtime=auto)")
     yield _line(found.stock_problem is None, "stock", found.stock_problem or "will be used")
-    native = found.native
     needs = "needs no further packages" + ("" if found.runtime == "stock" else "; will be used")
-    yield _line(native.problem is None, "native", native.problem or needs)
-    if native.plan is not None:
-        yield _line(True, "memory plan", f"{native.plan} fits {native.device} (pipeline.memory=auto)")
+    yield _line(found.native_problem is None, "native", found.native_problem or needs)
     yield from ("", "attention of the stock runtime")
     yield _line(True, "available", ", ".join(found.attention.available) or "none")
     yield _line(True, "chosen", f"{found.attention.dense}, for sparse tensors {found.attention.sparse}")
