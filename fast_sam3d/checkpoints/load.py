@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fast_sam3d.checkpoints.devices import half_problem, torch_device, torch_dtype
 from fast_sam3d.checkpoints.files import check_stock_files, read_yaml
 from fast_sam3d.checkpoints.native import check_native, load_native, load_synthetic
 from fast_sam3d.checkpoints.runtime import Runtime, choose_runtime
@@ -102,11 +103,12 @@ def load_checkpoint(
 ) -> Any:
     """Builds the pipeline of a checkpoint that was found. Arguments and errors as `load_pipeline`."""
     check_native_settings(checkpoint, memory, half_cache)
-    chosen = torch_device(device)
+    chosen, precision = torch_device(device), torch_dtype(dtype)
+    if precision is not None and precision.itemsize == 2 and (problem := half_problem(chosen, precision)):
+        raise CheckpointError(f"{problem}: give float32")
     if checkpoint.kind == "mini":
         if depth_model is not None:
             raise CheckpointError("the embedded model has no depth model to replace: give a pointmap, or leave it out")
-        precision = _dtype(dtype)
         if chosen.type == "cpu" and str(precision) == "torch.float16":
             log.warning("float16 is much slower than float32 on a CPU: leave pipeline.dtype out")
         from fast_sam3d.model.pipeline import Pipeline
@@ -116,10 +118,10 @@ def load_checkpoint(
     if checkpoint.kind == "synthetic":
         if depth is not None or half_cache:
             raise CheckpointError("the synthetic weights take neither a depth model nor a copy: leave both out")
-        return load_synthetic(chosen, _dtype(dtype), memory)
+        return load_synthetic(chosen, precision, memory)
     if checkpoint.runtime == "native":
-        return load_native(checkpoint.folder, chosen, _dtype(dtype), depth, memory, half_cache, GATED_HELP)
-    name = None if dtype is None else str(_dtype(dtype)).removeprefix("torch.")
+        return load_native(checkpoint.folder, chosen, precision, depth, memory, half_cache, GATED_HELP)
+    name = None if precision is None else str(precision).removeprefix("torch.")
     return load_stock(checkpoint.folder, chosen, name, depth)
 
 
@@ -160,6 +162,10 @@ def locate_checkpoint(tag_or_path: str | Path | None = None, device: Any = None,
 def _named(name: str, device: Any, asked: str) -> Checkpoint:
     if not name:
         raise CheckpointError("the tag is empty: give mini, the name of a folder under checkpoints/, or a path")
+    if name == SYNTHETIC:
+        if asked == "stock":
+            raise CheckpointError("the stock runtime has no synthetic weights: leave pipeline.runtime at auto")
+        return Checkpoint(SYNTHETIC, Path(SYNTHETIC), "synthetic", "it was asked for: random weights", "native")
     roots = checkpoint_roots()
     # A tag takes precedence over a folder of that name in the working folder; a path has a separator, or is only dots.
     tagged = [root / name for root in roots] if name.strip(".") else []
@@ -170,10 +176,6 @@ def _named(name: str, device: Any, asked: str) -> Checkpoint:
         return Checkpoint(name, folder, kind, f"it was asked for; the {runtime} runtime, because {why}", runtime)
     if name == "mini":
         return Checkpoint("mini", resource("checkpoints/mini"), "mini", "it was asked for")
-    if name == SYNTHETIC:
-        if asked == "stock":
-            raise CheckpointError("the stock runtime has no synthetic weights: leave pipeline.runtime at auto")
-        return Checkpoint(SYNTHETIC, Path(SYNTHETIC), "synthetic", "it was asked for: random weights", "native")
     tags = {p.name for root in roots for p in _folders(root)} | {"mini", SYNTHETIC}
     help_text = f"; {GATED_HELP}" if name == DEFAULT_STOCK_TAG else ""
     path = os.path.abspath(os.path.expanduser(name))
@@ -282,42 +284,3 @@ def _kind(folder: Path) -> Literal["mini", "sam3d"]:
             "use no checkpoint from a source that you do not trust"
         )
     return "sam3d"
-
-
-def torch_device(device: Any) -> Any:
-    """The torch device of that name, None: cuda if there is one, else cpu. Raises CheckpointError: not usable here."""
-    import torch
-
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise CheckpointError(f"'{device}' is not a device: give cpu, cuda, cuda:1 or mps") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(f"device {device} was asked for and torch sees no CUDA GPU: use --device cpu")
-    if chosen.type == "cuda" and chosen.index is not None and chosen.index >= torch.cuda.device_count():
-        raise CheckpointError(f"there is no device {device}: torch sees {torch.cuda.device_count()} GPU(s)")
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise CheckpointError("device mps was asked for and torch cannot use it here: use --device cpu")
-    if chosen.type == "meta":
-        raise CheckpointError("the device meta holds no data, so nothing can run on it: use --device cpu")
-    if chosen.type not in ("cpu", "cuda"):
-        try:
-            torch.zeros(1, device=chosen).cpu()
-        # Each backend that torch was built without raises its own error, AssertionError among them.
-        except Exception as error:
-            raise CheckpointError(
-                f"device {device} was asked for and this torch cannot use it ({type(error).__name__}): use --device cpu"
-            ) from error
-    return chosen
-
-
-def _dtype(dtype: Any) -> Any:
-    import torch
-
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in (known := ("float32", "float16", "bfloat16")):
-        raise CheckpointError(f"'{dtype}' is not a dtype: {suggest(str(dtype), known)}")
-    return getattr(torch, dtype)

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from fast_sam3d.checkpoints.devices import half_problem
 from fast_sam3d.checkpoints.files import check_stock_files, converted_files
 from fast_sam3d.errors import CheckpointError
 
@@ -120,9 +121,14 @@ def implemented(folder: Path) -> str | None:
 
 def _pipeline(settings: Any, parts: dict[str, Any], device: Any, half: Any, memory: str, depth_model: Any) -> Any:
     """The pipeline of parts on a device, under the memory plan of that name."""
+    import torch
+
     from fast_sam3d.native.pipeline import NativePipeline
     from fast_sam3d.native.residency import Residency
 
+    wanted = getattr(torch, settings.dtype)
+    if half is None and device.type != "cpu" and (problem := half_problem(device, wanted)):
+        log.warning("the networks run in float32: %s", problem)
     residency = Residency.planned(parts, memory, device, half)
     return NativePipeline(settings, parts, device, half, residency, depth_model)
 
@@ -132,7 +138,9 @@ def _half(published: str, device: Any, dtype: Any) -> Any:
     import torch
 
     if dtype is None:
-        dtype = torch.float32 if device.type == "cpu" else getattr(torch, published)
+        dtype = getattr(torch, published)
+        if device.type == "cpu" or (dtype.itemsize == 2 and half_problem(device, dtype)):
+            dtype = torch.float32
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise CheckpointError(f"the native runtime does not run in {dtype}: give float32, float16 or bfloat16")
     return None if dtype is torch.float32 else dtype

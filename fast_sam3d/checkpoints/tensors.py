@@ -1,9 +1,6 @@
 """The networks inside the weights files of a stock checkpoint, and their loading into the stock classes.
 
-A generator's file also holds its condition embedder (sam3d_objects/pipeline/inference_pipeline.py, `init_*`). Its
-names begin with `_base_models.generator.` and `_base_models.condition_embedder.`; other names, such as the copy of the
-decoder under `_base_models.decoder.`, are not needed. Decoders have files of their own, with plain names. Converted
-files keep these names, or drop `_base_models.` or the whole beginning; some add `state_dict.`.
+Names are those of sam3d_objects/pipeline/inference_pipeline.py, `init_*`; see `native.names`.
 """
 
 from __future__ import annotations
@@ -15,19 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.errors import CheckpointError
+from fast_sam3d.native.names import ROOT, of_network, published_name, weights_file
 
 __all__ = ["check_weights", "instantiate_and_load_from_pretrained", "weights_file"]
-
-_ROOT = "_base_models."
-
-
-def weights_file(named: Path) -> Path:
-    """The file to read for the one that pipeline.yaml names: the `.safetensors` of that name where there is one.
-
-    Of both formats, `.safetensors` takes precedence; `named` where there is neither.
-    """
-    converted, other = named.with_suffix(".safetensors"), named.with_suffix(".ckpt")
-    return next((path for path in (converted, named, other) if path.is_file()), named)
 
 
 def check_weights(named: Path, networks: Mapping[str, Mapping[str, Any]], restore: str) -> None:
@@ -46,9 +33,9 @@ def check_weights(named: Path, networks: Mapping[str, Mapping[str, Any]], restor
     path, restore = weights_file(named), _advice(named, restore)
     tensors = _tensors(path, restore)
     for network, settings in networks.items():
-        found = _of_network(tensors, network)
+        found = of_network(tensors, network)
         if not found:
-            raise CheckpointError(f"the weights {path} lack {_ROOT}{network}.*: {restore}")
+            raise CheckpointError(f"the weights {path} lack {ROOT}{network}.*: {restore}")
         for name, value in found.items():
             check_dtype(path, name, value.dtype, restore)
         for place, count in _block_counts(settings):
@@ -88,20 +75,7 @@ def _tensors(path: Path, restore: str) -> dict[str, Any]:
     """The tensors of a file by the names of the published files."""
     from fast_sam3d.model.weight_files import map_tensors
 
-    return {_published(name): value for name, value in map_tensors(path, restore).items()}
-
-
-def _published(name: str) -> str:
-    name = name.removeprefix("state_dict.")
-    return _ROOT + name if name.startswith(("generator.", "condition_embedder.", "decoder.")) else name
-
-
-def _of_network(tensors: Mapping[str, Any], network: str) -> dict[str, Any]:
-    """The tensors of one network by its own names; all, where names carry no network."""
-    start = f"{_ROOT}{network}."
-    if not network or not any(name.startswith(_ROOT) for name in tensors):
-        return dict(tensors)
-    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+    return {published_name(name): value for name, value in map_tensors(path, restore).items()}
 
 
 def _block_counts(settings: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, int]]:

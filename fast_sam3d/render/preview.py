@@ -45,7 +45,9 @@ MARGIN = 0.1  # border around the object, as a share of the view
 Renderer = Callable[[Camera], np.ndarray]
 
 
-def save_preview(path: str | os.PathLike[str], image: Any, mask: Any, result: Mapping[str, Any]) -> None:
+def save_preview(
+    path: str | os.PathLike[str], image: Any, mask: Any, result: Mapping[str, Any], notice: str = ""
+) -> None:
     """Write a PNG: the input with its mask, the result seen by the input camera, and three views around it.
 
     Args:
@@ -55,16 +57,17 @@ def save_preview(path: str | os.PathLike[str], image: Any, mask: Any, result: Ma
         result: of a pipeline. Shows the mesh, or the gaussians without one. With rotation, translation, scale and a
             pointmap (any resolution), the first view is the input camera's with the outline of the mask, which shows
             a wrong pose; otherwise it is the front.
+        notice: what a viewer has to know of the result, written below the input.
 
     Raises:
         ValueError: the result has neither mesh nor gaussians, or image and mask differ in size.
     """
-    picture = compose_preview(image, mask, result)
+    picture = compose_preview(image, mask, result, notice)
     with atomic_write(path) as file:
         picture.save(file, format="PNG", compress_level=PNG_LEVEL)
 
 
-def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.Image:
+def compose_preview(image: Any, mask: Any, result: Mapping[str, Any], notice: str = "") -> Image.Image:
     """The image that `save_preview` writes."""
     from PIL import Image, ImageDraw
 
@@ -100,6 +103,9 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any]) -> Image.I
         x, y = (GAP_PX, GAP_PX) if slot == 0 else (left + column * step, GAP_PX + row * (step + LABEL_PX))
         sheet.paste(Image.fromarray(pixels), (x, y))
         pen.text((x + 1, y + pixels.shape[0] + 4), label, fill=INK, font=font)
+    if notice:
+        place = (GAP_PX + 1 + pen.textlength(f"{panels[0][1]}   ", font=font), GAP_PX + INPUT_PX + 4)
+        pen.text(place, notice, fill=ACCENT, font=font)
     return sheet
 
 

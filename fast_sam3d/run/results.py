@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 GAUSSIANS, GAUSSIANS_4, MESH = "gaussians.ply", "gaussians_4.ply", "mesh.glb"
 POSE, PREVIEW, REPORT = "pose.json", "preview.png", "report.json"
+NOTICES = {"synthetic": "random weights: this result is noise"}
+"""What report and preview say of the results of a checkpoint, by its tag."""
 RESULT_NAMES = (GAUSSIANS, GAUSSIANS_4, MESH, POSE, PREVIEW, REPORT)
 
 
@@ -46,7 +48,7 @@ def write_results(
     from fast_sam3d.outputs.files import save_json
 
     with run.report.stage("results"):
-        written, facts = _write(folder, config, given, run)
+        written, facts = _write(folder, config, given, run, NOTICES.get(tag, ""))
     report: dict[str, Any] = {
         "input": {
             "image": str(given.image_path),
@@ -65,13 +67,17 @@ def write_results(
         "result": facts,
         **run.report.to_dict(),
     }
+    if tag in NOTICES:
+        report["pipeline"]["notice"] = NOTICES[tag]
     if identity is not None:
         report |= {"identity": identity, "files": {name: (folder / name).stat().st_size for name in written}}
     save_json(folder / REPORT, report)
     return [*written, REPORT]
 
 
-def _write(folder: Path, config: Config, given: ObjectInput, run: ObjectRun) -> tuple[list[str], dict[str, Any]]:
+def _write(
+    folder: Path, config: Config, given: ObjectInput, run: ObjectRun, notice: str
+) -> tuple[list[str], dict[str, Any]]:
     """Write everything but the report. Returns the names of the files, and what the report says of the result."""
     from fast_sam3d.outputs.gaussians import save_gaussians_ply
     from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
@@ -102,6 +108,6 @@ def _write(folder: Path, config: Config, given: ObjectInput, run: ObjectRun) -> 
         from fast_sam3d.render.preview import save_preview
 
         # A few hundred pixels high: what is drawn from does not have to be larger than this.
-        save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result)
+        save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result, notice)
         written.insert(0, PREVIEW)
     return written, facts

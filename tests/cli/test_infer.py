@@ -65,6 +65,14 @@ def test_infer_writes_every_result(pipeline, object_folder, elsewhere, capsys, p
     assert (folder.stat().st_mode & 0o777) == (object_folder.stat().st_mode & 0o777)
 
 
+def test_results_of_random_weights_say_that_they_are_noise(pipeline, object_folder, elsewhere, capsys, monkeypatch):
+    found = Checkpoint("synthetic", Path("synthetic"), "synthetic", "so", "native")
+    monkeypatch.setattr(object_input, "find_checkpoint", lambda *asked: found)
+    assert run(capsys, "infer", "--image_path", object_folder, "--tag", "synthetic")[0] == 0
+    report = json.loads((elsewhere / "outputs" / "cup_0" / "report.json").read_text())
+    assert report["pipeline"]["notice"] == "random weights: this result is noise"
+
+
 def test_pipeline_is_loaded_with_the_configured_settings(pipeline, object_folder, elsewhere, capsys):
     wanted = ("pipeline.dtype=float16", "pipeline.depth_model=weights/model.pt")
     given = ("--device", "cpu", "--memory", "12GB")

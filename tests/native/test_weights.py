@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -190,3 +194,32 @@ def test_a_file_of_another_model_is_refused(folder: Path) -> None:
     (folder / "ss_decoder.ckpt").write_bytes((folder / MESH).read_bytes())
     with pytest.raises(CheckpointError, match=r"ss_decoder\.ckpt"):
         parts(folder)
+
+
+class OneAtATime(dict[str, torch.Tensor]):
+    """Tensors that are made when they are asked for; the one before must be gone by then."""
+
+    last: Any = staticmethod(lambda: None)
+
+    def like(self, name: str) -> torch.Tensor:
+        return super().__getitem__(name)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        assert self.last() is None
+        value = torch.ones(self.like(name).shape)
+        self.last = weakref.ref(value)
+        return value
+
+
+@pytest.mark.parametrize("half", [None, torch.float16])
+def test_only_one_tensor_of_the_file_is_held_beside_the_weights(half: torch.dtype | None) -> None:
+    class Source:
+        @contextmanager
+        def opened(self) -> Iterator[OneAtATime]:
+            yield OneAtATime(network.state_dict())
+
+    with torch.device("meta"):
+        network = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3)))
+    part = WeightsPart("any", network, {None: Source()}, {"0.weight"}, [])
+    part.load(CPU, half)
+    assert network[0].weight.dtype is (half or torch.float32) and network[2].bias.sum() == 4

@@ -83,6 +83,13 @@ def test_the_view_of_the_input_camera_matches_the_mask():
     assert centroid(reddish(posed))[1] > centroid(bluish(posed))[1] + 50
 
 
+def test_a_notice_is_written_below_the_input():
+    image, mask, result = scene()
+    plain, noted = (np.asarray(compose_preview(image, mask, result, text)) for text in ("", "noise"))
+    rows, columns = np.nonzero((plain != noted).any(axis=-1))
+    assert len(rows) and rows.min() > 2 * VIEW_PX and columns.max() < plain.shape[1] / 2
+
+
 def test_a_wrong_pose_is_visible():
     image, mask, result = scene()
     moved = {
