@@ -244,11 +244,11 @@ def test_wheel_works_in_an_empty_folder(wheel, tmp_path):
     assert list(empty.iterdir()) == []
 
 
-def test_the_readmes_second_snippet_runs_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
+def test_the_readmes_first_snippet_runs_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
     zipfile.ZipFile(wheel).extractall(site)
-    _, snippet = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    snippet, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     done = python("-c", snippet, cwd=empty, path=site)
     assert done.returncode == 0, done.stderr
     assert "network calls" in done.stdout

@@ -44,6 +44,8 @@ def main() -> None:
             log.info("%s, %d voxels: %.2f GiB", plan.name, row["voxels"], _peak(row) / GIB)
     if args.cpu:
         found["computed"] = _computed()
+    elif OUT.is_file():
+        found["computed"] = json.loads(OUT.read_text(encoding="utf-8"))["computed"]
     OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

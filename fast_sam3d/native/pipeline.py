@@ -81,6 +81,8 @@ class NativePipeline(NativeStages):
         if seed is not None:
             torch.manual_seed(seed)
         result = self.sample_sparse_structure(ss_input, stage1_inference_steps, use_stage1_distillation)
+        if not bool(torch.isfinite(result["shape"]).all()):
+            raise not_finite("sparse structure")
         result |= self.pose_decoder(
             result, scene_scale=ss_input["pointmap_scale"], scene_shift=ss_input["pointmap_shift"]
         )

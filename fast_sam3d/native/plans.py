@@ -80,8 +80,8 @@ ACTIVATIONS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({
     "mesh": (32 << 20, 44 << 10),
 })  # fmt: skip
 """Bytes that a stage needs beside weights in half precision: fixed, and per voxel."""
-CELL: Final = 1800
-"""Bytes for every cell that the mesh decoder computes at once; a voxel has 64."""
+CELL, WHOLE_CELL = 1500, 1000
+"""Bytes for every cell that the mesh decoder computes at once, of a part or of all; a voxel has 64."""
 
 
 class DoesNotFitDevice(FastSam3dError):
@@ -112,7 +112,7 @@ class Plan:
     ss_context: frozenset[str] = frozenset(STREAMS)
     slat_context: bool = True
     mesh_cells: int | None = None
-    point_windows: int | None = None
+    point_windows: int | None = 256
 
     def half(self, part: str, half: torch.dtype | None) -> torch.dtype | None:
         """The type to load a part's half-precision weights in, where the pipeline's is `half`."""
@@ -127,9 +127,9 @@ class Plan:
 PLANS: Final[Mapping[str, Plan]] = MappingProxyType({
     plan.name: plan
     for plan in (
-        Plan("8GB", ss_context=frozenset({SHAPE_LEAF}), mesh_cells=1 << 16, point_windows=256),
-        Plan("12GB", SAMPLERS | DECODERS, to_host=ENCODERS, mesh_cells=1 << 17, point_windows=256),
-        Plan("16GB", EVERYTHING, mesh_cells=1 << 18, point_windows=256),
+        Plan("8GB", ss_context=frozenset({SHAPE_LEAF}), mesh_cells=1 << 16),
+        Plan("12GB", SAMPLERS | DECODERS, to_host=ENCODERS, mesh_cells=1 << 17),
+        Plan("16GB", EVERYTHING, mesh_cells=1 << 18),
         Plan("24GB", EVERYTHING),
         Plan("all", EVERYTHING, float32=frozenset({"ss_generator"}) | ENCODERS - {"depth_model"}),
     )
@@ -188,7 +188,8 @@ def expected_peaks(
             continue
         fixed, each = ACTIVATIONS[stage]
         if stage == "mesh":
-            fixed += CELL * min(64 * voxels, plan.mesh_cells or 64 * voxels)
+            cells = 64 * voxels
+            fixed += WHOLE_CELL * cells if plan.mesh_cells is None else CELL * min(cells, plan.mesh_cells)
         streams = {"ss": len(plan.ss_context), "slat": int(plan.slat_context)}.get(stage, 0)
         kept = streams * _KEYS.get(stage, 0) * number
         on_device = sum(weights(part) for part in plan.resident | set(parts))

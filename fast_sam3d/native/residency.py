@@ -27,7 +27,7 @@ from fast_sam3d.native.allocations import tensor_bytes
 from fast_sam3d.native.free_memory import host_bytes
 from fast_sam3d.native.mesh_decoder import MeshDecoder
 from fast_sam3d.native.parts import Part
-from fast_sam3d.native.plans import Plan, choose, expected_peaks, logged, next_smaller
+from fast_sam3d.native.plans import STAGES, Plan, choose, expected_peaks, logged, next_smaller
 from fast_sam3d.native.points import PointPatchEmbed
 from fast_sam3d.serial import one_at_a_time
 
@@ -188,7 +188,7 @@ class Residency:
             "measured": {"cuda": "allocated", "mps": "allocated"}.get(self.device.type, "resident"),
             "resident": sorted(self.plan.resident & self.parts.keys()),
             "stages": {name: {"peak_bytes": peak.bytes, "loads": peak.loads} for name, peak in self.peaks.items()},
-            "expected_bytes": expected,
+            "expected_bytes": {STAGES[stage][0]: size for stage, size in expected.items()},
         }
 
     def sizes(self) -> dict[str, tuple[int, int]]:

@@ -74,7 +74,7 @@ def test_a_complete_installation_is_ready(complete, capsys):
 
 def test_the_memory_plan_that_fits_is_named(complete, monkeypatch, capsys):
     _, out, _ = run(capsys, "doctor")
-    assert "native runtime       memory plan all on the GPU: at most about 16.8 of 20.0 GiB" in out
+    assert "native runtime       memory plan all on the GPU: at most about 14.9 of 20.0 GiB" in out
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (5 * 2**30, 24 * 2**30))
     assert "memory plan 8GB on the GPU" in doctor.examine().memory
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (2**30, 24 * 2**30))

@@ -35,7 +35,10 @@ from fast_sam3d.run.progress import Bar
 
 logger = logging.getLogger(__name__)
 
-NOISY: Final = ("fast_sam3d.exact", "fast_sam3d.sampling", "fast_sam3d.decode", "fast_sam3d.install")
+NOISY: Final = (
+    "fast_sam3d.exact", "fast_sam3d.sampling", "fast_sam3d.decode", "fast_sam3d.install", "fast_sam3d.native",
+    "fast_sam3d.checkpoints",
+)  # fmt: skip
 """Loggers whose lines go into the results, as every installation repeats them."""
 TESTS_SECONDS: Final = 20.0
 """The tests are left out where less is left for them."""
@@ -104,7 +107,7 @@ class Run:
         save_json(self.path, self.results)
 
     def everything(self) -> None:
-        """The plan, cell by cell, the memory plans after the first size, then the tests."""
+        """The plan, cell by cell, the memory plans after all sizes, then the tests."""
         if self.results["note"]:
             logger.warning(self.results["note"])
         todo = cells(self.scale, stock=importable())
@@ -116,7 +119,7 @@ class Run:
                 if reason := self.obstacle(cell) or self.cell(cell, bar):
                     self.results["skipped"].append({"cell": label, "reason": reason})
                     logger.info("skipped: %s: %s", label, reason)
-            if cell == Cell(todo[0].precision, self.scale.radii[0]):
+            if cell == Cell(todo[0].precision, self.scale.radii[-1]):
                 self.plans(cell.precision)
             self.save()
         if self.device.type == "cuda" and self.settings.tests and self.clock.left() > TESTS_SECONDS:
@@ -124,15 +127,15 @@ class Run:
             self.results["tests"] = machine.run_tests(self.clock.left())
 
     def plans(self, precision: str) -> None:
-        """Peak memory of each memory plan of the native runtime, while there is time: two steps of each sampler."""
+        """Whole runs under each memory plan of the native runtime, while there is time."""
         half, took = half_type(precision, self.device, False), 0.0
-        for plan in PLANS.values():
-            start, label = time.perf_counter(), f"memory plan {plan.name}"
+        for plan in PLANS:
+            start, label = time.perf_counter(), f"memory plan {plan}"
             try:
                 if self.clock.left() < 2 * took + TESTS_SECONDS:
                     raise OutOfTime(f"{self.clock.left():.0f} s are left")
-                with limited(self.clock.left(), label):
-                    found = follow(plan, self.scale, self.scale.radii[0], self.device, half, self.settings.seed)
+                with recorded([]), limited(self.clock.left(), label):
+                    found = follow(plan, self.scale, self.device, half, self.settings.seed)
                 self.results["plans"].append(found)
             except Exception as error:  # of any kind: the other plans go on
                 self.results["skipped"].append({"cell": label, "reason": one_line(error)})

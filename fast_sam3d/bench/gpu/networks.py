@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final
@@ -24,6 +24,7 @@ from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.native.embedder import EncoderSettings, published_inputs
 from fast_sam3d.native.gaussian_decoder import GaussianDecoderConfig
 from fast_sam3d.native.mesh_decoder import MeshDecoderConfig
+from fast_sam3d.native.moge import MoGeConfig
 from fast_sam3d.native.networks import EMBEDDERS, bare_pipeline, build_networks, share_one_encoder
 from fast_sam3d.native.points import PointSettings
 from fast_sam3d.native.settings import NativeSettings
@@ -57,6 +58,7 @@ class Scale:
         backend: of torch.compile.
         compile_seconds: a compilation that takes longer is skipped; half of it is expected.
         gigabytes: free memory that the sparse structure and, per shell, an object need, 10^9 bytes.
+        synthetic: arguments of `native.synthetic.synthetic_parts`, for whole runs.
     """
 
     settings: NativeSettings
@@ -67,6 +69,7 @@ class Scale:
     backend: str
     compile_seconds: float
     gigabytes: tuple[float, tuple[float, ...]]
+    synthetic: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def resolution(self) -> int:
@@ -86,10 +89,14 @@ _TRUNK: Final[dict[str, Any]] = {
 _FLOW: Final[dict[str, Any]] = {
     "num_blocks": 1, "num_heads": 1, "cond_channels": 32, "share_mod": False, "convention": "published"
 }  # fmt: skip
+_SMALL_DEPTH: Final = MoGeConfig(
+    ViTConfig(32, 2, 1, 2.0, registers=0, by_scale=True), intermediate_layers=2, dim_proj=16, dim_upsample=(32, 32),
+    num_res_blocks=1, num_tokens_range=(20, 40),
+)  # fmt: skip
 _SMALL_VIT: Final = ViTConfig(32, 1, 1, 2.0, grid=2)
 SMALL: Final = Scale(
     NativeSettings(
-        SSFlowConfig(32, resolution=4, patch_size=1, **_FLOW),
+        SSFlowConfig(96, resolution=4, patch_size=1, **_FLOW),
         SLatFlowConfig(16, model_channels=32, io_channels=16, **_FLOW),
         published_inputs(EncoderSettings(_SMALL_VIT, 28), PointSettings(16, 16)),
         published_inputs(EncoderSettings(_SMALL_VIT, 28, prenorm=True)),
@@ -99,6 +106,7 @@ SMALL: Final = Scale(
         GaussianDecoderConfig(**_TRUNK, num_gaussians=2),
     ),
     ((24, 32), (20, 32)), (1.9, 1.5), 4, (2, 2), "eager", 10.0, (0.1, (0.1, 0.1)),
+    {"radius": 0.2, "depth": _SMALL_DEPTH},
 )  # fmt: skip
 """A few seconds on a CPU."""
 

@@ -86,10 +86,10 @@ def notes(results: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{cell['label']}: {line}" for line in cell["log"] if not line.startswith("info"))
     for plan in results.get("plans", []):
         peaks = {stage: found["peak_bytes"] for stage, found in plan["stages"].items()}
-        most = max(peaks, key=lambda stage: peaks[stage])
+        most, expected = max(peaks, key=lambda stage: peaks[stage]), max(plan["expected_bytes"].values())
         yield (
-            f"Memory plan {plan['plan']}, {plan['voxels']:,} voxels: at most {peaks[most] / 1e9:.1f} GB ({most};"
-            f" {plan['expected_bytes'][most] / 1e9:.1f} expected), {plan['loading_seconds']:.1f} s to load weights."
+            f"Memory plan {plan['plan']}, a run with two steps and {plan['voxels']:,} voxels: {plan['seconds']:.1f} s,"
+            f" peak {peaks[most] / 1e9:.1f} GB ({most}), {expected / 1e9:.1f} expected."
         )
     for skipped in results["skipped"]:
         yield f"Not measured: {skipped['cell']}: {skipped['reason']}."
