@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +15,13 @@ from typing import Any
 
 from fast_sam3d import __version__
 from fast_sam3d.checkpoints.first_load import Fetched, first_load
+from fast_sam3d.checkpoints.gpus import Gpu, driver_gpus, visible_gpu
 from fast_sam3d.checkpoints.installation import LOGIN, Machine, commands
 from fast_sam3d.checkpoints.packages import PackageState, inspect, inspect_all
 from fast_sam3d.checkpoints.requirements import REQUIREMENTS, TORCH
 
-__all__ = ["EMBEDDED_RUNS", "Attention", "Examination", "Gpu", "NativeState", "WeightsState", "examine"]
+__all__ = ["EMBEDDED_RUNS", "Attention", "Examination", "Gpu", "WeightsState", "examine"]
 
-_DRIVER_SECONDS = 10.0
 # Back ends of modules/attention/__init__.py and modules/sparse/__init__.py, and the packages they need.
 _DENSE = {"sdpa": None, "naive": None, "torch_flash_attn": None, "flash_attn": "flash_attn", "xformers": "xformers"}
 _SPARSE = {"sdpa": None, "flash_attn": "flash_attn", "xformers": "xformers"}
@@ -34,38 +33,12 @@ _FLASH_GPUS = ("A100", "H100", "H200")
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
-    """`total` and `free` in bytes; `free` is None if unknown. `supported`: whether this torch has code for it."""
-
-    name: str
-    total: int
-    free: int | None
-    capability: str
-    supported: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class WeightsState:
     """A folder of weights. `problem`: None if they are complete."""
 
     tag: str
     folder: str
     kind: str
-    problem: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class NativeState:
-    """The native runtime on this machine, which needs no packages but those of fast_sam3d.
-
-    Args:
-        device: that it would take.
-        plan: the memory plan that fits; None if none does.
-        problem: why it cannot be used, with the weights that are there if there are any; None if it can.
-    """
-
-    device: str
-    plan: str | None
     problem: str | None
 
 
@@ -91,6 +64,7 @@ class Examination:
         first_load: what the stock code fetches itself for the first weights that are complete.
         driver: the GPUs that NVIDIA's driver sees, if torch sees none.
         memory: which memory plan of the native runtime fits this machine, or why none does; None: unknown.
+        native_problem: why the native runtime cannot be used; None if it can.
         missing: modules that are absent or unusable, and needed.
     """
 
@@ -104,11 +78,11 @@ class Examination:
     embedded: WeightsState
     weights: tuple[WeightsState, ...]
     attention: Attention
-    native: NativeState
     asked_for: bool = False
     driver: tuple[Gpu, ...] = ()
     first_load: tuple[Fetched, ...] = ()
     memory: str | None = None
+    native_problem: str | None = None
 
     @property
     def next_step(self) -> str | None:
@@ -117,13 +91,13 @@ class Examination:
             state = self.weights[0]
             return self._torch_problem() or (state.problem and f"{state.tag} cannot be used: {state.problem}")
         if self.asked_for and self.weights[0].kind == "synthetic":
-            return self._torch_problem() or self.native.problem
+            return self._torch_problem() or self.native_problem
         return (
             (self._weights_problem() if self.asked_for else None)
             or self._torch_problem()
             or (self.embedded.problem and f"the embedded model cannot be loaded: {self.embedded.problem}")
             or self._weights_problem()
-            or (self.stock_problem if self.native.problem else None)
+            or (self.stock_problem if self.native_problem else None)
         )
 
     @property
@@ -150,7 +124,7 @@ class Examination:
     def install(self) -> tuple[str, ...]:
         """Lines to paste into a shell, which install all that is missing; none where that would not help."""
         absent = not self.weights and not self.asked_for
-        if absent and self.native.problem is None:
+        if absent and self.native_problem is None:
             return LOGIN
         if self.next_step is None or self._embedded_only or not (self.gpus or self.driver):
             return ()
@@ -215,9 +189,10 @@ def examine(tag: str | None = None) -> Examination:
             checkpoints/ that are for SAM 3D Objects.
     """
     torch_state, cuda, gpus = _torch()
-    driver = () if gpus else _driver_gpus()
+    driver = () if gpus else driver_gpus()
     packages = inspect_all(REQUIREMENTS)
     weights = _weights() if tag is None else (_asked_for(tag),)
+    memory = None if torch_state.problem else _memory(gpus)
     return Examination(
         fast_sam3d=__version__,
         python=platform.python_version(),
@@ -229,11 +204,11 @@ def examine(tag: str | None = None) -> Examination:
         embedded=_embedded(),
         weights=weights,
         attention=_attention(packages, gpus or driver, torch_state),
-        native=_native(weights),
         asked_for=tag is not None,
         driver=driver,
         first_load=_first_load(weights),
-        memory=None if torch_state.problem else _memory(gpus),
+        memory=memory,
+        native_problem=_native_problem(weights, memory),
     )
 
 
@@ -247,58 +222,10 @@ def _torch() -> tuple[PackageState, str | None, tuple[Gpu, ...]]:
 
         cuda = torch.version.cuda
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        gpus = tuple(_gpu(torch, index) for index in range(count))
+        gpus = tuple(visible_gpu(torch, index) for index in range(count))
     except Exception as error:  # a missing or incompatible library
         return replace(state, problem=f"cannot be imported ({_brief(error)})"), None, ()
     return state, cuda, gpus
-
-
-def _gpu(torch: Any, index: int) -> Gpu:
-    about = torch.cuda.get_device_properties(index)
-    try:
-        free = int(torch.cuda.mem_get_info(index)[0])
-    except Exception:  # a full GPU, or one in exclusive mode
-        free = None
-    supported = _runs_on(torch.cuda.get_arch_list(), 10 * about.major + about.minor)
-    return Gpu(about.name, int(about.total_memory), free, f"{about.major}.{about.minor}", supported)
-
-
-def _memory(gpus: tuple[Gpu, ...]) -> str | None:
-    """The memory plan of the native runtime for the first GPU, or for the CPU, in the precision that it would have."""
-    try:
-        import torch
-
-        from fast_sam3d.native import plans
-
-        device = torch.device("cuda" if gpus else "cpu")
-        half, free = (torch.float16, gpus[0].free) if gpus else (None, plans.free_bytes(device))
-        if free is None:
-            return None
-        plan = plans.choose(plans.AUTO, device, half, free=free)
-        peak = max(plans.expected_peaks(plan, plans.LARGE, half).values())
-    except Exception as error:  # too little memory, or a torch that does not work
-        return _brief(error)
-    where = "the GPU" if gpus else "the CPU"
-    return f"memory plan {plan.name} on {where}: at most about {peak / 2**30:.1f} of {free / 2**30:.1f} GiB"
-
-
-def _runs_on(builds: list[str], capability: int) -> bool:
-    """Whether a torch with these builds ("sm_90": code; "compute_90": what the driver compiles) runs on a GPU."""
-    known = [(kind, int(digits)) for kind, _, digits in (build.partition("_") for build in builds) if digits.isdigit()]
-    return not known or any(
-        version <= capability and (kind == "compute" or version // 10 == capability // 10) for kind, version in known
-    )
-
-
-def _driver_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that NVIDIA's driver sees."""
-    command = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_DRIVER_SECONDS)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    rows = [row.split(", ") for row in done.stdout.splitlines()] if done.returncode == 0 else []
-    return tuple(Gpu(row[0], int(row[1]) * 2**20, None, row[2]) for row in rows if len(row) == 3 and row[1].isdigit())
 
 
 def _attention(packages: Iterable[PackageState], gpus: tuple[Gpu, ...], torch_state: PackageState) -> Attention:
@@ -329,24 +256,37 @@ def _embedded(tag: str = "mini") -> WeightsState:
     return WeightsState(tag, folder, "mini", problem)
 
 
-def _native(weights: tuple[WeightsState, ...]) -> NativeState:
-    """The native runtime with the first weights that it can use, or, where there are none, for the published sizes."""
+def _memory(gpus: tuple[Gpu, ...]) -> str | None:
+    """The memory plan of the native runtime for the first GPU, or for the CPU, in the precision that it would have."""
     try:
-        from fast_sam3d.checkpoints.load import torch_device
-        from fast_sam3d.checkpoints.native import fitting_plan, implemented
+        import torch
 
-        device = torch_device(None)
-    except Exception as error:  # a missing or broken torch
-        return NativeState("", None, _brief(error))
-    plan = problem = None
+        from fast_sam3d.native import plans
+
+        device = torch.device("cuda" if gpus else "cpu")
+        half, free = (torch.float16, gpus[0].free) if gpus else (None, plans.free_bytes(device))
+        if free is None:
+            return None
+        plan = plans.choose(plans.AUTO, device, half, free=free)
+        peak = max(plans.expected_peaks(plan, plans.LARGE, half).values())
+    except Exception as error:  # too little memory, or a torch that does not work
+        return _brief(error)
+    where = "the GPU" if gpus else "the CPU"
+    return f"memory plan {plan.name} on {where}: at most about {peak / 2**30:.1f} of {free / 2**30:.1f} GiB"
+
+
+def _native_problem(weights: tuple[WeightsState, ...], memory: str | None) -> str | None:
+    """Why the native runtime cannot be used, with the weights that are there if there are any; None if it can."""
+    if memory is not None and not memory.startswith("memory plan"):
+        return memory
     try:
-        plan = fitting_plan(device)
-    except Exception as error:  # too little memory, or a driver that does not say
-        problem = _brief(error)
-    faults = [implemented(Path(found.folder)) for found in weights if found.kind == "sam3d" and not found.problem]
-    if faults and None not in faults:
-        problem = problem or faults[0]
-    return NativeState(str(device), plan, problem)
+        from fast_sam3d.checkpoints.native import implemented
+
+        complete = [found for found in weights if found.kind == "sam3d" and not found.problem]
+        faults = [implemented(Path(found.folder)) for found in complete]
+    except Exception as error:  # a missing dependency
+        return _brief(error)
+    return faults[0] if faults and None not in faults else None
 
 
 def _asked_for(tag: str) -> WeightsState:

@@ -11,7 +11,7 @@ from fast_sam3d.checkpoints.expected_time import cpu_notice
 from fast_sam3d.checkpoints.files import check_stock_files, converted_files
 from fast_sam3d.errors import CheckpointError
 
-__all__ = ["check_native", "fitting_plan", "implemented", "load_native", "load_synthetic"]
+__all__ = ["check_native", "implemented", "load_native", "load_synthetic"]
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +99,6 @@ def load_synthetic(device: Any, dtype: Any, memory: str, settings: Any = None, *
     log.warning("synthetic: the weights are random, so the result is noise; time and memory are those of real weights")
     parts, depth_model = synthetic_parts(settings, **sizes)
     return _pipeline(settings, parts, device, half, memory, depth_model)
-
-
-def fitting_plan(device: Any) -> str:
-    """Name of the memory plan that the published sizes get on a device. Raises FastSam3dError where none fits."""
-    from fast_sam3d.native import plans
-    from fast_sam3d.native.settings import PUBLISHED
-
-    return plans.choose(plans.AUTO, device, _half(PUBLISHED.dtype, device, None)).name
 
 
 def implemented(folder: Path) -> str | None:

@@ -93,8 +93,11 @@ def _block_fault(tensors: Mapping[str, Any], start: str, count: int) -> str | No
     for name, value in tensors.items():
         if match := re.match(rf"{re.escape(start)}(\d+)\.(.*)", name):
             blocks[int(match[1])][match[2]] = tuple(value.shape)
-    if odd := sorted(blocks.keys() ^ set(range(count))):
-        return f"{'lack' if odd[0] < count else 'have a surplus'} {start}{odd[0]} (num_blocks is {count} in the yaml)"
+    # Not a set of all numbers: what the yaml says may be anything.
+    lacking = next((number for number in range(count) if number not in blocks), None)
+    surplus = min((number for number in blocks if number >= count), default=None)
+    if (odd := surplus if lacking is None else lacking) is not None:
+        return f"{'have a surplus' if lacking is None else 'lack'} {start}{odd} (num_blocks is {count} in the yaml)"
     if not blocks:
         return None
     usual = dict(Counter(tuple(sorted(block.items())) for block in blocks.values()).most_common(1)[0][0])

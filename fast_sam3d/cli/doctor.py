@@ -74,9 +74,8 @@ def _lines(found: Examination) -> Iterator[str]:
     yield from ("", "runtime of SAM 3D Objects (pipeline.runtime=auto)")
     stock_problem = found.stock_problem and found.stock_problem.removesuffix(f"; {EMBEDDED_RUNS}")
     yield _line(stock_problem is None, "stock", stock_problem or "will be used")
-    native = found.native
     needs = "needs no further packages" + ("" if found.runtime == "stock" else "; will be used")
-    yield _line(native.problem is None, "native", native.problem or needs)
+    yield _line(found.native_problem is None, "native", found.native_problem or needs)
     yield from ("", "attention of the stock runtime")
     yield _line(True, "available", ", ".join(found.attention.available) or "none")
     yield _line(True, "chosen", f"{found.attention.dense}, for sparse tensors {found.attention.sparse}")

@@ -137,8 +137,9 @@ def _means(around: Sequence[Tensor], feats: Tensor, channels: Tensor, bias: floa
     count = torch.zeros(len(around[0]), 1, dtype=torch.float32, device=feats.device)
     for code in around:
         missing = (code == NOWHERE)[:, None]
-        code = code.masked_fill(missing[:, 0], 0).long()
-        places = (code >> 3)[:, None] * width + channels.index_select(0, code & 7)
+        code = code.masked_fill(missing[:, 0], 0)
+        # Not shifted: before torch 2.5, MPS has no shifts.
+        places = (code // 8).long()[:, None] * width + channels.index_select(0, code & 7)
         found = flat.index_select(0, places.view(-1)).view(places.shape).float()
         found[:, 0] += bias
         total += found.masked_fill_(missing, 0)
@@ -169,7 +170,7 @@ def settled_cases(occupied: Tensor, ambiguous: Tensor, cubes: Tensor, side: int)
         ambiguous: [256, 5] per case: 1 where it is ambiguous, the step to the cube that decides, the case in its place.
         cubes: [n] grid numbers, ascending. side: corners along each axis.
     """
-    cases = (occupied << torch.arange(8, device=occupied.device)).sum(1)
+    cases = torch.stack([occupied[:, corner] * 2**corner for corner in range(8)], dim=1).sum(1)
     check = ambiguous[cases]
     other = torch.stack([cubes // (side * side), cubes // side % side, cubes % side], dim=1) + check[:, 1:4]
     inside = ((other >= 0) & (other < side - 1)).all(1)

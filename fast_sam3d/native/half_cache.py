@@ -1,16 +1,20 @@
 """A copy of a checkpoint's weights in half precision, as the networks hold them: half the size, and faster to read.
 
-One safetensors file. Image encoders with equal weights are in it once. Its metadata say of which files it is a copy:
-their sizes and times of change; where these differ, it is written again.
+One safetensors file. Image encoders with equal weights are in it once. Its metadata say of which files it is a copy,
+by their sizes and times of change, and for which settings; where these differ, it is written again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -31,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _VERSION: Final = 1
 _SPARE: Final = 256 << 20
+_ABANDONED: Final = 3600.0
+"""Seconds after which an unfinished copy that nobody writes to is removed: its process was killed."""
 _TYPES: Final = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -66,9 +72,9 @@ def is_current(folder: Path, settings: NativeSettings, half: torch.dtype) -> boo
     """Whether there is a copy of the folder's weights as they are now."""
     try:
         known = _metadata(cache_path(folder, half))
-        return json.loads(known["sources"]) == _sources(folder, settings) and known["version"] == str(_VERSION)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, OverflowError, ValueError, KeyError, TypeError):
         return False
+    return known.keys() >= {"encoders"} and known.items() >= _origin(folder, settings).items()
 
 
 def write_cache(folder: Path, settings: NativeSettings, half: torch.dtype, restore: str) -> Path:
@@ -78,7 +84,8 @@ def write_cache(folder: Path, settings: NativeSettings, half: torch.dtype, resto
         CheckpointError: as `file_parts`, or values that are not finite in half precision.
         OutputError: the folder cannot be written, or its disk is too full.
     """
-    path, before = cache_path(folder, half), _sources(folder, settings)
+    path, before = cache_path(folder, half), _origin(folder, settings)
+    _remove_abandoned(path)
     parts = file_parts(folder, settings, restore)
     size = sum(part.size(half) for part in parts.values())
     free = shutil.disk_usage(folder).free
@@ -88,9 +95,7 @@ def write_cache(folder: Path, settings: NativeSettings, half: torch.dtype, resto
             f"{free / 2**30:.1f} GiB left: free some space, or leave pipeline.half_cache out"
         )
     log.info("writing the weights in half precision to %s (%.1f GiB)", path, size / 2**30)
-    metadata = {
-        "version": str(_VERSION), "sources": json.dumps(before), "encoders": json.dumps(_Places.of(parts).first),
-    }  # fmt: skip
+    metadata = before | {"encoders": json.dumps(_Places.of(parts).first)}
     try:
         with atomic_write(path) as file:
             _write(file, parts, half, metadata)
@@ -190,10 +195,21 @@ def _metadata(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _sources(folder: Path, settings: NativeSettings) -> dict[str, list[int]]:
-    """Size in bytes and time of change in nanoseconds of every weights file, by name."""
+def _origin(folder: Path, settings: NativeSettings) -> dict[str, str]:
+    """What a copy is of: size in bytes and time of change in nanoseconds of every weights file, and the settings."""
     paths = {source.path for source in file_sources(folder, settings, "").values()}
     try:
-        return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)}
+        files = {os.path.relpath(path, folder): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
     except OSError as error:
         raise CheckpointError(f"{error.filename} is missing: download it again") from error
+    known = json.dumps(asdict(settings), sort_keys=True, default=sorted)
+    digest = hashlib.sha256(known.encode()).hexdigest()
+    return {"version": str(_VERSION), "sources": json.dumps(files, sort_keys=True), "settings": digest}
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove copies of `outputs.files.atomic_write` that were never completed."""
+    for unfinished in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(OSError):
+            if time.time() - unfinished.stat().st_mtime > _ABANDONED:
+                unfinished.unlink()

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NETWORKS", "ROOT", "UNUSED", "file_tensor", "module_tensor", "of_network", "published_name", "spconv_name",
-    "weights_file",
+    "stray_names", "weights_file",
 ]  # fmt: skip
 
 ROOT: Final = "_base_models."
 UNUSED: Final = f"{ROOT}decoder."
 """Beginning of the names of a copy of the decoder, which nothing reads."""
+_KNOWN: Final = (f"{ROOT}generator.", f"{ROOT}condition_embedder.", UNUSED)
 
 NETWORKS: Final[Mapping[str, tuple[str, str]]] = {
     "ss_generator": ("ss_generator", "generator"),
@@ -67,6 +68,13 @@ def of_network(tensors: Mapping[str, _Value], network: str) -> dict[str, _Value]
     if not network or not any(name.startswith(ROOT) for name in tensors):
         return dict(tensors)
     return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+
+def stray_names(tensors: Mapping[str, object]) -> list[str]:
+    """Names in a generator's file that belong to no network, which the stock loader skips too."""
+    if not any(name.startswith(ROOT) for name in tensors):
+        return []
+    return sorted(name for name in tensors if not name.startswith(_KNOWN))
 
 
 def spconv_name(name: str) -> str:

@@ -82,7 +82,7 @@ class NativeStages(CommonStages):
         self.resolution = settings.slat_flow.resolution
         self.leaf_shapes = settings.ss_flow.leaf_shapes
         self.pose_decoder: Callable[..., dict[str, Tensor]] = PoseDecoder()
-        self.depth_model = depth_model
+        self.depth_model = self._own_depth_model = depth_model
         self.ss_preprocessor = self.slat_preprocessor = settings.preprocessor
 
     def using(self, *names: str, stage: str = "") -> AbstractContextManager[None]:
@@ -155,7 +155,8 @@ class NativeStages(CommonStages):
             if self.depth_model is None:
                 raise InputError("this checkpoint has no depth model: give a pointmap")
             with torch.no_grad(), self.precision(self.dtype):
-                output = self.compute("depth_model", self.depth_model, colours)
+                own = self.depth_model is self._own_depth_model  # another one's weights are not ours to load
+                output = self.compute("depth_model" if own else "", self.depth_model, colours)
             points, intrinsics = camera_points(output["pointmaps"].float().cpu()), output.get("intrinsics")
         else:
             points = fit_points(check_points(pointmap, height, width), height, width)

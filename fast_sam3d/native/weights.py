@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.half import MULTIPLIED, half_weights
 from fast_sam3d.model.weight_files import map_tensors
-from fast_sam3d.native.names import UNUSED, module_tensor, of_network, published_name
+from fast_sam3d.native.names import UNUSED, module_tensor, of_network, published_name, stray_names
 
 __all__ = ["FileWeights", "Source", "Tensors", "WeightsPart", "half_names"]
+
+log = logging.getLogger(__name__)
 
 Tensors = Mapping[str, Tensor]
 
@@ -51,6 +54,8 @@ class FileWeights:
     def opened(self) -> Iterator[Tensors]:
         # Mapped again each time: released, the network holds neither memory nor a file.
         every = {published_name(key): (key, value) for key, value in map_tensors(self.path, self.restore).items()}
+        if self._network == "generator" and not self._keys and (strays := stray_names(every)):
+            log.warning("%s: %d tensors belong to no network and are ignored: %s", self.path, len(strays), strays[0])
         tensors: dict[str, Tensor] = {}
         for name, (key, value) in of_network(every, self._network).items():
             if not name.startswith(UNUSED):

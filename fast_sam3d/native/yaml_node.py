@@ -74,7 +74,7 @@ class YamlNode:
         """A value that must be one of `supported`."""
         value = self.take(key, default)
         if not any(_same(value, one) for one in supported):
-            raise self.refusal(key, value, " or ".join(map(_shown, supported)))
+            raise self.refusal(key, value, " or ".join(map(repr, supported)))
         return value
 
     def target(self, *names: str) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from fast_sam3d.adapters.memory import residency_of
 from fast_sam3d.errors import InputError
 from fast_sam3d.run.object import with_alpha
 from fast_sam3d.serial import one_at_a_time
@@ -60,6 +61,8 @@ class Ahead:
         self.forget()
         self._group = group
         why = None
+        if residency_of(self._pipeline) is not None:
+            return  # objects go through one stage after another, or one by one: see `scene.staged`
         if not hasattr(self._pipeline, "sample_structures"):
             why = "this pipeline samples one at a time"
         elif self._seed is None:

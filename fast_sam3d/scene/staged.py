@@ -8,11 +8,14 @@ written before the next object is decoded.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from fast_sam3d.adapters.memory import residency_of
 from fast_sam3d.run.object import Known, known_of
+
+log = logging.getLogger(__name__)
 
 __all__ = ["in_groups", "in_stages", "runs_in_stages"]
 
@@ -48,6 +51,7 @@ def in_stages(pipeline: Any, items: Sequence[T], run: Callable[[T, Known | None]
     """
     from fast_sam3d.native.replay import ORDER, Suspended
 
+    log.info("%d objects go through one stage after another, so that weights are read once per stage", len(items))
     known = [known_of(pipeline) for _ in items]
     ended: dict[int, R] = {}
     waiting = dict.fromkeys(range(len(items)), ORDER[0])

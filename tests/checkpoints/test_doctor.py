@@ -14,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from fast_sam3d.checkpoints import doctor, packages
+from fast_sam3d.checkpoints import doctor, gpus, packages
 from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.doctor import Gpu, WeightsState, examine
 from fast_sam3d.checkpoints.installation import LOGIN
@@ -44,7 +44,7 @@ def complete(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespac
     monkeypatch.setattr(packages, "_version", lambda name: machine.versions.get(name))
     monkeypatch.setattr(packages, "_needs_pkg_resources", lambda: False)
     monkeypatch.setattr(doctor, "_embedded", lambda tag="mini": WeightsState(tag, "", "mini", None))
-    monkeypatch.setattr(doctor, "_driver_gpus", lambda: ())
+    monkeypatch.setattr(doctor, "driver_gpus", lambda: ())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: machine.gpu is not None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_86", "sm_90"])
@@ -103,7 +103,7 @@ def test_all_that_is_missing_is_installed_at_once(complete, monkeypatch):
     assert places == sorted(places)
     Path("checkpoints/hf").rename("away")
     assert examine().install == LOGIN  # the native runtime needs the weights alone
-    monkeypatch.setattr(plans, "free_bytes", lambda device: 1 << 30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (2**30, 24 * 2**30))
     places = ["\n".join(examine().install).index(word) for word in [*words, "fast-sam3d download"]]
     assert places == sorted(places)
 
@@ -125,10 +125,11 @@ def test_the_native_runtime_needs_neither_packages_nor_gpu(published, capsys):
     assert code == 0 and out.splitlines()[0] == "ready, with the native runtime"
     assert "native               needs no further packages; will be used" in out
     assert "stock                the stock runtime needs an NVIDIA GPU" in out
-    assert "the first run without a pointmap fetches model.pt" in out and "DINOv2" not in out
+    assert "the first run without a pointmap fetches model.pt" in out
     assert "--tag mini" not in out
+    assert "native runtime       memory plan 8GB on the CPU" in out and "DINOv2" not in out
     found = json.loads(run(capsys, "doctor", "--json")[1])
-    assert (found["ready"], found["runtime"], found["native"]["plan"]) == (True, "native", "8GB")
+    assert (found["ready"], found["runtime"], found["native_problem"]) == (True, "native", None)
 
 
 def test_too_little_memory_for_the_smallest_plan_is_said_with_numbers(published, monkeypatch, capsys):
@@ -141,7 +142,7 @@ def test_too_little_memory_for_the_smallest_plan_is_said_with_numbers(published,
 
 
 def test_settings_that_the_native_runtime_does_not_implement_are_named(complete, capsys):
-    assert "and the native runtime implements" in str(examine().native.problem)
+    assert "and the native runtime implements" in str(examine().native_problem)
     assert examine().runtime == "stock" and "-- native" in " ".join(run(capsys, "doctor")[1].split("  "))
 
 
@@ -272,7 +273,7 @@ def test_a_computer_without_gpu_is_told_what_runs_there(complete, monkeypatch, c
 
 def test_a_gpu_that_torch_does_not_see(complete, monkeypatch):
     complete.gpu = None
-    monkeypatch.setattr(doctor, "_driver_gpus", lambda: (Gpu("NVIDIA L40S", 48 * 2**30, None, "8.9"),))
+    monkeypatch.setattr(doctor, "driver_gpus", lambda: (Gpu("NVIDIA L40S", 48 * 2**30, None, "8.9"),))
     assert "torch for CUDA 12.1 does not see the GPU" in examine().next_step
     assert examine().install == ()
     monkeypatch.setattr(torch.version, "cuda", None)
@@ -510,8 +511,8 @@ def test_the_command_imports_no_slow_packages(tmp_path):
 )
 def test_the_driver_is_queried_without_torch(tmp_path, monkeypatch, script, names):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor._driver_gpus() == ()
+    assert gpus.driver_gpus() == ()
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
-    assert [gpu.name for gpu in doctor._driver_gpus()] == names
+    assert [gpu.name for gpu in gpus.driver_gpus()] == names

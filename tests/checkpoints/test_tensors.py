@@ -14,6 +14,8 @@ from torch import Tensor
 
 from fast_sam3d.checkpoints.load import check_stock_folder, load_pipeline
 from fast_sam3d.checkpoints.requirements import FORK_MARK
+from fast_sam3d.checkpoints.tensors import check_weights
+from fast_sam3d.errors import CheckpointError
 from tests.checkpoints.test_load import (  # noqa: F401 (fixtures)
     PARTS,
     checkpoints,
@@ -230,3 +232,9 @@ def test_other_loaders_are_refused(folder):
     kind = importlib.import_module("sam3d_objects.pipeline").Pipeline
     del kind.instantiate_and_load_from_pretrained
     assert "has no method instantiate_and_load_from_pretrained" in message(load_pipeline, "hf", device="cpu")
+
+
+def test_a_yaml_with_far_too_many_blocks_is_refused_at_once(tmp_path: Path) -> None:
+    write_weights(tmp_path / "net.safetensors", {f"blocks.{number}.weight": torch.zeros(1) for number in range(2)})
+    with pytest.raises(CheckpointError, match=f"lack blocks.2 .num_blocks is {10**15} in the yaml"):
+        check_weights(tmp_path / "net.ckpt", {"": {"num_blocks": 10**15}}, "")

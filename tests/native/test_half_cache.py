@@ -123,3 +123,31 @@ def test_a_folder_that_cannot_be_written_is_named(folder: Path, monkeypatch: pyt
     monkeypatch.setattr(half_cache, "atomic_write", refuse)
     with pytest.raises(OutputError, match="cannot be written"):
         write_cache(folder, settings(folder), HALF, "")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, (2).to_bytes(8, "little") + b"[]"])
+def test_a_file_that_is_no_copy_is_written_again(content: bytes, folder: Path) -> None:
+    path = write_cache(folder, settings(folder), HALF, "")
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    cached_parts(folder, settings(folder), HALF, "")
+    assert path.read_bytes() == whole
+
+
+def test_the_copy_is_written_again_when_a_network_is_to_be_in_float32(folder: Path) -> None:
+    write_cache(folder, settings(folder), HALF, "")
+    yaml = folder / "slat_decoder_gs.yaml"
+    assert "use_fp16: true" in yaml.read_text()
+    yaml.write_text(yaml.read_text().replace("use_fp16: true", "use_fp16: false"))
+    expected = loaded(file_parts(folder, settings(folder), ""), HALF)
+    found = loaded(cached_parts(folder, settings(folder), HALF, ""), HALF)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_what_a_killed_process_left_is_removed_when_it_is_old(folder: Path) -> None:
+    old, new = (folder / f".{cache_path(folder, HALF).name}.{name}.tmp" for name in ("old", "new"))
+    for file in (old, new):
+        file.write_bytes(b"1")
+    os.utime(old, (1, 1))
+    write_cache(folder, settings(folder), HALF, "")
+    assert (old.exists(), new.exists()) == (False, True)

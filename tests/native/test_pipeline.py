@@ -212,6 +212,15 @@ def test_weights_are_loaded_stage_by_stage() -> None:
     ]  # fmt: skip
 
 
+def test_weights_of_a_replaced_depth_model_are_not_loaded(pipeline: NativePipeline) -> None:
+    with mock.patch.object(pipeline, "using", wraps=pipeline.using) as used:
+        pipeline.compute_pointmap(rgba())
+        assert used.call_args.args == ("depth_model",)
+        with mock.patch.object(pipeline, "depth_model", FakeDepth()):
+            pipeline.compute_pointmap(rgba())
+        assert used.call_args.args == ("",)
+
+
 def test_the_adapter_finds_every_part(pipeline: NativePipeline) -> None:
     adapter = adapt(pipeline)
     assert adapter.formats == {"mesh", "gaussian", "gaussian_4"}

@@ -158,9 +158,16 @@ def test_a_surplus_tensor_is_refused(folder: Path) -> None:
         parts(folder)
 
 
-def test_the_copy_of_the_decoder_is_ignored(shared: Path) -> None:
+def test_the_copy_of_the_decoder_is_ignored(shared: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert any(key.startswith("_base_models.decoder.") for key in read(shared / SS))
     parts(shared)["ss_generator"].load(CPU, None)
+    assert not caplog.text
+
+
+def test_tensors_of_no_network_are_ignored_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    change(folder / SS, **{"_base_models.teacher.weight": torch.zeros(1)})
+    parts(folder)["ss_generator"].load(CPU, None)
+    assert caplog.text.count("1 tensors belong to no network and are ignored: _base_models.teacher.weight") == 1
 
 
 def test_whole_numbers_are_refused(folder: Path) -> None:
