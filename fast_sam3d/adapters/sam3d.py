@@ -130,6 +130,12 @@ class Sam3d:
         return sampling_stages(self._layout_leaves())
 
     @property
+    def runtime(self) -> str:
+        """Whose classes run: "native", "embedded" (the embedded model's), or "stock" for all others."""
+        package = ".".join(type(self.pipeline).__module__.split(".")[:2])
+        return {"fast_sam3d.native": "native", "fast_sam3d.model": "embedded"}.get(package, "stock")
+
+    @property
     def formats(self) -> set[str]:
         """The formats that the pipeline has decoders for, of "mesh", "gaussian" and "gaussian_4"."""
         return {name for name, part in _FORMATS.items() if self._part(part) is not None}

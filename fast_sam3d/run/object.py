@@ -73,6 +73,7 @@ class ObjectRun:
         settings: that it was run with.
         seconds: wall-clock time of the call.
         device: of the pipeline.
+        runtime: whose classes ran, "native", "stock" or "embedded".
     """
 
     result: Mapping[str, Any]
@@ -80,6 +81,7 @@ class ObjectRun:
     settings: RunSettings
     seconds: float
     device: str
+    runtime: str = "stock"
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -124,7 +126,7 @@ def run_object(
     """
     import torch
 
-    from fast_sam3d.adapters import unwrap
+    from fast_sam3d.adapters import adapt, unwrap
     from fast_sam3d.adapters.memory import remembering, residency_of
     from fast_sam3d.adapters.refinement import own_refinement
     from fast_sam3d.report import observe
@@ -165,7 +167,7 @@ def run_object(
     if residency is not None:
         report.memory = residency.facts(len(result["coords"]))
         report.peak_device_bytes = residency.peak_device_bytes(report.peak_device_bytes)
-    return ObjectRun(result, report, settings, seconds, str(getattr(pipeline, "device", "")))
+    return ObjectRun(result, report, settings, seconds, str(getattr(pipeline, "device", "")), adapt(pipeline).runtime)
 
 
 @dataclass(slots=True, eq=False)

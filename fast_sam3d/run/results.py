@@ -56,7 +56,7 @@ def write_results(
             "pointmap": None if given.pointmap_path is None else str(given.pointmap_path),
             "size": given.size,
         },
-        "pipeline": {"tag": tag, "device": run.device, "dtype": config.pipeline.dtype},
+        "pipeline": {"tag": tag, "runtime": run.runtime, "device": run.device, "dtype": config.pipeline.dtype},
         "preset": config.choices.get("preset", "off"),
         "seed": config.seed,
         "steps": {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps},

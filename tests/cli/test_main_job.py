@@ -55,6 +55,7 @@ def test_embedded_model_on_a_bundled_example(elsewhere):
     mesh = trimesh.load(folder / "mesh.glb", force="mesh")
     report = json.loads((folder / "report.json").read_text())
     assert report["pipeline"]["tag"] == "mini"
+    assert report["pipeline"]["runtime"] == "embedded"
     assert report["result"]["mesh"]["watertight"] or report["result"]["mesh"]["boundary_loops"] > 0
     assert mesh.volume > 0, "normals point inwards"
     assert len({tuple(c) for c in mesh.visual.vertex_colors[:, :3]}) > 10

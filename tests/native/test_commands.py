@@ -66,6 +66,7 @@ def test_infer_gives_the_same_files_under_the_smallest_and_the_largest_memory_pl
         assert (small / name).read_bytes() == (large / name).read_bytes(), name
     report = json.loads((small / "report.json").read_text())
     assert report["pipeline"]["tag"] == str(weights)
+    assert report["pipeline"]["runtime"] == "native"
 
 
 @pytest.mark.parametrize("preset", ["default", "fast_sam3d"])
