@@ -20,13 +20,13 @@ from fast_sam3d.checkpoints.installation import LOGIN, Machine, commands
 from fast_sam3d.checkpoints.packages import PackageState, inspect, inspect_all
 from fast_sam3d.checkpoints.requirements import REQUIREMENTS, TORCH
 
-__all__ = ["Attention", "Examination", "Gpu", "WeightsState", "examine"]
+__all__ = ["EMBEDDED_RUNS", "Attention", "Examination", "Gpu", "WeightsState", "examine"]
 
 # Back ends of modules/attention/__init__.py and modules/sparse/__init__.py, and the packages they need.
 _DENSE = {"sdpa": None, "naive": None, "torch_flash_attn": None, "flash_attn": "flash_attn", "xformers": "xformers"}
 _SPARSE = {"sdpa": None, "flash_attn": "flash_attn", "xformers": "xformers"}
 _REINSTALL = "install fast-sam3d again, with its dependencies (in a clone of its repository: pip install -e .)"
-_EMBEDDED_RUNS = "the embedded model runs here: fast-sam3d infer --tag mini"
+EMBEDDED_RUNS = "the embedded model runs here: fast-sam3d infer --tag mini"
 _VARIABLES = ("ATTN_BACKEND", "SPARSE_ATTN_BACKEND", "SPARSE_BACKEND", "SPCONV_ALGO")
 # GPUs on which the stock pipeline overrides the variables (inference_pipeline.py, set_attention_backend).
 _FLASH_GPUS = ("A100", "H100", "H200")
@@ -163,7 +163,7 @@ class Examination:
         if wrong or self.gpus:
             return wrong
         if not self.driver:
-            return f"the stock runtime needs an NVIDIA GPU on Linux, and there is none; {_EMBEDDED_RUNS}"
+            return f"the stock runtime needs an NVIDIA GPU on Linux, and there is none; {EMBEDDED_RUNS}"
         return f"torch for CUDA {self.cuda} does not see the GPU: unset CUDA_VISIBLE_DEVICES, or update the driver"
 
     def _package_problem(self) -> str | None:

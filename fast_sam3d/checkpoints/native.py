@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.checkpoints.devices import half_problem
+from fast_sam3d.checkpoints.expected_time import cpu_notice
 from fast_sam3d.checkpoints.files import check_stock_files, converted_files
 from fast_sam3d.errors import CheckpointError
 
@@ -122,6 +123,8 @@ def _pipeline(settings: Any, parts: dict[str, Any], device: Any, half: Any, memo
     if half is None and device.type != "cpu" and (problem := half_problem(device, wanted)):
         log.warning("the networks run in float32: %s", problem)
     residency = Residency.planned(parts, memory, device, half)
+    if device.type == "cpu" and (notice := cpu_notice(settings, half)):
+        log.warning(notice)
     return NativePipeline(settings, parts, device, half, residency, depth_model)
 
 

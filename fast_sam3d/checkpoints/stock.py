@@ -40,15 +40,19 @@ def check_stock(folder: Path) -> None:
     check_stock_files(folder, GATED_HELP)
     check_package()
     if not torch.cuda.is_available():
-        raise CheckpointError("SAM 3D Objects needs an NVIDIA GPU and torch sees none: use --tag mini")
+        raise CheckpointError(
+            "the stock runtime needs an NVIDIA GPU and torch sees none: use the native runtime "
+            "(pipeline.runtime=native)"
+        )
 
 
 def check_package() -> None:
     """Raises CheckpointError unless sam3d_objects is importable and is the one of SAM 3D Objects. Imports nothing."""
     if not importable("sam3d_objects"):
         raise CheckpointError(
-            "the package sam3d_objects is not importable: install SAM 3D Objects from its repository "
-            "(facebookresearch/sam-3d-objects), or use --tag mini"
+            "the stock runtime needs the package sam3d_objects, which is not importable: install SAM 3D Objects from "
+            "its repository (facebookresearch/sam-3d-objects), or use the native runtime, which needs no "
+            "further packages (pipeline.runtime=native)"
         )
     if holds(FORK_MARK):
         raise CheckpointError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from fast_sam3d.checkpoints.doctor import Examination, Gpu, WeightsState, examine
+from fast_sam3d.checkpoints.doctor import EMBEDDED_RUNS, Examination, Gpu, WeightsState, examine
 from fast_sam3d.checkpoints.packages import PackageState
 from fast_sam3d.checkpoints.requirements import PYTHON
 
@@ -68,10 +68,12 @@ def _lines(found: Examination) -> Iterator[str]:
     for fetched in found.first_load:
         if found.runtime == "native" and fetched.name == "DINOv2":  # it is in the weights
             continue
-        late = f"the first load fetches {' and '.join(fetched.missing)} into {fetched.place}: it needs a network"
+        when = "run without a pointmap" if found.runtime == "native" else "load"
+        late = f"the first {when} fetches {' and '.join(fetched.missing)} into {fetched.place}: it needs a network"
         yield _line(None if fetched.missing else True, fetched.name, late if fetched.missing else fetched.place)
     yield from ("", "runtime of SAM 3D Objects (pipeline.runtime=auto)")
-    yield _line(found.stock_problem is None, "stock", found.stock_problem or "will be used")
+    stock_problem = found.stock_problem and found.stock_problem.removesuffix(f"; {EMBEDDED_RUNS}")
+    yield _line(stock_problem is None, "stock", stock_problem or "will be used")
     needs = "needs no further packages" + ("" if found.runtime == "stock" else "; will be used")
     yield _line(found.native_problem is None, "native", found.native_problem or needs)
     yield from ("", "attention of the stock runtime")

@@ -28,6 +28,9 @@ PUBLISHED_DEPTH: Final = "Ruicheng/moge-vitl"
 
 _FILE: Final = "model.pt"
 _ON_HUB: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_OTHERWISE: Final = (
+    f"give the model.pt of {PUBLISHED_DEPTH} (pipeline.depth_model=PATH) or a pointmap (--pointmap FILE)"
+)
 _RESTORE: Final = f"give the model.pt of {PUBLISHED_DEPTH}, or a pointmap"
 
 
@@ -129,7 +132,7 @@ def _downloaded(name: str) -> Path:
     except Exception as error:  # of the hub, the network, the disk, or HF_HUB_OFFLINE
         raise CheckpointError(
             f"the depth model {name} is not in the hub's cache and cannot be downloaded ({first_line(error)}): "
-            f"connect this computer, or {_RESTORE}"
+            f"connect this computer, or {_OTHERWISE}"
         ) from error
 
 

@@ -101,8 +101,8 @@ def write_cache(folder: Path, settings: NativeSettings, half: torch.dtype, resto
             _write(file, parts, half, metadata)
     except OSError as error:
         raise OutputError(
-            f"{path} cannot be written ({error.strerror or error}): make the folder writable, or leave "
-            "pipeline.half_cache out"
+            f"{path} cannot be written ({error.strerror or error}): see that the folder is writable and its disk has "
+            "room, or leave pipeline.half_cache out"
         ) from error
     return path
 

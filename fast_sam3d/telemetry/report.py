@@ -253,12 +253,12 @@ def peak_device_bytes() -> int | None:
 def _memory_line(memory: Mapping[str, Any]) -> str:
     """Plan and largest peak of what `fast_sam3d.native.residency.Residency.facts` returns."""
     plan, failed, stages = memory["plan"], memory["did_not_fit"], memory["stages"]
-    said = f"memory plan {plan}" + (f" ({', '.join(failed)} did not fit)" if failed else "")
+    said = f"native runtime, memory plan {plan}" + (f" ({', '.join(failed)} did not fit)" if failed else "")
     peaks = {name: stage["peak_bytes"] for name, stage in stages.items() if stage["peak_bytes"]}
     if not peaks:
         return said
     largest = max(peaks, key=lambda name: peaks[name])
-    return f"{said}: {memory['measured']} peak {peaks[largest] / 2**20:,.0f} MiB, in {largest}"
+    return f"{said}: peak {peaks[largest] / 2**20:,.0f} MiB ({memory['measured']}), in {largest}"
 
 
 def _whole(number: float) -> float:

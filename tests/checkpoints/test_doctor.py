@@ -125,6 +125,8 @@ def test_the_native_runtime_needs_neither_packages_nor_gpu(published, capsys):
     assert code == 0 and out.splitlines()[0] == "ready, with the native runtime"
     assert "native               needs no further packages; will be used" in out
     assert "stock                the stock runtime needs an NVIDIA GPU" in out
+    assert "the first run without a pointmap fetches model.pt" in out
+    assert "--tag mini" not in out
     assert "native runtime       memory plan 8GB on the CPU" in out and "DINOv2" not in out
     found = json.loads(run(capsys, "doctor", "--json")[1])
     assert (found["ready"], found["runtime"], found["native_problem"]) == (True, "native", None)

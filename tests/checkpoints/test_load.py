@@ -412,7 +412,7 @@ def test_missing_package(checkpoints, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setitem(sys.modules, "sam3d_objects", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "sam3d_objects is not importable" in message(load_pipeline, "hf", device="cpu", runtime="stock")
+    assert "sam3d_objects, which is not importable" in message(load_pipeline, "hf", device="cpu", runtime="stock")
 
 
 def test_missing_gpu(checkpoints, stock_package, monkeypatch):

@@ -97,7 +97,7 @@ def test_the_report_has_plan_and_peaks(plain: Any, want: Any) -> None:
     assert memory["plan"] == "8GB" and memory["did_not_fit"] == []
     assert {"ss_generator", "slat_generator", "slat_decoder_mesh"} <= set(memory["stages"])
     assert all(stage["peak_bytes"] > 0 for stage in memory["stages"].values())
-    assert any(line.startswith("memory plan 8GB: resident peak") for line in report.footer())
+    assert any(line.startswith("native runtime, memory plan 8GB: peak ") for line in report.footer())
     assert "memory" not in want.report.to_dict()
 
 
