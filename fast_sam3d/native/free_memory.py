@@ -22,7 +22,7 @@ _UNKNOWN_SHARE: Final = 0.6
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that are free on a device, cached blocks of torch included; None where nobody can say.
+    """Bytes that are free on a device, cached blocks of torch included; None where it is unknown.
 
     CUDA and ROCm: what the driver says. MPS: of the size that the system recommends, what is not in use, and no more
     than the main memory has, which it shares. CPU: available main memory, within the limit of a container.

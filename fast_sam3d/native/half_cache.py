@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _VERSION: Final = 1
 _SPARE: Final = 256 << 20
 _ABANDONED: Final = 3600.0
-"""Seconds after which an unfinished copy that nobody writes to is removed: its process was killed."""
+"""Seconds after which an unfinished copy that no process writes to is removed: its process was killed."""
 _TYPES: Final = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 

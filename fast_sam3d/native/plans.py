@@ -84,6 +84,11 @@ CELL, WHOLE_CELL = 1500, 1000
 """Bytes for every cell that the mesh decoder computes at once, of a part or of all; a voxel has 64."""
 
 
+HOST: Final = 1300 << 20
+"""Bytes that a process on a CPU takes beside the peak of a plan: torch, and what its matrix products keep (measured under
+the 8GB plan, docs/weights.md)."""
+
+
 class DoesNotFitDevice(FastSam3dError):
     """A device without enough memory for the smallest plan."""
 
@@ -224,7 +229,12 @@ def choose(
     free = free_bytes(device) if free is None else free
     if free is None:
         return smallest() if name == AUTO else PLANS[name]
-    least = max(expected_peaks(smallest(), usual, half, sizes).values())
+    beside = HOST if device.type == "cpu" else 0
+
+    def needs(plan: Plan, voxels: int) -> int:
+        return max(expected_peaks(plan, voxels, half, sizes).values()) + beside
+
+    least = needs(smallest(), usual)
     if least > free:
         raise DoesNotFitDevice(
             f"{device} has {free / GIB:.1f} GiB of free memory, and the smallest memory plan needs about "
@@ -232,9 +242,9 @@ def choose(
             + ("take a machine with more memory" if device.type == "cpu" else "run on the CPU (pipeline.device=cpu)")
         )
     if name == AUTO:
-        fit = [p for p in PLANS.values() if max(expected_peaks(p, large, half, sizes).values()) <= 0.9 * free]
+        fit = [plan for plan in PLANS.values() if needs(plan, large) <= 0.9 * free]
         return fit[-1] if fit else smallest()
-    needed = max(expected_peaks(PLANS[name], usual, half, sizes).values())
+    needed = needs(PLANS[name], usual)
     if needed > free:
         raise DoesNotFitDevice(
             f"memory plan {name} needs about {needed / GIB:.1f} GiB for an object of {usual:,} voxels, and {device} "
