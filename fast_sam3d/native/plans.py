@@ -85,8 +85,8 @@ CELL, WHOLE_CELL = 1500, 1000
 
 
 HOST: Final = 1300 << 20
-"""Bytes that a process on a CPU takes beside the peak of a plan: torch, and what its matrix products keep (measured under
-the 8GB plan, docs/weights.md)."""
+"""Bytes that a process on a CPU takes beside the peak of a plan: torch, and what its products keep (measured, see
+docs/weights.md)."""
 
 
 class DoesNotFitDevice(FastSam3dError):
