@@ -119,12 +119,14 @@ class Passes:
                 return known
         return None
 
-    def end(self, keep: bool) -> None:
-        """The pipeline's `run` has ended; `keep` the passes for the next one."""
+    def end(self, keep: bool, complete: bool) -> None:
+        """The pipeline's `run` has ended; `keep` the passes for the next one. An incomplete one does not tell whether
+        passes are shared: it may have stopped between the embedders."""
         self.running = False
+        numbers = [self.numbers[state] for module, state in self.encoders.items() if id(module) in self.states]
         self.states.clear()
-        numbers = [self.numbers[state] for state in self.encoders.values()]
-        if len(numbers) == len(set(numbers)) > 1 and not self.reused and "embedders" not in self.disabled:
+        judged = complete and "embedders" not in self.disabled
+        if judged and len(numbers) == len(set(numbers)) > 1 and not self.reused:
             self.disabled.add("embedders")
             logger.info("exact.embedders saves nothing, because no two image encoders have equal settings and weights")
         for stored in self.stored.values() if not keep else ():
@@ -150,10 +152,13 @@ def one_run(images: bool, scene: Exchange, call: Callable[..., Any], *args: Any,
     """
     passes = passes_of(scene)
     passes.running, passes.reused = True, 0
+    complete = False
     try:
-        return call(*args, **kwargs)
+        result = call(*args, **kwargs)
+        complete = True
+        return result
     finally:
-        passes.end(images)
+        passes.end(images, complete)
 
 
 class PassSeam(Seam):

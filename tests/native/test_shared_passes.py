@@ -106,6 +106,23 @@ def test_the_next_object_of_a_picture_shares_the_pass_of_the_whole(encoded: list
     assert all(torch.equal(found[name], plain[1][name]) for name in found)
 
 
+def test_a_run_that_stops_between_the_embedders_does_not_tell_that_none_are_equal(
+    encoded: list[int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Embedding()
+
+    def stop(**pictures: Tensor) -> None:
+        raise KeyboardInterrupt
+
+    with caplog.at_level(logging.INFO), fast_sam3d.accelerated(pipeline, only("embedders")):
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline.condition_embedders["slat_condition_embedder"], "forward", stop)
+            with pytest.raises(KeyboardInterrupt):
+                pipeline.run()
+        assert len(encoded) == 4
+    assert "saves nothing" not in caplog.text
+
+
 def test_different_encoders_share_nothing(encoded: list[int], caplog: pytest.LogCaptureFixture) -> None:
     pipeline = Embedding(equal=False)
     assert pipeline.networks == 4
