@@ -192,6 +192,9 @@ def _module(name: str) -> types.ModuleType:
     def attribute(wanted: str) -> Any:
         if wanted.startswith("__"):
             raise AttributeError(wanted)
+        inner = f"{name}.{wanted}"
+        if any(written == inner or written.startswith(f"{inner}.") for written in WRITTEN):
+            return importlib.import_module(inner)  # also for those who do not import it themselves
         return Anything
 
     vars(module)["__getattr__"] = attribute
