@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import re
+import runpy
 import shlex
 import shutil
 import sys
@@ -244,6 +245,12 @@ def test_every_flag_exists() -> None:
     for page in PAGES:
         flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", page.read_text()))
         assert flags <= known | foreign, (page.name, flags - known - foreign)
+
+
+@pytest.mark.parametrize("script", sorted((DOCS / "figures").glob("*.py")), ids=lambda path: path.name)
+def test_the_scripts_of_figures_find_what_they_import(script: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert callable(runpy.run_path(str(script), run_name="imported")["main"])
 
 
 def test_the_page_of_methods_names_every_class_and_preset() -> None:

@@ -16,9 +16,7 @@ from typing import Any
 
 import torch
 
-from fast_sam3d.bench.gpu.memory import random_parts
-from fast_sam3d.bench.gpu.networks import FULL
-from fast_sam3d.bench.plan_peaks import RADIUS_20K, RADIUS_40K, plan_peaks, surface_peak, voxels_of
+from fast_sam3d.bench.plan_peaks import RADIUS_20K, RADIUS_40K, plan_peaks, random_parts, surface_peak, voxels_of
 from fast_sam3d.native.plans import PLANS, STAGES
 from fast_sam3d.telemetry.report import peak_host_bytes
 
@@ -33,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     found: dict[str, Any] = {"torch": torch.__version__, "surface_bytes": {}, "traced": [], "computed": None}
-    parts = random_parts(FULL.settings, seed=0)
+    parts = random_parts()
     for radii in (RADIUS_20K, RADIUS_40K):
         found["surface_bytes"][str(len(voxels_of(radii, 64)))] = surface_peak(radii)
         for plan in PLANS.values():

@@ -7,7 +7,6 @@ that of a shell's field.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -15,23 +14,22 @@ from functools import partial
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fast_sam3d.adapters import adapt
 from fast_sam3d.bench.gpu.networks import FULL, OnShell, Scale, put_on_shell, stage_calls
 from fast_sam3d.bench.operations import shell
-from fast_sam3d.errors import CheckpointError
 from fast_sam3d.geometry.sparse_grid import SparseGrid
 from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.native.allocations import Allocations, traced
-from fast_sam3d.native.networks import bare_pipeline, build_networks, make_parts, share_one_encoder
+from fast_sam3d.native.networks import bare_pipeline
 from fast_sam3d.native.plans import STAGES, Plan, expected_peaks
 from fast_sam3d.native.residency import Residency
-from fast_sam3d.native.settings import NativeSettings
 from fast_sam3d.native.surface import SurfaceExtractor
-from fast_sam3d.native.weights import Tensors, WeightsPart
+from fast_sam3d.native.synthetic import synthetic_parts
+from fast_sam3d.native.weights import WeightsPart
 
-__all__ = ["AUTOCAST", "RADIUS_20K", "RADIUS_40K", "plan_peaks", "surface_peak", "voxels_of"]
+__all__ = ["AUTOCAST", "RADIUS_20K", "RADIUS_40K", "plan_peaks", "random_parts", "surface_peak", "voxels_of"]
 
 AUTOCAST: Final = ("condition", "ss", "ss_decoder", "slat")
 """Stages that run under autocast in half precision."""
@@ -68,7 +66,7 @@ def plan_peaks(
         JSON-ready: voxels; by stage the peak in bytes, that which the plan expects, the bytes of weights on the device,
         and seconds.
     """
-    parts = parts or random_parts(scale.settings, seed=0)
+    parts = parts or random_parts(scale)
     coords = voxels_of(radii, scale.resolution)
     adapter = _adapted(parts, half, steps)
     given = (stage_calls(scale, None, device, False), stage_calls(scale, coords, device, False))
@@ -163,45 +161,8 @@ def _loaded(residency: Residency) -> Iterator[Allocations]:
         yield found
 
 
-class RandomWeights(Mapping[str, Tensor]):
-    """Weights of a network, see `native.weights.Source`: created when they are read, equal each time.
-
-    Norms and gains are ones, biases zeros, and everything else parts of one tensor of normal numbers, scaled so that
-    magnitudes stay.
-
-    Args:
-        network: with the shapes, on the meta device.
-        pool: [n] normal numbers, as many as the largest weight has.
-    """
-
-    def __init__(self, network: nn.Module, pool: Tensor) -> None:
-        self._like, self._pool = network.state_dict(), pool
-
-    def __getitem__(self, name: str) -> Tensor:
-        shape = self._like[name].shape
-        if len(shape) < 2:
-            return torch.full(shape, float(name.endswith(("weight", "gamma"))))
-        outputs = shape[-1 if len(shape) == 3 else 0]  # [out, in], [out, in, k, k, k], or [27, in, out]
-        return (self._pool[: shape.numel()] * (0.5 * math.sqrt(outputs / shape.numel()))).view(shape)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._like)
-
-    def __len__(self) -> int:
-        return len(self._like)
-
-    @contextmanager
-    def opened(self) -> Iterator[Tensors]:
-        yield self
-
-    def refuse(self, name: str, fault: str) -> CheckpointError:
-        return CheckpointError(f"the random weights {fault.format(name)}")
-
-
-def random_parts(settings: NativeSettings, seed: int) -> dict[str, WeightsPart]:
-    """The parts of a checkpoint with random weights, whose embedders share one image encoder."""
-    networks = build_networks(settings)
-    share_one_encoder(networks)
-    largest = max(tensor.numel() for network in networks.values() for tensor in network.state_dict().values())
-    pool = torch.randn(largest, generator=torch.Generator().manual_seed(seed))
-    return make_parts(networks, {name: {None: RandomWeights(n, pool)} for name, n in networks.items()}, settings)
+def random_parts(scale: Scale = FULL) -> dict[str, WeightsPart]:
+    """The parts of a pipeline with random weights, but for the depth model; see `native.synthetic`."""
+    parts, _ = synthetic_parts(scale.settings, **scale.synthetic)
+    del parts["depth_model"]
+    return parts
