@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.model.layers import attend
+from fast_sam3d.model.layers import attend, merge_heads, split_heads
 
 __all__ = ["Block", "ViTConfig", "VisionTransformer", "resizing_device"]
 
@@ -78,17 +78,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, queries: int | None = None) -> Tensor:
         """x: [B, N, C] -> [B, queries, C], of the first tokens; None: of all."""
         if queries is None:
-            q, k, v = self._split(self.qkv(x))
+            q, k, v = split_heads(self.qkv(x), 3, self.heads)
         else:
             weight, bias, c = self.qkv.weight, self.qkv.bias, x.shape[-1]
-            (q,) = self._split(F.linear(x[:, :queries], weight[:c], bias[:c]))
-            k, v = self._split(F.linear(x, weight[c:], bias[c:]))
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """[B, N, parts * C] -> parts of [B, heads, N, C / heads]."""
-        parts = x.unflatten(-1, (-1, self.heads, self.proj.in_features // self.heads))
-        return parts.permute(2, 0, 3, 1, 4).unbind(0)
+            (q,) = split_heads(F.linear(x[:, :queries], weight[:c], bias[:c]), 1, self.heads)
+            k, v = split_heads(F.linear(x, weight[c:], bias[c:]), 2, self.heads)
+        return self.proj(merge_heads(attend(q, k, v)))
 
 
 class Mlp(nn.Module):
