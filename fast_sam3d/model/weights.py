@@ -14,6 +14,7 @@ from torch import nn
 
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.config_file import CONFIG_NAME, REPAIR
+from fast_sam3d.model.finite import is_finite
 from fast_sam3d.model.weight_files import fill, map_tensors
 from fast_sam3d.outputs.digests import file_digest
 from fast_sam3d.outputs.files import atomic_write, save_json
@@ -35,7 +36,7 @@ def save_weights(module: nn.Module, path: Path) -> str:
 
     state = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in module.state_dict().items()}
     for name, value in state.items():
-        if not value.isfinite().all():
+        if not is_finite(value):
             raise ValueError(f"{name} has values that float16 cannot hold")
     content = save(state)
     with atomic_write(path) as file:

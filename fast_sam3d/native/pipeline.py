@@ -12,6 +12,7 @@ import torch
 
 from fast_sam3d.errors import not_finite
 from fast_sam3d.model.config_file import check_formats
+from fast_sam3d.model.finite import is_finite
 from fast_sam3d.native.stages import NativeStages, reduced
 from fast_sam3d.refinement.pose import mask_at
 from fast_sam3d.serial import one_at_a_time
@@ -81,13 +82,13 @@ class NativePipeline(NativeStages):
         if seed is not None:
             torch.manual_seed(seed)
         result = self.sample_sparse_structure(ss_input, stage1_inference_steps, use_stage1_distillation)
-        if not bool(torch.isfinite(result["shape"]).all()):
+        if not is_finite(result["shape"]):
             raise not_finite("sparse structure")
         result |= self.pose_decoder(
             result, scene_scale=ss_input["pointmap_scale"], scene_shift=ss_input["pointmap_shift"]
         )
         result["scale"] = result["scale"] * result["downsample_factor"]
-        if not all(bool(torch.isfinite(result[name]).all()) for name in ("rotation", "translation", "scale")):
+        if not all(is_finite(result[name]) for name in ("rotation", "translation", "scale")):
             raise not_finite("pose")
         points = {
             "pointmap": reduced(scene["pointmap"]).permute(1, 2, 0),

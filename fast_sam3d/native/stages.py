@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fast_sam3d.errors import InputError, not_finite
 from fast_sam3d.model.common import DECODERS, CommonStages, picture_colours
 from fast_sam3d.model.config_file import check_formats
+from fast_sam3d.model.finite import is_finite
 from fast_sam3d.model.inputs import check_points, merge_rgba
 from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.native.parts import Part
@@ -194,7 +195,7 @@ class NativeStages(CommonStages):
         Raises:
             FastSam3dError: the latent or a result is not finite.
         """
-        if not _finite(slat.feats):
+        if not is_finite(slat.feats):
             raise not_finite("structured latent")
         check_formats(formats)
         if self.replay is not None:
@@ -202,13 +203,9 @@ class NativeStages(CommonStages):
         with self.using(*(DECODERS[name] for name in formats), stage="decoders"):
             decoded = super().decode_slat(slat, formats)
         for name, items in decoded.items():
-            if not all(_finite(item.vertices if name == "mesh" else item.get_xyz) for item in items):
+            if not all(is_finite(item.vertices if name == "mesh" else item.get_xyz) for item in items):
                 raise not_finite(f"decoded {name}")
         return decoded
-
-
-def _finite(values: Tensor) -> bool:
-    return bool(torch.isfinite(values).all())
 
 
 def reduced(image: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
+from fast_sam3d.model.finite import is_finite
 from fast_sam3d.model.half import half_weights
 from fast_sam3d.model.slat_config import SLatTrunkConfig
 from fast_sam3d.model.slat_decoder import SLatTrunk
@@ -78,7 +78,7 @@ class Trunk(SLatTrunk):
         """
         self.redecoded = False
         out = self.decode_once(slat)
-        if self.torso_dtype is torch.float32 or out.feats.is_meta or _finite(out.feats) or not _finite(slat.feats):
+        if self.torso_dtype is torch.float32 or out.feats.is_meta or is_finite(out.feats) or not is_finite(slat.feats):
             return out
         half = str(self.torso_dtype).removeprefix("torch.")
         log.warning("%s: its result is not finite in %s: decoded again in float32", type(self).__name__, half)
@@ -103,8 +103,3 @@ class Trunk(SLatTrunk):
         finally:
             for parameter, data in zip(halves, stored, strict=True):
                 parameter.data = data
-
-
-def _finite(feats: Tensor) -> bool:
-    """Whether all values are finite, without a copy of them."""
-    return bool(torch.stack(feats.aminmax()).isfinite().all())

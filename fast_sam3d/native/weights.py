@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fast_sam3d.errors import CheckpointError
+from fast_sam3d.model.finite import is_finite
 from fast_sam3d.model.half import MULTIPLIED, half_weights
 from fast_sam3d.model.weight_files import map_tensors
 from fast_sam3d.native.names import UNUSED, module_tensor, of_network, published_name, stray_names
@@ -119,7 +120,7 @@ class WeightsPart:
                     dtype = self.dtype(slot.name, half)
                     if (slot.value.device, slot.value.dtype) != (device, dtype):
                         value = _copied(tensors[slot.name], device, dtype)
-                        finite[slot.name] = _is_finite(value)
+                        finite[slot.name] = is_finite(value)
                         slot.put(value)
                 self._refuse_infinite(source, finite, half)
             except BaseException:
@@ -144,7 +145,7 @@ class WeightsPart:
             for name, _, dtype in self.layout(half):
                 if dtype is only:
                     value = _copied(tensors[name], torch.device("cpu"), dtype)
-                    self._refuse_infinite(source, {name: _is_finite(value)}, half)
+                    self._refuse_infinite(source, {name: is_finite(value)}, half)
                     yield value
 
     def release(self) -> None:
@@ -251,8 +252,3 @@ def _copied(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     if value.dtype is torch.float64:  # which MPS lacks
         value = value.float()
     return value.to(device).to(dtype).contiguous()
-
-
-def _is_finite(value: Tensor) -> Tensor:
-    """Whether all values are, [] bool. The extremes are NaN if any value is, and take a tenth of the time."""
-    return torch.stack(value.aminmax()).isfinite().all()
