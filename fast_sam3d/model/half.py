@@ -18,14 +18,18 @@ MULTIPLIED = (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, SparseConv3d)
 def half_weights(network: nn.Module) -> Iterator[str]:
     """Names of the parameters that half precision stores: of linear layers and convolutions in `half_parts`.
 
-    `half_parts` is an attribute of the network: the names of its parts, "" for all; without it, none.
+    `half_parts` is an attribute of the network, or of networks in it: the names of its parts, "" for all; without it,
+    none. Of a network that runs under autocast these may be all: nothing is lost, since autocast casts them.
 
     Source: sam3d_objects/model/backbone/tdfy_dit/modules/utils.py, `convert_module_to_f16`.
     """
-    parts = getattr(network, "half_parts", ())
-    for name, module in network.named_modules():
-        if isinstance(module, MULTIPLIED) and any(not part or f"{name}.".startswith(f"{part}.") for part in parts):
-            yield from (f"{name}.{own}" if name else own for own, _ in module.named_parameters(recurse=False))
+    for place, owner in network.named_modules():
+        for part in getattr(owner, "half_parts", ()):
+            # Duplicates too: a network that several parts share has a name in each.
+            for name, module in owner.get_submodule(part).named_modules(remove_duplicate=False):
+                if isinstance(module, MULTIPLIED):
+                    for own, _ in module.named_parameters(recurse=False):
+                        yield ".".join(filter(None, (place, part, name, own)))
 
 
 def store_in_half(network: nn.Module, half: torch.dtype) -> nn.Module:

@@ -1,7 +1,7 @@
 """The depth model of a pipeline: MoGe v1 with the user's weights, from a file or the Hugging Face hub.
 
 network, weights = open_depth("Ruicheng/moge-vitl", folder)
-part = WeightsPart("depth_model", network, weights, half_names(network, default=True))
+part = WeightsPart("depth_model", network, weights, frozenset(half_weights(network)))
 pipeline.depth_model = DepthModel(network)
 """
 
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.errors import CheckpointError, first_line
+from fast_sam3d.model.half import half_weights
 from fast_sam3d.model.weight_files import map_content, map_tensors
 from fast_sam3d.native.moge import MoGe, MoGeConfig
-from fast_sam3d.native.weights import Tensors, WeightsPart, half_names
+from fast_sam3d.native.weights import Tensors, WeightsPart
 
 __all__ = ["PUBLISHED_DEPTH", "DepthModel", "MoGeWeights", "depth_part"]
 
@@ -100,7 +101,7 @@ def depth_part(name: str, folder: Path) -> WeightsPart:
     weights = MoGeWeights(name, folder)
     with torch.device("meta"):
         network = MoGe(weights.config)
-    part = WeightsPart("depth_model", network, {None: weights}, half_names(network, default=True), [])
+    part = WeightsPart("depth_model", network, {None: weights}, frozenset(half_weights(network)), [])
     if weights.path is not None:
         part.check()
     return part

@@ -132,6 +132,8 @@ class GatedMlp(nn.Module):
 class ConditionFuser(nn.Module):
     """The tokens of all inputs of a sampler, one after the other."""
 
+    half_parts = ("",)
+
     def __init__(self, settings: EmbedderSettings) -> None:
         super().__init__()
         self.settings = settings

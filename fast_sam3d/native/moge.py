@@ -209,6 +209,7 @@ class MoGe(nn.Module):
     Runs in half precision on a CUDA GPU, where the published pipeline does, and where its weights are half.
     """
 
+    half_parts = ("",)
     image_mean: Tensor
     image_std: Tensor
 

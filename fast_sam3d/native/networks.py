@@ -11,6 +11,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from fast_sam3d.model.half import half_weights
 from fast_sam3d.native import generators
 from fast_sam3d.native.embedder import ConditionFuser, ImageEncoder, share_equal
 from fast_sam3d.native.gaussian_decoder import GaussianDecoder
@@ -18,7 +19,7 @@ from fast_sam3d.native.mesh_decoder import MeshDecoder
 from fast_sam3d.native.names import NETWORKS, weights_file
 from fast_sam3d.native.settings import NativeSettings
 from fast_sam3d.native.structure_decoder import StructureDecoder
-from fast_sam3d.native.weights import FileWeights, Source, WeightsPart, half_names
+from fast_sam3d.native.weights import FileWeights, Source, WeightsPart
 
 __all__ = [
     "EMBEDDERS", "bare_pipeline", "build_networks", "file_parts", "file_sources", "image_encoders", "make_parts",
@@ -82,14 +83,13 @@ def make_parts(
 ) -> dict[str, WeightsPart]:
     """Networks with the sources of their weights (see `WeightsPart`), and which of them half precision stores.
 
-    Of networks that are computed under autocast all weights of linear layers and convolutions are, of those with a
-    torso in half precision (`settings.half_torsos`) those of the torso, and of others none. The structure decoder,
-    which is small, stays in float32.
+    Those are what the networks say (`model.half`), but for decoders whose torso the settings leave in float32. The
+    structure decoder, which is small, says nothing and stays in float32.
     """
     together: list[WeightsPart] = []
     for name, network in networks.items():
-        float32 = name == "ss_decoder" or (name.startswith("slat_decoder") and name not in settings.half_torsos)
-        halves = frozenset() if float32 else half_names(network, default=True)
+        float32 = name.startswith("slat_decoder") and name not in settings.half_torsos
+        halves = frozenset() if float32 else frozenset(half_weights(network))
         WeightsPart(name, network, sources[name], halves, together)
     return {part.name: part for part in together}
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_sam3d.errors import CheckpointError
+from fast_sam3d.model.half import half_weights
 from fast_sam3d.model.layers import position_code
 from fast_sam3d.native.depth import DepthModel
 from fast_sam3d.native.embedder import MEAN, STD
@@ -26,7 +27,7 @@ from fast_sam3d.native.moge import MoGe, MoGeConfig
 from fast_sam3d.native.networks import build_networks, make_parts, share_one_encoder
 from fast_sam3d.native.settings import NativeSettings
 from fast_sam3d.native.surface import COLOUR, DEFORM
-from fast_sam3d.native.weights import Tensors, WeightsPart, half_names
+from fast_sam3d.native.weights import Tensors, WeightsPart
 
 __all__ = ["SyntheticWeights", "synthetic_parts"]
 
@@ -67,7 +68,7 @@ def synthetic_parts(
         return SyntheticWeights(name, network, seed, edits.get(name, {}))
 
     parts = make_parts(networks, {name: {None: weights(name, one)} for name, one in networks.items()}, settings)
-    halves = half_names(model, default=True)
+    halves = frozenset(half_weights(model))
     parts["depth_model"] = WeightsPart("depth_model", model, {None: weights("depth_model", model)}, halves, [])
     return parts, DepthModel(model)
 

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.finite import is_finite
-from fast_sam3d.model.half import MULTIPLIED, half_weights
 from fast_sam3d.model.weight_files import map_tensors
 from fast_sam3d.native.names import UNUSED, module_tensor, of_network, published_name, stray_names
 
-__all__ = ["FileWeights", "Source", "Tensors", "WeightsPart", "half_names"]
+__all__ = ["FileWeights", "Source", "Tensors", "WeightsPart"]
 
 log = logging.getLogger(__name__)
 
@@ -209,25 +208,6 @@ class WeightsPart:
             if not fine:
                 kind = str(self.dtype(name, half)).removeprefix("torch.")
                 raise source.refuse(name, f"have values in {{}} that are not finite in {kind}")
-
-
-def half_names(module: nn.Module, default: bool) -> frozenset[str]:
-    """Names of the parameters that half precision stores: of linear layers and convolutions.
-
-    A network says which by `half_parts` (see `model.half`); where none does, `default` takes all or nothing. Those of a
-    network that runs under autocast lose nothing, since autocast casts them.
-    """
-    named: set[str] = set()
-    said = False
-    for prefix, part in module.named_modules():
-        if hasattr(part, "half_parts"):
-            said = True
-            named.update(f"{prefix}.{name}" if prefix else name for name in half_weights(part))
-    if not said and default:
-        for prefix, part in module.named_modules(remove_duplicate=False):
-            if isinstance(part, MULTIPLIED):
-                named.update(f"{prefix}.{name}" for name, _ in part.named_parameters(recurse=False))
-    return frozenset(named)
 
 
 class _Slot(NamedTuple):

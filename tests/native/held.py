@@ -8,13 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from fast_sam3d.model.half import half_weights
 from fast_sam3d.native.depth import DepthModel
 from fast_sam3d.native.moge import MoGe
 from fast_sam3d.native.networks import build_networks, make_parts
 from fast_sam3d.native.pipeline import NativePipeline
 from fast_sam3d.native.plans import PLANS
 from fast_sam3d.native.residency import Residency
-from fast_sam3d.native.weights import WeightsPart, half_names
+from fast_sam3d.native.weights import WeightsPart
 from tests.minis import aim_at_few_voxels
 from tests.native.small_moge import TINY, see_a_scene
 from tests.native.tiny import SETTINGS, random_parts
@@ -55,7 +56,7 @@ def parts_of(weights: Weights) -> dict[str, WeightsPart]:
     with torch.device("meta"):
         depth = MoGe(TINY)
     together = next(iter(parts.values())).together
-    halves = half_names(depth, default=True)
+    halves = frozenset(half_weights(depth))
     parts["depth_model"] = WeightsPart("depth_model", depth, {None: Held(weights["depth_model"])}, halves, together)
     return parts
 
