@@ -16,19 +16,20 @@ from torch import Tensor, nn
 from fast_sam3d.model.solver import SOLVERS, ODESolver, Shapes, Tree, tree_leaves, tree_map, tree_randn
 
 
-def time_grid(steps: int, rescale_t: float = 1.0) -> Tensor:
+def time_grid(steps: int, rescale_t: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
     """Sampling times t = s / (s + rescale_t (1 - s)) with s uniform; a factor above 1 makes early steps smaller.
 
     Args:
         steps: number of steps.
         rescale_t: 1 is uniform.
+        dtype: that it is computed in.
 
     Returns:
-        [steps + 1] float64, from 0 to 1.
+        [steps + 1], from 0 to 1.
     """
     if steps < 1:
         raise ValueError(f"inference steps must be at least 1, got {steps}")
-    s = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
+    s = torch.linspace(0, 1, steps + 1, dtype=dtype, device="cpu")
     return s / (1 + (rescale_t - 1) * (1 - s))
 
 

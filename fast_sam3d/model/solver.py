@@ -25,7 +25,7 @@ def tree_leaves(tree: Any) -> list[Any]:
     return _pytree.tree_leaves(tree)
 
 
-def tree_randn(shapes: Shapes, device: torch.device | str, generator: torch.Generator) -> Tree:
+def tree_randn(shapes: Shapes, device: torch.device | str, generator: torch.Generator | None) -> Tree:
     """Standard normal noise, leaves drawn in sorted key order as the stock generators do.
 
     Drawn on the generator's device and then moved, so that a seed gives the same noise on every device.
@@ -33,7 +33,7 @@ def tree_randn(shapes: Shapes, device: torch.device | str, generator: torch.Gene
     Args:
         shapes: one shape, or one shape per leaf.
         device: of the result.
-        generator: source of randomness.
+        generator: source of randomness; None: that of `device`, whose noise for a seed is its own.
 
     Returns:
         float32 noise with the keys of `shapes`, in their order.
@@ -44,8 +44,9 @@ def tree_randn(shapes: Shapes, device: torch.device | str, generator: torch.Gene
     return _randn(shapes, device, generator)
 
 
-def _randn(shape: Sequence[int], device: torch.device | str, generator: torch.Generator) -> Tensor:
-    return torch.randn(tuple(shape), generator=generator, device=generator.device).to(device)
+def _randn(shape: Sequence[int], device: torch.device | str, generator: torch.Generator | None) -> Tensor:
+    place = device if generator is None else generator.device
+    return torch.randn(tuple(shape), generator=generator, device=place, dtype=torch.float32).to(device)
 
 
 def moved(x: Any, v: Any, dt: float) -> Any:

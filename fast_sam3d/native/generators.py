@@ -7,21 +7,20 @@ classifier_free_guidance.py) and sam3d_objects/pipeline/inference_pipeline.py (`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fast_sam3d.model.config import SSFlowConfig
 from fast_sam3d.model.config_file import SamplingConfig
 from fast_sam3d.model.contexts import ConditionedNetwork
-from fast_sam3d.model.flow import ClassifierFreeGuidance, FlowMatching, ShortCut
+from fast_sam3d.model.flow import ClassifierFreeGuidance, FlowMatching, ShortCut, time_grid
 from fast_sam3d.model.slat_config import SLatFlowConfig
 from fast_sam3d.model.slat_flow import StructuredLatentFlow
-from fast_sam3d.model.solver import Shapes, Tree
+from fast_sam3d.model.solver import Shapes, Tree, tree_randn
 from fast_sam3d.model.ss_flow import SparseStructureFlow
 
 __all__ = ["LatentGenerator", "StructureGenerator", "latent_generator", "structure_generator"]
@@ -45,17 +44,8 @@ class _Generator(FlowMatching):
         return network.keeping(cond, coords) if isinstance(network, ConditionedNetwork) else nullcontext()
 
     def _generate_noise(self, x_shape: Shapes, x_device: torch.device | str) -> Tree:
-        """float32, leaves drawn in sorted order: equal to stock's for equal seeds on the same type of device."""
-        if self._random_generator is not None:
-            return super()._generate_noise(x_shape, x_device)
-
-        def draw(shape: Any) -> Tensor:
-            return torch.randn(tuple(shape), device=x_device, dtype=torch.float32)
-
-        if not isinstance(x_shape, Mapping):
-            return draw(x_shape)
-        noise = {name: draw(x_shape[name]) for name in sorted(x_shape)}
-        return {name: noise[name] for name in x_shape}
+        """Equal to stock's for equal seeds on the same type of device."""
+        return tree_randn(x_shape, x_device, self._random_generator)
 
 
 class StructureGenerator(_Generator, ShortCut):
@@ -70,9 +60,7 @@ class LatentGenerator(_Generator):
     """Sampler of the structured latent; its time grid is computed in float32."""
 
     def _prepare_t(self, steps: int | None = None) -> list[float]:
-        steps = self.inference_steps if steps is None else steps
-        s = torch.linspace(0, 1, steps + 1, dtype=torch.float32, device="cpu")
-        return (s / (1 + (self.rescale_t - 1) * (1 - s))).tolist()
+        return time_grid(self.inference_steps if steps is None else steps, self.rescale_t, torch.float32).tolist()
 
 
 def structure_generator(flow: SSFlowConfig, sampling: SamplingConfig) -> StructureGenerator:
