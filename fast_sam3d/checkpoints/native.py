@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 _RESTORE = "download or convert this file again"
 
 
-def check_native(folder: Path, device: Any, help_text: str) -> None:
+def check_native(folder: Path, device: Any, help_text: str) -> Any:
     """Check that a folder is complete, that its settings are implemented, and that the smallest memory plan fits.
 
-    Reads yaml files and headers of weights, builds nothing.
+    Reads yaml files and headers of weights, builds nothing. Returns the settings (`native.settings.NativeSettings`).
 
     Args:
         folder: of pipeline.yaml.
@@ -37,6 +37,7 @@ def check_native(folder: Path, device: Any, help_text: str) -> None:
     check_stock_files(folder, help_text)
     settings = NativeSettings.read(folder)
     plans.choose(plans.AUTO, device, _half(settings.dtype, device, None))
+    return settings
 
 
 def load_native(
@@ -59,12 +60,10 @@ def load_native(
     from fast_sam3d.native.depth import DepthModel, depth_part
     from fast_sam3d.native.half_cache import cached_parts
     from fast_sam3d.native.networks import file_parts
-    from fast_sam3d.native.settings import NativeSettings
 
-    check_native(folder, device, help_text)
+    settings = check_native(folder, device, help_text)
     if converted := converted_files(folder):
         log.info("weights: %s instead of the files that pipeline.yaml names", ", ".join(converted))
-    settings = NativeSettings.read(folder)
     half = _half(settings.dtype, device, dtype)
     if half_cache and half is None:
         log.warning("pipeline.half_cache has no effect in float32, in which the weights are read from their files")

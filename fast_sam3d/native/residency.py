@@ -98,7 +98,7 @@ class Residency:
         Raises:
             DoesNotFitDevice: as `plans.choose`.
         """
-        sizes = {name: (part.size(half), part.size(None)) for name, part in parts.items()}
+        sizes = _sizes(parts, half)
         plan = logged(choose(memory, device, half, sizes), device, half, sizes)
         return cls(parts, plan, device, half)
 
@@ -193,7 +193,7 @@ class Residency:
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Bytes of every part's weights in half precision and in float32, as `plans.choose` takes them."""
-        return {name: (part.size(self.half), part.size(None)) for name, part in self.parts.items()}
+        return _sizes(self.parts, self.half)
 
     def _prepare(self, names: Sequence[str], record: StagePeak) -> None:
         """Take off what neither stays nor is used, then load what is missing; all of it, or nothing."""
@@ -267,6 +267,10 @@ def configure(plan: Plan, modules: Iterable[nn.Module]) -> None:
             module.chunk = plan.mesh_cells
         elif isinstance(module, PointPatchEmbed):
             module.chunk = plan.point_windows
+
+
+def _sizes(parts: Mapping[str, Part], half: torch.dtype | None) -> dict[str, tuple[int, int]]:
+    return {name: (part.size(half), part.size(None)) for name, part in parts.items()}
 
 
 def _own(module: nn.Module) -> dict[str, Tensor]:
