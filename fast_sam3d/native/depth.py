@@ -1,8 +1,7 @@
 """The depth model of a pipeline: MoGe v1 with the user's weights, from a file or the Hugging Face hub.
 
-network, weights = open_depth("Ruicheng/moge-vitl", folder)
-part = WeightsPart("depth_model", network, weights, frozenset(half_weights(network)))
-pipeline.depth_model = DepthModel(network)
+part = depth_part("Ruicheng/moge-vitl", folder)
+pipeline.depth_model = DepthModel(part.module)
 """
 
 from __future__ import annotations
@@ -19,13 +18,10 @@ from torch import Tensor
 from fast_sam3d.errors import CheckpointError, first_line
 from fast_sam3d.model.half import half_weights
 from fast_sam3d.model.weight_files import map_content, map_tensors
-from fast_sam3d.native.moge import MoGe, MoGeConfig
+from fast_sam3d.native.moge import PUBLISHED_DEPTH, MoGe, MoGeConfig
 from fast_sam3d.native.weights import Tensors, WeightsPart
 
 __all__ = ["PUBLISHED_DEPTH", "DepthModel", "MoGeWeights", "depth_part"]
-
-PUBLISHED_DEPTH: Final = "Ruicheng/moge-vitl"
-"""On the hub; the published pipeline.yaml names it."""
 
 _FILE: Final = "model.pt"
 _ON_HUB: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

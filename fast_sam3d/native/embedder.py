@@ -15,16 +15,12 @@ from torch import Tensor, nn
 
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.native.points import PointPatchEmbed, PointSettings
-from fast_sam3d.native.vit import VisionTransformer, ViTConfig
+from fast_sam3d.native.vit import MEAN, STD, VisionTransformer, ViTConfig
 
 __all__ = [
     "PUBLISHED_SLAT", "PUBLISHED_SS", "ConditionFuser", "EmbedderSettings", "EncoderSettings", "ImageEncoder",
     "published_inputs", "share_equal",
 ]  # fmt: skip
-
-MEAN: Final = (0.485, 0.456, 0.406)
-"""Of the pictures of ImageNet, by channel."""
-STD: Final = (0.229, 0.224, 0.225)
 
 Inputs: TypeAlias = tuple[tuple[str, str | None], ...]
 """Names of inputs, each with the group whose learned code is added to its tokens; None: no code."""

@@ -18,9 +18,12 @@ from torch import Tensor, nn
 
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.native.focal import camera_matrix, recover_focal_shift, view_plane
-from fast_sam3d.native.vit import VisionTransformer, ViTConfig, resizing_device
+from fast_sam3d.native.vit import MEAN, STD, VisionTransformer, ViTConfig, resizing_device
 
-__all__ = ["MoGe", "MoGeConfig"]
+__all__ = ["PUBLISHED_DEPTH", "MoGe", "MoGeConfig"]
+
+PUBLISHED_DEPTH: Final = "Ruicheng/moge-vitl"
+"""On the hub; the published pipeline.yaml names it."""
 
 # Of the constructor, where a file does not say.
 _DEFAULTS: Final[Mapping[str, Any]] = {
@@ -100,7 +103,7 @@ class MoGeConfig:
             CheckpointError: MoGe of another version, or the first value that is not implemented, by name.
         """
         if "neck" in given or isinstance(given.get("encoder"), Mapping):
-            raise CheckpointError(f"{where} is MoGe of version 2 or later: give one of version 1, Ruicheng/moge-vitl")
+            raise CheckpointError(f"{where} is MoGe of version 2 or later: give one of version 1, {PUBLISHED_DEPTH}")
         values = {**_DEFAULTS, **given}
         if isinstance(area := values.pop("trained_area_range", None), (list, tuple)):
             values["num_tokens_range"] = [pixels // 14**2 for pixels in area]
@@ -219,8 +222,8 @@ class MoGe(nn.Module):
         self.backbone = VisionTransformer(config.encoder)
         self.head = Head(config)
         # In the file, which may differ from these.
-        self.register_buffer("image_mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-        self.register_buffer("image_std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        self.register_buffer("image_mean", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("image_std", torch.tensor(STD).view(1, 3, 1, 1))
 
     @property
     def device(self) -> torch.device:

@@ -15,6 +15,8 @@ from fast_sam3d.native import embedder, yaml_networks
 from fast_sam3d.native.embedder import EmbedderSettings
 from fast_sam3d.native.gaussian_decoder import GaussianDecoderConfig
 from fast_sam3d.native.mesh_decoder import MeshDecoderConfig
+from fast_sam3d.native.moge import PUBLISHED_DEPTH
+from fast_sam3d.native.names import NETWORKS
 from fast_sam3d.native.preprocess import Preprocessor
 from fast_sam3d.native.structure_decoder import StructureDecoderConfig
 from fast_sam3d.native.yaml_node import YamlNode, read_yaml
@@ -22,14 +24,11 @@ from fast_sam3d.native.yaml_pictures import read_preprocessor
 
 __all__ = ["FILES", "PUBLISHED", "NativeSettings"]
 
-FILES: Final = (
-    "ss_generator", "slat_generator", "ss_decoder", "slat_decoder_mesh", "slat_decoder_gs", "slat_decoder_gs_4",
-)  # fmt: skip
+FILES: Final = tuple(dict.fromkeys(file for file, _ in NETWORKS.values()))
 """Networks with a yaml file and a weights file of their own; those of the generators also hold an embedder."""
 
 _DTYPES: Final = ("float16", "bfloat16", "float32")
 _GAUSSIANS_4: Final = "slat_decoder_gs_4"
-_MOGE: Final = "Ruicheng/moge-vitl"
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class NativeSettings:
     shape_dtype: str = "float16"
     decode_formats: tuple[str, ...] = ("gaussian", "mesh")
     downsample_ss_dist: int = 1
-    depth_model: str | None = _MOGE
+    depth_model: str | None = PUBLISHED_DEPTH
     weights: Mapping[str, str] = field(default_factory=lambda: {name: f"{name}.ckpt" for name in FILES})
 
     @classmethod

@@ -24,6 +24,7 @@ from fast_sam3d.model.finite import is_finite
 from fast_sam3d.model.inputs import check_points, merge_rgba
 from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.native.parts import Part
+from fast_sam3d.native.plans import STAGES
 from fast_sam3d.native.pose import PoseDecoder
 from fast_sam3d.native.preprocess import Preprocessor, camera_points, fit_points
 from fast_sam3d.native.replay import Replay
@@ -34,8 +35,8 @@ __all__ = ["NativeStages", "reduced"]
 
 log = logging.getLogger(__name__)
 
-_TOGETHER: Final = {"ss_generator": ("ss_decoder",)}
-"""Parts that another one's stage may run as well: methods decode in mid-solve."""
+_TOGETHER: Final = {"ss_generator": STAGES["ss"][1:]}
+"""Parts that another one's stage may run as well."""
 
 
 class NativeStages(CommonStages):

@@ -21,12 +21,12 @@ from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.half import half_weights
 from fast_sam3d.model.layers import position_code
 from fast_sam3d.native.depth import DepthModel
-from fast_sam3d.native.embedder import MEAN, STD
 from fast_sam3d.native.gaussian_decoder import hammersley
 from fast_sam3d.native.moge import MoGe, MoGeConfig
 from fast_sam3d.native.networks import build_networks, make_parts, share_one_encoder
 from fast_sam3d.native.settings import NativeSettings
 from fast_sam3d.native.surface import COLOUR, DEFORM
+from fast_sam3d.native.vit import MEAN, STD
 from fast_sam3d.native.weights import Tensors, WeightsPart
 
 __all__ = ["SyntheticWeights", "synthetic_parts"]

@@ -17,10 +17,14 @@ from torch import Tensor, nn
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.model.layers import attend, merge_heads, split_heads
 
-__all__ = ["Block", "ViTConfig", "VisionTransformer", "resizing_device"]
+__all__ = ["MEAN", "STD", "Block", "ViTConfig", "VisionTransformer", "resizing_device"]
 
 _SIZES: Final = {"vits": (384, 12, 6), "vitb": (768, 12, 12), "vitl": (1024, 24, 16)}
 """Channels, blocks and heads of the networks on torch.hub."""
+
+MEAN: Final = (0.485, 0.456, 0.406)
+"""Of the pictures of ImageNet, by channel, to which those that the network sees are normalised."""
+STD: Final = (0.229, 0.224, 0.225)
 
 RESIZE_ON_HOST: Final = ("mps",)
 """Devices that cannot resize with antialiasing or, before torch 2.6, in bicubic mode."""
