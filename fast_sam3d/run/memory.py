@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
 from fast_sam3d.errors import FastSam3dError, first_line, is_out_of_memory
@@ -92,9 +92,7 @@ def run_fitting(
         DoesNotFit: no attempt fitted.
     """
     failures = [] if failures is None else failures
-    left = [tuple(step) for step in smaller]
-    step, how, again = tuple(formats), "", False
-    while True:
+    for step, how in _attempts(tuple(formats), smaller, shrink):
         try:
             return run(step), step, failures
         except Exception as error:
@@ -106,12 +104,19 @@ def run_fitting(
         failures.append(f"{what}: {said}")
         log.warning("out of memory (%s): freeing caches and trying again", what)
         free()
-        if not again:
-            how, again = " again, alone", True
-        elif (plan := shrink()) is not None:
-            how = f" under memory plan {plan}"
-            log.warning("memory plan %s from now on", plan)
-        elif left:
-            step, how = left.pop(0), "" if how == " again, alone" else how
-        else:
-            raise DoesNotFit(f"out of memory, also with fewer formats ({'; '.join(failures)})")
+    raise DoesNotFit(f"out of memory, also with fewer formats ({'; '.join(failures)})")
+
+
+def _attempts(
+    formats: tuple[str, ...], smaller: Sequence[Sequence[str]], shrink: Callable[[], str | None]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The formats of each attempt, and how it differs from the first; takes a smaller plan when it comes to that."""
+    yield formats, ""
+    yield formats, " again, alone"
+    how = ""
+    while (plan := shrink()) is not None:
+        log.warning("memory plan %s from now on", plan)
+        how = f" under memory plan {plan}"
+        yield formats, how
+    for step in smaller:
+        yield tuple(step), how
