@@ -51,7 +51,7 @@ def torch_device(device: Any) -> Any:
 
 
 def torch_dtype(dtype: Any) -> Any:
-    """The torch dtype of that name; None and dtypes are returned as they are. Raises CheckpointError: unknown."""
+    """The torch dtype of that name; None and dtypes are returned unchanged. Raises CheckpointError: unknown."""
     import torch
 
     if dtype is None or isinstance(dtype, torch.dtype):

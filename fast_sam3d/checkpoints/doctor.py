@@ -64,6 +64,7 @@ class Examination:
         first_load: what the stock code fetches itself for the first weights that are complete.
         driver: the GPUs that NVIDIA's driver sees, if torch sees none.
         memory: which memory plan of the native runtime fits this machine, or why none does; None: unknown.
+        memory_fits: whether one does, as far as that is known.
         native_problem: why the native runtime cannot be used; None if it can.
         missing: modules that are absent or unusable, and needed.
     """
@@ -82,6 +83,7 @@ class Examination:
     driver: tuple[Gpu, ...] = ()
     first_load: tuple[Fetched, ...] = ()
     memory: str | None = None
+    memory_fits: bool = True
     native_problem: str | None = None
 
     @property
@@ -192,7 +194,7 @@ def examine(tag: str | None = None) -> Examination:
     driver = () if gpus else driver_gpus()
     packages = inspect_all(REQUIREMENTS)
     weights = _weights() if tag is None else (_asked_for(tag),)
-    memory = None if torch_state.problem else _memory(gpus)
+    memory, fits = (None, True) if torch_state.problem else _memory(gpus)
     return Examination(
         fast_sam3d=__version__,
         python=platform.python_version(),
@@ -208,7 +210,8 @@ def examine(tag: str | None = None) -> Examination:
         driver=driver,
         first_load=_first_load(weights),
         memory=memory,
-        native_problem=_native_problem(weights, memory),
+        memory_fits=fits,
+        native_problem=_native_problem(weights) if fits else memory,
     )
 
 
@@ -256,8 +259,9 @@ def _embedded(tag: str = "mini") -> WeightsState:
     return WeightsState(tag, folder, "mini", problem)
 
 
-def _memory(gpus: tuple[Gpu, ...]) -> str | None:
-    """The memory plan of the native runtime for the first GPU, or for the CPU, in the precision that it would have."""
+def _memory(gpus: tuple[Gpu, ...]) -> tuple[str | None, bool]:
+    """The memory plan of the native runtime for the first GPU, or for the CPU, in the precision that it would have; or
+    why there is none, and False."""
     try:
         import torch
 
@@ -266,19 +270,17 @@ def _memory(gpus: tuple[Gpu, ...]) -> str | None:
         device = torch.device("cuda" if gpus else "cpu")
         half, free = (torch.float16, gpus[0].free) if gpus else (None, plans.free_bytes(device))
         if free is None:
-            return None
+            return None, True
         plan = plans.choose(plans.AUTO, device, half, free=free)
         peak = max(plans.expected_peaks(plan, plans.LARGE, half).values())
     except Exception as error:  # too little memory, or a torch that does not work
-        return _brief(error)
+        return _brief(error), False
     where = "the GPU" if gpus else "the CPU"
-    return f"memory plan {plan.name} on {where}: at most about {peak / 2**30:.1f} of {free / 2**30:.1f} GiB"
+    return f"memory plan {plan.name} on {where}: at most about {peak / 2**30:.1f} of {free / 2**30:.1f} GiB", True
 
 
-def _native_problem(weights: tuple[WeightsState, ...], memory: str | None) -> str | None:
-    """Why the native runtime cannot be used, with the weights that are there if there are any; None if it can."""
-    if memory is not None and not memory.startswith("memory plan"):
-        return memory
+def _native_problem(weights: tuple[WeightsState, ...]) -> str | None:
+    """What the native runtime does not implement of the weights that are there, if there are any; None if it can."""
     try:
         from fast_sam3d.checkpoints.native import implemented
 

@@ -59,7 +59,7 @@ def _lines(found: Examination) -> Iterator[str]:
     if not (found.gpus or found.driver):
         yield _line(False, "GPU", "none")
     if found.memory is not None:
-        yield _line(found.memory.startswith("memory plan"), "native runtime", found.memory)
+        yield _line(found.memory_fits, "native runtime", found.memory)
     yield from ("", "weights")
     for weights in {state.tag: state for state in (found.embedded, *found.weights)}.values():
         yield _weights(weights)

@@ -106,7 +106,7 @@ def _held(table: dict[int, Any], key: object, value: Any) -> Iterator[None]:
 
 
 def voxel_grid(coords: Tensor | np.ndarray | SparseGrid, device: torch.device) -> SparseGrid:
-    """The grid of voxels [N, 4] (batch, x, y, z), on `device` unless that is meta; a grid is returned as it is."""
+    """The grid of voxels [N, 4] (batch, x, y, z), on `device` unless that is meta; a grid is returned unchanged."""
     if isinstance(coords, SparseGrid):
         return coords
     if not isinstance(coords, Tensor):

@@ -69,7 +69,7 @@ def cached_parts(folder: Path, settings: NativeSettings, half: torch.dtype, rest
 
 
 def is_current(folder: Path, settings: NativeSettings, half: torch.dtype) -> bool:
-    """Whether there is a copy of the folder's weights as they are now."""
+    """Whether there is an up-to-date copy of the folder's weights."""
     try:
         known = _metadata(cache_path(folder, half))
     except (OSError, OverflowError, ValueError, KeyError, TypeError):

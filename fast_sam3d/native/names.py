@@ -89,7 +89,7 @@ def module_tensor(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     Args:
         name: in the file, without the beginning that says the network.
         tensor: kernels [out, k, k, k, in] of sparse convolutions become [k³, in, out], and, with one tap, the weight
-            [out, in] of a linear layer. All others are left as they are.
+            [out, in] of a linear layer. All others are unchanged.
     """
     found = _IN_FILE.fullmatch(name)
     if found is None:

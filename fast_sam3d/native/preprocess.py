@@ -159,7 +159,7 @@ def camera_points(points: Tensor) -> Tensor:
 
 
 def fit_points(points: Tensor, height: int, width: int) -> Tensor:
-    """A given pointmap [h, w, 3] at the picture's size [H, W, 3], by the nearest point; returned as it is if equal."""
+    """A given pointmap [h, w, 3] at the picture's size [H, W, 3], by the nearest point."""
     if points.shape[:2] == (height, width):
         return points
     return F.interpolate(points.permute(2, 0, 1)[None], (height, width), mode="nearest")[0].permute(1, 2, 0)

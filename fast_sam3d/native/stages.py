@@ -124,7 +124,7 @@ class NativeStages(CommonStages):
     def merge_image_and_mask(self, image: Any, mask: Any = None) -> NDArray[np.uint8]:
         """One RGBA array from a picture and a mask; see `model.inputs.merge_rgba`.
 
-        An alpha channel, or a uint8 mask with values above 1, is taken as it is, soft borders included, as in stock.
+        An alpha channel, or a uint8 mask with values above 1, keeps its values, soft borders included, as in stock.
         """
         merged = merge_rgba(image, mask)
         given: Any = mask

@@ -133,7 +133,7 @@ class WeightsPart:
                 yield slot.name, slot.value.shape, self.dtype(slot.name, half)
 
     def read(self, half: torch.dtype | None, only: torch.dtype) -> Iterator[Tensor]:
-        """The tensors of `layout` that have a type, one after the other, on the CPU; the network is left as it is.
+        """The tensors of `layout` that have a type, one after the other, on the CPU; the network is unchanged.
 
         Raises:
             CheckpointError: as `load`.

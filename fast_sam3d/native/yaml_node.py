@@ -63,7 +63,7 @@ class YamlNode:
         self._asked.update(keys)
 
     def take(self, key: str, default: Any = _REQUIRED) -> Any:
-        """A value as it is."""
+        """A value of any type."""
         self._asked.add(key)
         value = self._content.get(key, default)
         if value is _REQUIRED:

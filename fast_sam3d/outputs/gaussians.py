@@ -26,7 +26,7 @@ MIN_SCALE = 1e-10
 def save_gaussians_ply(path: str | os.PathLike[str], gaussians: Any) -> None:
     """Write a standard 3DGS file: binary little-endian, float32, logit opacity, log scale, quaternion wxyz.
 
-    Quaternions have length 1, except those of the published decoders, which the stock pipeline writes as they are
+    Quaternions have length 1, except those of the published decoders, which the stock pipeline writes unnormalised
     (sam3d_objects/model/backbone/tdfy_dit/representations/gaussian/gaussian_model.py, `save_ply`).
 
     Args:
