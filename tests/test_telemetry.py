@@ -10,7 +10,7 @@ import torch
 
 import fast_sam3d
 from fast_sam3d.adapters import NotAPipelineError
-from fast_sam3d.adapters.sam3d import count_calls
+from fast_sam3d.adapters.samplers import count_calls
 from fast_sam3d.report import observe
 from fast_sam3d.telemetry import Report, StepRecord, peak_device_bytes, peak_host_bytes
 from tests.fakes import FakePipeline, equal, same_vars, snapshot

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from fast_sam3d.adapters.sam3d import sampling_stages
+from fast_sam3d.adapters.samplers import sampling_stages
 from fast_sam3d.decode.aggregate import MeshMethod, build_mesh_method
 from fast_sam3d.exact import Exact, build_exact
 from fast_sam3d.sampling import StageMethod, build_stage_method

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fast_sam3d.adapters.sam3d import only_voxels, voxels_of
+from fast_sam3d.adapters.samplers import only_voxels, voxels_of
 from fast_sam3d.model.solver import Euler
 from fast_sam3d.patch import Layer
 from fast_sam3d.sampling import build_stage_method
