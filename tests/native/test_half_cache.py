@@ -22,19 +22,6 @@ from tests.native.checkpoint import change, read, write_checkpoint
 CPU, HALF = torch.device("cpu"), torch.float16
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, shared: Path) -> Path:
-    for file in shared.iterdir():
-        if file.suffix != ".cache":
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    return tmp_path
-
-
 def settings(folder: Path) -> NativeSettings:
     return NativeSettings.read(folder)
 

@@ -23,18 +23,6 @@ from tests.native.published_keys import published_keys
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, shared: Path) -> Path:
-    for file in shared.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    return tmp_path
-
-
 def parts(folder: Path) -> dict[str, WeightsPart]:
     return file_parts(folder, NativeSettings.read(folder), "download it again")
 
