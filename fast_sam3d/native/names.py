@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "NETWORKS", "ROOT", "UNUSED", "file_tensor", "module_tensor", "of_network", "published_name", "spconv_name",
-    "stray_names", "weights_file",
+    "NETWORKS", "ROOT", "SPARSE", "UNUSED", "module_tensor", "of_network", "published_name", "stray_names",
+    "weights_file",
 ]  # fmt: skip
 
 ROOT: Final = "_base_models."
@@ -41,9 +41,9 @@ NETWORKS: Final[Mapping[str, tuple[str, str]]] = {
 }
 """The networks of a checkpoint: the file that holds each, and its name in there; "" for the only one of its file."""
 
-_SPARSE: Final = r"((?:input|out)_blocks\.\d+\.conv[12]|upsample\.\d+\.(?:out_layers\.[03]|skip_connection))"
-_IN_FILE: Final = re.compile(rf"(.*\b{_SPARSE})\.conv\.(weight|bias)")
-_IN_MODULE: Final = re.compile(rf"(.*\b{_SPARSE})\.(weight|bias)")
+SPARSE: Final = r"((?:input|out)_blocks\.\d+\.conv[12]|upsample\.\d+\.(?:out_layers\.[03]|skip_connection))"
+"""Pattern of the ends of names of sparse convolutions, without what follows."""
+_IN_FILE: Final = re.compile(rf"(.*\b{SPARSE})\.conv\.(weight|bias)")
 _Value = TypeVar("_Value")
 
 
@@ -77,12 +77,6 @@ def stray_names(tensors: Mapping[str, object]) -> list[str]:
     return sorted(name for name in tensors if not name.startswith(_KNOWN))
 
 
-def spconv_name(name: str) -> str:
-    """The name in a file for one in a module, both without the beginning that says the network."""
-    found = _IN_MODULE.fullmatch(name)
-    return f"{found[1]}.conv.{found[3]}" if found else name
-
-
 def module_tensor(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     """Name and layout in a module of a tensor of a file; a view of its memory.
 
@@ -101,16 +95,3 @@ def module_tensor(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     if taps == [1, 1, 1]:
         return name, tensor.reshape(in_channels, out_channels).T
     return name, tensor.flatten(1, 3).permute(1, 2, 0)
-
-
-def file_tensor(name: str, tensor: Tensor) -> tuple[str, Tensor]:
-    """The inverse of `module_tensor`."""
-    in_file = spconv_name(name)
-    if in_file == name or not name.endswith("weight"):
-        return in_file, tensor
-    if tensor.dim() == 2:
-        out_channels, in_channels = tensor.shape
-        return in_file, tensor.T.reshape(out_channels, 1, 1, 1, in_channels)
-    taps, in_channels, out_channels = tensor.shape
-    edge = round(taps ** (1 / 3))
-    return in_file, tensor.permute(2, 0, 1).reshape(out_channels, edge, edge, edge, in_channels)

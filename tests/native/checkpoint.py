@@ -10,9 +10,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from fast_sam3d.native.names import NETWORKS, ROOT, UNUSED, file_tensor
+from fast_sam3d.native.names import NETWORKS, ROOT, UNUSED
 from fast_sam3d.native.networks import build_networks
 from fast_sam3d.native.settings import NativeSettings
+from tests.native.file_layout import file_tensor
 from tests.stock.native import published
 
 

@@ -12,7 +12,8 @@ from fast_sam3d.model.config import SSFlowConfig
 from fast_sam3d.model.config_file import SamplingConfig
 from fast_sam3d.model.slat_config import SLatFlowConfig
 from fast_sam3d.native.generators import latent_generator, structure_generator
-from fast_sam3d.native.names import module_tensor, spconv_name
+from fast_sam3d.native.names import module_tensor
+from tests.native.file_layout import spconv_name
 
 WIDTH, HEADS, BLOCKS, CONTEXT = 20, 2, 2, 7
 SS = SSFlowConfig(WIDTH, BLOCKS, HEADS, 2.0, 12, 3, 8, 1, convention="published")

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.model.sparse import SparseConv3d, SparseTensor
-from fast_sam3d.native.names import file_tensor, module_tensor, of_network, weights_file
+from fast_sam3d.native.names import module_tensor, of_network, weights_file
 from fast_sam3d.native.networks import build_networks
 from fast_sam3d.native.settings import PUBLISHED
+from tests.native.file_layout import file_tensor
 from tests.native.published_keys import published_keys
 
 
