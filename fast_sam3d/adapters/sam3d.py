@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -91,6 +92,25 @@ class Sam3d:
         generator = self.generator(stage)
         calls = [count_calls(generator._generate_dynamics, t) for t in generator._prepare_t()[:-1]]
         return len(calls), sum(calls) - len(calls)
+
+    @contextmanager
+    def sampler_set(self, stage: str, rescale_t: float | None = None, strength: float | None = None) -> Iterator[None]:
+        """Set a stage's time grid and guidance strength, and restore what was there on exit; None: unchanged.
+
+        The pipeline has both as attributes of its own, too, and sets the generator's strength from them in every run.
+        """
+        generator, pipeline = self.generator(stage), self.pipeline
+        places = [(generator, "rescale_t", rescale_t), (pipeline, f"{stage}_rescale_t", rescale_t)]
+        places += [(generator.reverse_fn, "strength", strength), (pipeline, f"{stage}_cfg_strength", strength)]
+        before = [(owner, name, getattr(owner, name)) for owner, name, _ in places if hasattr(owner, name)]
+        try:
+            for owner, name, value in places:
+                if value is not None and hasattr(owner, name):
+                    setattr(owner, name, value)
+            yield
+        finally:
+            for owner, name, value in before:
+                setattr(owner, name, value)
 
     def compiled(self, stage: str) -> bool:
         """Whether a stage's network is compiled, or wrapped in a way that may hide it: seams on its parts do not run.
