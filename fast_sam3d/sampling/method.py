@@ -89,8 +89,8 @@ def build_stage_method(
             sparse structure, which can be decoded. None: unknown.
 
     Raises:
-        ConfigError: an unknown key, name or leaf, a value out of range, a leaf without a predictor, or a choice of
-            voxels where there are none.
+        ConfigError: an unknown key, name or leaf, a value out of range, a leaf without a predictor, a predictor with
+            settings for more evaluations than there are, or a choice of voxels where there are none.
     """
     mapping = _mapping(mapping, path or "the method")
     _known(mapping, tuple(PARTS), path)
@@ -99,10 +99,18 @@ def build_stage_method(
         fits = "slat" if where.needs_tokens else "ss"
         what = "chooses voxels" if where.needs_tokens else "decodes the sparse structure in mid-solve"
         raise ConfigError(f"{_join(path, 'where')}.name is {where.name!r}, which {what}: it fits {fits}, not {path}")
+    when = _part(mapping.get("when"), WHEN, Always(), _join(path, "when"))
+    predict = _predictors(mapping.get("predict"), groups, _join(path, "predict"))
+    for leaf, predictor in predict.items():
+        if when.evaluations is not None and predictor.rows > when.evaluations:
+            raise ConfigError(
+                f"{_join(path, 'predict')} has settings for {predictor.rows} evaluations of '{leaf}', and "
+                f"{_join(path, 'when')} has {when.evaluations}: give at most as many"
+            )
     return StageMethod(
-        when=_part(mapping.get("when"), WHEN, Always(), _join(path, "when")),
+        when=when,
         where=where,
-        predict=_predictors(mapping.get("predict"), groups, _join(path, "predict")),
+        predict=predict,
         guide=_part(mapping.get("guide"), GUIDE, Both(), _join(path, "guide")),
     )
 
@@ -152,7 +160,11 @@ def _mapping(value: Any, path: str) -> Mapping[str, Any]:
 
 def _settings(part: Part) -> dict[str, Any]:
     plain = dataclasses.asdict(part)  # type: ignore[call-overload]
-    return {"name": part.name, **{key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}}
+    return {"name": part.name, **{key: _plain(value) for key, value in plain.items()}}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _join(path: str, key: str) -> str:

@@ -159,7 +159,9 @@ class Solve:
         return self._step in (0, len(self._grid) - 2)
 
     def _runs(self, state: Leaves) -> bool:
-        if self._at_an_end or self._decide is None or self._velocity is None:
+        if self._method is None or self._decide is None or self._velocity is None:
+            return True
+        if self._at_an_end and self._method.when.evaluates_last:
             return True
         return self._decide(self._step, self._history, state)
 

@@ -16,6 +16,11 @@ class Predict(Part):
 
     __slots__ = ()
 
+    @property
+    def rows(self) -> int:
+        """Evaluations of a solve, from the first on, that it has settings for."""
+        return 0
+
     def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
         """Predict the velocity.
 
