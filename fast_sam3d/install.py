@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from fast_sam3d.adapters import Sam3d
+from fast_sam3d.adapters.layout import layout_stream
 from fast_sam3d.config.calibrated import choose
 from fast_sam3d.config.methods import Method, build_methods
 from fast_sam3d.config.resolve import refuse_unknown, resolve
@@ -22,7 +24,9 @@ from fast_sam3d.sampling.driver import SolveSeam
 from fast_sam3d.sampling.exchange import Chain, Exchange, begin_run, keep_occupancy, keep_scale, require_voxels
 from fast_sam3d.sampling.guide import NetworkSeam, guide_call
 from fast_sam3d.sampling.guide.both import Both
+from fast_sam3d.sampling.live import live_call
 from fast_sam3d.sampling.method import StageMethod
+from fast_sam3d.sampling.predict.live import Live
 from fast_sam3d.telemetry import Report, StageSeam
 
 __all__ = ["Method", "install", "methods_on", "plan", "schedule_on"]
@@ -48,6 +52,8 @@ def plan(
         reason = adapter.unguidable(name) if _guides(method) else None
         if reason:
             raise ConfigError(f"{name}.guide cannot act on this pipeline, because {reason}: leave it out, or use both")
+        if isinstance(method, StageMethod) and method.live and (reason := adapter.no_live_layout()):
+            methods[name] = _without_live(method, name, reason)
     return methods, schedule
 
 
@@ -81,6 +87,11 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
                 if _guides(method):
                     network, guide = adapter.network(name), Layer(report, accelerates, guide_call, scene)
                     patch.add(network, "forward", guide, partial(NetworkSeam, network))
+                if isinstance(method, StageMethod) and method.live:
+                    network, live = adapter.network(name), partial(live_call, layout_stream)
+                    patch.add(
+                        network, "forward", Layer(report, accelerates, live, scene), partial(NetworkSeam, network)
+                    )
                 if isinstance(method, StageMethod) and method.where.needs_decoder:
                     scene.decoder = seam_at(adapter.structure_decoder(), "forward")
             exact = (methods or {}).get("exact")
@@ -137,6 +148,25 @@ def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
     if isinstance(exact, Exact) and (exact.embedders or exact.images):
         rows.setdefault("other", []).append(partial(one_run, exact.images))
     return {row: Chain(tuple(around)) for row, around in rows.items()}
+
+
+def _without_live(method: StageMethod, stage: str, reason: str) -> StageMethod:
+    """The method with the fallbacks of its live predictors.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    predict = {}
+    for leaf, predictor in method.predict.items():
+        if isinstance(predictor, Live) and predictor.fallback == "refuse":
+            raise ConfigError(
+                f"{stage}.predict is live for {leaf!r}, and this pipeline cannot evaluate the layout alone, because "
+                f"{reason}: set fallback to anchored or hold, or use another predictor"
+            )
+        predict[leaf] = predictor.instead if isinstance(predictor, Live) else predictor
+    used = sorted({predict[leaf].name for leaf, predictor in method.predict.items() if isinstance(predictor, Live)})
+    logger.info("%s: the layout is predicted by %s and not evaluated, because %s", stage, ", ".join(used), reason)
+    return replace(method, predict=predict)
 
 
 def _guides(method: Method | None) -> bool:

@@ -18,17 +18,25 @@ class History(Generic[E]):
         depth: how many are kept, at least 1. More keeps more velocities in memory.
         evaluations: to start with, newest first.
         syncs: of the solve, through which its methods read values of tensors.
+        number: see the attribute; None: as many as are given.
+
+    Attributes:
+        number: of the newest evaluation in the solve, from 1 on; a schedule that leaves out planned ones counts them.
     """
 
-    def __init__(self, depth: int, evaluations: Sequence[E] = (), syncs: Syncs | None = None) -> None:
+    def __init__(
+        self, depth: int, evaluations: Sequence[E] = (), syncs: Syncs | None = None, number: int | None = None
+    ) -> None:
         if depth < 1:
             raise ValueError(f"depth is {depth}: a history keeps at least 1 evaluation")
         self.depth = depth
         self.syncs = Syncs() if syncs is None else syncs
+        self.number = len(evaluations) if number is None else number
         self._evaluations: list[E] = list(evaluations[:depth])
 
     def push(self, evaluation: E) -> None:
         """Add the newest; it replaces the present newest when both are at the same time."""
+        self.number += 1
         # Equal times would divide by zero in every difference.
         if self._evaluations and self._evaluations[0].t == evaluation.t:
             self._evaluations[0] = evaluation
@@ -48,4 +56,5 @@ class History(Generic[E]):
 
 def leaf_history(history: History[Evaluation], name: str) -> History[LeafEvaluation]:
     """A history as the leaf `name` sees it."""
-    return History(history.depth, [LeafEvaluation(e.t, e.x[name], e.v[name]) for e in history], history.syncs)
+    seen = [LeafEvaluation(e.t, e.x[name], e.v[name]) for e in history]
+    return History(history.depth, seen, history.syncs, history.number)

@@ -14,6 +14,7 @@ from fast_sam3d.sampling.guide.both import Both
 from fast_sam3d.sampling.part import Part
 from fast_sam3d.sampling.predict import PREDICT, Predict
 from fast_sam3d.sampling.predict.hold import Hold
+from fast_sam3d.sampling.predict.live import Live
 from fast_sam3d.sampling.when import WHEN, When
 from fast_sam3d.sampling.when.always import Always
 from fast_sam3d.sampling.where import WHERE, Where
@@ -57,6 +58,11 @@ class StageMethod:
         """Whether all objects of a batch take the same steps, so that they can be solved together."""
         return all(part.same_for_all_objects for part in self.parts)
 
+    @property
+    def live(self) -> bool:
+        """Whether the layout is evaluated between the steps at which the whole network runs."""
+        return any(isinstance(predictor, Live) for predictor in self.predict.values())
+
     def covers(self, leaves: Sequence[str]) -> bool:
         """Whether each of the leaves has a predictor."""
         return all(name in self.predict for name in leaves)
@@ -89,8 +95,8 @@ def build_stage_method(
             sparse structure, which can be decoded. None: unknown.
 
     Raises:
-        ConfigError: an unknown key, name or leaf, a value out of range, a leaf without a predictor, or a choice of
-            voxels where there are none.
+        ConfigError: an unknown key, name or leaf, a value out of range, a leaf without a predictor, a predictor with
+            settings for more evaluations than there are, or a choice of voxels where there are none.
     """
     mapping = _mapping(mapping, path or "the method")
     _known(mapping, tuple(PARTS), path)
@@ -99,10 +105,18 @@ def build_stage_method(
         fits = "slat" if where.needs_tokens else "ss"
         what = "chooses voxels" if where.needs_tokens else "decodes the sparse structure in mid-solve"
         raise ConfigError(f"{_join(path, 'where')}.name is {where.name!r}, which {what}: it fits {fits}, not {path}")
+    when = _part(mapping.get("when"), WHEN, Always(), _join(path, "when"))
+    predict = _predictors(mapping.get("predict"), groups, _join(path, "predict"))
+    for leaf, predictor in predict.items():
+        if when.evaluations is not None and predictor.rows > when.evaluations:
+            raise ConfigError(
+                f"{_join(path, 'predict')} has settings for {predictor.rows} evaluations of '{leaf}', and "
+                f"{_join(path, 'when')} has {when.evaluations}: give at most as many"
+            )
     return StageMethod(
-        when=_part(mapping.get("when"), WHEN, Always(), _join(path, "when")),
+        when=when,
         where=where,
-        predict=_predictors(mapping.get("predict"), groups, _join(path, "predict")),
+        predict=predict,
         guide=_part(mapping.get("guide"), GUIDE, Both(), _join(path, "guide")),
     )
 
@@ -122,6 +136,9 @@ def _predictors(value: Any, groups: Mapping[str, Sequence[str]] | None, path: st
             key = next((key for key in (leaf, group, ALL) if key in parts), None)
             if key is None:
                 raise ConfigError(f"{path} has no predictor for '{leaf}': add {group} to {', '.join(parts) or 'it'}")
+            if (only := parts[key].only) not in (None, group):
+                fix = f"give it to {only} alone, and {group} another" if only in groups else "give another"
+                raise ConfigError(f"{path}.name is {parts[key].name!r}, which predicts no {group}: {fix}")
             predictors[leaf] = parts[key]
     return predictors
 
@@ -152,7 +169,11 @@ def _mapping(value: Any, path: str) -> Mapping[str, Any]:
 
 def _settings(part: Part) -> dict[str, Any]:
     plain = dataclasses.asdict(part)  # type: ignore[call-overload]
-    return {"name": part.name, **{key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}}
+    return {"name": part.name, **{key: _plain(value) for key, value in plain.items()}}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _join(path: str, key: str) -> str:

@@ -87,7 +87,7 @@ class Report:
         for record in batch.solves[0].steps:
             log.step(record)
         whole = batch.solves[0]
-        log.finish(whole.context_bytes, syncs=whole.syncs, finite=whole.finite)
+        log.finish(whole.context_bytes, syncs=whole.syncs, finite=whole.finite, layout_bytes=whole.layout_bytes)
         for name, seconds in batch.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds / objects
 
@@ -184,6 +184,13 @@ class Report:
                 f"voxels merged by {record.factor:g}: {record.voxels:,} -> {record.kept:,}"
                 f" (high-frequency ratio: {said or 'none'})"
             )
+        layouts = sum(solve.objects * solve.layout_evaluations for solve in self.solves)
+        if layouts:
+            kept = max(solve.layout_bytes for solve in self.solves) / 2**20
+            lines.append(
+                f"the layout alone was evaluated at {layouts} more steps, with {kept:,.0f} MiB of the shape's keys and "
+                "values"
+            )
         batches = [solve.objects for solve in self.solves if solve.objects > 1]
         if batches:
             lines.append(f"{sum(batches)} objects were sampled in batches; network calls of a batch count once")
@@ -228,9 +235,15 @@ class SolveLog:
         self._report._notify(self.record.stage, len(self.record.steps), self.record.steps_planned)
 
     def finish(
-        self, context_bytes: int = 0, replaced: Sequence[int] = (), syncs: int = 0, finite: bool | None = None
+        self,
+        context_bytes: int = 0,
+        replaced: Sequence[int] = (),
+        syncs: int = 0,
+        finite: bool | None = None,
+        layout_bytes: int = 0,
     ) -> None:
         self.record.complete = True
+        self.record.layout_bytes = layout_bytes
         self.record.finite = finite
         self.record.context_bytes = context_bytes
         self.record.syncs = syncs

@@ -6,7 +6,9 @@ import copy
 import dataclasses
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,18 +168,15 @@ def test_half_precision_copies_have_the_fingerprint_of_the_original(dtype: torch
 
 
 def test_weights_that_are_not_loaded_are_read_from_their_source() -> None:
-    from fast_sam3d.native.pipeline import NativePipeline
-    from fast_sam3d.native.plans import PLANS
-    from fast_sam3d.native.residency import Residency
-    from fast_sam3d.native.synthetic import synthetic_parts
-    from tests.native.small_moge import TINY
-    from tests.native.tiny import SETTINGS
-
-    parts, depth = synthetic_parts(SETTINGS, depth=TINY)
-    residency = Residency(parts, PLANS["24GB"], torch.device("cpu"))
-    pipeline = NativePipeline(SETTINGS, parts, residency=residency, depth_model=depth)
-    unloaded = fingerprint(adapt(pipeline))
+    pipeline = random_native()
+    loaded, parts = fingerprint(adapt(pipeline)), {}
     for name in ("ss_generator", "slat_generator"):
-        parts[name].load(torch.device("cpu"), None)
-    assert len(unloaded["weights"]["ss"]["values"]) == 32 and unloaded == fingerprint(adapt(pipeline))
-    assert difference(unloaded, fingerprint(adapt(random_native()))) is not None
+        tensors = {key: value.clone() for key, value in pipeline.models[name].state_dict().items()}
+        source = SimpleNamespace(opened=lambda tensors=tensors: nullcontext(tensors))
+        parts[name] = SimpleNamespace(sources={None: source})
+        pipeline.models[name].to("meta")
+    pipeline.residency = SimpleNamespace(parts=parts)
+    assert len(loaded["weights"]["ss"]["values"]) == 32 and loaded == fingerprint(adapt(pipeline))
+    assert difference(loaded, fingerprint(adapt(random_native(1)))) == (
+        "another checkpoint (the weights of the ss network differ)"
+    )
