@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fast_sam3d.adapters.layout import no_layout_stream
 from fast_sam3d.adapters.samplers import LAYOUT, SHAPE, count_calls, sampling_stages
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.patch import Seam
@@ -135,6 +136,10 @@ class Sam3d:
         if handling != "add_flag" or any(kind.__name__ == "PointmapCFG" for kind in type(guidance).__mro__):
             return f"its guidance is {type(guidance).__name__} with unconditional_handling={handling!r}"
         return None
+
+    def no_live_layout(self) -> str | None:
+        """Why the layout cannot be evaluated without the shape (see `layout_stream`), or None."""
+        return self.unguidable("ss") or no_layout_stream(self.network("ss"))
 
     def structure_decoder(self) -> Any:
         """The decoder of sparse structures, None where the pipeline has none."""
