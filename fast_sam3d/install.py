@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from fast_sam3d.adapters import Sam3d
+from fast_sam3d.adapters.layout import layout_stream
+from fast_sam3d.config.calibrated import choose
 from fast_sam3d.config.methods import Method, build_methods
 from fast_sam3d.config.resolve import refuse_unknown, resolve
 from fast_sam3d.decode.aggregate import MeshMethod
@@ -21,30 +24,37 @@ from fast_sam3d.sampling.driver import SolveSeam
 from fast_sam3d.sampling.exchange import Chain, Exchange, begin_run, keep_occupancy, keep_scale, require_voxels
 from fast_sam3d.sampling.guide import NetworkSeam, guide_call
 from fast_sam3d.sampling.guide.both import Both
+from fast_sam3d.sampling.live import live_call
 from fast_sam3d.sampling.method import StageMethod
+from fast_sam3d.sampling.predict.live import Live
 from fast_sam3d.telemetry import Report, StageSeam
 
-__all__ = ["Method", "install", "methods_on", "plan"]
+__all__ = ["Method", "install", "methods_on", "plan", "schedule_on"]
 
 logger = logging.getLogger(__name__)
 
 
 def plan(
     adapter: Sam3d, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
-) -> dict[str, Method]:
+) -> tuple[dict[str, Method], str | None]:
     """The methods of a configuration by module, checked against the pipeline. Installs nothing.
 
     Args, Raises: as `accelerate`.
+
+    Returns:
+        the methods, and the file of a schedule measured on this pipeline if they are of one.
     """
     stages = adapter.stages
-    settings = resolve(config, preset, overrides)
+    settings, schedule = choose(adapter, resolve(config, preset, overrides))
     refuse_unknown(settings, [*stages, "mesh", "exact"])
     methods = build_methods(settings, stages)
     for name, method in methods.items():
         reason = adapter.unguidable(name) if _guides(method) else None
         if reason:
             raise ConfigError(f"{name}.guide cannot act on this pipeline, because {reason}: leave it out, or use both")
-    return methods
+        if isinstance(method, StageMethod) and method.live and (reason := adapter.no_live_layout()):
+            methods[name] = _without_live(method, name, reason)
+    return methods, schedule
 
 
 def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None = None) -> Patch:
@@ -77,6 +87,11 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
                 if _guides(method):
                     network, guide = adapter.network(name), Layer(report, accelerates, guide_call, scene)
                     patch.add(network, "forward", guide, partial(NetworkSeam, network))
+                if isinstance(method, StageMethod) and method.live:
+                    network, live = adapter.network(name), partial(live_call, layout_stream)
+                    patch.add(
+                        network, "forward", Layer(report, accelerates, live, scene), partial(NetworkSeam, network)
+                    )
                 if isinstance(method, StageMethod) and method.where.needs_decoder:
                     scene.decoder = seam_at(adapter.structure_decoder(), "forward")
             exact = (methods or {}).get("exact")
@@ -96,9 +111,21 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
 
 def methods_on(adapter: Sam3d) -> Mapping[str, Any]:
     """The settings of the acceleration on a pipeline, by stage; empty without one."""
+    report = _report_on(adapter)
+    return {} if report is None else report.methods
+
+
+def schedule_on(adapter: Sam3d) -> str | None:
+    """The file of the measured schedule with which a pipeline is accelerated; None: with none."""
+    report = _report_on(adapter)
+    return None if report is None else report.schedule
+
+
+def _report_on(adapter: Sam3d) -> Report | None:
+    """The report of the acceleration on a pipeline."""
     seams = (seam_at(owner, name) for owner, name, _ in adapter.timed())
     layers = (layer for seam in seams if seam is not None for layer in seam.layers)
-    return next((layer.report.methods for layer in layers if layer.accelerates), {})
+    return next((layer.report for layer in layers if layer.accelerates), None)
 
 
 def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
@@ -121,6 +148,25 @@ def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
     if isinstance(exact, Exact) and (exact.embedders or exact.images):
         rows.setdefault("other", []).append(partial(one_run, exact.images))
     return {row: Chain(tuple(around)) for row, around in rows.items()}
+
+
+def _without_live(method: StageMethod, stage: str, reason: str) -> StageMethod:
+    """The method with the fallbacks of its live predictors.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    predict = {}
+    for leaf, predictor in method.predict.items():
+        if isinstance(predictor, Live) and predictor.fallback == "refuse":
+            raise ConfigError(
+                f"{stage}.predict is live for {leaf!r}, and this pipeline cannot evaluate the layout alone, because "
+                f"{reason}: set fallback to anchored or hold, or use another predictor"
+            )
+        predict[leaf] = predictor.instead if isinstance(predictor, Live) else predictor
+    used = sorted({predict[leaf].name for leaf, predictor in method.predict.items() if isinstance(predictor, Live)})
+    logger.info("%s: the layout is predicted by %s and not evaluated, because %s", stage, ", ".join(used), reason)
+    return replace(method, predict=predict)
 
 
 def _guides(method: Method | None) -> bool:

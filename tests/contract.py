@@ -83,6 +83,11 @@ def classes_of(config: dict[str, Any]) -> set[tuple[str, ...]]:
     return classes
 
 
+def for_some(predictor: Any) -> dict[str, Any]:
+    """A predictor of one group of leaves, beside a plain one; not every pipeline of the tests has what it needs."""
+    return {"shape": {"name": "hold"}, predictor.only: {"name": predictor.name, "fallback": "anchored"}}
+
+
 def covering(files: dict[str, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Methods that together use every class: those of files, and one more for each class that no file uses."""
     chosen, seen = {}, set()
@@ -94,7 +99,8 @@ def covering(files: dict[str, dict[str, Any]]) -> tuple[dict[str, dict[str, Any]
         for name, kind in classes.items():
             if (question, name) not in seen:
                 stage = "slat" if getattr(kind, "needs_tokens", False) else "ss"
-                chosen[f"{question}={name}"] = {stage: {"when": {"name": "stride"}, question: {"name": name}}}
+                part = for_some(kind) if getattr(kind, "only", None) else {"name": name}
+                chosen[f"{question}={name}"] = {stage: {"when": {"name": "stride"}, question: part}}
     return chosen, rest
 
 

@@ -112,7 +112,7 @@ def parts() -> Iterator[tuple[str, str, dict[str, Any]]]:
         for stage, method in config.items():
             for part, settings in method.items():
                 for one in [settings] if "name" in settings else settings.values():
-                    if stage in ("ss", "slat"):
+                    if stage in ("ss", "slat") and not getattr(PARTS[part][one["name"]], "only", None):
                         yield stage, part, one
 
 

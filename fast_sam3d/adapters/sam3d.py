@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from fast_sam3d.adapters.layout import no_layout_stream
 from fast_sam3d.adapters.samplers import LAYOUT, SHAPE, count_calls, sampling_stages
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.patch import Seam
@@ -92,6 +94,25 @@ class Sam3d:
         calls = [count_calls(generator._generate_dynamics, t) for t in generator._prepare_t()[:-1]]
         return len(calls), sum(calls) - len(calls)
 
+    @contextmanager
+    def sampler_set(self, stage: str, rescale_t: float | None = None, strength: float | None = None) -> Iterator[None]:
+        """Set a stage's time grid and guidance strength, and restore what was there on exit; None: unchanged.
+
+        The pipeline has both as attributes of its own, too, and sets the generator's strength from them in every run.
+        """
+        generator, pipeline = self.generator(stage), self.pipeline
+        places = [(generator, "rescale_t", rescale_t), (pipeline, f"{stage}_rescale_t", rescale_t)]
+        places += [(generator.reverse_fn, "strength", strength), (pipeline, f"{stage}_cfg_strength", strength)]
+        before = [(owner, name, getattr(owner, name)) for owner, name, _ in places if hasattr(owner, name)]
+        try:
+            for owner, name, value in places:
+                if value is not None and hasattr(owner, name):
+                    setattr(owner, name, value)
+            yield
+        finally:
+            for owner, name, value in before:
+                setattr(owner, name, value)
+
     def compiled(self, stage: str) -> bool:
         """Whether a stage's network is compiled, or wrapped in a way that may hide it: seams on its parts do not run.
 
@@ -115,6 +136,10 @@ class Sam3d:
         if handling != "add_flag" or any(kind.__name__ == "PointmapCFG" for kind in type(guidance).__mro__):
             return f"its guidance is {type(guidance).__name__} with unconditional_handling={handling!r}"
         return None
+
+    def no_live_layout(self) -> str | None:
+        """Why the layout cannot be evaluated without the shape (see `layout_stream`), or None."""
+        return self.unguidable("ss") or no_layout_stream(self.network("ss"))
 
     def structure_decoder(self) -> Any:
         """The decoder of sparse structures, None where the pipeline has none."""

@@ -196,14 +196,15 @@ class SparseStructureFlow(ConditionedNetwork):
             SHAPE_LEAF: tokens[SHAPE_LEAF],
             LAYOUT_STREAM: torch.cat([tokens[name] for name in LAYOUT_CHANNELS], dim=1),
         }
-        mod = self._modulation(t, d)
+        mod = self.modulation(t, d)
         for block in self.blocks:
             streams = block(streams, mod, context)
         out = {SHAPE_LEAF: streams[SHAPE_LEAF]}
         out.update(zip(LAYOUT_CHANNELS, streams[LAYOUT_STREAM].split(1, dim=1), strict=True))
         return {name: latent.to_output(out[name]) for name, latent in self._latents.items()}
 
-    def _modulation(self, t: Tensor, d: Tensor | None) -> Tensor:
+    def modulation(self, t: Tensor, d: Tensor | None) -> Tensor:
+        """What `JointBlock` takes as `mod`; t and d as in `forward`."""
         mod = self.t_embedder(t)
         if self.is_shortcut_model:
             mod = mod + self.d_embedder(torch.zeros_like(t) if d is None else d)

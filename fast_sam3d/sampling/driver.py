@@ -78,8 +78,9 @@ class SolveSeam(Seam):
         if finite is False:
             logger.warning("%s: %s", self.stage.name, NOT_FINITE)
         kept = 0 if solve.state.kept is None else solve.state.kept.bytes
+        layout = 0 if solve.state.live is None else solve.state.live.bytes
         for log in logs:
-            log.finish(kept, replaced, syncs.count, finite)
+            log.finish(kept, replaced, syncs.count, finite, layout)
 
     def _method_for(self, x_init: Tree) -> StageMethod | None:
         method = self.method

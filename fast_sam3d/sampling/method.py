@@ -14,6 +14,7 @@ from fast_sam3d.sampling.guide.both import Both
 from fast_sam3d.sampling.part import Part
 from fast_sam3d.sampling.predict import PREDICT, Predict
 from fast_sam3d.sampling.predict.hold import Hold
+from fast_sam3d.sampling.predict.live import Live
 from fast_sam3d.sampling.when import WHEN, When
 from fast_sam3d.sampling.when.always import Always
 from fast_sam3d.sampling.where import WHERE, Where
@@ -56,6 +57,11 @@ class StageMethod:
     def same_for_all_objects(self) -> bool:
         """Whether all objects of a batch take the same steps, so that they can be solved together."""
         return all(part.same_for_all_objects for part in self.parts)
+
+    @property
+    def live(self) -> bool:
+        """Whether the layout is evaluated between the steps at which the whole network runs."""
+        return any(isinstance(predictor, Live) for predictor in self.predict.values())
 
     def covers(self, leaves: Sequence[str]) -> bool:
         """Whether each of the leaves has a predictor."""
@@ -130,6 +136,9 @@ def _predictors(value: Any, groups: Mapping[str, Sequence[str]] | None, path: st
             key = next((key for key in (leaf, group, ALL) if key in parts), None)
             if key is None:
                 raise ConfigError(f"{path} has no predictor for '{leaf}': add {group} to {', '.join(parts) or 'it'}")
+            if (only := parts[key].only) not in (None, group):
+                fix = f"give it to {only} alone, and {group} another" if only in groups else "give another"
+                raise ConfigError(f"{path}.name is {parts[key].name!r}, which predicts no {group}: {fix}")
             predictors[leaf] = parts[key]
     return predictors
 

@@ -13,9 +13,11 @@ from torch import Tensor
 from fast_sam3d.sampling.exchange import Exchange
 from fast_sam3d.sampling.guide import GuidedCalls, SolveState
 from fast_sam3d.sampling.history import History, leaf_history
+from fast_sam3d.sampling.live import LiveLayout
 from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.sampling.precision import Autocast, in_types_of, wide
 from fast_sam3d.sampling.predict.base import Integrate
+from fast_sam3d.sampling.predict.live import Live
 from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Evaluation, Leaves, Tree, like, to_leaves, token_count
 from fast_sam3d.sampling.syncs import Syncs
@@ -32,12 +34,17 @@ class SolveLog(Protocol):
         ...
 
     def finish(
-        self, context_bytes: int = 0, replaced: Sequence[int] = (), syncs: int = 0, finite: bool | None = None
+        self,
+        context_bytes: int = 0,
+        replaced: Sequence[int] = (),
+        syncs: int = 0,
+        finite: bool | None = None,
+        layout_bytes: int = 0,
     ) -> None:
         """The solve is complete.
 
         Args:
-            context_bytes: see `SolveRecord`.
+            context_bytes, layout_bytes: see `SolveRecord`.
             replaced: steps whose prediction was not finite.
             syncs, finite: see `SolveRecord`.
         """
@@ -80,6 +87,7 @@ class Solve:
         self._step = 0
         self._asked = 0
         self._made = self._saved = self._tokens = 0
+        self._layout = False
         self._autocast = Autocast()
         self._choose: Choose | None = None
         if method is not None and tokens is not None:
@@ -91,7 +99,8 @@ class Solve:
         self._decide = None if method is None else method.when.start(grid, stage.guidance(dynamics))
         self._velocity: Tree | None = None
         guiding = None if method is None else method.guide.start(self._syncs)
-        self.state = SolveState(None if guiding is None else GuidedCalls(guiding, stage.bare), self._syncs)
+        live = LiveLayout() if method is not None and method.live else None
+        self.state = SolveState(None if guiding is None else GuidedCalls(guiding, stage.bare), self._syncs, live=live)
         self._counted = self._syncs.count
 
     def __call__(self, x: Tree, t: Any, *args: Any, **kwargs: Any) -> Tree:
@@ -113,7 +122,7 @@ class Solve:
         """The velocity of a step by the method, in the network's type; `state` are the leaves of x. Autocast is off."""
         if not self._runs(state):
             self._saved += self._calls(t)
-            return self._predict(state)
+            return self._predict(state, self._live_layout(x, t, args, kwargs))
         velocity = self._chosen(x, t, args, kwargs)
         leaves = to_leaves(velocity, self._stage.bare)
         if leaves is None or leaves.keys() != state.keys():
@@ -133,12 +142,14 @@ class Solve:
                 network_calls_saved=self._saved,
                 tokens=self._tokens,
                 syncs=self._syncs.count - self._counted,
+                layout=self._layout,
             )
             for log in self._logs:
                 log.step(record)
         self._step += 1
         self._counted = self._syncs.count
         self._asked = self._made = self._saved = self._tokens = 0
+        self._layout = False
 
     def outcome(self, x: Tree) -> tuple[bool | None, list[int]]:
         """The outcome, x being the last state. Reads the device once: each read makes the host wait for the device.
@@ -209,19 +220,34 @@ class Solve:
         return velocity
 
     def _evaluate(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
-        # Set for the length of one call only: another solve may run between two steps of this one.
-        for scene in self._scenes:
-            scene.solve = self.state
-        try:
-            velocity = self._autocast.call(self._dynamics, x, t, *args, **kwargs)
-        finally:
-            for scene in self._scenes:
-                scene.solve = None
+        if self.state.live is not None:
+            self.state.live.before_evaluation(self._guided(self._step), self._step < len(self._grid) - 2)
+        velocity = self._network(x, t, args, kwargs)
         spared = 0 if self.state.guided is None else self.state.guided.take()
         self._made += self._calls(t) - spared
         self._saved += spared
         self._tokens = max(self._tokens, token_count(to_leaves(x, self._stage.bare) or {}))
         return velocity
+
+    def _live_layout(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Leaves:
+        """The layout's velocity by the network where the method asks for it, else nothing."""
+        live = self.state.live
+        if live is None or not live.ready:
+            return {}
+        live.before_rest(self._guided(self._step), any(map(self._guided, range(self._step, len(self._grid) - 1))))
+        self._layout = True
+        return wide(to_leaves(self._network(x, t, args, kwargs), self._stage.bare) or {})
+
+    def _network(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
+        """The velocity of the generator's own dynamics, in the caller's autocast."""
+        # Set for the length of one call only: another solve may run between two steps of this one.
+        for scene in self._scenes:
+            scene.solve = self.state
+        try:
+            return self._autocast.call(self._dynamics, x, t, *args, **kwargs)
+        finally:
+            for scene in self._scenes:
+                scene.solve = None
 
     def _corrected(self, state: Leaves) -> Tree:
         """The network's velocity, except for leaves with a predictor that integrates over evaluated steps, too."""
@@ -237,14 +263,16 @@ class Solve:
         own = to_leaves(self._velocity, self._stage.bare) or {}
         return like(self._velocity, {**own, **in_types_of(own, changed)})
 
-    def _predict(self, state: Leaves) -> Tree:
-        """The predicted velocity; the last evaluated one where it is not finite."""
+    def _predict(self, state: Leaves, layout: Leaves) -> Tree:
+        """The predicted velocity, that of `layout` where a leaf is live; the last evaluated one if it is not finite."""
         assert self._method is not None
         assert self._velocity is not None
         leaves = {}
         for name, x in state.items():
             predictor, past = self._method.predict[name], leaf_history(self._history, name)
-            if isinstance(predictor, Integrate):
+            if isinstance(predictor, Live) and name in layout:
+                leaves[name] = layout[name]
+            elif isinstance(predictor, Integrate):
                 leaves[name] = predictor.over(past, *self._span(), x)
             else:
                 leaves[name] = predictor(past, self._grid[self._step], x)
@@ -267,3 +295,7 @@ class Solve:
             time = float(self._syncs.read(t) if isinstance(t, Tensor) and t.device.type != "cpu" else t)
         guidance = self._stage.guidance(self._dynamics)
         return guidance.calls if guidance is not None and guidance.acts_at(time) else 1
+
+    def _guided(self, step: int) -> bool:
+        guidance = self._stage.guidance(self._dynamics)
+        return guidance is not None and guidance.acts_at(self._grid[step])

@@ -30,6 +30,7 @@ class StepRecord:
         tokens: tokens that the network processed in one call; 0 when predicted.
         fallback: the prediction was not finite, so the last velocity was held; known once the solve is complete.
         syncs: how often the method made the host wait for the device (`fast_sam3d.sampling.syncs`).
+        layout: the network ran on the layout's tokens alone; not among the network calls.
     """
 
     step: int
@@ -40,6 +41,7 @@ class StepRecord:
     tokens: int
     fallback: bool = False
     syncs: int = 0
+    layout: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class SolveRecord:
         steps: taken so far, in order.
         complete: the last step was taken; False after an abort.
         context_bytes: memory of the context's cached keys and values during the solve.
+        layout_bytes: the most memory of the shape's keys and values that the layout was evaluated against.
         syncs: as in a step, those at the start and at the end of the solve included.
         finite: whether all values of the final state are; None after an abort, or where unknown.
         objects: sampled together in this solve. A report counts the steps of each, and the network calls once.
@@ -81,6 +84,7 @@ class SolveRecord:
     steps: list[StepRecord] = field(default_factory=list)
     complete: bool = False
     context_bytes: int = 0
+    layout_bytes: int = 0
     syncs: int = 0
     finite: bool | None = None
     objects: int = 1
@@ -102,6 +106,11 @@ class SolveRecord:
         return [step.step for step in self.steps if step.evaluated]
 
     @property
+    def layout_evaluations(self) -> int:
+        """Steps at which the network ran on the layout's tokens alone."""
+        return sum(step.layout for step in self.steps)
+
+    @property
     def fallbacks(self) -> int:
         """Predictions that were not finite, so that the last velocity was held instead."""
         return sum(step.fallback for step in self.steps)
@@ -119,6 +128,8 @@ class SolveRecord:
             "evaluated": self.evaluated,
             "fallbacks": self.fallbacks,
             "context_bytes": self.context_bytes,
+            "layout_evaluations": self.layout_evaluations,
+            "layout_bytes": self.layout_bytes,
             "syncs": self.syncs,
             "finite": self.finite,
             "steps": [asdict(step) for step in self.steps],

@@ -23,13 +23,17 @@ class Report:
     Args:
         methods: settings of the acceleration by stage; empty when nothing is accelerated.
         progress: called after every step and stage, for a progress bar. Not copied with the report.
+        schedule: the file of a schedule measured on the model; None: the acceleration is of none.
     """
 
     HEADER = ("stage", "seconds", "share", "steps run", "network calls", "saved")
 
-    def __init__(self, methods: Mapping[str, Any] | None = None, progress: Progress | None = None) -> None:
+    def __init__(
+        self, methods: Mapping[str, Any] | None = None, progress: Progress | None = None, schedule: str | None = None
+    ) -> None:
         self.methods = dict(methods or {})
         self.progress = progress
+        self.schedule = schedule
         self.clear()
 
     def clear(self) -> None:
@@ -83,7 +87,7 @@ class Report:
         for record in batch.solves[0].steps:
             log.step(record)
         whole = batch.solves[0]
-        log.finish(whole.context_bytes, syncs=whole.syncs, finite=whole.finite)
+        log.finish(whole.context_bytes, syncs=whole.syncs, finite=whole.finite, layout_bytes=whole.layout_bytes)
         for name, seconds in batch.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds / objects
 
@@ -123,6 +127,7 @@ class Report:
             row["fallbacks"] += solve.fallbacks
         return {
             "methods": self.methods,
+            **({} if self.schedule is None else {"schedule": self.schedule}),
             "total_seconds": self.total_seconds,
             "seconds": {name: self.seconds[name] for name in self._stage_names()},
             "network_calls": by_stage,
@@ -168,14 +173,23 @@ class Report:
         return [*([f"peak memory of the process: {known}"] if known else []), *self.remarks()]
 
     def remarks(self) -> list[str]:
-        """What the table does not show: memory, merged voxels, batches, and predictions that were not finite."""
-        lines = [] if self.memory is None else [_memory_line(self.memory)]
+        """What the table does not show: a measured schedule, memory, merged voxels, batches, predictions that were not
+        finite."""
+        lines = [] if self.schedule is None else [f"schedule measured on this model: {self.schedule}"]
+        lines += [] if self.memory is None else [_memory_line(self.memory)]
         for record in self.aggregations:
             ratios = (("picture", record.picture), ("shape", record.shape))
             said = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios if ratio is not None)
             lines.append(
                 f"voxels merged by {record.factor:g}: {record.voxels:,} -> {record.kept:,}"
                 f" (high-frequency ratio: {said or 'none'})"
+            )
+        layouts = sum(solve.objects * solve.layout_evaluations for solve in self.solves)
+        if layouts:
+            kept = max(solve.layout_bytes for solve in self.solves) / 2**20
+            lines.append(
+                f"the layout alone was evaluated at {layouts} more steps, with {kept:,.0f} MiB of the shape's keys and "
+                "values"
             )
         batches = [solve.objects for solve in self.solves if solve.objects > 1]
         if batches:
@@ -221,9 +235,15 @@ class SolveLog:
         self._report._notify(self.record.stage, len(self.record.steps), self.record.steps_planned)
 
     def finish(
-        self, context_bytes: int = 0, replaced: Sequence[int] = (), syncs: int = 0, finite: bool | None = None
+        self,
+        context_bytes: int = 0,
+        replaced: Sequence[int] = (),
+        syncs: int = 0,
+        finite: bool | None = None,
+        layout_bytes: int = 0,
     ) -> None:
         self.record.complete = True
+        self.record.layout_bytes = layout_bytes
         self.record.finite = finite
         self.record.context_bytes = context_bytes
         self.record.syncs = syncs

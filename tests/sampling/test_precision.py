@@ -66,7 +66,8 @@ def with_rest(files: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for question, classes in PARTS.items():
         for name, kind in classes.items():
             for stage, misfit in (("ss", "needs_tokens"), ("slat", "needs_decoder")):
-                if (stage, question, name) not in known and not getattr(kind, misfit, False):
+                unfit = getattr(kind, misfit, False) or getattr(kind, "only", None)
+                if (stage, question, name) not in known and not unfit:
                     part = anywhere.get((question, name), {"name": name})
                     plain = {"when": {"name": "stride"}, "predict": {"name": "taylor"}}
                     methods[f"{stage} {question}={name}"] = {stage: {**plain, question: part}}

@@ -76,11 +76,13 @@ class SolveState:
         guided: None: every call that guidance asks for is made.
         syncs: counts where the host waits for the device.
         kept: `fast_sam3d.exact.context.Contexts`, once a saving has asked for it.
+        live: `fast_sam3d.sampling.live.LiveLayout` of a method that evaluates the layout alone.
     """
 
     guided: GuidedCalls | None = None
     syncs: Syncs = field(default_factory=Syncs)
     kept: Kept | None = None
+    live: Any = None
 
 
 class NetworkSeam(Seam):

@@ -12,9 +12,14 @@ from fast_sam3d.sampling.step import LeafEvaluation
 
 
 class Predict(Part):
-    """A predictor of one leaf's velocity."""
+    """A predictor of one leaf's velocity.
+
+    Attributes:
+        only: the group of leaves that it is for, None for any.
+    """
 
     __slots__ = ()
+    only: ClassVar[str | None] = None
 
     @property
     def rows(self) -> int:

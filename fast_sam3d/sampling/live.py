@@ -1,0 +1,285 @@
+"""The layout's velocity by the network itself, its tokens alone, at steps where the shape rests.
+
+Shape tokens attend to shape tokens only, and layout tokens to both. So at an evaluated step the shape's keys and values
+are kept, per block and per branch of guidance, and at a rested step the few layout tokens run through the blocks
+against them, both branches as one batch. With keys and values of the same step that is the full evaluation, within
+rounding; the shape is untouched.
+
+`live_call` acts at the network's seam. In evaluated steps the network's own code runs, and hooks that live as long as
+the call read its keys and values. In rested steps it returns the layout's leaves, so guidance mixes them as usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fast_sam3d.sampling.guide.calls import SolveState
+
+Module: TypeAlias = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayoutBlock:
+    """The modules of one block that the layout's tokens go through, and two that the shape's keys come from.
+
+    Args:
+        norm1, norm2, norm3: before self-attention, cross-attention and MLP.
+        to_qkv, to_out: of the self-attention, [.., C] -> [.., 3 C] and [.., C] -> [.., C].
+        q_norm, k_norm: of queries and keys by head; None without.
+        cross: (tokens, context) -> tokens.
+        mlp: of the layout.
+        shape_qkv, shape_k_norm: the shape's; hooks read their results.
+    """
+
+    norm1: Module
+    norm2: Module
+    norm3: Module
+    to_qkv: Module
+    to_out: Module
+    q_norm: Module | None
+    k_norm: Module | None
+    cross: Any
+    mlp: Module
+    shape_qkv: Any
+    shape_k_norm: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayoutStream:
+    """How a network computes the layout's velocity, as an adapter describes it.
+
+    Args:
+        blocks: in order.
+        heads: of the self-attention.
+        heads_first: q_norm and k_norm take [B, H, N, D]; else [B, N, H, D].
+        leaves: of the layout, in the order of their tokens.
+        tokens: of all leaves together.
+        to_tokens: leaves -> [B, tokens, C], in the type that the blocks compute in.
+        to_leaves: [B, tokens, C] -> velocities of the leaves.
+        modulation: (t, d) -> [blocks, 1 or B, 1, 6, C], shift, scale and gate of the self-attention and of the MLP.
+    """
+
+    blocks: Sequence[LayoutBlock]
+    heads: int
+    heads_first: bool
+    leaves: Sequence[str]
+    tokens: int
+    to_tokens: Callable[[Mapping[str, Tensor]], Tensor]
+    to_leaves: Callable[[Tensor], dict[str, Tensor]]
+    modulation: Callable[[Tensor, Tensor | None], Tensor]
+
+
+class LiveLayout:
+    """What one solve keeps of the shape, and the evaluations of its layout.
+
+    A branch of guidance whose call was not made in the last evaluated step, because guidance did not act or its method
+    saved the call, has no keys. Its velocity is then the conditional one plus the difference of the two in that step:
+    nothing where guidance did not act, and what the method gave otherwise.
+
+    Attributes:
+        bytes: of the keys and values, the most so far.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._stream: LayoutStream | None = None
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+        self._constants: dict[int, Tensor] = {}
+        self._context: Tensor | None = None
+        self._running = self._keeping = False
+        self._branches = 1
+        self._kept = 0
+        self._conditional: Mapping[str, Tensor] = {}
+        self._unconditional: Mapping[str, Tensor] | None = None
+        self._difference: dict[str, Tensor] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether the keys and values of an evaluated step are there."""
+        return self._kept > 0
+
+    def before_evaluation(self, guided: bool, needed: bool) -> None:
+        """The network runs next.
+
+        Args:
+            guided: the step has an unconditional call, too.
+            needed: a rested step may follow.
+        """
+        self._running, self._keeping = False, needed
+        self._kept, self._branches, self._difference = 0, 1 + guided, {}
+        if not needed:
+            self._drop()
+
+    def before_rest(self, guided: bool, again: bool) -> None:
+        """The layout alone runs next.
+
+        Args:
+            guided: as for an evaluation.
+            again: some later step is guided.
+        """
+        self._running, self._branches = True, 1 + guided
+        if self._kept == 2 and not (guided or again):
+            self._kept = 1
+            for kept in (self._keys, self._values):
+                for number, tensor in kept.items():
+                    kept[number] = tensor[: len(tensor) // 2].clone()
+
+    def __call__(self, stream: Callable[[], LayoutStream], call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """The network's call, or the layout's leaves alone."""
+        if self._stream is None:
+            self._stream = stream()
+        unconditional = bool(kwargs.get("cfg"))
+        if self._running:
+            return self._branch(args, kwargs, unconditional)
+        if not self._keeping:
+            return call(*args, **kwargs)
+        with self._hooks(unconditional):
+            velocity = call(*args, **kwargs)
+        if not unconditional:
+            self._conditional = velocity
+            self._kept = 1 if len(self._keys) == len(self._stream.blocks) else 0
+        elif self._kept == 1:  # the method of guidance gave this velocity
+            self._difference = {name: velocity[name] - self._conditional[name] for name in self._stream.leaves}
+        return velocity
+
+    def _branch(self, args: Any, kwargs: Any, unconditional: bool) -> dict[str, Tensor]:
+        x, t = args[:2]
+        if not unconditional:
+            both = self._branches == self._kept == 2
+            velocity = self._evaluate(x, t, kwargs.get("d"), 1 + both)
+            self._conditional = {name: v.chunk(1 + both)[0] for name, v in velocity.items()}
+            self._unconditional = {name: v.chunk(2)[1] for name, v in velocity.items()} if both else None
+            return self._with_shape(x, self._conditional)
+        found, self._unconditional = self._unconditional, None
+        if found is None:
+            found = {
+                name: v + self._difference[name] if self._difference else v for name, v in self._conditional.items()
+            }
+        return self._with_shape(x, found)
+
+    def _with_shape(self, x: Mapping[str, Tensor], layout: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Leaves in the order of x, none of the shape's values among them."""
+        return {name: layout[name] if name in layout else leaf[:, :0] for name, leaf in x.items()}
+
+    def _evaluate(self, x: Mapping[str, Tensor], t: Tensor, d: Tensor | None, branches: int) -> dict[str, Tensor]:
+        """Velocities of the layout's leaves, [branches * B, ...]."""
+        stream = self._stream
+        assert stream is not None
+        tokens = stream.to_tokens(x)
+        modulation = stream.modulation(t, d).to(tokens.dtype)
+        modulation[:, :, :, 1] += 1
+        modulation[:, :, :, 4] += 1
+        if branches == 2:
+            tokens = torch.cat([tokens, tokens])
+            if modulation.shape[1] > 1:
+                modulation = torch.cat([modulation, modulation], dim=1)
+        for number, block in enumerate(stream.blocks):
+            tokens = self._block(number, block, tokens, modulation[number].unbind(2), branches)
+        return stream.to_leaves(tokens)
+
+    def _block(self, number: int, block: LayoutBlock, x: Tensor, modulation: Sequence[Tensor], branches: int) -> Tensor:
+        """Tokens [R, N, C] after a block."""
+        stream = self._stream
+        assert stream is not None
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation
+        rows, count, _ = x.shape
+        qkv = block.to_qkv(torch.addcmul(shift1, block.norm1(x), scale1))
+        q, k, v = qkv.view(rows, count, 3, stream.heads, -1).unbind(2)
+        if block.q_norm is not None and block.k_norm is not None:
+            q, k = self._normed(block.q_norm, q), self._normed(block.k_norm, k)
+        keys, values = self._keys[number][:rows], self._values[number][:rows]
+        keys[:, -count:], values[:, -count:] = k, v
+        q, keys, values = (y.transpose(1, 2) for y in (q, keys, values))
+        attended = F.scaled_dot_product_attention(q, keys, values).transpose(1, 2).reshape(rows, count, -1)
+        x = torch.addcmul(x, block.to_out(attended), gate1)
+        few = rows // branches
+        crossed = block.cross(block.norm2(x)[:few], self._context)
+        if branches == 2:
+            crossed = torch.cat([crossed, self._constants[number].expand_as(crossed)])
+        x = x + crossed
+        hidden = torch.addcmul(shift2, block.norm3(x), scale2)
+        return torch.addcmul(x, block.mlp(hidden), gate2)
+
+    def _normed(self, norm: Module, x: Tensor) -> Tensor:
+        """[R, N, H, D], normalised by head."""
+        assert self._stream is not None
+        return norm(x.transpose(1, 2)).transpose(1, 2) if self._stream.heads_first else norm(x)
+
+    @contextmanager
+    def _hooks(self, unconditional: bool) -> Iterator[None]:
+        """Within this block the network's blocks hand over what is kept of a call."""
+        assert self._stream is not None
+        handles = []
+        try:
+            for number, block in enumerate(self._stream.blocks):
+                keep = partial(self._keep, number, unconditional)
+                if block.shape_k_norm is None:
+                    handles.append(block.shape_qkv.register_forward_hook(partial(keep, ("k", "v"))))
+                else:
+                    handles.append(block.shape_qkv.register_forward_hook(partial(keep, ("v",))))
+                    handles.append(block.shape_k_norm.register_forward_hook(partial(keep, ("normed",))))
+                handles.append(block.cross.register_forward_hook(partial(self._crossed, number, unconditional)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _keep(
+        self, number: int, unconditional: bool, parts: Sequence[str], module: Any, given: Any, result: Tensor
+    ) -> None:
+        """A hook: keep keys or values of the shape from [B, N, 3 C], or from normalised keys by head."""
+        stream = self._stream
+        assert stream is not None
+        for part in parts:
+            if part == "normed":
+                found = result.transpose(1, 2) if stream.heads_first else result
+            else:
+                one = result.chunk(3, dim=-1)["qkv".index(part)]
+                found = one.unflatten(-1, (stream.heads, -1))
+            place = self._values if part == "v" else self._keys
+            batch, count = found.shape[:2]
+            size = (batch * self._branches, count + stream.tokens, *found.shape[2:])
+            kept = place.get(number)
+            if kept is None or (kept.shape, kept.dtype, kept.device) != (size, found.dtype, found.device):
+                place.pop(number, None)  # freed before the next one is allocated
+                kept = place[number] = found.new_empty(size)
+            kept[batch * unconditional : batch * (1 + unconditional), :count] = found
+        if unconditional:
+            self._kept = 2
+        if number == len(stream.blocks) - 1:
+            tensors = [*self._keys.values(), *self._values.values()]
+            self.bytes = max(self.bytes, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+
+    def _crossed(self, number: int, unconditional: bool, module: Any, given: Any, result: Tensor) -> None:
+        """A hook: keep the context, or the result of attention to a context of zeros, which is one vector."""
+        if unconditional:
+            self._constants[number] = result[:, :1].clone()
+        else:
+            self._context = given[1]
+
+    def _drop(self) -> None:
+        self._keys.clear()
+        self._values.clear()
+
+
+def live_call(
+    describe: Callable[[Any], LayoutStream],
+    network: Any,
+    state: SolveState,
+    call: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The method of a live layout at a `NetworkSeam`; `describe` is an adapter's."""
+    if state.live is None:
+        return call(*args, **kwargs)
+    return state.live(partial(describe, network), call, args, kwargs)

@@ -1,0 +1,185 @@
+"""The layout evaluated alone, against the network's own result."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fast_sam3d.adapters.layout import layout_stream
+from fast_sam3d.model.config import LAYOUT_CHANNELS, SSFlowConfig
+from fast_sam3d.model.ss_flow import SparseStructureFlow
+from fast_sam3d.sampling.live import LiveLayout
+from tests.minis import enliven
+
+SMALL = SSFlowConfig(model_channels=24, num_blocks=3, num_heads=2, cond_channels=16, resolution=4)
+PUBLISHED = dataclasses.replace(SMALL, patch_size=1, convention="published")
+CONFIGS = {
+    "embedded": SMALL,
+    "shared modulation": dataclasses.replace(SMALL, share_mod=True),
+    "no norm of queries and keys": dataclasses.replace(SMALL, qk_rms_norm=False),
+    "norms in the cross-attention": dataclasses.replace(SMALL, qk_rms_norm_cross=True),
+    "no step size": dataclasses.replace(SMALL, is_shortcut_model=False),
+    "published": PUBLISHED,
+}
+
+
+def network(config: SSFlowConfig = SMALL, **attributes: Any) -> SparseStructureFlow:
+    torch.manual_seed(0)
+    made = SparseStructureFlow(config)
+    enliven([made])
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made.eval().requires_grad_(False)
+
+
+def inputs(made: Any, batch: int = 1, seed: int = 1) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Leaves, time and context."""
+    generator = torch.Generator().manual_seed(seed)
+    x = {name: torch.randn(batch, *shape, generator=generator) for name, shape in made.leaf_shapes.items()}
+    return x, torch.tensor([300.0]), torch.randn(batch, 7, made.config.cond_channels, generator=generator)
+
+
+class Rested:
+    """A network called as by a live layout: an evaluated step, then rested ones."""
+
+    def __init__(self, made: Any, kept: bool | None = None) -> None:
+        self.made, self.live = made, LiveLayout()
+
+    def step(self, args: Any, guided: bool = True, **kwargs: Any) -> list[dict[str, Tensor]]:
+        call = partial(self.live, partial(layout_stream, self.made), self.made, args)
+        return [call({**kwargs, **({"cfg": True} if cfg else {})}) for cfg in ([False, True] if guided else [False])]
+
+    def evaluated(self, args: Any, guided: bool = True, **kwargs: Any) -> list[dict[str, Tensor]]:
+        self.live.before_evaluation(guided, True)
+        return self.step(args, guided, **kwargs)
+
+    def rested(self, args: Any, guided: bool = True, again: bool = True, **kwargs: Any) -> list[dict[str, Tensor]]:
+        self.live.before_rest(guided, again)
+        return self.step(args, guided, **kwargs)
+
+
+def layout(velocity: dict[str, Tensor]) -> Tensor:
+    return torch.cat([velocity[name] for name in LAYOUT_CHANNELS], dim=-1).float()
+
+
+def same(got: dict[str, Tensor], expected: dict[str, Tensor], close: float = 1e-5) -> None:
+    off = (layout(got) - layout(expected)).abs().max() / layout(expected).abs().max()
+    assert float(off) < close
+    assert all(got[name].dtype == expected[name].dtype for name in LAYOUT_CHANNELS)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_with_keys_of_the_same_step_it_is_the_full_evaluation(name: str, batch: int) -> None:
+    made = network(CONFIGS[name])
+    args, d = inputs(made, batch), torch.tensor([40.0])
+    network_of = Rested(made)
+    own = network_of.evaluated(args, d=d)
+    for got, expected in zip(network_of.rested(args, d=d), own, strict=True):
+        same(got, expected)
+    assert (layout(own[0]) - layout(own[1])).abs().max() > 0.1 * layout(own[0]).abs().max()
+
+
+@pytest.mark.parametrize("saving", ["keep_context", "constant_unconditional"])
+def test_the_native_savings_change_nothing(saving: str) -> None:
+    made = network(PUBLISHED, **{saving: True})
+    args = inputs(made)
+    with made.keeping(args[2]):
+        rested = Rested(made)
+        own = rested.evaluated(args)
+        kept = made.context_bytes
+        for got, expected in zip(rested.rested(args), own, strict=True):
+            same(got, expected)
+        assert made.context_bytes == kept
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.bfloat16, 4e-2), (torch.float16, 5e-3)])
+@pytest.mark.parametrize("stored", [False, True])
+def test_in_half_precision(dtype: torch.dtype, close: float, stored: bool) -> None:
+    """Under autocast, with weights stored in float32 or in half precision."""
+    made = network(PUBLISHED)
+    if stored:
+        for part in made.modules():
+            if isinstance(part, torch.nn.Linear):
+                part.to(dtype)
+    args = inputs(made, 2)
+    with torch.autocast("cpu", dtype):
+        rested = Rested(made)
+        own = rested.evaluated(args)
+        for got, expected in zip(rested.rested(args), own, strict=True):
+            same(got, expected, close)
+    assert {kept.dtype for kept in rested.live._keys.values()} == {dtype}
+
+
+def test_other_states_and_times_are_those_of_a_network_whose_shape_stays() -> None:
+    """The oracle: the full network at another time, its shape's keys and values replaced by those of the first call."""
+    made = network()
+    first, rested = inputs(made), Rested(made)
+    x, _, context = inputs(made, seed=2)
+    second = (x, torch.tensor([700.0]), context.copy_(first[2]))
+    kept: dict[Any, Tensor] = {}
+
+    def remember(module: Any, given: Any, result: Tensor) -> Tensor:
+        part = result if "norm" in type(module).__name__.lower() else result[..., result.shape[-1] // 3 * 2 :]
+        if id(module) not in kept:
+            kept[id(module)] = part.clone()
+        else:
+            part.copy_(kept[id(module)])
+        return result
+
+    rested.evaluated(first, guided=False)
+    (got,) = rested.rested(second, guided=False)
+    for block in made.blocks:
+        block.self_attn.to_qkv["shape"].register_forward_hook(remember)
+        block.self_attn.k_rms_norm["shape"].register_forward_hook(remember)
+    made(*first)
+    same(got, made(*second))
+    assert (layout(got) - layout(rested.rested(first, guided=False)[0])).abs().max() > 0.01
+
+
+def test_the_networks_own_calls_are_bit_identical_and_leave_no_hooks() -> None:
+    made = network()
+    args, rested = inputs(made), Rested(made)
+    own = rested.evaluated(args)
+    for got, cfg in zip(own, (False, True), strict=True):
+        expected = made(*args, cfg=cfg)
+        assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert not any(module._forward_hooks for module in made.modules())
+
+
+def test_an_unconditional_branch_that_was_not_evaluated_keeps_its_difference() -> None:
+    made = network()
+    args, other = inputs(made), inputs(made, seed=2)
+    rested = Rested(made)
+    (conditional,) = rested.evaluated(args, guided=False)
+    one, two = rested.rested(other)
+    assert torch.equal(layout(one), layout(two))  # guidance did not act, and mixing them gives the conditional one
+
+    # A method of guidance gave the unconditional velocity, without the network.
+    rested.live.before_evaluation(True, True)
+    given = {name: v + 0.5 for name, v in conditional.items()}
+    describe = partial(layout_stream, made)
+    rested.live(describe, made, args, {})
+    rested.live(describe, lambda *args, **kwargs: given, args, {"cfg": True})
+    one, two = rested.rested(other)
+    assert torch.allclose(layout(two) - layout(one), torch.tensor(0.5), atol=1e-6)
+
+
+def test_the_unconditional_keys_go_with_the_end_of_guidance() -> None:
+    made = network()
+    args, rested = inputs(made), Rested(made)
+    own = rested.evaluated(args)
+    both = sum(kept.numel() for kept in rested.live._keys.values())
+    same(rested.rested(args, guided=False)[0], own[0])
+    assert sum(kept.numel() for kept in rested.live._keys.values()) == both
+    same(rested.rested(args, guided=False, again=False)[0], own[0])
+    assert sum(kept.numel() for kept in rested.live._keys.values()) * 2 == both
+    tokens = 8 + 4  # of the patched shape, and of the layout
+    assert rested.live.bytes == 2 * 2 * 3 * tokens * 24 * 4  # keys and values, branches, blocks
+    rested.live.before_evaluation(False, False)
+    assert not rested.live.ready and not rested.live._keys
