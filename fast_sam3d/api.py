@@ -65,25 +65,29 @@ def accelerate(
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
         config: a mapping {"ss": {when, where, predict, guide}, "slat": {...}, "mesh": {...}, "exact": {...}}, the whole
-            project configuration, the path of a YAML file with either (`fast-sam3d config` prints one), or the name of
-            a preset. Modules that are missing, null or empty stay off; savings that `exact` does not name are on.
-            None: the default preset. With every module off the pipeline stays untouched; use `observe` for a report.
+            project configuration, the path of a YAML file with either (`fast-sam3d config` prints one, `fast-sam3d
+            tune` measures one), or the name of a preset. Modules that are missing, null or empty stay off; savings
+            that `exact` does not name are on. None: the default preset. The presets "default" and "fast" take the
+            schedule that `fast-sam3d tune` measured on this model, where there is one. With every module off the
+            pipeline stays untouched; use `observe` for a report.
         preset: the name of a preset, instead of `config`.
-        overrides: Hydra overrides on top, such as "ss.when.stride=4".
+        overrides: Hydra overrides on top, such as "ss.when.stride=4"; "use_calibrated=false" leaves a measured
+            schedule out.
 
     Returns:
         a handle with the report; `remove` restores the pipeline.
 
     Raises:
-        ConfigError: an unknown preset, module, method, key or leaf, or a value out of range.
+        ConfigError: an unknown preset, module, method, key or leaf, a value out of range, or a schedule that was
+            measured on another model or sampler.
         NotAPipelineError: `pipeline` is not one.
         SolverError: a stage to be accelerated does not use the Euler solver.
     """
     adapter = adapt(pipeline)
-    methods = plan(adapter, config, preset=preset, overrides=overrides)
+    methods, schedule = plan(adapter, config, preset=preset, overrides=overrides)
     for stage in adapter.stages.keys() & methods.keys():
         require_euler(adapter.solver(stage), stage)
-    report = Report({stage: method.settings() for stage, method in methods.items()})
+    report = Report({stage: method.settings() for stage, method in methods.items()}, schedule=schedule)
     return Handle(install(adapter, report, methods), report)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from fast_sam3d.adapters import Sam3d
 from fast_sam3d.adapters.layout import layout_stream
+from fast_sam3d.config.calibrated import choose
 from fast_sam3d.config.methods import Method, build_methods
 from fast_sam3d.config.resolve import refuse_unknown, resolve
 from fast_sam3d.decode.aggregate import MeshMethod
@@ -28,20 +29,23 @@ from fast_sam3d.sampling.method import StageMethod
 from fast_sam3d.sampling.predict.live import Live
 from fast_sam3d.telemetry import Report, StageSeam
 
-__all__ = ["Method", "install", "methods_on", "plan"]
+__all__ = ["Method", "install", "methods_on", "plan", "schedule_on"]
 
 logger = logging.getLogger(__name__)
 
 
 def plan(
     adapter: Sam3d, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
-) -> dict[str, Method]:
+) -> tuple[dict[str, Method], str | None]:
     """The methods of a configuration by module, checked against the pipeline. Installs nothing.
 
     Args, Raises: as `accelerate`.
+
+    Returns:
+        the methods, and the file of a schedule measured on this pipeline if they are of one.
     """
     stages = adapter.stages
-    settings = resolve(config, preset, overrides)
+    settings, schedule = choose(adapter, resolve(config, preset, overrides))
     refuse_unknown(settings, [*stages, "mesh", "exact"])
     methods = build_methods(settings, stages)
     for name, method in methods.items():
@@ -50,7 +54,7 @@ def plan(
             raise ConfigError(f"{name}.guide cannot act on this pipeline, because {reason}: leave it out, or use both")
         if isinstance(method, StageMethod) and method.live and (reason := adapter.no_live_layout()):
             methods[name] = _without_live(method, name, reason)
-    return methods
+    return methods, schedule
 
 
 def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None = None) -> Patch:
@@ -107,9 +111,21 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
 
 def methods_on(adapter: Sam3d) -> Mapping[str, Any]:
     """The settings of the acceleration on a pipeline, by stage; empty without one."""
+    report = _report_on(adapter)
+    return {} if report is None else report.methods
+
+
+def schedule_on(adapter: Sam3d) -> str | None:
+    """The file of the measured schedule with which a pipeline is accelerated; None: with none."""
+    report = _report_on(adapter)
+    return None if report is None else report.schedule
+
+
+def _report_on(adapter: Sam3d) -> Report | None:
+    """The report of the acceleration on a pipeline."""
     seams = (seam_at(owner, name) for owner, name, _ in adapter.timed())
     layers = (layer for seam in seams if seam is not None for layer in seam.layers)
-    return next((layer.report.methods for layer in layers if layer.accelerates), {})
+    return next((layer.report for layer in layers if layer.accelerates), None)
 
 
 def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:

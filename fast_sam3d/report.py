@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fast_sam3d.adapters import adapt
-from fast_sam3d.install import install, methods_on
+from fast_sam3d.install import install, methods_on, schedule_on
 from fast_sam3d.serial import one_at_a_time
 from fast_sam3d.telemetry import Progress, Report, SolveRecord
 
@@ -34,7 +34,7 @@ def observe(pipeline: Any, progress: Progress | None = None, report: Report | No
     adapter = adapt(pipeline)
     with one_at_a_time():
         if report is None:
-            report = Report(methods_on(adapter), progress)
+            report = Report(methods_on(adapter), progress, schedule_on(adapter))
         patch = install(adapter, report)
     try:
         yield report

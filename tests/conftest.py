@@ -113,6 +113,12 @@ def has_cuda() -> bool:
 
 
 @pytest.fixture(autouse=True)
+def no_measured_schedules(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presets are as shipped, whatever `fast-sam3d tune` has measured on this machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:
     """Fail a test that changes torch's number of threads, because results depend on it."""
     before = torch_threads()

@@ -138,6 +138,10 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
     group = parser.add_argument_group("acceleration")
     add_preset(group, default=preset)
     _add_switch(group, "exact")
+    group.add_argument(
+        "--no_calibrated", dest="use_calibrated", action="store_const", const=False, default=None,
+        help="presets default and fast as shipped, without the schedule that `tune` measured on the model",
+    )  # fmt: skip
     group = parser.add_argument_group(
         "flags of Fast-SAM3D's releases, with the settings that they stand for; two for one setting must agree"
     )
@@ -333,7 +337,10 @@ def log_acceleration(config: Config) -> None:
 
 def _values(args: argparse.Namespace) -> dict[str, Any]:
     """Configuration keys to the values of the flags that were given."""
-    return {f.key: value for f in _PLAIN if (value := getattr(args, f.names[0], None)) is not None}
+    values = {f.key: value for f in _PLAIN if (value := getattr(args, f.names[0], None)) is not None}
+    if getattr(args, "use_calibrated", None) is not None:
+        values["use_calibrated"] = args.use_calibrated
+    return values
 
 
 _PLAIN = (Flag(("image_path",), "input.image_path", str, None, ""), *OBJECT, POINTMAP, OUTPUT_DIR, SEED, *MODEL)

@@ -129,6 +129,7 @@ class Config:
     Args:
         modules: one mapping per acceleration module ("ss", "slat", "mesh", "exact"), as in its YAML file; empty: off.
         choices: the option picked in each group, such as {"pipeline": "auto", "ss": "fast_sam3d"}.
+        use_calibrated: presets take the schedule that `fast-sam3d tune` measured on the model, where there is one.
     """
 
     seed: int
@@ -138,6 +139,7 @@ class Config:
     scene: SceneConfig = field(default_factory=SceneConfig)
     modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     choices: Mapping[str, str] = field(default_factory=dict)
+    use_calibrated: bool = True
 
 
 def load(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
@@ -328,6 +330,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
         ),
         modules={name: read.mapping(name, f"{name}={option}") for name, option in ACCELERATED.items()},
         choices=choices,
+        use_calibrated=read.boolean("use_calibrated"),
     )
     read.refuse_unread()
     if config.input.mask_index is not None and config.input.mask_path is not None:

@@ -4,18 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fast_sam3d.config.catalogue import without_about
-from fast_sam3d.config.compose import MODULES, PRESET, compose, group_options
+from fast_sam3d.config.compose import MODULES, PRESET, Config, compose, group_options
+from fast_sam3d.config.read import Reader
+from fast_sam3d.config.yaml_file import load_file
 from fast_sam3d.errors import ConfigError, suggest
 
-__all__ = ["refuse_unknown", "resolve"]
+__all__ = ["CALIBRATED", "Asked", "refuse_unknown", "resolve"]
+
+CALIBRATED: Final = "calibrated"
+"""The key of a file of `fast-sam3d tune` that holds its fingerprint and evidence; see `config.calibrated`."""
 
 
-def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Mapping[str, Any]:
-    """The configuration as {stage: mapping}."""
+@dataclass(frozen=True)
+class Asked:
+    """What a caller of `accelerate` asked for.
+
+    Args:
+        modules: settings by module, and CALIBRATED for a file of `tune`.
+        preset: the name of the preset that they are of; None: of none.
+        use_calibrated: whether a schedule measured on the pipeline may replace a preset's.
+        steps: of each stage's solves; None: the pipeline's own.
+        source: the file that they are from, for messages.
+    """
+
+    modules: Mapping[str, Any]
+    preset: str | None = None
+    use_calibrated: bool = True
+    steps: Mapping[str, int] | None = None
+    source: str = ""
+
+
+def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Asked:
+    """What a preset, a mapping, a file or a whole configuration asks for, with overrides."""
     if isinstance(overrides, str):
         raise ConfigError(f"overrides is the text {overrides!r}: give a list, [{overrides!r}]")
     for override in overrides:
@@ -38,33 +63,25 @@ def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Mappin
             )
     if config is None:
         return _from_preset(preset, overrides)
+    source = ""
     if isinstance(config, (str, os.PathLike)):
-        config = _read(Path(config))
-    modules = getattr(config, "modules", None)  # fast_sam3d.config.compose.Config
-    mapping = config if isinstance(config, Mapping) else modules
-    if not isinstance(mapping, Mapping):
+        source, config = os.fspath(config), load_file(Path(config))
+    if isinstance(config, Config):
+        steps = {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps}
+        modules = without_about(_plain(config.modules, overrides))
+        return Asked(modules, config.choices.get("preset"), config.use_calibrated, steps)
+    if not isinstance(config, Mapping):
         raise ConfigError(f"config is a {type(config).__name__}: give a mapping, the path of a YAML file, or a preset")
-    return without_about(_plain(mapping, overrides))
+    return Asked(without_about(_plain(config, overrides)), source=source)
 
 
-def _from_preset(preset: str | None, overrides: Sequence[str]) -> Mapping[str, Any]:
+def _from_preset(preset: str | None, overrides: Sequence[str]) -> Asked:
     names = group_options()["preset"]
     if preset is not None and preset not in names:
         raise ConfigError(f"there is no preset '{preset}', nor a file of that name: {suggest(preset, names)}")
-    tree, _ = compose([f"preset={preset or PRESET}", *overrides])
-    return {module: tree[module] for module in MODULES}
-
-
-def _read(path: Path) -> Any:
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
-
-    try:
-        return OmegaConf.load(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror or error}): give the path of a YAML file") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    tree, choices = compose([f"preset={preset or PRESET}", *overrides])
+    modules = {module: tree[module] for module in MODULES}
+    return Asked(modules, choices.get("preset"), Reader(tree).boolean("use_calibrated"))
 
 
 def _plain(mapping: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:

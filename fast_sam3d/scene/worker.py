@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fast_sam3d.config.compose import Config
+from fast_sam3d.config.measured import PRESETS, cache_state
 from fast_sam3d.errors import FastSam3dError, OutputError, one_line
 from fast_sam3d.outputs.folder import has_files, result_folder
 from fast_sam3d.run.memory import free_memory, smaller_than
@@ -278,6 +279,8 @@ def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
     }
     if checkpoint.runtime == "native":
         identity["runtime"] = checkpoint.runtime
+    if config.use_calibrated and config.choices.get("preset") in PRESETS and (measured := cache_state()):
+        identity["schedules"] = measured
     plain: dict[str, Any] = json.loads(json.dumps(identity, sort_keys=True, default=list))
     return plain
 

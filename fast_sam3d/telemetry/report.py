@@ -23,13 +23,17 @@ class Report:
     Args:
         methods: settings of the acceleration by stage; empty when nothing is accelerated.
         progress: called after every step and stage, for a progress bar. Not copied with the report.
+        schedule: the file of a schedule measured on the model; None: the acceleration is of none.
     """
 
     HEADER = ("stage", "seconds", "share", "steps run", "network calls", "saved")
 
-    def __init__(self, methods: Mapping[str, Any] | None = None, progress: Progress | None = None) -> None:
+    def __init__(
+        self, methods: Mapping[str, Any] | None = None, progress: Progress | None = None, schedule: str | None = None
+    ) -> None:
         self.methods = dict(methods or {})
         self.progress = progress
+        self.schedule = schedule
         self.clear()
 
     def clear(self) -> None:
@@ -123,6 +127,7 @@ class Report:
             row["fallbacks"] += solve.fallbacks
         return {
             "methods": self.methods,
+            **({} if self.schedule is None else {"schedule": self.schedule}),
             "total_seconds": self.total_seconds,
             "seconds": {name: self.seconds[name] for name in self._stage_names()},
             "network_calls": by_stage,
@@ -168,8 +173,10 @@ class Report:
         return [*([f"peak memory of the process: {known}"] if known else []), *self.remarks()]
 
     def remarks(self) -> list[str]:
-        """What the table does not show: memory, merged voxels, batches, and predictions that were not finite."""
-        lines = [] if self.memory is None else [_memory_line(self.memory)]
+        """What the table does not show: a measured schedule, memory, merged voxels, batches, predictions that were not
+        finite."""
+        lines = [] if self.schedule is None else [f"schedule measured on this model: {self.schedule}"]
+        lines += [] if self.memory is None else [_memory_line(self.memory)]
         for record in self.aggregations:
             ratios = (("picture", record.picture), ("shape", record.shape))
             said = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios if ratio is not None)

@@ -141,10 +141,10 @@ def test_every_file_describes_itself_in_full_and_its_settings_do_not(method: Lis
 
 def test_config_file_is_a_valid_mapping() -> None:
     mapping = {"ss": yaml.safe_load((resource("configs") / "ss" / "taylorseer.yaml").read_text())}
-    assert resolve(mapping, None, []) == {"ss": load(["ss=taylorseer"]).modules["ss"]}
-    assert resolve(mapping, None, ["ss.when.stride=4"])["ss"].keys() == {"when", "where", "predict"}
+    assert resolve(mapping, None, []).modules == {"ss": load(["ss=taylorseer"]).modules["ss"]}
+    assert resolve(mapping, None, ["ss.when.stride=4"]).modules["ss"].keys() == {"when", "where", "predict"}
     off = yaml.safe_load((resource("configs") / "ss" / "off.yaml").read_text())
-    assert build_methods(resolve({"ss": off}, None, [])) == {}
+    assert build_methods(resolve({"ss": off}, None, []).modules) == {}
 
 
 def test_stages_must_agree(tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""Takes a schedule that `fast-sam3d tune` measured only on the model and samplers that it was measured on.
+
+A file is a configuration as `accelerate` takes it, with one more key:
+
+    calibrated: {fingerprint: {weights: ..., ss: {steps: 25, rescale_t: 3.0, ...}, slat: {...}}, evidence: {...}}
+
+The presets `default` and `fast` take the file in the cache folder (`config.measured`) whose fingerprint is the
+pipeline's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from fast_sam3d.adapters import Sam3d
+from fast_sam3d.adapters.fingerprint import difference, fingerprint
+from fast_sam3d.config.compose import compose
+from fast_sam3d.config.measured import PRESETS, files_of
+from fast_sam3d.config.methods import build_methods
+from fast_sam3d.config.resolve import CALIBRATED, Asked
+from fast_sam3d.config.yaml_file import load_file
+from fast_sam3d.errors import ConfigError, FastSam3dError
+
+__all__ = ["Chosen", "choose"]
+
+log = logging.getLogger(__name__)
+
+_SAMPLED: Final = ("ss", "slat")
+
+
+class Chosen(NamedTuple):
+    """Settings to install.
+
+    Args:
+        modules: by module.
+        source: the file of a measured schedule; None: the settings are of none.
+    """
+
+    modules: Mapping[str, Any]
+    source: str | None = None
+
+
+def choose(adapter: Sam3d, asked: Asked) -> Chosen:
+    """The settings for a pipeline: those that were asked for, or the schedule measured on it.
+
+    Raises:
+        ConfigError: settings that were measured on another model or sampler.
+    """
+    if CALIBRATED in asked.modules:
+        own = {name: value for name, value in asked.modules.items() if name != CALIBRATED}
+        facts = asked.modules[CALIBRATED]
+        measured = facts.get("fingerprint") if isinstance(facts, Mapping) else None
+        name = asked.source or "these settings"
+        if not isinstance(measured, Mapping):
+            raise ConfigError(f"{name}: {CALIBRATED}.fingerprint is missing: run `fast-sam3d tune` again")
+        if other := difference(measured, fingerprint(adapter, asked.steps)):
+            raise ConfigError(
+                f"{name}: this path was measured with {other}: run `fast-sam3d tune` on this pipeline, or use"
+                " preset=default"
+            )
+        return Chosen(own, name)
+    if asked.preset in PRESETS and asked.use_calibrated and _untouched(asked):
+        found = _find(adapter, asked.preset, asked.steps)
+        if found is not None:
+            path, modules = found
+            log.info("preset %s takes the schedule measured on this model, %s (use_calibrated=false leaves it out)",
+                     asked.preset, path)  # fmt: skip
+            return Chosen({**asked.modules, **{stage: modules[stage] for stage in _SAMPLED}}, str(path))
+    return Chosen(asked.modules)
+
+
+def _find(adapter: Sam3d, preset: str, steps: Mapping[str, int | None] | None) -> tuple[Path, Mapping[str, Any]] | None:
+    """The newest file for a preset and a pipeline."""
+    files = files_of(preset)
+    if not files:
+        return None
+    from omegaconf import OmegaConf
+
+    own = fingerprint(adapter, steps)
+    for path in files:
+        try:
+            content: Any = OmegaConf.to_container(load_file(path), resolve=False)
+        except FastSam3dError as error:
+            log.warning("a measured schedule is skipped: %s", error)
+            continue
+        facts = content.get(CALIBRATED) if isinstance(content, Mapping) else None
+        measured = facts.get("fingerprint") if isinstance(facts, Mapping) else None
+        if not isinstance(content, Mapping) or not isinstance(measured, Mapping) or difference(measured, own):
+            continue
+        try:
+            build_methods({stage: content[stage] for stage in _SAMPLED}, adapter.stages)
+        except (ConfigError, KeyError) as error:
+            log.warning("the measured schedule %s is skipped: %s", path, error)
+            continue
+        return path, content
+    return None
+
+
+def _untouched(asked: Asked) -> bool:
+    """Whether nothing of the preset's methods for the samplers was overridden."""
+    own, _ = compose([f"preset={asked.preset}"])
+    return all(_plain(asked.modules.get(stage)) == _plain(own[stage]) for stage in _SAMPLED)
+
+
+def _plain(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {str(key): _plain(value) for key, value in tree.items()}
+    return [_plain(value) for value in tree] if isinstance(tree, (list, tuple)) else tree
