@@ -88,10 +88,10 @@ class Sam3d:
         """The network of a stage, called as (x, t, *condition); None where it is not under the known name."""
         return getattr(self.guidance(stage), "backbone", None)
 
-    def network_calls(self, stage: str) -> tuple[int, int]:
-        """Conditional and unconditional network calls of one solve without acceleration."""
+    def network_calls(self, stage: str, steps: int | None = None) -> tuple[int, int]:
+        """Conditional and unconditional network calls of one solve without acceleration; steps: None: its own."""
         generator = self.generator(stage)
-        calls = [count_calls(generator._generate_dynamics, t) for t in generator._prepare_t()[:-1]]
+        calls = [count_calls(generator._generate_dynamics, float(t)) for t in generator._prepare_t(steps)[:-1]]
         return len(calls), sum(calls) - len(calls)
 
     @contextmanager
