@@ -95,7 +95,9 @@ def test_the_page_of_methods_says_how_often_each_class_waits() -> None:
     """Measured on the host, where the same places are counted."""
     pipeline, measured = Small(torch.device("cpu")), {}
     for stage, part, settings in {(part, s["name"]): (stage, part, s) for stage, part, s in parts()}.values():
-        config = {stage: {"when": {"name": "stride"}, "predict": {"name": "hold"}, part: settings}}
+        one_leaf = {"shape": settings, "all": {"name": "hold"}}
+        part_of = one_leaf if (stage, part) == ("ss", "predict") else settings
+        config = {stage: {"when": {"name": "stride"}, "predict": {"name": "hold"}, part: part_of}}
         with fast_sam3d.accelerated(pipeline, config) as handle:
             pipeline.go()
         solve = next(solve for solve in handle.report.solves if solve.stage == stage)

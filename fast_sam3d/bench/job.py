@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from fast_sam3d.bench.collect import run_done
 from fast_sam3d.bench.objects import BenchObject, Objects
 from fast_sam3d.bench.record import Rows
 from fast_sam3d.bench.runs import Given, VariantRun, run, run_variants
+from fast_sam3d.bench.samplers import OWN, Sampler
 from fast_sam3d.bench.suite import OFF, OTHER_SEED, SEED_STEP
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.checkpoints.load import Checkpoint
@@ -50,8 +52,9 @@ class BenchTask:
         variants: "off" and "other seed", then the methods.
         objects: their source.
         settings: of every run but for its seed and steps.
-        counted: keys of the units in which operations are counted too, by one further run of each variant.
+        counted: objects and seeds with which operations are counted too, by one further run of each variant.
         protocol: of the comparisons.
+        samplers: under each of them every variant runs, the baseline too.
     """
 
     checkpoint: Checkpoint
@@ -59,18 +62,19 @@ class BenchTask:
     objects: Objects
     loading: Loading = Loading()
     settings: RunSettings = RunSettings(formats=("mesh", "gaussian"))
-    counted: frozenset[str] = frozenset()
+    counted: frozenset[tuple[str, int]] = frozenset()
     protocol: Protocol = field(default_factory=Protocol)
+    samplers: tuple[Sampler, ...] = (OWN,)
 
 
-def key_of(name: str, seed: int) -> str:
-    """Key of the unit with this object and this seed."""
-    return f"{name} seed {seed}"
+def key_of(name: str, seed: int, sampler: Sampler = OWN) -> str:
+    """Key of the unit with this object, seed and sampler; rows of a key do not depend on the other samplers."""
+    return f"{name} seed {seed} sampler {sampler.label}"
 
 
-def keys_of(names: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """Every object with its seeds, so that an interrupted benchmark has complete objects."""
-    return [key_of(name, seed) for name in names for seed in seeds]
+def keys_of(names: Sequence[str], seeds: Sequence[int], samplers: Sequence[Sampler] = (OWN,)) -> list[str]:
+    """Every object with its seeds and samplers, so that an interrupted benchmark has complete objects."""
+    return [key_of(name, seed, sampler) for name in names for seed in seeds for sampler in samplers]
 
 
 _pipeline: Any = None
@@ -91,35 +95,48 @@ def start(job: BenchTask, threads: int) -> None:
 def work(key: str) -> Rows:
     """The rows of one unit, in the order of the variants. A failed run gives a marked row."""
     global _warm
-    name, _, seed = key.rpartition(" seed ")
+    rest, _, label = key.rpartition(" sampler ")
+    name, _, seed = rest.rpartition(" seed ")
+    sampler = next(sampler for sampler in _job.samplers if sampler.label == label)
     try:
         thing = _job.objects.load(name)
     except Exception as problem:
         said = " ".join(str(problem).split())
         log.warning("object %s cannot be loaded: %s", name, said)
-        return [failed_row(name, int(seed), variant, f"{type(problem).__name__}: {said}") for variant in _job.variants]
+        error = f"{type(problem).__name__}: {said}"
+        return [failed_row(name, int(seed), sampler, variant, error) for variant in _job.variants]
     if not _warm:
+        log.info("running %d variants with few steps, to warm up", len(_job.variants))
         warm_up(_pipeline, thing.given, _job.variants, _job.settings)
         _warm = True
-    return measure(_pipeline, thing, int(seed), _job, count=key in _job.counted)
+    return measure(_pipeline, thing, int(seed), _job, (name, int(seed)) in _job.counted, sampler)
 
 
-def measure(pipeline: Any, thing: BenchObject, seed: int, job: BenchTask, count: bool = False) -> Rows:
+def measure(
+    pipeline: Any, thing: BenchObject, seed: int, job: BenchTask, count: bool = False, sampler: Sampler = OWN
+) -> Rows:
     """Run every variant once, in a random order that depends on the object and the seed, and compare the results.
 
     Args:
         count: the operations too.
+        sampler: of all variants, the baseline's too.
     """
+    with sampler.on(pipeline):
+        return list(_rows(pipeline, thing, seed, job, count, sampler))
+
+
+def _rows(
+    pipeline: Any, thing: BenchObject, seed: int, job: BenchTask, count: bool, sampler: Sampler
+) -> Iterable[dict[str, Any]]:
     variants = seeded(job.variants, seed)
     outcomes = run_variants(
         pipeline, thing.given, variants, job.settings, order_of(thing.name, seed, len(variants)), catch=(Exception,),
-        memory=True, name=thing.name, keep=lambda result: Reconstruction.of(result).on_host(),
+        memory=True, name=thing.name, keep=lambda result: Reconstruction.of(result).on_host(), done=run_done,
     )  # fmt: skip
-    rows = []
     plain = next(outcome for outcome in outcomes if outcome.variant.name == OFF)
     for outcome in outcomes:
         row: dict[str, Any] = {
-            **_head(thing.name, seed, outcome.variant),
+            **_head(thing.name, seed, sampler, outcome.variant),
             "error": outcome.error,
             "pose_refined": outcome.pose_refined,
         }
@@ -133,9 +150,7 @@ def measure(pipeline: Any, thing: BenchObject, seed: int, job: BenchTask, count:
             if count and not outcome.error
             else math.nan
         )
-        row |= _scores(outcome, plain, thing, job.protocol)
-        rows.append(row)
-    return rows
+        yield row | _scores(outcome, plain, thing, job.protocol)
 
 
 def _scores(outcome: VariantRun, plain: VariantRun, thing: BenchObject, protocol: Protocol) -> dict[str, float]:
@@ -182,10 +197,10 @@ def operations(pipeline: Any, given: Given, variant: Variant, settings: RunSetti
     return float(counter.get_total_flops())
 
 
-def failed_row(name: str, seed: int, variant: Variant, error: str) -> dict[str, Any]:
+def failed_row(name: str, seed: int, sampler: Sampler, variant: Variant, error: str) -> dict[str, Any]:
     """The row of a run that could not begin."""
-    return {**_head(name, seed, variant), "error": error}
+    return {**_head(name, seed, sampler, variant), "error": error}
 
 
-def _head(name: str, seed: int, variant: Variant) -> dict[str, Any]:
-    return {"object": name, "seed": seed, "method": variant.name}
+def _head(name: str, seed: int, sampler: Sampler, variant: Variant) -> dict[str, Any]:
+    return {"object": name, "seed": seed, "sampler": sampler.name, "method": variant.name}

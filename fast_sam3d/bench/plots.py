@@ -16,6 +16,8 @@ PARETO, STAGES, ABLATION, SWEEPS = "pareto.png", "stages.png", "ablation.png", "
 DPI = 110
 MARKERS = "osD^v<>pPX*hd8"
 GREY = "0.55"
+REST = "0.78"
+"""Of methods that are not on the Pareto front."""
 
 Panel = tuple[str, str, str]
 """Field of `MethodStats` ("plain" or "gain"), measure, and label of the axis."""
@@ -24,8 +26,11 @@ LAYOUT: Panel = ("plain", "box_iou", "layout: 3D-IoU with the unaccelerated resu
 QUALITY: Panel = ("gain", "f1@0.05", "quality: F1@0.05 with the ground truth, difference to unaccelerated")
 
 
-def draw_all(folder: Path, found: Mapping[str, MethodStats], suite: Suite) -> list[str]:
+def draw_all(folder: Path, found: Mapping[str, MethodStats], suite: Suite, sampler: str = "") -> list[str]:
     """Draw all plots with data. Returns the file names.
+
+    Args:
+        sampler: of the runs, for the titles.
 
     Raises:
         FastSam3dError: matplotlib is not installed.
@@ -33,7 +38,7 @@ def draw_all(folder: Path, found: Mapping[str, MethodStats], suite: Suite) -> li
     drawn = []
     main = [name for name in suite.main if name in found]
     if OFF in found and _panels(found, main):
-        drawn.append(pareto(folder / PARETO, found, main))
+        drawn.append(pareto(folder / PARETO, found, main, sampler))
     if OFF in found and main:
         drawn.append(stages(folder / STAGES, [OFF, *main], found))
     if OFF in found and suite.ablation:
@@ -43,31 +48,98 @@ def draw_all(folder: Path, found: Mapping[str, MethodStats], suite: Suite) -> li
     return [path.name for path in drawn]
 
 
-def pareto(path: Path, found: Mapping[str, MethodStats], names: Sequence[str]) -> Path:
-    """Speed against fidelity, one panel per measure, with the Pareto front."""
+def pareto(path: Path, found: Mapping[str, MethodStats], names: Sequence[str], sampler: str = "") -> Path:
+    """Speed against fidelity, one panel per measure; methods on the Pareto front are named, the others are grey."""
     panels = _panels(found, names)
-    plot, figure, axes = _figure(1, len(panels), (4.8 * len(panels) + 2.2, 4.8))
-    colours = plot.get_cmap("tab20")
-    for axis, (where, measure, label) in zip(axes[0], panels, strict=True):
-        points = {}
-        for number, name in enumerate(names):
-            x, y = found[name].speedup, getattr(found[name], where).get(measure, UNKNOWN)
-            points[name] = (x[0], y[0])
+    plot, figure, axes = _figure(1, len(panels), (4.6 * len(panels) + 0.4, 4.6))
+    points = {
+        panel: {name: (found[name].speedup, getattr(found[name], panel[0]).get(panel[1], UNKNOWN)) for name in names}
+        for panel in panels
+    }
+    fronts = {
+        panel: pareto_front({name: (x[0], y[0]) for name, (x, y) in own.items()}) for panel, own in points.items()
+    }
+    named = [name for name in names if any(name in front for front in fronts.values())]
+    colours = plot.get_cmap("tab10")
+    for axis, (panel, own) in zip(axes[0], points.items(), strict=True):
+        where, measure, label = panel
+        for name, (x, y) in own.items():
+            on_front = name in fronts[panel]
+            number = named.index(name) if on_front else 0
             axis.errorbar(
-                x[0], y[0], xerr=_bar(x), yerr=_bar(y), fmt=MARKERS[number % len(MARKERS)], color=colours(number % 20),
-                markersize=6, capsize=2, linewidth=1, label=name,
+                x[0], y[0], xerr=_bar(x), yerr=_bar(y), fmt=MARKERS[number % len(MARKERS)] if on_front else ".",
+                color=colours(number % 10) if on_front else REST, markersize=6, capsize=2 if on_front else 0,
+                linewidth=1, zorder=3 if on_front else 1,
             )  # fmt: skip
-        names_in_front = pareto_front(points)
-        front = [points[name] for name in names_in_front]
-        for name in names_in_front:
-            axis.annotate(name, points[name], xytext=(5, 5), textcoords="offset points", fontsize=7)
-        if front:
-            axis.plot(*zip(*front, strict=True), color=GREY, linewidth=1, zorder=0, label="Pareto front")
+        axis.plot(*zip(*((own[name][0][0], own[name][1][0]) for name in fronts[panel]), strict=True), color=GREY,
+                  linewidth=1, zorder=2)  # fmt: skip
         _floor(axis, found, where, measure)
         axis.set(xlabel="speed-up of the whole object (median ± s.e.)", ylabel=_wrapped(f"{label}, mean ± s.e."))
         axis.axvline(1.0, color=GREY, linewidth=0.6, zorder=0)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
+        _stretch(axis, where)
+    figure.suptitle(
+        f"{f'Sampler: {sampler}. ' if sampler else ''}Named: on the Pareto front (line). Grey: the other methods."
+        " Dashed: unaccelerated, another seed.", fontsize=9,
+    )  # fmt: skip
+    figure.canvas.draw()  # fixes the places for the labels
+    for axis, (panel, own) in zip(axes[0], points.items(), strict=True):
+        labels = {name: (own[name][0][0], own[name][1][0], colours(named.index(name) % 10)) for name in fronts[panel]}
+        _name_points(axis, labels, [(x[0], y[0]) for x, y in own.values()])
     return _save(plot, figure, path)
+
+
+FINEST = 0.004
+"""Differences of fidelity to 1 that the axis still resolves."""
+TICKS = {"plain": (0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 1), "gain": (-0.8, -0.4, -0.2, -0.1, -0.05, 0, 0.05)}
+
+
+def _stretch(axis: Any, where: str) -> None:
+    """Scale the axis so that a method that fails does not squeeze the others: fidelity by its logarithm to 1."""
+    import numpy as np
+
+    axis.margins(0.12)
+    low, high = axis.get_ylim()
+    if where == "plain":
+        axis.set_yscale("function", functions=(lambda y: -np.log(np.maximum(1 + FINEST - y, FINEST / 10)),
+                                               lambda z: 1 + FINEST - np.exp(-z)))  # fmt: skip
+        low, high = max(low, -0.1), 1 + FINEST / 3
+    else:
+        axis.set_yscale("symlog", linthresh=0.05)
+    axis.set_yticks([tick for tick in TICKS[where] if low <= tick <= high], minor=False)
+    axis.set_yticks([], minor=True)
+    axis.yaxis.set_major_formatter(lambda tick, _: f"{tick:g}")
+    axis.set_ylim(low, high)
+
+
+def _name_points(
+    axis: Any, labels: Mapping[str, tuple[float, float, Any]], points: Sequence[tuple[float, float]]
+) -> None:
+    """Write the name beside each point (x, y, colour), where it covers no other name and the fewest points."""
+    from matplotlib.transforms import Bbox
+
+    known = [point for point in points if all(map(math.isfinite, point))]
+    dots = axis.transData.transform(known) if known else []
+    taken: list[Any] = []
+    for name, (x, y, colour) in labels.items():
+        texts = [
+            axis.annotate(name, (x, y), (dx, dy), textcoords="offset points", fontsize=8, color=colour, va="center",
+                          ha="left" if dx > 0 else "right" if dx < 0 else "center")
+            for dx, dy in ((7, 7), (-7, -7), (7, -7), (-7, 7), (0, 12), (0, -12), (12, 18), (-12, -18), (12, -18))
+        ]  # fmt: skip
+        boxes = [text.get_window_extent() for text in texts]
+
+        def badness(number: int, boxes: list[Any] = boxes) -> float:
+            box, frame = boxes[number], axis.get_window_extent()
+            inside = Bbox.intersection(box, frame)
+            outside = inside is None or inside.width * inside.height < 0.98 * box.width * box.height
+            return 100 * sum(map(box.overlaps, taken)) + 50 * outside + box.count_contains(dots) + 0.1 * number
+
+        best = min(range(len(texts)), key=badness)
+        taken.append(boxes[best])
+        for number, text in enumerate(texts):
+            text.set_in_layout(False)
+            if number != best:
+                text.remove()
 
 
 def stages(path: Path, names: Sequence[str], found: Mapping[str, MethodStats]) -> Path:

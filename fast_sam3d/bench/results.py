@@ -11,7 +11,7 @@ from typing import Any
 
 from fast_sam3d.bench.record import without_nan, write_rows, write_text
 from fast_sam3d.bench.suite import Suite
-from fast_sam3d.bench.summary import markdown, standings
+from fast_sam3d.bench.summary import by_sampler, markdown
 from fast_sam3d.errors import FastSam3dError
 
 ROWS, PARQUET, TABLE, SUMMARY = "rows.csv", "rows.parquet", "table.md", "summary.json"
@@ -40,24 +40,27 @@ def write(
     Args:
         rows: one per run. about: lines that describe the runs.
     """
-    found = standings(rows)
+    samplers = by_sampler(rows)
+    first, found = next(iter(samplers.items()))
     write_rows(folder / ROWS, rows)
     written = [ROWS]
     if parquet:
         _write_parquet(folder / PARQUET, rows)
         written.append(PARQUET)
-    write_text(folder / TABLE, markdown(found, suite.methods, suite.main, about))
+    write_text(folder / TABLE, markdown(samplers, suite.methods, suite.main, about))
     summary = {
         "about": list(about),
         "methods": dict(suite.methods),
+        "sampler": first,
         "standings": {n: asdict(s) for n, s in found.items()},
+        "other_samplers": {other: {n: asdict(s) for n, s in samplers[other].items()} for other in list(samplers)[1:]},
     }
     write_text(folder / SUMMARY, json.dumps(without_nan(summary), indent=1, allow_nan=False))
     written += [TABLE, SUMMARY]
     if pictures:
         from fast_sam3d.bench.plots import draw_all
 
-        written += draw_all(folder, found, suite)
+        written += draw_all(folder, found, suite, first)
     return written
 
 

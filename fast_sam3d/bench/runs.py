@@ -75,6 +75,7 @@ def run_variants(
     memory: bool = False,
     name: object = "",
     keep: Callable[[Any], Any] = lambda result: result,
+    done: Callable[[], None] = lambda: None,
 ) -> list[VariantRun]:
     """Run every variant once on the same input.
 
@@ -85,6 +86,7 @@ def run_variants(
         memory: measure the peak too; freed memory is returned to the system before each run.
         name: of the object, for the log.
         keep: what to keep of a result until all have run, called outside of the measured time; may fail like a run.
+        done: called after each run.
 
     Returns:
         the runs in the order of `variants`.
@@ -96,17 +98,18 @@ def run_variants(
         began, cpu_began = time.perf_counter(), time.process_time()
         try:
             if memory:
-                done, seconds, cpu_seconds, peak = _measured(pipeline, given, variant, settings)
+                whole, seconds, cpu_seconds, peak = _measured(pipeline, given, variant, settings)
             else:
-                done = run(pipeline, given, variant, settings)
+                whole = run(pipeline, given, variant, settings)
                 seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
-            result, report, refined = keep(done.result), done.report, done.pose_refined
+            result, report, refined = keep(whole.result), whole.report, whole.pose_refined
         except catch as problem:
             seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
             said = " ".join(str(problem).split()) or "no reason given"
             error = f"{type(problem).__name__}: {said}"
             log.warning("object %s, %s: %s", name, variant.name, said)
         runs[number] = VariantRun(variant, place, result, error, seconds, report, cpu_seconds, peak, refined)
+        done()
     return [runs[number] for number in range(len(variants))]
 
 

@@ -95,6 +95,29 @@ def find_samplers(names: Sequence[str]) -> tuple[Sampler, ...]:
     return tuple(found.values())
 
 
+def samplers_for(kind: str, tag: str, names: Sequence[str]) -> tuple[Sampler, ...]:
+    """The samplers of a bench.
+
+    The settings of SAM 3D Objects' weights are those of their pipeline.yaml, so their own sampler is the published one,
+    and `MILD` is a sampler that nobody uses with them.
+
+    Args:
+        kind, tag: of the checkpoint.
+        names: see `find_samplers`; none: the published one for the embedded model, and their own for other weights.
+
+    Raises:
+        ConfigError: as there; a name that is for the embedded model alone.
+    """
+    found = find_samplers(names or [PUBLISHED.name if kind == "mini" else OWN.name])
+    for sampler in found:
+        if kind != "mini" and sampler in (PUBLISHED, MILD):
+            raise ConfigError(
+                f"the sampler '{sampler.name}' is for the embedded model, and the weights {tag} have their own,"
+                " which is measured: leave it out, or give a .yaml with rescale_t and strength"
+            )
+    return found
+
+
 def _read(name: str) -> Sampler:
     import yaml
 
@@ -109,4 +132,4 @@ def _read(name: str) -> Sampler:
         raise ConfigError(f"the sampler {path} is not YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(tree, dict) or not tree or not set(tree) <= set(SETTINGS):
         raise ConfigError(f"the sampler {path} holds {tree!r}: give rescale_t, strength or both")
-    return Sampler(path.stem, **tree)
+    return Sampler(path.stem.replace(" ", "_"), **tree)  # blanks separate the parts of a key of the bench

@@ -17,7 +17,7 @@ SEED_STEP = 1_000_003
 """Offset from a seed to the other seed."""
 
 _FOLDER = Path(__file__).parent / "suites"
-_KEYS = ("about", "objects", "seeds", "methods", "ablation", "sweeps")
+_KEYS = ("about", "objects", "seeds", "samplers", "methods", "ablation", "sweeps")
 _SWEEP_KEYS = ("method", "key", "values")
 
 
@@ -46,6 +46,8 @@ class Suite:
         methods: name to overrides, including those of ablation and sweeps.
         ablation: label to method name: modules alone and together.
         main: names of the methods in the main table, without those only in sweeps.
+        samplers: names or files, see `fast_sam3d.bench.samplers`; none: the published one, on weights other than the
+            embedded ones their own.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Suite:
     ablation: Mapping[str, str] = field(default_factory=dict)
     sweeps: tuple[Sweep, ...] = ()
     main: tuple[str, ...] = ()
+    samplers: tuple[str, ...] = ()
 
     def variants(self) -> tuple[Variant, ...]:
         """The baseline, the baseline with another seed, then the methods.
@@ -141,9 +144,13 @@ def _read(name: str, tree: Any) -> Suite:
         raise ConfigError(f"suite {name}: seeds is {seeds!r}: give a list of integers >= 0")
     if type(top.get("objects")) is not int or top["objects"] < 1:
         raise ConfigError(f"suite {name}: objects is {top.get('objects')!r}: give an integer >= 1")
+    samplers = top.get("samplers", [])
+    if not isinstance(samplers, list) or not all(isinstance(sampler, str) for sampler in samplers):
+        raise ConfigError(f"suite {name}: samplers is {samplers!r}: give a list of names, such as [published, own]")
     if not methods:
         raise ConfigError(f"suite {name} has no method: name at least one")
-    return Suite(name, top["objects"], tuple(dict.fromkeys(seeds)), methods, ablation, tuple(sweeps), main)
+    seeds = tuple(dict.fromkeys(seeds))
+    return Suite(name, top["objects"], seeds, methods, ablation, tuple(sweeps), main, tuple(samplers))
 
 
 def _mapping(what: str, tree: Any, keys: Sequence[str] = ()) -> dict[str, Any]:

@@ -49,6 +49,14 @@ def seeds(text: str) -> tuple[int, ...]:
     return found
 
 
+def names(text: str) -> tuple[str, ...]:
+    """The type of flags that take names with commas, each once."""
+    found = tuple(dict.fromkeys(filter(None, (name.strip() for name in text.split(",")))))
+    if not found:
+        raise argparse.ArgumentTypeError(f"is {text!r}: give names with commas")
+    return found
+
+
 def skipped(text: str) -> float:
     """The type of --slat_token_ratio: the share computed, 0.1 for 0.9."""
     share = float(text)

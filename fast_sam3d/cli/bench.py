@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_sam3d.cli.arguments import SHARED, at_least, seeds
+from fast_sam3d.cli.arguments import SHARED, at_least, names, seeds
 from fast_sam3d.cli.flags import (
     FOLDER_HELP,
     add_image_path,
@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ', such as "ss=fast_sam3d mesh=off" or, as a control, "pipeline.ss_steps=10" (default: none)',
     )  # fmt: skip
     parser.add_argument("--objects", type=at_least(1), metavar="N", help="how many (default: the suite's)")
+    parser.add_argument(
+        "--samplers", type=names, metavar="NAME,NAME",
+        help="of the sparse structure: published, mild, own, or files; each has its own baseline (default: the suite's,"
+        " else published on the embedded model and own on other weights)",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=seeds, metavar="N,N", help="seeds of the noise (default: the suite's)")
     add_image_path(
         parser, f"your own pictures with masks, {FOLDER_HELP}; without ground truth, so fidelity is measured alone"
@@ -92,7 +97,7 @@ def chosen_suite(args: argparse.Namespace) -> Suite:
     if more := overrides_of(args):
         suite = suite.with_methods(more, alone=args.suite is None)
         suite = replace(suite, name=suite.name if args.suite else "own")
-    given = {name: value for name in ("objects", "seeds") if (value := getattr(args, name)) is not None}
+    given = {name: value for name in ("objects", "samplers", "seeds") if (value := getattr(args, name)) is not None}
     return replace(suite, **given)
 
 
@@ -102,15 +107,22 @@ def measure(
     """The rows of a suite, and lines that describe it."""
     import torch
 
+    from fast_sam3d.bench import cautions
     from fast_sam3d.bench.collect import collect
     from fast_sam3d.bench.job import keys_of, start, work
 
     names = job.objects.names()
-    keys = keys_of(names, suite.seeds)
+    keys = keys_of(names, suite.seeds, job.samplers)
     # One process uses all of torch's threads; several use one each.
     threads = None if processes == 1 else 1
-    found = collect(keys, start, work, job, processes, threads, kept)
     each = torch.get_num_threads() if threads is None else threads
+    doubts = cautions.before(len(names), processes, each)
+    for sentence in doubts:
+        log.warning("%s", sentence)
+    found = collect(keys, start, work, job, processes, threads, kept, runs=len(job.variants))
+    rows = [row for rows in found.values() for row in rows]
+    if _on_cpu(job):
+        doubts += cautions.after(rows, each)
     seeds = f"{len(suite.seeds)} seed{'s' * (len(suite.seeds) > 1)} ({', '.join(map(str, suite.seeds))})"
     objects = "object" + "s" * (len(names) != 1)
     source = f"held-out {objects}" if job.objects.truth else f"{objects} of your own pictures, without ground truth"
@@ -119,20 +131,24 @@ def measure(
         f"{processes} process{'es' * (processes > 1)}, {each} thread{'s' * (each > 1)} each, torch {torch.__version__},"
         f" formats {', '.join(job.settings.formats or ())}, pose {'' if job.settings.refine_pose else 'not '}refined."
         " Errors are standard errors over the objects.",
+        f"Samplers of the sparse structure: {', '.join(sampler.label for sampler in job.samplers)}.",
+        *(f"**Caution:** {sentence}." for sentence in doubts),
     ]
-    return [row for rows in found.values() for row in rows], about
+    return rows, about
 
 
 def _job(args: argparse.Namespace, suite: Suite) -> tuple[BenchTask, Suite]:
     """What to run, and the suite with the number of objects that exist."""
-    from fast_sam3d.bench.job import BenchTask, keys_of
+    from fast_sam3d.bench.job import BenchTask
     from fast_sam3d.bench.objects import Folder, Objects, held_out
+    from fast_sam3d.bench.samplers import samplers_for
     from fast_sam3d.checkpoints.load import find_checkpoint
     from fast_sam3d.run.object import RunSettings
 
     config = pipeline_from(args)
     pipeline, pictures = config.pipeline, config.input.image_path
     checkpoint = find_checkpoint(pipeline.tag, pipeline.device, pipeline.runtime)
+    samplers = samplers_for(checkpoint.kind, checkpoint.tag, suite.samplers)
     objects: Objects
     if pictures is None:
         objects = held_out(checkpoint, suite.objects)
@@ -140,9 +156,9 @@ def _job(args: argparse.Namespace, suite: Suite) -> tuple[BenchTask, Suite]:
         objects = Folder(pictures, args.objects)
         log.info("%s has no ground truth: fidelity to the unaccelerated result is measured alone", pictures)
     names = objects.names()
-    counted = frozenset(keys_of(names[:1], suite.seeds[:1]))
-    job = BenchTask(checkpoint, suite.variants(), objects, pipeline.loading,
-              RunSettings.of(0, pipeline), counted)  # fmt: skip
+    counted = frozenset((name, seed) for name in names[:1] for seed in suite.seeds[:1])
+    job = BenchTask(checkpoint, suite.variants(), objects, pipeline.loading, RunSettings.of(0, pipeline), counted,
+                    samplers=samplers)  # fmt: skip
     return job, replace(suite, objects=len(names))
 
 
@@ -168,7 +184,10 @@ def _record(output: Path, job: BenchTask, args: argparse.Namespace) -> Record:
 def _processes(args: argparse.Namespace, job: BenchTask) -> int:
     if args.processes is not None:
         return int(args.processes)
+    return cores() if _on_cpu(job) and job.checkpoint.kind == "mini" else 1
+
+
+def _on_cpu(job: BenchTask) -> bool:
     import torch
 
-    on_cpu = str(job.loading.device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cpu")
-    return cores() if on_cpu and job.checkpoint.kind == "mini" else 1
+    return str(job.loading.device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cpu")

@@ -50,7 +50,7 @@ class Bar(AbstractContextManager["Bar"]):
     def __init__(
         self, title: str, total: float | None, done: float = 0, keep: bool = True, draw: bool | None = None
     ) -> None:
-        self.title, self.total, self.done = title, total, done
+        self.title, self.total, self.done, self._first = title, total, done, done
         self._progress: Any = None
         self._shown = self._began = time.perf_counter()
         if not (sys.stderr.isatty() if draw is None else draw):
@@ -86,9 +86,15 @@ class Bar(AbstractContextManager["Bar"]):
                 self._progress.refresh()
                 self._shown = now
         elif now - self._shown >= LOG_SECONDS:
-            log.info("%s: %g of %s, %.0f s%s", self.title, done, "?" if self.total is None else f"{self.total:g}",
-                     self.seconds, f", {note}" if note else "")  # fmt: skip
+            log.info("%s: %g of %s, %.0f s%s%s", self.title, done, "?" if self.total is None else f"{self.total:g}",
+                     self.seconds, self._left(), f", {note}" if note else "")  # fmt: skip
             self._shown = now
+
+    def _left(self) -> str:
+        """About how long the rest takes, where that is known."""
+        if self.total is None or self.done <= self._first:
+            return ""
+        return f", about {self.seconds / (self.done - self._first) * (self.total - self.done):.0f} s left"
 
     def close(self) -> None:
         """Take the bar off, or leave it in its last state."""

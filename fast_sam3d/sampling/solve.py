@@ -95,8 +95,10 @@ class Solve:
                 tokens = replace(tokens, decode=partial(self._autocast.call, tokens.decode))
             with self._autocast.read(tokens.coords.device).off():
                 self._choose = method.where.start(tokens)
-        self._history: History[Evaluation] = History(1 if method is None else method.depth, syncs=self._syncs)
-        self._decide = None if method is None else method.when.start(grid, stage.guidance(dynamics))
+        guidance = None if method is None else stage.guidance(dynamics)
+        depth = 1 if method is None else method.depth
+        self._history: History[Evaluation] = History(depth, syncs=self._syncs, times=grid, guidance=guidance)
+        self._decide = None if method is None else method.when.start(grid, guidance)
         self._velocity: Tree | None = None
         guiding = None if method is None else method.guide.start(self._syncs)
         live = LiveLayout() if method is not None and method.live else None

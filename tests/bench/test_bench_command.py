@@ -15,6 +15,7 @@ import pytest
 
 from fast_sam3d import cli
 from fast_sam3d.bench import job as jobs
+from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.config.packaged import checkout
 from tests.stand_in import StandIn
 
@@ -114,6 +115,7 @@ def test_rows_are_reused_until_settings_change(loaded, object_folder, elsewhere,
         (given, 1),
         (given, 0),
         ([*given, "--seeds", "42,43"], 1),  # those of 42 are there
+        ([*given, "--samplers", "mild,published"], 1),  # those of the published one are there
         ([*given, "--accelerate", "mesh=fast_sam3d", "--overwrite"], 1),
         ([*given, "--preset", "default", "--overwrite"], 1),
     ):
@@ -134,6 +136,8 @@ def test_rows_are_reused_until_settings_change(loaded, object_folder, elsewhere,
         (["--seeds", "1,x"], "--seeds is '1,x'"),
         (["--seeds", "-1"], "--seeds is '-1'"),
         (["--processes", "0"], "--processes is 0"),
+        (["--samplers", "publishd"], "did you mean 'published'"),
+        (["--samplers", ","], "--samplers is ','"),
         (["--preset", "fst"], "did you mean 'fast'"),
         (["--image_dir", "nowhere"], "--image_path nowhere is not a folder"),
     ],
@@ -146,9 +150,32 @@ def test_invalid_arguments_are_reported_before_any_run(loaded, elsewhere, capsys
     assert not list(elsewhere.glob("**/*.jsonl"))
 
 
-def test_other_weights_require_image_path(elsewhere, capsys, monkeypatch, tmp_path):
-    from fast_sam3d.checkpoints import load as loading
+def test_samplers_stand_side_by_side_each_with_its_baseline(loaded, object_folder, elsewhere, capsys):
+    (elsewhere / "long.yaml").write_text("rescale_t: 0.3")
+    given = ["--image_dir", object_folder, "--objects", 1, "--accelerate", "ss=guided_stride", "--no_pictures"]
+    assert bench(elsewhere / "out", *given, "--samplers", f"{elsewhere / 'long.yaml'},published") == 0
+    out = capsys.readouterr()
+    assert "1 object: too few" in out.err and "**Caution:** 1 object" in out.out
+    calls = {(r["sampler"], r["method"]): float(r["network_calls"]) for r in rows(elsewhere / "out")}
+    assert calls["published", "off"] == 44 + 38 and calls["long", "off"] == 31 + 38
+    assert "### Sampler: published" in out.out and "### Samplers side by side" in out.out
+    assert "long (rescale_t 0.3), published (rescale_t 3, strength 7)" in out.out
+    summary = json.loads((elsewhere / "out" / "summary.json").read_text())
+    assert summary["sampler"] == "published" and summary["standings"]["off"]["network_calls"][0] == 82
+    assert summary["other_samplers"]["long"]["off"]["network_calls"][0] == 69
 
+
+def test_other_weights_have_their_own_sampler(loaded, object_folder, elsewhere, capsys, monkeypatch, tmp_path):
+    stock = loading.Checkpoint("hf", tmp_path / "weights", "sam3d", "so")
+    monkeypatch.setattr(loading, "find_checkpoint", lambda *asked: stock)
+    given = ["--image_dir", object_folder, "--objects", 1, "--accelerate", "ss=fast_sam3d", "--no_pictures"]
+    assert bench(elsewhere / "out", *given, "--samplers", "own,mild") == 2
+    assert "sampler 'mild' is for the embedded model" in capsys.readouterr().err
+    assert bench(elsewhere / "out", *given) == 0
+    assert {row["sampler"] for row in rows(elsewhere / "out")} == {"own"}
+
+
+def test_other_weights_require_image_path(elsewhere, capsys, monkeypatch, tmp_path):
     stock = loading.Checkpoint("hf", tmp_path, "sam3d", "so")
     monkeypatch.setattr(loading, "find_checkpoint", lambda *asked: stock)
     assert cli.main(["bench", "--tag", "hf", "--accelerate", "ss=fast_sam3d"]) == 2

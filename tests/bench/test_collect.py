@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fast_sam3d.bench.collect import collect
+from fast_sam3d.bench import collect as collecting
+from fast_sam3d.bench.collect import collect, run_done
 from fast_sam3d.bench.record import Record
 
 started: list[object] = []
@@ -44,3 +45,31 @@ def test_an_interrupt_loses_only_the_current_object(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         collect([1, 2, 3], start, stopped, None, kept=Record(tmp_path, {}))
     assert list(Record(tmp_path, {}).rows) == [1, 2]
+
+
+def two_of_three(key):
+    run_done()
+    run_done()
+    return work(key)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_run_advances_the_bar(monkeypatch, processes):
+    bars = []
+
+    class Bar(collecting.Bar):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            bars.append((self, seen := []))
+            self.seen = seen
+
+        def update(self, done, *arguments):
+            super().update(done, *arguments)
+            self.seen.append(done)
+
+    monkeypatch.setattr(collecting, "Bar", Bar)
+    collect(["1", "2"], start, two_of_three, None, processes, runs=3)
+    ((bar, seen),) = bars
+    assert bar.total == 6 and seen[-1] == 6, "those of an object that could not be loaded too"
+    if processes == 1:
+        assert seen == [1, 2, 3, 4, 5, 6]

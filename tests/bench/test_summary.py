@@ -6,11 +6,14 @@ import math
 
 import pytest
 
-from fast_sam3d.bench.summary import markdown, pareto_front, standings, with_error
+from fast_sam3d.bench.summary import by_sampler, markdown, pareto_front, standings, with_error
 
 
 def row(method, thing, seed, seconds, error="", **more):
-    return {"object": thing, "seed": seed, "method": method, "error": error, "seconds": seconds, "place": 0, **more}
+    return {
+        "object": thing, "seed": seed, "sampler": "own", "method": method, "error": error, "seconds": seconds,
+        "place": 0, **more,
+    }  # fmt: skip
 
 
 ROWS = [
@@ -54,7 +57,7 @@ def test_failed_runs_are_counted_without_seconds():
     quick = standings(rows)["quick"]
     assert (quick.runs, quick.failed) == (5, 1)
     assert quick.speedup[0] == 3.0 and quick.plain["box_iou"][0] == pytest.approx(0.45)
-    assert "1 of 5" in markdown(standings(rows), {"quick": "ss=fast_sam3d"}, ["quick"], [])
+    assert "1 of 5" in markdown(by_sampler(rows), {"quick": "ss=fast_sam3d"}, ["quick"], [])
 
 
 def test_an_object_with_a_failed_baseline_has_no_pair():
@@ -82,9 +85,9 @@ def test_numbers_are_printed_with_their_errors():
 
 
 def test_tables_list_every_method():
-    text = markdown(standings(ROWS), {"quick": "ss=fast_sam3d"}, ["quick"], ["Said first."])
+    text = markdown(by_sampler(ROWS), {"quick": "ss=fast_sam3d"}, ["quick"], ["Said first."])
     lines = text.splitlines()
-    assert lines[0] == "Said first."
+    assert lines[0] == "Said first." and lines[2] == "### Sampler: own" and "side by side" not in text
     speed = next(line for line in lines if line.startswith("| quick"))
     assert "| 3.00 ±" in speed and "| 25.0 % |" in speed and "| `ss=fast_sam3d` |" in speed and "6.0 ± 1.2" in speed
     assert "| quick | 0.600 ± 0.115 | 4.00 ±" in text
@@ -92,13 +95,34 @@ def test_tables_list_every_method():
     assert "box_iou ↑" in text and "rotation_deg ↓" in text
 
 
+def test_samplers_have_their_own_baselines_and_the_published_one_comes_first():
+    slow = [{**r, "sampler": "published", "seconds": r["seconds"] * (2 if r["method"] == "off" else 1)} for r in ROWS]
+    other = [{**r, "sampler": "mild", "plain_box_iou": 0.25} for r in ROWS if r["method"] == "off"]
+    found = by_sampler([*ROWS, *slow, *other])
+    assert list(found) == ["published", "own", "mild"]
+    assert (found["published"]["quick"].speedup[0], found["own"]["quick"].speedup[0]) == (6.0, 3.0)
+    head, side = markdown(found, {}, ["quick"], []).split("### Samplers side by side")
+    assert "### Sampler: published" in head and "| 6.00 ±" in head and "| 3.00 ±" not in head
+    faster, *_ = side.split("\n\n", 2)[2].split("| method |")[1:]
+    assert faster.startswith(" published | own | mild |")
+    cells = next(line for line in faster.splitlines() if line.startswith("| quick")).split("|")[2:5]
+    assert [cell.split("±")[0].strip() for cell in cells] == ["6.00", "3.00", ""]
+
+
+def test_processor_seconds_stand_beside_the_clocks():
+    rows = [{**r, "cpu_seconds": r["seconds"] / (2 if r["method"] == "off" else 4)} for r in ROWS]
+    quick = standings(rows)["quick"]
+    assert quick.cpu_speedup[0] == 6.0 and quick.cpu_seconds[0] == pytest.approx(quick.seconds[0] / 4)
+    assert "| faster, processor time | processor seconds |" in markdown(by_sampler(rows), {}, ["quick"], [])
+
+
 def test_tables_without_ground_truth():
     rows = [{key: value for key, value in r.items() if not key.startswith("truth")} for r in ROWS]
-    text = markdown(standings(rows), {}, ["quick"], [])
+    text = markdown(by_sampler(rows), {}, ["quick"], [])
     assert "Without ground truth" in text and "Against the ground truth" not in text
 
 
 def test_methods_of_sweeps_have_a_separate_table():
     rows = [*ROWS, *({**r, "method": "stride 4"} for r in ROWS if r["method"] == "quick")]
-    main, sweeps = markdown(standings(rows), {}, ["quick"], []).split("### Sweeps")
+    main, sweeps = markdown(by_sampler(rows), {}, ["quick"], []).split("### Sweeps")
     assert "stride 4" not in main and "stride 4" in sweeps and "quick" not in sweeps

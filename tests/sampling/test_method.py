@@ -76,7 +76,7 @@ def changed(**parts: Any) -> dict[str, Any]:
     [
         (changed(wen={}), r"ss\.wen is unknown: did you mean 'when'"),
         (changed(when={"name": "strid"}), r"ss\.when\.name is 'strid': did you mean 'stride'"),
-        (changed(when={"stride": 3}), r"ss\.when has no name: give one of always, budget, .*stride"),
+        (changed(when={"stride": 3}), r"ss\.when has no name: give one of .*always, budget, .*stride"),
         (changed(when="stride"), r"ss\.when is 'stride': give a mapping"),
         (changed(when={"name": "stride", "strid": 3}), r"ss\.when\.strid is unknown: did you mean 'stride'"),
         (changed(when={"name": "stride", "stride": 0}), r"ss\.when\.stride is 0: give a whole number"),

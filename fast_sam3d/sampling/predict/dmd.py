@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isclose
 from typing import ClassVar
 
 import torch
@@ -15,20 +18,17 @@ from fast_sam3d.sampling.predict.hermite import Hermite
 from fast_sam3d.sampling.step import LeafEvaluation
 from fast_sam3d.sampling.syncs import Syncs
 
-SPACING = 1e-3
-"""How unequal, relative to the first, the intervals between snapshots may be."""
-
 
 @dataclass(frozen=True, slots=True)
 class DynamicModes(Predict):
     """The linear map that takes each snapshot to the next, applied a fraction of times by powers of its eigenvalues.
 
-    Snapshots are the newest evaluated velocities that are equally spaced in t; with fewer than `least` of
-    them the prediction is `Hermite`'s. On SAM 3D's grid of the sparse structure, t = s / (3 - 2s), no four are equally
-    spaced, so this fits the structured latent alone.
+    Snapshots are the newest evaluated velocities that are equally many steps apart; with fewer than `least` of them the
+    prediction is `Hermite`'s. So the map advances along s, in which the steps are equal, and not along t, which on the
+    grid of the sparse structure is s / (3 - 2s). There, equal steps in t do not occur.
 
-    Source: HiCache++ (the DMD predictor of the public project of that name, after HiCache, arXiv 2508.16984); exact DMD
-    as in Tu et al. 2014. In its runs of 25 steps, too, most predictions are the fallback's.
+    Source: HiCache++ (the DMD predictor of the public project of that name, after HiCache, arXiv 2508.16984), which
+    counts steps, too; exact DMD as in Tu et al. 2014.
 
     Args:
         least: snapshots needed, at least 3.
@@ -62,25 +62,28 @@ class DynamicModes(Predict):
 
     def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:
         """See `Predict`."""
-        count = equally_spaced([evaluation.t for evaluation in history][: self.window])
+        places = [place(evaluation.t, history.times) for evaluation in history][: self.window]
+        count = equally_spaced(places)
         if count < self.least:
             return self.fallback(history, t, x)
         newest = history[0]
         snapshots = torch.stack([history[i].v.flatten() for i in reversed(range(count))], dim=1)
-        ahead = (t - newest.t) / (newest.t - history[1].t)
+        ahead = (place(t, history.times) - places[0]) / (places[0] - places[1])
         try:
             return continued(snapshots, ahead, self.cutoff, history.syncs).reshape(newest.v.shape)
         except torch.linalg.LinAlgError:
             return self.fallback(history, t, x)
 
 
-def equally_spaced(times: list[float]) -> int:
-    """How many of the times, from the first on, have equal intervals."""
-    if len(times) < 3:
-        return len(times)
-    first = times[0] - times[1]
-    count = 2
-    while count < len(times) and abs((times[count - 1] - times[count]) / first - 1) < SPACING:
+def place(t: float, times: Sequence[float]) -> float:
+    """The number of steps before t on a grid; t itself where the grid is unknown."""
+    return bisect_left(times, t) if times else t
+
+
+def equally_spaced(places: Sequence[float]) -> int:
+    """How many of the places, from the first on, have equal intervals."""
+    count = min(2, len(places))
+    while count < len(places) and isclose(places[count - 1] - places[count], places[0] - places[1], rel_tol=1e-6):
         count += 1
     return count
 

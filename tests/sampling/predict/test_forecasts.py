@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from fast_sam3d.config.compose import compose
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.predict.chebyshev import Chebyshev
-from fast_sam3d.sampling.predict.dmd import DynamicModes, equally_spaced
+from fast_sam3d.sampling.predict.dmd import DynamicModes, equally_spaced, place
 from fast_sam3d.sampling.predict.hermite import Hermite
 from fast_sam3d.sampling.predict.mean_flow import MeanFlow
 from fast_sam3d.sampling.predict.taylor import Taylor
@@ -40,33 +41,33 @@ def slow_taylor(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
     return sum(a**p * c for p, c in enumerate(coefficients))
 
 
-def slow_hermite(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
+def slow_hermite(past: Past, a: float, b: float, x: np.ndarray, order: int = 2, stride: int = 3) -> np.ndarray:
     """In steps, with derivatives per step from divided differences; H_1 and H_2 written out."""
     sigma, (t0, _, v0) = 0.5, past[0]
     if len(past) == 1:
         return v0
     t1, _, v1 = past[1]
-    step = (t0 - t1) / 3
+    step = (t0 - t1) / stride
     k = (a - t0) / step
     first = (v0 - v1) / (t0 - t1) * step
     result = v0 + first * sigma * (2 * sigma * k)
-    if len(past) > 2:
+    if len(past) > 2 and order > 1:
         t2, _, v2 = past[2]
         second = 2 * ((v0 - v1) / (t0 - t1) - (v1 - v2) / (t1 - t2)) / (t0 - t2) * step**2
         result = result + second / 2 * sigma**2 * (4 * (sigma * k) ** 2 - 2)
     return result
 
 
-def slow_modes(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
-    """Exact DMD with the pseudo-inverse in full, where four or more of the last six are equally spaced."""
-    run = [past[0]]
-    for earlier in past[1:6]:
-        if len(run) > 1 and not math.isclose(run[-1][0] - earlier[0], run[0][0] - run[1][0], rel_tol=1e-6):
-            break
-        run.append(earlier)
-    if len(run) < 4:
-        return slow_hermite(past, a, b, x)
-    columns = np.array([v for _, _, v in reversed(run)]).T
+STEP_AT = {t: i for times in (GRID, UNIFORM) for i, t in enumerate(times)}
+
+
+def slow_modes(past: Past, a: float, b: float, x: np.ndarray, order: int = 2, stride: int = 3) -> np.ndarray:
+    """Exact DMD with the pseudo-inverse in full, where four or more of the last six are equally many steps apart."""
+    steps = [STEP_AT[t] for t, _, _ in past[:6]]
+    count = next((n for n in range(len(steps), 1, -1) if len({*np.diff(steps[:n])}) == 1), 1)
+    if count < 4:
+        return slow_hermite(past, a, b, x, order, stride)
+    columns = np.array([v for _, _, v in past[count - 1 :: -1]]).T
     u, s, vh = np.linalg.svd(columns[:, :-1], full_matrices=False)
     rank = int((s > 1e-4 * s[0]).sum())
     u, s, vh = u[:, :rank], s[:rank], vh[:rank]
@@ -74,7 +75,7 @@ def slow_modes(past: Past, a: float, b: float, x: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eig(operator)
     keep = np.argsort(-abs(values))[:rank]
     amplitudes = np.linalg.pinv(vectors[:, keep]) @ (u @ u.T @ columns[:, -1])
-    power = (a - run[0][0]) / (run[0][0] - run[1][0])
+    power = (STEP_AT[a] - steps[0]) / (steps[0] - steps[1])
     outside = columns[:, -1] - u @ u.T @ columns[:, -1]
     return (vectors[:, keep] @ (amplitudes * values[keep].astype(complex) ** power)).real + outside
 
@@ -192,10 +193,12 @@ def test_component_outside_the_modes_is_held() -> None:
 
 
 def test_modes_require_equal_intervals() -> None:
+    assert equally_spaced([]) == 0
     assert equally_spaced([1.0]) == 1
     assert equally_spaced([1.0, 0.9]) == 2
     assert equally_spaced([1.0, 0.9, 0.8, 0.7, 0.55]) == 4
     assert equally_spaced([GRID[i] for i in (22, 19, 16, 13)]) == 2
+    assert equally_spaced([place(GRID[i], GRID) for i in (22, 19, 16, 13, 9)]) == 4
     past = history([0.1, 0.2, 0.3, 0.45], [torch.randn(5) for _ in range(4)])
     assert torch.equal(DynamicModes()(past, 0.5, NOTHING), Hermite()(past, 0.5, NOTHING))
 
@@ -253,6 +256,8 @@ FILES: dict[str, tuple[Callable[..., np.ndarray], list[int] | None]] = {
     "taylorseer": (slow_taylor, PAPER),
     "release": (CASES["line"][1], PAPER),
     "hicache": (slow_hermite, PAPER),
+    "dmd": (slow_modes, PAPER),
+    "hicache_pp": (partial(slow_modes, order=1, stride=5), [0, 1, 2, 3, 8, 13, 18, 23]),
     "meancache": (slow_mean_flow, PAPER),
     "spectrum": (slow_chebyshev, [0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 24]),
     "easycache": (slow_offset, None),  # its schedule has a slow reference in test_when
