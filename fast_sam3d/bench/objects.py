@@ -46,15 +46,16 @@ class Objects(Protocol):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The first `count` held-out objects of the embedded model's families, by their seeds."""
+    """The first `count` held-out objects of the embedded model's families, by their seeds; from the number `skip` on."""
 
     count: int
     truth: bool = True
+    skip: int = 0
 
     def names(self) -> Sequence[str]:
         from fast_sam3d.bench.held_out import FIRST_SEED
 
-        return [str(FIRST_SEED + i) for i in range(self.count)]
+        return [str(FIRST_SEED + self.skip + i) for i in range(self.count)]
 
     def load(self, name: str) -> BenchObject:
         from fast_sam3d.bench.held_out import Subject

@@ -46,19 +46,19 @@ class Way:
         kind: `PATH` or `STEPS`.
         level: the number of the budget, the same for a path and for the fewer steps beside it.
         config: for `accelerate`.
-        steps: of both samplers.
+        steps: of both samplers; None: their own.
     """
 
     kind: str
     level: int
     config: Mapping[str, Any]
-    steps: tuple[int, int]
+    steps: tuple[int | None, int | None]
 
 
-def fewer_steps(pipeline: Any, stage: str, calls: int, most: int) -> int:
-    """The most steps of a plain solve, up to `most`, that take no more network calls; 1 if all take more."""
+def fewer_steps(pipeline: Any, stage: str, calls: int) -> int:
+    """The most steps of a plain solve that take no more network calls; 1 if all take more."""
     adapter = adapt(pipeline)
-    fitting = [n for n in range(1, most + 1) if sum(adapter.network_calls(stage, n)) <= calls]
+    fitting = [n for n in range(1, calls + 1) if sum(adapter.network_calls(stage, n)) <= calls]
     return max(fitting, default=1)
 
 
