@@ -32,7 +32,7 @@ class LatentSampling:
 
     @property
     def feats(self) -> Tensor:
-        """[N, C] of the first time, float32 on the host."""
+        """[N, C] of the first time, float32 on the host, as the sampler returned it."""
         assert self._feats is not None
         return self._feats
 
@@ -40,7 +40,7 @@ class LatentSampling:
         """The call itself, with noise of its own seed."""
         torch.manual_seed(self._seed)
         latent = sample(*self._inputs, *args, **kwargs)
-        self._feats = _host(latent)
+        self._feats = self._normalised(latent)
         self.ended = (time.perf_counter(), time.process_time())
         return latent
 
@@ -49,7 +49,12 @@ class LatentSampling:
         own = type(self._pipeline).__module__.startswith("fast_sam3d.")
         with torch.random.fork_rng(), torch.no_grad(), nullcontext() if own else torch.device(self._pipeline.device):
             torch.manual_seed(self._seed)
-            return _host(self._pipeline.sample_slat(*self._inputs, inference_steps=steps))
+            return self._normalised(self._pipeline.sample_slat(*self._inputs, inference_steps=steps))
+
+    def _normalised(self, latent: Any) -> Tensor:
+        """The features without the scale and shift that `sample_slat` adds."""
+        feats = latent.feats.detach().float()
+        return ((feats - self._pipeline.slat_mean.to(feats)) / self._pipeline.slat_std.to(feats)).cpu()
 
 
 @contextmanager
@@ -77,8 +82,3 @@ def latents_kept(pipeline: Any, seed: int = 0) -> Iterator[list[LatentSampling]]
             del inner.sample_slat
         else:
             inner.sample_slat = own
-
-
-def _host(latent: Any) -> Tensor:
-    feats: Tensor = latent.feats
-    return feats.detach().float().cpu()

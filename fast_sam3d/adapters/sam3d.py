@@ -6,7 +6,7 @@ Names of attributes and methods match sam3d_objects/pipeline/inference_pipeline.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -112,6 +112,18 @@ class Sam3d:
         finally:
             for owner, name, value in before:
                 setattr(owner, name, value)
+
+    @contextmanager
+    def steps_set(self, steps: Mapping[str, int]) -> Iterator[None]:
+        """Set the steps of stages' solves, and restore what was there on exit."""
+        before = {stage: self.generator(stage).inference_steps for stage in steps}
+        try:
+            for stage, count in steps.items():
+                self.generator(stage).inference_steps = count
+            yield
+        finally:
+            for stage, count in before.items():
+                self.generator(stage).inference_steps = count
 
     def compiled(self, stage: str) -> bool:
         """Whether a stage's network is compiled, or wrapped in a way that may hide it: seams on its parts do not run.

@@ -10,16 +10,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_sam3d.cli.arguments import SHARED, at_least
+from fast_sam3d.cli.arguments import at_least
 from fast_sam3d.cli.flags import FOLDER_HELP, add_image_path, add_model_flags, add_overwrite, pipeline_from
-from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
+from fast_sam3d.errors import FastSam3dError, OutputError
 
 if TYPE_CHECKING:
     from fast_sam3d.tune.job import Result
 
 log = logging.getLogger(__name__)
 
-OVERRIDES = (*SHARED, "pipeline.ss_steps=25")
+KEYS = ("pipeline.ss_steps", "pipeline.slat_steps", "pipeline.depth_model", "pipeline.half_cache")
+OVERRIDES = ("pipeline.ss_steps=25", "pipeline.depth_model=FILE")
 EMBEDDED_MINUTES = 2.0
 
 
@@ -93,7 +94,7 @@ def main(args: argparse.Namespace) -> int:
 
     if not args.no_picture and importlib.util.find_spec("matplotlib") is None:
         raise FastSam3dError("the picture needs matplotlib: pip install fast-sam3d[bench], or give --no_picture")
-    config = pipeline_from(args, ("pipeline.ss_steps", "pipeline.slat_steps"))
+    config = pipeline_from(args, KEYS)
     settings = config.pipeline
     samplers = find_samplers([args.sampler])
     checkpoint = find_checkpoint(settings.tag, settings.device, settings.runtime)
@@ -144,9 +145,7 @@ def main(args: argparse.Namespace) -> int:
 
 def metric_of(pipeline: Any) -> Any:
     """How much the decoder of structures notices of an error of the shape."""
-    from fast_sam3d.tune.problem import shape_metric
-
-    return shape_metric(pipeline)
+    return None
 
 
 @contextmanager
@@ -183,9 +182,3 @@ def _store(texts: dict[str, str], found: Result, folder: Path) -> None:
             f"the schedules cannot be kept for the presets ({error}): use the files in {folder}, or --no_cache"
         ) from error
     print(f"the presets default and fast take them on this model: {paths[0].parent}")
-
-
-def refuse(condition: bool, message: str) -> None:
-    """Raises ConfigError."""
-    if condition:
-        raise ConfigError(message)

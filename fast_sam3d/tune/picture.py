@@ -45,7 +45,7 @@ def draw(path: Path, result: Result, title: str) -> None:
         chosen = [row for row in rows if (row["kind"], row["level"]) == (PATH, result.chosen) and measure in row]
         for row in chosen:
             axis.annotate("default", (row[calls][0], row[measure][0]), (6, -12), textcoords="offset points", fontsize=8)
-        axis.set(xlabel=CALLS[calls], ylabel=label)
+        axis.set(xlabel=CALLS[calls], ylabel=label, yscale="linear" if measure == "voxel_iou" else "log")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)
