@@ -145,7 +145,10 @@ def main(args: argparse.Namespace) -> int:
 
 def metric_of(pipeline: Any) -> Any:
     """How much the decoder of structures notices of an error of the shape."""
-    return None
+    from fast_sam3d.tune import problem
+
+    make = getattr(problem, "shape_metric", None)
+    return None if make is None else make(pipeline)
 
 
 @contextmanager

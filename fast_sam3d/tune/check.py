@@ -83,14 +83,20 @@ def measure(
         base = run_object(pipeline, given.image, given.mask, given.pointmap, settings=whole)
     latent = latents[0]
     ended = latent.ended
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "object": thing.name, "seed": settings.seed, "kind": BASELINE, "level": -1, "error": "",
             **_calls(base.report), "seconds": ended[0] - began[0], "cpu_seconds": ended[1] - began[1],
         }
     ]  # fmt: skip
     for way in ways:
-        row = {"object": thing.name, "seed": settings.seed, "kind": way.kind, "level": way.level, "error": ""}
+        row: dict[str, Any] = {
+            "object": thing.name,
+            "seed": settings.seed,
+            "kind": way.kind,
+            "level": way.level,
+            "error": "",
+        }
         try:
             row |= _measured(pipeline, thing, way, settings, base.result, latent)
         except FastSam3dError as error:

@@ -67,7 +67,7 @@ def as_yaml(result: Result, preset: str, live: bool, about: Mapping[str, Any]) -
         "exact": compose(["exact=all"])[0]["exact"],
         CALIBRATED: {"fingerprint": dict(result.fingerprint), "evidence": evidence},
     }
-    head = "# Written by `fast-sam3d tune`; for fast_sam3d.accelerate(pipeline, config=\"this file's path\").\n"
+    head = '# Written by `fast-sam3d tune`; for fast_sam3d.accelerate(pipeline, config="this file\'s path").\n'
     return head + yaml.dump(tree, Dumper=_plain_dumper(), sort_keys=False, default_flow_style=None, width=110)
 
 
@@ -75,13 +75,15 @@ def as_tree(result: Result, about: Mapping[str, Any]) -> dict[str, Any]:
     """All that was measured; may contain numbers that are not finite."""
     return {
         "date": _today(),
-        "about": {**about, "torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()},
+        "about": {
+            **about, "torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine(),
+        },
         "fingerprint": result.fingerprint,
         "plan": {**asdict(result.plan), "run_seconds": result.costs.run, "run_calls": result.costs.calls},
         "levels": [{stage: path.plain for stage, path in level.paths.items()} for level in result.levels],
         "default": result.chosen,
         "fast": result.fast,
-        "check": summary(result.rows),
+        "check_summary": summary(result.rows),
         "rows": result.rows,
         **result.facts,
     }  # fmt: skip

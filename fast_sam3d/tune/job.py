@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -128,7 +128,7 @@ class Calibration:
         fitted = 2 * levels_calls[0]  # halves of the objects agree
         full = sum(cost(single[stage], most[stage]) for stage in stages)
         costs = Costs(run, sum(calls.values()), full + fitted, sum(levels_calls) + fitted, tuple(levels_calls))
-        plan = make_plan(costs, self.seconds - self.spent, len(self._cases.calibration), len(self._cases.check))
+        plan = self._planned(costs)
         log.info("%s", plan.sentence(costs, self.seconds))
         cases = self._collect(plan)
         found: dict[str, dict[int, FoundPath]] = {}
@@ -156,6 +156,15 @@ class Calibration:
         }  # fmt: skip
         own = fingerprint(self._adapter)
         return Result(tuple(levels), chosen, fast_of(levels, chosen), rows, own, plan, costs, facts)
+
+    def _planned(self, costs: Costs) -> TimePlan:
+        """What the time allows; the plan of an interrupted calibration with the same limit is kept."""
+        key = f"plan {self._request}"
+        if key not in self._record.rows:
+            cases = self._cases
+            plan = make_plan(costs, self.seconds - self.spent, len(cases.calibration), len(cases.check))
+            self._record.add(key, [asdict(plan)])
+        return TimePlan(**self._record.rows[key][0])
 
     # -------------------------------------------------------------------------------------------- the baseline
 
@@ -228,9 +237,8 @@ class Calibration:
                 f" others ({agreed.unseen:.3g} against {agreed.seen:.3g}), so that a calibration on"
                 f" {problem.objects} objects means nothing: give more --objects and --minutes, or use preset=default"
             )
-        paths = [path.plain for path in found.values()]
         facts = {"seen": agreed.seen, "unseen": agreed.unseen}
-        self._record.add(key, [{"paths": paths, "agreement": facts}])
+        self._record.add(key, [{"paths": [path.plain for path in found.values()], "agreement": facts}])
         return found, agreed
 
     # ----------------------------------------------------------------------------------------------- the check

@@ -39,8 +39,8 @@ def draw(path: Path, result: Result, title: str) -> None:
         for kind, (name, colour, marker) in LINES.items():
             own = sorted(_points(rows, kind, measure, calls))
             if own:
-                x, y, error = zip(*own, strict=True)
-                bars = [value if math.isfinite(value) else 0.0 for value in error]
+                x, y, spread = zip(*own, strict=True)
+                bars = [value if math.isfinite(value) else 0.0 for value in spread]
                 axis.errorbar(x, y, yerr=bars, color=colour, marker=marker, capsize=2, linewidth=1.2, label=name)
         chosen = [row for row in rows if (row["kind"], row["level"]) == (PATH, result.chosen) and measure in row]
         for row in chosen:
@@ -56,6 +56,4 @@ def draw(path: Path, result: Result, title: str) -> None:
 
 def _points(rows: list[dict[str, Any]], kind: str, measure: str, calls: str) -> list[tuple[float, float, float]]:
     """(calls, mean, standard error) of each level."""
-    return [
-        (row[calls][0], *row[measure]) for row in rows if row["kind"] == kind and measure in row and calls in row
-    ]
+    return [(row[calls][0], *row[measure]) for row in rows if row["kind"] == kind and measure in row and calls in row]

@@ -1,9 +1,9 @@
 """What a time limit allows: how many objects, and whether the network is evaluated on the schedules' own states.
 
-    run      one baseline run to the end of the structured latent
-    search   for each object, calls of the dynamic programming (`path_search.cost`), or of following the schedules found
-             on the baselines alone
-    check    for each object, one baseline run and one run of each way
+run      one baseline run to the end of the structured latent
+search   for each object, calls of the dynamic programming (`path_search.cost`), or of following the schedules found
+         on the baselines alone
+check    for each object, one baseline run and one run of each way
 """
 
 from __future__ import annotations
