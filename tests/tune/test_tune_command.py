@@ -90,6 +90,9 @@ def test_writes_schedules_that_fit_and_presets_take_them(capsys: Any, tmp_path: 
 
     text = (out / "tuned.yaml").read_text()
     assert "&" not in text and set(yaml.safe_load(text)) == {"ss", "slat", "exact", "calibrated"}
+    with pytest.raises(ConfigError, match="measured with ss 5 steps, and the pipeline has 8"):
+        fast_sam3d.accelerate(pipeline, out / "tuned.yaml")
+    pipeline.models["ss_generator"].inference_steps, pipeline.models["slat_generator"].inference_steps = 5, 4
     handle = fast_sam3d.accelerate(pipeline, out / "tuned.yaml")
     assert list(handle.methods["ss"]["when"]["nodes"]) == level["ss"]["nodes"]
     with_preset = fast_sam3d.accelerate(pipeline)
