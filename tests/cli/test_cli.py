@@ -118,7 +118,7 @@ def test_unknown_commands(capsys, name, near):
 def test_config_prints_the_composed_tree(capsys):
     import yaml
 
-    code, out, _ = run(capsys, "config", "--enable_acceleration", "--ss_cache_stride", "5", "seed=3")
+    code, out, _ = run(capsys, "config", "--preset", "guided_stride", "--ss_cache_stride", "5", "seed=3")
     assert code == 0
     tree = yaml.safe_load(out)
     assert tree["seed"] == 3
