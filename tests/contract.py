@@ -47,7 +47,7 @@ def short(settings: dict[str, Any]) -> dict[str, Any]:
     """A method's settings for runs of a few steps, early enough to save network calls."""
     settings = copy.deepcopy(settings)
     for part, early in (
-        ("when", {"warmup": 2, "threshold": 0.5}),
+        ("when", {"warmup": 2, "threshold": 0.5, "evaluations": 5}),
         ("where", {"warmup": 1}),
         ("guide", {"warmup": 1, "interval": 2, "threshold": -1.0}),
     ):

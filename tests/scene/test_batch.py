@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fast_sam3d
+from fast_sam3d.config.compose import load
 from fast_sam3d.report import observe
 from fast_sam3d.run.object import RunSettings, run_object
 from fast_sam3d.scene import run_scene
@@ -53,7 +54,7 @@ def results(pipeline, things, seed=7):
 AROUND = {"when": {"name": "guided_stride", "stride": 3, "warmup": 2}, "predict": {"name": "hold"}}
 
 
-@pytest.mark.parametrize("method", [None, STRIDE, AROUND])
+@pytest.mark.parametrize("method", [None, STRIDE, AROUND, load(["ss=path"]).modules["ss"]])
 def test_a_batched_object_equals_the_single_one(pipeline, method):
     things = [Thing(left) for left in (5, 20, 40)]
     with fast_sam3d.accelerated(pipeline, {} if method is None else {"ss": method}):

@@ -127,7 +127,7 @@ def test_scene_writes_every_file(pipeline, kitchen, elsewhere, capsys):
     report = json.loads((folder / "2" / "report.json").read_text())
     assert report["seconds"]["results"] > 0 and "composed 3 objects in" in err
     assert report["total_seconds"] == pytest.approx(sum(report["seconds"].values()))
-    assert report["seconds"]["ss"] > 0 and report["methods"]["ss"]["when"]["name"] == "guided_stride"
+    assert report["seconds"]["ss"] > 0 and report["methods"]["ss"]["when"]["name"] == "path"
     with Image.open(folder / "turntable.gif") as picture:
         assert picture.n_frames == 24 and picture.info["loop"] == 0
 
