@@ -3,7 +3,7 @@
     solves = [collect(pipeline, item)["ss"] for item in items]
     mean_cache.nodes(Problem.of(solves), evaluations=10)    # for `when: {name: path, nodes: ...}`
 
-Source: MeanCache (arXiv 2601.19961), "peak-suppressed shortest path". All that it needs are the baseline's states.
+Source: MeanCache (arXiv 2601.19961), "peak-suppressed shortest path"; the power is ours. All that it needs are the baseline's states.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def nodes(problem: Problem, evaluations: int, power: float = 4.0) -> list[int]:
     Args:
         problem: the baseline's solves of some objects.
         evaluations: how many steps those are; guided ones count as one, as in the paper.
-        power: of each error in the sum; above 1, one great error counts more than several small ones. The value is ours.
+        power: of each error in the sum; above 1, one great error counts more than several small ones.
 
     Raises:
         ValueError: there are not so many steps.
