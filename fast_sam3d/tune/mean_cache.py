@@ -3,7 +3,8 @@
     solves = [collect(pipeline, item)["ss"] for item in items]
     mean_cache.nodes(Problem.of(solves), evaluations=10)    # for `when: {name: path, nodes: ...}`
 
-Source: MeanCache (arXiv 2601.19961), "peak-suppressed shortest path"; the power is ours. All that it needs are the baseline's states.
+Source: MeanCache (arXiv 2601.19961), "peak-suppressed shortest path"; the power is ours. All that it needs are the
+baseline's states.
 """
 
 from __future__ import annotations
