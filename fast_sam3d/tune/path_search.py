@@ -100,6 +100,7 @@ def search(
     beam: int = 1,
     objective: Objective = "mean",
     assume: bool = False,
+    only: Sequence[int] | None = None,
     rounds: int = 2,
     seconds: float | None = None,
     progress: Callable[[float], None] = lambda share: None,
@@ -115,6 +116,7 @@ def search(
         objective: over the problems, the mean or the worst of (error x weight).
         assume: on the baseline's states, so that the search itself makes no calls; each schedule found is then
             followed once for its weights and errors. For models where a call is expensive.
+        only: budgets that are wanted; None: all. Others are not followed, which matters with `assume`.
         rounds: of the local search at most; 0: none.
         seconds: local search ends after so many from the start; the pass before it is not cut short, see `cost`.
         progress: receives the share that is done.
@@ -132,6 +134,8 @@ def search(
     measure = _score(objective, [problem.weight for problem in problems])
     student = Student(problems, order)
     found = _programme(Student(problems, order, assume=True) if assume else student, most, beam, measure, progress)
+    if only is not None:
+        found = {calls: found[calls] for calls in {_within(found, budget, measure) for budget in only}}
     if assume:
         found = {calls: [_chain(student, student.begin(), path.nodes[1:]) for path in paths]
                  for calls, paths in found.items()}  # fmt: skip
@@ -140,6 +144,12 @@ def search(
         if not _improve(student, best, most, measure, end):
             break
     return _front({calls: _found(student, path) for calls, path in best.items()}, measure, best)
+
+
+def _within(found: dict[int, list[Prefix]], budget: int, measure: Callable[[Move | Prefix], float]) -> int:
+    """The number of calls of the best schedule within a budget; the least where none is."""
+    fitting = [calls for calls in found if calls <= budget] or [min(found)]
+    return min(fitting, key=lambda calls: min(map(measure, found[calls])))
 
 
 def follow(problems: Sequence[Problem], path: FoundPath, refit: bool = False) -> tuple[FoundPath, Prefix]:

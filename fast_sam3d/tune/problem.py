@@ -1,10 +1,9 @@
 """What a schedule is calibrated on: the baseline's solves of some objects in one stage, under one sampler.
 
-    solves = collect(pipeline, objects)                 # one run for each object, both stages
-    problem = Problem.of(solves["ss"], shape_metric(pipeline))
-    found = path_search.search([problem], most=30)      # the best schedule for every number of calls
+    solves = [collect(pipeline, item)["ss"] for item in objects]
+    found = path_search.search([Problem.of(solves)], most=30)  # the best schedule for every number of calls
 
-A run that is not finished is lost, one that is finished can be stored: `RecordedSolve.stored` and `restored`.
+Several samplers at once: `collect(..., stages=["ss"], solve=False)`, and a problem of `solve.under(...)` for each.
 """
 
 from __future__ import annotations
@@ -26,11 +25,14 @@ from fast_sam3d.run.object import with_alpha
 from fast_sam3d.sampling.step import Leaves
 from fast_sam3d.serial import one_at_a_time
 
-__all__ = ["Metric", "Problem", "collect", "fewer_steps"]
+__all__ = ["Metric", "Problem", "collect", "errors", "fewer_steps"]
 
 STAGES = ("ss", "slat")
 Metric: TypeAlias = Callable[[Tensor], Tensor]
-"""Main leaf of some objects at t = 1 -> factors of an error there, broadcastable to it."""
+"""Main leaf of some objects at t = 1 -> factors of an error there, broadcastable to it.
+
+What the occupancy decoder notices (gradients of its logits near zero) gave no better schedule, so the default is none.
+"""
 
 
 @one_at_a_time()
