@@ -358,7 +358,8 @@ def _values(args: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-_PLAIN = (Flag(("image_path",), "input.image_path", str, None, ""), *OBJECT, POINTMAP, OUTPUT_DIR, SEED, QUALITY, *MODEL)
+_IMAGE = Flag(("image_path",), "input.image_path", str, None, "")
+_PLAIN = (_IMAGE, *OBJECT, POINTMAP, OUTPUT_DIR, SEED, QUALITY, *MODEL)
 
 
 def _load(args: argparse.Namespace, overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> Config:

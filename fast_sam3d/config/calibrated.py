@@ -95,8 +95,8 @@ def _of_quality(
             return {**modules, **methods}
     closest = max((measured for measured, _ in levels), default=0.0)
     raise ConfigError(
-        f"quality is {quality:g}, and no schedule measured on this model has that voxel IoU (the closest: {closest:.3f}):"
-        f" ask for less, or run `fast-sam3d tune --quality {quality:g}`"
+        f"quality is {quality:g}, and no schedule measured on this model has that voxel IoU (the closest:"
+        f" {closest:.3f}): ask for less, or run `fast-sam3d tune --quality {quality:g}`"
     )
 
 
