@@ -84,6 +84,10 @@ class _Bed:
             generator.inference_steps = before
         return Solved({name: torch.cat([each[name] for each in found]) for name in found[0]}, calls / total)
 
+    def begin(self, generator: Any) -> dict[str, Tensor]:
+        """One solve of all objects as one batch, with the method that is installed."""
+        return self._solve(generator, 0, len(self))
+
     def _solve(self, generator: Any, start: int, end: int) -> dict[str, Tensor]:
         raise NotImplementedError
 
