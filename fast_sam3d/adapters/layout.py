@@ -27,6 +27,7 @@ _CLASSES = {
         f"{_OWN}.SparseStructureFlow",
     },
     "block": {f"{_STOCK}.modules.transformer.modulated.MOTModulatedTransformerCrossBlock", f"{_OWN}.JointBlock"},
+    "norm": {f"{_STOCK}.modules.attention.modules.MultiHeadRMSNorm", "fast_sam3d.model.layers.HeadRMSNorm"},
     "self-attention": {f"{_STOCK}.modules.attention.modules.MOTMultiHeadSelfAttention", f"{_OWN}.JointSelfAttention"},
 }
 """Classes whose code is known, by what they are."""
@@ -36,7 +37,13 @@ def no_layout_stream(network: Any) -> str | None:
     """Why the layout's tokens cannot run through a network alone, or None."""
     blocks = list(getattr(network, "blocks", ()))
     parts = [("network", network)]
-    parts += [part for block in blocks for part in (("block", block), ("self-attention", block.self_attn))]
+    for block in blocks:
+        attention = getattr(block, "self_attn", None)
+        parts += [("block", block), ("self-attention", attention)]
+        if getattr(attention, "qk_rms_norm", False):
+            parts += [
+                ("norm", norm) for norms in (attention.q_rms_norm, attention.k_rms_norm) for norm in norms.values()
+            ]
     for what, part in parts:
         kind = f"{type(part).__module__}.{type(part).__qualname__}"
         if kind not in _CLASSES[what]:
@@ -97,13 +104,22 @@ def _block(block: Any, stream: str) -> LayoutBlock:
         norm3=block.norm3[stream],
         to_qkv=attention.to_qkv[stream],
         to_out=attention.to_out[stream],
-        q_norm=attention.q_rms_norm[stream] if normed else None,
-        k_norm=attention.k_rms_norm[stream] if normed else None,
+        qk_norm=_norm(attention.q_rms_norm[stream], attention.k_rms_norm[stream]) if normed else None,
         cross=block.cross_attn[stream],
         mlp=block.mlp[stream],
         shape_qkv=attention.to_qkv[SHAPE],
         shape_k_norm=attention.k_rms_norm[SHAPE] if normed else None,
     )
+
+
+def _norm(q: Any, k: Any) -> Any:
+    """Both norms as one function of [B, N, 2, H, D], so that it is one series of kernels."""
+    floor = None if getattr(q, "floor", False) else 1e-24  # a length of 1e-12, as of `torch.nn.functional.normalize`
+    return partial(_normed, torch.stack([q.gamma, k.gamma]), floor)
+
+
+def _normed(gamma: Tensor, floor: float | None, x: Tensor) -> Tensor:
+    return (nn.functional.rms_norm(x.float(), x.shape[-1:], eps=floor) * gamma).to(x.dtype)
 
 
 def _to_tokens(
@@ -123,7 +139,7 @@ def _to_leaves(
 
 
 def _modulation(network: Any, t: Tensor, d: Tensor | None) -> Tensor:
-    """[blocks, 1 or B, 1, 6, C] of all blocks."""
+    """[blocks, T, 1, 6, C] of all blocks."""
     if hasattr(network, "modulation"):
         mod = network.modulation(t, d)
     else:

@@ -27,8 +27,8 @@ def before(objects: int, processes: int, threads: int) -> list[str]:
     load, cores = (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0), os.cpu_count() or 1
     if load + processes * threads > cores + 1:
         found.append(
-            f"other programs use {load:.1f} of {cores} cores (average of the last minute): seconds and speed-ups are"
-            " unreliable while they run"
+            f"the load of the last minute is {load:.1f} on {cores} cores: while other programs run, seconds and"
+            " speed-ups are unreliable"
         )
     return found
 

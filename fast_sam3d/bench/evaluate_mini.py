@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from fast_sam3d import metrics
-from fast_sam3d.bench.collect import collect
+from fast_sam3d.bench.collect import collect, run_done
 from fast_sam3d.bench.held_out import FIRST_SEED, Subject
 from fast_sam3d.bench.record import Record, code_digest, without_nan, write_rows, write_text
 from fast_sam3d.bench.runs import run_variants
+from fast_sam3d.bench.samplers import OWN, Sampler
 from fast_sam3d.bench.variant import NOISE_SEED, STEPS, Variant, variant_of
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.metrics import Protocol, Reconstruction
@@ -39,6 +40,7 @@ class EvaluationTask:
     checkpoint: Path
     variants: tuple[Variant, ...]
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampler: Sampler = OWN
 
 
 _pipeline: Any = None
@@ -57,7 +59,9 @@ def _work(seed: int) -> list[dict[str, Any]]:
     subject = Subject.of(seed)
     rows: list[dict[str, Any]] = []
     base: Mapping[str, Any] | None = None
-    for place, outcome in enumerate(run_variants(_pipeline, subject.given, _task.variants, SETTINGS, name=seed)):
+    with _task.sampler.on(_pipeline):
+        runs = run_variants(_pipeline, subject.given, _task.variants, SETTINGS, name=seed, done=run_done)
+    for place, outcome in enumerate(runs):
         row = {"seed": seed, "family": subject.family, "variant": outcome.variant.name}
         row |= outcome.columns(("ss", "slat", "mesh"))
         row |= score(outcome.result, subject) if outcome.result is not None else NOTHING
@@ -143,7 +147,7 @@ def evaluate(
     Returns:
         One row per object and variant, in the order of the seeds.
     """
-    rows = collect(seeds, _start, _work, task, processes, threads, kept, "evaluate")
+    rows = collect(seeds, _start, _work, task, processes, threads, kept, "evaluate", len(task.variants))
     return [row for found in rows.values() for row in found]
 
 
@@ -223,6 +227,7 @@ def measure(
     others: Sequence[Variant] = (),
     sampling: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    sampler: Sampler = OWN,
 ) -> dict[str, Any]:
     """Evaluate a checkpoint and write `rows.csv` and `summary.json`.
 
@@ -231,6 +236,7 @@ def measure(
     Args:
         others: variants that are compared with the baseline.
         overwrite: discard finished objects.
+        sampler: of the sparse structure, of every variant.
 
     Returns:
         the summary; unknown numbers are None.
@@ -240,12 +246,13 @@ def measure(
     """
     writable_folder(output, "--output_dir")  # checked now rather than after the measurement
     Pipeline.from_pretrained(checkpoint)  # raises here for damaged weights, not in every worker
-    task = EvaluationTask(checkpoint, (Variant("25 steps"), *others), sampling or {})
+    task = EvaluationTask(checkpoint, (Variant("25 steps"), *others), sampling or {}, sampler)
     settings = {
         "checkpoint": weights_digest(task.checkpoint),
         "code": code_digest(),
         "variants": [asdict(variant) for variant in task.variants],
         "sampling": dict(task.sampling),
+        "sampler": sampler.label,
     }
     seeds = range(FIRST_SEED, FIRST_SEED + objects)
     rows = evaluate(task, seeds, processes, kept=Record(output, settings, overwrite))
@@ -253,6 +260,7 @@ def measure(
     base = [row for row in rows if row["variant"] == task.variants[0].name]
     summary: dict[str, Any] = {
         "objects": objects,
+        "sampler": sampler.label,
         "overall": summarise(base),
         "families": by_family(base),
         "variants": {},

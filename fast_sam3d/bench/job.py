@@ -106,7 +106,6 @@ def work(key: str) -> Rows:
         error = f"{type(problem).__name__}: {said}"
         return [failed_row(name, int(seed), sampler, variant, error) for variant in _job.variants]
     if not _warm:
-        log.info("running %d variants with few steps, to warm up", len(_job.variants))
         warm_up(_pipeline, thing.given, _job.variants, _job.settings)
         _warm = True
     return measure(_pipeline, thing, int(seed), _job, (name, int(seed)) in _job.counted, sampler)

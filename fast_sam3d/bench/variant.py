@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from fast_sam3d.config.compose import Config, check_methods, load
+from omegaconf import OmegaConf
+
+from fast_sam3d.config.compose import MODULES, Config, check_methods, load
+from fast_sam3d.config.methods import build_methods
+from fast_sam3d.config.yaml_file import load_file
 from fast_sam3d.errors import ConfigError
 
 STEPS = 25
@@ -33,13 +38,15 @@ def variant_of(overrides: str, name: str | None = None) -> Variant:
     """The variant that overrides, separated by blanks, describe: modules, steps and seed.
 
     Args:
-        overrides: such as "ss=fast_sam3d slat=off" or, as a control, "pipeline.ss_steps=10". May change nothing.
+        overrides: such as "ss=fast_sam3d slat=off" or, as a control, "pipeline.ss_steps=10"; may change nothing. Or
+            the path of a YAML file as `accelerate` takes it, such as one of `fast-sam3d tune`.
         name: None takes the overrides.
 
     Raises:
         ConfigError: they do not compose, or a method does not fit its stage.
     """
-    return _variant(_checked(overrides), overrides if name is None else name)
+    name = overrides if name is None else name
+    return _of_file(overrides, name) if _is_file(overrides) else _variant(_checked(overrides), name)
 
 
 def method_of(name: str, overrides: str, plain: Config) -> Variant:
@@ -52,6 +59,8 @@ def method_of(name: str, overrides: str, plain: Config) -> Variant:
         ConfigError: as there, with the method's name; overrides that a bench sets itself, or that change nothing.
     """
     try:
+        if _is_file(overrides):
+            return _of_file(overrides, name)
         given = _checked(overrides)
     except ConfigError as error:
         raise ConfigError(f"method '{name}': {error}") from error
@@ -70,6 +79,19 @@ def method_of(name: str, overrides: str, plain: Config) -> Variant:
             " a control other steps, pipeline.ss_steps=10"
         )
     return variant
+
+
+def _is_file(overrides: str) -> bool:
+    return overrides.endswith((".yaml", ".yml")) and "=" not in overrides
+
+
+def _of_file(path: str, name: str) -> Variant:
+    """Whether a measured schedule is of the pipeline and its sampler is checked in each run."""
+    config: Any = OmegaConf.to_container(load_file(Path(path)), resolve=False)
+    if not isinstance(config, Mapping) or not any(config.get(module) for module in MODULES):
+        raise ConfigError(f"{path} switches nothing on: give one of {', '.join(MODULES)}, as `fast-sam3d tune` writes")
+    build_methods({module: config[module] for module in MODULES if config.get(module)})
+    return Variant(name, config=config)
 
 
 def _checked(overrides: str) -> Config:

@@ -119,6 +119,7 @@ def measure(
     doubts = cautions.before(len(names), processes, each)
     for sentence in doubts:
         log.warning("%s", sentence)
+    log.info("each process first runs the %d variants with few steps, which is not counted", len(job.variants))
     found = collect(keys, start, work, job, processes, threads, kept, runs=len(job.variants))
     rows = [row for rows in found.values() for row in rows]
     if _on_cpu(job):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.cli.arguments import ANY
-from fast_sam3d.cli.flags import add_config_flags, add_overwrite, add_rounds, config_from
+from fast_sam3d.cli.flags import add_config_flags, add_overwrite, add_rounds, add_sampler, config_from
 from fast_sam3d.cli.object_input import Request, prepare
 from fast_sam3d.cli.tables import aligned, print_path
 from fast_sam3d.config.compose import MODULES, PRESET, Config
@@ -27,6 +27,7 @@ DRIFT = {"voxel_iou": "voxel IoU", "box_iou": "box IoU", "f1@0.05": "F1@0.05", "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser, preset=PRESET)
+    add_sampler(parser, "with and without acceleration")
     add_rounds(parser, 3)
     add_overwrite(parser)
 
@@ -35,16 +36,18 @@ def main(args: argparse.Namespace) -> int:
     import torch
 
     from fast_sam3d.bench.profile import PLAIN, profile
+    from fast_sam3d.bench.samplers import OWN, find_samplers
     from fast_sam3d.checkpoints.load import load_checkpoint
     from fast_sam3d.metrics import Reconstruction, compare
     from fast_sam3d.outputs.files import save_json
     from fast_sam3d.run.progress import Bar
 
+    (sampler,) = find_samplers([args.sampler])
     config = _accelerated_config(args)
     asked = config.pipeline
     request = prepare(
         config, args.overwrite, FACTS, (*RESULT_NAMES, SHEET, FACTS), (BASELINE, ACCELERATED), "_compare",
-        {"rounds": args.rounds, "device": asked.device},
+        {"rounds": args.rounds, "device": asked.device} | ({} if sampler == OWN else {"sampler": sampler.label}),
     )  # fmt: skip
     if request is None:
         return 0
@@ -58,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
         runs.setdefault(ACCELERATED if found.report.methods else BASELINE, found)
         return found
 
-    with Bar("compare", None) as bar:
+    with sampler.on(pipeline), Bar("compare", None) as bar:
         timings = profile(
             pipeline, run, {ACCELERATED: config}, args.rounds, lambda done, total: bar.update(done, total=total)
         )
@@ -72,6 +75,7 @@ def main(args: argparse.Namespace) -> int:
         "threads": torch.get_num_threads() if device.startswith("cpu") else None,
         "seed": config.seed,
         "steps": {"ss": asked.ss_steps, "slat": asked.slat_steps},
+        "sampler": sampler.label,
         "preset": config.choices["preset"],
         "methods": runs[ACCELERATED].report.methods,
         "rounds": args.rounds,
@@ -129,7 +133,8 @@ def _draw(path: Path, request: Request, runs: Mapping[str, ObjectRun], facts: Ma
     lines = [
         _drift_line(facts["drift"]),
         f"{given.name}; weights {request.checkpoint.folder.name} on {facts['pipeline']['device']}{threads};"
-        f" {config.pipeline.ss_steps} + {config.pipeline.slat_steps} steps, seed {config.seed}; {how};"
+        f" {config.pipeline.ss_steps} + {config.pipeline.slat_steps} steps"
+        f"{'' if facts['sampler'] == 'own' else ', sampler ' + facts['sampler']}, seed {config.seed}; {how};"
         f" median of {rounds} alternating run{'s' * (rounds > 1)}",
     ]
     rows = [row(BASELINE), row(ACCELERATED, f"{speedup:.2f}x faster" if speedup >= 1 else f"{speedup:.2f}x the speed")]

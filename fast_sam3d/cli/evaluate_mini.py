@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.cli.arguments import at_least
-from fast_sam3d.cli.flags import add_overwrite, add_ways, cores, overrides_of
+from fast_sam3d.cli.flags import add_overwrite, add_sampler, add_ways, cores, overrides_of
 from fast_sam3d.cli.tables import print_table
 from fast_sam3d.errors import ConfigError
 
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "also with this one", "none", ', such as "ss=fast_sam3d mesh=fast_sam3d" or, as a control,'
         ' "pipeline.ss_steps=10 pipeline.slat_steps=8" or "seed=43" (default: none)',
     )  # fmt: skip
+    add_sampler(parser)
     for name in STRENGTHS:
         parser.add_argument(
             f"--{name}", type=at_least(0, float), metavar="W", help="guidance (default: the checkpoint's)"
@@ -47,14 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Measure and print tables; 0 even if a requirement is missed."""
     from fast_sam3d.bench.evaluate_mini import accelerated_variant, measure, stiffness_variants
+    from fast_sam3d.bench.samplers import find_samplers
     from fast_sam3d.checkpoints.load import find_checkpoint
 
+    (sampler,) = find_samplers([args.sampler])
     sampling = {name: strength for name in STRENGTHS if (strength := getattr(args, name)) is not None}
     checkpoint = find_checkpoint(args.tag)
     if checkpoint.kind != "mini":
         raise ConfigError(f"--tag {args.tag} is not a checkpoint of the embedded model: give mini, or one that is")
     others = [*(stiffness_variants() if args.stiffness else ()), *map(accelerated_variant, overrides_of(args))]
-    show(measure(checkpoint.folder, args.objects, args.processes, args.output_dir, others, sampling, args.overwrite))
+    own = (sampling, args.overwrite, sampler)
+    show(measure(checkpoint.folder, args.objects, args.processes, args.output_dir, others, *own))
     return 0
 
 
@@ -69,7 +73,11 @@ def show(summary: Mapping[str, Any]) -> None:
         reached = bar is not None and ((middle >= bar) == more or middle == bar)
         said = "" if bar is None else f"{'≥' if more else '≤'} {bar} {'reached' if reached else 'missed'}"
         rows.append((name, with_error((middle, error)), said))
-    print_table(f"{summary['objects']} held-out objects, 25 + 25 steps", ("metric", "mean ± s.e.", "bar"), rows)
+    print_table(
+        f"{summary['objects']} held-out objects, 25 + 25 steps, sampler {summary.get('sampler', 'own')}",
+        ("metric", "mean ± s.e.", "bar"),
+        rows,
+    )
     shown = ("f1@0.05", "f1@0.01", "chamfer", "voxel_iou", "box_iou", "rotation_deg")
     families = [
         (family, *(f"{scores[name][0]:.3f}" if name in scores else "" for name in shown))

@@ -192,6 +192,14 @@ def add_ways(group: Any, text: str, default: str, example: str) -> None:
     )
 
 
+def add_sampler(group: Any, text: str = "of every run") -> None:
+    """--sampler."""
+    group.add_argument(
+        "--sampler", metavar="NAME", default="own",
+        help=f"of the sparse structure, {text}: own, published, mild, or a file with rescale_t and strength",
+    )  # fmt: skip
+
+
 def add_rounds(group: Any, default: int) -> None:
     """--rounds."""
     text = "measured runs of each variant, after a warm-up"

@@ -16,6 +16,7 @@ from fast_sam3d.cli.flags import (
     add_model_flags,
     add_overwrite,
     add_rounds,
+    add_sampler,
     add_ways,
     overrides_of,
     pipeline_from,
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_path(parser, INPUT_HELP, required=True)
     add_mask_index(parser)
     add_model_flags(parser)
+    add_sampler(parser)
     add_rounds(parser, 7)
     add_ways(parser, "a way to run", "fast_sam3d, default and fast", f" (default without --preset: {', '.join(WAYS)})")
     parser.add_argument(
@@ -53,11 +55,13 @@ def main(args: argparse.Namespace) -> int:
     import torch
 
     from fast_sam3d.bench.profile import draw, profile
+    from fast_sam3d.bench.samplers import OWN, find_samplers
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
     from fast_sam3d.inputs.load import load_object
     from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
     from fast_sam3d.run.progress import Bar
 
+    (sampler,) = find_samplers([args.sampler])
     ways: dict[str, Any] = {}
     for overrides in overrides_of(args) or WAYS:
         config = load(overrides.split())
@@ -83,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
         if other is not None:
             run(other)
 
-    with Bar("profile", None) as bar:
+    with sampler.on(pipeline), Bar("profile", None) as bar:
         timings = profile(
             pipeline, run, ways | after, args.rounds, lambda done, total: bar.update(done, total=total), earlier, after
         )
@@ -91,7 +95,8 @@ def main(args: argparse.Namespace) -> int:
     if args.json is not None:
         save_json(args.json, [asdict(timing) for timing in timings])
     threads = f", {torch.get_num_threads()} threads" if pipeline.device.type == "cpu" else ""
-    draw(timings, args.picture, f"{given.name}, {checkpoint.tag} on {pipeline.device}{threads}")
+    under = "" if sampler == OWN else f", sampler {sampler.label}"
+    draw(timings, args.picture, f"{given.name}, {checkpoint.tag} on {pipeline.device}{threads}{under}")
     print(f"picture in {args.picture}")
     return 0
 

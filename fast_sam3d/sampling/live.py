@@ -33,7 +33,7 @@ class LayoutBlock:
     Args:
         norm1, norm2, norm3: before self-attention, cross-attention and MLP.
         to_qkv, to_out: of the self-attention, [.., C] -> [.., 3 C] and [.., C] -> [.., C].
-        q_norm, k_norm: of queries and keys by head; None without.
+        qk_norm: of queries and keys by head, [B, N, 2, H, D] -> same; None without.
         cross: (tokens, context) -> tokens.
         mlp: of the layout.
         shape_qkv, shape_k_norm: the shape's; hooks read their results.
@@ -44,8 +44,7 @@ class LayoutBlock:
     norm3: Module
     to_qkv: Module
     to_out: Module
-    q_norm: Module | None
-    k_norm: Module | None
+    qk_norm: Module | None
     cross: Any
     mlp: Module
     shape_qkv: Any
@@ -59,12 +58,12 @@ class LayoutStream:
     Args:
         blocks: in order.
         heads: of the self-attention.
-        heads_first: q_norm and k_norm take [B, H, N, D]; else [B, N, H, D].
+        heads_first: shape_k_norm gives [B, H, N, D]; else [B, N, H, D].
         leaves: of the layout, in the order of their tokens.
         tokens: of all leaves together.
         to_tokens: leaves -> [B, tokens, C], in the type that the blocks compute in.
         to_leaves: [B, tokens, C] -> velocities of the leaves.
-        modulation: (t, d) -> [blocks, 1 or B, 1, 6, C], shift, scale and gate of the self-attention and of the MLP.
+        modulation: (t [T], d) -> [blocks, T, 1, 6, C], shift, scale and gate of the self-attention and of the MLP.
     """
 
     blocks: Sequence[LayoutBlock]
@@ -84,12 +83,19 @@ class LiveLayout:
     saved the call, has no keys. Its velocity is then the conditional one plus the difference of the two in that step:
     nothing where guidance did not act, and what the method gave otherwise.
 
+    Args:
+        times: that the network gets at each step; empty: unknown. Known, modulation is computed once for all steps.
+        ahead: keys and values K of an evaluation are kept as K + ahead (K - kept before), which is ahead of them by
+            that part of the way they came since. 0: K.
+
     Attributes:
         bytes: of the keys and values, the most so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, times: Sequence[float] = (), ahead: float = 0.0) -> None:
         self.bytes = 0
+        self._times, self._ahead, self._step = times, ahead, 0
+        self._modulations: Tensor | None = None
         self._stream: LayoutStream | None = None
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
@@ -97,7 +103,7 @@ class LiveLayout:
         self._context: Tensor | None = None
         self._running = self._keeping = False
         self._branches = 1
-        self._kept = 0
+        self._kept = self._before = 0
         self._conditional: Mapping[str, Tensor] = {}
         self._unconditional: Mapping[str, Tensor] | None = None
         self._difference: dict[str, Tensor] = {}
@@ -115,18 +121,19 @@ class LiveLayout:
             needed: a rested step may follow.
         """
         self._running, self._keeping = False, needed
-        self._kept, self._branches, self._difference = 0, 1 + guided, {}
+        self._before, self._kept, self._branches, self._difference = self._kept, 0, 1 + guided, {}
         if not needed:
             self._drop()
 
-    def before_rest(self, guided: bool, again: bool) -> None:
+    def before_rest(self, step: int, guided: bool, again: bool) -> None:
         """The layout alone runs next.
 
         Args:
+            step: of the solve.
             guided: as for an evaluation.
             again: some later step is guided.
         """
-        self._running, self._branches = True, 1 + guided
+        self._running, self._step, self._branches = True, step, 1 + guided
         if self._kept == 2 and not (guided or again):
             self._kept = 1
             for kept in (self._keys, self._values):
@@ -175,9 +182,7 @@ class LiveLayout:
         stream = self._stream
         assert stream is not None
         tokens = stream.to_tokens(x)
-        modulation = stream.modulation(t, d).to(tokens.dtype)
-        modulation[:, :, :, 1] += 1
-        modulation[:, :, :, 4] += 1
+        modulation = self._modulation(t, d, tokens.dtype)
         if branches == 2:
             tokens = torch.cat([tokens, tokens])
             if modulation.shape[1] > 1:
@@ -186,6 +191,18 @@ class LiveLayout:
             tokens = self._block(number, block, tokens, modulation[number].unbind(2), branches)
         return stream.to_leaves(tokens)
 
+    def _modulation(self, t: Tensor, d: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """[blocks, 1 or B, 1, 6, C] at this step, 1 added to the scales."""
+        assert self._stream is not None
+        alike = bool(self._times) and t.numel() == 1 and (d is None or d.numel() == 1)
+        if not alike or self._modulations is None:
+            if alike:  # filled in on the device, which needs no copy from the host
+                t = torch.stack([torch.full((), time, device=t.device, dtype=t.dtype) for time in self._times])
+            self._modulations = self._stream.modulation(t, d).to(dtype)
+            self._modulations[:, :, :, 1] += 1
+            self._modulations[:, :, :, 4] += 1
+        return self._modulations[:, self._step : self._step + 1] if alike else self._modulations
+
     def _block(self, number: int, block: LayoutBlock, x: Tensor, modulation: Sequence[Tensor], branches: int) -> Tensor:
         """Tokens [R, N, C] after a block."""
         stream = self._stream
@@ -193,11 +210,10 @@ class LiveLayout:
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation
         rows, count, _ = x.shape
         qkv = block.to_qkv(torch.addcmul(shift1, block.norm1(x), scale1))
-        q, k, v = qkv.view(rows, count, 3, stream.heads, -1).unbind(2)
-        if block.q_norm is not None and block.k_norm is not None:
-            q, k = self._normed(block.q_norm, q), self._normed(block.k_norm, k)
+        qk, v = qkv.view(rows, count, 3, stream.heads, -1).tensor_split([2], dim=2)
+        q, k = (qk if block.qk_norm is None else block.qk_norm(qk)).unbind(2)
         keys, values = self._keys[number][:rows], self._values[number][:rows]
-        keys[:, -count:], values[:, -count:] = k, v
+        keys[:, -count:], values[:, -count:] = k, v[:, :, 0]
         q, keys, values = (y.transpose(1, 2) for y in (q, keys, values))
         attended = F.scaled_dot_product_attention(q, keys, values).transpose(1, 2).reshape(rows, count, -1)
         x = torch.addcmul(x, block.to_out(attended), gate1)
@@ -208,11 +224,6 @@ class LiveLayout:
         x = x + crossed
         hidden = torch.addcmul(shift2, block.norm3(x), scale2)
         return torch.addcmul(x, block.mlp(hidden), gate2)
-
-    def _normed(self, norm: Module, x: Tensor) -> Tensor:
-        """[R, N, H, D], normalised by head."""
-        assert self._stream is not None
-        return norm(x.transpose(1, 2)).transpose(1, 2) if self._stream.heads_first else norm(x)
 
     @contextmanager
     def _hooks(self, unconditional: bool) -> Iterator[None]:
@@ -245,19 +256,33 @@ class LiveLayout:
             else:
                 one = result.chunk(3, dim=-1)["qkv".index(part)]
                 found = one.unflatten(-1, (stream.heads, -1))
-            place = self._values if part == "v" else self._keys
-            batch, count = found.shape[:2]
-            size = (batch * self._branches, count + stream.tokens, *found.shape[2:])
-            kept = place.get(number)
-            if kept is None or (kept.shape, kept.dtype, kept.device) != (size, found.dtype, found.device):
-                place.pop(number, None)  # freed before the next one is allocated
-                kept = place[number] = found.new_empty(size)
-            kept[batch * unconditional : batch * (1 + unconditional), :count] = found
+            self._put(self._values if part == "v" else self._keys, number, unconditional, found)
         if unconditional:
             self._kept = 2
         if number == len(stream.blocks) - 1:
             tensors = [*self._keys.values(), *self._values.values()]
             self.bytes = max(self.bytes, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+
+    def _put(self, place: dict[int, Tensor], number: int, unconditional: bool, found: Tensor) -> None:
+        """Keep [B, N, H, D] of a block and a branch, with room for the layout's own after it."""
+        assert self._stream is not None
+        batch, count = found.shape[:2]
+        size = (count + self._stream.tokens, *found.shape[2:])
+        old = place.pop(number, None)
+        if old is not None and (old.shape[1:], old.dtype, old.device) != (size, found.dtype, found.device):
+            old = None
+        if old is not None and len(old) == batch * self._branches:
+            kept = old
+        else:
+            kept = found.new_empty(batch * self._branches, *size)
+            if old is not None and self._ahead:
+                kept[:batch] = old[:batch]
+        place[number] = kept
+        rows = kept[batch * unconditional : batch * (1 + unconditional), :count]
+        if self._ahead and self._before > unconditional and old is not None:
+            rows.lerp_(found, 1 + self._ahead)
+        else:
+            rows.copy_(found)
 
     def _crossed(self, number: int, unconditional: bool, module: Any, given: Any, result: Tensor) -> None:
         """A hook: keep the context, or the result of attention to a context of zeros, which is one vector."""

@@ -59,9 +59,9 @@ class StageMethod:
         return all(part.same_for_all_objects for part in self.parts)
 
     @property
-    def live(self) -> bool:
-        """Whether the layout is evaluated between the steps at which the whole network runs."""
-        return any(isinstance(predictor, Live) for predictor in self.predict.values())
+    def live(self) -> Live | None:
+        """The settings of evaluating the layout between the steps at which the whole network runs, None without."""
+        return next((predictor for predictor in self.predict.values() if isinstance(predictor, Live)), None)
 
     def covers(self, leaves: Sequence[str]) -> bool:
         """Whether each of the leaves has a predictor."""

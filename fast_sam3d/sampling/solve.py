@@ -101,7 +101,7 @@ class Solve:
         self._decide = None if method is None else method.when.start(grid, guidance)
         self._velocity: Tree | None = None
         guiding = None if method is None else method.guide.start(self._syncs)
-        live = LiveLayout() if method is not None and method.live else None
+        live = None if method is None or method.live is None else self._start_live(method.live)
         self.state = SolveState(None if guiding is None else GuidedCalls(guiding, stage.bare), self._syncs, live=live)
         self._counted = self._syncs.count
 
@@ -236,7 +236,8 @@ class Solve:
         live = self.state.live
         if live is None or not live.ready:
             return {}
-        live.before_rest(self._guided(self._step), any(map(self._guided, range(self._step, len(self._grid) - 1))))
+        again = any(map(self._guided, range(self._step, len(self._grid) - 1)))
+        live.before_rest(self._step, self._guided(self._step), again)
         self._layout = True
         return wide(to_leaves(self._network(x, t, args, kwargs), self._stage.bare) or {})
 
@@ -297,6 +298,11 @@ class Solve:
             time = float(self._syncs.read(t) if isinstance(t, Tensor) and t.device.type != "cpu" else t)
         guidance = self._stage.guidance(self._dynamics)
         return guidance.calls if guidance is not None and guidance.acts_at(time) else 1
+
+    def _start_live(self, live: Live) -> LiveLayout:
+        guidance = self._stage.guidance(self._dynamics)
+        times = [] if guidance is None else [t * guidance.time_scale for t in self._grid[:-1]]
+        return LiveLayout(times, live.ahead)
 
     def _guided(self, step: int) -> bool:
         guidance = self._stage.guidance(self._dynamics)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fast_sam3d.sampling.predict.newton import differences
 from fast_sam3d.sampling.step import Leaves
-from fast_sam3d.sampling.when.path import Path
+from fast_sam3d.sampling.when.path import placed
 from fast_sam3d.tune.problem import Problem
 
 __all__ = ["Move", "Prefix", "Row", "Student"]
@@ -75,7 +75,7 @@ class Move:
 class Student:
     """Follows schedules on one or more problems at once, with the same nodes and weights.
 
-    Nodes are those of the first problem, and stretched to the grids of the others as `sampling.when.path` does it.
+    Nodes are those of the first problem, and those of the others as `sampling.when.path.placed` has them.
 
     Args:
         problems: of one stage.
@@ -87,9 +87,11 @@ class Student:
     def __init__(self, problems: Sequence[Problem], order: int = 3, assume: bool = False) -> None:
         self.problems, self.order, self.assume = list(problems), order, assume
         self.reference = first = problems[0]
-        nodes = [(0, node) if node else (0,) for node in range(first.steps)]
-        paths = [Path(node, first.steps, first.guided) for node in nodes]
-        self.steps_of = [[[*path.on(p.steps, p.guided)][-1] for path in paths] + [p.steps] for p in problems]
+        ours = (first.grid, first.guided)
+        self.steps_of = [
+            [next(iter(placed([node], ours, (p.grid, p.guided)))) for node in range(first.steps)] + [p.steps]
+            for p in problems
+        ]
 
     def begin(self) -> Prefix:
         """The schedule with node 0 alone."""

@@ -28,7 +28,7 @@ def test_few_objects_are_named(load):
 def test_a_loaded_machine_is_named_before_the_runs(load):
     load(3.5)
     (busy,) = cautions.before(12, 2, 1)
-    assert "3.5 of 4 cores" in busy
+    assert "3.5 on 4 cores" in busy
     assert cautions.before(12, 1, 1) == [], "a core is left"
     assert len(cautions.before(12, 1, 4)) == 1, "threads count"
 

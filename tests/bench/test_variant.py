@@ -22,6 +22,20 @@ def test_variant_is_named_after_its_method():
     assert method_of("fewer", "pipeline.ss_steps=24", load([])).steps == 24
 
 
+def test_methods_are_read_from_files_as_accelerate_takes_them(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("ss: {when: {name: stride, stride: 5}}\nmesh: off\ncalibrated: {fingerprint: {}}")
+    method = method_of("mine", str(path), load([]))
+    assert (method.name, method.steps, method.config["ss"]["when"]["stride"]) == ("mine", 25, 5)
+    assert variant_of(str(path)).config["calibrated"] == {"fingerprint": {}}, "accelerate checks it"
+    path.write_text("mesh: {}")
+    with pytest.raises(ConfigError, match=r"method 'mine': .*mine.yaml switches nothing on"):
+        method_of("mine", str(path), load([]))
+    path.write_text("ss: {when: {name: strid}}")
+    with pytest.raises(ConfigError, match="method 'mine'.*strid"):
+        method_of("mine", str(path), load([]))
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

@@ -38,7 +38,7 @@ def test_compare_writes_sheet_json_and_both_results(pipeline, object_folder, els
     facts = json.loads((folder / "compare.json").read_text())
     assert facts["preset"] == "default" and facts["rounds"] == 2
     assert [len(facts["seconds"][way]) for way in ("baseline", "accelerated")] == [2, 2]
-    assert facts["network_calls"]["accelerated"] < facts["network_calls"]["baseline"]
+    assert facts["sampler"] == "own" and facts["network_calls"]["accelerated"] < facts["network_calls"]["baseline"]
     medians = facts["median_seconds"]
     assert facts["speedup"] == pytest.approx(medians["baseline"] / medians["accelerated"])
     assert facts["drift"]["box_iou"] == pytest.approx(1.0), "the stand-in's box is always the same"
@@ -58,7 +58,10 @@ def test_compare_writes_sheet_json_and_both_results(pipeline, object_folder, els
 
 def test_single_modules_can_be_compared(pipeline, object_folder, elsewhere, capsys):
     given = ["compare", "--image_path", object_folder, "--rounds", 1, "--enable_ss_cache", "output.preview=false"]
+    given += ["--sampler", "mild"]
     assert run(capsys, *given, *QUICK)[0] == 0
+    facts = json.loads((elsewhere / "outputs/cup_0_compare/compare.json").read_text())
+    assert facts["sampler"] == "mild (rescale_t 3, strength 3)"
     report = json.loads((elsewhere / "outputs/cup_0_compare/accelerated/report.json").read_text())
     assert set(report["methods"]) == {"ss"}
 
@@ -68,6 +71,7 @@ def test_single_modules_can_be_compared(pipeline, object_folder, elsewhere, caps
     [
         (["--rounds", "0"], "--rounds is 0"),
         (["--preset", "off"], "nothing is accelerated"),
+        (["--sampler", "publishd"], "did you mean 'published'"),
         (["--image_path", "nowhere"], "at nowhere"),
     ],
 )

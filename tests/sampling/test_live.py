@@ -59,7 +59,7 @@ class Rested:
         return self.step(args, guided, **kwargs)
 
     def rested(self, args: Any, guided: bool = True, again: bool = True, **kwargs: Any) -> list[dict[str, Tensor]]:
-        self.live.before_rest(guided, again)
+        self.live.before_rest(0, guided, again)
         return self.step(args, guided, **kwargs)
 
 

@@ -104,6 +104,7 @@ def _lines(run: TrainingRun, summary: Mapping[str, Any]) -> list[str]:
         "- Colours are albedo per voxel: no texture, no gloss, no transparency.",
         "- The step-distillation flags of the stock pipeline are accepted, but the weights were not distilled.",
         "- Its speed and quality compare methods on its own dynamics and do not predict those of the real model.",
+        "- How methods rank depends on the sampler: `fast-sam3d bench` takes the published settings, not its own.",
     ]
 
 

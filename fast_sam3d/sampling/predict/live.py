@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fast_sam3d.ranges import OneOf, setting
+from fast_sam3d.ranges import OneOf, Real, setting
 from fast_sam3d.sampling.history import History
 from fast_sam3d.sampling.predict.anchored import Anchored
 from fast_sam3d.sampling.predict.base import Predict
@@ -22,6 +22,8 @@ class Live(Predict):
     See `fast_sam3d.sampling.live`. Shape tokens never attend to layout tokens, so the shape does not change.
 
     Args:
+        ahead: how far keys and values are extrapolated, in units of the way that they came since the evaluation before;
+            0 keeps them as they are. The first leaf's counts for all.
         fallback: where the network does not allow that: `refuse`, or predict by `anchored` or `hold`.
     """
 
@@ -29,6 +31,7 @@ class Live(Predict):
     same_for_all_objects: ClassVar[bool] = True
     only: ClassVar[str | None] = "layout"
     depth: ClassVar[int] = 2
+    ahead: float = setting(0.4, Real(0.0, 0.9))
     fallback: str = setting("refuse", OneOf(("refuse", "anchored", "hold")))
 
     @property

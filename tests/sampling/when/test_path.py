@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 from typing import Any
 
@@ -29,18 +28,29 @@ def evaluated(steps: int, rescale: float = 3.0, guidance: Guidance | None = STOC
     return driven({"when": when}, ODES["forced"][0], times, guidance=guidance)[1].evaluated
 
 
-def slow_stretch(nodes: list[int], ours: tuple[int, int], theirs: tuple[int, int]) -> dict[int, int]:
-    """Each node by its share of its part, in fractions; (guided, steps) of both solves."""
-    (split, steps), (guided, wanted) = ours, theirs
+def slow_places(nodes: list[int], ours: tuple[int, int, str], theirs: tuple[int, int, str]) -> dict[int, int]:
+    """In fractions; of both solves the guided steps, all steps and rescale_t."""
+    (split, steps, rescale), (guided, wanted, other) = ours, theirs
+    if (split, steps) == (guided, wanted):
+        return {node: index for index, node in enumerate(nodes)}
+
+    def t(step: int, of: int, factor: str) -> Fraction:
+        share = Fraction(step, of)
+        return share / (share + Fraction(factor) * (1 - share))
+
     found = {}
     for index, node in enumerate(nodes):
-        if split in (0, steps) or guided in (0, wanted):
-            first, last, exact = 0, wanted - 1, Fraction(node, steps) * wanted
-        elif node < split:
-            first, last, exact = 0, guided - 1, Fraction(node, split) * guided
-        else:
-            first, last, exact = guided, wanted - 1, guided + Fraction(node - split, steps - split) * (wanted - guided)
-        found[max(first, min(last, math.floor(exact + Fraction(1, 2))))] = index
+        place, end, t_end, candidates = t(node, steps, rescale), Fraction(1), Fraction(1), range(wanted)
+        begin = t_begin = Fraction(0)
+        if 0 < split < steps and 0 < guided < wanted:
+            if node < split:
+                end, t_end, candidates = t(split, steps, rescale), t(guided, wanted, other), range(guided)
+            else:
+                begin, t_begin = t(split, steps, rescale), t(guided, wanted, other)
+                candidates = range(guided, wanted)
+        place = t_begin + (place - begin) / (end - begin) * (t_end - t_begin)
+        distances = {step: abs(t(step, wanted, other) - place) for step in candidates}
+        found[min(distances, key=lambda step: (distances[step], step))] = index
     return found
 
 
@@ -58,22 +68,29 @@ def test_calls_saved_by_a_path_are_counted() -> None:
 
 
 def test_other_grids_by_hand() -> None:
-    assert evaluated(50) == [0, 6, 14, 16, 26, 36, 38, 44]  # 38 of 50 steps are guided, twice 19
-    assert evaluated(25, rescale=0.3) == [0, 1, 2, 3, 4, 5, 6, 16]  # 6 of 25
-    assert evaluated(25, guidance=None) == NODES
-    assert evaluated(50, guidance=Guidance(7.0, ((0, 1000),))) == [2 * node for node in NODES]
+    assert evaluated(50) == [2 * node for node in NODES]  # 38 of 50 steps are guided, twice 19
+    # Nodes at t = 0, .04, .12, .14, .27, .46, .51, .71; steps at 0, .12, .23, .31, .39, .45, .51 ... .68, .71, .73.
+    assert evaluated(25, rescale=0.3) == [0, 1, 2, 5, 6, 11]
+    for other in (None, Guidance(7.0, ((0, 1000),))):
+        assert evaluated(25, guidance=other) == NODES
+        assert evaluated(50, guidance=other) == [2 * node for node in NODES]
     assert evaluated(50, guided=0) == [2 * node for node in NODES]
+    assert evaluated(25, rescale=1.0, rescale_t=1.0, guided=0) == NODES
     assert evaluated(1) == [0]
 
 
-@pytest.mark.parametrize("ours", [(19, 25), (0, 25), (25, 25), (6, 25), (1, 25), (24, 25)])
-def test_stretched_nodes_equal_the_slow_reference(ours: tuple[int, int]) -> None:
-    path = Path(nodes=tuple(NODES), guided=ours[0])
-    for steps in (1, 2, 3, 7, 10, 25, 26, 50, 100):
+@pytest.mark.parametrize("split", [19, 0, 25, 6, 1, 24])
+def test_places_on_other_solves_equal_the_slow_reference(split: int) -> None:
+    path = Path(nodes=tuple(NODES), guided=split)
+    for steps, rescale in ((1, "1"), (2, "3"), (3, "0.3"), (7, "3"), (25, "3"), (25, "0.3"), (50, "1")):
         for guided in range(steps + 1):
-            found = path.on(steps, guided)
-            assert found == slow_stretch(NODES, ours, (guided, steps))
-            assert min(found) == 0 and max(found) < steps
+            found = path.on(time_grid(steps, float(rescale)).tolist(), guided)
+            expected = slow_places(NODES, (split, 25, "3"), (guided, steps, rescale))
+            if steps == 50:  # ties, which rounding decides
+                assert all(abs(a - b) <= 1 for a, b in zip(found, expected, strict=False))
+            else:
+                assert found == expected
+            assert min(found) == 0 and max(found) < steps and list(found) == sorted(found)
 
 
 def test_nodes_that_fall_together_keep_the_numbers_of_those_after_them() -> None:
@@ -103,6 +120,7 @@ def test_nodes_that_fall_together_keep_the_numbers_of_those_after_them() -> None
         ({"steps": 0}, "steps is 0"),
         ({"guided": 26}, "guided is 26: give a whole number from 0 to 25"),
         ({"guided": -1}, "guided is -1"),
+        ({"rescale_t": 0}, "rescale_t is 0"),
     ],
 )
 def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -111,5 +129,5 @@ def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) ->
 
 
 def test_settings_are_written_as_they_are_read() -> None:
-    when = {"name": "path", "nodes": NODES, "steps": 25, "guided": 19}
+    when = {"name": "path", "nodes": NODES, "steps": 25, "guided": 19, "rescale_t": 3.0}
     assert build_stage_method({"when": when}).settings()["when"] == when
