@@ -33,10 +33,6 @@ run: forks mini.workers object_run out_of_memory progress
 sampling: solve
 scene: scene.composing scene.engines scene.left_behind
 tune: calibrate
-tune.drift: tune.judge
-tune.measurements: tune.ledger
-tune.plot: tune.picture
-tune.results: tune.evidence
 """
 MOVED: Final[Mapping[str, str]] = {
     old: new for new, _, names in (line.partition(":") for line in _TABLE.split("\n")) for old in names.split()

@@ -1,4 +1,4 @@
-"""Ranges of settings: the values that a class accepts, and those that a search tries."""
+"""Ranges of settings: the values that a class accepts."""
 
 from __future__ import annotations
 
@@ -28,18 +28,13 @@ class Whole:
         whole = isinstance(value, int) and not isinstance(value, bool)
         return whole and self.low <= value <= (value if self.high is None else self.high)
 
-    def ask(self, trial: Any, name: str) -> int:
-        """The choice of a sampler (an optuna trial)."""
-        return int(trial.suggest_int(name, self.low, self.high))
-
 
 @dataclass(frozen=True)
 class Real:
-    """Numbers, both ends included. A sampler's choice has two significant digits, so that it can be read."""
+    """Numbers, both ends included."""
 
     low: float
     high: float
-    log: bool = False
 
     def __str__(self) -> str:
         return f"a number from {self.low:g} to {self.high:g}"
@@ -48,10 +43,6 @@ class Real:
         """Whether a value is within the range."""
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         return number and self.low <= value <= self.high
-
-    def ask(self, trial: Any, name: str) -> float:
-        """The choice of a sampler (an optuna trial)."""
-        return float(f"{trial.suggest_float(name, self.low, self.high, log=self.log):.2g}")
 
 
 @dataclass(frozen=True)
@@ -67,10 +58,6 @@ class OneOf:
         """Whether a value is one of them."""
         return written(value) in self.values
 
-    def ask(self, trial: Any, name: str) -> str:
-        """The choice of a sampler (an optuna trial)."""
-        return str(trial.suggest_categorical(name, list(self.values)))
-
 
 Range: TypeAlias = Whole | Real | OneOf
 
@@ -80,20 +67,14 @@ def written(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, (list, tuple)) else str(value)
 
 
-def setting(default: Any, valid: Range | None = None, tune: Range | None = None) -> Any:
+def setting(default: Any, valid: Range | None = None) -> Any:
     """A field of a `Settings` dataclass.
 
     Args:
         default: its value where a configuration leaves it out.
         valid: the values that it accepts; None: the class has its own check.
-        tune: the values that `fast-sam3d tune` tries; None: it is not searched.
     """
-    return dataclasses.field(default=default, metadata={"valid": valid, "tune": tune})
-
-
-def tuned(settings: type) -> dict[str, Range]:
-    """The fields of a settings class that are searched, with their ranges."""
-    return {f.name: f.metadata["tune"] for f in dataclasses.fields(settings) if f.metadata.get("tune")}
+    return dataclasses.field(default=default, metadata={"valid": valid})
 
 
 class Settings:

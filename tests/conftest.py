@@ -84,10 +84,7 @@ SLOW = (
     "test_packaging.py::test_wheel_contains_configuration_weights_and_an_example",
     "test_packaging.py::test_wheel_works_in_an_empty_folder",
     "test_precision.py",
-    "tune/test_runner.py",
-    "tune/test_search.py",
-    "tune/test_space.py",
-    "tune/test_tune_cli.py",
+    "tune/test_tune_command.py",
 )
 
 

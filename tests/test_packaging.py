@@ -28,7 +28,7 @@ PYPROJECT = (ROOT / "pyproject.toml").read_text() if (ROOT / "pyproject.toml").i
 # Packages that `import fast_sam3d` must not load: torch, and those that only some commands need.
 HEAVY = ("torch", "numpy", "hydra", "omegaconf", "trimesh", "skimage", "scipy", "PIL", "rich", "yaml")
 OPTIONAL = (
-    "pytorch3d", "kaolin", "moge", "sam3d_objects", "torchvision", "matplotlib", "pyarrow", "ray", "optuna",
+    "pytorch3d", "kaolin", "moge", "sam3d_objects", "torchvision", "matplotlib", "pyarrow", "ray",
 )  # fmt: skip
 # The name to import where it is not the name to install.
 INSTALLED_AS = {

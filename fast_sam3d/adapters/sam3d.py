@@ -6,7 +6,7 @@ Names of attributes and methods match sam3d_objects/pipeline/inference_pipeline.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,10 +88,10 @@ class Sam3d:
         """The network of a stage, called as (x, t, *condition); None where it is not under the known name."""
         return getattr(self.guidance(stage), "backbone", None)
 
-    def network_calls(self, stage: str) -> tuple[int, int]:
-        """Conditional and unconditional network calls of one solve without acceleration."""
+    def network_calls(self, stage: str, steps: int | None = None) -> tuple[int, int]:
+        """Conditional and unconditional network calls of one solve without acceleration; steps: None: its own."""
         generator = self.generator(stage)
-        calls = [count_calls(generator._generate_dynamics, t) for t in generator._prepare_t()[:-1]]
+        calls = [count_calls(generator._generate_dynamics, float(t)) for t in generator._prepare_t(steps)[:-1]]
         return len(calls), sum(calls) - len(calls)
 
     @contextmanager
@@ -112,6 +112,18 @@ class Sam3d:
         finally:
             for owner, name, value in before:
                 setattr(owner, name, value)
+
+    @contextmanager
+    def steps_set(self, steps: Mapping[str, int]) -> Iterator[None]:
+        """Set the steps of stages' solves, and restore what was there on exit."""
+        before = {stage: self.generator(stage).inference_steps for stage in steps}
+        try:
+            for stage, count in steps.items():
+                self.generator(stage).inference_steps = count
+            yield
+        finally:
+            for stage, count in before.items():
+                self.generator(stage).inference_steps = count
 
     def compiled(self, stage: str) -> bool:
         """Whether a stage's network is compiled, or wrapped in a way that may hide it: seams on its parts do not run.

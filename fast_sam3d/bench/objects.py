@@ -27,7 +27,14 @@ class BenchObject:
     truth: Reconstruction | None = None
 
 
-class Objects(Protocol):
+class Identified(Protocol):
+    """Something with an identity."""
+
+    def identity(self) -> object:
+        """JSON-ready; changes when the object of a name changes."""
+
+
+class Objects(Identified, Protocol):
     """A source of objects. Pickled, so that each process loads its own."""
 
     @property
@@ -40,21 +47,19 @@ class Objects(Protocol):
     def load(self, name: str) -> BenchObject:
         """Load one of them."""
 
-    def identity(self) -> object:
-        """JSON-ready; changes when the object of a name changes."""
-
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The first `count` held-out objects of the embedded model's families, by their seeds."""
+    """`count` held-out objects of the embedded model's families, by their seeds, without the first `skip`."""
 
     count: int
     truth: bool = True
+    skip: int = 0
 
     def names(self) -> Sequence[str]:
         from fast_sam3d.bench.held_out import FIRST_SEED
 
-        return [str(FIRST_SEED + i) for i in range(self.count)]
+        return [str(FIRST_SEED + self.skip + i) for i in range(self.count)]
 
     def load(self, name: str) -> BenchObject:
         from fast_sam3d.bench.held_out import Subject

@@ -16,7 +16,7 @@ from fast_sam3d.model.weights import weights_digest
 from fast_sam3d.outputs.digests import file_digest, folder_identity
 
 if TYPE_CHECKING:
-    from fast_sam3d.bench.objects import Objects
+    from fast_sam3d.bench.objects import Identified
     from fast_sam3d.checkpoints.load import Checkpoint
 
 Rows = list[dict[str, Any]]
@@ -70,7 +70,7 @@ class Record:
 
 
 def open_record(
-    folder: Path, checkpoint: Checkpoint, objects: Objects, settings: Mapping[str, Any], fresh: bool
+    folder: Path, checkpoint: Checkpoint, objects: Identified, settings: Mapping[str, Any], fresh: bool
 ) -> Record:
     """The rows that weights, this code, objects and `settings`, which default=str makes JSON, gave earlier."""
     import torch

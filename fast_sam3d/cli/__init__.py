@@ -45,7 +45,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "profile": Command("fast_sam3d.cli.profile", "seconds per stage of one object, off and accelerated"),
         "profile-scene": Command("fast_sam3d.cli.profile_scene", "time a scene against single runs of its objects"),
         "bench": Command("fast_sam3d.cli.bench", "compare methods on the same objects: tables and pictures"),
-        "tune": Command("fast_sam3d.cli.tune", "search the fastest settings within a drift budget, on your pipeline"),
+        "tune": Command("fast_sam3d.cli.tune", "measure on your pipeline at which steps the networks have to run"),
         "count": Command("fast_sam3d.cli.count", "operations that each exact saving removes, at the published sizes"),
         "measure-exact": Command("fast_sam3d.cli.measure_exact", "time and peak memory of parts with an exact saving"),
         "compare-runtimes": Command("fast_sam3d.cli.compare_runtimes", "stock and native runtime, stage by stage"),

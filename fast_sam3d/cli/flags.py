@@ -284,18 +284,19 @@ def config_from(args: argparse.Namespace) -> Config:
     return _load(args, overrides, _values(args))
 
 
-def pipeline_from(args: argparse.Namespace) -> Config:
+def pipeline_from(args: argparse.Namespace, keys: Sequence[str] = RUN_KEYS) -> Config:
     """The configuration of a command that compares methods, nothing accelerated, from its flags and overrides.
 
+    Args:
+        keys: that may be overridden.
+
     Raises:
-        ConfigError: an override of another key than `RUN_KEYS`.
+        ConfigError: an override of another key.
     """
     for override in args.overrides:
-        if override.partition("=")[0] not in RUN_KEYS:
-            raise ConfigError(
-                f"'{override}' does not hold for every method: override {', '.join(RUN_KEYS)} here, and name methods"
-                " and steps with --accelerate"
-            )
+        if override.partition("=")[0] not in keys:
+            hint = ", and name methods and steps with --accelerate" if keys is RUN_KEYS else ""
+            raise ConfigError(f"'{override}' does not hold for every run here: override {', '.join(keys)}{hint}")
     return _load(args, args.overrides, _values(args))
 
 

@@ -13,8 +13,6 @@ from fast_sam3d.errors import ConfigError
 from fast_sam3d.ranges import OneOf, Real, Settings, Whole, build_settings, setting
 
 FACTORS = (1.0, 1.25, 1.5, 2.0)
-TRIED_FACTORS = ("[2.0,1.5,1.25]", "[1.5,1.5,1.5]", "[1.5,1.25,1.0]", "[1.25,1.25,1.25]", "[1.25,1.0,1.0]")
-"""By `fast-sam3d tune`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +36,9 @@ class MeshMethod(Settings):
 
     where: str = setting("decoder", OneOf(("decoder", "voxels")))
     weight: float = setting(0.9, Real(0.0, 1.0))
-    threshold_low: float = setting(0.5, Real(0.0, 1.0), tune=Real(0.2, 0.55))
-    threshold_high: float = setting(0.7, Real(0.0, 1.0), tune=Real(0.6, 0.95))
-    factors: tuple[float, ...] = setting((2.0, 1.5, 1.25), tune=OneOf(TRIED_FACTORS))
+    threshold_low: float = setting(0.5, Real(0.0, 1.0))
+    threshold_high: float = setting(0.7, Real(0.0, 1.0))
+    factors: tuple[float, ...] = setting((2.0, 1.5, 1.25))
     min_voxels: int = setting(512, Whole(0))
     pool: str = setting("max", OneOf(("max", "mean")))
 

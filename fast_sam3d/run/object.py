@@ -37,6 +37,7 @@ class RunSettings:
         ss_steps, slat_steps: Euler steps of the two samplers; None: the pipeline's own.
         formats: to decode, of "mesh", "gaussian" and "gaussian_4"; None: the pipeline's own.
         refine_pose: refine the pose against mask and pointmap once the object is decoded.
+        structure_only: end with the voxels and the pose of the network.
 
     Raises:
         ConfigError: a value out of range.
@@ -47,6 +48,7 @@ class RunSettings:
     slat_steps: int | None = None
     formats: tuple[str, ...] | None = None
     refine_pose: bool = True
+    structure_only: bool = False
 
     def __post_init__(self) -> None:
         for name, valid in (("seed", Whole(0, SEED_MAX)), ("ss_steps", Whole(1)), ("slat_steps", Whole(1))):
@@ -133,6 +135,7 @@ def run_object(
     from fast_sam3d.run.pose import with_refined_pose
 
     pipeline = unwrap(pipeline)
+    refine = settings.refine_pose and not settings.structure_only
     with ExitStack() as stack:
         report = stack.enter_context(observe(pipeline, progress, None if known is None else known.report))
         given = stack.enter_context(own_refinement(pipeline))
@@ -149,17 +152,17 @@ def run_object(
             with_alpha(image, mask),
             None,
             seed=settings.seed,
-            stage1_only=False,
+            stage1_only=settings.structure_only,
             with_mesh_postprocess=False,
             with_texture_baking=False,
-            with_layout_postprocess=settings.refine_pose,
+            with_layout_postprocess=refine,
             use_vertex_color=True,
             stage1_inference_steps=settings.ss_steps,
             stage2_inference_steps=settings.slat_steps,
             pointmap=None if pointmap is None else torch.as_tensor(pointmap),
             decode_formats=None if settings.formats is None else list(settings.formats),
         )
-        if settings.refine_pose:
+        if refine:
             result = with_refined_pose(result, mask, report, given)
         seconds = time.perf_counter() - begin
         if known is not None:

@@ -1,1 +1,1 @@
-"""Tuning on the user's pipeline: the fastest settings with a drift below a share of the seed noise."""
+"""Calibration on the user's pipeline: at which steps of the samplers the networks have to run."""

@@ -39,6 +39,7 @@ class FoundPath:
         calls: network calls under the first problem's sampler.
         steps, guided: of the first problem's sampler, see `sampling.when.path.Path`.
         errors: for each problem, root of the mean squared relative error of the result on the calibration objects.
+        rescale_t: of the first problem's time grid.
     """
 
     stage: str
@@ -49,6 +50,7 @@ class FoundPath:
     steps: int
     guided: int
     errors: tuple[float, ...]
+    rescale_t: float = 3.0
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -66,7 +68,8 @@ class FoundPath:
         Args:
             live: the layout is evaluated at every step (`predict: {layout: {name: live}}`); else it has its weights.
         """
-        when = {"name": "path", "nodes": _lists(self.nodes), "steps": self.steps, "guided": self.guided}
+        sampler = {"steps": self.steps, "guided": self.guided, "rescale_t": self.rescale_t}
+        when = {"name": "path", "nodes": _lists(self.nodes), **sampler}
         main = {"name": "weighted_multistep", "weights": _lists(self.weights)}
         if self.stage != "ss":
             return {"when": when, "predict": main}
@@ -100,6 +103,7 @@ def search(
     beam: int = 1,
     objective: Objective = "mean",
     assume: bool = False,
+    only: Sequence[int] | None = None,
     rounds: int = 2,
     seconds: float | None = None,
     progress: Callable[[float], None] = lambda share: None,
@@ -117,6 +121,7 @@ def search(
         objective: over the problems, the mean or the worst of (error x weight).
         assume: on the baseline's states, so that the search itself makes no calls; each schedule found is then
             followed once for its weights and errors. For models where a call is expensive.
+        only: budgets that are wanted; None: all. Others are not followed, which matters with `assume`.
         rounds: of the local search at most; 0: none.
         seconds: local search ends after so many from the start; the pass before it is not cut short, see `cost`.
         progress: receives the share that is done.
@@ -136,6 +141,8 @@ def search(
     measure = _score(objective, [problem.weight for problem in problems])
     student = Student(problems, order)
     found = _programme(Student(problems, order, assume=True) if assume else student, most, beam, measure, progress)
+    if only is not None:
+        found = {calls: found[calls] for calls in {_within(found, budget, measure) for budget in only}}
     if assume:
         found = {calls: [_chain(student, student.begin(), path.nodes[1:]) for path in paths]
                  for calls, paths in found.items()}  # fmt: skip
@@ -145,6 +152,12 @@ def search(
         if not _improve(student, best, most, final, end, around):
             break
     return _front({calls: _found(student, path) for calls, path in best.items()}, final, best)
+
+
+def _within(found: dict[int, list[Prefix]], budget: int, measure: Callable[[Move | Prefix], float]) -> int:
+    """The number of calls of the best schedule within a budget; the least where none is."""
+    fitting = [calls for calls in found if calls <= budget] or [min(found)]
+    return min(fitting, key=lambda calls: min(map(measure, found[calls])))
 
 
 def follow(problems: Sequence[Problem], path: FoundPath, refit: bool = False) -> tuple[FoundPath, Prefix]:
@@ -298,9 +311,8 @@ def _followed(student: Student, wanted: set[tuple[int, ...]]) -> list[Prefix]:
 def _found(student: Student, path: Prefix) -> FoundPath:
     first = student.reference
     errors = tuple(float(np.mean(each)) ** 0.5 for each in path.errors)
-    return FoundPath(
-        first.stage, path.nodes[:-1], path.rows, path.others, path.calls, first.steps, first.guided, errors
-    )
+    nodes, sampler = path.nodes[:-1], (first.steps, first.guided)
+    return FoundPath(first.stage, nodes, path.rows, path.others, path.calls, *sampler, errors, first.rescale_t)
 
 
 def _front(

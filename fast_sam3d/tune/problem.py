@@ -1,10 +1,9 @@
 """What a schedule is calibrated on: the baseline's solves of some objects in one stage, under one sampler.
 
-    solves = collect(pipeline, objects)                 # one run for each object, both stages
-    problem = Problem.of(solves["ss"], shape_metric(pipeline))
-    found = path_search.search([problem], most=30)      # the best schedule for every number of calls
+    solves = [collect(pipeline, item)["ss"] for item in objects]
+    found = path_search.search([Problem.of(solves)], most=30)  # the best schedule for every number of calls
 
-A run that is not finished is lost, one that is finished can be stored: `RecordedSolve.stored` and `restored`.
+Several samplers at once: `collect(..., stages=["ss"], solve=False)`, and a problem of `solve.under(...)` for each.
 """
 
 from __future__ import annotations
@@ -26,11 +25,14 @@ from fast_sam3d.run.object import with_alpha
 from fast_sam3d.sampling.step import Leaves
 from fast_sam3d.serial import one_at_a_time
 
-__all__ = ["Metric", "Problem", "collect", "fewer_steps"]
+__all__ = ["Metric", "Problem", "collect", "errors", "fewer_steps"]
 
 STAGES = ("ss", "slat")
 Metric: TypeAlias = Callable[[Tensor], Tensor]
-"""Main leaf of some objects at t = 1 -> factors of an error there, broadcastable to it."""
+"""Main leaf of some objects at t = 1 -> factors of an error there, broadcastable to it.
+
+What the occupancy decoder notices (gradients of its logits near zero) gave no better schedule, so the default is none.
+"""
 
 
 @one_at_a_time()
@@ -155,6 +157,12 @@ class Problem:
     def guided(self) -> int:
         """Steps up to the last with guidance; 0 without any."""
         return max((step + 1 for step, calls in enumerate(self.calls) if calls > 1), default=0)
+
+    @property
+    def rescale_t(self) -> float:
+        """That of the grid t = s / (s + rescale_t (1 - s)), s uniform; 1: uniform."""
+        s, t = 1 / self.steps, self.grid[1]
+        return round(s * (1 - t) / (t * (1 - s)), 4) if self.steps > 1 else 1.0
 
     @property
     def objects(self) -> int:

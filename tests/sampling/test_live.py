@@ -10,11 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+import fast_sam3d
 from fast_sam3d.adapters.layout import layout_stream
+from fast_sam3d.errors import ConfigError
 from fast_sam3d.model.config import LAYOUT_CHANNELS, SSFlowConfig
 from fast_sam3d.model.ss_flow import SparseStructureFlow
 from fast_sam3d.sampling.live import LiveLayout
-from tests.minis import enliven
+from tests.beds import differing, tensors
+from tests.fakes import same_vars, snapshot
+from tests.minis import enliven, picture, random_mini, rgba
 
 SMALL = SSFlowConfig(model_channels=24, num_blocks=3, num_heads=2, cond_channels=16, resolution=4)
 PUBLISHED = dataclasses.replace(SMALL, patch_size=1, convention="published")
@@ -170,6 +174,35 @@ def test_an_unconditional_branch_that_was_not_evaluated_keeps_its_difference() -
     assert torch.allclose(layout(two) - layout(one), torch.tensor(0.5), atol=1e-6)
 
 
+def test_keys_go_on_by_a_part_of_the_way_that_they_came() -> None:
+    made = network()
+    held, ahead = Rested(made), Rested(made)
+    ahead.live = LiveLayout(ahead=0.5)
+    kept = []
+    for seed in (1, 2, 3):
+        for rested in (held, ahead):
+            rested.evaluated(inputs(made, seed=seed), guided=seed < 3)  # guidance ends
+        kept.append((held.live._keys[1][:1, :8].clone(), ahead.live._keys[1][:1, :8].clone()))
+    (first, same_first), (second, further), (third, last) = kept
+    assert torch.equal(first, same_first)
+    assert torch.allclose(further, second + 0.5 * (second - first), atol=1e-6)
+    assert torch.allclose(last, third + 0.5 * (third - further), atol=1e-6)
+
+
+def test_modulation_of_all_steps_at_once_is_that_of_each() -> None:
+    made = network()
+    x, t, context = inputs(made)
+    rested = Rested(made)
+    rested.live = LiveLayout([100.0, 300.0, 700.0])
+    own = rested.evaluated((x, t, context))
+    rested.live.before_rest(1, True, True)
+    for got, expected in zip(rested.step((x, t, context)), own, strict=True):
+        same(got, expected)
+    rested.live.before_rest(2, True, True)
+    other = rested.step((x, torch.tensor([700.0]), context))
+    assert (layout(other[0]) - layout(own[0])).abs().max() > 0.01
+
+
 def test_the_unconditional_keys_go_with_the_end_of_guidance() -> None:
     made = network()
     args, rested = inputs(made), Rested(made)
@@ -183,3 +216,134 @@ def test_the_unconditional_keys_go_with_the_end_of_guidance() -> None:
     assert rested.live.bytes == 2 * 2 * 3 * tokens * 24 * 4  # keys and values, branches, blocks
     rested.live.before_evaluation(False, False)
     assert not rested.live.ready and not rested.live._keys
+
+
+def method(layout: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    predict = {"shape": {"name": "hold"}, "layout": layout}
+    return {"ss": {"when": {"name": "stride", "stride": 2}, "predict": predict, **parts}}
+
+
+LIVE: dict[str, Any] = {"name": "live"}
+
+
+def structure(pipeline: Any) -> dict[str, Tensor]:
+    """Shape, pose and voxels."""
+    return tensors(pipeline.run(rgba(), None, seed=0, stage1_only=True))
+
+
+def ran(pipeline: Any, config: dict[str, Any]) -> tuple[dict[str, Tensor], Any]:
+    """Result, and the record of the sparse structure's solve."""
+    with fast_sam3d.accelerated(pipeline, config) as handle:
+        result = structure(pipeline)
+    return result, handle.report.solves[0]
+
+
+def off(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """The greatest difference of the pose."""
+    return max(float((a[name] - b[name]).abs().max()) for name in ("rotation", "translation", "scale"))
+
+
+def test_on_a_pipeline_the_pose_is_closer_and_the_shape_the_same() -> None:
+    pipeline = random_mini()
+    plain = structure(pipeline)
+    held, _ = ran(pipeline, method({"name": "hold"}))
+    for savings in ({}, {"exact": {"context": True}}):
+        live, record = ran(pipeline, method(LIVE) | savings)
+        assert off(live, plain) < off(held, plain) / 4
+        assert torch.equal(live["shape"], held["shape"]) or savings
+    assert differing(structure(pipeline), plain) == set()
+    rested = len(record.steps) - len(record.evaluated)
+    assert record.layout_evaluations == rested > 0
+    assert record.calls + record.saved == 8 + 7  # none of them among the network's calls
+    assert record.to_dict()["layout_bytes"] == 2 * 2 * 2 * (64 + 4) * 24 * 4
+    assert record.fallbacks == 0
+
+
+@pytest.mark.parametrize("guide", ["reuse", "adaptive"])
+def test_with_methods_that_save_unconditional_calls(guide: str) -> None:
+    pipeline, settings = random_mini(), {"reuse": {"interval": 2, "warmup": 1}, "adaptive": {"threshold": -1.0}}
+    config = method(LIVE, guide={"name": guide, **settings[guide]})
+    live, record = ran(pipeline, config)
+    held, _ = ran(pipeline, config | method({"name": "hold"}, guide=config["ss"]["guide"]))
+    always, _ = ran(pipeline, {"ss": {"guide": config["ss"]["guide"]}})
+    assert record.layout_evaluations and record.fallbacks == 0
+    assert off(live, always) < off(held, always)
+
+
+@pytest.mark.parametrize("interval", [(200.0, 500.0), None])
+def test_guidance_that_begins_late_or_never(interval: Any) -> None:
+    pipeline = random_mini()
+    pipeline.generator("ss").guidance.interval = interval
+    plain = structure(pipeline)
+    live, record = ran(pipeline, method(LIVE))
+    held, _ = ran(pipeline, method({"name": "hold"}))
+    assert record.layout_evaluations and record.fallbacks == 0
+    assert off(live, plain) < off(held, plain) or interval  # rested steps at its begin are as unguided as their node
+
+
+def test_a_batch_is_its_objects_one_by_one() -> None:
+    pipeline, objects = random_mini(), [(picture()[0], picture()[1], None), (picture()[0][::-1], picture()[1], None)]
+    with fast_sam3d.accelerated(pipeline, method(LIVE)) as handle:
+        together = pipeline.sample_structures(objects, seed=0)
+        alone = [pipeline.sample_structures([one], seed=0)[0] for one in objects]
+    assert all(solve.layout_evaluations for solve in handle.report.solves)
+    for one, other in zip(together, alone, strict=True):
+        for name in LAYOUT_CHANNELS:
+            assert torch.allclose(one.latents[name], other.latents[name], atol=1e-4)
+    assert not torch.allclose(alone[0].latents["scale"], alone[1].latents["scale"], atol=1e-3)
+
+
+def unprotected(pipeline: Any) -> None:
+    pipeline.generator("ss").guidance.backbone.blocks[1].self_attn.protect_modality_list = []
+
+
+def unknown(pipeline: Any) -> None:
+    class Other(type(pipeline.generator("ss").guidance.backbone.blocks[0].self_attn)):  # type: ignore[misc]
+        pass
+
+    pipeline.generator("ss").guidance.backbone.blocks[0].self_attn.__class__ = Other
+
+
+def conditioned(pipeline: Any) -> None:
+    pipeline.generator("ss").guidance.backbone.force_zeros_cond = False
+
+
+def wrapped(pipeline: Any) -> None:
+    guidance = pipeline.generator("ss").guidance
+    vars(guidance)["inner_forward"] = guidance.inner_forward
+
+
+def unlike(pipeline: Any) -> None:
+    pipeline.generator("ss").guidance.unconditional_handling = "zeros"
+
+
+REFUSED = {
+    unprotected: "protects nothing",
+    unknown: "Other, which is unknown",
+    conditioned: "force_zeros_cond",
+    wrapped: "compiled or wrapped",
+    unlike: "unconditional_handling='zeros'",
+}
+
+
+@pytest.mark.parametrize("change", REFUSED)
+def test_it_is_refused_with_the_reason_or_predicted(change: Any, caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = random_mini()
+    change(pipeline)
+    before = snapshot(pipeline)
+    with pytest.raises(ConfigError, match=f"ss.predict is live.*{REFUSED[change]}.*fallback"):
+        fast_sam3d.accelerate(pipeline, method(LIVE))
+    assert same_vars(before, snapshot(pipeline))
+    with caplog.at_level("INFO", "fast_sam3d"):
+        live, record = ran(pipeline, method({**LIVE, "fallback": "hold"}))
+    assert REFUSED[change] in caplog.text and record.layout_evaluations == 0
+    held, _ = ran(pipeline, method({"name": "hold"}))
+    assert differing(live, held) == set()
+
+
+def test_it_is_for_the_layout_alone() -> None:
+    for predict in (LIVE, {"shape": LIVE, "layout": LIVE}):
+        with pytest.raises(ConfigError, match="predicts no shape"):
+            fast_sam3d.accelerate(random_mini(), {"ss": {"predict": predict}})
+    with pytest.raises(ConfigError, match="predicts no feats"):
+        fast_sam3d.accelerate(random_mini(), {"slat": {"predict": LIVE}})

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import fast_sam3d
+from fast_sam3d.bench.samplers import Sampler
 from fast_sam3d.decode.spectrum import picture_ratio
 from fast_sam3d.report import observe
 from fast_sam3d.sampling.driver import SolverError
@@ -48,6 +49,17 @@ def test_report_names_every_stage(pipeline: Any) -> None:
     stages = {"pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess"}
     assert report.seconds.keys() == stages | {"other"}
     assert [solve.stage for solve in report.solves] == ["ss", "slat"]
+
+
+def test_another_sampler_has_other_calls_and_is_restored(pipeline: Any) -> None:
+    with Sampler("mine", 0.25, 2.0).on(FakeInference(pipeline)), observe(pipeline) as report:
+        STOCK.run(pipeline)
+        strength = pipeline.models["ss_generator"].reverse_fn.strength
+    with observe(pipeline) as plain:
+        STOCK.run(pipeline)
+    assert strength == 2.0, "the pipeline sets the strength in every run"
+    first, later = (solve.steps[1].t for found in (report, plain) for solve in found.solves if solve.stage == "ss")
+    assert first > later and report.network_calls < plain.network_calls
 
 
 def test_notebook_wrapper_is_unwrapped(pipeline: Any) -> None:

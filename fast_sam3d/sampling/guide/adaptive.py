@@ -27,7 +27,7 @@ class Adaptive(Guide):
     """
 
     name: ClassVar[str] = "adaptive"
-    threshold: float = setting(0.99, Real(-1.0, 2.0), tune=Real(0.9, 0.999))
+    threshold: float = setting(0.99, Real(-1.0, 2.0))
 
     def start(self, syncs: Syncs | None = None) -> Dropping:
         """See `Guide`."""

@@ -26,8 +26,8 @@ class Reuse(Guide):
     """
 
     name: ClassVar[str] = "reuse"
-    interval: int = setting(5, Whole(1), tune=Whole(2, 8))
-    warmup: int = setting(3, Whole(1), tune=Whole(1, 6))
+    interval: int = setting(5, Whole(1))
+    warmup: int = setting(3, Whole(1))
 
     def start(self, syncs: Syncs | None = None) -> Reusing:
         """See `Guide`."""

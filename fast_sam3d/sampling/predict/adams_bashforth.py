@@ -31,7 +31,7 @@ class AdamsBashforth(Integrate):
     """
 
     name: ClassVar[str] = "adams_bashforth"
-    order: int = setting(2, Whole(1, 4), tune=Whole(2, 3))
+    order: int = setting(2, Whole(1, 4))
     corrects: ClassVar[bool] = True
 
     @property

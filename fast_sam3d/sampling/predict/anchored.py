@@ -26,7 +26,7 @@ class Anchored(Predict):
 
     name: ClassVar[str] = "anchored"
     same_for_all_objects: ClassVar[bool] = True
-    beta: float = setting(0.5, Real(0.0, 1.0), tune=Real(0.0, 0.9))
+    beta: float = setting(0.5, Real(0.0, 1.0))
     depth: ClassVar[int] = 2
 
     def __call__(self, history: History[LeafEvaluation], t: float, x: Tensor) -> Tensor:

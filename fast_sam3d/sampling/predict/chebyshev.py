@@ -31,7 +31,7 @@ class Chebyshev(Predict):
     name: ClassVar[str] = "chebyshev"
     terms: int = setting(4, Whole(1, 12))
     ridge: float = setting(0.1, Real(0.0, 1e6))
-    blend: float = setting(0.5, Real(0.0, 1.0), tune=Real(0.0, 1.0))
+    blend: float = setting(0.5, Real(0.0, 1.0))
     depth: ClassVar[int] = 1000
     """As many as a solve can have."""
 

@@ -38,7 +38,7 @@ class Deis(Integrate):
     """
 
     name: ClassVar[str] = "deis"
-    order: int = setting(2, Whole(1, 3), tune=Whole(2, 3))
+    order: int = setting(2, Whole(1, 3))
     corrects: ClassVar[bool] = True
 
     @property

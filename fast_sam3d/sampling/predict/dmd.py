@@ -41,7 +41,7 @@ class DynamicModes(Predict):
     least: int = setting(4, Whole(3))
     window: int = setting(6)
     cutoff: float = setting(1e-4, Real(1e-12, 0.5))
-    order: int = setting(2, tune=Whole(1, 2))
+    order: int = setting(2)
     sigma: float = setting(0.5)
     stride: int = setting(3)
 

@@ -33,7 +33,7 @@ class Hermite(Predict):
     """
 
     name: ClassVar[str] = "hermite"
-    order: int = setting(2, Whole(1, 2), tune=Whole(1, 2))
+    order: int = setting(2, Whole(1, 2))
     sigma: float = setting(0.5, Real(1e-3, 10.0))
     stride: int = setting(3, Whole(1))
 

@@ -28,7 +28,7 @@ class MeanFlow(Integrate):
     """
 
     name: ClassVar[str] = "mean_flow"
-    window: int = setting(2, Whole(1), tune=Whole(1, 4))
+    window: int = setting(2, Whole(1))
 
     @property
     def depth(self) -> int:

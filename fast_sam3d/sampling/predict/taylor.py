@@ -49,7 +49,7 @@ class Taylor(Predict):
 
     name: ClassVar[str] = "taylor"
     same_for_all_objects: ClassVar[bool] = True
-    order: int = setting(1, Whole(0, 2), tune=Whole(0, 2))
+    order: int = setting(1, Whole(0, 2))
 
     @property
     def depth(self) -> int:

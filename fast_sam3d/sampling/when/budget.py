@@ -34,8 +34,8 @@ class Budget(When):
     """
 
     name: ClassVar[str] = "budget"
-    threshold: float = setting(1.5, Real(1e-6, 1e6), tune=Real(0.02, 5.0, log=True))
-    warmup: int = setting(3, Whole(2), tune=Whole(2, 6))
+    threshold: float = setting(1.5, Real(1e-6, 1e6))
+    warmup: int = setting(3, Whole(2))
     momentum: float = setting(0.7, Real(0.0, 0.999))
     depth: ClassVar[int] = 2
 

@@ -32,10 +32,10 @@ class GuidedStride(When):
 
     name: ClassVar[str] = "guided_stride"
     same_for_all_objects: ClassVar[bool] = True
-    stride: int = setting(4, Whole(1), tune=Whole(1, 8))
-    late: int = setting(4, Whole(1), tune=Whole(2, 10))
+    stride: int = setting(4, Whole(1))
+    late: int = setting(4, Whole(1))
     end: float | None = setting(None)
-    warmup: int = setting(4, Whole(1), tune=Whole(1, 6))
+    warmup: int = setting(4, Whole(1))
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)

@@ -23,8 +23,8 @@ class Late(When):
     """
 
     name: ClassVar[str] = "late"
-    begin: float = setting(0.75, Real(0.0, 1.0), tune=Real(0.3, 0.95))
-    stride: int = setting(3, Whole(1), tune=Whole(2, 6))
+    begin: float = setting(0.75, Real(0.0, 1.0))
+    stride: int = setting(3, Whole(1))
 
     def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""

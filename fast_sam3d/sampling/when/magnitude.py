@@ -34,9 +34,9 @@ class Magnitude(When):
 
     name: ClassVar[str] = "magnitude"
     ratios: tuple[float, ...] = setting(())
-    threshold: float = setting(0.12, Real(1e-9, 1e6), tune=Real(0.02, 0.6, log=True))
-    longest: int = setting(2, Whole(1), tune=Whole(1, 6))
-    warmup: int = setting(5, Whole(1), tune=Whole(1, 6))
+    threshold: float = setting(0.12, Real(1e-9, 1e6))
+    longest: int = setting(2, Whole(1))
+    warmup: int = setting(5, Whole(1))
 
     def __post_init__(self) -> None:
         given: Any = self.ratios

@@ -25,8 +25,8 @@ class Stride(When):
 
     name: ClassVar[str] = "stride"
     same_for_all_objects: ClassVar[bool] = True
-    stride: int = setting(3, Whole(1), tune=Whole(2, 12))
-    warmup: int = setting(2, Whole(1), tune=Whole(1, 6))
+    stride: int = setting(3, Whole(1))
+    warmup: int = setting(2, Whole(1))
 
     def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""

@@ -27,9 +27,9 @@ class Widening(When):
     """
 
     name: ClassVar[str] = "widening"
-    first: float = setting(2.0, Real(1.0, 1000.0), tune=Real(1.0, 4.0))
-    growth: float = setting(0.75, Real(0.0, 1000.0), tune=Real(0.1, 3.0))
-    warmup: int = setting(5, Whole(1), tune=Whole(1, 6))
+    first: float = setting(2.0, Real(1.0, 1000.0))
+    growth: float = setting(0.75, Real(0.0, 1000.0))
+    warmup: int = setting(5, Whole(1))
 
     def start(self, times: Sequence[float], guidance: Guidance | None = None) -> Decide:
         """See `When`."""

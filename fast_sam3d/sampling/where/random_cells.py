@@ -27,7 +27,7 @@ class RandomCells(Where):
     """
 
     name: ClassVar[str] = "random"
-    keep: float = setting(0.5, Real(1e-3, 1.0), tune=Real(0.2, 0.95))
+    keep: float = setting(0.5, Real(1e-3, 1.0))
     seed: int = setting(0, Whole(0))
     warmup: int = setting(3, Whole(1))
     needs_tokens: ClassVar[bool] = True

@@ -35,7 +35,7 @@ class Saliency(Where):
     """
 
     name: ClassVar[str] = "saliency"
-    keep: float = setting(0.1, Real(1e-3, 1.0), tune=Real(0.05, 1.0))
+    keep: float = setting(0.1, Real(1e-3, 1.0))
     gamma: float = setting(0.7, Real(0.0, 100.0))
     cutoff: float = setting(0.125, Real(0.0, 0.5))
     warmup: int = setting(3, Whole(1))

@@ -38,10 +38,10 @@ class Stability(Where):
     """
 
     name: ClassVar[str] = "stability"
-    full: float = setting(0.2, Real(0.0, 1.0), tune=Real(0.1, 0.6))
+    full: float = setting(0.2, Real(0.0, 1.0))
     decay: float = setting(0.07, Real(0.0, 100.0))
     refresh: int = setting(8, Whole(1))
-    longest: int = setting(3, Whole(1), tune=Whole(1, 4))
+    longest: int = setting(3, Whole(1))
     change: float = setting(0.7, Real(0.0, 1.0))
     needs_decoder: ClassVar[bool] = True
     depth: ClassVar[int] = 2

@@ -36,7 +36,7 @@ class MergeCells(Where):
     """
 
     name: ClassVar[str] = "tome"
-    merge: float = setting(0.5, Real(0.0, 0.875), tune=Real(0.05, 0.75))
+    merge: float = setting(0.5, Real(0.0, 0.875))
     warmup: int = setting(3, Whole(1))
     needs_tokens: ClassVar[bool] = True
 

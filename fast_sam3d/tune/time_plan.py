@@ -1,0 +1,105 @@
+"""What a time limit allows: how many objects, and whether the network is evaluated on the schedules' own states.
+
+run      one baseline run to the end of the structured latent
+search   for each object, calls of the dynamic programming (`path_search.cost`), or of following the schedules found
+         on the baselines alone
+check    for each object, one baseline run and one run of each way
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fast_sam3d.errors import ConfigError
+
+__all__ = ["Costs", "TimePlan", "make_plan"]
+
+SLACK = 1.15
+"""Times are this much longer than planned: installing, fitting, comparing."""
+SEARCH_SHARE = 0.65
+"""Of the time, for calibration; the rest is for the check."""
+FEWEST = 2
+"""Objects of a calibration."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Measured and counted costs.
+
+    Args:
+        run: seconds of a baseline run. calls: network calls of it.
+        full: calls for each object of a search on the schedules' own states. short: of one on the baselines.
+        levels: budgets that are checked, each as calls of both samplers.
+    """
+
+    run: float
+    calls: int
+    full: int
+    short: int
+    levels: tuple[int, ...]
+
+    @property
+    def call(self) -> float:
+        """Seconds of a network call, with its share of the rest."""
+        return self.run / self.calls
+
+    def object(self, full: bool) -> float:
+        """Seconds that one more object of the calibration takes."""
+        return SLACK * (self.run + self.call * (self.full if full else self.short))
+
+    def check(self) -> float:
+        """Seconds of one object of the check: each budget once with its path, and once with fewer steps."""
+        return SLACK * (self.run + 2 * self.call * sum(self.levels))
+
+
+@dataclass(frozen=True)
+class TimePlan:
+    """What is done.
+
+    Args:
+        objects: to calibrate on. full: on the schedules' own states.
+        checked: objects of the check.
+        seconds: expected.
+    """
+
+    objects: int
+    full: bool
+    checked: int
+    seconds: float
+
+    def sentence(self, costs: Costs, seconds: float) -> str:
+        """For the log."""
+        how = "evaluating every step that a schedule may take" if self.full else "on the baseline runs alone"
+        return (
+            f"one run takes {costs.run:.1f} s ({costs.calls} network calls): {seconds / 60:.3g} minutes allow"
+            f" {self.objects} objects to calibrate on, {how}, and {self.checked} to check the result on, expected"
+            f" {self.seconds / 60:.1f} minutes"
+        )
+
+
+def make_plan(costs: Costs, seconds: float, objects: int, checked: int) -> TimePlan:
+    """The best plan within the time.
+
+    Args:
+        costs: of one object.
+        seconds: that are left.
+        objects, checked: at most so many; at least 1.
+
+    Raises:
+        ConfigError: the shortest calibration and check take longer.
+    """
+    least = min(FEWEST, objects)
+    check = costs.check()
+    for full in (True, False):
+        own = costs.object(full)
+        most = SEARCH_SHARE * seconds if full else seconds - check
+        count = min(objects, math.floor(most / own))
+        if count >= least and count * own + check <= seconds:
+            tested = max(1, min(checked, math.floor((seconds - count * own) / check)))
+            return TimePlan(count, full, tested, count * own + tested * check)
+    needed = least * costs.object(False) + check
+    raise ConfigError(
+        f"one run takes {costs.run:.1f} s, and {seconds / 60:.2g} minutes do not suffice for the shortest calibration"
+        f" with a check: give --minutes {math.ceil(needed / 6) / 10:g} or more"
+    )
