@@ -91,8 +91,9 @@ def variants(scale: Scale, compiled: bool = False) -> tuple[Variant, ...]:
         f"{first} + {second} steps": f"exact=all pipeline.ss_steps={first} pipeline.slat_steps={second}",
     }
     found = [variant_of(text, name) for name, text in named.items() if not compiled or name != "exact"]
-    default = next(variant for variant in found if variant.name == "default")
-    return (*found, _held(default))
+    if compiled:
+        return tuple(found)
+    return (*found, _held(next(variant for variant in found if variant.name == "default")))
 
 
 def _held(variant: Variant) -> Variant:

@@ -49,7 +49,8 @@ def draw_all(results: Mapping[str, Any], folder: Path) -> str:
     figure, axis = pyplot.subplots(figsize=(6.5, 4.6), layout="constrained")
     _panel(axis, _rows(results, "slat", ""), "latent_error", False)
     axis.set(xlabel="network calls, of 38", ylabel="relative error of the latent", yscale="log")
-    axis.legend(fontsize=8, frameon=False)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8, frameon=False)
     figure.savefig(folder / PICTURES["slat"], dpi=110)
     pyplot.close(figure)
     return "\n\n".join(_tables(results))
@@ -71,9 +72,9 @@ def _panel(axis: Any, rows: Sequence[Mapping[str, Any]], score: str, higher: boo
     """Lines of paths and fewer steps; methods in grey, those on the front with their names."""
     inside = [row for row in rows if CALLS[0] - 5 <= row["calls"] <= CALLS[1] + 1 and score in row["scores"]]
     for kind, colour in LINES.items():
-        points = sorted((row["calls"], *row["scores"][score]) for row in inside if row["kind"] == kind)
-        if points:
-            x, y, error = zip(*points, strict=True)
+        line = sorted((row["calls"], *row["scores"][score]) for row in inside if row["kind"] == kind)
+        if line:
+            x, y, error = zip(*line, strict=True)
             axis.errorbar(x, y, error, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=LABELS[kind])
     others = {row["name"]: row for row in inside if row["kind"] in ("method", "preset")}
     sign = 1 if higher else -1
