@@ -39,6 +39,7 @@ class FoundPath:
         calls: network calls under the first problem's sampler.
         steps, guided: of the first problem's sampler, see `sampling.when.path.Path`.
         errors: for each problem, root of the mean squared relative error of the result on the calibration objects.
+        rescale_t: of the first problem's time grid.
     """
 
     stage: str
@@ -49,6 +50,7 @@ class FoundPath:
     steps: int
     guided: int
     errors: tuple[float, ...]
+    rescale_t: float = 3.0
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -66,7 +68,8 @@ class FoundPath:
         Args:
             live: the layout is evaluated at every step (`predict: {layout: {name: live}}`); else it has its weights.
         """
-        when = {"name": "path", "nodes": _lists(self.nodes), "steps": self.steps, "guided": self.guided}
+        sampler = {"steps": self.steps, "guided": self.guided, "rescale_t": self.rescale_t}
+        when = {"name": "path", "nodes": _lists(self.nodes), **sampler}
         main = {"name": "weighted_multistep", "weights": _lists(self.weights)}
         if self.stage != "ss":
             return {"when": when, "predict": main}
@@ -298,9 +301,8 @@ def _followed(student: Student, wanted: set[tuple[int, ...]]) -> list[Prefix]:
 def _found(student: Student, path: Prefix) -> FoundPath:
     first = student.reference
     errors = tuple(float(np.mean(each)) ** 0.5 for each in path.errors)
-    return FoundPath(
-        first.stage, path.nodes[:-1], path.rows, path.others, path.calls, first.steps, first.guided, errors
-    )
+    nodes, sampler = path.nodes[:-1], (first.steps, first.guided)
+    return FoundPath(first.stage, nodes, path.rows, path.others, path.calls, *sampler, errors, first.rescale_t)
 
 
 def _front(

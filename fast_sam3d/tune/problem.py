@@ -159,6 +159,12 @@ class Problem:
         return max((step + 1 for step, calls in enumerate(self.calls) if calls > 1), default=0)
 
     @property
+    def rescale_t(self) -> float:
+        """That of the grid t = s / (s + rescale_t (1 - s)), s uniform; 1: uniform."""
+        s, t = 1 / self.steps, self.grid[1]
+        return round(s * (1 - t) / (t * (1 - s)), 4) if self.steps > 1 else 1.0
+
+    @property
     def objects(self) -> int:
         """How many there are."""
         return sum(group.objects for group in self.groups)

@@ -173,7 +173,9 @@ def test_agreement_is_worse_where_objects_move_differently() -> None:
 def test_a_path_is_a_method_and_plain_numbers() -> None:
     path = search([problem(waves)], 7, rounds=0)[7]
     assert FoundPath.of(json.loads(json.dumps(path.plain))) == path
-    assert path.method()["when"]["nodes"][0] == 0
+    assert path.method()["when"] == {
+        "name": "path", "nodes": list(path.nodes), "steps": STEPS, "guided": 3, "rescale_t": 1.0,
+    }  # fmt: skip
     assert path.method()["predict"]["name"] == "weighted_multistep"
     shape = replace(path, stage="ss").method()["predict"]
     assert shape["layout"] == {"name": "live"}
