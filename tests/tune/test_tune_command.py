@@ -100,6 +100,12 @@ def test_writes_schedules_that_fit_and_presets_take_them(capsys: Any, tmp_path: 
     with_preset = fast_sam3d.accelerate(pipeline)
     assert Path(with_preset.report.schedule or "").parent == cache_folder()
     assert with_preset.methods == handle.methods
+    measured = yaml.safe_load(text)["calibrated"]["levels"]
+    assert [sum(len(each[stage]["when"]["nodes"]) for stage in ("ss", "slat")) for each in measured] == sorted(
+        sum(len(each[stage]["nodes"]) for stage in ("ss", "slat")) for each in evidence["levels"]
+    )
+    least = fast_sam3d.accelerate(pipeline, overrides=["quality=0"])
+    assert list(least.methods["ss"]["when"]["nodes"]) == measured[0]["ss"]["when"]["nodes"]
     pipeline.models["ss_generator"].rescale_t = 2.0
     fast_sam3d.restore(pipeline)
     with pytest.raises(ConfigError, match="measured with ss rescale_t 3, and the pipeline has 2: .* use preset=defa"):
