@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from fast_sam3d.bench.schedules.evaluate import Settings, evaluate
+from fast_sam3d.tune.robust import PARTS, RobustSettings, robust_search
 
 DOCS = Path(__file__).parents[1]
 
@@ -19,6 +20,18 @@ DOCS = Path(__file__).parents[1]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
+    search = commands.add_parser("search", help="schedules for each sampler, and for all of them together")
+    search.add_argument("--device", default="cpu")
+    search.add_argument("--objects", type=int, default=24)
+    search.add_argument("--voxel_objects", type=int, default=12, help="of the structured latent")
+    search.add_argument("--minutes", type=float, default=20)
+    search.add_argument("--most", type=int, default=30, help="network calls")
+    search.add_argument("--beam", type=int, default=2)
+    search.add_argument("--parts", default=",".join(PARTS))
+    search.add_argument("--at_once", type=int, default=1, help="parts at the same time, each in a process")
+    search.add_argument("--cache", type=Path, required=True, help="folder for the objects")
+    search.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    search.add_argument("--output", type=Path, default=DOCS / "measured" / "paths.json")
     for name in ("evaluate",):
         command = commands.add_parser(name)
         command.add_argument("--device", default="cpu")
@@ -35,6 +48,15 @@ def main() -> None:
         command.add_argument("--output", type=Path, default=DOCS / "measured" / "schedules.json")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.command == "search":
+        robust_search(
+            RobustSettings(
+                args.cache, args.device, args.objects, args.voxel_objects, minutes=args.minutes, most=args.most,
+                beam=args.beam, processes=args.processes, parts=tuple(args.parts.split(",")), at_once=args.at_once,
+            ),
+            args.output,
+        )  # fmt: skip
+        return
     batch = args.batch or (16 if args.device == "cpu" else 1024)
     settings = Settings(
         args.device, args.objects, tuple(map(int, args.seeds.split(","))), tuple(args.samplers.split(",")),

@@ -46,6 +46,11 @@ POINTMAP = Flag(
 )
 OUTPUT_DIR = Flag(("output_dir",), "output.dir", str, "DIR", "where the folder of results is created")
 SEED = Flag(("seed",), "seed", int, "N", "seed of the noise; the same seed gives the same result")
+QUALITY = Flag(
+    ("quality",), "quality", float, "IOU",
+    "of the schedules that `tune` measured on the model the fastest with this voxel IoU to the unaccelerated result,"
+    " such as 0.97; with --preset (default: the preset's)",
+)  # fmt: skip
 MODEL = (
     Flag(
         ("tag",), "pipeline.tag", str, "TAG",
@@ -142,6 +147,7 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
         "--no_calibrated", dest="use_calibrated", action="store_const", const=False, default=None,
         help="presets default and fast as shipped, without the schedule that `tune` measured on the model",
     )  # fmt: skip
+    _add(group, QUALITY)
     group = parser.add_argument_group(
         "flags of Fast-SAM3D's releases, with the settings that they stand for; two for one setting must agree"
     )
@@ -352,7 +358,8 @@ def _values(args: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-_PLAIN = (Flag(("image_path",), "input.image_path", str, None, ""), *OBJECT, POINTMAP, OUTPUT_DIR, SEED, *MODEL)
+_IMAGE = Flag(("image_path",), "input.image_path", str, None, "")
+_PLAIN = (_IMAGE, *OBJECT, POINTMAP, OUTPUT_DIR, SEED, QUALITY, *MODEL)
 
 
 def _load(args: argparse.Namespace, overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> Config:

@@ -2,10 +2,11 @@
 
 A file is a configuration as `accelerate` takes it, with one more key:
 
-    calibrated: {fingerprint: {weights: ..., ss: {steps: 25, rescale_t: 3.0, ...}, slat: {...}}, evidence: {...}}
+    calibrated: {fingerprint: {weights: ..., ss: {steps: 25, rescale_t: 3.0, ...}, slat: {...}}, evidence: {...},
+                 levels: [{voxel_iou: 0.93, ss: {...}, slat: {...}}, ...]}
 
 The presets `default` and `fast` take the file in the cache folder (`config.measured`) whose fingerprint is the
-pipeline's.
+pipeline's. A `quality` takes another of its levels, which go from few calls to many.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def choose(adapter: Sam3d, asked: Asked) -> Chosen:
     """The settings for a pipeline: those that were asked for, or the schedule measured on it.
 
     Raises:
-        ConfigError: settings that were measured on another model or sampler.
+        ConfigError: settings that were measured on another model or sampler; a quality that no level has.
     """
     if CALIBRATED in asked.modules:
         own = {name: value for name, value in asked.modules.items() if name != CALIBRATED}
@@ -61,15 +62,42 @@ def choose(adapter: Sam3d, asked: Asked) -> Chosen:
                 f"{name}: this path was measured with {other}: run `fast-sam3d tune` on this pipeline, or use"
                 " preset=default"
             )
-        return Chosen(own, name)
+        return Chosen(_of_quality(own, facts, asked.quality, name), name)
     if asked.preset in PRESETS and asked.use_calibrated and _untouched(asked):
         found = _find(adapter, asked.preset, asked.steps)
         if found is not None:
             path, modules = found
             log.info("preset %s takes the schedule measured on this model, %s (use_calibrated=false leaves it out)",
                      asked.preset, path)  # fmt: skip
+            modules = _of_quality(modules, modules[CALIBRATED], asked.quality, str(path))
             return Chosen({**asked.modules, **{stage: modules[stage] for stage in _SAMPLED}}, str(path))
+    if asked.quality is not None:
+        raise ConfigError(
+            "quality chooses among the schedules that `fast-sam3d tune` measured on this model and sampler, and these"
+            " settings have none: run it and use preset default or fast, or leave quality out"
+        )
     return Chosen(asked.modules)
+
+
+def _of_quality(
+    modules: Mapping[str, Any], facts: Mapping[str, Any], quality: float | None, name: str
+) -> Mapping[str, Any]:
+    """The settings with the first level's methods whose voxel IoU is at least the quality; None: as they are."""
+    if quality is None:
+        return modules
+    try:
+        levels = [(float(level["voxel_iou"]), {stage: level[stage] for stage in _SAMPLED}) for level in facts["levels"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{name}: {CALIBRATED}.levels is missing or damaged: run `fast-sam3d tune` again") from error
+    for measured, methods in levels:
+        if measured >= quality:
+            log.info("quality %g takes the schedule with a voxel IoU of %.3f to the baseline", quality, measured)
+            return {**modules, **methods}
+    closest = max((measured for measured, _ in levels), default=0.0)
+    raise ConfigError(
+        f"quality is {quality:g}, and no schedule measured on this model has that voxel IoU (the closest:"
+        f" {closest:.3f}): ask for less, or run `fast-sam3d tune --quality {quality:g}`"
+    )
 
 
 def _find(adapter: Sam3d, preset: str, steps: Mapping[str, int | None] | None) -> tuple[Path, Mapping[str, Any]] | None:

@@ -130,6 +130,7 @@ class Config:
         modules: one mapping per acceleration module ("ss", "slat", "mesh", "exact"), as in its YAML file; empty: off.
         choices: the option picked in each group, such as {"pipeline": "auto", "ss": "fast_sam3d"}.
         use_calibrated: presets take the schedule that `fast-sam3d tune` measured on the model, where there is one.
+        quality: least voxel IoU to the baseline, by which one of its schedules is chosen; None: the preset's own.
     """
 
     seed: int
@@ -140,6 +141,7 @@ class Config:
     modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     choices: Mapping[str, str] = field(default_factory=dict)
     use_calibrated: bool = True
+    quality: float | None = None
 
 
 def load(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
@@ -331,6 +333,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
         modules={name: read.mapping(name, f"{name}={option}") for name, option in ACCELERATED.items()},
         choices=choices,
         use_calibrated=read.boolean("use_calibrated"),
+        quality=read.optional("quality", read.share),
     )
     read.refuse_unread()
     if config.input.mask_index is not None and config.input.mask_path is not None:

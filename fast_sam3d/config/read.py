@@ -45,6 +45,12 @@ class Reader:
             raise ConfigError(f"{key} is {value!r}: give a whole number from {low} to {high}", key)
         return value
 
+    def share(self, key: str) -> float:
+        value = self.raw(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise ConfigError(f"{key} is {value!r}: give a number from 0 to 1", key)
+        return float(value)
+
     def boolean(self, key: str) -> bool:
         value = self.raw(key)
         if not isinstance(value, bool):

@@ -30,6 +30,7 @@ class Asked:
         use_calibrated: whether a schedule measured on the pipeline may replace a preset's.
         steps: of each stage's solves; None: the pipeline's own.
         source: the file that they are from, for messages.
+        quality: see `fast_sam3d.config.compose.Config`.
     """
 
     modules: Mapping[str, Any]
@@ -37,6 +38,7 @@ class Asked:
     use_calibrated: bool = True
     steps: Mapping[str, int] | None = None
     source: str = ""
+    quality: float | None = None
 
 
 def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Asked:
@@ -69,10 +71,11 @@ def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Asked:
     if isinstance(config, Config):
         steps = {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps}
         modules = without_about(_plain(config.modules, overrides))
-        return Asked(modules, config.choices.get("preset"), config.use_calibrated, steps)
+        return Asked(modules, config.choices.get("preset"), config.use_calibrated, steps, quality=config.quality)
     if not isinstance(config, Mapping):
         raise ConfigError(f"config is a {type(config).__name__}: give a mapping, the path of a YAML file, or a preset")
-    return Asked(without_about(_plain(config, overrides)), source=source)
+    plain = without_about(_plain(config, overrides))
+    return Asked(plain, source=source, quality=_quality(plain) if "quality" in plain else None)
 
 
 def _from_preset(preset: str | None, overrides: Sequence[str]) -> Asked:
@@ -81,7 +84,13 @@ def _from_preset(preset: str | None, overrides: Sequence[str]) -> Asked:
         raise ConfigError(f"there is no preset '{preset}', nor a file of that name: {suggest(preset, names)}")
     tree, choices = compose([f"preset={preset or PRESET}", *overrides])
     modules = {module: tree[module] for module in MODULES}
-    return Asked(modules, choices.get("preset"), Reader(tree).boolean("use_calibrated"))
+    use = Reader(tree).boolean("use_calibrated")
+    return Asked(modules, choices.get("preset"), use, quality=_quality(tree))
+
+
+def _quality(tree: Mapping[str, Any]) -> float | None:
+    read = Reader(tree)
+    return read.optional("quality", read.share)
 
 
 def _plain(mapping: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from fast_sam3d.sampling.syncs import Syncs
 logger = logging.getLogger(__name__)
 
 CLOSE: Final = 1e-2
-"""Allowed difference of a replayed result from a plain one, relative to the largest value; both are the same kernels."""
+"""Allowed difference of a replayed result from a plain one, of the same kernels, relative to the largest value."""
 
 Function = Callable[..., list[Tensor]]
 

@@ -275,6 +275,7 @@ def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
         "layout_postprocess": asked.layout_postprocess,
         "preview": config.output.preview,
         "modules": config.modules,
+        **({} if config.quality is None else {"quality": config.quality}),
         "weights": _weights(checkpoint),
     }
     if checkpoint.runtime == "native":

@@ -65,10 +65,20 @@ def as_yaml(result: Result, preset: str, live: bool, about: Mapping[str, Any]) -
     tree = {
         **result.levels[number].methods(live),
         "exact": compose(["exact=all"])[0]["exact"],
-        CALIBRATED: {"fingerprint": dict(result.fingerprint), "evidence": evidence},
+        CALIBRATED: {"fingerprint": dict(result.fingerprint), "evidence": evidence, "levels": _levels(result, live)},
     }
     head = '# Written by `fast-sam3d tune`; for fast_sam3d.accelerate(pipeline, config="this file\'s path").\n'
     return head + yaml.dump(tree, Dumper=_plain_dumper(), sort_keys=False, default_flow_style=None, width=110)
+
+
+def _levels(result: Result, live: bool) -> list[dict[str, Any]]:
+    """The checked schedules from few calls to many, for `quality`; see `config.calibrated`."""
+    rows = {row["level"]: row for row in summary(result.rows) if row["kind"] == PATH and not row["failed"]}
+    checked = sorted((level.calls, number) for number, level in enumerate(result.levels) if number in rows)
+    return [
+        {"voxel_iou": round(rows[number]["voxel_iou"][0], 5), **result.levels[number].methods(live)}
+        for _, number in checked
+    ]
 
 
 def as_tree(result: Result, about: Mapping[str, Any]) -> dict[str, Any]:

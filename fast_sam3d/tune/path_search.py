@@ -107,6 +107,8 @@ def search(
     rounds: int = 2,
     seconds: float | None = None,
     progress: Callable[[float], None] = lambda share: None,
+    judge: Callable[[Prefix], float] | None = None,
+    around: Sequence[int] | None = None,
 ) -> dict[int, FoundPath]:
     """The best schedules by their number of calls.
 
@@ -123,6 +125,8 @@ def search(
         rounds: of the local search at most; 0: none.
         seconds: local search ends after so many from the start; the pass before it is not cut short, see `cost`.
         progress: receives the share that is done.
+        judge: what the local search makes small, of a complete schedule's end; None: the objective.
+        around: numbers of calls whose schedules the local search changes, in this order; None: all, ascending.
 
     Returns:
         calls -> schedule, without those that a schedule with fewer calls is better than.
@@ -142,11 +146,12 @@ def search(
     if assume:
         found = {calls: [_chain(student, student.begin(), path.nodes[1:]) for path in paths]
                  for calls, paths in found.items()}  # fmt: skip
-    best = {calls: min(paths, key=measure) for calls, paths in found.items()}
+    final: Callable[[Prefix], float] = measure if judge is None else judge
+    best = {calls: min(paths, key=final) for calls, paths in found.items()}
     for _ in range(rounds):
-        if not _improve(student, best, most, measure, end):
+        if not _improve(student, best, most, final, end, around):
             break
-    return _front({calls: _found(student, path) for calls, path in best.items()}, measure, best)
+    return _front({calls: _found(student, path) for calls, path in best.items()}, final, best)
 
 
 def _within(found: dict[int, list[Prefix]], budget: int, measure: Callable[[Move | Prefix], float]) -> int:
@@ -256,12 +261,17 @@ def _chain(student: Student, prefix: Prefix, nodes: Sequence[int]) -> Prefix:
 
 
 def _improve(
-    student: Student, best: dict[int, Prefix], most: int, measure: Callable[[Move | Prefix], float], end: float | None
+    student: Student,
+    best: dict[int, Prefix],
+    most: int,
+    measure: Callable[[Prefix], float],
+    end: float | None,
+    around: Sequence[int] | None,
 ) -> bool:
     """One round of local search; whether any schedule became better. All candidates take their steps together."""
     first, improved = student.reference, False
     tried = {path.nodes for path in best.values()}
-    for calls in sorted(best):
+    for calls in sorted(best) if around is None else [calls for calls in around if calls in best]:
         wanted = _neighbours(best[calls].nodes[:-1], first.steps) - tried
         tried |= wanted
         wanted = {nodes for nodes in wanted if sum(first.calls[node] for node in nodes[:-1]) <= most}
@@ -306,7 +316,7 @@ def _found(student: Student, path: Prefix) -> FoundPath:
 
 
 def _front(
-    found: dict[int, FoundPath], measure: Callable[[Move | Prefix], float], best: dict[int, Prefix]
+    found: dict[int, FoundPath], measure: Callable[[Prefix], float], best: dict[int, Prefix]
 ) -> dict[int, FoundPath]:
     """Without schedules that one with fewer calls is better than."""
     front: dict[int, FoundPath] = {}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import yaml
 
+from fast_sam3d.bench.runs import Given, run
 from fast_sam3d.bench.suite import OFF, OTHER_SEED, Suite, load_suite, suite_names
 from fast_sam3d.config.packaged import checkout
 from fast_sam3d.errors import ConfigError
+from fast_sam3d.run.object import RunSettings
+from tests.stand_in import StandIn
 
 GOOD = {"objects": 3, "seeds": [1, 2], "methods": {"a": "ss=fast_sam3d"}}
 
@@ -18,8 +22,18 @@ def written(tmp_path, **changes):
     return str(path)
 
 
+def test_fewer_steps_of_the_headline_have_as_many_calls_as_the_presets():
+    image, pipeline, calls = np.zeros((6, 8, 3), np.uint8), StandIn(), {}
+    for variant in load_suite("headline").variants():
+        found = run(pipeline, Given(image, image[..., 0] > 0), variant, RunSettings(formats=("mesh",)))
+        calls[variant.name] = found.report.network_calls
+    fewer = sorted(count for name, count in calls.items() if "steps" in name)
+    assert calls[OFF] == 44 + 38, "the stand-in has the published samplers"
+    assert fewer == pytest.approx(sorted([calls["fast"], calls["default"]]), abs=1), calls
+
+
 def test_every_packaged_suite_composes():
-    assert {"quick", "full", "sweeps"} <= set(suite_names())
+    assert {"quick", "full", "headline", "sweeps"} <= set(suite_names())
     composed: dict[str, str] = {}
     for name in suite_names():
         suite = load_suite(name)
@@ -63,6 +77,7 @@ def test_methods_of_the_command_line(tmp_path):
         ({"objects": True}, "objects is True"),
         ({"seeds": []}, "seeds is"),
         ({"seeds": [-1]}, "seeds is"),
+        ({"samplers": "published"}, "samplers is 'published'"),
         ({"methods": {}}, "no method"),
         ({"methods": ["ss=fast_sam3d"]}, "give names and their values"),
         ({"methods": {"a": 3}}, "a is 3"),

@@ -110,6 +110,48 @@ def test_presets_take_a_schedule_that_fits(preset: str, caplog: pytest.LogCaptur
         assert fast_sam3d.accelerate(pipeline, **with_preset, **left_out).report.schedule is None
 
 
+def levels(**more: Any) -> dict[str, Any]:
+    """Strides 9 and 3 with a voxel IoU of 0.9 and 0.98."""
+    methods = {iou: {"when": {"name": "stride", "stride": stride}} for iou, stride in ((0.9, 9), (0.98, 3))}
+    tree = content(FakePipeline(), **more)
+    tree["calibrated"]["levels"] = [{"voxel_iou": iou, "ss": own, "slat": own} for iou, own in methods.items()]
+    return tree
+
+
+@pytest.mark.parametrize(("quality", "stride"), [(0.9, 9), (0.91, 3), (None, 5)])
+def test_a_quality_takes_the_measured_schedule_with_the_fewest_calls_that_has_it(
+    quality: float | None, stride: int, tmp_path: Path
+) -> None:
+    pipeline, asked = FakePipeline(), f"quality={'null' if quality is None else quality}"
+    store(yaml.safe_dump(levels()), {}, "default")
+    file = written(tmp_path / "tuned.yaml", levels())
+    for handle in (
+        fast_sam3d.accelerate(pipeline, overrides=[asked]),
+        fast_sam3d.accelerate(pipeline, load(["preset=default", asked])),
+        fast_sam3d.accelerate(pipeline, file, overrides=[asked]),
+        fast_sam3d.accelerate(pipeline, written(tmp_path / "own.yaml", levels(quality=quality))),
+    ):
+        assert strides(handle) == [stride, stride] and handle.report.schedule
+
+
+@pytest.mark.parametrize(
+    ("tree", "options", "says"),
+    [
+        (levels(), {"overrides": ["quality=0.99"]}, "closest: 0.980.*ask for less, or run .fast-sam3d tune --quality"),
+        (levels(), {"overrides": ["quality=2"]}, "quality is 2: give a number from 0 to 1"),
+        (levels(), {"overrides": ["quality=0.9", "use_calibrated=false"]}, "these settings have none"),
+        (levels(), {"overrides": ["quality=0.9"], "preset": "off"}, "these settings have none"),
+        (content(FakePipeline()), {"overrides": ["quality=0.9"]}, "levels is missing or damaged: run"),
+        (None, {"overrides": ["quality=0.9"]}, "these settings have none: run it"),
+    ],
+)
+def test_a_quality_without_a_measured_schedule_is_refused(tree: Any, options: dict[str, Any], says: str) -> None:
+    if tree is not None:
+        store(yaml.safe_dump(tree), {}, "default")
+    with pytest.raises(ConfigError, match=says):
+        fast_sam3d.accelerate(FakePipeline(), **options)
+
+
 def test_a_schedule_for_one_preset_is_not_for_another() -> None:
     pipeline = FakePipeline()
     store(yaml.safe_dump(content(pipeline)), {}, "fast")
@@ -180,3 +222,14 @@ def test_weights_that_are_not_loaded_are_read_from_their_source() -> None:
     assert difference(loaded, fingerprint(adapt(random_native(1)))) == (
         "another checkpoint (the weights of the ss network differ)"
     )
+
+
+def test_a_run_with_other_steps_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = FakePipeline()
+    path = {"when": {"name": "path", "nodes": [0, 6, 12], "steps": 25, "guided": 19}}
+    with fast_sam3d.accelerated(pipeline, written(tmp_path / "tuned.yaml", content(pipeline, ss=path))):
+        pipeline.run(seed=0)
+        assert not caplog.messages
+        pipeline.models["ss_generator"].inference_steps = 10
+        pipeline.run(seed=0)
+    assert ["measured with 25 steps, and this run has 10" in line for line in caplog.messages] == [True]

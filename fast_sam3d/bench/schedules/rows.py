@@ -20,6 +20,7 @@ BASELINE = "baseline"
 FEWER_STEPS = (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20)
 STRIDES = (2, 4, 5, 6, 8)
 GROWTHS = (0.4, 1.5, 3.0)
+EVALUATIONS = (6, 8, 12, 14, 16)
 BY_VALUES = {"budget", "stability", "saliency", "adaptive", "dmd", "random", "tome", "controller"}
 """Parts that decide by an object's values, or mix the tokens of all: their objects are solved one by one."""
 
@@ -105,15 +106,21 @@ def _sweeps(stage: str, sampler: str, found: Mapping[str, Any]) -> Iterator[Row]
             "stride": [{"stride": value} for value in STRIDES],
             "guided_stride": [{"stride": a, "late": b} for a, b in ((2, 2), (3, 3), (5, 8), (6, 6), (8, 8))],
             "widening": [{"growth": value} for value in GROWTHS],
+            "aligned": [{"evaluations": value} for value in EVALUATIONS],
         }
         for change in changes.get(when.get("name", ""), []):
             if any(when.get(key) != value for key, value in change.items()):
                 label = ", ".join(f"{key} {value}" for key, value in change.items())
-                predict = settings.get("predict", {})
-                if "stride" in predict:  # as in the files, the schedule's
-                    predict = {**predict, "stride": change["stride"]}
+                predict = _with_stride(settings.get("predict", {}), change)
                 changed = {**settings, "when": {**when, **change}, "predict": predict}
                 yield _row(stage, sampler, "method", f"{name} ({label})", changed)
+
+
+def _with_stride(predict: Mapping[str, Any], change: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The predictors, of which some know the schedule's stride, as the files have it."""
+    if any(isinstance(part, Mapping) for part in predict.values()):
+        return {leaf: _with_stride(part, change) for leaf, part in predict.items()}
+    return {**predict, "stride": change["stride"]} if "stride" in predict else predict
 
 
 def _row(stage: str, sampler: str, kind: str, name: str, settings: Mapping[str, Any] | None) -> Row:

@@ -84,6 +84,10 @@ class _Bed:
             generator.inference_steps = before
         return Solved({name: torch.cat([each[name] for each in found]) for name in found[0]}, calls / total)
 
+    def begin(self, generator: Any) -> dict[str, Tensor]:
+        """One solve of all objects as one batch, with the method that is installed."""
+        return self._solve(generator, 0, len(self))
+
     def _solve(self, generator: Any, start: int, end: int) -> dict[str, Tensor]:
         raise NotImplementedError
 
@@ -232,8 +236,10 @@ class LatentBed(_Bed):
         coords = torch.cat(
             [torch.nn.functional.pad(self.voxels[i], (1, 0), value=place) for place, i in enumerate(which)]
         )
-        x = torch.cat([self._noise[i] for i in which])[None]
-        return {"feats": generator.solve(x, self.contexts[start:end], coords.to(torch.int32).cpu().numpy())[0]}
+        x, places = torch.cat([self._noise[i] for i in which])[None], coords.to(torch.int32).cpu().numpy()
+        context = self.contexts[start:end]
+        with adapt(self.pipeline).network("slat").keeping(context, places):
+            return {"feats": generator.solve(x, context, places)[0]}
 
     def against(self, solved: Solved, base: Solved) -> Scores:
         """latent_error [B], |a - b| / |b|."""

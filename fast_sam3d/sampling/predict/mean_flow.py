@@ -21,7 +21,7 @@ class MeanFlow(Integrate):
     along the flow. Skipped steps are the differences of that path; evaluated ones are plain Euler steps.
 
     Source: MeanCache (arXiv 2601.19961). Its schedule is a shortest path through errors that were measured beforehand
-    for a model; here any schedule can be used.
+    for a model (`fast_sam3d.tune.mean_cache`); here any schedule can be used.
 
     Args:
         window: evaluations from w to e; with stride 3 two of them are the paper's six steps.

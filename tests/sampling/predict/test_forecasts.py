@@ -257,8 +257,9 @@ FILES: dict[str, tuple[Callable[..., np.ndarray], list[int] | None]] = {
     "release": (CASES["line"][1], PAPER),
     "hicache": (slow_hermite, PAPER),
     "dmd": (slow_modes, PAPER),
-    "hicache_pp": (partial(slow_modes, order=1, stride=5), [0, 1, 2, 3, 8, 13, 18, 23]),
+    "hicache_pp": (partial(slow_modes, order=1, stride=5), [0, 1, 2, 3, 8, 13, 18, 23, 24]),
     "meancache": (slow_mean_flow, PAPER),
+    "meancache_path": (slow_mean_flow, [0, 2, 3, 4, 6, 9, 13, 17, 20, 23]),
     "spectrum": (slow_chebyshev, [0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 24]),
     "easycache": (slow_offset, None),  # its schedule has a slow reference in test_when
     "magcache": (CASES["hold"][1], None),  # and so has this in test_schedules
