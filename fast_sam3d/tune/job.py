@@ -25,6 +25,7 @@ from fast_sam3d.tune.cases import Case, Cases
 from fast_sam3d.tune.levels import NAMES, Level, best_within, budgets_of, fast_of
 from fast_sam3d.tune.path_search import Agreement, FoundPath, agreement, cost, search
 from fast_sam3d.tune.problem import Metric, Problem, collect
+from fast_sam3d.tune.stored import Stored
 from fast_sam3d.tune.time_plan import FEWEST, Costs, TimePlan, make_plan
 
 __all__ = ["Calibration", "Request", "Result"]
@@ -102,6 +103,7 @@ class Calibration:
         self._live = self._adapter.no_live_layout() is None
         self.seconds = 60.0 * (request.minutes or 0.0)
         self._solves: dict[Case, dict[str, RecordedSolve]] = {}
+        self._stored = Stored(record.path.with_suffix(".solves"))
 
     @property
     def spent(self) -> float:
@@ -146,6 +148,7 @@ class Calibration:
             if level not in levels:
                 levels.append(level)
         rows, checked = self._check(levels, costs)
+        self._stored.clear()
         chosen = self._chosen(rows)
         facts = {
             "calibration": [list(case) for case in cases], "check": [list(case) for case in checked],
@@ -186,14 +189,19 @@ class Calibration:
 
     def _collected(self, case: Case) -> bool:
         """Run the baseline on a case; whether it can be used."""
-        if case not in self._solves:
-            try:
-                self._solves[case] = collect(self._pipeline, self._cases.load(case), case[1])
-            except FastSam3dError as error:
-                if case == self._cases.calibration[0]:
-                    raise
-                log.warning("object %s is left out: %s", case[0], error)
-                return False
+        if case in self._solves:
+            return True
+        first = self._cases.calibration[0]
+        known = None if case == first else self._stored.load(case, self._solves[first])
+        try:
+            self._solves[case] = known or collect(self._pipeline, self._cases.load(case), case[1])
+        except FastSam3dError as error:
+            if case == first:
+                raise
+            log.warning("object %s is left out: %s", case[0], error)
+            return False
+        if known is None and case != first:
+            self._stored.save(case, self._solves[case])
         return True
 
     def _collect(self, plan: TimePlan) -> list[Case]:
