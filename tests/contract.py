@@ -17,12 +17,16 @@ import torch
 from torch import Tensor
 
 import fast_sam3d
+from fast_sam3d.adapters.solves import record
 from fast_sam3d.config.compose import compose, group_options
 from fast_sam3d.config.methods import build_methods
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.exact import Exact
 from fast_sam3d.report import observe
 from fast_sam3d.sampling.method import PARTS, StageMethod
+from fast_sam3d.sampling.step import to_leaves
+from fast_sam3d.tune.path_search import follow, search
+from fast_sam3d.tune.problem import Problem
 from tests.beds import STEPS, Bed, counted_calls, differing, random_state
 from tests.fakes import same_vars, snapshot
 
@@ -252,6 +256,29 @@ class Contract:
     def unlike(self, pipeline: Any, plain: dict[str, Tensor], what: tuple[str, ...] = ("gaussian",)) -> set[str]:
         """Names by which a run differs from the baseline."""
         return self.differing_names(self.bed.run(pipeline, formats=what), plain)
+
+    @pytest.mark.parametrize("stage", ["ss", "slat"])
+    def test_a_found_schedule_gives_the_result_that_it_was_found_with(self, pipeline: Any, stage: str) -> None:
+        with self.bed.running():
+            solve = record(pipeline, lambda: self.bed.raw(pipeline), [stage])[stage]
+            problem = Problem.of([solve])
+            found = search([problem], sum(problem.calls) // 2, rounds=0)
+        path = found[max(found)]
+        with self.bed.running():
+            expected = follow([problem], path)[1].solved[0].x[0]
+        ends: list[Any] = []
+        generator = pipeline.models[f"{stage}_generator"]
+        hook = generator.register_forward_hook(
+            lambda module, args, result: ends.append(to_leaves(result, problem.leaf))  # a copy: stock adds to the dict
+        )
+        with fast_sam3d.accelerated(pipeline, {stage: path.method(live=False)}) as handle:
+            self.bed.run(pipeline)
+        hook.remove()
+        made = next(solve.calls for solve in handle.report.solves if solve.stage == stage)
+        assert made == path.calls
+        assert ends[0].keys() == expected.keys()
+        for name, leaf in ends[0].items():
+            torch.testing.assert_close(leaf.float(), expected[name], rtol=1e-3, atol=1e-3)
 
     def test_results_depend_on_the_seed(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
         """Otherwise the tests below would compare constants."""

@@ -59,8 +59,24 @@ def test_the_default_caches_steps_in_both_samplers(pipeline: FakePipeline) -> No
     assert set(handle.methods) == {"ss", "slat", "exact"}
     pipeline.run(seed=0)
     ss, slat = handle.report.solves
-    assert ss.evaluated == [0, 1, 2, 3, 7, 11, 15, 19, 23, 24]
-    assert slat.evaluated == [0, 6, 12, 18, 24]
+    assert ss.evaluated == handle.methods["ss"]["when"]["nodes"]
+    assert slat.evaluated == handle.methods["slat"]["when"]["nodes"]
+
+
+@pytest.mark.parametrize(("preset", "calls"), [("guided_stride", [17, 8]), ("guided_stride_fast", [16, 5])])
+def test_the_presets_before_the_paths_are_kept(pipeline: FakePipeline, preset: str, calls: list[int]) -> None:
+    handle = fast_sam3d.accelerate(pipeline, preset=preset)
+    pipeline.run(seed=0)
+    assert [solve.calls for solve in handle.report.solves] == calls
+
+
+def test_fast_makes_fewer_calls_than_the_default(pipeline: FakePipeline) -> None:
+    made = {}
+    for preset in ("default", "fast"):
+        with fast_sam3d.accelerated(pipeline, preset=preset) as handle:
+            pipeline.run(seed=0)
+        made[preset] = [solve.calls for solve in handle.report.solves]
+    assert all(fast < default for fast, default in zip(made["fast"], made["default"], strict=True))
 
 
 def test_method_of_the_paper_is_a_preset(pipeline: FakePipeline) -> None:
@@ -345,7 +361,7 @@ def test_configurations_of_every_kind(pipeline: FakePipeline, tmp_path: Path) ->
     assert fast_sam3d.accelerate(pipeline).methods == fast_sam3d.accelerate(pipeline, "default").methods
 
 
-@pytest.mark.parametrize("config", [PAPER, None, "fast_sam3d"])
+@pytest.mark.parametrize("config", [PAPER, "guided_stride", "fast_sam3d"])
 def test_overrides(config: Any, pipeline: FakePipeline) -> None:
     given = copy.deepcopy(config)
     overrides = ["ss.when.stride=5", "ss.predict.layout.beta=0.25"]
@@ -381,7 +397,7 @@ def test_overrides(config: Any, pipeline: FakePipeline) -> None:
         ("nowhere.yaml", {}, r"nowhere\.yaml cannot be read \(No such file or directory\)"),
         (None, {"preset": "fastest"}, "there is no preset 'fastest'"),
         (PAPER, {"preset": "fast_sam3d"}, "config and preset"),
-        (None, {"overrides": ["ss.when.strid=4"]}, "did you mean 'ss.when.stride'"),
+        (None, {"overrides": ["ss.when.step=4"]}, "did you mean 'ss.when.steps'"),
         (PAPER, {"overrides": ["ss.when.strid=4"]}, r"ss\.when\.strid is unknown: did you mean 'stride'"),
         (PAPER, {"overrides": "ss.when.stride=4"}, "overrides is the text"),
         (PAPER, {"overrides": ["ss.when"]}, r"'ss\.when' is not an override: write key=value"),

@@ -23,6 +23,7 @@ from fast_sam3d.sampling.stage import SolverError, SolveStage
 from fast_sam3d.sampling.step import Tree, to_leaves
 from fast_sam3d.sampling.syncs import Syncs
 from fast_sam3d.sampling.tokens import Tokens
+from fast_sam3d.sampling.when.path import Path
 from fast_sam3d.telemetry import NOT_FINITE, Report
 
 __all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "method_on", "reports_on", "require_euler"]
@@ -58,6 +59,7 @@ class SolveSeam(Seam):
         grid = _floats(times, syncs)
         logs = [layer.report.begin_solve(self.stage.name, grid) for layer in self.layers]
         method = self._method_for(x_init)
+        self._warn_of_other_steps(method, len(grid) - 1)
         tokens = None if method is None else self._tokens(method, x_init, args, kwargs, syncs)
         if tokens is not None:
             tokens = replace(tokens, steps=len(grid) - 1, syncs=syncs)
@@ -90,6 +92,17 @@ class SolveSeam(Seam):
         # Not the sampler's own state: the stock FlowMatching also solves for log-likelihoods on the same solver.
         logger.warning("%s: a solve with an unknown state runs unaccelerated", self.stage.name)
         return None
+
+    def _warn_of_other_steps(self, method: StageMethod | None, steps: int) -> None:
+        """A measured schedule is stretched to any grid, but it was measured on one."""
+        layer = self._accelerating
+        if layer is None or method is None or layer.report.schedule is None or not isinstance(method.when, Path):
+            return
+        if method.when.steps != steps:
+            logger.warning(
+                "%s: %s was measured with %d steps, and this run has %d: run with as many, or use preset=default with"
+                " use_calibrated=false", self.stage.name, layer.report.schedule, method.when.steps, steps,
+            )  # fmt: skip
 
     def _tokens(self, method: StageMethod, x_init: Tree, args: Any, kwargs: Any, syncs: Syncs) -> Tokens | None:
         """The state's tokens, for a method that chooses among them."""

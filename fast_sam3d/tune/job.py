@@ -24,7 +24,8 @@ from fast_sam3d.tune import check
 from fast_sam3d.tune.cases import Case, Cases
 from fast_sam3d.tune.levels import NAMES, Level, best_within, budgets_of, fast_of
 from fast_sam3d.tune.path_search import Agreement, FoundPath, agreement, cost, search
-from fast_sam3d.tune.problem import Metric, Problem, collect
+from fast_sam3d.tune.problem import Problem, collect
+from fast_sam3d.tune.stored import Stored
 from fast_sam3d.tune.time_plan import FEWEST, Costs, TimePlan, make_plan
 
 __all__ = ["Calibration", "Request", "Result"]
@@ -87,21 +88,21 @@ class Calibration:
         cases: objects.
         request: see the class.
         record: on disk, with what an interrupted calibration has finished.
-        metric: of errors of the shape, see `Problem`.
         progress: receives every step.
     """
 
     def __init__(
-        self, pipeline: Any, cases: Cases, request: Request, record: Record, metric: Metric | None = None,
+        self, pipeline: Any, cases: Cases, request: Request, record: Record,
         progress: ProgressCallback = lambda phase, seconds: None,
     ) -> None:  # fmt: skip
         self._pipeline, self._cases, self._request, self._record = pipeline, cases, request, record
-        self._metric, self._progress = metric, progress
+        self._progress = progress
         self._adapter = adapt(pipeline)
         self._began = time.perf_counter()
         self._live = self._adapter.no_live_layout() is None
         self.seconds = 60.0 * (request.minutes or 0.0)
         self._solves: dict[Case, dict[str, RecordedSolve]] = {}
+        self._stored = Stored(record.path.with_suffix(".solves"))
 
     @property
     def spent(self) -> float:
@@ -123,7 +124,7 @@ class Calibration:
         self.seconds = self.seconds or DOZEN * run
         most = {stage: max(budget[stage] for budget in budgets) for stage in stages}
         known = self._solves[self._cases.calibration[0]]
-        single = {stage: Problem.of([known[stage]], self._metric if stage == "ss" else None) for stage in stages}
+        single = {stage: Problem.of([known[stage]]) for stage in stages}
         levels_calls = [sum(budget.values()) for budget in budgets]
         fitted = 2 * levels_calls[0]  # halves of the objects agree
         full = sum(cost(single[stage], most[stage]) for stage in stages)
@@ -135,8 +136,7 @@ class Calibration:
         agreements: dict[str, Agreement] = {}
         for stage in stages:
             self._progress(f"schedules of the {NAMES[stage]}", self.spent)
-            metric = self._metric if stage == "ss" else None
-            problem = Problem.of([self._solves[case][stage] for case in cases], metric)
+            problem = Problem.of([self._solves[case][stage] for case in cases])
             wanted = [budget[stage] for budget in budgets]
             found[stage], agreements[stage] = self._search(problem, most[stage], wanted, plan, cases)
         self._solves.clear()
@@ -146,6 +146,7 @@ class Calibration:
             if level not in levels:
                 levels.append(level)
         rows, checked = self._check(levels, costs)
+        self._stored.clear()
         chosen = self._chosen(rows)
         facts = {
             "calibration": [list(case) for case in cases], "check": [list(case) for case in checked],
@@ -186,14 +187,19 @@ class Calibration:
 
     def _collected(self, case: Case) -> bool:
         """Run the baseline on a case; whether it can be used."""
-        if case not in self._solves:
-            try:
-                self._solves[case] = collect(self._pipeline, self._cases.load(case), case[1])
-            except FastSam3dError as error:
-                if case == self._cases.calibration[0]:
-                    raise
-                log.warning("object %s is left out: %s", case[0], error)
-                return False
+        if case in self._solves:
+            return True
+        first = self._cases.calibration[0]
+        known = None if case == first else self._stored.load(case, self._solves[first])
+        try:
+            self._solves[case] = known or collect(self._pipeline, self._cases.load(case), case[1])
+        except FastSam3dError as error:
+            if case == first:
+                raise
+            log.warning("object %s is left out: %s", case[0], error)
+            return False
+        if known is None and case != first:
+            self._stored.save(case, self._solves[case])
         return True
 
     def _collect(self, plan: TimePlan) -> list[Case]:

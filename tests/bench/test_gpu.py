@@ -111,18 +111,20 @@ def test_exact_savings_encode_each_picture_once(monkeypatch: pytest.MonkeyPatch)
             assert len(passes) == 4
 
 
-def test_fewer_steps_make_no_more_network_calls_than_guided_stride() -> None:
+def test_fewer_steps_make_no_more_network_calls_than_the_default_preset() -> None:
     made: dict[str, list[float]] = {}
+    fewer = "{} + {} steps".format(*FULL.fewer)
     for radius, stage in ((None, "ss"), (SMALL.radii[0], "slat")):
         bed = build(SMALL, radius, CPU, "published")
         adapter = adapt(bed.pipeline)
         for way in variants(FULL):
-            if way.name in ("guided_stride", "9 + 5 steps"):
+            if way.name in ("default", fewer):
                 measure.set_steps(adapter, stage, way.steps if stage == "ss" else way.slat_steps or way.steps)
                 with accelerated(bed.pipeline, way.config) as handle:
                     bed.stages[stage]()
                 made.setdefault(way.name, []).append(handle.report.network_calls)
-    assert made == {"guided_stride": [17, 8], "9 + 5 steps": [16, 8]}
+    for default, calls in zip(made["default"], made[fewer], strict=True):
+        assert default - 2 <= calls <= default, "give `FULL` the steps whose calls are the next below"
 
 
 def test_the_mesh_is_that_of_a_shell() -> None:

@@ -222,3 +222,14 @@ def test_weights_that_are_not_loaded_are_read_from_their_source() -> None:
     assert difference(loaded, fingerprint(adapt(random_native(1)))) == (
         "another checkpoint (the weights of the ss network differ)"
     )
+
+
+def test_a_run_with_other_steps_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = FakePipeline()
+    path = {"when": {"name": "path", "nodes": [0, 6, 12], "steps": 25, "guided": 19}}
+    with fast_sam3d.accelerated(pipeline, written(tmp_path / "tuned.yaml", content(pipeline, ss=path))):
+        pipeline.run(seed=0)
+        assert not caplog.messages
+        pipeline.models["ss_generator"].inference_steps = 10
+        pipeline.run(seed=0)
+    assert ["measured with 25 steps, and this run has 10" in line for line in caplog.messages] == [True]

@@ -25,6 +25,8 @@ from fast_sam3d.tune import cases as cases_module
 from fast_sam3d.tune import check, job
 from fast_sam3d.tune.cases import Cases
 from fast_sam3d.tune.job import Calibration, Request
+from fast_sam3d.tune.stored import Stored
+from tests.fakes import equal
 from tests.minis import picture, random_mini
 from tests.native.tiny import random_native
 from tests.stand_in import run
@@ -114,7 +116,7 @@ def test_writes_schedules_that_fit_and_presets_take_them(capsys: Any, tmp_path: 
 def test_resumes_after_an_interruption(
     capsys: Any, tmp_path: Path, pipeline: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure, search = check.measure, job.search
+    measure, search, collect = check.measure, job.search, job.collect
     searched: list[int] = []
 
     def interrupted(*args: Any, **settings: Any) -> Any:
@@ -128,9 +130,13 @@ def test_resumes_after_an_interruption(
     monkeypatch.setattr(check, "measure", interrupted)
     code, _, errors = tune(capsys, tmp_path, "--no_picture", "--no_cache")
     assert code == 130 and "the same command resumes" in errors and not (tmp_path / "tuned.yaml").exists()
+    assert len(list(tmp_path.glob("*.solves/*.pt"))) == 1
     monkeypatch.setattr(check, "measure", measure)
+    ran: list[str] = []
+    monkeypatch.setattr(job, "collect", lambda p, item, seed: ran.append(item.name) or collect(p, item, seed))
     assert tune(capsys, tmp_path, "--no_picture", "--no_cache")[0] == 0
-    assert len(searched) == 2, "each stage is searched once"
+    assert len(searched) == 2 and ran == ["a", "a"], "a stage is searched once, and an object run once but for timing"
+    assert not list(tmp_path.glob("*.solves"))
     assert not cache_folder().exists()
 
 
@@ -212,3 +218,17 @@ def test_the_native_runtime(tmp_path: Path) -> None:
     assert ours["failed"] == 0 and ours["ss_calls"][0] == level.paths["ss"].calls
     with fast_sam3d.accelerated(pipeline, level.methods(live=True)):
         assert adapt(pipeline).runtime == "native"
+
+
+@pytest.mark.parametrize("build", [random_mini, random_native])
+def test_stored_solves_have_the_velocities_of_the_original(build: Any, tmp_path: Path) -> None:
+    pipeline, stored = build(), Stored(tmp_path / "x")
+    a, b = (job.collect(pipeline, CASES.load(case), 1) for case in CASES.calibration)
+    stored.save(CASES.calibration[1], b)
+    found = stored.load(CASES.calibration[1], a)
+    assert found is not None and stored.load(("z", 1), a) is None
+    for stage, solve in found.items():
+        assert equal(solve.states[-1], b[stage].states[-1])
+        assert equal(solve.velocity(solve.states[1], 1), b[stage].velocity(b[stage].states[1], 1))
+    next(stored.folder.iterdir()).write_bytes(b"no")
+    assert stored.load(CASES.calibration[1], a) is None
