@@ -142,7 +142,9 @@ def _table(rows: Sequence[Mapping[str, Any]], score: str, higher: bool, by: str 
             cell = "–" if best is None else _cell(best["scores"][score])
             cells.append(cell if best is None or kind != "method" else f"{cell} {best['name']}, {best['calls']:g}")
         lines.append(cells)
-    return _markdown(("calls", "fewer steps", "path for all samplers", "calibrated path", "best other method"), lines)
+    return _markdown(
+        ("calls", "fewer steps", "path for all samplers", "calibrated path", "best other method, and its calls"), lines
+    )
 
 
 def _cell(pair: Any) -> str:

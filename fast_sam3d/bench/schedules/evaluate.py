@@ -164,15 +164,15 @@ class _Beds:
         return self._structures[sampler]
 
     def _latent(self) -> tuple[LatentBed, Solved]:
-        """On the voxels of the baselines under the pipeline's own sampler."""
+        """On the voxels of the baselines under the pipeline's own sampler, of the first noise seed."""
         if self._latents is None:
             with OWN.on(self.pipeline):
                 _, state = self._structure(OWN.name)
             edge = self.pipeline.resolution
-            voxels = [torch.argwhere(each.reshape(edge, edge, edge)) for each in state.occupied]
-            seeds = [seed for seed in self.settings.seeds for _ in range(len(self.inputs))]
-            contexts = self.inputs.slat.repeat(len(self.settings.seeds), 1, 1)
-            bed = LatentBed(self.pipeline, contexts, voxels, seeds, self.settings.batch)
+            occupied = state.occupied[: len(self.inputs)]
+            voxels = [torch.argwhere(each.reshape(edge, edge, edge)) for each in occupied]
+            seeds = [self.settings.seeds[0]] * len(voxels)
+            bed = LatentBed(self.pipeline, self.inputs.slat, voxels, seeds, self.settings.batch)
             self._latents = bed, bed.solve(Method())
         return self._latents
 

@@ -18,10 +18,10 @@ __all__ = ["BASELINE", "Row", "plan"]
 
 BASELINE = "baseline"
 FEWER_STEPS = (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20)
-STRIDES = (2, 4, 5, 6, 8)
-LEAST = 4
-"""Network calls of the cheapest path that is evaluated."""
-GROWTHS = (0.4, 1.5, 3.0)
+STRIDES = (2, 4, 6)
+BUDGETS = {*range(4, 17), 18, 19, 20, 22, 24, 26, 28, 30}
+"""Network calls of the paths that are evaluated."""
+GROWTHS = (0.4, 1.5)
 EVALUATIONS = (6, 8, 12, 14, 16)
 BY_VALUES = {"budget", "stability", "saliency", "adaptive", "dmd", "random", "tome", "controller"}
 """Parts that decide by an object's values, or mix the tokens of all: their objects are solved one by one."""
@@ -65,13 +65,14 @@ def plan(samplers: Sequence[str], calibrated: Path | None = None, stages: Sequen
     """
     found = {} if calibrated is None else _read(calibrated)
     rows: dict[Any, Row] = {}
+    places = [("ss", sampler) for sampler in samplers if "ss" in stages]
+    places[1:1] = [("slat", "")] * ("slat" in stages)
     for kind in (_baselines, _presets, _calibrated, _methods, _sweeps):
-        for stage in stages:
-            for sampler in samplers if stage == "ss" else ("",):
-                for row in kind(stage, sampler, found):
-                    same = "" if row.kind == "method" else row.key  # methods that differ in nothing are one
-                    settings = json.dumps(row.method.settings, sort_keys=True)
-                    rows.setdefault((stage, sampler, row.method.steps, settings, same), row)
+        for stage, sampler in places:
+            for row in kind(stage, sampler, found):
+                same = "" if row.kind == "method" else row.key  # methods that differ in nothing are one
+                settings = json.dumps(row.method.settings, sort_keys=True)
+                rows.setdefault((stage, sampler, row.method.steps, settings, same), row)
     return sorted(rows.values(), key=lambda row: not row.together)
 
 
@@ -91,7 +92,7 @@ def _calibrated(stage: str, sampler: str, found: Mapping[str, Any]) -> Iterator[
     for name in ("robust", sampler):
         for calls, settings in found.get(stage, {}).get(name, {}).items():
             kind = "robust path" if name == "robust" else "path"
-            if int(calls) < LEAST:
+            if int(calls) not in BUDGETS:
                 continue
             yield _row(stage, sampler, kind, f"{calls} calls", settings)
 
@@ -108,7 +109,7 @@ def _sweeps(stage: str, sampler: str, found: Mapping[str, Any]) -> Iterator[Row]
         when = settings.get("when", {})
         changes: dict[str, list[dict[str, Any]]] = {
             "stride": [{"stride": value} for value in STRIDES],
-            "guided_stride": [{"stride": a, "late": b} for a, b in ((2, 2), (3, 3), (5, 8), (6, 6), (8, 8))],
+            "guided_stride": [{"stride": a, "late": b} for a, b in ((2, 2), (3, 3), (6, 6))],
             "widening": [{"growth": value} for value in GROWTHS],
             "aligned": [{"evaluations": value} for value in EVALUATIONS],
         }
