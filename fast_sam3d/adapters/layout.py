@@ -38,7 +38,7 @@ def no_layout_stream(network: Any) -> str | None:
     blocks = list(getattr(network, "blocks", ()))
     parts = [("network", network)]
     for block in blocks:
-        attention = getattr(block, "self_attn", None)
+        attention: Any = getattr(block, "self_attn", None)
         parts += [("block", block), ("self-attention", attention)]
         if getattr(attention, "qk_rms_norm", False):
             parts += [

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fast_sam3d.sampling.guide.calls import SolveState
+from fast_sam3d.sampling.replay import Replay, recorded
+from fast_sam3d.sampling.syncs import Syncs
 
 Module: TypeAlias = Callable[..., Tensor]
 
@@ -87,15 +89,19 @@ class LiveLayout:
         times: that the network gets at each step; empty: unknown. Known, modulation is computed once for all steps.
         ahead: keys and values K of an evaluation are kept as K + ahead (K - kept before), which is ahead of them by
             that part of the way they came since. 0: K.
+        syncs: of the solve. The host waits where a series of kernels is recorded: on CUDA, at most twice in a solve.
 
     Attributes:
         bytes: of the keys and values, the most so far.
     """
 
-    def __init__(self, times: Sequence[float] = (), ahead: float = 0.0) -> None:
+    def __init__(self, times: Sequence[float] = (), ahead: float = 0.0, syncs: Syncs | None = None) -> None:
         self.bytes = 0
+        self._syncs = Syncs() if syncs is None else syncs
         self._times, self._ahead, self._step = times, ahead, 0
         self._modulations: Tensor | None = None
+        self._version = 0  # of the place of all tensors that are kept
+        self._replay: tuple[tuple[int, int], Replay] | None = None
         self._stream: LayoutStream | None = None
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
@@ -136,6 +142,7 @@ class LiveLayout:
         self._running, self._step, self._branches = True, step, 1 + guided
         if self._kept == 2 and not (guided or again):
             self._kept = 1
+            self._version += 1
             for kept in (self._keys, self._values):
                 for number, tensor in kept.items():
                     kept[number] = tensor[: len(tensor) // 2].clone()
@@ -181,27 +188,53 @@ class LiveLayout:
         """Velocities of the layout's leaves, [branches * B, ...]."""
         stream = self._stream
         assert stream is not None
-        tokens = stream.to_tokens(x)
-        modulation = self._modulation(t, d, tokens.dtype)
+        modulation, leaves = self._modulation(t, d), [x[name] for name in stream.leaves]
+        function = partial(self._through, branches)
+        if self._modulations is not None and self._records(leaves[0]):
+            place = (self._version, branches)
+            if self._replay is None or self._replay[0] != place:
+                self._replay = place, Replay(partial(recorded, self._syncs))
+            found = self._replay[1](function, [modulation, *leaves])
+        else:
+            found = function(modulation, *leaves)
+        return dict(zip(stream.leaves, found, strict=True))
+
+    def _records(self, x: Tensor) -> bool:
+        """Whether the kernels of a rested step are replayed without the host."""
+        return x.is_cuda and not torch.is_grad_enabled()
+
+    def _through(self, branches: int, modulation: Tensor, *leaves: Tensor) -> list[Tensor]:
+        """Velocities of the layout's leaves through all blocks."""
+        stream = self._stream
+        assert stream is not None
+        tokens = stream.to_tokens(dict(zip(stream.leaves, leaves, strict=True)))
+        modulation = modulation.to(tokens.dtype)
         if branches == 2:
             tokens = torch.cat([tokens, tokens])
             if modulation.shape[1] > 1:
                 modulation = torch.cat([modulation, modulation], dim=1)
         for number, block in enumerate(stream.blocks):
             tokens = self._block(number, block, tokens, modulation[number].unbind(2), branches)
-        return stream.to_leaves(tokens)
+        found = stream.to_leaves(tokens)
+        return [found[name] for name in stream.leaves]
 
-    def _modulation(self, t: Tensor, d: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """[blocks, 1 or B, 1, 6, C] at this step, 1 added to the scales."""
-        assert self._stream is not None
+    def _modulation(self, t: Tensor, d: Tensor | None) -> Tensor:
+        """[blocks, 1 or B, 1, 6, C] at this step, 1 added to the scales, in float32 or better."""
         alike = bool(self._times) and t.numel() == 1 and (d is None or d.numel() == 1)
-        if not alike or self._modulations is None:
-            if alike:  # filled in on the device, which needs no copy from the host
-                t = torch.stack([torch.full((), time, device=t.device, dtype=t.dtype) for time in self._times])
-            self._modulations = self._stream.modulation(t, d).to(dtype)
-            self._modulations[:, :, :, 1] += 1
-            self._modulations[:, :, :, 4] += 1
-        return self._modulations[:, self._step : self._step + 1] if alike else self._modulations
+        if not alike:
+            return self._scaled(t, d)
+        if self._modulations is None:  # filled in on the device, which needs no copy from the host
+            times = [torch.full((), time, device=t.device, dtype=t.dtype) for time in self._times]
+            self._modulations = self._scaled(torch.stack(times), d)
+        return self._modulations[:, self._step : self._step + 1]
+
+    def _scaled(self, t: Tensor, d: Tensor | None) -> Tensor:
+        assert self._stream is not None
+        modulation = self._stream.modulation(t, d)
+        modulation = modulation.to(torch.promote_types(modulation.dtype, torch.float32))
+        modulation[:, :, :, 1] += 1
+        modulation[:, :, :, 4] += 1
+        return modulation
 
     def _block(self, number: int, block: LayoutBlock, x: Tensor, modulation: Sequence[Tensor], branches: int) -> Tensor:
         """Tokens [R, N, C] after a block."""
@@ -275,6 +308,7 @@ class LiveLayout:
             kept = old
         else:
             kept = found.new_empty(batch * self._branches, *size)
+            self._version += 1
             if old is not None and self._ahead:
                 kept[:batch] = old[:batch]
         place[number] = kept
@@ -286,10 +320,12 @@ class LiveLayout:
 
     def _crossed(self, number: int, unconditional: bool, module: Any, given: Any, result: Tensor) -> None:
         """A hook: keep the context, or the result of attention to a context of zeros, which is one vector."""
-        if unconditional:
-            self._constants[number] = result[:, :1].clone()
+        if not unconditional:
+            self._context = given[1] if self._context is None else self._context
+        elif number in self._constants:
+            self._constants[number].copy_(result[:, :1])
         else:
-            self._context = given[1]
+            self._constants[number] = result[:, :1].clone()
 
     def _drop(self) -> None:
         self._keys.clear()

@@ -302,7 +302,7 @@ class Solve:
     def _start_live(self, live: Live) -> LiveLayout:
         guidance = self._stage.guidance(self._dynamics)
         times = [] if guidance is None else [t * guidance.time_scale for t in self._grid[:-1]]
-        return LiveLayout(times, live.ahead)
+        return LiveLayout(times, live.ahead, self._syncs)
 
     def _guided(self, step: int) -> bool:
         guidance = self._stage.guidance(self._dynamics)

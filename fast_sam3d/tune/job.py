@@ -24,7 +24,7 @@ from fast_sam3d.tune import check
 from fast_sam3d.tune.cases import Case, Cases
 from fast_sam3d.tune.levels import NAMES, Level, best_within, budgets_of, fast_of
 from fast_sam3d.tune.path_search import Agreement, FoundPath, agreement, cost, search
-from fast_sam3d.tune.problem import Metric, Problem, collect
+from fast_sam3d.tune.problem import Problem, collect
 from fast_sam3d.tune.stored import Stored
 from fast_sam3d.tune.time_plan import FEWEST, Costs, TimePlan, make_plan
 
@@ -88,16 +88,15 @@ class Calibration:
         cases: objects.
         request: see the class.
         record: on disk, with what an interrupted calibration has finished.
-        metric: of errors of the shape, see `Problem`.
         progress: receives every step.
     """
 
     def __init__(
-        self, pipeline: Any, cases: Cases, request: Request, record: Record, metric: Metric | None = None,
+        self, pipeline: Any, cases: Cases, request: Request, record: Record,
         progress: ProgressCallback = lambda phase, seconds: None,
     ) -> None:  # fmt: skip
         self._pipeline, self._cases, self._request, self._record = pipeline, cases, request, record
-        self._metric, self._progress = metric, progress
+        self._progress = progress
         self._adapter = adapt(pipeline)
         self._began = time.perf_counter()
         self._live = self._adapter.no_live_layout() is None
@@ -125,7 +124,7 @@ class Calibration:
         self.seconds = self.seconds or DOZEN * run
         most = {stage: max(budget[stage] for budget in budgets) for stage in stages}
         known = self._solves[self._cases.calibration[0]]
-        single = {stage: Problem.of([known[stage]], self._metric if stage == "ss" else None) for stage in stages}
+        single = {stage: Problem.of([known[stage]]) for stage in stages}
         costs = _costs(run, calls, budgets, single, most)
         plan = self._planned(costs)
         log.info("%s", plan.sentence(costs, self.seconds))
@@ -134,8 +133,7 @@ class Calibration:
         agreements: dict[str, Agreement] = {}
         for stage in stages:
             self._progress(f"schedules of the {NAMES[stage]}", self.spent)
-            metric = self._metric if stage == "ss" else None
-            problem = Problem.of([self._solves[case][stage] for case in cases], metric)
+            problem = Problem.of([self._solves[case][stage] for case in cases])
             wanted = [budget[stage] for budget in budgets]
             found[stage], agreements[stage] = self._search(problem, most[stage], wanted, plan, cases)
         self._solves.clear()

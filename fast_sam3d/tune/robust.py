@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -143,10 +143,7 @@ def _part(part: str) -> dict[str, Any]:
     power = ROBUST.get(part, 0.0)
     if power:
         scales = [_error_at(search([problem], AT, rounds=0), AT) for problem in problems]
-        problems = [
-            Problem(p.groups, p.metric, scale**-power, p.name, p.rows_per_call)
-            for p, scale in zip(problems, scales, strict=True)
-        ]
+        problems = [replace(problem, weight=scale**-power) for problem, scale in zip(problems, scales, strict=True)]
     judge = overlap_judge(pipeline, problems)
     check = 0.08 * 60 * settings.minutes * (2 + len(names))  # and for the search to end
     seconds = max(_end - check - time.time(), 1.0)

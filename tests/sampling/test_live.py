@@ -203,6 +203,78 @@ def test_modulation_of_all_steps_at_once_is_that_of_each() -> None:
     assert (layout(other[0]) - layout(own[0])).abs().max() > 0.01
 
 
+TIMES = [0.0, 100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0, 900.0]
+
+
+def solved(made: Any, device: str = "cpu") -> list[Tensor]:
+    """The layout's velocities at the rested steps of a solve with two nodes under guidance and one after it."""
+    x, _, context = inputs(made)
+    x, context = {name: leaf.to(device) for name, leaf in x.items()}, context.to(device)
+    rested, found = Rested(made), []
+    rested.live = LiveLayout(TIMES, ahead=0.4)
+    for step, time in enumerate(TIMES):
+        args = ({name: leaf + 0.1 * step for name, leaf in x.items()}, torch.tensor([time], device=device), context)
+        if step in (0, 4, 7):
+            rested.evaluated(args, step < 7)
+        else:
+            rested.live.before_rest(step, step < 7, step < 6)
+            found += [layout(velocity).cpu() for velocity in rested.step(args, step < 7)]
+    return found
+
+
+@torch.no_grad()
+def test_rested_steps_are_replayed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a CUDA graph, which uses the tensors of the recording and not those of later calls."""
+    made, replays = network(), []
+    plain = solved(made)
+
+    def record(_: Any, function: Any) -> tuple[list[Tensor], Any]:
+        places = kept_places(function)
+        results = function()
+
+        def again() -> None:
+            assert kept_places(function) == places
+            replays.append(places)
+            for result, value in zip(results, function(), strict=True):
+                result.copy_(value)
+
+        return results, again
+
+    monkeypatch.setattr("fast_sam3d.sampling.live.recorded", record)
+    monkeypatch.setattr(LiveLayout, "_records", lambda self, x: True)
+    for got, expected in zip(solved(made), plain, strict=True):
+        assert torch.allclose(got, expected, atol=1e-6)
+    assert len(replays) == 5 - 1 + 2 - 1  # all but the first of guided and of other steps
+
+    def fails(_: Any, function: Any) -> Any:
+        raise RuntimeError("operation not permitted")
+
+    monkeypatch.setattr("fast_sam3d.sampling.live.recorded", fails)
+    for got, expected in zip(solved(made), plain, strict=True):
+        assert torch.equal(got, expected)
+
+
+def kept_places(function: Any) -> list[int]:
+    """Addresses of what a recording uses beside its arguments."""
+    of = function.func.__self__
+    tensors = [*of._keys.values(), *of._values.values(), *of._constants.values(), of._context]
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_rested_steps_are_replayed_on_a_gpu(caplog: pytest.LogCaptureFixture) -> None:
+    made = network(PUBLISHED)
+    plain = solved(made)
+    with caplog.at_level("INFO", "fast_sam3d"):
+        for dtype, close in ((None, 1e-3), (torch.float16, 2e-2)):
+            with torch.autocast("cuda", dtype, enabled=dtype is not None):
+                found = solved(made.to("cuda"), "cuda")
+            for got, expected in zip(found, plain, strict=True):
+                assert (got - expected).abs().max() < close * expected.abs().max()
+    assert "not recorded" not in caplog.text
+
+
 def test_the_unconditional_keys_go_with_the_end_of_guidance() -> None:
     made = network()
     args, rested = inputs(made), Rested(made)
