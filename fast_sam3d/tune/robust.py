@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -98,9 +99,17 @@ def robust_search(settings: RobustSettings, output: Path) -> dict[str, Any]:
             for kind, stages in own.items():
                 for stage, parts in stages.items():
                     found[kind].setdefault(stage, {}).update(parts)
-            write_text(output, json.dumps(found, indent=1) + "\n")
+            write_text(output, _text(found))
             log.info("%s is done, %.0f s are left", jobs[job], end - time.time())
     return found
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    """JSON with one schedule a line."""
+    text = json.dumps(found, allow_nan=False)
+    for mark in ('{"when"', '{"errors"'):
+        text = re.sub(r'("\d+": ' + re.escape(mark) + ")", r"\n  \1", text)
+    return text + "\n"
 
 
 def _inputs(settings: RobustSettings) -> Inputs:
