@@ -39,6 +39,7 @@ SLOW = (
     "bench/test_plan_peaks.py::test_sampling_40000_voxels_fits_the_smallest_plan",
     "bench/test_plan_peaks.py::test_the_surface_needs_no_more_than_the_network_before_it",
     "bench/test_plots.py",
+    "bench/test_schedules.py",
     "bench/test_suite.py",
     "checkpoints/test_doctor.py",
     "checkpoints/test_download.py",

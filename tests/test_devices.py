@@ -164,6 +164,19 @@ def test_savings_run_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {solve.syncs for solve in solves[2:]} == {1}
 
 
+def test_a_live_layout_runs_on_another_device_without_waits() -> None:
+    predict = {"shape": {"name": "hold"}, "layout": {"name": "live"}}
+    accelerator, pipeline = Accelerator(), embedded()
+    with accelerator.on(default=True):
+        place(pipeline, DEVICE)
+        with fast_sam3d.accelerated(pipeline, {"ss": {"when": {"name": "stride"}, "predict": predict}}) as handle:
+            pipeline.run(rgba(), None, seed=0, stage1_only=True)
+    assert (accelerator.faults, ours(accelerator.silent)) == ([], [])
+    (solve,) = handle.report.solves
+    assert solve.layout_evaluations == 4 and solve.syncs == 1
+    assert len([line for line in ours(accelerator.syncs) if "sampling/" in line or "adapters/" in line]) == 1
+
+
 def embedded() -> Any:
     """The embedded pipeline in half precision, with about 30 voxels."""
     pipeline = random_mini()

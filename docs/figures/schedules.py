@@ -1,20 +1,30 @@
 """Measures the schedules of the samplers on held-out objects of the embedded model, and draws docs/schedules-*.png.
 
-python docs/figures/schedules.py evaluate --device cuda --minutes 3      docs/measured/schedules.json
-python docs/figures/schedules.py draw                                    pictures, and the tables of docs/schedules.md
+python docs/figures/schedules.py search --device cuda --minutes 2 --at_once 6 --cache outputs/schedules
+    the schedules for each sampler and for all together, docs/measured/paths.json
+python docs/figures/schedules.py presets --ss robust/14,robust/7
+    writes them to configs/
+python docs/figures/schedules.py evaluate --device cuda --minutes 3 --calibrated docs/measured/paths.json
+    all rows on 100 objects x 2 seeds, docs/measured/schedules.json
+python docs/figures/schedules.py draw
+    the pictures, and prints the tables of docs/schedules.md
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 from pathlib import Path
 
+from fast_sam3d.bench.schedules.draw import draw_all
 from fast_sam3d.bench.schedules.evaluate import Settings, evaluate
+from fast_sam3d.tune.presets import table, write_presets
 from fast_sam3d.tune.robust import PARTS, RobustSettings, robust_search
 
 DOCS = Path(__file__).parents[1]
+log = logging.getLogger("schedules")
 
 
 def main() -> None:
@@ -32,6 +42,13 @@ def main() -> None:
     search.add_argument("--cache", type=Path, required=True, help="folder for the objects")
     search.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     search.add_argument("--output", type=Path, default=DOCS / "measured" / "paths.json")
+    presets = commands.add_parser("presets", help="write configs/ss/path*.yaml and configs/slat/path*.yaml")
+    presets.add_argument("--paths", type=Path, default=DOCS / "measured" / "paths.json", help="of a search")
+    presets.add_argument("--ss", help="PART/CALLS of path and of path_fast, robust/14,robust/7; none: print a table")
+    presets.add_argument("--slat", default="7,5", help="calls of path and of path_fast")
+    presets.add_argument("--configs", type=Path, default=DOCS.parent / "configs")
+    draw = commands.add_parser("draw", help="pictures and tables of the results")
+    draw.add_argument("--results", type=Path, default=DOCS / "measured" / "schedules.json")
     for name in ("evaluate",):
         command = commands.add_parser(name)
         command.add_argument("--device", default="cpu")
@@ -56,6 +73,19 @@ def main() -> None:
             ),
             args.output,
         )  # fmt: skip
+        return
+    if args.command == "presets":
+        found = json.loads(args.paths.read_text(encoding="utf-8"))
+        if args.ss is None:
+            log.info(table(found))
+            return
+        first, second = args.ss.split(",")
+        long, short = args.slat.split(",")
+        picks = {"ss": (first, second), "slat": (f"/{long}", f"/{short}")}
+        log.info("\n".join(map(str, write_presets(found, picks, args.configs))))
+        return
+    if args.command == "draw":
+        log.info(draw_all(json.loads(args.results.read_text(encoding="utf-8")), DOCS))
         return
     batch = args.batch or (16 if args.device == "cpu" else 1024)
     settings = Settings(

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fast_sam3d.cli.arguments import at_least
 from fast_sam3d.cli.flags import FOLDER_HELP, add_image_path, add_model_flags, add_overwrite, pipeline_from
@@ -124,7 +124,7 @@ def main(args: argparse.Namespace) -> int:
             note = f"{int(left // 60)}:{int(left % 60):02d} left" if whole else ""
             bar.update(round(min(spent, whole or spent)), note, f"tune, {phase}", round(whole) or None)
 
-        calibration = Calibration(pipeline, cases, request, record, metric_of(pipeline), progress)
+        calibration = Calibration(pipeline, cases, request, record, progress)
         with _resumable(args.output_dir):
             found = calibration.run()
     live = adapter.no_live_layout() is None
@@ -141,14 +141,6 @@ def main(args: argparse.Namespace) -> int:
     if not args.no_cache:
         _store(texts, found, args.output_dir)
     return 0
-
-
-def metric_of(pipeline: Any) -> Any:
-    """How much the decoder of structures notices of an error of the shape."""
-    from fast_sam3d.tune import problem
-
-    make = getattr(problem, "shape_metric", None)
-    return None if make is None else make(pipeline)
 
 
 @contextmanager

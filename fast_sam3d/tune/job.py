@@ -24,7 +24,7 @@ from fast_sam3d.tune import check
 from fast_sam3d.tune.cases import Case, Cases
 from fast_sam3d.tune.levels import NAMES, Level, best_within, budgets_of, fast_of
 from fast_sam3d.tune.path_search import Agreement, FoundPath, agreement, cost, search
-from fast_sam3d.tune.problem import Metric, Problem, collect
+from fast_sam3d.tune.problem import Problem, collect
 from fast_sam3d.tune.stored import Stored
 from fast_sam3d.tune.time_plan import FEWEST, Costs, TimePlan, make_plan
 
@@ -88,16 +88,15 @@ class Calibration:
         cases: objects.
         request: see the class.
         record: on disk, with what an interrupted calibration has finished.
-        metric: of errors of the shape, see `Problem`.
         progress: receives every step.
     """
 
     def __init__(
-        self, pipeline: Any, cases: Cases, request: Request, record: Record, metric: Metric | None = None,
+        self, pipeline: Any, cases: Cases, request: Request, record: Record,
         progress: ProgressCallback = lambda phase, seconds: None,
     ) -> None:  # fmt: skip
         self._pipeline, self._cases, self._request, self._record = pipeline, cases, request, record
-        self._metric, self._progress = metric, progress
+        self._progress = progress
         self._adapter = adapt(pipeline)
         self._began = time.perf_counter()
         self._live = self._adapter.no_live_layout() is None
@@ -125,11 +124,8 @@ class Calibration:
         self.seconds = self.seconds or DOZEN * run
         most = {stage: max(budget[stage] for budget in budgets) for stage in stages}
         known = self._solves[self._cases.calibration[0]]
-        single = {stage: Problem.of([known[stage]], self._metric if stage == "ss" else None) for stage in stages}
-        levels_calls = [sum(budget.values()) for budget in budgets]
-        fitted = 2 * levels_calls[0]  # halves of the objects agree
-        full = sum(cost(single[stage], most[stage]) for stage in stages)
-        costs = Costs(run, sum(calls.values()), full + fitted, sum(levels_calls) + fitted, tuple(levels_calls))
+        single = {stage: Problem.of([known[stage]]) for stage in stages}
+        costs = _costs(run, calls, budgets, single, most)
         plan = self._planned(costs)
         log.info("%s", plan.sentence(costs, self.seconds))
         cases = self._collect(plan)
@@ -137,8 +133,7 @@ class Calibration:
         agreements: dict[str, Agreement] = {}
         for stage in stages:
             self._progress(f"schedules of the {NAMES[stage]}", self.spent)
-            metric = self._metric if stage == "ss" else None
-            problem = Problem.of([self._solves[case][stage] for case in cases], metric)
+            problem = Problem.of([self._solves[case][stage] for case in cases])
             wanted = [budget[stage] for budget in budgets]
             found[stage], agreements[stage] = self._search(problem, most[stage], wanted, plan, cases)
         self._solves.clear()
@@ -167,7 +162,8 @@ class Calibration:
             cases = self._cases
             plan = make_plan(costs, self.seconds - self.spent, len(cases.calibration), len(cases.check))
             self._record.add(key, [asdict(plan)])
-        return TimePlan(**self._record.rows[key][0])
+        (known,) = self._record.rows[key]
+        return TimePlan(**{**known, "full": tuple(known["full"])})
 
     # -------------------------------------------------------------------------------------------- the baseline
 
@@ -227,7 +223,8 @@ class Calibration:
         self, problem: Problem, most: int, wanted: list[int], plan: TimePlan, cases: list[Case]
     ) -> tuple[dict[int, FoundPath], Agreement]:
         """The schedules of one stage by calls, from the record where they were found before."""
-        key = f"{problem.stage} {most} {wanted} {cases} {plan.full}"
+        full = problem.stage in plan.full
+        key = f"{problem.stage} {most} {wanted} {cases} {full}"
         if key in self._record.rows:
             (row,) = self._record.rows[key]
             paths = [FoundPath.of(path) for path in row["paths"]]
@@ -235,8 +232,8 @@ class Calibration:
         phase = f"schedules of the {NAMES[problem.stage]}"
         left = max(self.seconds - self.spent, 0.0)
         found = search(
-            [problem], most, assume=not plan.full, seconds=0.4 * left, rounds=2 if plan.full else 0,
-            only=None if plan.full else wanted, progress=lambda share: self._progress(phase, self.spent),
+            [problem], most, assume=not full, seconds=0.4 * left, rounds=2 if full else 0,
+            only=None if full else wanted, progress=lambda share: self._progress(phase, self.spent),
         )  # fmt: skip
         agreed = agreement(problem, best_within(found, wanted[0]))
         if agreed.ratio > DISAGREE:
@@ -302,6 +299,23 @@ class Calibration:
             known[best]["voxel_iou"][0],
         )  # fmt: skip
         return best
+
+
+def _costs(
+    run: float, calls: Mapping[str, int], budgets: list[dict[str, int]], single: Mapping[str, Problem],
+    most: Mapping[str, int],
+) -> Costs:  # fmt: skip
+    """What a calibration costs, from the problems of one object."""
+    full, short = {}, {}
+    for stage, problem in single.items():
+        states = [[group.states[0] for group in problem.groups]] * 4
+        began = time.perf_counter()
+        problem.velocities(states, 0)
+        call = (time.perf_counter() - began) / (len(states) * problem.calls[0])
+        fitted = 2 * budgets[0][stage]  # whether the halves of the objects agree
+        full[stage] = call * (cost(problem, most[stage]) + fitted)
+        short[stage] = call * (sum(budget[stage] for budget in budgets) + fitted)
+    return Costs(run, sum(calls.values()), full, short, tuple(sum(budget.values()) for budget in budgets))
 
 
 def _difference(one: RecordedSolve, other: RecordedSolve) -> float:

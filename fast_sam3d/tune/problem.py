@@ -8,10 +8,10 @@ Several samplers at once: `collect(..., stages=["ss"], solve=False)`, and a prob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,14 +25,9 @@ from fast_sam3d.run.object import with_alpha
 from fast_sam3d.sampling.step import Leaves
 from fast_sam3d.serial import one_at_a_time
 
-__all__ = ["Metric", "Problem", "collect", "errors", "fewer_steps"]
+__all__ = ["Problem", "collect"]
 
 STAGES = ("ss", "slat")
-Metric: TypeAlias = Callable[[Tensor], Tensor]
-"""Main leaf of some objects at t = 1 -> factors of an error there, broadcastable to it.
-
-What the occupancy decoder notices (gradients of its logits near zero) gave no better schedule, so the default is none.
-"""
 
 
 @one_at_a_time()
@@ -91,14 +86,12 @@ class Problem:
 
     Args:
         groups: solves with their states; the objects of each are solved as one batch.
-        metric: [groups] factors of an error of the main leaf, of its shape or broadcastable to it.
         weight: of its errors against those of other problems.
         name: of the sampler, in messages.
         rows_per_call: objects in one call of the network at most.
     """
 
     groups: Sequence[RecordedSolve]
-    metric: Sequence[Tensor]
     weight: float = 1.0
     name: str = ""
     rows_per_call: int = 256
@@ -106,22 +99,17 @@ class Problem:
     """Network calls so far, one for each object."""
 
     @classmethod
-    def of(cls, solves: Sequence[RecordedSolve], metric: Metric | None = None, **options: Any) -> Problem:
+    def of(cls, solves: Sequence[RecordedSolve], **options: Any) -> Problem:
         """Of single objects; those of a sparse structure become one batch where their conditions allow.
 
         Args:
             solves: not solved yet ones are solved here.
-            metric: None: every entry counts alike.
             options: further fields.
         """
         groups = list(solves)
         if solves[0].stage.coords is None and len({solve.condition_shapes for solve in solves}) == 1:
             groups = [merged(solves)]
-        groups = [group if group.states else group.solved() for group in groups]
-        ends = [group.states[-1][group.stage.bare] for group in groups]
-        return cls(
-            groups, [torch.ones_like(end[:, :1, :1]) if metric is None else metric(end) for end in ends], **options
-        )
+        return cls([group if group.states else group.solved() for group in groups], **options)
 
     @property
     def stage(self) -> str:
@@ -171,20 +159,18 @@ class Problem:
 
     @cached_property
     def sizes(self) -> list[Tensor]:
-        """[groups] of [objects], squared length of the main leaf at t = 1 in the metric."""
-        ends = [group.states[-1][self.leaf] for group in self.groups]
-        return [(m * end).flatten(1).square().sum(1) for m, end in zip(self.metric, ends, strict=True)]
+        """[groups] of [objects], squared length of the main leaf at t = 1."""
+        return [group.states[-1][self.leaf].flatten(1).square().sum(1) for group in self.groups]
 
     def part(self, objects: Sequence[int]) -> Problem:
         """Some of its objects, by their numbers."""
-        groups, metric, first = [], [], 0
-        for group, factors in zip(self.groups, self.metric, strict=True):
+        groups, first = [], 0
+        for group in self.groups:
             inside = [number - first for number in objects if first <= number < first + group.objects]
             first += group.objects
             if inside:
                 groups.append(group.some(inside))
-                metric.append(factors[inside] if len(factors) == group.objects else factors)
-        return Problem(groups, metric, self.weight, self.name, self.rows_per_call, self.calls_made)
+        return replace(self, groups=groups)
 
     def velocities(self, states: Sequence[Sequence[Leaves]], step: int) -> list[list[Leaves]]:
         """Velocities of several states, each [groups] of leaves, all at one step."""
@@ -199,18 +185,3 @@ class Problem:
                     found[first + i].append({name: leaf[i] for name, leaf in v.items()})
         self.calls_made[0] += len(states) * self.objects * self.calls[step]
         return found
-
-
-def fewer_steps(problem: Problem, times: Sequence[float]) -> list[Leaves]:
-    """[groups] states at t = 1 of plain Euler steps on another grid, the same noise and condition."""
-    groups = [group.under(times).solved() for group in problem.groups]
-    return [group.states[-1] for group in groups]
-
-
-def errors(problem: Problem, ends: Sequence[Mapping[str, Tensor]]) -> list[float]:
-    """[objects] relative error of main leaves at t = 1 against the baseline's, in the problem's metric."""
-    found: list[float] = []
-    for group, factors, size, end in zip(problem.groups, problem.metric, problem.sizes, ends, strict=True):
-        difference = (end[problem.leaf] - group.states[-1][problem.leaf]) * factors
-        found += (difference.flatten(1).square().sum(1) / size).sqrt().tolist()
-    return found

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -98,9 +99,17 @@ def robust_search(settings: RobustSettings, output: Path) -> dict[str, Any]:
             for kind, stages in own.items():
                 for stage, parts in stages.items():
                     found[kind].setdefault(stage, {}).update(parts)
-            write_text(output, json.dumps(found, indent=1) + "\n")
+            write_text(output, _text(found))
             log.info("%s is done, %.0f s are left", jobs[job], end - time.time())
     return found
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    """JSON with one schedule a line."""
+    text = json.dumps(found, allow_nan=False)
+    for mark in ('{"when"', '{"errors"'):
+        text = re.sub(r'("\d+": ' + re.escape(mark) + ")", r"\n  \1", text)
+    return text + "\n"
 
 
 def _inputs(settings: RobustSettings) -> Inputs:
@@ -143,10 +152,7 @@ def _part(part: str) -> dict[str, Any]:
     power = ROBUST.get(part, 0.0)
     if power:
         scales = [_error_at(search([problem], AT, rounds=0), AT) for problem in problems]
-        problems = [
-            Problem(p.groups, p.metric, scale**-power, p.name, p.rows_per_call)
-            for p, scale in zip(problems, scales, strict=True)
-        ]
+        problems = [replace(problem, weight=scale**-power) for problem, scale in zip(problems, scales, strict=True)]
     judge = overlap_judge(pipeline, problems)
     check = 0.08 * 60 * settings.minutes * (2 + len(names))  # and for the search to end
     seconds = max(_end - check - time.time(), 1.0)

@@ -2,13 +2,13 @@
 
 From node i to node j a leaf moves by x + h (v + w1 c2 + w2 c3), h = t_j - t_i: v is the velocity at node i, c2 and c3
 are what Adams-Bashforth of order 2 and of order 3 add to it (`sampling.predict.weighted_multistep`). The weights are
-those of the least squared error against the baseline's state at t_j, over all objects, in the metric of the problem.
+those of the least squared error against the baseline's state at t_j, over all objects, each relative to its result.
 The state is the student's own, so they also correct what earlier transitions did. Rounded to two decimals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -174,10 +174,10 @@ class Student:
 
     def _distances(self, problem: Problem, part: Solved) -> NDArray[np.float64]:
         found = []
-        for group, metric, size, x in zip(problem.groups, problem.metric, problem.sizes, part.x, strict=True):
-            difference = (x[problem.leaf] - group.states[part.step][problem.leaf]) * metric
+        for group, size, x in zip(problem.groups, problem.sizes, part.x, strict=True):
+            difference = x[problem.leaf] - group.states[part.step][problem.leaf]
             found.append(difference.flatten(1).square().sum(1) / size)
-        return torch.cat(found).double().cpu().numpy()
+        return torch.cat(found).cpu().double().numpy()
 
     def _factors(self, problem: Problem, part: Solved, step: int) -> tuple[float, list[float]]:
         """h, and the integrals of Newton's basis (s - t0), (s - t0)(s - t1) from t0 to t0 + h."""
@@ -194,29 +194,29 @@ class Student:
         steps = [self.steps_of[number][node] for node in nodes]
         count, tables = min(order, len(part.past)), []
         for g, group in enumerate(problem.groups):
-            metric, size = problem.metric[g], problem.sizes[g]
-            if names != (problem.leaf,):
-                metric, size = torch.ones_like(size[:, None, None]), torch.ones_like(size)
-
-            def flat(leaves: Mapping[str, Tensor], metric: Tensor = metric) -> Tensor:
-                return torch.cat([(leaves[name] * metric).flatten(1) for name in names], 1)
-
+            # The other leaves have a mean square of about 1 each.
+            size = problem.sizes[g] if names == (problem.leaf,) else torch.ones_like(problem.sizes[g])
             slopes = [_slopes(part, g, name)[:count] for name in names]
-            added = [flat(dict(zip(names, each, strict=True))) for each in zip(*slopes, strict=True)]
-            x, rows = flat(part.x[g]), []
+            added = [_flat(each) for each in zip(*slopes, strict=True)]
+            x, rows = _flat([part.x[g][name] for name in names]), []
             for step in steps:
                 h, factors = self._factors(problem, part, step)
-                error = x + h * added[0] - flat(group.states[step])
+                error = x + h * added[0] - _flat([group.states[step][name] for name in names])
                 columns = torch.stack([error, *(f * d for f, d in zip(factors, added[1:], strict=False))], 1)
                 rows.append(columns @ columns.transpose(1, 2) / size[:, None, None])
             tables.append(torch.stack(rows))
-        table = torch.cat(tables, 1).double().cpu().numpy()
+        table = torch.cat(tables, 1).cpu().double().numpy()
         full = np.zeros((*table.shape[:2], order, order))
         full[:, :, :count, :count] = table
         for k, step in enumerate(steps):
             if step == part.step:  # the node falls on the step of the last one: this transition is not made
                 full[k] = 0
         return list(full)
+
+
+def _flat(leaves: Sequence[Tensor]) -> Tensor:
+    """[B, ...] leaves as one [B, D]."""
+    return torch.cat([leaf.flatten(1) for leaf in leaves], 1)
 
 
 def _known(problem: Problem, part: Solved) -> bool:

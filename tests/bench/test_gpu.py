@@ -16,14 +16,14 @@ from fast_sam3d.api import accelerated
 from fast_sam3d.bench.gpu import machine, measure, table
 from fast_sam3d.bench.gpu.measure import OutOfTime, Settings, limited
 from fast_sam3d.bench.gpu.networks import FULL, OBJECT, SMALL, STRUCTURE, build, native_networks
-from fast_sam3d.bench.gpu.plan import Cell, Pace, cells, variants, voxels
+from fast_sam3d.bench.gpu.plan import HELD, Cell, Pace, cells, variants, voxels
 from fast_sam3d.model.published import FILES
 from fast_sam3d.native.plans import PLANS
 from fast_sam3d.native.vit import VisionTransformer
 from tests.stand_in import run
 
 CPU = torch.device("cpu")
-NAMES = ["off", "exact", "default", "fast", "fast_sam3d", "2 + 2 steps"]
+NAMES = ["off", "exact", "default", "fast", "guided_stride", "fast_sam3d", "2 + 2 steps", HELD]
 FIRST = Cell("published", None)
 
 
@@ -58,7 +58,9 @@ def test_the_whole_command_on_a_cpu(
         ("bfloat16", None, False), ("bfloat16", first, False), ("bfloat16", second, False), ("published", None, True),
     ]  # fmt: skip
     for cell in found["cells"]:
-        assert [row["name"] for row in cell["variants"]] == [n for n in NAMES if n != "exact" or not cell["compiled"]]
+        assert [row["name"] for row in cell["variants"]] == [
+            name for name in NAMES if name not in ("exact", HELD) or not cell["compiled"]
+        ]
         for row in cell["variants"]:
             stages = [*STRUCTURE] if cell["voxels"] is None else [*OBJECT]
             assert list(row["seconds"]) == list(row["peak_bytes"]) == stages and "error" not in row
@@ -78,9 +80,9 @@ def test_the_whole_command_on_a_cpu(
     path.write_text(json.dumps(found))
     code, shown, _ = run(capsys, "measure-gpu", "--show", path)
     assert "Tests marked gpu: 3 passed, 0 failed, 1 skipped." in shown
-    assert code == 0 and shown.count("\n| published | ") == 12 and shown.count("\n| published, compiled |  | ") == 5
+    assert code == 0 and shown.count("\n| published | ") == 16 and shown.count("\n| published, compiled |  | ") == 6
     code, shown, _ = run(capsys, "measure-gpu", "--show", path, "--short")
-    assert code == 0 and [line.split("|")[3].strip() for line in shown.splitlines()[2:8]] == NAMES
+    assert code == 0 and [line.split("|")[3].strip() for line in shown.splitlines()[2:10]] == NAMES
     code, _, err = run(capsys, "measure-gpu", "--small", "--output", path)
     assert code == 2 and "exists: add --overwrite" in err
 

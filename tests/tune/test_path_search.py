@@ -64,7 +64,6 @@ def problem(velocity: Any, objects: int = 3, steps: int = STEPS, guided: int = 3
         last = solve.states[-1]
         v = solve.velocity(last, step)["feats"]
         solve.states.append({"feats": last["feats"] + v / steps})
-    options.setdefault("metric", [torch.ones(1, 1, 1)])
     return Problem([solve], **options)  # type: ignore[list-item]
 
 
@@ -126,7 +125,7 @@ def test_more_calls_are_never_worse_and_local_search_does_not_harm() -> None:
 
 
 def test_weights_are_those_of_least_squares() -> None:
-    bed = problem(waves, objects=2, metric=[torch.linspace(0.5, 2, SIZE).view(1, 1, SIZE)])
+    bed = problem(waves, objects=2)
     student = Student([bed])
     prefix = student.begin()
     for node in (1, 3):
@@ -136,7 +135,7 @@ def test_weights_are_those_of_least_squares() -> None:
     d, e = (v0 - v1) / (2 / STEPS), (v1 - v2) / (1 / STEPS)
     columns = [h**2 / 2 * d, (h**3 / 3 + 2 / STEPS * h**2 / 2) * (d - e) / (3 / STEPS)]
     gap = bed.groups[0].states[6]["feats"] - prefix.solved[0].x[0]["feats"] - h * v0
-    scale = bed.metric[0] / bed.sizes[0].sqrt()[:, None, None]
+    scale = 1 / bed.sizes[0].sqrt()[:, None, None]
     matrix = np.stack([(column * scale).flatten().numpy() for column in columns], 1)
     wanted = np.linalg.lstsq(matrix, (gap * scale).flatten().numpy(), rcond=None)[0].clip(-1, 2)
     assert move.row == pytest.approx(tuple(wanted), abs=0.05)

@@ -13,9 +13,8 @@ from fast_sam3d.adapters import adapt
 from fast_sam3d.bench.objects import BenchObject
 from fast_sam3d.bench.runs import Given
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.model.flow import time_grid
 from fast_sam3d.patch import Seam
-from fast_sam3d.tune.problem import Problem, collect, fewer_steps
+from fast_sam3d.tune.problem import Problem, collect
 from tests.fakes import same_vars, snapshot
 from tests.minis import picture, random_mini
 
@@ -83,14 +82,6 @@ def test_voxels_of_several_objects_stay_apart(pipeline: Any) -> None:
     problem = Problem.of([collect(pipeline, item(shift))["slat"] for shift in (0, 9)])
     assert [group.objects for group in problem.groups] == [1, 1]
     assert problem.part([1]).groups == [problem.groups[1]]
-
-
-def test_fewer_steps_is_the_pipelines_own_result(pipeline: Any) -> None:
-    problem = Problem.of([collect(pipeline, item(), stages=["ss"])["ss"]])
-    image, mask = picture()
-    wanted = pipeline.run(image, mask, seed=42, stage1_only=True, stage1_inference_steps=4)
-    found = fewer_steps(problem, time_grid(4, 3.0).tolist())[0]
-    torch.testing.assert_close(found["shape"], wanted["shape"], rtol=1e-4, atol=1e-5)
 
 
 def test_an_accelerated_pipeline_is_refused(pipeline: Any) -> None:

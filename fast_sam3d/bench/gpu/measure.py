@@ -23,7 +23,7 @@ from fast_sam3d.bench.exact_parts import measured, synchronise
 from fast_sam3d.bench.gpu import machine
 from fast_sam3d.bench.gpu.memory import follow
 from fast_sam3d.bench.gpu.networks import FULL, OBJECT, STRUCTURE, Bed, Scale, build, half_type
-from fast_sam3d.bench.gpu.plan import Cell, Clock, OutOfTime, Pace, cells, limited, variants, voxels
+from fast_sam3d.bench.gpu.plan import PLAN_SECONDS, Cell, Clock, OutOfTime, Pace, cells, limited, variants, voxels
 from fast_sam3d.bench.gpu.stock import importable
 from fast_sam3d.bench.variant import Variant
 from fast_sam3d.errors import one_line
@@ -107,7 +107,7 @@ class Run:
         save_json(self.path, self.results)
 
     def everything(self) -> None:
-        """The plan, cell by cell, the memory plans after all sizes, then the tests."""
+        """The plan, cell by cell, then the memory plans and the tests."""
         if self.results["note"]:
             logger.warning(self.results["note"])
         todo = cells(self.scale, stock=importable())
@@ -119,28 +119,30 @@ class Run:
                 if reason := self.obstacle(cell) or self.cell(cell, bar):
                     self.results["skipped"].append({"cell": label, "reason": reason})
                     logger.info("skipped: %s: %s", label, reason)
-            if cell == Cell(todo[0].precision, self.scale.radii[-1]):
-                self.plans(cell.precision)
             self.save()
+        self.plans(todo[0].precision)
+        self.save()
         if self.device.type == "cuda" and self.settings.tests and self.clock.left() > TESTS_SECONDS:
             logger.info("tests marked gpu, at most %.0f s", self.clock.left())
             self.results["tests"] = machine.run_tests(self.clock.left())
 
     def plans(self, precision: str) -> None:
         """Whole runs under each memory plan of the native runtime, while there is time."""
-        half, took = half_type(precision, self.device, False), 0.0
+        half, took = half_type(precision, self.device, False), 0.0 if self.results["small"] else PLAN_SECONDS
         for plan in PLANS:
             start, label = time.perf_counter(), f"memory plan {plan}"
             try:
-                if self.clock.left() < 2 * took + TESTS_SECONDS:
-                    raise OutOfTime(f"{self.clock.left():.0f} s are left")
+                if self.clock.left() < took:
+                    raise OutOfTime(f"needs about {took:.0f} s, and {self.clock.left():.0f} s are left")
+                logger.info("%s: %.0f s are left", label, self.clock.left())
                 with recorded([]), limited(self.clock.left(), label):
                     found = follow(plan, self.scale, self.device, half, self.settings.seed)
                 self.results["plans"].append(found)
+                took = time.perf_counter() - start
             except Exception as error:  # of any kind: the other plans go on
                 self.results["skipped"].append({"cell": label, "reason": one_line(error)})
+                logger.info("skipped: %s: %s", label, one_line(error))
             free_memory()
-            took = time.perf_counter() - start
 
     def probe(self, precision: str) -> None:
         """Time one step of every stage without acceleration, after another one as a warm-up."""

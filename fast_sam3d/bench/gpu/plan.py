@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import FrameType
 from typing import Final
@@ -20,6 +20,9 @@ from fast_sam3d.bench.variant import Variant, variant_of
 SHARE: Final = 0.5
 """Expected mean time of a sampler over all variants, relative to off; for the plan alone, as the next."""
 STOCK_SHARE: Final = 1.5
+HELD: Final = "default, layout held"
+PLAN_SECONDS: Final = 60.0
+"""Expected of the first memory plan; the next ones as the one before."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +77,30 @@ def cells(scale: Scale, stock: bool) -> list[Cell]:
 
 @cache
 def variants(scale: Scale, compiled: bool = False) -> tuple[Variant, ...]:
-    """The presets, the exact savings alone, and as many network calls as the default preset without caching.
+    """The presets, the exact savings alone, a few plain steps, and the default preset without a live layout.
 
     The exact savings stay off in a compiled network, so they are left out there.
     """
     steps = f"pipeline.ss_steps={scale.steps} pipeline.slat_steps={scale.steps}"
     first, second = scale.fewer
+    presets = ("default", "fast", "guided_stride", "fast_sam3d")
     named = {
         "off": steps,
         "exact": f"{steps} exact=all",
-        **{name: f"{steps} preset={name}" for name in ("default", "fast", "fast_sam3d")},
+        **{name: f"{steps} preset={name}" for name in presets},
         f"{first} + {second} steps": f"exact=all pipeline.ss_steps={first} pipeline.slat_steps={second}",
     }
-    return tuple(variant_of(text, name) for name, text in named.items() if not compiled or name != "exact")
+    found = [variant_of(text, name) for name, text in named.items() if not compiled or name != "exact"]
+    if compiled:
+        return tuple(found)
+    return (*found, _held(next(variant for variant in found if variant.name == "default")))
+
+
+def _held(variant: Variant) -> Variant:
+    """The variant with the layout's velocity held between evaluations, to see what keeping it alive costs."""
+    modules = dict(variant.config or {})
+    predict = {**modules["ss"]["predict"], "layout": {"name": "hold"}}
+    return replace(variant, name=HELD, config={**modules, "ss": {**modules["ss"], "predict": predict}})
 
 
 class Clock:

@@ -19,6 +19,8 @@ __all__ = ["BASELINE", "Row", "plan"]
 BASELINE = "baseline"
 FEWER_STEPS = (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20)
 STRIDES = (2, 4, 5, 6, 8)
+LEAST = 4
+"""Network calls of the cheapest path that is evaluated."""
 GROWTHS = (0.4, 1.5, 3.0)
 EVALUATIONS = (6, 8, 12, 14, 16)
 BY_VALUES = {"budget", "stability", "saliency", "adaptive", "dmd", "random", "tome", "controller"}
@@ -89,6 +91,8 @@ def _calibrated(stage: str, sampler: str, found: Mapping[str, Any]) -> Iterator[
     for name in ("robust", sampler):
         for calls, settings in found.get(stage, {}).get(name, {}).items():
             kind = "robust path" if name == "robust" else "path"
+            if int(calls) < LEAST:
+                continue
             yield _row(stage, sampler, kind, f"{calls} calls", settings)
 
 
