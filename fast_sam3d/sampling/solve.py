@@ -223,7 +223,7 @@ class Solve:
 
     def _evaluate(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
         if self.state.live is not None:
-            self.state.live.before_evaluation(self._guided(self._step), self._step < len(self._grid) - 2)
+            self.state.live.before_evaluation(self._guided[self._step], self._step < len(self._grid) - 2)
         velocity = self._network(x, t, args, kwargs)
         spared = 0 if self.state.guided is None else self.state.guided.take()
         self._made += self._calls(t) - spared
@@ -236,8 +236,7 @@ class Solve:
         live = self.state.live
         if live is None or not live.ready:
             return {}
-        again = any(map(self._guided, range(self._step, len(self._grid) - 1)))
-        live.before_rest(self._step, self._guided(self._step), again)
+        live.before_rest(self._step, self._guided[self._step], any(self._guided[self._step :]))
         self._layout = True
         return wide(to_leaves(self._network(x, t, args, kwargs), self._stage.bare) or {})
 
@@ -301,9 +300,6 @@ class Solve:
 
     def _start_live(self, live: Live) -> LiveLayout:
         guidance = self._stage.guidance(self._dynamics)
+        self._guided = [guidance is not None and guidance.acts_at(t) for t in self._grid[:-1]]
         times = [] if guidance is None else [t * guidance.time_scale for t in self._grid[:-1]]
         return LiveLayout(times, live.ahead, self._syncs)
-
-    def _guided(self, step: int) -> bool:
-        guidance = self._stage.guidance(self._dynamics)
-        return guidance is not None and guidance.acts_at(self._grid[step])

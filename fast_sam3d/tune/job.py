@@ -125,10 +125,7 @@ class Calibration:
         most = {stage: max(budget[stage] for budget in budgets) for stage in stages}
         known = self._solves[self._cases.calibration[0]]
         single = {stage: Problem.of([known[stage]]) for stage in stages}
-        levels_calls = [sum(budget.values()) for budget in budgets]
-        fitted = 2 * levels_calls[0]  # halves of the objects agree
-        full = sum(cost(single[stage], most[stage]) for stage in stages)
-        costs = Costs(run, sum(calls.values()), full + fitted, sum(levels_calls) + fitted, tuple(levels_calls))
+        costs = _costs(run, calls, budgets, single, most)
         plan = self._planned(costs)
         log.info("%s", plan.sentence(costs, self.seconds))
         cases = self._collect(plan)
@@ -165,7 +162,8 @@ class Calibration:
             cases = self._cases
             plan = make_plan(costs, self.seconds - self.spent, len(cases.calibration), len(cases.check))
             self._record.add(key, [asdict(plan)])
-        return TimePlan(**self._record.rows[key][0])
+        (known,) = self._record.rows[key]
+        return TimePlan(**{**known, "full": tuple(known["full"])})
 
     # -------------------------------------------------------------------------------------------- the baseline
 
@@ -225,7 +223,8 @@ class Calibration:
         self, problem: Problem, most: int, wanted: list[int], plan: TimePlan, cases: list[Case]
     ) -> tuple[dict[int, FoundPath], Agreement]:
         """The schedules of one stage by calls, from the record where they were found before."""
-        key = f"{problem.stage} {most} {wanted} {cases} {plan.full}"
+        full = problem.stage in plan.full
+        key = f"{problem.stage} {most} {wanted} {cases} {full}"
         if key in self._record.rows:
             (row,) = self._record.rows[key]
             paths = [FoundPath.of(path) for path in row["paths"]]
@@ -233,8 +232,8 @@ class Calibration:
         phase = f"schedules of the {NAMES[problem.stage]}"
         left = max(self.seconds - self.spent, 0.0)
         found = search(
-            [problem], most, assume=not plan.full, seconds=0.4 * left, rounds=2 if plan.full else 0,
-            only=None if plan.full else wanted, progress=lambda share: self._progress(phase, self.spent),
+            [problem], most, assume=not full, seconds=0.4 * left, rounds=2 if full else 0,
+            only=None if full else wanted, progress=lambda share: self._progress(phase, self.spent),
         )  # fmt: skip
         agreed = agreement(problem, best_within(found, wanted[0]))
         if agreed.ratio > DISAGREE:
@@ -300,6 +299,23 @@ class Calibration:
             known[best]["voxel_iou"][0],
         )  # fmt: skip
         return best
+
+
+def _costs(
+    run: float, calls: Mapping[str, int], budgets: list[dict[str, int]], single: Mapping[str, Problem],
+    most: Mapping[str, int],
+) -> Costs:  # fmt: skip
+    """What a calibration costs, from the problems of one object."""
+    full, short = {}, {}
+    for stage, problem in single.items():
+        states = [[group.states[0] for group in problem.groups]] * 4
+        began = time.perf_counter()
+        problem.velocities(states, 0)
+        call = (time.perf_counter() - began) / (len(states) * problem.calls[0])
+        fitted = 2 * budgets[0][stage]  # whether the halves of the objects agree
+        full[stage] = call * (cost(problem, most[stage]) + fitted)
+        short[stage] = call * (sum(budget[stage] for budget in budgets) + fitted)
+    return Costs(run, sum(calls.values()), full, short, tuple(sum(budget.values()) for budget in budgets))
 
 
 def _difference(one: RecordedSolve, other: RecordedSolve) -> float:

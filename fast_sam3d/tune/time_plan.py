@@ -9,6 +9,7 @@ check    for each object, one baseline run and one run of each way
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fast_sam3d.errors import ConfigError
@@ -21,6 +22,8 @@ SEARCH_SHARE = 0.65
 """Of the time, for calibration; the rest is for the check."""
 FEWEST = 2
 """Objects of a calibration."""
+FEWEST_FULL = 4
+"""Objects for which a search on the schedules' own states is worth its time; fewer are better used for more objects."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,14 @@ class Costs:
 
     Args:
         run: seconds of a baseline run. calls: network calls of it.
-        full: calls for each object of a search on the schedules' own states. short: of one on the baselines.
+        full: by stage, seconds for each object of a search on the schedules' own states. short: on the baselines.
         levels: budgets that are checked, each as calls of both samplers.
     """
 
     run: float
     calls: int
-    full: int
-    short: int
+    full: Mapping[str, float]
+    short: Mapping[str, float]
     levels: tuple[int, ...]
 
     @property
@@ -44,9 +47,9 @@ class Costs:
         """Seconds of a network call, with its share of the rest."""
         return self.run / self.calls
 
-    def object(self, full: bool) -> float:
-        """Seconds that one more object of the calibration takes."""
-        return SLACK * (self.run + self.call * (self.full if full else self.short))
+    def object(self, full: tuple[str, ...]) -> float:
+        """Seconds that one more object of the calibration takes; full: the stages that are searched so."""
+        return SLACK * (self.run + sum((self.full if s in full else self.short)[s] for s in self.short))
 
     def check(self) -> float:
         """Seconds of one object of the check: each budget once with its path, and once with fewer steps."""
@@ -58,19 +61,22 @@ class TimePlan:
     """What is done.
 
     Args:
-        objects: to calibrate on. full: on the schedules' own states.
+        objects: to calibrate on. full: stages that are searched on the schedules' own states.
         checked: objects of the check.
         seconds: expected.
     """
 
     objects: int
-    full: bool
+    full: tuple[str, ...]
     checked: int
     seconds: float
 
     def sentence(self, costs: Costs, seconds: float) -> str:
         """For the log."""
-        how = "evaluating every step that a schedule may take" if self.full else "on the baseline runs alone"
+        how = "on the baseline runs alone"
+        if self.full:
+            parts = "" if len(self.full) == len(costs.full) else f" ({', '.join(self.full)} only)"
+            how = f"evaluating every step that a schedule may take{parts}"
         return (
             f"one run takes {costs.run:.1f} s ({costs.calls} network calls): {seconds / 60:.3g} minutes allow"
             f" {self.objects} objects to calibrate on, {how}, and {self.checked} to check the result on, expected"
@@ -91,14 +97,15 @@ def make_plan(costs: Costs, seconds: float, objects: int, checked: int) -> TimeP
     """
     least = min(FEWEST, objects)
     check = costs.check()
-    for full in (True, False):
+    stages = tuple(costs.full)
+    for full in (stages, stages[:1], ()):
         own = costs.object(full)
         most = SEARCH_SHARE * seconds if full else seconds - check
         count = min(objects, math.floor(most / own))
-        if count >= least and count * own + check <= seconds:
+        if count >= (min(FEWEST_FULL, objects) if full else least) and count * own + check <= seconds:
             tested = max(1, min(checked, math.floor((seconds - count * own) / check)))
             return TimePlan(count, full, tested, count * own + tested * check)
-    needed = least * costs.object(False) + check
+    needed = least * costs.object(()) + check
     raise ConfigError(
         f"one run takes {costs.run:.1f} s, and {seconds / 60:.2g} minutes do not suffice for the shortest calibration"
         f" with a check: give --minutes {math.ceil(needed / 6) / 10:g} or more"

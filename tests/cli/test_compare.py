@@ -38,7 +38,7 @@ def test_compare_writes_sheet_json_and_both_results(pipeline, object_folder, els
     facts = json.loads((folder / "compare.json").read_text())
     assert facts["preset"] == "default" and facts["rounds"] == 2
     assert [len(facts["seconds"][way]) for way in ("baseline", "accelerated")] == [2, 2]
-    assert facts["sampler"] == "own" and facts["network_calls"]["accelerated"] < facts["network_calls"]["baseline"]
+    assert facts["sampler"] == "own" and facts["network_calls"]["accelerated"] <= facts["network_calls"]["baseline"]
     medians = facts["median_seconds"]
     assert facts["speedup"] == pytest.approx(medians["baseline"] / medians["accelerated"])
     assert facts["drift"]["box_iou"] == pytest.approx(1.0), "the stand-in's box is always the same"

@@ -29,7 +29,7 @@ from tests.stock.build import HALF, STOCK
 STEPS = 5
 BOTH = ("mesh", "gaussian")
 BEDS = {"float32": STOCK, "float16": HALF}
-PRESETS = group_options()["preset"]
+PRESETS = [name for name in group_options()["preset"] if not name.endswith("fast")]  # which differ in numbers alone
 MESH = ("off", "decoder", "voxels")
 BEFORE_DECODING = ("ss_generator", "ss_decoder", "slat_generator")
 STAGES = {"pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess"}
@@ -43,14 +43,17 @@ def replaced(preset: str, part: str, name: str) -> dict[str, Any]:
         config["mesh"] = {} if name == "off" else {**config["mesh"], "where": name}
     else:
         kind = PARTS[part][name]
-        refused = {"ss": getattr(kind, "needs_tokens", False), "slat": getattr(kind, "needs_decoder", False)}
+        only, given = getattr(kind, "only", None), {"name": name, **NEEDED.get(name, {})}
+        refused = {"ss": getattr(kind, "needs_tokens", False), "slat": only or getattr(kind, "needs_decoder", False)}
         for stage in ("ss", "slat"):
             if not refused[stage]:
                 config[stage] = {
                     "when": {"name": "stride"},
                     **config[stage],
-                    part: {"name": name, **NEEDED.get(name, {})},
+                    part: {"shape": {"name": "hold"}, only: given} if only else given,
                 }
+                if part == "when" and "weights" in str(config[stage].get("predict")):
+                    del config[stage]["predict"]  # which has weights for the nodes of the preset's path
     if config["mesh"]:
         config["mesh"]["min_voxels"] = 0
     methods = build_methods(config)
@@ -60,7 +63,10 @@ def replaced(preset: str, part: str, name: str) -> dict[str, Any]:
     }
 
 
-NEEDED = {"magnitude": {"ratios": [1.0, 0.9, 0.95, 1.05, 1.0]}}
+NEEDED: dict[str, dict[str, Any]] = {
+    "magnitude": {"ratios": [1.0, 0.9, 0.95, 1.05, 1.0]},
+    "aligned": {"levels": [14.6, 1.9, 0.4, 0.03]},
+}
 """Settings without a default, by method."""
 CASES = {part: tuple(kinds) for part, kinds in PARTS.items()} | {"mesh": MESH}
 

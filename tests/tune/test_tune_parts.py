@@ -33,15 +33,15 @@ def test_a_budget_takes_the_schedule_below_it() -> None:
     assert [best_within(found, n).calls for n in (3, 4, 8, 9, 30)] == [4, 4, 4, 9, 9]
 
 
-COSTS = Costs(run=2.0, calls=80, full=800, short=160, levels=(22, 16, 32))
+COSTS = Costs(2.0, 80, {"ss": 6.0, "slat": 14.0}, {"ss": 2.0, "slat": 2.0}, levels=(22, 16, 32))
 
 
 def test_the_plan_keeps_to_the_time() -> None:
     for seconds in (30.0, 60.0, 120.0, 600.0, 6000.0):
         plan = make_plan(COSTS, seconds, 8, 8)
         assert plan.seconds <= seconds and plan.objects >= 2 and plan.checked >= 1
-    assert make_plan(COSTS, 6000.0, 8, 8).objects == 8 and make_plan(COSTS, 6000.0, 8, 8).full
-    assert not make_plan(COSTS, 30.0, 8, 8).full
+    assert make_plan(COSTS, 6000.0, 8, 8).objects == 8 and make_plan(COSTS, 6000.0, 8, 8).full == ("ss", "slat")
+    assert make_plan(COSTS, 90.0, 8, 8).full == ("ss",) and not make_plan(COSTS, 30.0, 8, 8).full
     with pytest.raises(ConfigError, match=r"one run takes 2.0 s, and 0.33 minutes do not suffice .* --minutes 0\.4"):
         make_plan(COSTS, 20.0, 8, 8)
 

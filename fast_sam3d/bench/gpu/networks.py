@@ -78,7 +78,7 @@ class Scale:
 
 
 FULL: Final = Scale(
-    NativeSettings(), (PUBLISHED_SS_CONTEXT, PUBLISHED_SLAT_CONTEXT), (RADII[1], RADII[2], RADII[0]), 25, (8, 4),
+    NativeSettings(), (PUBLISHED_SS_CONTEXT, PUBLISHED_SLAT_CONTEXT), (RADII[1], RADII[2], RADII[0]), 25, (10, 3),
     "inductor", 120.0, (10.5, (6.0, 9.0, 4.0)),
 )  # fmt: skip
 """Of the published configuration."""
