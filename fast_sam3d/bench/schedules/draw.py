@@ -15,6 +15,8 @@ GREY, CALLS = "0.7", (9, 30)
 LINES = {"path": "tab:red", "robust path": "tab:orange", "fewer steps": "tab:blue"}
 LABELS = {"path": "path, calibrated", "robust path": "path for all samplers", "fewer steps": "fewer steps"}
 AT = (30, 26, 22, 18, 15, 11, 9)
+OWN = ("default", "fast")
+"""Presets that are paths themselves; the methods of the same settings are left out."""
 
 Point = tuple[float, float]
 
@@ -76,7 +78,7 @@ def _panel(axis: Any, rows: Sequence[Mapping[str, Any]], score: str, higher: boo
         if line:
             x, y, error = zip(*line, strict=True)
             axis.errorbar(x, y, error, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=LABELS[kind])
-    others = {row["name"]: row for row in inside if row["kind"] in ("method", "preset")}
+    others = {row["name"]: row for row in inside if row["kind"] in ("method", "preset") and _other(row)}
     sign = 1 if higher else -1
     points = {
         row["key"]: (-row["calls"], sign * row["scores"][score][0]) for row in inside if row["kind"] != "baseline"
@@ -88,6 +90,11 @@ def _panel(axis: Any, rows: Sequence[Mapping[str, Any]], score: str, higher: boo
         axis.plot(x, y, ".", color="black" if ahead else GREY, markersize=6, zorder=3 if ahead else 1)
         if ahead:
             axis.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    for row in inside:
+        if row["kind"] == "preset" and row["name"] in OWN:
+            place = (row["calls"], row["scores"][score][0])
+            axis.plot(*place, "*", color="black", markersize=9, zorder=4)
+            axis.annotate(row["name"], place, xytext=(6, -12), textcoords="offset points", fontsize=8)
     values = [row["scores"][score][0] for row in inside if row["scores"][score][0] > 0]
     if values and higher:
         axis.set_ylim(max(min(values), 0.6), 1.0)
@@ -137,7 +144,7 @@ def _table(rows: Sequence[Mapping[str, Any]], score: str, higher: bool, by: str 
     for calls in AT:
         cells = [str(calls)]
         for kind in kinds:
-            fitting = [row for row in rows if row["kind"] == kind and row["calls"] <= calls + 1e-6]
+            fitting = [row for row in rows if row["kind"] == kind and _other(row) and row["calls"] <= calls + 1e-6]
             best = min(fitting, key=rank, default=None)
             cell = "–" if best is None else _cell(best["scores"][score])
             cells.append(cell if best is None or kind != "method" else f"{cell} {best['name']}, {best['calls']:g}")
@@ -145,6 +152,11 @@ def _table(rows: Sequence[Mapping[str, Any]], score: str, higher: bool, by: str 
     return _markdown(
         ("calls", "fewer steps", "path for all samplers", "calibrated path", "best other method, and its calls"), lines
     )
+
+
+def _other(row: Mapping[str, Any]) -> bool:
+    """False for presets and methods that are paths."""
+    return row["kind"] not in ("method", "preset") or not (row["name"] in OWN or row["name"].startswith("path"))
 
 
 def _cell(pair: Any) -> str:
