@@ -111,9 +111,12 @@ def has_cuda() -> bool:
 
 
 @pytest.fixture(autouse=True)
-def no_measured_schedules(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_measured_schedules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Presets are as shipped, whatever `fast-sam3d tune` has measured on this machine."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    # Not by `monkeypatch`, which would then be undone after `same_threads` has looked.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
 @pytest.fixture(autouse=True)

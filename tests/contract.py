@@ -47,9 +47,20 @@ def merging(where: str, factor: float = 2.0) -> dict[str, Any]:
     return {"mesh": {"where": where, "factors": [factor] * 3, "min_voxels": 0}}
 
 
+def keep_nodes(settings: dict[str, Any], every: int) -> None:
+    """Leave out nodes of a path, and their weights."""
+    settings["when"]["nodes"] = settings["when"]["nodes"][::every]
+    predict = settings["predict"]
+    for part in [predict] if "name" in predict else predict.values():
+        if "weights" in part:
+            part["weights"] = [row[:k] for k, row in enumerate(part["weights"][::every])]
+
+
 def short(settings: dict[str, Any]) -> dict[str, Any]:
     """A method's settings for runs of a few steps, early enough to save network calls."""
     settings = copy.deepcopy(settings)
+    if settings.get("when", {}).get("name") == "path":  # the nodes of a few steps would be all of them
+        keep_nodes(settings, every=4)
     for part, early in (
         ("when", {"warmup": 2, "threshold": 0.5, "evaluations": 5}),
         ("where", {"warmup": 1}),

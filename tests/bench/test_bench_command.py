@@ -65,7 +65,7 @@ def test_poses_are_refined_as_by_infer_unless_switched_off(loaded, object_folder
     assert bench(elsewhere / "b", *given, "pipeline.layout_postprocess=false") == 0
     assert set(asked) == {False} and "pose not refined" in (elsewhere / "b" / "table.md").read_text()
     assert bench(elsewhere / "c", *given, "ss=off") == 2
-    assert "'ss=off' does not hold for every method" in capsys.readouterr().err
+    assert "'ss=off' does not hold for every run" in capsys.readouterr().err
 
 
 def test_held_out_objects_are_compared_with_ground_truth(loaded, elsewhere, capsys):

@@ -72,7 +72,7 @@ def test_infer_gives_the_same_files_under_the_smallest_and_the_largest_memory_pl
 @pytest.mark.parametrize("preset", ["default", "fast_sam3d"])
 def test_infer_accelerates(preset: str, weights: Path, pictures: Path, tmp_path: Path) -> None:
     request = ["infer", "--tag", str(weights), "--image_path", str(pictures), "--runtime", "native", "--device", "cpu"]
-    assert main([*request, "--preset", preset, "--output_dir", str(tmp_path), "pipeline.ss_steps=8"]) == 0
+    assert main([*request, "--preset", preset, "--output_dir", str(tmp_path), "pipeline.ss_steps=16"]) == 0
     report = json.loads((tmp_path / "cup_0/report.json").read_text())
     assert all(report["network_calls"][stage]["saved"] > 0 for stage in ("ss", "slat"))
 
