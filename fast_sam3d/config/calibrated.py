@@ -87,7 +87,7 @@ def _of_quality(
         return modules
     try:
         levels = [(float(level["voxel_iou"]), {stage: level[stage] for stage in _SAMPLED}) for level in facts["levels"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ConfigError(f"{name}: {CALIBRATED}.levels is missing or damaged: run `fast-sam3d tune` again") from error
     for measured, methods in levels:
         if measured >= quality:

@@ -185,6 +185,7 @@ def test_damaged_files_of_the_cache_are_skipped(cache: Path, caplog: pytest.LogC
         ("a: !!python/object/apply:os.system [true]", "is not YAML"),
         ("calibrated: 3\nss: {when: {name: stride}}", "fingerprint is missing: run"),
         ("calibrated: {fingerprint: {weights: [1], ss: 2}}\nss: {when: {name: stride}}", "measured with another"),
+        (f"ss: {{when: {{name: budget, threshold: 1{'0' * 400}}}}}", "threshold is 1000.*give a number from"),
     ],
 )  # fmt: skip
 def test_files_of_anybody_are_read_safely(text: str, says: str, tmp_path: Path) -> None:
@@ -193,6 +194,20 @@ def test_files_of_anybody_are_read_safely(text: str, says: str, tmp_path: Path) 
     with pytest.raises(ConfigError, match=says) as caught:
         fast_sam3d.accelerate(FakePipeline(), file)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_no_float_holds_are_refused(tmp_path: Path) -> None:
+    for place, says in (("values", "another checkpoint"), ("steps", "measured with ss 1000"), ("levels", "damaged")):
+        tree = levels()
+        facts = tree["calibrated"]
+        if place == "values":
+            facts["fingerprint"]["weights"]["ss"]["values"][0] = 10**400
+        elif place == "steps":
+            facts["fingerprint"]["ss"]["steps"] = 10**400
+        else:
+            facts["levels"][0]["voxel_iou"] = 10**400
+        with pytest.raises(ConfigError, match=says):
+            fast_sam3d.accelerate(FakePipeline(), written(tmp_path / "huge.yaml", tree), overrides=["quality=0.5"])
 
 
 def test_a_device_is_no_file() -> None:
