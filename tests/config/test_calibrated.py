@@ -82,13 +82,15 @@ def test_another_model_or_sampler_is_refused_by_name(says: str, tmp_path: Path) 
         fast_sam3d.accelerate(pipeline, file)
 
 
-def test_the_steps_of_a_configuration_count(tmp_path: Path) -> None:
+def test_the_steps_of_a_configuration_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pipeline = FakePipeline()
     store(yaml.safe_dump(content(pipeline)), {}, "default")
     config = load(["preset=default"])
     assert strides(fast_sam3d.accelerate(pipeline, config)) == [5, 5]
     fewer = dataclasses.replace(config, pipeline=dataclasses.replace(config.pipeline, ss_steps=10))
-    assert strides(fast_sam3d.accelerate(pipeline, fewer)) != [5, 5]
+    with caplog.at_level(logging.INFO, "fast_sam3d"):
+        assert strides(fast_sam3d.accelerate(pipeline, fewer)) != [5, 5]
+    assert "measured on this model with ss 25 steps, and the pipeline has 10" in caplog.text
 
 
 @pytest.mark.parametrize("preset", ["default", "fast"])
