@@ -161,7 +161,8 @@ class Calibration:
         key = f"plan {self._request}"
         if key not in self._record.rows:
             cases = self._cases
-            plan = make_plan(costs, self.seconds - self.spent, len(cases.calibration), len(cases.check))
+            spent = self.spent
+            plan = make_plan(costs, self.seconds - spent, len(cases.calibration), len(cases.check), spent)
             self._record.add(key, [asdict(plan)])
         (known,) = self._record.rows[key]
         return TimePlan(**{**known, "full": tuple(known["full"])})

@@ -182,9 +182,7 @@ def test_objects_that_disagree_are_refused_with_the_figure(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("bad", ["a", "b"])
-def test_an_object_with_nan_is_left_out_and_named(
-    bad: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_object_with_nan_is_left_out_and_named(bad: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pipeline, noisy = random_mini(), []
 
     def broken(module: Any, args: Any, v: Any) -> Any:
