@@ -41,8 +41,8 @@ class Real:
 
     def holds(self, value: Any) -> bool:
         """Whether a value is within the range."""
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        return number and self.low <= value <= self.high
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and self.low <= value <= self.high and math.isfinite(value)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ and sam3d_objects/model/backbone/generator (`FlowMatching`, `ShortCut`).
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -171,7 +172,8 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether it is a number that a float can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) > sys.float_info.max
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

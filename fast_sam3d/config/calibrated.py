@@ -87,7 +87,7 @@ def _of_quality(
         return modules
     try:
         levels = [(float(level["voxel_iou"]), {stage: level[stage] for stage in _SAMPLED}) for level in facts["levels"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ConfigError(f"{name}: {CALIBRATED}.levels is missing or damaged: run `fast-sam3d tune` again") from error
     for measured, methods in levels:
         if measured >= quality:
@@ -108,6 +108,7 @@ def _find(adapter: Sam3d, preset: str, steps: Mapping[str, int | None] | None) -
     from omegaconf import OmegaConf
 
     own = fingerprint(adapter, steps)
+    near = None
     for path in files:
         try:
             content: Any = OmegaConf.to_container(load_file(path), resolve=False)
@@ -116,7 +117,11 @@ def _find(adapter: Sam3d, preset: str, steps: Mapping[str, int | None] | None) -
             continue
         facts = content.get(CALIBRATED) if isinstance(content, Mapping) else None
         measured = facts.get("fingerprint") if isinstance(facts, Mapping) else None
-        if not isinstance(content, Mapping) or not isinstance(measured, Mapping) or difference(measured, own):
+        if not isinstance(content, Mapping) or not isinstance(measured, Mapping):
+            continue
+        if other := difference(measured, own):
+            if near is None and not difference({**own, "weights": measured.get("weights")}, own):
+                near = path, other
             continue
         try:
             build_methods({stage: content[stage] for stage in _SAMPLED}, adapter.stages)
@@ -124,6 +129,8 @@ def _find(adapter: Sam3d, preset: str, steps: Mapping[str, int | None] | None) -
             log.warning("the measured schedule %s is skipped: %s", path, error)
             continue
         return path, content
+    if near is not None:
+        log.info("preset %s as shipped: the schedule %s was measured on this model with %s", preset, *near)
     return None
 
 

@@ -102,6 +102,7 @@ class Calibration:
         self._live = self._adapter.no_live_layout() is None
         self.seconds = 60.0 * (request.minutes or 0.0)
         self._solves: dict[Case, dict[str, RecordedSolve]] = {}
+        self._left_out: set[Case] = set()
         self._stored = Stored(record.path.with_suffix(".solves"))
 
     @property
@@ -123,7 +124,7 @@ class Calibration:
         run, repeated = self._first_run()
         self.seconds = self.seconds or DOZEN * run
         most = {stage: max(budget[stage] for budget in budgets) for stage in stages}
-        known = self._solves[self._cases.calibration[0]]
+        known = next(iter(self._solves.values()))
         single = {stage: Problem.of([known[stage]]) for stage in stages}
         costs = _costs(run, calls, budgets, single, most)
         plan = self._planned(costs)
@@ -160,7 +161,8 @@ class Calibration:
         key = f"plan {self._request}"
         if key not in self._record.rows:
             cases = self._cases
-            plan = make_plan(costs, self.seconds - self.spent, len(cases.calibration), len(cases.check))
+            spent = self.spent
+            plan = make_plan(costs, self.seconds - spent, len(cases.calibration), len(cases.check), spent)
             self._record.add(key, [asdict(plan)])
         (known,) = self._record.rows[key]
         return TimePlan(**{**known, "full": tuple(known["full"])})
@@ -169,9 +171,8 @@ class Calibration:
 
     def _first_run(self) -> tuple[float, float]:
         """Seconds of a baseline run, and the relative difference of two runs of one object and seed."""
-        first = self._cases.calibration[0]
         self._progress("time of one run", self.spent)
-        self._collected(first)
+        first = next(case for case in self._cases.calibration if self._collected(case))
         began = time.perf_counter()
         again = collect(self._pipeline, self._cases.load(first), first[1])
         run = time.perf_counter() - began
@@ -184,19 +185,20 @@ class Calibration:
         return run, worst
 
     def _collected(self, case: Case) -> bool:
-        """Run the baseline on a case; whether it can be used."""
-        if case in self._solves:
-            return True
-        first = self._cases.calibration[0]
-        known = None if case == first else self._stored.load(case, self._solves[first])
+        """Run the baseline on a case; whether it can be used. Raises where none of the first two can."""
+        if case in self._solves or case in self._left_out:
+            return case in self._solves
+        template = next(iter(self._solves.values()), None)
+        known = None if template is None else self._stored.load(case, template)
         try:
             self._solves[case] = known or collect(self._pipeline, self._cases.load(case), case[1])
         except FastSam3dError as error:
-            if case == first:
+            self._left_out.add(case)
+            if template is None and len(self._left_out) == min(FEWEST, len(self._cases.calibration)):
                 raise
             log.warning("object %s is left out: %s", case[0], error)
             return False
-        if known is None and case != first:
+        if known is None and template is not None:
             self._stored.save(case, self._solves[case])
         return True
 

@@ -73,7 +73,9 @@ class FoundPath:
         main = {"name": "weighted_multistep", "weights": _lists(self.weights)}
         if self.stage != "ss":
             return {"when": when, "predict": main}
-        layout = {"name": "live"} if live else {"name": "weighted_multistep", "weights": _lists(self.layout)}
+        layout = {"name": "weighted_multistep", "weights": _lists(self.layout)}
+        if live:  # held where a copy of the network, say a compiled one, cannot evaluate it alone
+            layout = {"name": "live", "fallback": "hold"}
         return {"when": when, "predict": {"shape": main, "layout": layout}}
 
 

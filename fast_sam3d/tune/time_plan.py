@@ -84,13 +84,14 @@ class TimePlan:
         )
 
 
-def make_plan(costs: Costs, seconds: float, objects: int, checked: int) -> TimePlan:
+def make_plan(costs: Costs, seconds: float, objects: int, checked: int, spent: float = 0.0) -> TimePlan:
     """The best plan within the time.
 
     Args:
         costs: of one object.
         seconds: that are left.
         objects, checked: at most so many; at least 1.
+        spent: seconds before, for the message.
 
     Raises:
         ConfigError: the shortest calibration and check take longer.
@@ -105,8 +106,8 @@ def make_plan(costs: Costs, seconds: float, objects: int, checked: int) -> TimeP
         if count >= (min(FEWEST_FULL, objects) if full else least) and count * own + check <= seconds:
             tested = max(1, min(checked, math.floor((seconds - count * own) / check)))
             return TimePlan(count, full, tested, count * own + tested * check)
-    needed = least * costs.object(()) + check
+    needed = spent + least * costs.object(()) + check
     raise ConfigError(
-        f"one run takes {costs.run:.1f} s, and {seconds / 60:.2g} minutes do not suffice for the shortest calibration"
-        f" with a check: give --minutes {math.ceil(needed / 6) / 10:g} or more"
+        f"one run takes {costs.run:.1f} s, and {(spent + seconds) / 60:.2g} minutes do not suffice for the shortest"
+        f" calibration with a check: give --minutes {math.ceil(needed / 6) / 10:g} or more"
     )

@@ -82,13 +82,15 @@ def test_another_model_or_sampler_is_refused_by_name(says: str, tmp_path: Path) 
         fast_sam3d.accelerate(pipeline, file)
 
 
-def test_the_steps_of_a_configuration_count(tmp_path: Path) -> None:
+def test_the_steps_of_a_configuration_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pipeline = FakePipeline()
     store(yaml.safe_dump(content(pipeline)), {}, "default")
     config = load(["preset=default"])
     assert strides(fast_sam3d.accelerate(pipeline, config)) == [5, 5]
     fewer = dataclasses.replace(config, pipeline=dataclasses.replace(config.pipeline, ss_steps=10))
-    assert strides(fast_sam3d.accelerate(pipeline, fewer)) != [5, 5]
+    with caplog.at_level(logging.INFO, "fast_sam3d"):
+        assert strides(fast_sam3d.accelerate(pipeline, fewer)) != [5, 5]
+    assert "measured on this model with ss 25 steps, and the pipeline has 10" in caplog.text
 
 
 @pytest.mark.parametrize("preset", ["default", "fast"])
@@ -185,6 +187,7 @@ def test_damaged_files_of_the_cache_are_skipped(cache: Path, caplog: pytest.LogC
         ("a: !!python/object/apply:os.system [true]", "is not YAML"),
         ("calibrated: 3\nss: {when: {name: stride}}", "fingerprint is missing: run"),
         ("calibrated: {fingerprint: {weights: [1], ss: 2}}\nss: {when: {name: stride}}", "measured with another"),
+        (f"ss: {{when: {{name: budget, threshold: 1{'0' * 400}}}}}", "threshold is 1000.*give a number from"),
     ],
 )  # fmt: skip
 def test_files_of_anybody_are_read_safely(text: str, says: str, tmp_path: Path) -> None:
@@ -193,6 +196,20 @@ def test_files_of_anybody_are_read_safely(text: str, says: str, tmp_path: Path) 
     with pytest.raises(ConfigError, match=says) as caught:
         fast_sam3d.accelerate(FakePipeline(), file)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_no_float_holds_are_refused(tmp_path: Path) -> None:
+    for place, says in (("values", "another checkpoint"), ("steps", "measured with ss 1000"), ("levels", "damaged")):
+        tree = levels()
+        facts = tree["calibrated"]
+        if place == "values":
+            facts["fingerprint"]["weights"]["ss"]["values"][0] = 10**400
+        elif place == "steps":
+            facts["fingerprint"]["ss"]["steps"] = 10**400
+        else:
+            facts["levels"][0]["voxel_iou"] = 10**400
+        with pytest.raises(ConfigError, match=says):
+            fast_sam3d.accelerate(FakePipeline(), written(tmp_path / "huge.yaml", tree), overrides=["quality=0.5"])
 
 
 def test_a_device_is_no_file() -> None:

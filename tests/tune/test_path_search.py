@@ -177,7 +177,7 @@ def test_a_path_is_a_method_and_plain_numbers() -> None:
     }  # fmt: skip
     assert path.method()["predict"]["name"] == "weighted_multistep"
     shape = replace(path, stage="ss").method()["predict"]
-    assert shape["layout"] == {"name": "live"}
+    assert shape["layout"] == {"name": "live", "fallback": "hold"}  # as in the presets: fits a compiled copy, too
 
 
 def test_what_cannot_be_searched_is_refused() -> None:

@@ -44,6 +44,8 @@ def test_the_plan_keeps_to_the_time() -> None:
     assert make_plan(COSTS, 90.0, 8, 8).full == ("ss",) and not make_plan(COSTS, 30.0, 8, 8).full
     with pytest.raises(ConfigError, match=r"one run takes 2.0 s, and 0.33 minutes do not suffice .* --minutes 0\.4"):
         make_plan(COSTS, 20.0, 8, 8)
+    with pytest.raises(ConfigError, match=r"and 0.33 minutes do not suffice .* --minutes 0\.8"):
+        make_plan(COSTS, -5.0, 8, 8, spent=25.0)  # what was spent counts
 
 
 def test_few_pictures_are_checked_with_other_seeds(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Path(When):
     same_for_all_objects: ClassVar[bool] = True
     evaluates_last: ClassVar[bool] = False
     nodes: tuple[int, ...] = setting((0, 4, 8, 12, 16, 19, 22))
-    steps: int = setting(25, Whole(1))
+    steps: int = setting(25, Whole(1, 1000))
     guided: int = setting(19)
     rescale_t: float = setting(3.0, Real(1e-3, 1e3))
 

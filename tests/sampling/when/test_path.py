@@ -118,6 +118,7 @@ def test_nodes_that_fall_together_keep_the_numbers_of_those_after_them() -> None
         ({"nodes": [0, 1.5]}, "nodes is 1.5"),
         ({"nodes": [0, True]}, "nodes is True"),
         ({"steps": 0}, "steps is 0"),
+        ({"steps": 10**9}, "steps is 1000000000: give a whole number from 1 to 1000"),
         ({"guided": 26}, "guided is 26: give a whole number from 0 to 25"),
         ({"guided": -1}, "guided is -1"),
         ({"rescale_t": 0}, "rescale_t is 0"),
