@@ -298,7 +298,7 @@ def test_yaml_blocks_load(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(block.text)
     if block.text.startswith("objects:"):
-        from fast_sam3d.bench.suite import OTHER_SEED, load_suite
+        from fast_sam3d.bench.suite import load_suite
 
         assert load_suite(str(path)).variants()
     else:
