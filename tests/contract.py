@@ -6,6 +6,7 @@ import copy
 import functools
 import gc
 import itertools
+import math
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -47,8 +48,9 @@ def merging(where: str, factor: float = 2.0) -> dict[str, Any]:
     return {"mesh": {"where": where, "factors": [factor] * 3, "min_voxels": 0}}
 
 
-def keep_nodes(settings: dict[str, Any], every: int) -> None:
+def keep_nodes(settings: dict[str, Any], most: int) -> None:
     """Leave out nodes of a path, and their weights."""
+    every = math.ceil(len(settings["when"]["nodes"]) / most)
     settings["when"]["nodes"] = settings["when"]["nodes"][::every]
     predict = settings["predict"]
     for part in [predict] if "name" in predict else predict.values():
@@ -60,7 +62,7 @@ def short(settings: dict[str, Any]) -> dict[str, Any]:
     """A method's settings for runs of a few steps, early enough to save network calls."""
     settings = copy.deepcopy(settings)
     if settings.get("when", {}).get("name") == "path":  # the nodes of a few steps would be all of them
-        keep_nodes(settings, every=4)
+        keep_nodes(settings, most=4)
     for part, early in (
         ("when", {"warmup": 2, "threshold": 0.5, "evaluations": 5}),
         ("where", {"warmup": 1}),
