@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from fast_sam3d.telemetry import Progress, Report
 
 __all__ = [
-    "Known", "ObjectRun", "RunSettings", "checked_picture", "known_of", "run_object", "run_object_fitting",
-    "with_alpha",
+    "Known", "ObjectRun", "RunSettings", "call_pipeline", "checked_picture", "known_of", "run_object",
+    "run_object_fitting", "with_alpha",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -58,6 +58,11 @@ class RunSettings:
         known = isinstance(self.formats, (list, tuple)) and self.formats and set(self.formats) <= set(FORMATS)
         if self.formats is not None and not known:
             raise ConfigError(f"formats is {self.formats!r}: give some of {FORMATS}")
+
+    @property
+    def refines(self) -> bool:
+        """Whether the pose is refined; a structure alone has no surface for it."""
+        return self.refine_pose and not self.structure_only
 
     @classmethod
     def of(cls, seed: int, pipeline: PipelineConfig) -> RunSettings:
@@ -126,8 +131,6 @@ def run_object(
         NotAPipelineError: `pipeline` is not one.
         InputError: a picture that is not [H, W, 3] uint8, or a mask of another size.
     """
-    import torch
-
     from fast_sam3d.adapters import adapt, unwrap
     from fast_sam3d.adapters.memory import remembering, residency_of
     from fast_sam3d.adapters.refinement import own_refinement
@@ -135,7 +138,6 @@ def run_object(
     from fast_sam3d.run.pose import with_refined_pose
 
     pipeline = unwrap(pipeline)
-    refine = settings.refine_pose and not settings.structure_only
     with ExitStack() as stack:
         report = stack.enter_context(observe(pipeline, progress, None if known is None else known.report))
         given = stack.enter_context(own_refinement(pipeline))
@@ -148,21 +150,8 @@ def run_object(
         begin = time.perf_counter()
         if known is not None:
             stack.callback(known.ended, begin)
-        result: dict[str, Any] = pipeline.run(
-            with_alpha(image, mask),
-            None,
-            seed=settings.seed,
-            stage1_only=settings.structure_only,
-            with_mesh_postprocess=False,
-            with_texture_baking=False,
-            with_layout_postprocess=refine,
-            use_vertex_color=True,
-            stage1_inference_steps=settings.ss_steps,
-            stage2_inference_steps=settings.slat_steps,
-            pointmap=None if pointmap is None else torch.as_tensor(pointmap),
-            decode_formats=None if settings.formats is None else list(settings.formats),
-        )
-        if refine:
+        result = call_pipeline(pipeline, image, mask, pointmap, settings)
+        if settings.refines:
             result = with_refined_pose(result, mask, report, given)
         seconds = time.perf_counter() - begin
         if known is not None:
@@ -171,6 +160,29 @@ def run_object(
         report.memory = residency.facts(len(result["coords"]))
         report.peak_device_bytes = residency.peak_device_bytes(report.peak_device_bytes)
     return ObjectRun(result, report, settings, seconds, str(getattr(pipeline, "device", "")), adapt(pipeline).runtime)
+
+
+def call_pipeline(
+    pipeline: Any, image: NDArray[np.uint8], mask: NDArray[Any], pointmap: Any, settings: RunSettings
+) -> dict[str, Any]:
+    """The pipeline's own `run`, with nothing around it; arguments as of `run_object`."""
+    import torch
+
+    result: dict[str, Any] = pipeline.run(
+        with_alpha(image, mask),
+        None,
+        seed=settings.seed,
+        stage1_only=settings.structure_only,
+        with_mesh_postprocess=False,
+        with_texture_baking=False,
+        with_layout_postprocess=settings.refines,
+        use_vertex_color=True,
+        stage1_inference_steps=settings.ss_steps,
+        stage2_inference_steps=settings.slat_steps,
+        pointmap=None if pointmap is None else torch.as_tensor(pointmap),
+        decode_formats=None if settings.formats is None else list(settings.formats),
+    )
+    return result
 
 
 @dataclass(slots=True, eq=False)

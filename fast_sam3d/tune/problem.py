@@ -21,7 +21,7 @@ from fast_sam3d.adapters.memory import residency_of
 from fast_sam3d.adapters.solves import RecordedSolve, merged, record
 from fast_sam3d.bench.objects import BenchObject
 from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.run.object import with_alpha
+from fast_sam3d.run.object import RunSettings, call_pipeline
 from fast_sam3d.sampling.step import Leaves
 from fast_sam3d.serial import one_at_a_time
 
@@ -51,18 +51,10 @@ def collect(
     if residency is not None:
         residency.clear()
 
+    settings = RunSettings(seed, refine_pose=False)
+
     def run() -> None:
-        inner.run(
-            with_alpha(given.image, given.mask),
-            None,
-            seed=seed,
-            stage1_only=False,
-            with_mesh_postprocess=False,
-            with_texture_baking=False,
-            with_layout_postprocess=False,
-            use_vertex_color=True,
-            pointmap=None if given.pointmap is None else torch.as_tensor(given.pointmap),
-        )
+        call_pipeline(inner, given.image, given.mask, given.pointmap, settings)
 
     found = record(inner, run, stages, solve)
     for stage, solved in found.items():
