@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fast_sam3d.sampling.exchange import Exchange
-from fast_sam3d.sampling.guide import GuidedCalls, SolveState
+from fast_sam3d.sampling.guide import Guidance, GuidedCalls, SolveState
 from fast_sam3d.sampling.history import History, leaf_history
 from fast_sam3d.sampling.live import LiveLayout
 from fast_sam3d.sampling.method import StageMethod
@@ -101,7 +101,7 @@ class Solve:
         self._decide = None if method is None else method.when.start(grid, guidance)
         self._velocity: Tree | None = None
         guiding = None if method is None else method.guide.start(self._syncs)
-        live = None if method is None or method.live is None else self._start_live(method.live)
+        live = None if method is None or method.live is None else self._start_live(method.live, guidance)
         self.state = SolveState(None if guiding is None else GuidedCalls(guiding, stage.bare), self._syncs, live=live)
         self._counted = self._syncs.count
 
@@ -298,8 +298,7 @@ class Solve:
         guidance = self._stage.guidance(self._dynamics)
         return guidance.calls if guidance is not None and guidance.acts_at(time) else 1
 
-    def _start_live(self, live: Live) -> LiveLayout:
-        guidance = self._stage.guidance(self._dynamics)
+    def _start_live(self, live: Live, guidance: Guidance | None) -> LiveLayout:
         self._guided = [guidance is not None and guidance.acts_at(t) for t in self._grid[:-1]]
         times = [] if guidance is None else [t * guidance.time_scale for t in self._grid[:-1]]
         return LiveLayout(times, live.ahead, self._syncs)
