@@ -52,10 +52,9 @@ def choose(adapter: Sam3d, asked: Asked) -> Chosen:
     """
     if CALIBRATED in asked.modules:
         own = {name: value for name, value in asked.modules.items() if name != CALIBRATED}
-        facts = asked.modules[CALIBRATED]
-        measured = facts.get("fingerprint") if isinstance(facts, Mapping) else None
+        facts, measured = asked.modules[CALIBRATED], _measured(asked.modules)
         name = asked.source or "these settings"
-        if not isinstance(measured, Mapping):
+        if measured is None:
             raise ConfigError(f"{name}: {CALIBRATED}.fingerprint is missing: run `fast-sam3d tune` again")
         if other := difference(measured, fingerprint(adapter, asked.steps)):
             raise ConfigError(
@@ -82,7 +81,7 @@ def choose(adapter: Sam3d, asked: Asked) -> Chosen:
 def _of_quality(
     modules: Mapping[str, Any], facts: Mapping[str, Any], quality: float | None, name: str
 ) -> Mapping[str, Any]:
-    """The settings with the first level's methods whose voxel IoU is at least the quality; None: as they are."""
+    """The settings with the first level's methods whose voxel IoU is at least the quality; None: unchanged."""
     if quality is None:
         return modules
     try:
@@ -115,9 +114,8 @@ def _find(adapter: Sam3d, preset: str, steps: Mapping[str, int | None] | None) -
         except FastSam3dError as error:
             log.warning("a measured schedule is skipped: %s", error)
             continue
-        facts = content.get(CALIBRATED) if isinstance(content, Mapping) else None
-        measured = facts.get("fingerprint") if isinstance(facts, Mapping) else None
-        if not isinstance(content, Mapping) or not isinstance(measured, Mapping):
+        measured = _measured(content)
+        if measured is None:
             continue
         if other := difference(measured, own):
             if near is None and not difference({**own, "weights": measured.get("weights")}, own):
@@ -132,6 +130,13 @@ def _find(adapter: Sam3d, preset: str, steps: Mapping[str, int | None] | None) -
     if near is not None:
         log.info("preset %s as shipped: the schedule %s was measured on this model with %s", preset, *near)
     return None
+
+
+def _measured(content: Any) -> Mapping[str, Any] | None:
+    """The fingerprint in the content of a file, None where there is none."""
+    for key in (CALIBRATED, "fingerprint"):
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content if isinstance(content, Mapping) else None
 
 
 def _untouched(asked: Asked) -> bool:
