@@ -38,7 +38,7 @@ _NAMES: Final = {
 def fingerprint(adapter: Sam3d, steps: Mapping[str, int | None] | None = None) -> dict[str, Any]:
     """The fingerprint of a pipeline, JSON-ready.
 
-    Weights are told by names and shapes of the linear layers, and by a few values of them, which are compared with a
+    Weights are identified by names and shapes of the linear layers, and by a few of their values, compared with a
     tolerance: float32, bfloat16 and float16 copies of a checkpoint agree, and so do the stock and the native runtime.
 
     Args:

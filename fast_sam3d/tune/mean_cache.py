@@ -28,7 +28,7 @@ def nodes(problem: Problem, evaluations: int, power: float = 4.0) -> list[int]:
     Args:
         problem: the baseline's solves of some objects.
         evaluations: how many steps those are; guided ones count as one, as in the paper.
-        power: of each error in the sum; above 1, one great error counts more than several small ones.
+        power: of each error in the sum; above 1, one large error counts more than several small ones.
 
     Raises:
         ValueError: there are not so many steps.

@@ -23,7 +23,7 @@ class Live(Predict):
 
     Args:
         ahead: how far keys and values are extrapolated, in units of the way that they came since the evaluation before;
-            0 keeps them as they are. The first leaf's counts for all.
+            0: no extrapolation. The first leaf's counts for all.
         fallback: where the network does not allow that: `refuse`, or predict by `anchored` or `hold`.
     """
 
