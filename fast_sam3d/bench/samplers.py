@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from fast_sam3d.adapters import adapt
-from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.bench.yaml_files import as_file, read_yaml
+from fast_sam3d.errors import ConfigError
 
 SETTINGS = ("rescale_t", "strength")
 
@@ -119,17 +119,8 @@ def samplers_for(kind: str, tag: str, names: Sequence[str]) -> tuple[Sampler, ..
 
 
 def _read(name: str) -> Sampler:
-    import yaml
-
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"unknown sampler '{name}': {suggest(name, list(SAMPLERS))}, or a .yaml")
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"the sampler {path} cannot be read ({error.strerror}): check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the sampler {path} is not YAML: {str(error).splitlines()[0]}") from error
+    path = as_file("sampler", name, list(SAMPLERS))
+    tree = read_yaml("sampler", path)
     if not isinstance(tree, dict) or not tree or not set(tree) <= set(SETTINGS):
         raise ConfigError(f"the sampler {path} holds {tree!r}: give rescale_t, strength or both")
     return Sampler(path.stem.replace(" ", "_"), **tree)  # blanks separate the parts of a key of the bench

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.bench.variant import Variant, method_of
+from fast_sam3d.bench.yaml_files import as_file, read_yaml
 from fast_sam3d.config.compose import SEED_MAX, load
 from fast_sam3d.errors import ConfigError, suggest
 
@@ -88,20 +89,10 @@ def load_suite(name_or_file: str) -> Suite:
     Raises:
         ConfigError: the suite does not exist or is invalid.
     """
-    import yaml
-
     path = _FOLDER / f"{name_or_file}.yaml"
     if name_or_file not in suite_names():
-        path = Path(name_or_file)
-        if path.suffix not in (".yaml", ".yml"):
-            raise ConfigError(f"unknown suite '{name_or_file}': {suggest(name_or_file, suite_names())}, or a .yaml")
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"the suite {path} cannot be read ({error.strerror}): check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the suite {path} is not YAML: {str(error).splitlines()[0]}") from error
-    return _read(path.stem, tree)
+        path = as_file("suite", name_or_file, suite_names())
+    return _read(path.stem, read_yaml("suite", path))
 
 
 def _read(name: str, tree: Any) -> Suite:
