@@ -262,20 +262,33 @@ def _bar(number: Number) -> float | None:
     return number[1] if math.isfinite(number[1]) else None
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any, Any]:
-    """pyplot, a figure, and its axes as lists of lists."""
+def pyplot(needs: str) -> Any:
+    """matplotlib's pyplot, which draws into files.
+
+    Args:
+        needs: the beginning of the message, such as "the picture needs".
+
+    Raises:
+        FastSam3dError: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError as error:
-        raise FastSam3dError("the plots need matplotlib: pip install fast-sam3d[bench]") from error
+        raise FastSam3dError(f"{needs} matplotlib: pip install fast-sam3d[bench]") from error
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot as found
 
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    return found
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any, Any]:
+    """pyplot, a figure, and its axes as lists of lists."""
+    plot = pyplot("the plots need")
+    figure, axes = plot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
-    return pyplot, figure, axes.tolist()
+    return plot, figure, axes.tolist()
 
 
 def _save(plot: Any, figure: Any, path: Path) -> Path:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.bench.plots import pyplot
 from fast_sam3d.tune.check import PATH, STEPS, summary
 from fast_sam3d.tune.job import Result
 
@@ -26,15 +26,8 @@ def draw(path: Path, result: Result, title: str) -> None:
     Raises:
         FastSam3dError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise FastSam3dError("the picture needs matplotlib: pip install fast-sam3d[bench]") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = summary(result.rows)
-    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(11.5, 3.6), layout="constrained")
+    plot, rows = pyplot("the picture needs"), summary(result.rows)
+    figure, axes = plot.subplots(1, len(PANELS), figsize=(11.5, 3.6), layout="constrained")
     for axis, (measure, calls, label) in zip(axes, PANELS, strict=True):
         for kind, (name, colour, marker) in LINES.items():
             own = sorted(_points(rows, kind, measure, calls))
@@ -51,7 +44,7 @@ def draw(path: Path, result: Result, title: str) -> None:
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=DPI)
-    pyplot.close(figure)
+    plot.close(figure)
 
 
 def _points(rows: list[dict[str, Any]], kind: str, measure: str, calls: str) -> list[tuple[float, float, float]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fast_sam3d.bench.plots import pyplot
 from fast_sam3d.bench.summary import pareto_front
 
 __all__ = ["draw_all"]
@@ -28,17 +29,13 @@ def draw_all(results: Mapping[str, Any], folder: Path) -> str:
         results: of `evaluate`.
         folder: of the pictures.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    plot = pyplot("the pictures need")
     structure = [
         ("voxel_iou", "voxel IoU with the baseline", True),
         ("translation", "drift of translation, object sizes", False),
         ("rotation_deg", "drift of rotation, degrees (median)", False),
     ]
-    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+    figure, axes = plot.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
     for axis, (score, label, higher) in zip(axes, structure, strict=True):
         _panel(axis, _rows(results, "ss", "published"), score, higher)
         axis.set(xlabel="network calls, of 44", ylabel=label)
@@ -47,14 +44,14 @@ def draw_all(results: Mapping[str, Any], folder: Path) -> str:
         )
     axes[0].legend(fontsize=8, frameon=False)
     figure.savefig(folder / PICTURES["ss"], dpi=110)
-    pyplot.close(figure)
-    figure, axis = pyplot.subplots(figsize=(6.5, 4.6), layout="constrained")
+    plot.close(figure)
+    figure, axis = plot.subplots(figsize=(6.5, 4.6), layout="constrained")
     _panel(axis, _rows(results, "slat", ""), "latent_error", False)
     axis.set(xlabel="network calls, of 38", ylabel="relative error of the latent", yscale="log")
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=8, frameon=False)
     figure.savefig(folder / PICTURES["slat"], dpi=110)
-    pyplot.close(figure)
+    plot.close(figure)
     return "\n\n".join(_tables(results))
 
 
