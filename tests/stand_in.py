@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fast_sam3d import cli
+from fast_sam3d.checkpoints import load as loading
 from tests.fakes import FakePipeline
 
 
@@ -64,3 +65,13 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 
 def files(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+
+
+def replace_checkpoints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: Any) -> None:
+    """Let every checkpoint be found, and be this pipeline once it is loaded."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "pipeline.yaml").write_text("{}")
+    (folder / "sha256.json").write_text("{}")
+    monkeypatch.setattr(loading, "find_checkpoint", lambda *asked: loading.Checkpoint("mini", folder, "mini", "so"))
+    monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: made)

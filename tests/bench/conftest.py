@@ -6,20 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.metrics import comparison
-from tests.stand_in import StandIn
+from tests.stand_in import StandIn, replace_checkpoints
 
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     """The pipeline that replaces every loaded checkpoint."""
     made = StandIn()
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    (folder / "pipeline.yaml").write_text("{}")
-    monkeypatch.setattr(loading, "find_checkpoint", lambda *asked: loading.Checkpoint("mini", folder, "mini", "so"))
-    monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: made)
+    replace_checkpoints(monkeypatch, tmp_path, made)
     # The box's twelve triangles are cut into a million for it, and all boxes are equal.
     monkeypatch.setitem(comparison.PARTS, "volume", lambda found, truth, protocol: {"volume_iou": 1.0})
     return made

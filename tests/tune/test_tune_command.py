@@ -18,7 +18,6 @@ from fast_sam3d.adapters import adapt
 from fast_sam3d.bench.objects import BenchObject
 from fast_sam3d.bench.record import Record
 from fast_sam3d.bench.runs import Given
-from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.config.measured import cache_folder
 from fast_sam3d.errors import ConfigError, FastSam3dError
 from fast_sam3d.tune import cases as cases_module
@@ -29,7 +28,7 @@ from fast_sam3d.tune.stored import Stored
 from tests.fakes import equal
 from tests.minis import picture, random_mini
 from tests.native.tiny import random_native
-from tests.stand_in import run
+from tests.stand_in import replace_checkpoints, run
 
 
 class Discs:
@@ -58,12 +57,7 @@ CASES = Cases((("a", 1), ("b", 1)), (("c", 1),), (Discs("a", "b", "c"),))
 def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """The pipeline that replaces every loaded checkpoint, and objects for it."""
     made = random_mini()
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    (folder / "pipeline.yaml").write_text("{}")
-    (folder / "sha256.json").write_text("{}")
-    monkeypatch.setattr(loading, "find_checkpoint", lambda *asked: loading.Checkpoint("mini", folder, "mini", "so"))
-    monkeypatch.setattr(loading, "load_checkpoint", lambda *asked: made)
+    replace_checkpoints(monkeypatch, tmp_path, made)
     monkeypatch.setattr(cases_module, "cases_of", lambda *asked: CASES)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return made
