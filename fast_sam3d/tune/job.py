@@ -132,11 +132,13 @@ class Calibration:
         cases = self._collect(plan)
         found: dict[str, dict[int, FoundPath]] = {}
         agreements: dict[str, Agreement] = {}
-        for stage in stages:
+        for number, stage in enumerate(stages):
             self._progress(f"schedules of the {NAMES[stage]}", self.spent)
             problem = Problem.of([self._solves[case][stage] for case in cases])
             wanted = [budget[stage] for budget in budgets]
-            found[stage], agreements[stage] = self._search(problem, most[stage], wanted, plan, cases)
+            left = self.seconds - self.spent - plan.checked * costs.check()  # the check has its time
+            seconds = max(left, 0.0) / (len(stages) - number)
+            found[stage], agreements[stage] = self._search(problem, most[stage], wanted, plan, cases, seconds)
         self._solves.clear()
         levels = []
         for budget in budgets:
@@ -222,7 +224,7 @@ class Calibration:
     # ---------------------------------------------------------------------------------------------- the search
 
     def _search(
-        self, problem: Problem, most: int, wanted: list[int], plan: TimePlan, cases: list[Case]
+        self, problem: Problem, most: int, wanted: list[int], plan: TimePlan, cases: list[Case], seconds: float
     ) -> tuple[dict[int, FoundPath], Agreement]:
         """The schedules of one stage by calls, from the record where they were found before."""
         full = problem.stage in plan.full
@@ -232,9 +234,8 @@ class Calibration:
             paths = [FoundPath.of(path) for path in row["paths"]]
             return {path.calls: path for path in paths}, Agreement(**row["agreement"])
         phase = f"schedules of the {NAMES[problem.stage]}"
-        left = max(self.seconds - self.spent, 0.0)
         found = search(
-            [problem], most, assume=not full, seconds=0.4 * left, rounds=2 if full else 0,
+            [problem], most, assume=not full, seconds=seconds, rounds=2 if full else 0,
             only=None if full else wanted, progress=lambda share: self._progress(phase, self.spent),
         )  # fmt: skip
         agreed = agreement(problem, best_within(found, wanted[0]))

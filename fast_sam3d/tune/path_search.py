@@ -125,7 +125,7 @@ def search(
             followed once for its weights and errors. For models where a call is expensive.
         only: budgets that are wanted; None: all. Others are not followed, which matters with `assume`.
         rounds: of the local search at most; 0: none.
-        seconds: local search ends after so many from the start; the pass before it is not cut short, see `cost`.
+        seconds: local search ends within so many from the start; the pass before it is not cut short, see `cost`.
         progress: receives the share that is done.
         judge: what the local search makes small, of a complete schedule's end; None: the objective.
         around: numbers of calls whose schedules the local search changes, in this order; None: all, ascending.
@@ -272,8 +272,11 @@ def _improve(
 ) -> bool:
     """One round of local search; whether any schedule became better. All candidates take their steps together."""
     first, improved = student.reference, False
-    tried = {path.nodes for path in best.values()}
+    tried, took = {path.nodes for path in best.values()}, 0.0
     for calls in sorted(best) if around is None else [calls for calls in around if calls in best]:
+        began = time.monotonic()
+        if end is not None and began + took > end:
+            return False
         wanted = _neighbours(best[calls].nodes[:-1], first.steps) - tried
         tried |= wanted
         wanted = {nodes for nodes in wanted if sum(first.calls[node] for node in nodes[:-1]) <= most}
@@ -281,8 +284,7 @@ def _improve(
             known = best.get(path.calls)
             if known is None or measure(path) < measure(known):
                 best[path.calls], improved = path, True
-        if end is not None and time.monotonic() > end:
-            return False
+        took = time.monotonic() - began
     return improved
 
 
