@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.cli.arguments import ANY
-from fast_sam3d.cli.flags import add_config_flags, add_overwrite, add_rounds, add_sampler, config_from
+from fast_sam3d.cli.configuration import config_from
+from fast_sam3d.cli.flags import add_config_flags, add_overwrite, add_rounds, add_sampler
 from fast_sam3d.cli.object_input import Request, prepare
 from fast_sam3d.cli.tables import aligned, print_path
 from fast_sam3d.config.compose import MODULES, PRESET, Config

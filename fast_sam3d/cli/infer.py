@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from fast_sam3d.cli.arguments import ANY
-from fast_sam3d.cli.flags import add_config_flags, add_overwrite, config_from
+from fast_sam3d.cli.configuration import config_from
+from fast_sam3d.cli.flags import add_config_flags, add_overwrite
 from fast_sam3d.cli.object_input import Request, prepare
 from fast_sam3d.cli.tables import print_path, print_table
 from fast_sam3d.outputs.folder import result_folder, results_complete

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
-from fast_sam3d.cli.flags import log_acceleration
+from fast_sam3d.cli.configuration import log_acceleration
 from fast_sam3d.cli.tables import print_path
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError

@@ -11,7 +11,8 @@ from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
 from fast_sam3d.cli.arguments import ANY, at_least
-from fast_sam3d.cli.flags import add_config_flags, add_overwrite, config_from, log_acceleration
+from fast_sam3d.cli.configuration import config_from, log_acceleration
+from fast_sam3d.cli.flags import add_config_flags, add_overwrite
 from fast_sam3d.cli.scene_summary import Scenes
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
