@@ -70,7 +70,7 @@ def test_results_of_random_weights_say_that_they_are_noise(pipeline, object_fold
     monkeypatch.setattr(object_input, "find_checkpoint", lambda *asked: found)
     assert run(capsys, "infer", "--image_path", object_folder, "--tag", "synthetic")[0] == 0
     report = json.loads((elsewhere / "outputs" / "cup_0" / "report.json").read_text())
-    assert report["pipeline"]["notice"] == "random weights: this result is noise"
+    assert report["notices"] == ["random weights: this result is noise"]
 
 
 def test_pipeline_is_loaded_with_the_configured_settings(pipeline, object_folder, elsewhere, capsys):
