@@ -170,7 +170,7 @@ def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Namespace:
 
 @pytest.mark.parametrize("case", OURS, ids=named)
 def test_commands_parse(case: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    from fast_sam3d.cli.flags import config_from
+    from fast_sam3d.cli.configuration import config_from
     from fast_sam3d.config.compose import load
 
     if "--help" in case[1]:

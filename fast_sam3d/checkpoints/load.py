@@ -51,6 +51,7 @@ class Checkpoint:
             which has no folder.
         reason: why it was chosen, for the log.
         runtime: whose classes run SAM 3D Objects; None for the embedded model.
+        by_default: no checkpoint was asked for.
     """
 
     tag: str
@@ -58,6 +59,7 @@ class Checkpoint:
     kind: Literal["mini", "sam3d", "synthetic"]
     reason: str
     runtime: Runtime | None = None
+    by_default: bool = False
 
 
 def load_pipeline(
@@ -200,8 +202,8 @@ def _default(device: Any, asked: str) -> Checkpoint:
             problem = f"the weights in {folder} cannot be used: {error}"
             continue
         reason = f"these SAM 3D Objects weights are there and usable; the {runtime} runtime, because {why}"
-        return Checkpoint(tagged.name, folder, "sam3d", reason, runtime)
-    return Checkpoint("mini", resource("checkpoints/mini"), "mini", problem)
+        return Checkpoint(tagged.name, folder, "sam3d", reason, runtime, by_default=True)
+    return Checkpoint("mini", resource("checkpoints/mini"), "mini", problem, by_default=True)
 
 
 def stock_folders() -> list[Path]:

@@ -9,16 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fast_sam3d.cli.arguments import SHARED, at_least, names, seeds
-from fast_sam3d.cli.flags import (
-    FOLDER_HELP,
-    add_image_path,
-    add_model_flags,
-    add_overwrite,
-    add_ways,
-    cores,
-    overrides_of,
-    pipeline_from,
-)
+from fast_sam3d.cli.configuration import overrides_of, pipeline_from
+from fast_sam3d.cli.flags import FOLDER_HELP, add_image_path, add_model_flags, add_overwrite, add_ways, cores
 
 if TYPE_CHECKING:
     from fast_sam3d.bench.job import BenchTask

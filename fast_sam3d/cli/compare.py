@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.cli.arguments import ANY
-from fast_sam3d.cli.flags import add_config_flags, add_overwrite, add_rounds, add_sampler, config_from
+from fast_sam3d.cli.configuration import config_from
+from fast_sam3d.cli.flags import add_config_flags, add_overwrite, add_rounds, add_sampler
 from fast_sam3d.cli.object_input import Request, prepare
 from fast_sam3d.cli.tables import aligned, print_path
 from fast_sam3d.config.compose import MODULES, PRESET, Config
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.outputs.folder import result_folder, results_complete
+from fast_sam3d.run.notices import checkpoint_notices, notices_of
 from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
 from fast_sam3d.run.results import RESULT_NAMES, write_results
 
@@ -88,10 +90,12 @@ def main(args: argparse.Namespace) -> int:
         "drift": compare(found[ACCELERATED], found[BASELINE]),
     }
     off = replace(config, modules={module: {} for module in MODULES}, choices={**config.choices, "preset": "off"})
+    about = checkpoint_notices(checkpoint)
     with result_folder(target) as folder:
         for way, own in ((BASELINE, off), (ACCELERATED, config)):
             (folder / way).mkdir()
-            write_results(folder / way, own, given, runs[way], tag=checkpoint.tag)
+            notices = notices_of(given, runs[way], about)
+            write_results(folder / way, own, given, runs[way], tag=checkpoint.tag, notices=notices)
         _draw(folder / SHEET, request, runs, facts)
         sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*.*")}
         save_json(folder / FACTS, facts | {"identity": request.identity, "files": sizes})

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from fast_sam3d.cli.arguments import ANY, at_least
-from fast_sam3d.cli.flags import add_config_flags, config_from
+from fast_sam3d.cli.configuration import config_from
+from fast_sam3d.cli.flags import add_config_flags
 from fast_sam3d.cli.tables import aligned
 
 OVERRIDES = ANY

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.cli.arguments import at_least
-from fast_sam3d.cli.flags import add_overwrite, add_sampler, add_ways, cores, overrides_of
+from fast_sam3d.cli.configuration import overrides_of
+from fast_sam3d.cli.flags import add_overwrite, add_sampler, add_ways, cores
 from fast_sam3d.cli.tables import print_table
 from fast_sam3d.errors import ConfigError
 

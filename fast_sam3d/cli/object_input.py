@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
-from fast_sam3d.cli.flags import log_acceleration
+from fast_sam3d.cli.configuration import log_acceleration
 from fast_sam3d.cli.tables import print_path
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import ObjectInput, load_object
 from fast_sam3d.outputs.folder import check_target, has_results
+from fast_sam3d.run.notices import log_checkpoint
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +63,7 @@ def prepare(
     check_target(target, names, folders)
     asked_for = config.pipeline
     checkpoint = find_checkpoint(asked_for.tag, asked_for.device, asked_for.runtime)
+    log_checkpoint(checkpoint)
     check_methods(config)
     log_acceleration(config)
     identity = _identity(config, given, checkpoint)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fast_sam3d.cli.arguments import SHARED
+from fast_sam3d.cli.configuration import overrides_of, pipeline_from
 from fast_sam3d.cli.flags import (
     INPUT_HELP,
     add_image_path,
@@ -18,8 +19,6 @@ from fast_sam3d.cli.flags import (
     add_rounds,
     add_sampler,
     add_ways,
-    overrides_of,
-    pipeline_from,
 )
 from fast_sam3d.cli.tables import aligned
 from fast_sam3d.config.compose import check_methods, load

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from fast_sam3d.cli.flags import add_image_path, add_model_flags, add_overwrite, add_preset, add_rounds, preset_of
+from fast_sam3d.cli.configuration import preset_of
+from fast_sam3d.cli.flags import add_image_path, add_model_flags, add_overwrite, add_preset, add_rounds
 from fast_sam3d.config.compose import PRESET
 from fast_sam3d.errors import ConfigError, FastSam3dError
 from fast_sam3d.outputs.files import save_json

@@ -11,11 +11,13 @@ from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
 from fast_sam3d.cli.arguments import ANY, at_least
-from fast_sam3d.cli.flags import add_config_flags, add_overwrite, config_from, log_acceleration
+from fast_sam3d.cli.configuration import config_from, log_acceleration
+from fast_sam3d.cli.flags import add_config_flags, add_overwrite
 from fast_sam3d.cli.scene_summary import Scenes
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
 from fast_sam3d.outputs.folder import check_target
+from fast_sam3d.run.notices import log_checkpoint
 from fast_sam3d.run.progress import ObjectsProgress, SceneProgress
 from fast_sam3d.scene.folder import run_folder, scene_lock
 from fast_sam3d.scene.inputs import SceneInput, scene_folders
@@ -72,6 +74,7 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"--{next(iter(given))} is for a cluster: add --engine ray, or leave it out")
     asked = config.pipeline
     checkpoint = find_checkpoint(asked.tag, asked.device, asked.runtime)
+    log_checkpoint(checkpoint)
     check_methods(config)
     log_acceleration(config)
     if args.engine == "ray":

@@ -88,7 +88,8 @@ def _print_scene(summary: Mapping[str, Any], outcomes: Mapping[int, ObjectOutcom
     for item in summary["objects"]:
         outcome = outcomes[item["number"]]
         seconds = "kept" if outcome.seconds is None and outcome.status == "complete" else _number(outcome.seconds)
-        note = item["message"] or ("; ".join(item["out_of_memory"]) and f"only {', '.join(item['formats'])} fitted")
+        fitted = f"only {', '.join(item['formats'])} fitted" if item["out_of_memory"] else ""
+        note = item["message"] or "; ".join(filter(None, (fitted, *item["notices"])))
         rows.append((item["mask"], item["status"], seconds, _number(item["mask_iou"]), note))
     mean = summary["mean_mask_iou"]
     title = f"{summary['scene']}: {summary['complete']} of {len(rows)} objects"

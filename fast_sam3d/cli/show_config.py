@@ -7,7 +7,8 @@ import dataclasses
 import json
 
 from fast_sam3d.cli.arguments import ANY
-from fast_sam3d.cli.flags import add_config_flags, config_from
+from fast_sam3d.cli.configuration import config_from
+from fast_sam3d.cli.flags import add_config_flags
 from fast_sam3d.config.compose import check_methods
 
 OVERRIDES = ANY

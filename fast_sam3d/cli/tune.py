@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fast_sam3d.cli.arguments import at_least
-from fast_sam3d.cli.flags import FOLDER_HELP, add_image_path, add_model_flags, add_overwrite, pipeline_from
+from fast_sam3d.cli.configuration import pipeline_from
+from fast_sam3d.cli.flags import FOLDER_HELP, add_image_path, add_model_flags, add_overwrite
 from fast_sam3d.errors import FastSam3dError, OutputError
 
 if TYPE_CHECKING:

@@ -6,21 +6,40 @@ Every error names the bad key or value and the nearest valid ones, and is raised
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fast_sam3d.config.catalogue import ABOUT, misplaced
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.config.read import Reader, dotted_keys
+from fast_sam3d.config.settings import (
+    ACCELERATED,
+    DTYPES,
+    FORMATS,
+    MEMORY,
+    MODULES,
+    PRESET,
+    RUNTIMES,
+    SEED_MAX,
+    Config,
+    InputConfig,
+    Loading,
+    OutputConfig,
+    PipelineConfig,
+    SceneConfig,
+)
 from fast_sam3d.errors import ConfigError, suggest
 
 __all__ = [
     "ACCELERATED",
+    "DTYPES",
     "FORMATS",
+    "MEMORY",
     "MODULES",
     "PRESET",
+    "RUNTIMES",
+    "SEED_MAX",
     "Config",
     "InputConfig",
     "Loading",
@@ -33,115 +52,7 @@ __all__ = [
     "load",
 ]
 
-FORMATS = ("mesh", "gaussian", "gaussian_4")
-DTYPES = ("float32", "float16", "bfloat16")
-RUNTIMES = ("auto", "stock", "native")
-"""Whose classes run SAM 3D Objects; see `fast_sam3d.checkpoints.runtime`."""
-MEMORY = ("auto", "8GB", "12GB", "16GB", "24GB", "all")
-"""Memory plans of the native runtime, see `fast_sam3d.native.plans`."""
-# The groups that hold an acceleration module each, and the option that switching it on alone means.
-ACCELERATED: Mapping[str, str] = {"ss": "fast_sam3d", "slat": "fast_sam3d", "mesh": "fast_sam3d", "exact": "all"}
-MODULES = tuple(ACCELERATED)
-PRESET = "default"
-"""The preset that "accelerate" means."""
 _HYDRA_VERSION = "1.3"
-SEED_MAX = 2**32 - 1  # what numpy's and torch's generators both take
-
-
-@dataclass(frozen=True, slots=True)
-class InputConfig:
-    """What goes in. Paths are not checked here (fast_sam3d.inputs.load does)."""
-
-    image_path: Path | None
-    mask_index: int | None
-    mask_path: Path | None
-    pointmap: str  # "auto", "none" or a file
-
-
-@dataclass(frozen=True, slots=True)
-class OutputConfig:
-    """Where results go, and whether a picture to look at is rendered too."""
-
-    dir: Path
-    preview: bool
-
-
-class Loading(NamedTuple):
-    """How a checkpoint is loaded: the arguments of `fast_sam3d.checkpoints.load.load_checkpoint`, in their order."""
-
-    device: str | None = None
-    dtype: str | None = None
-    depth_model: str | None = None
-    memory: str = MEMORY[0]
-    half_cache: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineConfig:
-    """Which pipeline runs, and how.
-
-    Args:
-        runtime: of `RUNTIMES`; "auto" takes stock where its packages and an NVIDIA GPU are there, else native.
-        memory: the memory plan, of `MEMORY`; pipelines other than the native one have none.
-        half_cache: the native runtime reads weights in half precision from a copy, which it writes once.
-        ss_steps, slat_steps: Euler steps.
-        formats: a non-empty subset of FORMATS.
-        layout_postprocess: refine the pose against mask and pointmap once the object is decoded.
-    """
-
-    tag: str | None
-    device: str | None
-    dtype: str | None
-    depth_model: str | None
-    runtime: str
-    memory: str
-    half_cache: bool
-    ss_steps: int
-    slat_steps: int
-    formats: tuple[str, ...]
-    layout_postprocess: bool
-
-    @property
-    def loading(self) -> Loading:
-        """How the checkpoint is loaded."""
-        return Loading(self.device, self.dtype, self.depth_model, self.memory, self.half_cache)
-
-
-@dataclass(frozen=True, slots=True)
-class SceneConfig:
-    """Of a folder of masks.
-
-    Args:
-        smaller: sets of formats to decode instead where the memory does not suffice.
-        turntable: write one.
-        batch: objects whose sparse structures are sampled together, >= 1.
-    """
-
-    smaller: tuple[tuple[str, ...], ...] = (("gaussian",), ("gaussian_4",))
-    turntable: bool = True
-    batch: int = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """The settings of one run.
-
-    Args:
-        modules: one mapping per acceleration module ("ss", "slat", "mesh", "exact"), as in its YAML file; empty: off.
-        choices: the option picked in each group, such as {"pipeline": "auto", "ss": "fast_sam3d"}.
-        use_calibrated: presets take the schedule that `fast-sam3d tune` measured on the model, where there is one.
-        quality: least voxel IoU to the baseline, by which one of its schedules is chosen; None: the preset's own.
-    """
-
-    seed: int
-    input: InputConfig
-    output: OutputConfig
-    pipeline: PipelineConfig
-    scene: SceneConfig = field(default_factory=SceneConfig)
-    modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    choices: Mapping[str, str] = field(default_factory=dict)
-    use_calibrated: bool = True
-    quality: float | None = None
 
 
 def load(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:

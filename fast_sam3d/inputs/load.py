@@ -49,6 +49,7 @@ class ObjectInput:
         pointmap: [H, W, 3] float32 in metres or any one unit, PyTorch3D camera frame (+x left, +y up, +z forward),
             NaN where unknown; or None.
         size: (width, height) of the image file in pixels.
+        notices: what is odd about how the input was read, for log, report and preview.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ObjectInput:
     mask_path: Path
     pointmap_path: Path | None
     size: tuple[int, int]
+    notices: tuple[str, ...] = ()
 
 
 def load_object(

@@ -56,7 +56,7 @@ def read_pointmap(path: Path, size: tuple[int, int], mask: NDArray[np.bool_] | N
         mask: [H, W] bool, to check for known points on the object; None: call `check_known` later.
 
     Returns:
-        [H, W, 3] float32, NaN where unknown.
+        [H, W, 3] float32, NaN where unknown; a point with z <= 0 is unknown.
 
     Raises:
         InputError: the file is unreadable, has another shape or type, or too few known points on the object.
@@ -73,24 +73,26 @@ def read_pointmap(path: Path, size: tuple[int, int], mask: NDArray[np.bool_] | N
         ) from error
     with np.errstate(over="ignore"):
         points = np.ascontiguousarray(points.astype(np.float32, copy=False))
+    step = max(max(size) // _GRID, 1)
+    depth = points[::step, ::step, 2]
+    depth = depth[(depth != 0) & (np.abs(depth) <= FARTHEST)]  # not NaN, either
+    if len(depth) and np.median(depth) < 0:
+        raise InputError(f"in the pointmap {path} z is negative: use PyTorch3D's camera frame, +z forward")
     known = np.empty(size, bool)
     far = 0
     for row, line in zip(known, points, strict=True):  # row by row: no second copy of a large pointmap
         finite = np.isfinite(line).all(axis=-1)
-        row[:] = finite & (np.abs(line) <= FARTHEST).all(axis=-1)
-        far += int((finite & ~row).sum())
+        near = (np.abs(line) <= FARTHEST).all(axis=-1)
+        far += int((finite & ~near).sum())
+        row[:] = finite & near & (line[:, 2] > 0)  # depth cameras write 0 where they measured nothing
         line[~row] = np.nan
     if far:
         log.warning("%s: %d points are farther than %g and are ignored", path, far, FARTHEST)
     if mask is not None:
         _check_share(int((known & mask).sum()), int(mask.sum()), path)
-    step = max(max(size) // _GRID, 1)
     grid, known = points[::step, ::step], known[::step, ::step]
-    if not known.any():  # no known point on the sample grid
-        return points
-    if np.median(grid[..., 2][known]) <= 0:
-        raise InputError(f"in the pointmap {path} z is negative: use PyTorch3D's camera frame, +z forward")
-    _warn_about_axes(grid, known, path)
+    if known.any():
+        _warn_about_axes(grid, known, path)
     return points
 
 

@@ -1,22 +1,28 @@
-"""Meshes as coloured `.glb` files (glTF 2.0: axes in section 3.6, linear COLOR_0 in 3.7.2.1), and their topology."""
+"""Meshes as `.glb` files with colours (glTF 2.0: axes in section 3.4, linear COLOR_0 in 3.9.2), and their topology."""
 
 from __future__ import annotations
 
+import io
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fast_sam3d.geometry.arrays import as_numpy
+from fast_sam3d.geometry.poses import Y_UP_FROM_Z_UP
+from fast_sam3d.geometry.surface import Surface, TexturedMesh
 from fast_sam3d.geometry.triangles import signed_volume, vertex_normals
-from fast_sam3d.outputs.files import atomic_write
+from fast_sam3d.outputs.gltf import GlbWriter, read_glb
 from fast_sam3d.outputs.interrupts import interrupts_deferred
 
 if TYPE_CHECKING:
     import trimesh
     from scipy.sparse import csr_array
 
-__all__ = ["linear_from_srgb", "mesh_summary", "mesh_to_trimesh", "save_glb"]
+__all__ = [
+    "add_surface", "linear_from_srgb", "load_glb", "mesh_summary", "mesh_to_trimesh", "save_glb", "srgb_from_linear",
+]  # fmt: skip
 
 
 def mesh_to_trimesh(mesh_result: Any) -> trimesh.Trimesh:
@@ -88,13 +94,14 @@ def _edges(low: np.ndarray, high: np.ndarray, vertices: int) -> csr_array:
 
 
 def save_glb(path: str | os.PathLike[str], mesh: Any, up: Literal["z", "y"] = "z") -> None:
-    """Write a coloured glTF binary, +y up as glTF expects, with vertex normals and linear vertex colours.
+    """Write a glTF binary with a matt material, +y up as glTF expects, with normals and a texture or vertex colours.
 
     A mesh with +z up is rotated by (x, y, z) -> (x, z, -y). glTF vertex colours are linear, so the sRGB colours are
-    converted; otherwise viewers would show them washed out.
+    converted; otherwise viewers would show them washed out. They have 16 bits, so that dark ones stay apart.
 
     Args:
-        mesh: a decoded mesh (a result's "mesh"[0]), or a trimesh with uint8 sRGB vertex colours; not modified.
+        mesh: a decoded mesh (a result's "mesh"[0]), a `TexturedMesh`, or a trimesh with sRGB colours or a texture; not
+            modified.
         up: up axis of the mesh; with "y" (stock `glb` results) coordinates are not rotated.
 
     Raises:
@@ -104,33 +111,91 @@ def save_glb(path: str | os.PathLike[str], mesh: Any, up: Literal["z", "y"] = "z
         raise ValueError(f"up must be 'z' or 'y', got {up!r}")
     if len(mesh.faces) == 0:
         raise ValueError("the mesh has no faces to write")
-    surface = mesh if hasattr(mesh, "visual") else mesh_to_trimesh(mesh)
-    with interrupts_deferred():
-        import trimesh
-
-        vertices, faces = np.asarray(surface.vertices), np.asarray(surface.faces)
-        if up == "z":
-            vertices = np.stack([vertices[:, 0], vertices[:, 2], -vertices[:, 1]], axis=1)
-        visual: Any = surface.visual
-        if visual.kind in ("vertex", "face"):
-            rgba = np.array(visual.vertex_colors, np.uint8)
-            rgba[:, :3] = linear_from_srgb()[rgba[:, :3]]
-            # Not `surface.copy()`: it derives colours of faces, which takes a third of the time of the export.
-            rotated: Any = trimesh.Trimesh(
-                vertices, faces, vertex_colors=rgba, vertex_attributes=surface.vertex_attributes,
-                metadata=surface.metadata, process=False,
-            )  # fmt: skip
-        else:
-            rotated = surface.copy()
-            rotated.vertices = vertices
-        rotated.vertex_normals = vertex_normals(vertices, faces)
-        content: Any = rotated.export(file_type="glb", include_normals=True)
-    with atomic_write(path) as file:
-        file.write(content)
+    writer = GlbWriter()
+    writer.add_node(add_surface(writer, mesh, name="object", turned=up == "z"), name="object")
+    writer.save(path)
 
 
-def linear_from_srgb() -> np.ndarray:
-    """[256] uint8 lookup table from sRGB to linear values (IEC 61966-2-1)."""
+def add_surface(writer: GlbWriter, mesh: Any, *, name: str, turned: bool = True) -> int:
+    """Add a mesh with its material to a .glb; for the kinds of `mesh` see `save_glb`.
+
+    Args:
+        turned: from +z up to +y up.
+
+    Returns:
+        The index of the mesh, for `GlbWriter.add_node`.
+    """
+    surface = mesh if any(hasattr(mesh, name) for name in ("texture", "rgb", "visual")) else mesh_to_trimesh(mesh)
+    uv, texture, rgba = _colours(surface)
+    turn = Y_UP_FROM_Z_UP[:3, :3] if turned else np.eye(3)
+    vertices, faces = np.asarray(surface.vertices, np.float64) @ turn.T, np.asarray(surface.faces)
+    own = getattr(surface, "normals", None)
+    normals = vertex_normals(vertices, faces) if own is None else np.asarray(own, np.float64) @ turn.T
+    normals[~normals.any(axis=1)] = (0.0, 1.0, 0.0)  # without a direction; the format wants unit vectors
+    attributes = {"POSITION": vertices.astype(np.float32), "NORMAL": normals.astype(np.float32)}
+    if texture is None:
+        attributes["COLOR_0"] = rgba
+    else:
+        attributes["TEXCOORD_0"] = uv
+    return writer.add_mesh(attributes, faces, name=name, material=writer.add_material(texture))
+
+
+def _colours(surface: Any) -> tuple[Any, Any, Any]:
+    """(uv [V, 2] float32, texture [H, W, 3 or 4] uint8, None), or (None, None, linear rgba [V, 4] uint16)."""
+    if hasattr(surface, "texture"):
+        return np.asarray(surface.uv, np.float32), surface.texture, None
+    visual: Any = getattr(surface, "visual", None)
+    if visual is not None and visual.kind == "texture" and visual.uv is not None:
+        material = visual.material
+        image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+        if image is not None:  # trimesh's v goes up
+            uv = np.asarray(visual.uv, np.float32) * (1, -1) + (0, 1)
+            return uv.astype(np.float32), np.asarray(image.convert("RGBA" if "A" in image.mode else "RGB")), None
+    if visual is None:
+        rgb = surface.rgb
+    else:
+        rgb = np.asarray((visual if hasattr(visual, "vertex_colors") else visual.to_color()).vertex_colors)[:, :3]
+    rgba = np.full((len(rgb), 4), 65535, np.uint16)
+    rgba[:, :3] = linear_from_srgb()[rgb]
+    return None, None, rgba
+
+
+def load_glb(path: str | os.PathLike[str]) -> Surface | TexturedMesh:
+    """Read the mesh of a file written by `save_glb`, turned to +z up again; colours come back exactly.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: damaged, or without one mesh of coloured or textured triangles.
+    """
+    from PIL import Image
+
+    file = read_glb(path)
+    try:
+        (primitive,) = file.primitives
+        parts = {key: file.accessor(index) for key, index in primitive["attributes"].items()}
+        vertices = (parts["POSITION"] @ Y_UP_FROM_Z_UP[:3, :3]).astype(np.float32)
+        faces = file.accessor(primitive["indices"]).reshape(-1, 3).astype(np.int64)
+        if faces.max() >= len(vertices):
+            raise ValueError("a face names a vertex that is not there")
+        if "TEXCOORD_0" not in parts:
+            return Surface(vertices, faces, srgb_from_linear(parts["COLOR_0"][:, :3]))
+        with Image.open(io.BytesIO(file.image(0))) as picture:
+            texture = np.asarray(picture.convert("RGB"))
+        normals = (parts["NORMAL"] @ Y_UP_FROM_Z_UP[:3, :3]).astype(np.float32)
+        return TexturedMesh(vertices, faces, parts["TEXCOORD_0"], texture, normals)
+    except (KeyError, IndexError, TypeError, StopIteration, ValueError, OSError) as error:
+        raise ValueError(f"{path} holds no mesh with colours that can be read: {error}") from error
+
+
+def linear_from_srgb() -> NDArray[np.uint16]:
+    """[256] uint16 lookup table from sRGB to linear values of 0..65535 (IEC 61966-2-1)."""
     srgb = np.arange(256) / 255.0
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    return np.round(linear * 255.0).astype(np.uint8)
+    return np.round(linear * 65535.0).astype(np.uint16)
+
+
+def srgb_from_linear(linear: NDArray[np.unsignedinteger]) -> NDArray[np.uint8]:
+    """uint8 sRGB of linear values, uint16 or (in older files) uint8; the inverse of `linear_from_srgb`."""
+    values = linear / np.iinfo(linear.dtype).max
+    srgb = np.where(values <= 0.0031308, 12.92 * values, 1.055 * values ** (1 / 2.4) - 0.055)
+    return np.round(srgb * 255.0).astype(np.uint8)

@@ -17,7 +17,7 @@ from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import pose_matrix
 from fast_sam3d.outputs.files import atomic_write
 from fast_sam3d.render.renderer import render_gaussians
-from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
+from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font, wrapped
 from fast_sam3d.render.threads import map_threads
 from fast_sam3d.render.visible import AnyMeshRenderer
 
@@ -46,7 +46,7 @@ Renderer = Callable[[Camera], np.ndarray]
 
 
 def save_preview(
-    path: str | os.PathLike[str], image: Any, mask: Any, result: Mapping[str, Any], notice: str = ""
+    path: str | os.PathLike[str], image: Any, mask: Any, result: Mapping[str, Any], notices: Sequence[str] = ()
 ) -> None:
     """Write a PNG: the input with its mask, the result seen by the input camera, and three views around it.
 
@@ -57,17 +57,17 @@ def save_preview(
         result: of a pipeline. Shows the mesh, or the gaussians without one. With rotation, translation, scale and a
             pointmap (any resolution), the first view is the input camera's with the outline of the mask, which shows
             a wrong pose; otherwise it is the front.
-        notice: what a viewer has to know of the result, written below the input.
+        notices: what a viewer has to know of the result, written below the views.
 
     Raises:
         ValueError: the result has neither mesh nor gaussians, or image and mask differ in size.
     """
-    picture = compose_preview(image, mask, result, notice)
+    picture = compose_preview(image, mask, result, notices)
     with atomic_write(path) as file:
         picture.save(file, format="PNG", compress_level=PNG_LEVEL)
 
 
-def compose_preview(image: Any, mask: Any, result: Mapping[str, Any], notice: str = "") -> Image.Image:
+def compose_preview(image: Any, mask: Any, result: Mapping[str, Any], notices: Sequence[str] = ()) -> Image.Image:
     """The image that `save_preview` writes."""
     from PIL import Image, ImageDraw
 
@@ -95,17 +95,17 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any], notice: st
 
     step = VIEW_PX + GAP_PX
     left = panels[0][0].shape[1] + 2 * GAP_PX
-    size = (left + 2 * step, INPUT_PX + LABEL_PX + 2 * GAP_PX)
-    sheet = Image.new("RGB", size, BACKGROUND)
-    pen, font = ImageDraw.Draw(sheet), label_font()
+    font, width, height = label_font(), left + 2 * step, INPUT_PX + LABEL_PX + 2 * GAP_PX
+    noted = [line for notice in notices for line in wrapped(f"Note: {notice}", width - 2 * GAP_PX, font)]
+    sheet = Image.new("RGB", (width, height + LABEL_PX * len(noted)), BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
     for pixels, label, slot in panels:
         column, row = (slot - 1) % 2, (slot - 1) // 2
         x, y = (GAP_PX, GAP_PX) if slot == 0 else (left + column * step, GAP_PX + row * (step + LABEL_PX))
         sheet.paste(Image.fromarray(pixels), (x, y))
         pen.text((x + 1, y + pixels.shape[0] + 4), label, fill=INK, font=font)
-    if notice:
-        place = (GAP_PX + 1 + pen.textlength(f"{panels[0][1]}   ", font=font), GAP_PX + INPUT_PX + 4)
-        pen.text(place, notice, fill=ACCENT, font=font)
+    for row, line in enumerate(noted):
+        pen.text((GAP_PX + 1, height - GAP_PX // 2 + row * LABEL_PX), line, fill=ACCENT, font=font)
     return sheet
 
 

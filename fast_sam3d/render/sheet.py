@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BACKGROUND", "GAP_PX", "INK", "LABEL_PX", "PANEL", "eight_bit", "label_font"]
+__all__ = ["BACKGROUND", "GAP_PX", "INK", "LABEL_PX", "PANEL", "eight_bit", "label_font", "wrapped"]
 
 GAP_PX, LABEL_PX, FONT_PX = 14, 24, 15
 BACKGROUND = (255, 255, 255)
@@ -28,3 +28,14 @@ def label_font(size: int = FONT_PX) -> Any:
         return ImageFont.load_default(size=size)
     except (TypeError, OSError):  # Pillow before 10.1, or built without FreeType: a small bitmap font
         return ImageFont.load_default()
+
+
+def wrapped(text: str, width: int, font: Any) -> list[str]:
+    """The lines of a text that fit into a width in pixels, broken between words."""
+    lines: list[str] = []
+    for word in text.encode("latin-1", "replace").decode("latin-1").split():  # what the small bitmap font has
+        if lines and font.getlength(longer := f"{lines[-1]} {word}") <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines

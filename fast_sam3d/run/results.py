@@ -18,8 +18,6 @@ log = logging.getLogger(__name__)
 
 GAUSSIANS, GAUSSIANS_4, MESH = "gaussians.ply", "gaussians_4.ply", "mesh.glb"
 POSE, PREVIEW, REPORT = "pose.json", "preview.png", "report.json"
-NOTICES = {"synthetic": "random weights: this result is noise"}
-"""What report and preview say of the results of a checkpoint, by its tag."""
 RESULT_NAMES = (GAUSSIANS, GAUSSIANS_4, MESH, POSE, PREVIEW, REPORT)
 
 
@@ -33,6 +31,7 @@ def write_results(
     load_seconds: float = 0.0,
     out_of_memory: Sequence[str] = (),
     identity: Mapping[str, Any] | None = None,
+    notices: Sequence[str] = (),
 ) -> list[str]:
     """Write every result of a run into `folder`, the report last; the time that it takes is a row of the report.
 
@@ -41,6 +40,7 @@ def write_results(
         load_seconds: time that loading the pipeline took.
         out_of_memory: earlier attempts that did not fit into the memory.
         identity: of the inputs and settings, for the report; see `fast_sam3d.outputs.folder.has_results`.
+        notices: of `fast_sam3d.run.notices.notices_of`, for report and preview.
 
     Returns:
         The names of the files, in order of interest.
@@ -48,7 +48,7 @@ def write_results(
     from fast_sam3d.outputs.files import save_json
 
     with run.report.stage("results"):
-        written, facts = _write(folder, config, given, run, NOTICES.get(tag, ""))
+        written, facts = _write(folder, config, given, run, notices)
     report: dict[str, Any] = {
         "input": {
             "image": str(given.image_path),
@@ -62,13 +62,12 @@ def write_results(
         "steps": {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps},
         "formats": run.formats,
         "pose_refined": run.pose_refined,
+        "notices": notices,
         "out_of_memory": out_of_memory,
         "load_seconds": load_seconds,
         "result": facts,
         **run.report.to_dict(),
     }
-    if tag in NOTICES:
-        report["pipeline"]["notice"] = NOTICES[tag]
     if identity is not None:
         report |= {"identity": identity, "files": {name: (folder / name).stat().st_size for name in written}}
     save_json(folder / REPORT, report)
@@ -76,7 +75,7 @@ def write_results(
 
 
 def _write(
-    folder: Path, config: Config, given: ObjectInput, run: ObjectRun, notice: str
+    folder: Path, config: Config, given: ObjectInput, run: ObjectRun, notices: Sequence[str]
 ) -> tuple[list[str], dict[str, Any]]:
     """Write everything but the report. Returns the names of the files, and what the report says of the result."""
     from fast_sam3d.outputs.gaussians import save_gaussians_ply
@@ -108,6 +107,6 @@ def _write(
         from fast_sam3d.render.preview import save_preview
 
         # A few hundred pixels high: what is drawn from does not have to be larger than this.
-        save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result, notice)
+        save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result, notices)
         written.insert(0, PREVIEW)
     return written, facts

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from fast_sam3d.geometry.camera import Camera
-from fast_sam3d.geometry.poses import OPENCV_FROM_CAMERA, Y_UP_FROM_Z_UP, Pose
-from fast_sam3d.geometry.triangles import vertex_normals
-from fast_sam3d.outputs.files import atomic_write, save_json
+from fast_sam3d.geometry.poses import OPENCV_FROM_CAMERA, Pose
+from fast_sam3d.outputs.files import save_json
 from fast_sam3d.outputs.gaussians import load_gaussians_ply
-from fast_sam3d.outputs.interrupts import interrupts_deferred
+from fast_sam3d.outputs.gltf import GlbWriter
+from fast_sam3d.outputs.meshes import add_surface, load_glb
 from fast_sam3d.outputs.pose import CAMERA_FRAME, OBJECT_FRAME, POSE_CONVENTION
 from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE
-from fast_sam3d.scene.objects import PlacedObject, Scene, Surface
+from fast_sam3d.scene.objects import PlacedObject, Scene
 
 log = logging.getLogger(__name__)
 
@@ -46,42 +46,18 @@ def load_object_folder(name: str, folder: Path) -> PlacedObject:
     pose = Pose.of(json.loads((folder / POSE).read_text(encoding="utf-8")))
     found = [folder / file for file in (GAUSSIANS, GAUSSIANS_4) if (folder / file).is_file()]
     gaussians = load_gaussians_ply(found[0]) if found else None
-    surface = _load_surface(folder / MESH) if (folder / MESH).is_file() else None
+    surface = load_glb(folder / MESH) if (folder / MESH).is_file() else None
     return PlacedObject(name, pose, gaussians, surface)
-
-
-def _load_surface(path: Path) -> Surface:
-    with interrupts_deferred():
-        import trimesh
-
-        loaded: Any = trimesh.load(path, force="mesh", process=False)
-        colours = np.array(loaded.visual.vertex_colors, np.uint8)
-    vertices = np.asarray(loaded.vertices, np.float64) @ Y_UP_FROM_Z_UP[:3, :3]
-    return Surface(vertices.astype(np.float32), np.asarray(loaded.faces, np.int64), colours)
 
 
 def save_scene_glb(path: Path, scene: Scene) -> None:
     """Write one node per object at its pose."""
-    with interrupts_deferred():
-        import trimesh
-
-        built = trimesh.Scene()
-        for item in scene.objects:
-            if item.surface is None:
-                continue
-            vertices = item.surface.vertices.astype(np.float64) @ Y_UP_FROM_Z_UP[:3, :3].T
-            mesh = trimesh.Trimesh(
-                vertices=vertices,
-                faces=item.surface.faces,
-                vertex_normals=vertex_normals(vertices, item.surface.faces),
-                vertex_colors=item.surface.linear_rgba,
-                process=False,
-            )
+    writer = GlbWriter()
+    for item in scene.objects:
+        if item.surface is not None:
             name = node_name(item.name)
-            built.add_geometry(mesh, node_name=name, geom_name=name, transform=item.pose.glb_matrix)
-        content: Any = built.export(file_type="glb", include_normals=True)
-    with atomic_write(path) as file:
-        file.write(content)
+            writer.add_node(add_surface(writer, item.surface, name=name), name=name, matrix=item.pose.glb_matrix)
+    writer.save(path)
 
 
 def save_scene_json(

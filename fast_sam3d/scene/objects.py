@@ -20,6 +20,7 @@ from fast_sam3d.errors import InputError
 from fast_sam3d.geometry.arrays import first, transform_points
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import Pose, merge_gaussians, place_gaussians
+from fast_sam3d.geometry.surface import Surface, TexturedMesh
 from fast_sam3d.run.memory import SMALLER
 from fast_sam3d.run.object import Known, RunSettings, checked_picture, run_object_fitting
 from fast_sam3d.scene.batch import Ahead, groups_of
@@ -54,36 +55,14 @@ class SceneObject:
     error: Exception | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Surface:
-    """A coloured mesh.
+def surface_of(mesh: Any) -> Surface:
+    """A decoded mesh; see `outputs.meshes.mesh_to_trimesh`."""
+    from fast_sam3d.outputs.meshes import mesh_to_trimesh
 
-    Args:
-        vertices: [V, 3] float32, canonical, +z up. faces: [F, 3] int64, outside counter-clockwise.
-        linear_rgba: [V, 4] uint8, linear light, as .glb files hold it.
-    """
-
-    vertices: NDArray[np.float32]
-    faces: NDArray[np.int64]
-    linear_rgba: NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, mesh: Any) -> Surface:
-        """A decoded mesh; see `export.mesh_to_trimesh`."""
-        from fast_sam3d.outputs.meshes import linear_from_srgb, mesh_to_trimesh
-
-        surface = mesh_to_trimesh(mesh)
-        visual: Any = surface.visual
-        rgba = np.array(visual.vertex_colors, np.uint8)
-        rgba[:, :3] = linear_from_srgb()[rgba[:, :3]]
-        return cls(surface.vertices.astype(np.float32), np.asarray(surface.faces, np.int64), rgba)
-
-    @property
-    def srgb(self) -> NDArray[np.float64]:
-        """[V, 3] float64 in 0..1, as screens take it."""
-        linear = self.linear_rgba[:, :3] / 255.0
-        srgb: NDArray[np.float64] = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-        return srgb
+    found = mesh_to_trimesh(mesh)
+    visual: Any = found.visual
+    rgb = np.array(visual.vertex_colors[:, :3], np.uint8)
+    return Surface(found.vertices.astype(np.float32), np.asarray(found.faces, np.int64), rgb)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +77,7 @@ class PlacedObject:
     name: str
     pose: Pose
     gaussians: GaussianCloud | None = None
-    surface: Surface | None = None
+    surface: Surface | TexturedMesh | None = None
 
     @classmethod
     def of(cls, name: str, result: Mapping[str, Any]) -> PlacedObject:
@@ -110,7 +89,7 @@ class PlacedObject:
             name,
             Pose.of(result),
             None if gaussians is None else GaussianCloud.of(gaussians),
-            None if mesh is None or not len(mesh.faces) else Surface.of(mesh),
+            None if mesh is None or not len(mesh.faces) else surface_of(mesh),
         )
 
     @property

@@ -20,6 +20,7 @@ from fast_sam3d.config.measured import PRESETS, cache_state
 from fast_sam3d.errors import FastSam3dError, OutputError, one_line
 from fast_sam3d.outputs.folder import has_files, result_folder
 from fast_sam3d.run.memory import free_memory, smaller_than
+from fast_sam3d.run.notices import checkpoint_notices, notices_of
 from fast_sam3d.run.object import Known, ObjectRun, RunSettings, run_object_fitting
 from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
 from fast_sam3d.scene.batch import Ahead
@@ -80,6 +81,7 @@ class ObjectOutcome:
         formats: that were decoded.
         out_of_memory: attempts that did not fit.
         seconds: of the run; None if it was complete already.
+        notices: of this object, see `run.notices`.
     """
 
     number: int
@@ -88,6 +90,7 @@ class ObjectOutcome:
     formats: tuple[str, ...] = ()
     out_of_memory: tuple[str, ...] = ()
     seconds: float | None = None
+    notices: tuple[str, ...] = ()
 
 
 class ObjectWorker:
@@ -99,16 +102,19 @@ class ObjectWorker:
         tag: of the checkpoint.
         load_seconds: time that loading took.
         embedded: reduce pictures beforehand to the size to which the embedded pipeline reduces them.
+        notices: of the checkpoint, see `run.notices`.
     """
 
     def __init__(
-        self, pipeline: Any, config: Config, tag: str, load_seconds: float = 0.0, embedded: bool = False
-    ) -> None:
+        self, pipeline: Any, config: Config, tag: str, load_seconds: float = 0.0, embedded: bool = False,
+        notices: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         from fast_sam3d.adapters import unwrap
         from fast_sam3d.api import accelerate
 
         self.pipeline = unwrap(pipeline)
         self.config, self.tag, self.load_seconds, self.embedded = config, tag, load_seconds, embedded
+        self.notices = notices
         self.progress: Progress | None = None
         """Receives every step and stage."""
         self._scene: tuple[Path, str, SceneInput] | None = None
@@ -124,7 +130,8 @@ class ObjectWorker:
         pipeline = load_checkpoint(checkpoint, *asked.loading)
         seconds = time.perf_counter() - begin
         log.info("loaded on %s in %.1f s", pipeline.device, seconds)
-        return cls(pipeline, config, checkpoint.tag, seconds, checkpoint.kind == "mini")
+        notices = checkpoint_notices(checkpoint)
+        return cls(pipeline, config, checkpoint.tag, seconds, checkpoint.kind == "mini", notices)
 
     def __enter__(self) -> ObjectWorker:
         return self
@@ -179,9 +186,9 @@ class ObjectWorker:
         Raises:
             OutputError: the disk is full or the folder cannot be written, which would fail for every other object too.
         """
-        begin = time.perf_counter()
+        begin, failures = time.perf_counter(), list(ended)
         try:
-            formats, failures = self._run(task, formats or self.config.pipeline.formats, list(ended), known)
+            formats, notices = self._run(task, formats or self.config.pipeline.formats, failures, known)
         except OutputError:
             raise
         except Exception as error:
@@ -189,7 +196,7 @@ class ObjectWorker:
                 log.debug("object %d", task.number, exc_info=error)
             return ObjectOutcome(task.number, "failed", one_line(error), seconds=time.perf_counter() - begin)
         seconds = time.perf_counter() - begin if known is None else known.seconds
-        return ObjectOutcome(task.number, "complete", "", formats, tuple(failures), seconds)
+        return ObjectOutcome(task.number, "complete", "", formats, tuple(failures), seconds, notices)
 
     def _share(self, task: ObjectTask) -> SceneInput:
         if self._scene is None or self._scene[:2] != (task.folder, task.pointmap):
@@ -204,16 +211,21 @@ class ObjectWorker:
 
     def _run(
         self, task: ObjectTask, formats: Sequence[str], tried: list[str], known: Known | None = None
-    ) -> tuple[tuple[str, ...], list[str]]:
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Returns the formats that were decoded, and the notices."""
         given = self._share(task).object(task.number)
         settings = replace(RunSettings.of(self.config.seed, self.config.pipeline), formats=tuple(formats))
 
-        def write(run: ObjectRun) -> None:
+        def write(run: ObjectRun) -> tuple[str, ...]:
+            notices = notices_of(given, run, self.notices)
             with result_folder(task.target) as folder:
                 written = write_results(
-                    folder, self.config, given, run, tag=self.tag, load_seconds=self.load_seconds, out_of_memory=tried
-                )
-                _write_done(folder, task, written, run, tried, given.size)
+                    folder, self.config, given, run, tag=self.tag, load_seconds=self.load_seconds, out_of_memory=tried,
+                    notices=notices,
+                )  # fmt: skip
+                own = notices[len(self.notices) :]
+                _write_done(folder, task, written, run, tried, given.size, own)
+            return own
 
         def free() -> None:
             from fast_sam3d.api import accelerate
@@ -222,16 +234,17 @@ class ObjectWorker:
             self._handle = accelerate(self.pipeline, self.config)
             free_memory()
 
-        _, fitted = run_object_fitting(
+        notices, fitted = run_object_fitting(
             self.pipeline, given.image, given.mask, given.pointmap, settings=settings, progress=self.progress,
             smaller=self.config.scene.smaller, free=free, failures=tried, known=known, use=write,
         )  # fmt: skip
-        return fitted, tried
+        return fitted, notices
 
 
 def _write_done(
-    folder: Path, task: ObjectTask, written: list[str], run: ObjectRun, tried: Sequence[str], size: tuple[int, int]
-) -> None:
+    folder: Path, task: ObjectTask, written: list[str], run: ObjectRun, tried: Sequence[str], size: tuple[int, int],
+    notices: Sequence[str],
+) -> None:  # fmt: skip
     from fast_sam3d.outputs.files import save_json
     from fast_sam3d.scene.files import camera_facts, camera_seen
 
@@ -243,6 +256,7 @@ def _write_done(
         "files": {name: None if name == REPORT else (folder / name).stat().st_size for name in sorted(written)},
         "formats": run.formats,
         "out_of_memory": tried,
+        "notices": notices,
         "camera": None if camera is None else {**camera_facts(camera), "size_px": size},
     })  # fmt: skip
 
@@ -258,7 +272,8 @@ def read_done(target: Path) -> dict[str, Any] | None:
 
 def outcome_of(number: int, done: Mapping[str, Any]) -> ObjectOutcome:
     """The outcome of a complete object from its `done.json`."""
-    return ObjectOutcome(number, "complete", "", tuple(done.get("formats", ())), tuple(done.get("out_of_memory", ())))
+    formats, tried, notices = (tuple(done.get(key, ())) for key in ("formats", "out_of_memory", "notices"))
+    return ObjectOutcome(number, "complete", "", formats, tried, notices=notices)
 
 
 def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:

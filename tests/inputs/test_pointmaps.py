@@ -131,6 +131,16 @@ def test_points_that_are_too_far_are_unknown(object_folder, points, caplog, kind
     refused("no known point on the object", image_path=object_folder)
 
 
+@pytest.mark.parametrize("hole", [(0, 0, 0), (0.3, 0.2, 0), (0.3, 0.2, -1)])
+def test_points_without_a_depth_are_unknown(object_folder, points, hole):
+    points[10:20] = np.nan
+    np.save(object_folder / "pointmap.npy", points)
+    right = load_object(object_folder).pointmap
+    points[10:20] = hole
+    np.save(object_folder / "pointmap.npy", points)
+    np.testing.assert_array_equal(load_object(object_folder).pointmap, right)
+
+
 def test_too_few_known_points_are_an_error(object_folder, points):
     lonely = np.full_like(points, np.nan)
     lonely[20, 22] = points[20, 22]

@@ -1,6 +1,5 @@
 """Meshes as `.glb` files, and their topology."""
 
-import json
 import os
 from collections import Counter
 from types import SimpleNamespace
@@ -11,7 +10,16 @@ import torch
 import trimesh
 from PIL import Image
 
-from fast_sam3d.outputs.meshes import linear_from_srgb, mesh_summary, mesh_to_trimesh, save_glb
+from fast_sam3d.geometry.surface import Surface, TexturedMesh
+from fast_sam3d.outputs.gltf import read_glb
+from fast_sam3d.outputs.meshes import (
+    linear_from_srgb,
+    load_glb,
+    mesh_summary,
+    mesh_to_trimesh,
+    save_glb,
+    srgb_from_linear,
+)  # fmt: skip
 
 
 def decoded(mesh, **changes):
@@ -85,18 +93,6 @@ def test_mesh_summary_by_hand():
     assert mesh_summary(turned)["boundary_loops"] == 0 and not mesh_summary(turned)["watertight"]
 
 
-def test_a_glb_has_the_bytes_that_trimesh_writes(tmp_path):
-    ball = trimesh.creation.icosphere(subdivisions=3, radius=0.4)
-    ball.vertices *= np.random.default_rng(0).uniform(0.9, 1.1, (len(ball.vertices), 1))
-    surface = mesh_to_trimesh(decoded(ball))
-    save_glb(tmp_path / "a.glb", surface)
-    x, y, z = surface.vertices.T
-    rgba = surface.visual.vertex_colors.copy()
-    rgba[:, :3] = linear_from_srgb()[rgba[:, :3]]
-    slow = trimesh.Trimesh(np.stack([x, z, -y], 1), surface.faces, vertex_colors=rgba, process=False)
-    assert (tmp_path / "a.glb").read_bytes() == slow.export(file_type="glb", include_normals=True)
-
-
 def test_a_textured_mesh_keeps_its_texture(tmp_path):
     box = trimesh.creation.box()
     image = Image.fromarray(np.full((4, 4, 3), 90, np.uint8))
@@ -149,16 +145,58 @@ def test_glb_is_y_up_with_outward_normals_and_linear_colours(tmp_path):
     assert np.isclose(mesh.extents[1], source.extents[2])  # tall along +y
     assert mesh.volume > 0 and mesh.is_watertight
     assert (np.einsum("ij,ij->i", mesh.vertex_normals, mesh.vertices) > 0).all()
+    assert np.allclose(np.linalg.norm(mesh.vertex_normals, axis=1), 1)
+
+    file = read_glb(tmp_path / "a.glb")
+    colour = file.accessor(file.primitives[0]["attributes"]["COLOR_0"])
     srgb = source.visual.vertex_colors[:, :3] / 255.0
-    assert mesh.visual.kind == "vertex"
-    assert np.abs(mesh.visual.vertex_colors[:, :3] / 255.0 - ((srgb + 0.055) / 1.055) ** 2.4).max() < 0.01
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    assert colour.dtype == np.uint16 and np.abs(colour[:, :3] / 65535 - linear).max() < 1e-5
+    assert file.tree["materials"][0]["pbrMetallicRoughness"] == {"metallicFactor": 0, "roughnessFactor": 1}
 
 
-def test_glb_holds_normals_so_that_viewers_shade_smoothly(tmp_path):
-    save_glb(tmp_path / "a.glb", mesh_to_trimesh(decoded(trimesh.creation.icosphere(subdivisions=1))))
-    content = (tmp_path / "a.glb").read_bytes()
-    tree = json.loads(content[20 : 20 + int.from_bytes(content[12:16], "little")])
-    assert {"POSITION", "NORMAL", "COLOR_0"} <= set(tree["meshes"][0]["primitives"][0]["attributes"])
+def test_every_8_bit_colour_survives_a_glb_of_16_bits():
+    every = np.arange(256)
+    assert np.array_equal(srgb_from_linear(linear_from_srgb()[every]), every)
+    assert len(np.unique(linear_from_srgb())) == 256
+
+
+def test_a_coloured_mesh_is_read_back_exactly(tmp_path):
+    source = mesh_to_trimesh(decoded(trimesh.creation.icosphere(subdivisions=2)))
+    save_glb(tmp_path / "a.glb", source)
+    read = load_glb(tmp_path / "a.glb")
+    assert isinstance(read, Surface)
+    assert np.array_equal(read.vertices, source.vertices.astype(np.float32)) and np.array_equal(
+        read.faces, source.faces
+    )
+    assert np.array_equal(read.rgb, source.visual.vertex_colors[:, :3])
+
+
+def test_a_glb_of_an_earlier_version_is_read(tmp_path):
+    box = trimesh.creation.box((1, 2, 3))
+    box.visual.vertex_colors = np.tile([55, 55, 55, 255], (8, 1)).astype(np.uint8)
+    box.export(tmp_path / "a.glb", include_normals=True)
+    read = load_glb(tmp_path / "a.glb")
+    assert np.ptp(read.vertices, axis=0).tolist() == [1, 3, 2] and len(read.faces) == 12
+    assert set(read.rgb.reshape(-1)) == {128}, "linear 55 of 255"
+
+
+def test_a_texture_is_read_back_exactly(tmp_path):
+    random = np.random.default_rng(0)
+    corners = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
+    mesh = TexturedMesh(
+        corners, np.array([[0, 1, 2], [0, 2, 3]]), corners[:, :2],
+        random.integers(0, 256, (8, 16, 3), np.uint8), np.tile(np.float32([0, 0, 1]), (4, 1)),
+    )  # fmt: skip
+    save_glb(tmp_path / "a.glb", mesh)
+    read = load_glb(tmp_path / "a.glb")
+    assert isinstance(read, TexturedMesh)
+    for name in ("vertices", "faces", "uv", "texture", "normals"):
+        assert np.array_equal(getattr(read, name), getattr(mesh, name)), name
+    assert np.array_equal(read.rgb, mesh.texture[[0, 0, -1, -1], [0, -1, -1, 0]])
+    other = trimesh.load(tmp_path / "a.glb", force="mesh", process=False)
+    assert np.array_equal(np.asarray(other.visual.material.baseColorTexture), mesh.texture)
+    assert np.allclose(other.visual.uv, corners[:, :2] * (1, -1) + (0, 1)), "v goes down in glTF, up in trimesh"
 
 
 def test_glb_of_a_decoded_mesh_needs_no_conversion(tmp_path):

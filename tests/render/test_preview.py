@@ -13,6 +13,7 @@ from fast_sam3d.geometry.gaussians import SH_C0, GaussianCloud
 from fast_sam3d.geometry.poses import pose_matrix
 from fast_sam3d.render.preview import ACCENT, PANEL, VIEW_PX, compose_preview, input_camera, save_preview
 from fast_sam3d.render.renderer import MeshRenderer
+from fast_sam3d.render.sheet import GAP_PX
 
 HEIGHT, WIDTH, FOCAL, SCALE = 90, 120, 110.0, 0.6
 
@@ -83,11 +84,14 @@ def test_the_view_of_the_input_camera_matches_the_mask():
     assert centroid(reddish(posed))[1] > centroid(bluish(posed))[1] + 50
 
 
-def test_a_notice_is_written_below_the_input():
+def test_notices_are_written_below_the_views_and_wrapped():
     image, mask, result = scene()
-    plain, noted = (np.asarray(compose_preview(image, mask, result, text)) for text in ("", "noise"))
-    rows, columns = np.nonzero((plain != noted).any(axis=-1))
-    assert len(rows) and rows.min() > 2 * VIEW_PX and columns.max() < plain.shape[1] / 2
+    notices = ("noise", "out of distribution " * 20)
+    plain, noted = (np.asarray(compose_preview(image, mask, result, text)) for text in ((), notices))
+    assert len(noted) > len(plain) + 3 * 20  # three lines or more
+    np.testing.assert_array_equal(noted[: len(plain) - GAP_PX], plain[:-GAP_PX])
+    written = (noted[len(plain) :] == ACCENT).all(axis=-1)
+    assert written.any() and not written[:, -GAP_PX:].any()
 
 
 def test_a_wrong_pose_is_visible():

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 import fast_sam3d
 from fast_sam3d.errors import InputError
-from fast_sam3d.scene import Scene, SceneObject, Surface, compose_scene, run_scene
+from fast_sam3d.scene import Scene, SceneObject, compose_scene, run_scene
 from tests.beds import EMBEDDED, differing, tensors
 from tests.minis import picture, random_mini
 from tests.stand_in import StandIn
@@ -130,10 +130,3 @@ def test_composed_objects_are_at_their_poses(disc, picture):
 def test_composing_no_objects():
     with pytest.raises(InputError, match="every mask failed"):
         compose_scene([SceneObject("0", error=ValueError("x"))])
-
-
-def test_composed_colours_are_srgb():
-    rgba = np.array([[0, 13, 255, 255], [128, 64, 5, 255]], np.uint8)
-    surface = Surface(np.zeros((2, 3), np.float32), np.zeros((0, 3), np.int64), rgba)
-    linear = surface.srgb**2.2  # nearly the same curve
-    np.testing.assert_allclose(linear, rgba[:, :3] / 255, atol=0.02)

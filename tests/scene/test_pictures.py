@@ -24,8 +24,8 @@ def box(x: float, z: float, colour: tuple[int, ...] = (200, 20, 20), name: str =
     cube = trimesh.creation.box((1, 1, 1))
     for _ in range(fine):
         cube = cube.subdivide()
-    rgba = np.tile(np.array([*colour, 255], np.uint8), (len(cube.vertices), 1))
-    surface = Surface(cube.vertices.astype(np.float32), np.asarray(cube.faces, np.int64), rgba)
+    rgb = np.tile(np.array(colour, np.uint8), (len(cube.vertices), 1))
+    surface = Surface(cube.vertices.astype(np.float32), np.asarray(cube.faces, np.int64), rgb)
     return PlacedObject(name, Pose(STANDING, np.array([x, 0.0, z + 0.5]), np.ones(3)), surface=surface)
 
 
