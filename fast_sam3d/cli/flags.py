@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from fast_sam3d.cli.arguments import Named, at_least, bundled, skipped
+from fast_sam3d.cli.arguments import Named, at_least, bundled, listed, skipped
 from fast_sam3d.config.compose import ACCELERATED, DTYPES, MEMORY, PRESET, RUNTIMES, group_options
 from fast_sam3d.config.packaged import resource
 
@@ -41,6 +41,19 @@ POINTMAP = Flag(
     ("pointmap",), "input.pointmap", str, "FILE", "a pointmap, .npz or .npy (default: pointmap.npz beside the picture)"
 )
 OUTPUT_DIR = Flag(("output_dir",), "output.dir", str, "DIR", "where the folder of results is created")
+FILES = (
+    Flag(
+        ("formats",), "output.formats", listed, "NAME,NAME",
+        "files to write: mesh, gaussian, gaussian_4, spz, sog, glb-splat, obj, stl; decodes what they need (default:"
+        " mesh,gaussian)",
+    ),
+    Flag(("faces",), "output.faces", int, "N", "fewer faces for the mesh, at most N (default: all)"),
+    Flag(
+        ("texture",), "output.texture", int, "PX",
+        "a texture of PX by PX pixels for the mesh, such as 1024 (default: none, colours of vertices)",
+    ),
+)  # fmt: skip
+"""Flags that choose the files of an object."""
 SEED = Flag(("seed",), "seed", int, "N", "seed of the noise; the same seed gives the same result")
 QUALITY = Flag(
     ("quality",), "quality", float, "IOU",
@@ -107,7 +120,16 @@ METHODS = {
     ),
 }  # fmt: skip
 """Settings of the paper's methods, by module."""
-PLAIN = (Flag(("image_path",), "input.image_path", str, None, ""), *OBJECT, POINTMAP, OUTPUT_DIR, SEED, QUALITY, *MODEL)
+PLAIN = (
+    Flag(("image_path",), "input.image_path", str, None, ""),
+    *OBJECT,
+    POINTMAP,
+    OUTPUT_DIR,
+    *FILES,
+    SEED,
+    QUALITY,
+    *MODEL,
+)
 """Every flag that sets one key and is no method's."""
 
 
@@ -130,8 +152,10 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
         const="none",
         help="ignore a pointmap beside the picture",
     )
+    group = parser.add_argument_group("output")
+    for flag in (OUTPUT_DIR, *FILES):
+        _add(group, flag)
     group = parser.add_argument_group("run")
-    _add(group, OUTPUT_DIR)
     add_model_flags(group)
     group = parser.add_argument_group("acceleration")
     add_preset(group, default=preset)
