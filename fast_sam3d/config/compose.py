@@ -19,6 +19,7 @@ from fast_sam3d.config.settings import (
     FORMATS,
     MEMORY,
     MODULES,
+    POINTMAP_AXES,
     PRESET,
     RUNTIMES,
     SEED_MAX,
@@ -37,6 +38,7 @@ __all__ = [
     "FORMATS",
     "MEMORY",
     "MODULES",
+    "POINTMAP_AXES",
     "PRESET",
     "RUNTIMES",
     "SEED_MAX",
@@ -221,6 +223,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             mask_index=read.optional("input.mask_index", lambda key: read.integer(key, 0, 10**9)),
             mask_path=read.path("input.mask_path"),
             pointmap=read.text("input.pointmap"),
+            pointmap_axes=read.choice("input.pointmap_axes", POINTMAP_AXES),
         ),
         output=OutputConfig(dir=read.file("output.dir"), preview=read.boolean("output.preview")),
         pipeline=PipelineConfig(
