@@ -1,0 +1,180 @@
+"""A job with one object: the accelerated run, the files, and the comparison with the baseline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fast_sam3d.checkpoints.load import Checkpoint
+from fast_sam3d.config.compose import Config
+from fast_sam3d.demo.events import Watch
+from fast_sam3d.demo.inputs import JobInput
+from fast_sam3d.demo.job import Comparison, Job, Results
+from fast_sam3d.demo.settings import command_line, configuration
+from fast_sam3d.geometry.arrays import first
+from fast_sam3d.inputs.load import ObjectInput
+from fast_sam3d.outputs.folder import result_folder
+from fast_sam3d.run.memory import free_memory
+from fast_sam3d.run.notices import checkpoint_notices, notices_of
+from fast_sam3d.run.object import ObjectRun, RunSettings, run_object_fitting
+from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE, PREVIEW, REPORT, write_results
+
+__all__ = ["Model", "found_view", "run_object_job"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """The loaded pipeline, and what a configuration of it starts from.
+
+    Args:
+        values, overrides: see `fast_sam3d.demo.settings.configuration`.
+    """
+
+    pipeline: Any
+    checkpoint: Checkpoint
+    load_seconds: float
+    values: Mapping[str, Any]
+    overrides: Sequence[str]
+
+
+def run_object_job(job: Job, given: JobInput, model: Model, folder: Path) -> Results:
+    """Run one object and write its files; `Job.view` has the plain ones before a texture is computed.
+
+    Args:
+        folder: of the job; exists, and is removed by the caller if this does not return.
+    """
+    settings, watch = job.settings, job.watch
+    saved = folder / "input" / given.folder_name
+    config = configuration(settings, saved, model.values, model.overrides)
+    source = given.source or Path("input") / given.folder_name
+    number = given.number if given.source is not None else 0
+    command = command_line(settings, given, source, number, model.values, model.overrides)
+    item = _object_input(given, saved, model.checkpoint.kind == "mini")
+    watch.part = "accelerated" if any(config.modules.values()) else "baseline"
+    run, files = _run(item, config, model, watch, folder / "result", job)
+    given.save(saved)
+    comparison = None
+    if settings.compare and watch.part == "accelerated":
+        comparison = _compare(item, run, config, model, job, folder)
+    report = json.loads((folder / "result" / REPORT).read_text(encoding="utf-8"))
+    results = Results(
+        folder, tuple(folder / "result" / name for name in files), found_view(folder / "result"), report,
+        json.loads((folder / "result" / POSE).read_text(encoding="utf-8")), run.seconds, run.report.network_calls,
+        run.report.network_calls_saved, command, tuple(report.get("notices", ())), comparison,
+    )  # fmt: skip
+    (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
+    return results
+
+
+def _object_input(given: JobInput, saved: Path, reduce: bool) -> ObjectInput:
+    """The object as `infer` would read it from the saved folder, reduced as the embedded pipeline does."""
+    image, mask, points = np.asarray(given.image), np.asarray(given.masks[0]) > 0, given.pointmap
+    size = (image.shape[1], image.shape[0])
+    if reduce:
+        from fast_sam3d.model.inputs import match_size, reduce_picture
+
+        smaller, covered = reduce_picture(image, mask)
+        if covered is not mask and not covered.all():
+            image, mask = smaller, covered
+            points = None if points is None else match_size(points, *mask.shape).numpy()
+    return ObjectInput(
+        f"{given.folder_name}_0", image, mask, points, saved / "image.png", saved / "0.png",
+        None if points is None else saved / "pointmap.npy", size,
+    )  # fmt: skip
+
+
+def _run(
+    given: ObjectInput, config: Config, model: Model, watch: Watch, target: Path, job: Job | None
+) -> tuple[ObjectRun, list[str]]:
+    """One run with its files; with a job, these are shown as soon as there is something to look at."""
+    from fast_sam3d.api import accelerate, restore
+    from fast_sam3d.report import observe
+
+    pipeline, tried = model.pipeline, []  # type: Any, list[str]
+
+    def write(run: ObjectRun) -> tuple[ObjectRun, list[str]]:
+        if job is not None and _takes_long(config):
+            job.show(_plain_files(run, target.parent / "view"))
+        watch.check()
+        with result_folder(target) as folder:
+            names = write_results(
+                folder, config, given, run, tag=model.checkpoint.tag, load_seconds=model.load_seconds,
+                out_of_memory=tried, notices=notices_of(given, run, checkpoint_notices(model.checkpoint)),
+            )  # fmt: skip
+            watch.check()
+        if job is not None:
+            job.show(found_view(target))
+        return run, names
+
+    def free() -> None:
+        accelerate(pipeline, config)
+        free_memory()
+
+    with ExitStack() as stack:
+        accelerate(pipeline, config)
+        stack.callback(restore, pipeline)
+        watch.report = stack.enter_context(observe(pipeline, watch))
+        (run, names), _ = run_object_fitting(
+            pipeline, given.image, given.mask, given.pointmap, settings=RunSettings.of(config.seed, config.pipeline),
+            progress=watch.outside, smaller=config.scene.smaller, free=free, failures=tried, use=write,
+        )  # fmt: skip
+    return run, names
+
+
+def _takes_long(config: Config) -> bool:
+    """Whether writing the files takes more than a moment."""
+    asked = config.output
+    return any(getattr(asked, name, None) is not None for name in ("faces", "texture"))
+
+
+def _plain_files(run: ObjectRun, folder: Path) -> dict[str, Path]:
+    """The mesh with vertex colours and the gaussians, to look at until the other files are written."""
+    from fast_sam3d.outputs.gaussians import save_gaussians_ply
+    from fast_sam3d.outputs.meshes import mesh_to_trimesh, save_glb
+
+    folder.mkdir()
+    mesh = first(run.result.get("mesh"))
+    if mesh is not None and len(mesh.faces):
+        save_glb(folder / MESH, mesh_to_trimesh(mesh))
+    for name, file in (("gaussian", GAUSSIANS), ("gaussian_4", GAUSSIANS_4)):
+        if (gaussians := first(run.result.get(name))) is not None:
+            save_gaussians_ply(folder / file, gaussians)
+            break
+    return found_view(folder)
+
+
+def found_view(folder: Path) -> dict[str, Path]:
+    """What there is to look at in a folder of results."""
+    names = {
+        "mesh": (MESH, "scene.glb"),
+        "splats": (GAUSSIANS, GAUSSIANS_4, "scene.ply"),
+        "preview": (PREVIEW,),
+        "turntable": ("turntable.mp4", "turntable.webp", "turntable.gif"),
+    }
+    found = {what: [folder / name for name in each if (folder / name).is_file()] for what, each in names.items()}
+    return {what: paths[0] for what, paths in found.items() if paths}
+
+
+def _compare(given: ObjectInput, run: ObjectRun, config: Config, model: Model, job: Job, folder: Path) -> Comparison:
+    """Run the baseline and measure how far the accelerated result is from it."""
+    from fast_sam3d.metrics import Reconstruction, compare
+
+    watch = job.watch
+    watch.part = "baseline"
+    off = configuration(job.settings.baseline, config.input.image_path or folder, model.values)
+    off = replace(off, pipeline=replace(off.pipeline, formats=config.pipeline.formats))
+    plain, _ = _run(given, off, model, watch, folder / "baseline", None)
+    watch("drift", 0, 1)
+    drift = compare(Reconstruction.of(run.result).on_host(), Reconstruction.of(plain.result).on_host())
+    watch("drift", 1, 1)
+    return Comparison(
+        {"baseline": plain.seconds, "accelerated": run.seconds},
+        {"baseline": plain.report.network_calls, "accelerated": run.report.network_calls},
+        {name: float(value) for name, value in drift.items()}, found_view(folder / "baseline"), folder / "baseline",
+    )  # fmt: skip
