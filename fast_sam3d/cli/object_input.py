@@ -59,7 +59,7 @@ def prepare(
     asked = config.input
     if asked.image_path is None:
         raise InputError("name the picture with --image_path: a folder with image.png and its masks, or a file")
-    given = load_object(asked.image_path, asked.mask_index, asked.mask_path, asked.pointmap)
+    given = load_object(asked.image_path, asked.mask_index, asked.mask_path, asked.pointmap, asked.pointmap_axes)
     target = config.output.dir / f"{given.name}{suffix}"
     check_target(target, names, folders)
     asked_for = config.pipeline

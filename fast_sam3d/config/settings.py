@@ -22,6 +22,8 @@ GATES = ("none", "skipgs")
 DTYPES = ("float32", "float16", "bfloat16")
 RUNTIMES = ("auto", "stock", "native")
 """Whose classes run SAM 3D Objects; see `fast_sam3d.checkpoints.runtime`."""
+POINTMAP_AXES = ("auto", "pytorch3d", "opencv", "opengl")
+"""Frames of a pointmap, see `fast_sam3d.inputs.axes`; auto recognises them."""
 MEMORY = ("auto", "8GB", "12GB", "16GB", "24GB", "all")
 """Memory plans of the native runtime, see `fast_sam3d.native.plans`."""
 # The groups that hold an acceleration module each, and the option that switching it on alone means.
@@ -40,6 +42,7 @@ class InputConfig:
     mask_index: int | None
     mask_path: Path | None
     pointmap: str  # "auto", "none" or a file
+    pointmap_axes: str = POINTMAP_AXES[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ class ObjectWorker:
     def _share(self, task: ObjectTask) -> SceneInput:
         if self._scene is None or self._scene[:2] != (task.folder, task.pointmap):
             self._scene = None  # not two pictures at once
-            self.know(load_scene(task.folder, task.pointmap), task.pointmap)
+            self.know(load_scene(task.folder, task.pointmap, self.config.input.pointmap_axes), task.pointmap)
         assert self._scene is not None
         scene = self._scene[2]
         if task.group:
