@@ -156,7 +156,7 @@ def test_a_failing_job_says_why_and_the_next_one_runs(engine, teapot, quick, mon
         def fail(*args, **kwargs):
             raise error
 
-        patch.setattr(object_job, "run_object_fitting", fail)
+        patch.setattr(object_job, "run_to_folder", fail)
         job = engine.submit(teapot, quick)
         with pytest.raises(JobFailed, match=said):
             job.wait(WAIT)
