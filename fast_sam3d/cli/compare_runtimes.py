@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
         raise InputError("name the picture with --image_path: a folder with image.png and its masks, or a file")
     if asked.runtime != "auto":
         raise CheckpointError("compare-runtimes runs both runtimes: leave out --runtime")
-    given = load_object(chosen.image_path, chosen.mask_index, chosen.mask_path, chosen.pointmap)
+    given = load_object(chosen.image_path, chosen.mask_index, chosen.mask_path, chosen.pointmap, chosen.pointmap_axes)
     rgba = with_alpha(given.image, given.mask)
     points = None if given.pointmap is None else torch.as_tensor(given.pointmap)
     tag = asked.tag or DEFAULT_STOCK_TAG

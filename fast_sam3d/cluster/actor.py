@@ -104,7 +104,9 @@ class SceneActor:
         """Compose a scene, after every object is complete or has failed. Arguments: see `SceneJob`."""
 
         def summary() -> Mapping[str, Any]:
-            plan = ScenePlan(load_scene(folder, pointmap), target, identities=identities)
+            plan = ScenePlan(
+                load_scene(folder, pointmap, self.config.input.pointmap_axes), target, identities=identities
+            )
             return finish(plan, outcomes, self.config)
 
         return self._reply(summary)

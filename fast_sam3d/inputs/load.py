@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fast_sam3d.config.packaged import bundled_example
 from fast_sam3d.errors import InputError, suggest
 from fast_sam3d.inputs.pictures import checked_mask, read_mask, read_picture
-from fast_sam3d.inputs.pointmaps import find_pointmap, read_pointmap
+from fast_sam3d.inputs.pointmaps import Pointmap, find_pointmap, read_pointmap
 
 __all__ = [
     "ObjectInput",
@@ -64,7 +64,11 @@ class ObjectInput:
 
 
 def load_object(
-    image_path: Path | str, mask_index: int | None = None, mask_path: Path | str | None = None, pointmap: str = "auto"
+    image_path: Path | str,
+    mask_index: int | None = None,
+    mask_path: Path | str | None = None,
+    pointmap: str = "auto",
+    pointmap_axes: str = "auto",
 ) -> ObjectInput:
     """Read the inputs of one object.
 
@@ -74,12 +78,13 @@ def load_object(
         mask_index: number of the mask beside the image; None: the lowest.
         mask_path: a mask file to use instead.
         pointmap: "auto": pointmap.npz or pointmap.npy beside the image, if any; "none"; or the path of a file.
+        pointmap_axes: its frame, "pytorch3d", "opencv" or "opengl"; "auto" recognises it.
 
     Raises:
         InputError: an input is missing or invalid; the message says what to do.
     """
     with reading(image_path):
-        return _load(Path(image_path), mask_index, mask_path, pointmap)
+        return _load(Path(image_path), mask_index, mask_path, pointmap, pointmap_axes)
 
 
 @contextlib.contextmanager
@@ -91,7 +96,9 @@ def reading(path: Path | str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): check the path") from error
 
 
-def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None, pointmap: str) -> ObjectInput:
+def _load(
+    image_path: Path, mask_index: int | None, mask_path: Path | str | None, pointmap: str, axes: str
+) -> ObjectInput:
     image_file = find_image(image_path)
     folder = image_file.parent
     image, alpha = read_picture(image_file)
@@ -119,10 +126,11 @@ def _load(image_path: Path, mask_index: int | None, mask_path: Path | str | None
             f"{image.shape[0]}: save the mask at the size of the image"
         )
     points_file = find_pointmap(folder, pointmap)
-    points = None if points_file is None else read_pointmap(points_file, image.shape[:2], mask)
+    points = Pointmap(None) if points_file is None else read_pointmap(points_file, image.shape[:2], mask, axes)
     base = image_file.stem if image_file.stem.lower() != "image" else folder_name(folder)
     size = (image.shape[1], image.shape[0])
-    return ObjectInput(result_name(base, label), image, mask, points, image_file, mask_file, points_file, size)
+    name = result_name(base, label)
+    return ObjectInput(name, image, mask, points.points, image_file, mask_file, points_file, size, points.notices)
 
 
 def folder_name(folder: Path) -> str:

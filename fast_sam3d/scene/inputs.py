@@ -23,7 +23,7 @@ from fast_sam3d.inputs.load import (
     result_name,
 )
 from fast_sam3d.inputs.pictures import picture_size, read_mask, read_picture
-from fast_sam3d.inputs.pointmaps import check_known, find_pointmap, read_pointmap
+from fast_sam3d.inputs.pointmaps import Pointmap, check_known, find_pointmap, read_pointmap
 
 __all__ = ["SceneInput", "digest", "load_scene", "scene_folders"]
 
@@ -44,6 +44,7 @@ class SceneInput:
         passed_over: files with the number of another file, such as 01.png beside 1.png.
         digests: of picture and pointmap as they were read, sha256; that of the pointmap may be None.
         size: (width, height) in pixels.
+        notices: what is odd about how picture and pointmap were read.
         max_side: pixels; longer pictures are reduced beforehand, as the embedded pipeline would do.
     """
 
@@ -57,6 +58,7 @@ class SceneInput:
     passed_over: Sequence[Path]
     digests: Mapping[str, str | None]
     size: tuple[int, int]
+    notices: tuple[str, ...] = ()
     max_side: int | None = None
 
     def mask(self, number: int) -> NDArray[np.bool_]:
@@ -90,8 +92,9 @@ class SceneInput:
             check_known(self.pointmap, mask, self.pointmap_path)
         name = result_name(self.name, str(number))
         return ObjectInput(
-            name, self.image, mask, self.pointmap, self.image_path, self.masks[number], self.pointmap_path, self.size
-        )
+            name, self.image, mask, self.pointmap, self.image_path, self.masks[number], self.pointmap_path, self.size,
+            self.notices,
+        )  # fmt: skip
 
     def reduced(self) -> SceneInput:
         """The scene at the size to which the embedded pipeline reduces it, so that this is computed once."""
@@ -123,12 +126,12 @@ def scene_folders(image_dir: Path) -> list[Path]:
     return found
 
 
-def load_scene(folder: Path, pointmap: str = "auto") -> SceneInput:
+def load_scene(folder: Path, pointmap: str = "auto", pointmap_axes: str = "auto") -> SceneInput:
     """Reads a picture and its pointmap, and lists its masks.
 
     Args:
         folder: with image.png and masks 0.png, 1.png ...
-        pointmap: as for `images.load_object`.
+        pointmap, pointmap_axes: as for `inputs.load.load_object`.
 
     Raises:
         InputError: no picture, no mask, or a picture or pointmap that cannot be used.
@@ -151,10 +154,15 @@ def load_scene(folder: Path, pointmap: str = "auto") -> SceneInput:
                 log.info("%s: turned as its EXIF data says, because the masks are", image_path)
                 image, size = turned, (turned.shape[1], turned.shape[0])
         points_path = find_pointmap(folder, pointmap)
-        points = None if points_path is None else read_pointmap(points_path, (size[1], size[0]), None)
+        found = Pointmap(None)
+        if points_path is not None:
+            found = read_pointmap(points_path, (size[1], size[0]), None, pointmap_axes)
+        points = found.points
         name = result_name(folder_name(folder), "")
     digests = {"image": digest(image), "pointmap": None if points is None else digest(points)}
-    return SceneInput(name, folder, image, image_path, points, points_path, masks, passed_over, digests, size)
+    return SceneInput(
+        name, folder, image, image_path, points, points_path, masks, passed_over, digests, size, found.notices
+    )
 
 
 def digest(pixels: NDArray[Any]) -> str:
