@@ -221,6 +221,8 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             mask_index=read.optional("input.mask_index", lambda key: read.integer(key, 0, 10**9)),
             mask_path=read.path("input.mask_path"),
             pointmap=read.text("input.pointmap"),
+            mask_label=read.optional("input.mask_label", read.text),
+            mask_threshold=read.optional("input.mask_threshold", read.share),
         ),
         output=OutputConfig(dir=read.file("output.dir"), preview=read.boolean("output.preview")),
         pipeline=PipelineConfig(
