@@ -1,0 +1,151 @@
+"""The mask of what a user marked in a picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fast_sam3d.errors import InputError
+from fast_sam3d.segment.enlarge import enlarge
+from fast_sam3d.segment.graph import Graph, build, reduce
+from fast_sam3d.segment.marks import Click, Marks
+from fast_sam3d.segment.propose import propose
+
+__all__ = ["Click", "Marks", "Selection", "Selector", "select"]
+
+SIDE = 512
+"""Longer side of the picture that is cut into superpixels, in pixels."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """A mask from marks.
+
+    Args:
+        mask: [H, W] bool.
+        seconds: that it took.
+        method: "cut" or "sam2".
+    """
+
+    mask: NDArray[np.bool_]
+    seconds: float
+    method: str
+
+
+class Selector:
+    """Masks of one picture, from marks that may grow: what is computed of the picture alone is kept.
+
+    Args:
+        image: [H, W, 3] uint8, RGB.
+        method: "cut", without weights.
+
+    Raises:
+        InputError: the image is none, or too small.
+    """
+
+    def __init__(self, image: NDArray[np.uint8], method: str = "cut") -> None:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < 8:
+            raise InputError("the picture is not [H, W, 3] uint8 of at least 8 pixels a side: read it as RGB")
+        self.image = image
+        self.method = method
+        self._small = np.ascontiguousarray(reduce(image, SIDE))
+        self._graph: Graph | None = None
+
+    def prepare(self) -> None:
+        """Cut the picture into superpixels now, before the first click."""
+        if self._graph is None:
+            self._graph = build(self._small)
+
+    def select(self, marks: Marks) -> Selection:
+        """The mask of the marked object. It contains every positive and no negative mark.
+
+        Raises:
+            InputError: nothing on the object is marked, a mark is outside of the picture, marks contradict each other,
+                or the object would be the whole picture.
+        """
+        begin = time.perf_counter()
+        marks = marks.checked(*self.image.shape[:2])
+        self.prepare()
+        assert self._graph is not None
+        graph, small = self._graph, self._small
+        inside, outside = self._seeds(marks, True), self._seeds(marks, False)
+        sure, never = _touched(graph, inside), _touched(graph, outside)
+        never &= ~sure
+        if marks.box is not None:
+            within = graph.at(self._within(marks.box)) > 0.5
+            never |= ~within & ~sure
+            if not sure.any():
+                sure = _middle(graph, within & ~never)
+        chosen = propose(graph, sure, never)
+        mask = chosen[graph.labels]
+        if marks.box is not None:
+            mask &= self._within(marks.box)
+        mask = (mask | inside) & ~outside
+        full = enlarge(self.image, small, mask)
+        full = self._kept(full, marks)
+        if full.all():
+            raise InputError("the selection covers the whole picture: mark some of the background, or draw a box")
+        if not full.any():
+            raise InputError("nothing was selected: click on the middle of the object, or draw a box around it")
+        return Selection(full, time.perf_counter() - begin, "cut")
+
+    def _seeds(self, marks: Marks, positive: bool) -> NDArray[np.bool_]:
+        """[h, w] the reduced pixels of clicks and strokes."""
+        height, width = self._small.shape[:2]
+        down, across = height / self.image.shape[0], width / self.image.shape[1]
+        seeds = np.zeros((height, width), bool)
+        for click in marks.clicks:
+            if click.positive == positive:
+                seeds[int(click.y * down), int(click.x * across)] = True
+        stroke = marks.brush if positive else marks.eraser
+        if stroke is not None:
+            y, x = np.nonzero(stroke)
+            seeds[(y * down).astype(int), (x * across).astype(int)] = True
+        return seeds
+
+    def _within(self, box: Sequence[float]) -> NDArray[np.bool_]:
+        """[h, w] the reduced pixels whose centre is in a box of the full picture."""
+        height, width = self._small.shape[:2]
+        x = (np.arange(width) + 0.5) * self.image.shape[1] / width
+        y = (np.arange(height) + 0.5) * self.image.shape[0] / height
+        left, top, right, bottom = box
+        return ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))
+
+    def _kept(self, mask: NDArray[np.bool_], marks: Marks) -> NDArray[np.bool_]:
+        """The full mask with every mark on its side."""
+        mask = mask.copy()
+        if marks.box is not None:
+            left, top, right, bottom = (round(value) for value in marks.box)
+            mask[:top] = mask[bottom:] = False
+            mask[:, :left] = mask[:, right:] = False
+        for stroke, value in ((marks.brush, True), (marks.eraser, False)):
+            if stroke is not None:
+                mask[stroke] = value
+        for click in marks.clicks:
+            mask[int(click.y), int(click.x)] = click.positive
+        return mask
+
+
+def select(image: NDArray[np.uint8], *clicks: tuple[float, float], **marks: Any) -> NDArray[np.bool_]:
+    """The mask [H, W] of the object at some clicks (x, y); keywords as of `Marks`, such as box=(0, 0, 90, 90)."""
+    given = [Click(*click) for click in clicks] + list(marks.pop("clicks", ()))
+    return Selector(image).select(Marks(given, **marks)).mask
+
+
+def _touched(graph: Graph, seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    touched = np.zeros(len(graph.area), bool)
+    touched[graph.labels[seeds]] = True
+    return touched
+
+
+def _middle(graph: Graph, within: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The superpixel in the middle of a box, as its mark on the object."""
+    away = np.linalg.norm(graph.centre - graph.centre[within].mean(0), axis=-1)
+    chosen = np.zeros(len(within), bool)
+    chosen[np.where(within, away, np.inf).argmin()] = True
+    return chosen
