@@ -147,7 +147,8 @@ def load_scene(folder: Path, asked: InputConfig | None = None) -> SceneInput:
     Raises:
         InputError: no picture, no mask, or a picture or pointmap that cannot be used.
     """
-    asked, notices = asked or InputConfig(), []
+    asked = asked or InputConfig()
+    notices: list[str] = []
     with reading(folder):
         image_path = find_image(folder)
         picture = read_picture(image_path)
