@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from fast_sam3d.cli.arguments import Named, at_least, bundled, skipped
-from fast_sam3d.config.compose import ACCELERATED, DTYPES, MEMORY, PRESET, RUNTIMES, group_options
+from fast_sam3d.config.compose import ACCELERATED, DTYPES, MEMORY, POINTMAP_AXES, PRESET, RUNTIMES, group_options
 from fast_sam3d.config.packaged import resource
 
 INPUT_HELP = "a picture, or a folder with image.png and masks 0.png, 1.png ..."
@@ -55,6 +55,9 @@ MASKS = (
 """How masks are read."""
 POINTMAP = Flag(
     ("pointmap",), "input.pointmap", str, "FILE", "a pointmap, .npz or .npy (default: pointmap.npz beside the picture)"
+)
+POINTMAP_FRAME = Flag(
+    ("pointmap_axes",), "input.pointmap_axes", str, None, "frame of the pointmap; auto recognises it", POINTMAP_AXES
 )
 OUTPUT_DIR = Flag(("output_dir",), "output.dir", str, "DIR", "where the folder of results is created")
 SEED = Flag(("seed",), "seed", int, "N", "seed of the noise; the same seed gives the same result")
@@ -128,6 +131,7 @@ PLAIN = (
     *OBJECT,
     *MASKS,
     POINTMAP,
+    POINTMAP_FRAME,
     OUTPUT_DIR,
     SEED,
     QUALITY,
@@ -155,6 +159,7 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
         const="none",
         help="ignore a pointmap beside the picture",
     )
+    add_pointmap_axes(group)
     group = parser.add_argument_group("run")
     _add(group, OUTPUT_DIR)
     add_model_flags(group)
@@ -188,6 +193,11 @@ def add_image_path(group: Any, text: str, required: bool = False) -> None:
     default = "" if required or "default" in text else " (default: none)"
     names = "--image_path", "--image_dir"
     group.add_argument(*names, metavar="PATH", type=bundled, action=Named, required=required, help=text + default)
+
+
+def add_pointmap_axes(group: Any) -> None:
+    """--pointmap_axes."""
+    _add(group, POINTMAP_FRAME)
 
 
 def add_mask_index(group: Any) -> None:

@@ -5,6 +5,7 @@ Every error names the bad key or value and the nearest valid ones, and is raised
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from fast_sam3d.config.settings import (
     FORMATS,
     MEMORY,
     MODULES,
+    POINTMAP_AXES,
     PRESET,
     RUNTIMES,
     SEED_MAX,
@@ -37,6 +39,7 @@ __all__ = [
     "FORMATS",
     "MEMORY",
     "MODULES",
+    "POINTMAP_AXES",
     "PRESET",
     "RUNTIMES",
     "SEED_MAX",
@@ -53,6 +56,7 @@ __all__ = [
 ]
 
 _HYDRA_VERSION = "1.3"
+_ONE_THREAD = threading.Lock()
 
 
 def load(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
@@ -162,6 +166,11 @@ def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[l
 @lru_cache(maxsize=64)
 def _hydra(configs: Path, overrides: tuple[str, ...]) -> tuple[Any, Mapping[str, str]]:
     """Runs Hydra's own compose, once for the same overrides; callers change nothing of what it returns."""
+    with _ONE_THREAD:  # Hydra's state is of the process
+        return _composed(configs, overrides)
+
+
+def _composed(configs: Path, overrides: tuple[str, ...]) -> tuple[Any, Mapping[str, str]]:
     import hydra
     from hydra import version
     from hydra.core.global_hydra import GlobalHydra
@@ -223,6 +232,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             pointmap=read.text("input.pointmap"),
             mask_label=read.optional("input.mask_label", read.text),
             mask_threshold=read.optional("input.mask_threshold", read.share),
+            pointmap_axes=read.choice("input.pointmap_axes", POINTMAP_AXES),
         ),
         output=OutputConfig(dir=read.file("output.dir"), preview=read.boolean("output.preview")),
         pipeline=PipelineConfig(

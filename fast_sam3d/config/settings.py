@@ -11,6 +11,8 @@ FORMATS = ("mesh", "gaussian", "gaussian_4")
 DTYPES = ("float32", "float16", "bfloat16")
 RUNTIMES = ("auto", "stock", "native")
 """Whose classes run SAM 3D Objects; see `fast_sam3d.checkpoints.runtime`."""
+POINTMAP_AXES = ("auto", "pytorch3d", "opencv", "opengl")
+"""Frames of a pointmap, see `fast_sam3d.inputs.axes`; auto recognises them."""
 MEMORY = ("auto", "8GB", "12GB", "16GB", "24GB", "all")
 """Memory plans of the native runtime, see `fast_sam3d.native.plans`."""
 # The groups that hold an acceleration module each, and the option that switching it on alone means.
@@ -28,6 +30,7 @@ class InputConfig:
     Args:
         mask_path: a mask, or a file with the masks of several objects.
         pointmap: "auto", "none" or a file.
+        pointmap_axes: of `POINTMAP_AXES`.
         mask_label: number or name of an object in `mask_path`.
         mask_threshold: least share of the full range that is of the object, in (0, 1].
     """
@@ -36,6 +39,7 @@ class InputConfig:
     mask_index: int | None = None
     mask_path: Path | None = None
     pointmap: str = "auto"
+    pointmap_axes: str = POINTMAP_AXES[0]
     mask_label: str | None = None
     mask_threshold: float | None = None
 

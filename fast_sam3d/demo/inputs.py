@@ -76,7 +76,7 @@ class JobInput:
     @property
     def folder_name(self) -> str:
         """The name as one of a folder."""
-        return result_name(self.name, "")
+        return result_name(self.name.lstrip("-"), "")
 
     def save(self, folder: Path) -> None:
         """Write image.png, 0.png, 1.png ... and the pointmap, which `infer` and `scene` read back without a loss."""

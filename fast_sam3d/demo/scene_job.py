@@ -13,6 +13,7 @@ from fast_sam3d.demo.job import Job, Results
 from fast_sam3d.demo.object_job import Model, found_view
 from fast_sam3d.demo.settings import command_line, configuration
 from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.run.notices import checkpoint_notices
 from fast_sam3d.run.object import Known
 from fast_sam3d.scene.compose import SCENE_JSON, SUMMARY
 from fast_sam3d.scene.folder import run_folder, scene_lock
@@ -81,5 +82,8 @@ def run_scene_job(job: Job, given: JobInput, model: Model, folder: Path) -> Resu
 
 
 def _worker(model: Model, config: Config) -> ObjectWorker:
-    embedded = model.checkpoint.kind == "mini"
-    return ObjectWorker(model.pipeline, config, model.checkpoint.tag, model.load_seconds, embedded)
+    checkpoint = model.checkpoint
+    return ObjectWorker(
+        model.pipeline, config, checkpoint.tag, model.load_seconds, checkpoint.kind == "mini",
+        checkpoint_notices(checkpoint),
+    )  # fmt: skip

@@ -22,7 +22,7 @@ from fast_sam3d.inputs.annotations import Labelled
 from fast_sam3d.inputs.labels import chosen, is_annotation, label_file, labelled_objects
 from fast_sam3d.inputs.masks import alpha_mask, check_inverted, read_mask
 from fast_sam3d.inputs.pictures import Picture, orientation_in, read_picture
-from fast_sam3d.inputs.pointmaps import find_pointmap, read_pointmap
+from fast_sam3d.inputs.pointmaps import Pointmap, find_pointmap, read_pointmap
 from fast_sam3d.inputs.turns import fitting_mask, fitting_picture
 
 __all__ = [
@@ -124,7 +124,7 @@ class MaskSource:
 
 def load_object(
     image_path: Path | str, mask_index: int | None = None, mask_path: Path | str | None = None, pointmap: str = "auto",
-    *, mask_label: str | None = None, mask_threshold: float | None = None,
+    pointmap_axes: str = "auto", *, mask_label: str | None = None, mask_threshold: float | None = None,
 ) -> ObjectInput:  # fmt: skip
     """Read the inputs of one object.
 
@@ -134,6 +134,7 @@ def load_object(
         mask_index: number of the mask beside the image; None: the lowest.
         mask_path: a file to use instead: a mask, or a label map, COCO or labelme annotations with `mask_label`.
         pointmap: "auto": pointmap.npz or pointmap.npy beside the image, if any; "none"; or the path of a file.
+        pointmap_axes: its frame, "pytorch3d", "opencv" or "opengl"; "auto" recognises it.
         mask_label: number or name of an object in `mask_path`.
         mask_threshold: share of the full range, in (0, 1], from which on a pixel is of the object, see `read_mask`.
 
@@ -142,7 +143,7 @@ def load_object(
     """
     return load_asked(
         InputConfig(
-            Path(image_path), mask_index, None if mask_path is None else Path(mask_path), pointmap,
+            Path(image_path), mask_index, None if mask_path is None else Path(mask_path), pointmap, pointmap_axes,
             mask_label=mask_label, mask_threshold=mask_threshold,
         )
     )  # fmt: skip
@@ -183,13 +184,16 @@ def _load(image_path: Path, asked: InputConfig) -> ObjectInput:
         image = turned_picture(picture, image_file, [source], asked.mask_threshold, notices)
         mask = source.fitted(image, image.shape[:2], image_file, asked.mask_threshold, notices)
     points_file = find_pointmap(folder, asked.pointmap)
-    points = None if points_file is None else read_pointmap(points_file, image.shape[:2], mask)
+    points = Pointmap(None)
+    if points_file is not None:
+        points = read_pointmap(points_file, image.shape[:2], mask, asked.pointmap_axes)
+        notices += points.notices
     base = image_file.stem if image_file.stem.lower() != "image" else folder_name(folder)
     size = (image.shape[1], image.shape[0])
     for notice in notices:
         log.warning("%s", notice)
     return ObjectInput(
-        result_name(base, label), image, mask, points, image_file, mask_file, points_file, size, tuple(notices)
+        result_name(base, label), image, mask, points.points, image_file, mask_file, points_file, size, tuple(notices)
     )
 
 

@@ -27,7 +27,7 @@ from fast_sam3d.inputs.load import (
     turned_picture,
 )
 from fast_sam3d.inputs.pictures import read_picture
-from fast_sam3d.inputs.pointmaps import check_known, find_pointmap, read_pointmap
+from fast_sam3d.inputs.pointmaps import Pointmap, check_known, find_pointmap, read_pointmap
 
 __all__ = ["SceneInput", "digest", "load_scene", "scene_folders", "scene_masks"]
 
@@ -52,7 +52,7 @@ class SceneInput:
         size: (width, height) in pixels.
         max_side: pixels; longer pictures are reduced beforehand, as the embedded pipeline would do.
         threshold: of the masks, see `read_mask`.
-        notices: what is odd about how the picture was read.
+        notices: what is odd about how picture and pointmap were read.
     """
 
     name: str
@@ -159,7 +159,11 @@ def load_scene(folder: Path, asked: InputConfig | None = None) -> SceneInput:
         image = turned_picture(picture, image_path, sources, asked.mask_threshold, notices)
         size = (image.shape[1], image.shape[0])
         points_path = find_pointmap(folder, asked.pointmap)
-        points = None if points_path is None else read_pointmap(points_path, (size[1], size[0]), None)
+        found = Pointmap(None)
+        if points_path is not None:
+            found = read_pointmap(points_path, (size[1], size[0]), None, asked.pointmap_axes)
+            notices += found.notices
+        points = found.points
         name = result_name(folder_name(folder), "")
     for notice in notices:
         log.warning("%s", notice)
