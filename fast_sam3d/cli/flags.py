@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from fast_sam3d.cli.arguments import Named, at_least, bundled, skipped
+from fast_sam3d.cli.arguments import Named, at_least, bundled, listed, skipped
 from fast_sam3d.config.compose import ACCELERATED, DTYPES, MEMORY, POINTMAP_AXES, PRESET, RUNTIMES, group_options
 from fast_sam3d.config.packaged import resource
 
@@ -60,6 +60,19 @@ POINTMAP_FRAME = Flag(
     ("pointmap_axes",), "input.pointmap_axes", str, None, "frame of the pointmap; auto recognises it", POINTMAP_AXES
 )
 OUTPUT_DIR = Flag(("output_dir",), "output.dir", str, "DIR", "where the folder of results is created")
+FILES = (
+    Flag(
+        ("formats",), "output.formats", listed, "NAME,NAME",
+        "files to write: mesh, gaussian, gaussian_4, spz, sog, glb-splat, obj, stl; decodes what they need (default:"
+        " mesh,gaussian)",
+    ),
+    Flag(("faces",), "output.faces", int, "N", "fewer faces for the mesh, at most N (default: all)"),
+    Flag(
+        ("texture",), "output.texture", int, "PX",
+        "a texture of PX by PX pixels for the mesh, such as 1024 (default: none, colours of vertices)",
+    ),
+)  # fmt: skip
+"""Flags that choose the files of an object."""
 SEED = Flag(("seed",), "seed", int, "N", "seed of the noise; the same seed gives the same result")
 QUALITY = Flag(
     ("quality",), "quality", float, "IOU",
@@ -133,6 +146,7 @@ PLAIN = (
     POINTMAP,
     POINTMAP_FRAME,
     OUTPUT_DIR,
+    *FILES,
     SEED,
     QUALITY,
     *MODEL,
@@ -160,8 +174,10 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
         help="ignore a pointmap beside the picture",
     )
     add_pointmap_axes(group)
+    group = parser.add_argument_group("output")
+    for flag in (OUTPUT_DIR, *FILES):
+        _add(group, flag)
     group = parser.add_argument_group("run")
-    _add(group, OUTPUT_DIR)
     add_model_flags(group)
     group = parser.add_argument_group("acceleration")
     add_preset(group, default=preset)

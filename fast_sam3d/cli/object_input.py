@@ -14,6 +14,7 @@ from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import ObjectInput, load_asked
 from fast_sam3d.outputs.folder import check_target, has_results
+from fast_sam3d.run.export import check_exports
 from fast_sam3d.run.notices import log_checkpoint
 
 
@@ -65,6 +66,7 @@ def prepare(
     checkpoint = find_checkpoint(asked_for.tag, asked_for.device, asked_for.runtime)
     log_checkpoint(checkpoint)
     check_methods(config)
+    check_exports(config.output)
     log_acceleration(config)
     identity = _identity(config, given, checkpoint)
     identity["settings"] |= more or {}

@@ -18,6 +18,7 @@ from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
 from fast_sam3d.inputs.labels import is_annotation
 from fast_sam3d.outputs.folder import check_target
+from fast_sam3d.run.export import check_exports
 from fast_sam3d.run.notices import log_checkpoint
 from fast_sam3d.run.progress import ObjectsProgress, SceneProgress
 from fast_sam3d.scene.folder import run_folder, scene_lock
@@ -81,6 +82,7 @@ def main(args: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(asked.tag, asked.device, asked.runtime)
     log_checkpoint(checkpoint)
     check_methods(config)
+    check_exports(config.output)
     log_acceleration(config)
     if args.engine == "ray":
         from fast_sam3d.cli.scene_ray import run_on_cluster

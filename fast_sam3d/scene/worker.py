@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_sam3d.config.compose import Config
+from fast_sam3d.config.compose import FORMATS, Config, OutputConfig
 from fast_sam3d.config.measured import PRESETS, cache_state
 from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import FastSam3dError, OutputError, one_line
@@ -222,7 +222,7 @@ class ObjectWorker:
             with result_folder(task.target) as folder:
                 written = write_results(
                     folder, self.config, given, run, tag=self.tag, load_seconds=self.load_seconds, out_of_memory=tried,
-                    notices=notices,
+                    notices=notices, keep=FORMATS,  # the scene is composed from these
                 )  # fmt: skip
                 own = notices[len(self.notices) :]
                 _write_done(folder, task, written, run, tried, given.size, own)
@@ -291,6 +291,7 @@ def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
         "layout_postprocess": asked.layout_postprocess,
         "preview": config.output.preview,
         "modules": config.modules,
+        **_unless_default(config.output),
         **({} if config.quality is None else {"quality": config.quality}),
         "weights": _weights(checkpoint),
     }
@@ -300,6 +301,17 @@ def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
         identity["schedules"] = measured
     plain: dict[str, Any] = json.loads(json.dumps(identity, sort_keys=True, default=list))
     return plain
+
+
+def _unless_default(output: OutputConfig) -> dict[str, Any]:
+    """The settings of the files that are not the default, so that results of earlier versions count as the same."""
+    asked = {
+        "files": None if output.formats is None else sorted(output.formats),
+        "faces": output.faces,
+        "texture": output.texture,
+        "bake": output.bake.gate,
+    }
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def input_identity(scene: SceneInput, number: int) -> dict[str, Any]:
