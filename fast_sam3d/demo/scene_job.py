@@ -42,7 +42,7 @@ def run_scene_job(job: Job, given: JobInput, model: Model, folder: Path) -> Resu
     config = configuration(settings, saved, model.values, model.overrides)
     source = given.source or Path("input") / given.folder_name
     command = command_line(settings, given, source, None, model.values, model.overrides)
-    scene, target = load_scene(saved), folder / "result"
+    scene, target = load_scene(saved, config.input), folder / "result"
     known: dict[int, ObjectOutcome] = {}
 
     def show(outcome: ObjectOutcome) -> None:
@@ -53,7 +53,7 @@ def run_scene_job(job: Job, given: JobInput, model: Model, folder: Path) -> Resu
     with scene_lock(target), _worker(model, config) as worker, observe(model.pipeline, watch) as report:
         watch.report = report
         worker.progress = watch.outside
-        worker.know(scene, config.input.pointmap)
+        worker.know(scene, config.input)
         plan = plan_scene(scene, config, config_identity(config, model.checkpoint), target)
 
         def engine(tasks: Iterable[ObjectTask]) -> Iterator[ObjectOutcome]:
