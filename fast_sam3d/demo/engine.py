@@ -134,9 +134,9 @@ class Engine:
             return self.state == "ready"
 
     def close(self) -> None:
-        """Cancel every job, wait for the running one to stop, and remove the temporary folder. Safe to repeat.
+        """Cancel every job, wait for the thread to stop, and remove the temporary folder. Safe to repeat.
 
-        A model that is still loading is not waited for.
+        It stops at the next step of a job, or when the model is loaded: torch does not survive an exit in between.
         """
         with self._changed:
             self._closed = True
@@ -144,8 +144,7 @@ class Engine:
             self._changed.notify_all()
         for job in jobs:
             job.cancel()
-        while self._thread.is_alive() and self.state != "loading":
-            self._thread.join(0.1)
+        self._thread.join()
         self.folders.close()
 
     def _leave(self, job: Job) -> bool:

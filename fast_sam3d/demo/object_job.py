@@ -18,6 +18,7 @@ from fast_sam3d.demo.job import Comparison, Job, Results
 from fast_sam3d.demo.settings import command_line, configuration
 from fast_sam3d.geometry.arrays import first
 from fast_sam3d.inputs.load import ObjectInput
+from fast_sam3d.inputs.masks import check_inverted
 from fast_sam3d.run.object import ObjectRun
 from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE, PREVIEW, REPORT
 from fast_sam3d.run.to_folder import Written, run_to_folder
@@ -81,9 +82,12 @@ def _object_input(given: JobInput, saved: Path, reduce: bool) -> ObjectInput:
         if covered is not mask and not covered.all():
             image, mask = smaller, covered
             points = None if points is None else match_size(points, *mask.shape).numpy()
+    notices = list(given.notices)
+    if given.source is None:
+        check_inverted(mask, Path(f"{given.folder_name}/0.png"), notices)
     return ObjectInput(
         f"{given.folder_name}_0", image, mask, points, saved / "image.png", saved / "0.png",
-        None if points is None else saved / "pointmap.npy", size,
+        None if points is None else saved / "pointmap.npy", size, tuple(notices),
     )  # fmt: skip
 
 
