@@ -34,9 +34,25 @@ class Flag(NamedTuple):
 
 OBJECT = (
     Flag(("mask_index",), "input.mask_index", int, "N", "number of the mask (default: the lowest that is there)"),
-    Flag(("mask_path",), "input.mask_path", str, "FILE", "a mask file instead of a numbered one (default: none)"),
-)
+    Flag(
+        ("mask_label",), "input.mask_label", str, "LABEL",
+        "number or name of an object in --mask_path, where that holds several (default: none)",
+    ),
+)  # fmt: skip
 """Flags that choose one object; a scene takes all of them."""
+MASKS = (
+    Flag(
+        ("mask_path",), "input.mask_path", str, "FILE",
+        "a mask file instead of the numbered ones; or the masks of several objects: a label map (PNG, npy), COCO or"
+        " labelme annotations (default: none)",
+    ),
+    Flag(
+        ("mask_threshold",), "input.mask_threshold", float, "SHARE",
+        "a pixel is of the object from this share of the full range on, 0.5 for alpha 128 (default: any alpha, half of"
+        " the grey values)",
+    ),
+)  # fmt: skip
+"""How masks are read."""
 POINTMAP = Flag(
     ("pointmap",), "input.pointmap", str, "FILE", "a pointmap, .npz or .npy (default: pointmap.npz beside the picture)"
 )
@@ -126,6 +142,7 @@ METHODS = {
 PLAIN = (
     Flag(("image_path",), "input.image_path", str, None, ""),
     *OBJECT,
+    *MASKS,
     POINTMAP,
     POINTMAP_FRAME,
     OUTPUT_DIR,
@@ -145,7 +162,7 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
     """
     group = parser.add_argument_group("input")
     add_image_path(group, SCENES_HELP if scene else INPUT_HELP)
-    for flag in () if scene else OBJECT:
+    for flag in MASKS if scene else (*OBJECT, *MASKS):
         _add(group, flag)
     either = group.add_mutually_exclusive_group()
     _add(either, POINTMAP)

@@ -239,6 +239,8 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             mask_index=read.optional("input.mask_index", lambda key: read.integer(key, 0, 10**9)),
             mask_path=read.path("input.mask_path"),
             pointmap=read.text("input.pointmap"),
+            mask_label=read.optional("input.mask_label", read.text),
+            mask_threshold=read.optional("input.mask_threshold", read.share),
             pointmap_axes=read.choice("input.pointmap_axes", POINTMAP_AXES),
         ),
         output=output,

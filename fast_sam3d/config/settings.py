@@ -36,13 +36,23 @@ SEED_MAX = 2**32 - 1  # what numpy's and torch's generators both take
 
 @dataclass(frozen=True, slots=True)
 class InputConfig:
-    """What goes in. Paths are not checked here (fast_sam3d.inputs.load does)."""
+    """What goes in. Paths are not checked here (fast_sam3d.inputs.load does).
 
-    image_path: Path | None
-    mask_index: int | None
-    mask_path: Path | None
-    pointmap: str  # "auto", "none" or a file
+    Args:
+        mask_path: a mask, or a file with the masks of several objects.
+        pointmap: "auto", "none" or a file.
+        pointmap_axes: of `POINTMAP_AXES`.
+        mask_label: number or name of an object in `mask_path`.
+        mask_threshold: least share of the full range that is of the object, in (0, 1].
+    """
+
+    image_path: Path | None = None
+    mask_index: int | None = None
+    mask_path: Path | None = None
+    pointmap: str = "auto"
     pointmap_axes: str = POINTMAP_AXES[0]
+    mask_label: str | None = None
+    mask_threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

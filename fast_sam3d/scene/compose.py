@@ -157,11 +157,11 @@ def _summary(
 ) -> dict[str, Any]:
     overlaps = {item["name"]: item["mask_iou"] for item in composed["objects"]}
     objects = []
-    for number, path in plan.scene.masks.items():
+    for number, source in plan.scene.masks.items():
         facts = asdict(outcomes[number])
         del facts["seconds"]  # differs from run to run
         folder = str(number) if facts["status"] == "complete" else None
-        objects.append({"mask": path.name, **facts, "folder": folder, "mask_iou": overlaps.get(str(number))})
+        objects.append({"mask": source.name, **facts, "folder": folder, "mask_iou": overlaps.get(str(number))})
     states = [item["status"] for item in objects]
     counts = {status: states.count(status) for status in ("complete", "failed", "duplicate")}
     return {
