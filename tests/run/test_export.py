@@ -34,7 +34,7 @@ def output(formats: str, *more: str) -> Any:
         ("null", ("mesh", "gaussian"), ["gaussians.ply", "mesh.glb"]),
         ("null", ("gaussian_4",), ["gaussians_4.ply"]),
         ("[spz,mesh]", ("mesh", "gaussian"), ["gaussians.spz", "mesh.glb"]),
-        ("[stl,obj,glb-splat,gaussian]", ("mesh", "gaussian"), ["gaussians.glb", "gaussians.ply", "mesh.obj", "mesh.stl"]),
+        ("[stl,obj,glb-splat]", ("mesh", "gaussian"), ["gaussians.glb", "mesh.obj", "mesh.stl"]),
         ("[ply,sog,glb]", ("mesh", "gaussian"), ["gaussians.ply", "gaussians.sog", "mesh.glb"]),
         # What fitted into the memory:
         ("[spz,mesh]", ("gaussian_4",), ["gaussians_4.spz"]),
