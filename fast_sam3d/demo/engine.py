@@ -27,6 +27,7 @@ from fast_sam3d.demo.object_job import Model, run_object_job
 from fast_sam3d.demo.scene_job import run_scene_job
 from fast_sam3d.demo.settings import JobSettings, configuration
 from fast_sam3d.errors import FastSam3dError, InputError, OutputError, is_out_of_memory, one_line
+from fast_sam3d.run.export import check_exports
 from fast_sam3d.run.memory import DoesNotFit, free_memory, remedies
 
 __all__ = ["Engine"]
@@ -101,7 +102,9 @@ class Engine:
         settings = JobSettings() if settings is None else settings
         if not scene and len(given.masks) != 1:
             raise InputError(f"there are {len(given.masks)} masks: give one, or reconstruct them as a scene")
-        check_methods(configuration(settings, Path("image.png"), self._values, self._overrides))
+        config = configuration(settings, Path("image.png"), self._values, self._overrides)
+        check_methods(config)
+        check_exports(config.output)
         job = Job(given, settings, scene, _left=self._leave)
         with self._changed:
             if self._closed:
