@@ -92,7 +92,7 @@ def test_the_glb_opens_with_colours(pipeline, object_folder, elsewhere, capsys):
     mesh = trimesh.load(elsewhere / "outputs/cup_0/mesh.glb", force="mesh")
     assert mesh.is_watertight
     assert mesh.volume > 0
-    assert len(np.unique(mesh.visual.vertex_colors[:, :3])) > 4
+    assert len(np.unique(meshes.load_glb(elsewhere / "outputs/cup_0/mesh.glb").rgb)) > 4
 
 
 def test_the_report_has_seeds_steps_methods_and_costs(pipeline, object_folder, elsewhere, capsys):
@@ -198,7 +198,8 @@ def test_flag_does_not_replace_a_method_named_by_an_override(pipeline, object_fo
 
 
 def test_pointmap_is_passed_as_a_tensor(pipeline, object_folder, elsewhere, capsys):
-    np.save(object_folder / "pointmap.npy", np.ones((40, 48, 3), np.float32))
+    y, x = np.mgrid[1:-1:40j, 1:-1:48j]
+    np.save(object_folder / "pointmap.npy", np.stack([x, y, np.ones_like(x)], -1).astype(np.float32))
     run(capsys, "infer", "--image_path", object_folder)
     assert pipeline.arguments["pointmap"].shape == (40, 48, 3)
     run(capsys, "infer", "--image_path", object_folder, "--no-pointmap", "--overwrite")
@@ -209,7 +210,9 @@ def test_large_picture_is_reduced_before_the_run(pipeline, tmp_path, elsewhere, 
     rng = np.random.default_rng(0)
     image, mask = rng.integers(0, 256, (30, 4200, 3)).astype(np.uint8), np.zeros((30, 4200), np.uint8)
     mask[5:25, 100:2000] = 255
-    points = rng.uniform(1, 2, (30, 4200, 3)).astype(np.float32)
+    depth = rng.uniform(1, 2, (30, 4200))
+    y, x = np.mgrid[0.007:-0.007:30j, 1:-1:4200j]
+    points = np.stack([x * depth, y * depth, depth], -1).astype(np.float32)
     Image.fromarray(image).save(tmp_path / "wide.png")
     Image.fromarray(mask).save(tmp_path / "0.png")
     np.save(tmp_path / "pointmap.npy", points)
@@ -246,6 +249,42 @@ def test_results_of_the_same_input_and_settings_are_kept(pipeline, object_folder
     assert {p for p in before if p.name != "report.json" and p.read_bytes() != before[p]} <= {
         elsewhere / "outputs/cup_0" / name for name in ("gaussians.ply", "mesh.glb", "preview.png")
     }, "arrays that the stand-in draws for each run"
+
+
+def test_formats_say_what_is_decoded_and_written(pipeline, object_folder, elsewhere, capsys):
+    pytest.importorskip("gaussforge")
+    given = ("infer", "--image_path", object_folder, "--formats")
+    code, out, _ = run(capsys, *given, "spz,ply,glb-splat")
+    assert code == 0 and "gaussians.spz" in out
+    assert pipeline.arguments["decode_formats"] == ["gaussian"]
+    names = {"gaussians.spz", "gaussians.ply", "gaussians.glb", "pose.json", "preview.png", "report.json"}
+    assert files(elsewhere / "outputs/cup_0") == names
+    pipeline.loaded = False
+    code, out, _ = run(capsys, *given, "gaussian,glb-splat,spz")  # the same in another order
+    assert code == 0 and "are complete" in out and not pipeline.loaded
+    code, _, err = run(capsys, *given, "spz")
+    assert code == 2 and "files was" in err and "--overwrite" in err and not pipeline.loaded
+    assert run(capsys, *given, "obj", "--overwrite")[0] == 0
+    assert files(elsewhere / "outputs/cup_0") == {"mesh.obj", "pose.json", "preview.png", "report.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--formats", "spx"], ["--formats: output.formats holds 'spx'"]),
+        (["--formats", ","], ["--formats is ','"]),
+        (["--formats", "spz", "pipeline.formats=[mesh]"], ["--formats", "needs gaussian"]),
+        (["--formats", "ply", "--texture", "512"], ["--texture", "needs a mesh"]),
+        (["--faces", "2"], ["--faces: output.faces is 2"]),
+        (["--faces", "many"], ["--faces", "many"]),
+    ],
+)
+def test_files_that_cannot_be_written_are_refused_before_loading(
+    pipeline, object_folder, elsewhere, capsys, arguments, words
+):
+    code, _, err = run(capsys, "infer", "--image_path", object_folder, *arguments)
+    assert code == 2 and all(word in err for word in words), err
+    assert not pipeline.loaded and not list(elsewhere.iterdir())
 
 
 @pytest.mark.parametrize("change", ["settings", "mask", "picture", "unknown"])

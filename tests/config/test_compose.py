@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hydra
@@ -138,6 +139,16 @@ def test_plus_adds_a_setting_inside_a_module_only():
         (["pipeline.dtype=float3"], ["'float32'"]),
         (["pipeline.tag=[a]"], ["pipeline.tag", "give a text"]),
         (["output.preview=2"], ["true or false"]),
+        (["output.formats=[spx]"], ["output.formats holds 'spx'", "spz"]),
+        (["output.formats=[]"], ["output.formats is []", "one or more"]),
+        (["output.formats=spz", "pipeline.formats=[mesh]"], ["needs gaussian", "decodes mesh", "leave"]),
+        (["output.formats=spz", "output.texture=64"], ["--texture", "needs a mesh"]),
+        (["pipeline.formats=[gaussian]", "output.faces=64"], ["--faces", "needs a mesh"]),
+        (["output.faces=3"], ["output.faces is 3", "from 4"]),
+        (["output.texture=1e3"], ["output.texture is 1000.0", "whole number"]),
+        (["output.texture=100000"], ["from 16 to 8192"]),
+        (["output.bake.gate=skipgs"], ["needs a texture", "--texture 1024"]),
+        (["output.texture=64", "output.bake.gate=skip"], ["'skipgs'"]),
         (["input.mask_index=-1"], ["input.mask_index is -1"]),
         (["input.mask_index=1", "input.mask_path=a.png"], ["both name a mask"]),
         (["pipeline={tag: mini}", "pipeline.tag=null", "+pipeline.extra=1"], ["'pipeline.extra'"]),
@@ -184,6 +195,12 @@ def test_initialised_hydra_of_the_caller_is_unaffected(tmp_path):
             load(["sed=3"])
         assert hydra.compose("own").answer == 42
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_threads_may_compose_at_once():
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda seed: load([f"seed={seed}"]).seed, range(7000, 7012)))
+    assert found == [*range(7000, 7012)]
 
 
 def test_works_from_any_folder(elsewhere):

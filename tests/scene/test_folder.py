@@ -212,16 +212,36 @@ def test_composed_files_put_objects_where_their_poses_say(pipeline, kitchen, els
         rows = slice(item["gaussians"]["first"], item["gaussians"]["first"] + item["gaussians"]["count"])
         np.testing.assert_allclose(merged.get_xyz[rows], own.get_xyz @ matrix[:3, :3].T + matrix[:3, 3], atol=1e-4)
         np.testing.assert_allclose(merged.get_scaling[rows], own.get_scaling * 0.8, rtol=1e-5)
-        mesh = trimesh.load(folder / item["folder"] / "mesh.glb", force="mesh", process=False)
+        (mesh,) = trimesh.load(folder / item["folder"] / "mesh.glb", process=False).geometry.values()
         transform, name = built.graph[item["glb_node"]]
         node = built.geometry[name]
-        np.testing.assert_array_equal(node.visual.vertex_colors, mesh.visual.vertex_colors)
+        own_colours, colours = (each.visual.vertex_attributes["color"] for each in (mesh, node))
+        np.testing.assert_array_equal(colours, own_colours)
         world = node.vertices @ transform[:3, :3].T + transform[:3, 3]
         z_up = np.stack([mesh.vertices[:, 0], -mesh.vertices[:, 2], mesh.vertices[:, 1]], axis=1)
         expected = (z_up @ matrix[:3, :3].T + matrix[:3, 3]) @ GLB_FROM_CAMERA[:3, :3].T
         np.testing.assert_allclose(world, expected, atol=1e-4)
         np.testing.assert_allclose(transform, item["object_to_glb"], atol=1e-6)
     assert said["camera"]["focal_px"] == pytest.approx(50, rel=1e-3)
+
+
+def test_formats_of_a_scene(pipeline, kitchen, elsewhere, capsys):
+    """Objects keep the .ply from which the scene is composed; the scene has the small files, too."""
+    pytest.importorskip("gaussforge")
+    folder = elsewhere / "outputs" / "kitchen"
+    assert scene(capsys, kitchen, "--formats", "spz,glb-splat")[0] == 0
+    known = {"done.json", "pose.json", "report.json", "gaussians.ply", "gaussians.spz", "gaussians.glb"}
+    assert {p.name for p in (folder / "0").iterdir()} == known
+    composed = {"scene.ply", "scene.spz", "scene_gaussians.glb", "scene.json", "summary.json"}
+    assert {p.name for p in folder.iterdir() if p.is_file()} == composed
+    before, runs = contents(folder), Posed.runs
+    (folder / "scene.spz").unlink()
+    assert scene(capsys, kitchen, "--formats", "glb-splat,spz")[0] == 0
+    assert contents(folder) == before and Posed.runs == runs
+    code, _, err = scene(capsys, kitchen, "--formats", "sog")
+    assert code == 2 and "files was" in err
+    assert scene(capsys, kitchen, "--overwrite")[0] == 0
+    assert not [p for p in folder.rglob("*") if p.suffix == ".spz" or p.name.endswith("gaussians.glb")]
 
 
 def test_gaussians_only_without_pictures(pipeline, kitchen, elsewhere, capsys):
