@@ -15,6 +15,8 @@ __all__ = ["FACES", "TEXTURE", "JobSettings", "command_line", "configuration"]
 
 TEXTURE, FACES = 1024, 20000
 FORMATS = ("mesh", "gaussian")
+SAVED_AXES = "pytorch3d"
+"""Of the pointmaps that `JobInput.save` writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ def command_line(
         words += ["--mask_index", str(mask_index)]
     words += ["--preset", settings.preset]
     every = {**values, **_values(settings)}
+    if given.pointmap is not None and given.source is None:
+        every["input.pointmap_axes"] = SAVED_AXES
     for key, value in every.items():
         if (flag := FLAGS.get(key)) is not None:
             if value is not None:
@@ -104,6 +108,7 @@ def command_line(
 
 FLAGS = {
     "seed": "--seed",
+    "input.pointmap_axes": "--pointmap_axes",
     "pipeline.tag": "--tag",
     "pipeline.device": "--device",
     "pipeline.dtype": "--dtype",

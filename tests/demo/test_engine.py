@@ -59,10 +59,11 @@ def test_a_comparison_runs_the_baseline_too(engine, teapot, quick):
 
 
 def test_unaccelerated_jobs_predict_no_step(engine, teapot, quick):
-    own = replace(teapot, name="my Löwe", source=None)
+    own = replace(teapot, name="my Löwe", source=None, notices=("a notice",))
     job = engine.submit(own, replace(quick, preset="off", compare=True))
     results = job.wait(WAIT)
     assert results.saved == 0 and not any(row.skipped for row in job.rows) and results.comparison is None
+    assert "a notice" in results.notices and results.report["notices"] == [*results.notices]
     assert shlex.split(results.command)[2:4] == ["--image_path", "input/my_Löwe"]
     assert (results.folder / "input/my_Löwe/image.png").is_file()
 
@@ -156,7 +157,7 @@ def test_a_failing_job_says_why_and_the_next_one_runs(engine, teapot, quick, mon
         def fail(*args, **kwargs):
             raise error
 
-        patch.setattr(object_job, "run_object_fitting", fail)
+        patch.setattr(object_job, "run_to_folder", fail)
         job = engine.submit(teapot, quick)
         with pytest.raises(JobFailed, match=said):
             job.wait(WAIT)
