@@ -3,6 +3,7 @@
 # make test-fast  the tests that are not marked slow, for use while editing
 # make lint   ruff, mypy and the direction of imports, in the same environment
 # make imports  draws which package imports which, docs/imports.svg
+# make vendor  downloads three.js and Spark from npm and bundles them for the viewer page; needs node
 # make clean  removes the environment, build products and outputs
 #
 # Variables, all overridable on the command line:
@@ -30,7 +31,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check
 READY   := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
 
-.PHONY: demo test test-fast lint imports install clean
+.PHONY: demo test test-fast lint imports vendor install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -53,6 +54,9 @@ lint: $(LINTERS)
 
 imports: $(LINTERS)
 	$(BIN)/python .ci/draw_imports.py > docs/imports.svg
+
+vendor:
+	.ci/viewer/bundle
 
 install: $(READY)
 

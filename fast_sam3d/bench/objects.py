@@ -79,10 +79,12 @@ class Folder:
         path: a folder as `fast-sam3d infer --image_path` takes it, a folder of such folders, or RGBA pictures with the
             mask in the alpha channel. Each mask is an object.
         count: at most so many; None takes all.
+        pointmap_axes: frame of the pointmaps, as for `fast_sam3d.inputs.load.load_object`.
     """
 
     path: Path
     count: int | None = None
+    pointmap_axes: str = "auto"
     truth: bool = False
 
     def names(self) -> Sequence[str]:
@@ -116,14 +118,15 @@ class Folder:
         from fast_sam3d.inputs.load import load_object
 
         place, _, number = name.rpartition("#") if "#" in name else (name, "", "")
-        given = load_object(self.path / place, int(number) if number else None)
+        given = load_object(self.path / place, int(number) if number else None, pointmap_axes=self.pointmap_axes)
         return BenchObject(name, Given(given.image, given.mask, given.pointmap))
 
     def identity(self) -> object:
         from fast_sam3d.outputs.digests import file_digest
 
         files = [item for item in self.path.rglob("*") if item.is_file() and not item.name.startswith(".")]
-        return file_digest(files, self.path)
+        digest = file_digest(files, self.path)
+        return digest if self.pointmap_axes == "auto" else [digest, self.pointmap_axes]
 
 
 def held_out(checkpoint: Checkpoint, count: int) -> HeldOut:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from fast_sam3d.cli.arguments import SHARED, at_least, names, seeds
 from fast_sam3d.cli.configuration import overrides_of, pipeline_from
-from fast_sam3d.cli.flags import FOLDER_HELP, add_image_path, add_model_flags, add_overwrite, add_ways, cores
+from fast_sam3d.cli.flags import (
+    FOLDER_HELP,
+    add_image_path,
+    add_model_flags,
+    add_overwrite,
+    add_pointmap_axes,
+    add_ways,
+    cores,
+)
 
 if TYPE_CHECKING:
     from fast_sam3d.bench.job import BenchTask
@@ -41,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, f"your own pictures with masks, {FOLDER_HELP}; without ground truth, so fidelity is measured alone"
         " (default: held-out objects of the embedded model)",
     )  # fmt: skip
+    add_pointmap_axes(parser)
     add_model_flags(parser, seed=False)
     parser.add_argument(
         "--output_dir", type=Path, metavar="DIR",
@@ -146,7 +155,7 @@ def _job(args: argparse.Namespace, suite: Suite) -> tuple[BenchTask, Suite]:
     if pictures is None:
         objects = held_out(checkpoint, suite.objects)
     else:
-        objects = Folder(pictures, args.objects)
+        objects = Folder(pictures, args.objects, config.input.pointmap_axes)
         log.info("%s has no ground truth: fidelity to the unaccelerated result is measured alone", pictures)
     names = objects.names()
     counted = frozenset((name, seed) for name in names[:1] for seed in suite.seeds[:1])

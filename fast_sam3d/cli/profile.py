@@ -70,10 +70,10 @@ def main(args: argparse.Namespace) -> int:
         check_file(path, args.overwrite)
     plain = pipeline_from(args)
     asked, picture = plain.pipeline, plain.input.image_path or Path()
-    given = load_object(picture, plain.input.mask_index, None, plain.input.pointmap)
+    given = load_object(picture, plain.input.mask_index, None, plain.input.pointmap, plain.input.pointmap_axes)
     other, after = None, {}
     if args.after_mask is not None:
-        other = load_object(picture, args.after_mask, None, plain.input.pointmap).mask
+        other = load_object(picture, args.after_mask, None, plain.input.pointmap, plain.input.pointmap_axes).mask
         after = {f"{way}, after mask {args.after_mask}": settings for way, settings in ways.items()}
     checkpoint = find_checkpoint(asked.tag, asked.device, asked.runtime)
     pipeline = load_checkpoint(checkpoint, *asked.loading)

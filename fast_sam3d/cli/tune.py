@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fast_sam3d.cli.arguments import at_least
 from fast_sam3d.cli.configuration import pipeline_from
-from fast_sam3d.cli.flags import FOLDER_HELP, add_image_path, add_model_flags, add_overwrite
+from fast_sam3d.cli.flags import FOLDER_HELP, add_image_path, add_model_flags, add_overwrite, add_pointmap_axes
 from fast_sam3d.errors import FastSam3dError, OutputError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def share(text: str) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     add_image_path(parser, f"your own pictures with masks, {FOLDER_HELP} (default: objects of the embedded model)")
+    add_pointmap_axes(parser)
     add_model_flags(parser)
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument(
@@ -99,7 +100,9 @@ def main(args: argparse.Namespace) -> int:
     settings = config.pipeline
     samplers = find_samplers([args.sampler])
     checkpoint = find_checkpoint(settings.tag, settings.device, settings.runtime)
-    cases = cases_of(config.input.image_path, checkpoint, args.objects, args.held_out, config.seed)
+    cases = cases_of(
+        config.input.image_path, checkpoint, args.objects, args.held_out, config.seed, config.input.pointmap_axes
+    )
     minutes = args.minutes or (EMBEDDED_MINUTES if checkpoint.kind == "mini" else None)
     request = Request(minutes, args.calls, args.quality)
     writable_folder(args.output_dir, "--output_dir")

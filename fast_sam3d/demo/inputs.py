@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import list_masks, load_object, picture_of, result_name
-from fast_sam3d.inputs.pictures import read_mask, read_picture
+from fast_sam3d.inputs.masks import read_mask
+from fast_sam3d.inputs.pictures import read_picture
 from fast_sam3d.outputs.files import atomic_write
 
 __all__ = ["Example", "JobInput", "examples"]
@@ -75,7 +76,7 @@ class JobInput:
     @property
     def folder_name(self) -> str:
         """The name as one of a folder."""
-        return result_name(self.name, "")
+        return result_name(self.name.lstrip("-"), "")
 
     def save(self, folder: Path) -> None:
         """Write image.png, 0.png, 1.png ... and the pointmap, which `infer` and `scene` read back without a loss."""
@@ -138,5 +139,4 @@ def read_upload(path: Path | str) -> NDArray[np.uint8]:
     Raises:
         InputError: it is no picture, or a damaged or too large one.
     """
-    image, _ = read_picture(Path(path), upright=True)
-    return image
+    return read_picture(Path(path)).upright.rgb

@@ -21,6 +21,7 @@ from fast_sam3d.geometry.arrays import first
 from fast_sam3d.inputs.load import ObjectInput
 from fast_sam3d.outputs.folder import result_folder
 from fast_sam3d.run.memory import free_memory
+from fast_sam3d.run.notices import checkpoint_notices, notices_of
 from fast_sam3d.run.object import ObjectRun, RunSettings, run_object_fitting
 from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE, PREVIEW, REPORT, write_results
 
@@ -104,7 +105,7 @@ def _run(
         with result_folder(target) as folder:
             names = write_results(
                 folder, config, given, run, tag=model.checkpoint.tag, load_seconds=model.load_seconds,
-                out_of_memory=tried,
+                out_of_memory=tried, notices=notices_of(given, run, checkpoint_notices(model.checkpoint)),
             )  # fmt: skip
             watch.check()
         if job is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from fast_sam3d.config.compose import MODULES, group_options, load
+from fast_sam3d.config.settings import FILES
 from fast_sam3d.demo import texts
 from fast_sam3d.demo.choice import Choice, open_example, open_picture
 from fast_sam3d.demo.engine import Engine
@@ -119,7 +120,7 @@ class Page:
                 slat = gr.Slider(
                     1, 50, standard.slat_steps, step=1, label="steps of the structured latent", min_width=140
                 )
-            formats = gr.CheckboxGroup(list(written()), value=["mesh", "gaussian"], label="files")
+            formats = gr.CheckboxGroup(list(FILES), value=["mesh", "gaussian"], label="files")
             with gr.Row():
                 faces = gr.Number(FACES, precision=0, label="faces of the mesh, at most (0: all)", min_width=140)
                 texture = gr.Dropdown(
@@ -344,16 +345,6 @@ def together(given: Sequence[JobInput]) -> JobInput:
     first = given[0]
     masks = tuple(one.masks[0] for one in given)
     return JobInput(first.image, masks, first.name, first.pointmap)
-
-
-def written() -> Sequence[str]:
-    """The files that can be written."""
-    try:
-        from fast_sam3d.outputs.export import FORMATS as names
-
-        return tuple(names)
-    except ImportError:
-        return ("mesh", "gaussian")
 
 
 def job_settings(

@@ -118,7 +118,7 @@ def _add_routes(app: Any, engine: Engine) -> None:
     from starlette.responses import FileResponse, PlainTextResponse, Response
     from starlette.staticfiles import StaticFiles
 
-    import fast_sam3d.viewer
+    from fast_sam3d.viewer import PAGE
 
     def result(request: Request) -> Response:
         try:
@@ -130,7 +130,7 @@ def _add_routes(app: Any, engine: Engine) -> None:
         return FileResponse(path, headers={"Cache-Control": "no-cache"})
 
     app.add_route("/results/{job}/{path:path}", result)
-    app.mount("/viewer", StaticFiles(directory=Path(fast_sam3d.viewer.__file__).parent / "static", html=True))
+    app.mount("/viewer", StaticFiles(directory=PAGE.parent))
 
 
 def file_of(engine: Engine, name: str, inside: str) -> Path | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from urllib.parse import urlencode
+from typing import Literal
 
 from fast_sam3d.demo.choice import jpeg
 from fast_sam3d.demo.events import StageRow
 from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Comparison, Job, Results
+from fast_sam3d.viewer import PAGE, Pane, page_address
 
 __all__ = [
     "address", "comparison", "downloads", "facts", "model_line", "objects", "problem", "progress", "thumbnail",
@@ -27,6 +28,9 @@ DRIFT = {
     "rotation_deg": ("rotation, degrees", 2),
 }  # fmt: skip
 """Measures between the accelerated result and the baseline, with their decimals."""
+
+
+KINDS: tuple[tuple[Literal["mesh", "splats"], str], ...] = (("mesh", "mesh"), ("splats", "gaussians"))
 
 
 def model_line(embedded: bool, tag: str) -> str:
@@ -114,17 +118,18 @@ def address(job: Job, path: Path) -> str:
     return "/".join(["results", job.id, *inside])
 
 
-def viewer(job: Job, views: Sequence[tuple[str, Mapping[str, Path]]], dark: bool = False) -> str:
+def viewer(job: Job, views: Sequence[tuple[str, Mapping[str, Path]]]) -> str:
     """The viewer with the mesh and the gaussians of a result, or of several side by side, each with a label."""
-    shown: list[tuple[str, str]] = []
-    for label, view in views:
-        for kind, name in (("mesh", "mesh"), ("splats", "gaussians")):
-            if kind in view:
-                shown += [(kind, f"../{address(job, view[kind])}"), ("label", f"{label} {name}".strip())]
-    if not shown:
+    panes = [
+        Pane(kind, f"../{address(job, view[kind])}", f"{label} {name}".strip())
+        for label, view in views
+        for kind, name in KINDS
+        if kind in view
+    ]
+    if not panes:
         return '<div class="status">There is neither a mesh nor a file of gaussians to show.</div>'
-    source = f"viewer/index.html?{urlencode(shown)}"
-    return f'<iframe class="viewer" title="3D viewer" src="{escape(source)}" allow="fullscreen"></iframe>'
+    source = escape(page_address(f"viewer/{PAGE.name}", panes))
+    return f'<iframe class="viewer" title="3D viewer" src="{source}" allow="fullscreen"></iframe>'
 
 
 def downloads(job: Job, results: Results) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_sam3d.errors import InputError, first_line
+from fast_sam3d.config.settings import POINTMAP_AXES
+from fast_sam3d.errors import InputError
+from fast_sam3d.inputs.axes import SIGNS, Seen, seen_axes
+from fast_sam3d.inputs.pointmap_files import Stored, read_stored
 
-__all__ = ["check_known", "find_pointmap", "read_pointmap"]
+__all__ = ["Pointmap", "check_known", "find_pointmap", "read_pointmap"]
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +23,19 @@ FARTHEST = 1e6
 """Largest valid coordinate (1,000 km, or 1 km in millimetres); squares of larger ones overflow float32."""
 LEAST_SHARE = 0.005
 """Share of the object's pixels that must have a point; the condition crop has 64 x 64 pixels."""
-_GRID = 1024  # samples along the longer side for the check of the axes
+_GRID = 512  # samples along the longer side for the check of the axes
+
+
+class Pointmap(NamedTuple):
+    """A pointmap as pipelines take it.
+
+    Args:
+        points: [H, W, 3] float32, PyTorch3D's camera frame, NaN where unknown; None: there is none.
+        notices: what is odd about how it was read.
+    """
+
+    points: NDArray[np.float32] | None
+    notices: tuple[str, ...] = ()
 
 
 def find_pointmap(folder: Path, choice: str) -> Path | None:
@@ -47,53 +62,48 @@ def find_pointmap(folder: Path, choice: str) -> Path | None:
     return path
 
 
-def read_pointmap(path: Path, size: tuple[int, int], mask: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    """Read a pointmap.
+def read_pointmap(
+    path: Path, size: tuple[int, int], mask: NDArray[np.bool_] | None, axes: str = POINTMAP_AXES[0]
+) -> Pointmap:
+    """Read a pointmap, or depth and intrinsics, and convert it to the picture's size and PyTorch3D's frame.
 
     Args:
-        path: a .npy file, or a .npz file with one array or one named "pointmap".
+        path: see `fast_sam3d.inputs.pointmap_files.read_stored`.
         size: (H, W) of the image.
         mask: [H, W] bool, to check for known points on the object; None: call `check_known` later.
+        axes: of the file, of `POINTMAP_AXES`; "auto" recognises them. Depth and intrinsics need none.
 
     Returns:
-        [H, W, 3] float32, NaN where unknown; a point with z <= 0 is unknown.
+        the points; unknown where a coordinate is not finite, farther than `FARTHEST`, or z <= 0.
 
     Raises:
-        InputError: the file is unreadable, has another shape or type, or too few known points on the object.
+        InputError: the file is unreadable, has another shape or type, axes that cannot be recognised, or too few known
+            points on the object.
     """
-    try:
-        points = _array(path, (*size, 3))
-    except (InputError, MemoryError):
-        raise
-    # numpy, zipfile, zlib and the parser of numpy's header raise many types for damaged files.
-    except Exception as error:
-        reason = first_line(error).rstrip(".")
-        raise InputError(
-            f"the pointmap {path} cannot be read ({reason}): save it with numpy.savez_compressed"
-        ) from error
-    with np.errstate(over="ignore"):
-        points = np.ascontiguousarray(points.astype(np.float32, copy=False))
-    step = max(max(size) // _GRID, 1)
-    depth = points[::step, ::step, 2]
-    depth = depth[(depth != 0) & (np.abs(depth) <= FARTHEST)]  # not NaN, either
-    if len(depth) and np.median(depth) < 0:
-        raise InputError(f"in the pointmap {path} z is negative: use PyTorch3D's camera frame, +z forward")
-    known = np.empty(size, bool)
-    far = 0
-    for row, line in zip(known, points, strict=True):  # row by row: no second copy of a large pointmap
+    stored = read_stored(path, size)
+    notices = _convert(stored, axes, path)
+    points = stored.points
+    known = np.empty(points.shape[:2], bool)
+    far = behind = 0
+    for number, line in enumerate(points):  # row by row: no second copy of a large pointmap
         finite = np.isfinite(line).all(axis=-1)
         near = (np.abs(line) <= FARTHEST).all(axis=-1)
         far += int((finite & ~near).sum())
-        row[:] = finite & near & (line[:, 2] > 0)  # depth cameras write 0 where they measured nothing
-        line[~row] = np.nan
+        ahead = line[:, 2] > 0  # depth cameras write 0 where they measured nothing
+        behind += int((near & ~ahead).sum())
+        known[number] = finite & near & ahead & (True if stored.valid is None else stored.valid[number])
+        line[~known[number]] = np.nan
     if far:
         log.warning("%s: %d points are farther than %g and are ignored", path, far, FARTHEST)
+    if behind:
+        log.info("%s: %d points have z <= 0, so they are unknown", path, behind)
+    if points.shape[:2] != size:
+        log.info("%s: resampled from %dx%d to the picture's %dx%d", path, *points.shape[1::-1], *size[::-1])
+        row, column = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(size, points.shape, strict=False))
+        points, known = points[row[:, None], column], known[row[:, None], column]
     if mask is not None:
         _check_share(int((known & mask).sum()), int(mask.sum()), path)
-    grid, known = points[::step, ::step], known[::step, ::step]
-    if known.any():
-        _warn_about_axes(grid, known, path)
-    return points
+    return Pointmap(points, notices)
 
 
 def check_known(points: NDArray[np.float32], mask: NDArray[np.bool_], path: Path) -> None:
@@ -115,39 +125,46 @@ def _check_share(known: int, pixels: int, path: Path) -> None:
         )
 
 
-def _array(path: Path, shape: tuple[int, ...]) -> NDArray[np.floating]:
-    """Load the array after checking the shape in its header, which bounds the memory."""
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as stream:
-            _check_header(stream, shape, path)
-        return np.load(path, allow_pickle=False)
-    with np.load(path, allow_pickle=False) as archive:
-        names = archive.files
-        name = "pointmap" if "pointmap" in names else names[0] if len(names) == 1 else None
-        if name is None:
-            raise InputError(f"the pointmap {path} has {len(names)} arrays: name one of them 'pointmap'")
-        with archive.zip.open(f"{name}.npy") as stream:
-            _check_header(stream, shape, path)
-        return archive[name]
+def _convert(stored: Stored, axes: str, path: Path) -> tuple[str, ...]:
+    """Convert the points to PyTorch3D's frame, in place. Returns notices."""
+    notices: tuple[str, ...] = ()
+    named = stored.axes
+    if named is None:
+        seen = _seen(stored.points, stored.valid)
+        named = _recognised(seen, path) if axes == "auto" else axes
+        if axes != "auto" and seen is not None and axes not in seen.possible:
+            notices = (f"the pointmap is read as {axes}, but its points have {seen}: check --pointmap_axes",)
+        elif axes == "auto" and named != "pytorch3d":
+            log.info("%s: its points have %s, so they are converted from the axes of %s", path, seen, named)
+    if named != "pytorch3d":
+        points = stored.points
+        points *= np.array(SIGNS[named], np.float32)
+    return notices
 
 
-def _check_header(stream, shape: tuple[int, ...], path: Path) -> None:  # type: ignore[no-untyped-def]
-    version = np.lib.format.read_magic(stream)
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    found, _, dtype = reader(stream)
-    if found != shape:
+def _seen(points: NDArray[np.float32], valid: NDArray[np.bool_] | None) -> Seen | None:
+    step = max(max(points.shape) // _GRID, 1)
+    grid = points[::step, ::step]
+    known = np.all(np.abs(grid) <= FARTHEST, axis=-1)  # not NaN, either
+    return seen_axes(grid, np.asarray(known if valid is None else known & valid[::step, ::step]))
+
+
+def _recognised(seen: Seen | None, path: Path) -> str:
+    """The one convention of a pointmap; PyTorch3D's for hardly any points, which are refused later.
+
+    Raises:
+        InputError: none or several.
+    """
+    if seen is None:
+        return "pytorch3d"
+    if len(seen.possible) == 1:
+        return seen.possible[0]
+    names = ", ".join(POINTMAP_AXES[1:])
+    if seen.possible:
         raise InputError(
-            f"the pointmap {path} has shape {list(found)} but the image needs {list(shape)}: "
-            "create it from the same image, or leave it out with --no_pointmap"
+            f"the axes of the pointmap {path} are not clear ({seen}): name them with --pointmap_axes {names}"
         )
-    if dtype.kind != "f":
-        raise InputError(f"the pointmap {path} has dtype {dtype}: save it as float32")
-
-
-def _warn_about_axes(points: NDArray[np.float32], known: NDArray[np.bool_], path: Path) -> None:
-    """Warn if x grows to the right or y grows downwards, as in OpenCV's convention."""
-    rows, columns = np.nonzero(known)
-    for name, axis, pixels in (("x", 0, columns), ("y", 1, rows)):
-        values = points[..., axis][known]
-        if values.std() > 0 and pixels.std() > 0 and np.corrcoef(values, pixels)[0, 1] > 0.5:
-            log.warning("in the pointmap %s %s has the sign of another convention: +x is left, +y is up", path, name)
+    raise InputError(
+        f"the pointmap {path} has {seen}, which is none of {names}: create it from the picture as it is stored, in one"
+        " of these frames, or name one with --pointmap_axes"
+    )

@@ -131,7 +131,7 @@ def check_points(pointmap: Any, height: int, width: int) -> torch.Tensor:
 
 
 def match_size(pointmap: Any, height: int, width: int) -> torch.Tensor:
-    """A pointmap resampled to [height, width, 3] float32 by nearest points; unknown ones are NaN.
+    """A pointmap resampled to [height, width, 3] float32 by nearest points; unknown ones, also z <= 0, are NaN.
 
     Raises:
         InputError: see `check_points`.
@@ -142,4 +142,4 @@ def match_size(pointmap: Any, height: int, width: int) -> torch.Tensor:
         r = ((torch.arange(height, device="cpu") + 0.5) * rows / height).long()
         c = ((torch.arange(width, device="cpu") + 0.5) * columns / width).long()
         points = points[r[:, None], c]
-    return torch.where(points.isfinite().all(-1, keepdim=True), points, torch.nan)
+    return torch.where(points.isfinite().all(-1, keepdim=True) & (points[..., 2:] > 0), points, torch.nan)

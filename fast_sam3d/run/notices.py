@@ -34,15 +34,12 @@ def log_checkpoint(checkpoint: Checkpoint) -> None:
 
 
 def notices_of(given: ObjectInput, run: ObjectRun, about: Sequence[str] = ()) -> tuple[str, ...]:
-    """The notices of one result; those of input and result are logged.
+    """The notices of one result.
 
     Args:
-        about: `checkpoint_notices`, logged by `log_checkpoint`.
+        about: `checkpoint_notices`.
 
     Returns:
         Sentences without a full stop, the most general first.
     """
-    own = given.notices
-    for notice in own:
-        log.warning("%s: %s", given.name, notice)
-    return (*about, *own)
+    return (*about, *given.notices)

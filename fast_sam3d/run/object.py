@@ -18,6 +18,8 @@ from fast_sam3d.run.memory import SMALLER, free_memory, run_fitting, smaller_tha
 from fast_sam3d.serial import one_at_a_time
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fast_sam3d.telemetry import Progress, Report
 
 __all__ = [
@@ -121,7 +123,8 @@ def run_object(
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`; accelerated or not.
         image: [H, W, 3] uint8.
         mask: [H, W], the object where it is above 0.
-        pointmap: [H, W, 3] float32, metres, PyTorch3D camera frame, NaN where unknown; None asks the depth model.
+        pointmap: [H, W, 3] float32, metres, PyTorch3D camera frame, NaN or z <= 0 where unknown; None asks the depth
+            model.
         settings: seed, steps, formats, pose refinement. A pipeline that refines no pose itself, as the stock one in
             its published configuration, has it refined here; see `fast_sam3d.run.pose.with_refined_pose`.
         progress: receives every step and stage.
@@ -179,10 +182,17 @@ def call_pipeline(
         use_vertex_color=True,
         stage1_inference_steps=settings.ss_steps,
         stage2_inference_steps=settings.slat_steps,
-        pointmap=None if pointmap is None else torch.as_tensor(pointmap),
+        pointmap=None if pointmap is None else _ahead(torch.as_tensor(pointmap)),
         decode_formats=None if settings.formats is None else list(settings.formats),
     )
     return result
+
+
+def _ahead(points: Tensor) -> Tensor:
+    """A pointmap in which points with z <= 0, which is no depth, are NaN."""
+    if points.ndim != 3 or points.shape[-1] != 3 or not bool((wrong := points[..., 2] <= 0).any()):
+        return points
+    return points.masked_fill(wrong[..., None], float("nan"))
 
 
 @dataclass(slots=True, eq=False)

@@ -60,7 +60,7 @@ def plan_scene(
     for number, there in done.items():
         if there is not None and isinstance(old := there["identity"].get("settings"), dict):
             refuse_other_settings(target / str(number), old, settings)
-    for number, path in scene.masks.items():
+    for number, source in scene.masks.items():
         try:
             given = input_identity(scene, number)
         except InputError as error:
@@ -68,7 +68,7 @@ def plan_scene(
             continue
         first = seen.setdefault(given["mask"], number)
         if first != number:
-            message = f"{path.name} has the same pixels as {scene.masks[first].name}, so it is the same object"
+            message = f"{source.name} has the same pixels as {scene.masks[first].name}, so it is the same object"
             log.warning("%s", message)
             planned.known[number] = ObjectOutcome(number, "duplicate", message)
             continue
@@ -86,7 +86,7 @@ def plan_scene(
                 )
             log.info("object %d: its mask or pointmap has changed, so it is reconstructed again", number)
         check_target(target / str(number), OBJECT_NAMES)
-        planned.tasks.append(ObjectTask(scene.folder, config.input.pointmap, number, target / str(number), identity))
+        planned.tasks.append(ObjectTask(scene.folder, config.input, number, target / str(number), identity))
     # Of all objects, so that a resumed run has the groups of an uninterrupted one.
     groups = groups_of(list(planned.identities), config.scene.batch)
     planned.tasks = [replace(task, group=groups.get(task.number, ())) for task in planned.tasks]

@@ -46,13 +46,16 @@ class Cases:
         return [[list(case) for case in (*self.calibration, *self.check)], [s.identity() for s in self.sources]]
 
 
-def cases_of(pictures: Path | None, checkpoint: Checkpoint, objects: int, checked: int, seed: int) -> Cases:
+def cases_of(
+    pictures: Path | None, checkpoint: Checkpoint, objects: int, checked: int, seed: int, axes: str = "auto"
+) -> Cases:
     """The cases for pictures, or for the embedded model's own objects.
 
     Args:
         pictures: a folder as of `Folder`; None: objects of the embedded model.
         objects, checked: at most so many cases of each kind.
         seed: of the noise.
+        axes: of the pictures' pointmaps, as of `Folder`.
 
     Raises:
         InputError: no picture with a mask. ConfigError: no pictures, and the weights are not the embedded model's.
@@ -65,7 +68,7 @@ def cases_of(pictures: Path | None, checkpoint: Checkpoint, objects: int, checke
             )
         own, others = HeldOut(objects, skip=_OWN_OBJECTS), HeldOut(checked)
         return Cases(_with(own.names(), seed), _with(others.names(), seed), (own, others))
-    folder = Folder(pictures)
+    folder = Folder(pictures, pointmap_axes=axes)
     names = list(folder.names())
     if len(names) < 4:
         # Two cases at least, so that weights are not fitted to one solve alone.

@@ -198,7 +198,8 @@ def test_flag_does_not_replace_a_method_named_by_an_override(pipeline, object_fo
 
 
 def test_pointmap_is_passed_as_a_tensor(pipeline, object_folder, elsewhere, capsys):
-    np.save(object_folder / "pointmap.npy", np.ones((40, 48, 3), np.float32))
+    y, x = np.mgrid[1:-1:40j, 1:-1:48j]
+    np.save(object_folder / "pointmap.npy", np.stack([x, y, np.ones_like(x)], -1).astype(np.float32))
     run(capsys, "infer", "--image_path", object_folder)
     assert pipeline.arguments["pointmap"].shape == (40, 48, 3)
     run(capsys, "infer", "--image_path", object_folder, "--no-pointmap", "--overwrite")
@@ -209,7 +210,9 @@ def test_large_picture_is_reduced_before_the_run(pipeline, tmp_path, elsewhere, 
     rng = np.random.default_rng(0)
     image, mask = rng.integers(0, 256, (30, 4200, 3)).astype(np.uint8), np.zeros((30, 4200), np.uint8)
     mask[5:25, 100:2000] = 255
-    points = rng.uniform(1, 2, (30, 4200, 3)).astype(np.float32)
+    depth = rng.uniform(1, 2, (30, 4200))
+    y, x = np.mgrid[0.007:-0.007:30j, 1:-1:4200j]
+    points = np.stack([x * depth, y * depth, depth], -1).astype(np.float32)
     Image.fromarray(image).save(tmp_path / "wide.png")
     Image.fromarray(mask).save(tmp_path / "0.png")
     np.save(tmp_path / "pointmap.npy", points)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hydra
@@ -184,6 +185,12 @@ def test_initialised_hydra_of_the_caller_is_unaffected(tmp_path):
             load(["sed=3"])
         assert hydra.compose("own").answer == 42
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_threads_may_compose_at_once():
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda seed: load([f"seed={seed}"]).seed, range(7000, 7012)))
+    assert found == [*range(7000, 7012)]
 
 
 def test_works_from_any_folder(elsewhere):

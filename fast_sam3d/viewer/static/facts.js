@@ -1,0 +1,36 @@
+// What pose.json, scene.json and report.json say, in rows of text; and from where the picture saw the object.
+
+const numbers = (values, digits = 3) => values.map((value) => Number(value).toFixed(digits)).join("  ");
+
+export function notices(report) {
+  return Array.isArray(report?.notices) ? report.notices.map(String) : [];
+}
+
+// Direction from the object to the picture's camera, in the mesh's frame (+y up); null: unknown.
+export function firstDirection(pose) {
+  const matrix = pose?.object_to_camera;
+  if (!Array.isArray(matrix)) return null;
+  // The eye is -M^-1 t; the inverse of a scaled rotation is its transpose over the scale's square, which is positive.
+  const eye = [0, 1, 2].map((axis) => -[0, 1, 2].reduce((sum, row) => sum + matrix[row][axis] * matrix[row][3], 0));
+  const [x, y, z] = eye;
+  return eye.every(Number.isFinite) && Math.hypot(...eye) > 1e-9 ? [x, z, -y] : null;
+}
+
+export function facts(pose, report) {
+  const rows = [];
+  if (pose?.rotation) rows.push(["rotation (w x y z)", numbers(pose.rotation)]);
+  if (pose?.translation) rows.push(["translation", numbers(pose.translation)]);
+  if (pose?.scale) rows.push(["scale", numbers(pose.scale)]);
+  if (Array.isArray(pose?.objects)) rows.push(["objects", String(pose.objects.length)]);
+  if (Number.isFinite(pose?.mean_mask_iou)) rows.push(["mean mask IoU", pose.mean_mask_iou.toFixed(3)]);
+  const { result, pipeline, preset, seed, total_seconds: seconds, network_calls: calls } = report ?? {};
+  if (result?.mesh?.faces) rows.push(["mesh", `${result.mesh.faces.toLocaleString("en")} faces`]);
+  if (result?.gaussians) rows.push(["gaussians", result.gaussians.toLocaleString("en")]);
+  if (pipeline?.tag) rows.push(["model", `${pipeline.tag} (${pipeline.runtime}, ${pipeline.device})`]);
+  if (preset !== undefined) rows.push(["preset", preset ?? "none"]);
+  if (seed !== undefined) rows.push(["seed", String(seed)]);
+  if (Number.isFinite(seconds)) rows.push(["seconds", seconds.toFixed(2)]);
+  const sum = (key) => Object.values(calls ?? {}).reduce((total, stage) => total + (stage[key] ?? 0), 0);
+  if (calls) rows.push(["network calls", `${sum("made")} made, ${sum("saved")} saved`]);
+  return rows;
+}
