@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fast_sam3d.demo.inputs import Example, JobInput, read_upload
 from fast_sam3d.errors import InputError
-from fast_sam3d.inputs.pictures import read_mask
+from fast_sam3d.inputs.masks import read_mask
 from fast_sam3d.segment.select import Click, Marks, Selector
 
 __all__ = ["Choice", "Picture", "jpeg", "open_example", "open_picture"]

@@ -191,10 +191,10 @@ class Page:
 
     # --------------------------------------------------------------------------------------------------- running
 
-    def _run(self, choice: Choice | None, *settings: Any, request: gr.Request) -> Iterator[Any]:
+    def _run(self, request: gr.Request, choice: Choice | None, *settings: Any) -> Iterator[Any]:
         yield from self._object(choice, settings, False, request)
 
-    def _compare(self, choice: Choice | None, *settings: Any, request: gr.Request) -> Iterator[Any]:
+    def _compare(self, request: gr.Request, choice: Choice | None, *settings: Any) -> Iterator[Any]:
         yield from self._object(choice, settings, True, request)
 
     def _object(
@@ -209,7 +209,7 @@ class Page:
             return
         yield from self._follow(job, request, 2)
 
-    def _run_scene(self, given: tuple[JobInput, ...], *settings: Any, request: gr.Request) -> Iterator[Any]:
+    def _run_scene(self, request: gr.Request, given: tuple[JobInput, ...], *settings: Any) -> Iterator[Any]:
         try:
             if not given:
                 raise InputError("the scene has no objects yet: select one in the picture and add it")
