@@ -23,6 +23,8 @@ from fast_sam3d.outputs.optional import optional
 __all__ = ["EXTENSION", "save_splats"]
 
 EXTENSION = "KHR_gaussian_splatting"
+SPZ_LIMIT = 2048.0
+"""Coordinates of .spz files have 24 bits, 12 of them behind the point."""
 
 
 def save_splats(path: str | os.PathLike[str], gaussians: Any, frame: Frame = "object") -> None:
@@ -32,16 +34,19 @@ def save_splats(path: str | os.PathLike[str], gaussians: Any, frame: Frame = "ob
         gaussians, frame: see `outputs.gaussians.save_gaussians_ply`.
 
     Raises:
-        OutputError: the package for the format is missing or refuses the gaussians.
+        OutputError: the package for the format is missing, or the format cannot hold the gaussians.
         ValueError: no gaussian, or `GaussianCloud.of` rejects the attributes.
     """
     kind = Path(path).suffix[1:].lower()
     if kind == "glb":
         return _save_glb(path, gaussians, frame)
+    cloud = GaussianCloud.of(gaussians)
+    if kind == "spz" and not np.abs(cloud.get_xyz).max(initial=0.0) < SPZ_LIMIT:
+        raise OutputError(f"{path} has no room for coordinates from {SPZ_LIMIT:g} up: choose .sog")
     # The package takes coordinates as they are.
     axes = (GLB_AXES if kind == "spz" else PLY_AXES)[frame]
     converter: Any = optional("gaussforge", f".{kind} files").GaussForge()
-    found = converter.convert(ply_content(gaussians, axes), "ply", kind)
+    found = converter.convert(ply_content(cloud, axes), "ply", kind)
     if "error" in found:
         raise OutputError(f"{path} cannot be written: {found['error']}")
     with atomic_write(path) as file:

@@ -80,7 +80,8 @@ def write_exports(
             files, facts["mesh"] = _write_mesh(folder, mesh, kinds, output, run.result)
             written += files
         else:
-            log.warning("the decoded mesh has no faces, so no %s is written: another --seed may help", MESH)
+            names = " or ".join(_MESHES[kind] for kind in dict.fromkeys(kinds))
+            log.warning("the decoded mesh has no faces, so no %s is written: another --seed may help", names)
     return written, facts
 
 
