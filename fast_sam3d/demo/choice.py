@@ -21,7 +21,8 @@ __all__ = ["Choice", "Picture", "jpeg", "open_example", "open_picture"]
 
 SHOWN = 1280
 """Longer side of the picture that the page shows, in pixels; a small one is enlarged to half of it."""
-TINT, OUTLINE = (18, 183, 106, 80), (255, 255, 255, 255)
+DIMMED, OUTLINE = (16, 24, 40, 150), (255, 255, 255, 255)
+"""Red, green, blue and opacity over what is not selected, and of the outline."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -265,7 +266,7 @@ def _picture(image: NDArray[np.uint8], name: str, *more: Any) -> Picture:
 
 
 def _overlay(mask: NDArray[np.bool_], scale: float) -> str:
-    """The address of a mask as a picture: tinted lightly, with an outline."""
+    """The address of a mask as a picture to lay over: what is not selected is dimmed, and there is an outline."""
     from PIL import Image
     from scipy.ndimage import binary_erosion
 
@@ -274,7 +275,7 @@ def _overlay(mask: NDArray[np.bool_], scale: float) -> str:
     levels = inside.astype(np.uint8)
     levels[inside & ~binary_erosion(inside, iterations=2, border_value=0)] = 2
     picture = Image.fromarray(levels, "P")
-    picture.putpalette([0, 0, 0, 0, *TINT, *OUTLINE], "RGBA")
+    picture.putpalette([*DIMMED, 0, 0, 0, 0, *OUTLINE], "RGBA")
     return _address(picture, "PNG", compress_level=4)
 
 
