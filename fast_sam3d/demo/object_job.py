@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fast_sam3d.checkpoints.load import Checkpoint
-from fast_sam3d.config.compose import Config
+from fast_sam3d.config.compose import Config, OutputConfig
 from fast_sam3d.demo.events import Watch
 from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Comparison, Job, Results
@@ -22,6 +22,9 @@ from fast_sam3d.inputs.masks import check_inverted
 from fast_sam3d.run.object import ObjectRun
 from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE, PREVIEW, REPORT
 from fast_sam3d.run.to_folder import Written, run_to_folder
+
+VIEW = "view"
+"""The folder of plain files to look at, in that of a job."""
 
 __all__ = ["Model", "found_view", "run_object_job"]
 
@@ -62,8 +65,9 @@ def run_object_job(job: Job, given: JobInput, model: Model, folder: Path) -> Res
     if settings.compare and watch.part == "accelerated":
         comparison = _compare(item, run, config, model, job, folder)
     report = json.loads((folder / "result" / REPORT).read_text(encoding="utf-8"))
+    files = tuple(folder / "result" / name for name in written.files)
     results = Results(
-        folder, tuple(folder / "result" / name for name in written.files), found_view(folder / "result"), report,
+        folder, files, found_view(folder / "result", folder / VIEW), report,
         json.loads((folder / "result" / POSE).read_text(encoding="utf-8")), run.seconds, run.report.network_calls,
         run.report.network_calls_saved, command, written.notices, comparison,
     )  # fmt: skip
@@ -96,8 +100,8 @@ def _run(given: ObjectInput, config: Config, model: Model, watch: Watch, target:
     from fast_sam3d.report import observe
 
     def show(run: ObjectRun) -> None:
-        if job is not None and _takes_long(config):
-            job.show(_plain_files(run, target.parent / "view"))
+        if job is not None and not _shown_at_once(config.output):
+            job.show(_plain_files(run, target.parent / VIEW))
         watch.check()
 
     with observe(model.pipeline, watch) as watch.report:
@@ -107,14 +111,14 @@ def _run(given: ObjectInput, config: Config, model: Model, watch: Watch, target:
         )  # fmt: skip
     watch.check()
     if job is not None:
-        job.show(found_view(target))
+        job.show(found_view(target, target.parent / VIEW))
     return written
 
 
-def _takes_long(config: Config) -> bool:
-    """Whether writing the files takes more than a moment."""
-    asked = config.output
-    return any(getattr(asked, name, None) is not None for name in ("faces", "texture"))
+def _shown_at_once(asked: OutputConfig) -> bool:
+    """Whether the files that are asked for can be looked at, and are written in a moment."""
+    quick = asked.faces is None and asked.texture is None
+    return quick and (asked.formats is None or {"mesh", "gaussian"} <= set(asked.formats))
 
 
 def _plain_files(run: ObjectRun, folder: Path) -> dict[str, Path]:
@@ -133,16 +137,20 @@ def _plain_files(run: ObjectRun, folder: Path) -> dict[str, Path]:
     return found_view(folder)
 
 
-def found_view(folder: Path) -> dict[str, Path]:
-    """What there is to look at in a folder of results."""
+def found_view(*folders: Path) -> dict[str, Path]:
+    """What there is to look at in some folders; the first one that has it counts."""
     names = {
         "mesh": (MESH, "scene.glb"),
-        "splats": (GAUSSIANS, GAUSSIANS_4, "scene.ply"),
+        "splats": (GAUSSIANS, GAUSSIANS_4, "scene.ply", "gaussians.spz"),
         "preview": (PREVIEW,),
         "turntable": ("turntable.mp4", "turntable.webp", "turntable.gif"),
     }
-    found = {what: [folder / name for name in each if (folder / name).is_file()] for what, each in names.items()}
-    return {what: paths[0] for what, paths in found.items() if paths}
+    found: dict[str, Path] = {}
+    for what, each in names.items():
+        for path in (folder / name for folder in folders for name in each):
+            if path.is_file():
+                found.setdefault(what, path)
+    return found
 
 
 def _compare(given: ObjectInput, run: ObjectRun, config: Config, model: Model, job: Job, folder: Path) -> Comparison:
