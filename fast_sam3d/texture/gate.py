@@ -5,8 +5,8 @@ view usually has:
 
     s = L / (L_v + 1e-8) > 1,    L_v <- .95 L_v + .05 L
 
-The first `warmup` steps always have one. After that at least the share .5 + .5 r of the steps has, with r the share that
-the rule alone would have let through in the second half of the warm-up.
+The first `warmup` steps always have one. After that at least the share .5 + .5 r of the steps has, with r the share
+that the rule alone would have let through in the second half of the warm-up.
 """
 
 from __future__ import annotations
