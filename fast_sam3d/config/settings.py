@@ -74,7 +74,7 @@ class OutputConfig:
         preview: a picture to look at is rendered, too.
         turntable: an animation of each object is rendered, too.
         formats: of `FILES`; None: a file for each of `PipelineConfig.formats`, which otherwise follow from these.
-        faces: of the mesh at most; None: all.
+        faces: of the mesh at most; None: all, or those of `run.export.TEXTURED_FACES` with a texture.
         texture: side of the mesh's texture in pixels; None: colours of vertices.
         bake: how the texture gets its colours.
     """
