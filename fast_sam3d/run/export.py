@@ -95,13 +95,14 @@ def write_exports(
 def _write_mesh(
     folder: Path, mesh: Any, kinds: Collection[str], output: OutputConfig, result: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
+    from fast_sam3d.outputs.mesh_files import save_obj, save_stl
     from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
 
     surface = mesh_to_trimesh(mesh)
     facts = mesh_summary(surface)
     made: Any = surface
     try:
-        made = shaped(surface, output, result)
+        made = shaped(surface, output, result, coloured=getattr(mesh, "vertex_attrs", None) is not None)
         if output.bake.gate is not None:
             made, facts["bake"] = _optimised(made, output.bake.gate, result)
     except ExportError as error:  # the reconstruction took longer than writing it again
@@ -109,19 +110,20 @@ def _write_mesh(
         facts["written"] = {"error": str(error)}
     if made is not surface:
         facts["written"] = {"vertices": len(made.vertices), "faces": len(made.faces), "texture": output.texture}
-    save = {"mesh": save_glb, "obj": _save_obj, "stl": _save_stl}
+    save = {"mesh": save_glb, "obj": save_obj, "stl": save_stl}
     for kind in dict.fromkeys(kinds):
         save[kind](folder / _MESHES[kind], made)
     return [name for name in (*_MESHES.values(), *_BESIDE) if (folder / name).is_file()], facts
 
 
-def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any]) -> Any:
+def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any], coloured: bool = True) -> Any:
     """The mesh that is written: with fewer faces, and with a texture, where asked for.
 
     Args:
         surface: decoded, with vertex colours.
         output: a texture without `faces` has `TEXTURED_FACES`.
         result: of the run; its gaussians are what a texture is optimised against.
+        coloured: whether the vertices have colours; if not, a texture takes those of the gaussians.
 
     Raises:
         ExportError: the mesh cannot be decimated or unwrapped.
@@ -134,7 +136,7 @@ def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any]) -> Any
     detailed = mesh_to_surface(surface)
     if output.texture is None:
         return decimated(detailed, output.faces or len(detailed.faces))
-    gaussians = None if output.bake.gate is None else _gaussians(result)
+    gaussians = None if coloured and output.bake.gate is None else _gaussians(result)
     return textured(detailed, output.texture, output.faces or TEXTURED_FACES, gaussians)
 
 
@@ -157,11 +159,3 @@ def _optimised(mesh: TexturedMesh, gate: str, result: Mapping[str, Any]) -> tupl
     made, report = optimised(mesh, gaussians, BakeSettings(gate=gate))
     log.info("texture: %s", report)
     return made, asdict(report)
-
-
-def _save_obj(path: Path, mesh: Any) -> None:
-    path.write_text(mesh.export(file_type="obj"), encoding="utf-8")
-
-
-def _save_stl(path: Path, mesh: Any) -> None:
-    path.write_bytes(mesh.export(file_type="stl"))
