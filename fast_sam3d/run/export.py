@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,9 @@ def write_exports(
             written.append(file)
     if kinds and (mesh := first(run.result.get("mesh"))) is not None:
         if len(mesh.faces):
-            files, facts["mesh"] = _write_mesh(folder, mesh, kinds, output, run.result)
+            shapes = output.faces is not None or output.texture is not None
+            with run.report.stage("export") if shapes else nullcontext():
+                files, facts["mesh"] = _write_mesh(folder, mesh, kinds, output, run.result)
             written += files
         else:
             names = " or ".join(_MESHES[kind] for kind in dict.fromkeys(kinds))
