@@ -87,7 +87,7 @@ def _labelme(content: Mapping[str, Any], picture: Path, path: Path, notices: lis
         groups.setdefault(place if group is None else (name, str(group)), (name, []))[1].append(drawing)
     if left_out:
         notices.append(
-            f"{path}: {len(left_out)} shapes are no areas and are left out ({', '.join(sorted(set(left_out)))})"
+            f"{path.name}: {len(left_out)} shapes are no areas and are left out ({', '.join(sorted(set(left_out)))})"
         )
     return [Labelled(n, name, _union(parts)) for n, (name, parts) in enumerate(groups.values())]
 

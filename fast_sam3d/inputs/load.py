@@ -191,11 +191,10 @@ def _load(image_path: Path, asked: InputConfig) -> ObjectInput:
         notices += points.notices
     base = image_file.stem if image_file.stem.lower() != "image" else folder_name(folder)
     size = (image.shape[1], image.shape[0])
+    name = result_name(base, label)
     for notice in notices:
-        log.warning("%s", notice)
-    return ObjectInput(
-        result_name(base, label), image, mask, points.points, image_file, mask_file, points_file, size, tuple(notices)
-    )
+        log.warning("%s: %s", name, notice)
+    return ObjectInput(name, image, mask, points.points, image_file, mask_file, points_file, size, tuple(notices))
 
 
 def _source(

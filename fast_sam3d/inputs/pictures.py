@@ -100,8 +100,8 @@ def check_range(rgb: NDArray[np.uint8], path: Path, notices: list[str]) -> None:
     black, white = shares[14:19].sum(), shares[233:238].sum()
     if shares[:14].sum() + shares[238:].sum() < 0.001 and min(black, white) > 0.002:
         notices.append(
-            f"{path} has no colours below 16 and above 235, the limited range of video: if it looks pale, save it with "
-            "the full range"
+            f"{path.name} has no colours below 16 and above 235, the limited range of video: if it looks pale, save it "
+            "with the full range"
         )
 
 

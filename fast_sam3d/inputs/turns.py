@@ -52,7 +52,7 @@ def fitting_picture(
         if found["upright"] > found["stored"] == 0:
             log.info("%s: rotated by its EXIF orientation, to match the mask", path)
         return upright if found["upright"] > found["stored"] else picture.rgb
-    what = f"{path} is stored turned or mirrored (EXIF orientation {picture.orientation})"
+    what = f"{path.name} is stored turned or mirrored (EXIF orientation {picture.orientation})"
     if found["upright"] > CLEAR * found["stored"]:
         notices.append(f"{what} and read upright, because the mask fits it that way")
         return upright
@@ -84,7 +84,7 @@ def fitting_mask(
     edges = _edges(rgb, size)
     better = _agreement(edges, upright) > CLEAR * _agreement(edges, mask)
     how = "turned upright, because it fits" if better else "read as stored, like"
-    notices.append(f"the mask {path} has the EXIF orientation {orientation} and is {how} the picture")
+    notices.append(f"the mask {path.name} has the EXIF orientation {orientation} and is {how} the picture")
     return upright if better else mask
 
 

@@ -167,7 +167,7 @@ def load_scene(folder: Path, asked: InputConfig | None = None) -> SceneInput:
         points = found.points
         name = result_name(folder_name(folder), "")
     for notice in notices:
-        log.warning("%s", notice)
+        log.warning("%s: %s", name, notice)
     digests = {"image": digest(image), "pointmap": None if points is None else digest(points)}
     return SceneInput(
         name, folder, image, image_path, points, points_path, masks, passed_over, digests, size,
