@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable
 
 __all__ = [
-    "CheckpointError", "ConfigError", "FastSam3dError", "InputError", "OutputError", "first_line", "is_out_of_memory",
-    "not_finite", "nothing_found", "one_line", "suggest",
+    "CheckpointError", "ConfigError", "ExportError", "FastSam3dError", "InputError", "OutputError", "first_line",
+    "is_out_of_memory", "not_finite", "nothing_found", "one_line", "suggest",
 ]  # fmt: skip
 
 
@@ -54,6 +54,10 @@ class CheckpointError(FastSam3dError):
 
 class OutputError(FastSam3dError):
     """A place where results cannot be written."""
+
+
+class ExportError(FastSam3dError):
+    """A result that cannot be written in the form asked for, or a package for it that is missing."""
 
 
 _WORDS = re.compile(r"out of memory|not enough memory|can(no|')t allocate memory|ALLOC(ATION)?_FAILED|bad_alloc", re.I)

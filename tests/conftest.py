@@ -41,6 +41,7 @@ SLOW = (
     "bench/test_plots.py",
     "bench/test_schedules.py",
     "bench/test_suite.py",
+    "browser",
     "checkpoints/test_doctor.py",
     "checkpoints/test_download.py",
     "cli/test_cli.py::test_closed_pipe_is_not_an_error",

@@ -38,6 +38,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "infer": Command("fast_sam3d.cli.infer", "reconstruct one masked object: mesh, gaussians and pose"),
         "scene": Command("fast_sam3d.cli.scene", "reconstruct every masked object of one or many pictures as a scene"),
         "compare": Command("fast_sam3d.cli.compare", "run one object with and without acceleration, side by side"),
+        "demo": Command("fast_sam3d.cli.demo", "a page in the browser: select an object, reconstruct it, look at it"),
         "view": Command("fast_sam3d.cli.view", "show a result in the browser: mesh, gaussians, pose"),
         "config": Command("fast_sam3d.cli.show_config", "print the configuration that flags and overrides compose"),
         "methods": Command("fast_sam3d.cli.methods", "list presets and methods: paper, stage, what each needs"),

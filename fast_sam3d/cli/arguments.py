@@ -49,6 +49,11 @@ def seeds(text: str) -> tuple[int, ...]:
     return found
 
 
+def listed(text: str) -> list[str]:
+    """The type of flags for lists in the configuration: names with commas; the configuration checks them."""
+    return [*names(text)]
+
+
 def names(text: str) -> tuple[str, ...]:
     """The type of flags that take names with commas, each once."""
     found = tuple(dict.fromkeys(filter(None, (name.strip() for name in text.split(",")))))

@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.bench.runtimes import LIMITS, compare_stages, run_stages
     from fast_sam3d.checkpoints.load import DEFAULT_STOCK_TAG, find_checkpoint, load_checkpoint
     from fast_sam3d.errors import CheckpointError, InputError
-    from fast_sam3d.inputs.load import load_object
+    from fast_sam3d.inputs.load import load_asked
     from fast_sam3d.run.object import with_alpha
 
     config = config_from(args)
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
         raise InputError("name the picture with --image_path: a folder with image.png and its masks, or a file")
     if asked.runtime != "auto":
         raise CheckpointError("compare-runtimes runs both runtimes: leave out --runtime")
-    given = load_object(chosen.image_path, chosen.mask_index, chosen.mask_path, chosen.pointmap, chosen.pointmap_axes)
+    given = load_asked(chosen)
     rgba = with_alpha(given.image, given.mask)
     points = None if given.pointmap is None else torch.as_tensor(given.pointmap)
     tag = asked.tag or DEFAULT_STOCK_TAG

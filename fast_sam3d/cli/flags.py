@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from fast_sam3d.cli.arguments import Named, at_least, bundled, skipped
+from fast_sam3d.cli.arguments import Named, at_least, bundled, listed, skipped
 from fast_sam3d.config.compose import ACCELERATED, DTYPES, MEMORY, POINTMAP_AXES, PRESET, RUNTIMES, group_options
 from fast_sam3d.config.packaged import resource
 
@@ -34,9 +34,25 @@ class Flag(NamedTuple):
 
 OBJECT = (
     Flag(("mask_index",), "input.mask_index", int, "N", "number of the mask (default: the lowest that is there)"),
-    Flag(("mask_path",), "input.mask_path", str, "FILE", "a mask file instead of a numbered one (default: none)"),
-)
+    Flag(
+        ("mask_label",), "input.mask_label", str, "LABEL",
+        "number or name of an object in --mask_path, where that holds several (default: none)",
+    ),
+)  # fmt: skip
 """Flags that choose one object; a scene takes all of them."""
+MASKS = (
+    Flag(
+        ("mask_path",), "input.mask_path", str, "FILE",
+        "a mask file instead of the numbered ones; or the masks of several objects: a label map (PNG, npy), COCO or"
+        " labelme annotations (default: none)",
+    ),
+    Flag(
+        ("mask_threshold",), "input.mask_threshold", float, "SHARE",
+        "a pixel is of the object from this share of the full range on, 0.5 for alpha 128 (default: any alpha, half of"
+        " the grey values)",
+    ),
+)  # fmt: skip
+"""How masks are read."""
 POINTMAP = Flag(
     ("pointmap",), "input.pointmap", str, "FILE", "a pointmap, .npz or .npy (default: pointmap.npz beside the picture)"
 )
@@ -44,6 +60,19 @@ POINTMAP_FRAME = Flag(
     ("pointmap_axes",), "input.pointmap_axes", str, None, "frame of the pointmap; auto recognises it", POINTMAP_AXES
 )
 OUTPUT_DIR = Flag(("output_dir",), "output.dir", str, "DIR", "where the folder of results is created")
+FILES = (
+    Flag(
+        ("formats",), "output.formats", listed, "NAME,NAME",
+        "files to write: mesh, gaussian, gaussian_4, spz, sog, glb-splat, obj, stl; decodes what they need (default:"
+        " mesh,gaussian)",
+    ),
+    Flag(("faces",), "output.faces", int, "N", "at most N faces for the mesh (default: all; with --texture 20000)"),
+    Flag(
+        ("texture",), "output.texture", int, "PX",
+        "a texture of PX by PX pixels for the mesh, such as 1024 (default: none, colours of vertices)",
+    ),
+)  # fmt: skip
+"""Flags that choose the files of an object."""
 SEED = Flag(("seed",), "seed", int, "N", "seed of the noise; the same seed gives the same result")
 QUALITY = Flag(
     ("quality",), "quality", float, "IOU",
@@ -113,9 +142,11 @@ METHODS = {
 PLAIN = (
     Flag(("image_path",), "input.image_path", str, None, ""),
     *OBJECT,
+    *MASKS,
     POINTMAP,
     POINTMAP_FRAME,
     OUTPUT_DIR,
+    *FILES,
     SEED,
     QUALITY,
     *MODEL,
@@ -131,7 +162,7 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
     """
     group = parser.add_argument_group("input")
     add_image_path(group, SCENES_HELP if scene else INPUT_HELP)
-    for flag in () if scene else OBJECT:
+    for flag in MASKS if scene else (*OBJECT, *MASKS):
         _add(group, flag)
     either = group.add_mutually_exclusive_group()
     _add(either, POINTMAP)
@@ -143,8 +174,10 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
         help="ignore a pointmap beside the picture",
     )
     add_pointmap_axes(group)
+    group = parser.add_argument_group("output")
+    for flag in (OUTPUT_DIR, *FILES):
+        _add(group, flag)
     group = parser.add_argument_group("run")
-    _add(group, OUTPUT_DIR)
     add_model_flags(group)
     group = parser.add_argument_group("acceleration")
     add_preset(group, default=preset)

@@ -12,8 +12,9 @@ from fast_sam3d.cli.configuration import log_acceleration
 from fast_sam3d.cli.tables import print_path
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError
-from fast_sam3d.inputs.load import ObjectInput, load_object
-from fast_sam3d.outputs.folder import check_target, has_results
+from fast_sam3d.inputs.load import ObjectInput, load_asked
+from fast_sam3d.outputs.folder import check_target, has_results, log_replaced
+from fast_sam3d.run.export import check_exports
 from fast_sam3d.run.notices import log_checkpoint
 
 
@@ -58,19 +59,22 @@ def prepare(
     asked = config.input
     if asked.image_path is None:
         raise InputError("name the picture with --image_path: a folder with image.png and its masks, or a file")
-    given = load_object(asked.image_path, asked.mask_index, asked.mask_path, asked.pointmap, asked.pointmap_axes)
+    given = load_asked(asked)
     target = config.output.dir / f"{given.name}{suffix}"
     check_target(target, names, folders)
     asked_for = config.pipeline
     checkpoint = find_checkpoint(asked_for.tag, asked_for.device, asked_for.runtime)
     log_checkpoint(checkpoint)
     check_methods(config)
+    check_exports(config.output)
     log_acceleration(config)
     identity = _identity(config, given, checkpoint)
     identity["settings"] |= more or {}
     if not overwrite and has_results(target, report, identity):
         print_path(f"results in {target} are complete, from the same input and settings; --overwrite repeats the run")
         return None
+    if overwrite:
+        log_replaced(target, report, identity)
     return Request(config, _reduced(given) if checkpoint.kind == "mini" else given, target, checkpoint, identity)
 
 

@@ -16,7 +16,9 @@ from fast_sam3d.cli.flags import add_config_flags, add_overwrite
 from fast_sam3d.cli.scene_summary import Scenes
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
+from fast_sam3d.inputs.labels import is_annotation
 from fast_sam3d.outputs.folder import check_target
+from fast_sam3d.run.export import check_exports
 from fast_sam3d.run.notices import log_checkpoint
 from fast_sam3d.run.progress import ObjectsProgress, SceneProgress
 from fast_sam3d.scene.folder import run_folder, scene_lock
@@ -61,13 +63,17 @@ def main(args: argparse.Namespace) -> int:
     config = config_from(args)
     if config.input.image_path is None:
         raise InputError("name the scene with --image_path: a folder with image.png and masks, or one of such folders")
-    if config.input.mask_index is not None or config.input.mask_path is not None:
-        raise ConfigError("a scene takes every mask: leave input.mask_index and input.mask_path out, or use infer")
+    if config.input.mask_index is not None or config.input.mask_label is not None:
+        raise ConfigError("a scene takes every mask: leave input.mask_index and input.mask_label out, or use infer")
     folders = scene_folders(config.input.image_path)
     scenes = Scenes(folders, config)
     if not scenes.single and config.input.pointmap not in ("auto", "none"):
         raise ConfigError(
             f"--pointmap names one file for {len(folders)} scenes: save each as pointmap.npz beside its picture"
+        )
+    if not scenes.single and config.input.mask_path is not None and not is_annotation(config.input.mask_path):
+        raise ConfigError(
+            f"--mask_path names one file for {len(folders)} scenes: save each as labels.png beside its picture"
         )
     given = {name: value for name, *_ in CLUSTER if (value := getattr(args, name)) is not None}
     if given and args.engine != "ray":
@@ -76,6 +82,7 @@ def main(args: argparse.Namespace) -> int:
     checkpoint = find_checkpoint(asked.tag, asked.device, asked.runtime)
     log_checkpoint(checkpoint)
     check_methods(config)
+    check_exports(config.output)
     log_acceleration(config)
     if args.engine == "ray":
         from fast_sam3d.cli.scene_ray import run_on_cluster
@@ -112,7 +119,7 @@ class _PlainEngine:
         objects = len(tasks)
         if self.scene is not None:
             objects = len(self.scene.masks)
-            worker.know(self.scene, self.config.input.pointmap)
+            worker.know(self.scene, self.config.input)
             self.scene = None  # the worker has it, perhaps reduced
         self.processes = processes_for(worker.pipeline, objects, self.workers)
         progress: ObjectsProgress

@@ -13,9 +13,11 @@ from fast_sam3d.cluster.connect import import_ray
 from fast_sam3d.cluster.engine import ClusterEngine
 from fast_sam3d.cluster.job import SceneJob
 from fast_sam3d.cluster.settings import ClusterSettings
-from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.inputs.load import numbered_masks
+from fast_sam3d.config.settings import InputConfig
+from fast_sam3d.errors import FastSam3dError, InputError
+from fast_sam3d.inputs.load import find_image
 from fast_sam3d.run.progress import ObjectsProgress
+from fast_sam3d.scene.inputs import scene_masks
 from fast_sam3d.scene.worker import config_identity
 
 
@@ -40,7 +42,7 @@ def run_on_cluster(scenes: Scenes, checkpoint: Checkpoint, given: Mapping[str, A
                 continue
             yield job
 
-    with ObjectsProgress(sum(map(_objects, scenes.rows))) as progress:
+    with ObjectsProgress(sum(_objects(folder, config.input) for folder in scenes.rows)) as progress:
         engine = ClusterEngine(config, checkpoint, identity, settings, progress, Path.cwd())
         try:
             with contextlib.closing(engine.run(jobs())) as done:
@@ -57,8 +59,8 @@ def run_on_cluster(scenes: Scenes, checkpoint: Checkpoint, given: Mapping[str, A
     return scenes.end()
 
 
-def _objects(folder: Path) -> int:
+def _objects(folder: Path, asked: InputConfig) -> int:
     try:
-        return len(numbered_masks(folder))
-    except OSError:
+        return len(scene_masks(folder, find_image(folder), asked, [])[0])
+    except (OSError, InputError):
         return 0  # reported when it is read

@@ -38,7 +38,7 @@ class Scenes:
 
     def load(self, folder: Path) -> SceneInput:
         """The scene of a folder. Raises InputError; OutputError: another one would have the same result folder."""
-        scene = load_scene(folder, self.config.input.pointmap, self.config.input.pointmap_axes)
+        scene = load_scene(folder, self.config.input)
         if any(row["scene"] == scene.name for row in self.rows.values()):
             raise OutputError(f"{folder} and another scene would both go to {scene.name}: rename one of them")
         self.rows[folder]["scene"] = scene.name

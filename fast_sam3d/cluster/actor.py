@@ -17,6 +17,7 @@ from typing import Any
 from fast_sam3d import __version__
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
 from fast_sam3d.config.compose import Config
+from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import CheckpointError, InputError, one_line
 from fast_sam3d.scene.compose import finish
 from fast_sam3d.scene.folder import LOCK
@@ -96,7 +97,7 @@ class SceneActor:
     def compose(
         self,
         folder: Path,
-        pointmap: str,
+        asked: InputConfig,
         target: Path,
         identities: dict[int, Mapping[str, Any]],
         outcomes: Mapping[int, ObjectOutcome],
@@ -104,9 +105,7 @@ class SceneActor:
         """Compose a scene, after every object is complete or has failed. Arguments: see `SceneJob`."""
 
         def summary() -> Mapping[str, Any]:
-            plan = ScenePlan(
-                load_scene(folder, pointmap, self.config.input.pointmap_axes), target, identities=identities
-            )
+            plan = ScenePlan(load_scene(folder, asked), target, identities=identities)
             return finish(plan, outcomes, self.config)
 
         return self._reply(summary)
@@ -124,6 +123,7 @@ class SceneActor:
             given = self.config.input
             paths = [given.image_path, self.config.output.dir]
             paths += [] if given.pointmap in ("auto", "none") else [Path(given.pointmap)]
+            paths.append(given.mask_path)
             if any(path is not None and not Path(path).is_absolute() for path in paths):
                 raise InputError(
                     f"the folder {self.cwd} does not exist ({error.strerror}): give --image_path and --output_dir as "

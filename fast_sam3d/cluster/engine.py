@@ -184,7 +184,7 @@ class ClusterEngine:
             if job is not None:
                 worker.call = job, None
                 clear_unfinished(job.target)  # of dead workers
-                ref = worker.actor.compose.remote(job.folder, job.pointmap, job.target, job.identities, job.outcomes)
+                ref = worker.actor.compose.remote(job.folder, job.asked, job.target, job.identities, job.outcomes)
             elif (found := next_task(self._open, worker.place, others)) is not None:
                 job, task = worker.call = found
                 worker.place = (job, task.group)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.config.compose import Config
+from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.outputs.folder import check_target, clear_unfinished
 from fast_sam3d.scene.compose import finish
@@ -39,7 +40,7 @@ class SceneJob:
 
     name: str
     folder: Path
-    pointmap: str
+    asked: InputConfig
     target: Path
     waiting: list[ObjectTask]
     identities: Mapping[int, Mapping[str, Any]]
@@ -67,7 +68,7 @@ class SceneJob:
                     log.error("%s, object %d failed: %s", scene.name, outcome.number, outcome.message)
             count_as_missing(plan.tasks)
             return cls(
-                scene.name, scene.folder, config.input.pointmap, target, plan.tasks, plan.identities, plan.known,
+                scene.name, scene.folder, config.input, target, plan.tasks, plan.identities, plan.known,
                 summary=None if plan.tasks else finish(plan, plan.known, config), _lock=stack.pop_all(),
             )  # fmt: skip
 

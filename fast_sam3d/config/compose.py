@@ -16,14 +16,18 @@ from fast_sam3d.config.packaged import resource
 from fast_sam3d.config.read import Reader, dotted_keys
 from fast_sam3d.config.settings import (
     ACCELERATED,
+    ALIASES,
     DTYPES,
+    FILES,
     FORMATS,
+    GATES,
     MEMORY,
     MODULES,
     POINTMAP_AXES,
     PRESET,
     RUNTIMES,
     SEED_MAX,
+    BakeConfig,
     Config,
     InputConfig,
     Loading,
@@ -36,6 +40,7 @@ from fast_sam3d.errors import ConfigError, suggest
 __all__ = [
     "ACCELERATED",
     "DTYPES",
+    "FILES",
     "FORMATS",
     "MEMORY",
     "MODULES",
@@ -43,6 +48,7 @@ __all__ = [
     "PRESET",
     "RUNTIMES",
     "SEED_MAX",
+    "BakeConfig",
     "Config",
     "InputConfig",
     "Loading",
@@ -56,6 +62,8 @@ __all__ = [
 ]
 
 _HYDRA_VERSION = "1.3"
+DECODED = {"mesh", "gaussian"}
+"""The default of pipeline.formats."""
 _ONE_THREAD = threading.Lock()
 
 
@@ -223,6 +231,7 @@ def _check_key(key: str, override: str, tree: Any, choices: Mapping[str, str], g
 
 def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
     read = Reader(tree)
+    output = _output(read)
     config = Config(
         seed=read.integer("seed", 0, SEED_MAX),
         input=InputConfig(
@@ -230,9 +239,11 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             mask_index=read.optional("input.mask_index", lambda key: read.integer(key, 0, 10**9)),
             mask_path=read.path("input.mask_path"),
             pointmap=read.text("input.pointmap"),
+            mask_label=read.optional("input.mask_label", read.text),
+            mask_threshold=read.optional("input.mask_threshold", read.share),
             pointmap_axes=read.choice("input.pointmap_axes", POINTMAP_AXES),
         ),
-        output=OutputConfig(dir=read.file("output.dir"), preview=read.boolean("output.preview")),
+        output=output,
         pipeline=PipelineConfig(
             tag=read.optional("pipeline.tag", read.text),
             device=read.optional("pipeline.device", read.text),
@@ -243,7 +254,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             half_cache=read.boolean("pipeline.half_cache"),
             ss_steps=read.integer("pipeline.ss_steps", 1, 1000),
             slat_steps=read.integer("pipeline.slat_steps", 1, 1000),
-            formats=read.choices("pipeline.formats", FORMATS),
+            formats=_decoded(read, output),
             layout_postprocess=read.boolean("pipeline.layout_postprocess"),
         ),
         scene=SceneConfig(
@@ -262,6 +273,39 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             "input.mask_index (--mask_index) and input.mask_path (--mask_path) both name a mask: give one of them"
         )
     return config
+
+
+def _output(read: Reader) -> OutputConfig:
+    formats = read.optional("output.formats", lambda key: read.choices(key, (*FILES, *ALIASES)))
+    return OutputConfig(
+        dir=read.file("output.dir"),
+        preview=read.boolean("output.preview"),
+        formats=formats and tuple(dict.fromkeys(ALIASES.get(name, name) for name in formats)),
+        faces=read.optional("output.faces", lambda key: read.integer(key, 4, 10**8)),
+        texture=read.optional("output.texture", lambda key: read.integer(key, 16, 8192)),
+        bake=BakeConfig(gate=read.optional("output.bake.gate", lambda key: read.choice(key, GATES))),
+    )
+
+
+def _decoded(read: Reader, output: OutputConfig) -> tuple[str, ...]:
+    """What is to be decoded: for the files that are asked for, else as pipeline.formats says."""
+    key = "pipeline.formats"
+    decoded = read.choices(key, FORMATS)
+    if output.formats is not None:
+        needed = {FILES[name] for name in output.formats}
+        if set(decoded) != DECODED and not needed <= set(decoded):
+            raise ConfigError(
+                f"output.formats (--formats) needs {', '.join(sorted(needed))} and {key} decodes {', '.join(decoded)}: "
+                f"leave {key} out",
+                "output.formats",
+            )
+        decoded = tuple(name for name in FORMATS if name in needed)
+    for name in ("faces", "texture"):
+        if getattr(output, name) is not None and "mesh" not in decoded:
+            raise ConfigError(f"output.{name} (--{name}) needs a mesh, and none is decoded: ask for one")
+    if output.bake.gate is not None and output.texture is None:
+        raise ConfigError("output.bake.gate needs a texture to bake: add output.texture=1024 (--texture 1024)")
+    return decoded
 
 
 def _first_line(error: BaseException) -> str:

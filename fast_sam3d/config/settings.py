@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 FORMATS = ("mesh", "gaussian", "gaussian_4")
+"""What a pipeline decodes."""
+FILES: Mapping[str, str] = {
+    **{name: name for name in FORMATS},
+    **dict.fromkeys(("obj", "stl"), "mesh"),
+    **dict.fromkeys(("spz", "sog", "glb-splat"), "gaussian"),
+}
+"""The kinds of result files, and which of `FORMATS` each is written from."""
+ALIASES: Mapping[str, str] = {"glb": "mesh", "ply": "gaussian"}
+"""Further names of kinds of files."""
+GATES = ("none", "skipgs")
+"""Of a bake by optimisation: every backward pass, or those that the gate of SkipGS lets through."""
 DTYPES = ("float32", "float16", "bfloat16")
 RUNTIMES = ("auto", "stock", "native")
 """Whose classes run SAM 3D Objects; see `fast_sam3d.checkpoints.runtime`."""
@@ -25,21 +36,70 @@ SEED_MAX = 2**32 - 1  # what numpy's and torch's generators both take
 
 @dataclass(frozen=True, slots=True)
 class InputConfig:
-    """What goes in. Paths are not checked here (fast_sam3d.inputs.load does)."""
+    """What goes in. Paths are not checked here (fast_sam3d.inputs.load does).
 
-    image_path: Path | None
-    mask_index: int | None
-    mask_path: Path | None
-    pointmap: str  # "auto", "none" or a file
+    Args:
+        mask_path: a mask, or a file with the masks of several objects.
+        pointmap: "auto", "none" or a file.
+        pointmap_axes: of `POINTMAP_AXES`.
+        mask_label: number or name of an object in `mask_path`.
+        mask_threshold: least share of the full range that is of the object, in (0, 1].
+    """
+
+    image_path: Path | None = None
+    mask_index: int | None = None
+    mask_path: Path | None = None
+    pointmap: str = "auto"
     pointmap_axes: str = POINTMAP_AXES[0]
+    mask_label: str | None = None
+    mask_threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BakeConfig:
+    """A texture that is optimised against views of the gaussians.
+
+    Args:
+        gate: of `GATES`; None: the texture is transferred, not optimised.
+    """
+
+    gate: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OutputConfig:
-    """Where results go, and whether a picture to look at is rendered too."""
+    """Which files are written, and where.
+
+    Args:
+        preview: a picture to look at is rendered, too.
+        formats: of `FILES`; None: a file for each of `PipelineConfig.formats`, which otherwise follow from these.
+        faces: of the mesh at most; None: all, or those of `run.export.TEXTURED_FACES` with a texture.
+        texture: side of the mesh's texture in pixels; None: colours of vertices.
+        bake: how the texture gets its colours.
+    """
 
     dir: Path
     preview: bool
+    formats: tuple[str, ...] | None = None
+    faces: int | None = None
+    texture: int | None = None
+    bake: BakeConfig = BakeConfig()
+
+    def files(self, decoded: Collection[str]) -> tuple[tuple[str, str], ...]:
+        """The kinds of files of a run, each with what it is written from, of `decoded`.
+
+        Those that were asked for; where the memory did not suffice for what they need, splats are written from four
+        gaussians per voxel, and what was decoded in place of a mesh as its own kind.
+
+        Args:
+            decoded: of `FORMATS`.
+        """
+        found = []
+        for kind in decoded if self.formats is None else self.formats:
+            sources = (FILES[kind], "gaussian_4") if FILES[kind] == "gaussian" else (FILES[kind],)
+            found += [(kind, source) for source in sources if source in decoded][:1]
+        used = {source for _, source in found}
+        return (*found, *((name, name) for name in decoded if name not in used))
 
 
 class Loading(NamedTuple):
@@ -61,7 +121,7 @@ class PipelineConfig:
         memory: the memory plan, of `MEMORY`; pipelines other than the native one have none.
         half_cache: the native runtime reads weights in half precision from a copy, which it writes once.
         ss_steps, slat_steps: Euler steps.
-        formats: a non-empty subset of FORMATS.
+        formats: a non-empty subset of FORMATS, to decode.
         layout_postprocess: refine the pose against mask and pointmap once the object is decoded.
     """
 

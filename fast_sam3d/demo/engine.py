@@ -27,6 +27,7 @@ from fast_sam3d.demo.object_job import Model, run_object_job
 from fast_sam3d.demo.scene_job import run_scene_job
 from fast_sam3d.demo.settings import JobSettings, configuration
 from fast_sam3d.errors import FastSam3dError, InputError, OutputError, is_out_of_memory, one_line
+from fast_sam3d.run.export import check_exports
 from fast_sam3d.run.memory import DoesNotFit, free_memory, remedies
 
 __all__ = ["Engine"]
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 20
 """Jobs; further ones are refused."""
+MOST_BYTES = 2**30
+"""Of the pictures of waiting jobs, likewise."""
 
 
 class Engine:
@@ -99,13 +102,16 @@ class Engine:
         settings = JobSettings() if settings is None else settings
         if not scene and len(given.masks) != 1:
             raise InputError(f"there are {len(given.masks)} masks: give one, or reconstruct them as a scene")
-        check_methods(configuration(settings, Path("image.png"), self._values, self._overrides))
+        config = configuration(settings, Path("image.png"), self._values, self._overrides)
+        check_methods(config)
+        check_exports(config.output)
         job = Job(given, settings, scene, _left=self._leave)
         with self._changed:
             if self._closed:
                 raise FastSam3dError("the demo has ended: start it again")
-            if len(self._waiting) >= MOST_WAITING:
-                raise FastSam3dError(f"{MOST_WAITING} jobs are waiting already: try again later")
+            size = sum(each.given.image.nbytes for each in self._waiting if each.given is not None)
+            if len(self._waiting) >= MOST_WAITING or size > MOST_BYTES:
+                raise FastSam3dError(f"{len(self._waiting)} jobs are waiting already: try again later")
             self._waiting.append(job)
             self._jobs[job.id] = job
             while len(self._jobs) > MOST_WAITING + (self.folders.keep or 100):
@@ -131,7 +137,10 @@ class Engine:
             return self.state == "ready"
 
     def close(self) -> None:
-        """Cancel every job, wait for the running one to stop, and remove the temporary folder. Safe to repeat."""
+        """Cancel every job, wait for the thread to stop, and remove the temporary folder. Safe to repeat.
+
+        It stops at the next step of a job, or when the model is loaded: torch does not survive an exit in between.
+        """
         with self._changed:
             self._closed = True
             jobs = [*self._waiting, *([] if self._running is None else [self._running])]
@@ -209,15 +218,15 @@ class Engine:
         job.say("started")
         try:
             job.watch.check()
-            folder = self.folders.create(f"{given.folder_name[:60]}-{job.id}")
+            job.folder = self.folders.create(f"{given.folder_name[:60]}-{job.id}")
             run = run_scene_job if job.scene else run_object_job
-            results = run(job, given, self._model, folder)
+            results = run(job, given, self._model, job.folder)
             job.watch.check()
         except Cancelled:
-            self._drop(job, given)
+            self._drop(job)
             job.end("cancelled", "cancelled")
         except BaseException as error:
-            self._drop(job, given)
+            self._drop(job)
             if not isinstance(error, FastSam3dError):
                 log.error("a job failed", exc_info=error)
             job.end("failed", _sentence(error))
@@ -227,9 +236,11 @@ class Engine:
         finally:
             free_memory()
 
-    def _drop(self, job: Job, given: JobInput) -> None:
+    def _drop(self, job: Job) -> None:
+        """Remove the files of a job without results."""
         job.view = {}
-        self.folders.remove(f"{given.folder_name[:60]}-{job.id}")
+        if job.folder is not None:
+            self.folders.remove(job.folder.name)
 
 
 def _sentence(error: BaseException) -> str:

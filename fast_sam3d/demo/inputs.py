@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import list_masks, load_object, picture_of, result_name
-from fast_sam3d.inputs.pictures import read_mask, read_picture
+from fast_sam3d.inputs.masks import read_mask
+from fast_sam3d.inputs.pictures import read_picture
 from fast_sam3d.outputs.files import atomic_write
 
 __all__ = ["Example", "JobInput", "examples"]
@@ -29,6 +30,7 @@ class JobInput:
         pointmap: [H, W, 3] float32, as `fast_sam3d.inputs.load.ObjectInput` has it, or None.
         source: the folder of an example that was taken as it is, so that the command line can name it.
         number: of the mask in that folder.
+        notices: what was odd when they were read.
 
     Raises:
         InputError: a picture or mask of another kind; a mask that is empty or covers the whole picture.
@@ -40,6 +42,7 @@ class JobInput:
     pointmap: NDArray[np.float32] | None = None
     source: Path | None = None
     number: int = 0
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         image = np.asarray(self.image)
@@ -70,7 +73,9 @@ class JobInput:
         given = load_object(path, mask_index)
         own = given.mask_path != given.image_path
         source, number = (Path(path), int(given.mask_path.stem)) if own else (None, 0)
-        return cls(given.image, (given.mask,), given.name.rsplit("_", 1)[0], given.pointmap, source, number)
+        return cls(
+            given.image, (given.mask,), given.name.rsplit("_", 1)[0], given.pointmap, source, number, given.notices
+        )
 
     @property
     def folder_name(self) -> str:
@@ -120,7 +125,7 @@ class Example:
         """All objects."""
         first = self.input()
         masks = tuple(read_mask(path) for path in self.masks.values())
-        return JobInput(first.image, masks, self.name, first.pointmap, self.path)
+        return JobInput(first.image, masks, self.name, first.pointmap, self.path, notices=first.notices)
 
 
 def examples() -> list[Example]:
@@ -138,5 +143,4 @@ def read_upload(path: Path | str) -> NDArray[np.uint8]:
     Raises:
         InputError: it is no picture, or a damaged or too large one.
     """
-    image, _ = read_picture(Path(path), upright=True)
-    return image
+    return read_picture(Path(path)).upright.rgb

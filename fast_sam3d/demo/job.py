@@ -88,14 +88,14 @@ class Results:
         name = next((self.folder / "input").iterdir()).name
         path = self.folder / f"{name}.zip"
         if not path.exists():
-            kept = [file for file in sorted(self.folder.rglob("*")) if file.is_file() and "view" not in file.parts]
+            inside = {file.relative_to(self.folder): file for file in sorted(self.folder.rglob("*")) if file.is_file()}
             with (
                 atomic_write(path) as file,
                 zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as zipped,
             ):
-                for each in kept:
-                    if not each.name.startswith("."):
-                        zipped.write(each, Path(name) / each.relative_to(self.folder))
+                for place, each in inside.items():
+                    if place.parts[0] in ("command.txt", "input", "result", "baseline"):
+                        zipped.write(each, Path(name) / place)
         return path
 
 
@@ -107,6 +107,8 @@ class Job:
         given, settings: of the job.
         scene: all masks are reconstructed, and composed.
         id: short, unique, and good for a file name.
+        view: files to look at so far, as `Results.view`.
+        folder: of its files, once it has started.
     """
 
     given: JobInput | None
@@ -114,6 +116,7 @@ class Job:
     scene: bool
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     view: Mapping[str, Path] = field(default_factory=dict)
+    folder: Path | None = None
     _events: list[Event] = field(default_factory=list)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _cancelled: threading.Event = field(default_factory=threading.Event)

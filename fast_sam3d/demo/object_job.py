@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,20 @@ from typing import Any
 import numpy as np
 
 from fast_sam3d.checkpoints.load import Checkpoint
-from fast_sam3d.config.compose import Config
+from fast_sam3d.config.compose import Config, OutputConfig
 from fast_sam3d.demo.events import Watch
 from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Comparison, Job, Results
 from fast_sam3d.demo.settings import command_line, configuration
 from fast_sam3d.geometry.arrays import first
 from fast_sam3d.inputs.load import ObjectInput
-from fast_sam3d.outputs.folder import result_folder
-from fast_sam3d.run.memory import free_memory
-from fast_sam3d.run.notices import checkpoint_notices, notices_of
-from fast_sam3d.run.object import ObjectRun, RunSettings, run_object_fitting
-from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE, PREVIEW, REPORT, write_results
+from fast_sam3d.inputs.masks import check_inverted
+from fast_sam3d.run.object import ObjectRun
+from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE, PREVIEW, REPORT
+from fast_sam3d.run.to_folder import Written, run_to_folder
+
+VIEW = "view"
+"""The folder of plain files to look at, in that of a job."""
 
 __all__ = ["Model", "found_view", "run_object_job"]
 
@@ -57,16 +58,18 @@ def run_object_job(job: Job, given: JobInput, model: Model, folder: Path) -> Res
     command = command_line(settings, given, source, number, model.values, model.overrides)
     item = _object_input(given, saved, model.checkpoint.kind == "mini")
     watch.part = "accelerated" if any(config.modules.values()) else "baseline"
-    run, files = _run(item, config, model, watch, folder / "result", job)
+    written = _run(item, config, model, watch, folder / "result", job)
+    run = written.run
     given.save(saved)
     comparison = None
     if settings.compare and watch.part == "accelerated":
         comparison = _compare(item, run, config, model, job, folder)
     report = json.loads((folder / "result" / REPORT).read_text(encoding="utf-8"))
+    files = tuple(folder / "result" / name for name in written.files)
     results = Results(
-        folder, tuple(folder / "result" / name for name in files), found_view(folder / "result"), report,
+        folder, files, found_view(folder / "result", folder / VIEW), report,
         json.loads((folder / "result" / POSE).read_text(encoding="utf-8")), run.seconds, run.report.network_calls,
-        run.report.network_calls_saved, command, tuple(report.get("notices", ())), comparison,
+        run.report.network_calls_saved, command, written.notices, comparison,
     )  # fmt: skip
     (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
     return results
@@ -83,54 +86,39 @@ def _object_input(given: JobInput, saved: Path, reduce: bool) -> ObjectInput:
         if covered is not mask and not covered.all():
             image, mask = smaller, covered
             points = None if points is None else match_size(points, *mask.shape).numpy()
+    notices = list(given.notices)
+    if given.source is None:
+        check_inverted(mask, Path(f"{given.folder_name}/0.png"), notices)
     return ObjectInput(
         f"{given.folder_name}_0", image, mask, points, saved / "image.png", saved / "0.png",
-        None if points is None else saved / "pointmap.npy", size,
+        None if points is None else saved / "pointmap.npy", size, tuple(notices),
     )  # fmt: skip
 
 
-def _run(
-    given: ObjectInput, config: Config, model: Model, watch: Watch, target: Path, job: Job | None
-) -> tuple[ObjectRun, list[str]]:
+def _run(given: ObjectInput, config: Config, model: Model, watch: Watch, target: Path, job: Job | None) -> Written:
     """One run with its files; with a job, these are shown as soon as there is something to look at."""
-    from fast_sam3d.api import accelerate, restore
     from fast_sam3d.report import observe
 
-    pipeline, tried = model.pipeline, []  # type: Any, list[str]
-
-    def write(run: ObjectRun) -> tuple[ObjectRun, list[str]]:
-        if job is not None and _takes_long(config):
-            job.show(_plain_files(run, target.parent / "view"))
+    def show(run: ObjectRun) -> None:
+        if job is not None and not _shown_at_once(config.output):
+            job.show(_plain_files(run, target.parent / VIEW))
         watch.check()
-        with result_folder(target) as folder:
-            names = write_results(
-                folder, config, given, run, tag=model.checkpoint.tag, load_seconds=model.load_seconds,
-                out_of_memory=tried, notices=notices_of(given, run, checkpoint_notices(model.checkpoint)),
-            )  # fmt: skip
-            watch.check()
-        if job is not None:
-            job.show(found_view(target))
-        return run, names
 
-    def free() -> None:
-        accelerate(pipeline, config)
-        free_memory()
-
-    with ExitStack() as stack:
-        accelerate(pipeline, config)
-        stack.callback(restore, pipeline)
-        watch.report = stack.enter_context(observe(pipeline, watch))
-        (run, names), _ = run_object_fitting(
-            pipeline, given.image, given.mask, given.pointmap, settings=RunSettings.of(config.seed, config.pipeline),
-            progress=watch.outside, smaller=config.scene.smaller, free=free, failures=tried, use=write,
+    with observe(model.pipeline, watch) as watch.report:
+        written = run_to_folder(
+            model.pipeline, config, given, model.checkpoint, target, progress=watch.outside,
+            load_seconds=model.load_seconds, before=show,
         )  # fmt: skip
-    return run, names
+    watch.check()
+    if job is not None:
+        job.show(found_view(target, target.parent / VIEW))
+    return written
 
 
-def _takes_long(config: Config) -> bool:
-    """Whether writing the files takes more than a moment."""
-    asked = config.output
-    return any(getattr(asked, name, None) is not None for name in ("faces", "texture"))
+def _shown_at_once(asked: OutputConfig) -> bool:
+    """Whether the files that are asked for can be looked at, and are written in a moment."""
+    quick = asked.faces is None and asked.texture is None
+    return quick and (asked.formats is None or {"mesh", "gaussian"} <= set(asked.formats))
 
 
 def _plain_files(run: ObjectRun, folder: Path) -> dict[str, Path]:
@@ -138,7 +126,7 @@ def _plain_files(run: ObjectRun, folder: Path) -> dict[str, Path]:
     from fast_sam3d.outputs.gaussians import save_gaussians_ply
     from fast_sam3d.outputs.meshes import mesh_to_trimesh, save_glb
 
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     mesh = first(run.result.get("mesh"))
     if mesh is not None and len(mesh.faces):
         save_glb(folder / MESH, mesh_to_trimesh(mesh))
@@ -149,16 +137,20 @@ def _plain_files(run: ObjectRun, folder: Path) -> dict[str, Path]:
     return found_view(folder)
 
 
-def found_view(folder: Path) -> dict[str, Path]:
-    """What there is to look at in a folder of results."""
+def found_view(*folders: Path) -> dict[str, Path]:
+    """What there is to look at in some folders; the first one that has it counts."""
     names = {
         "mesh": (MESH, "scene.glb"),
-        "splats": (GAUSSIANS, GAUSSIANS_4, "scene.ply"),
+        "splats": (GAUSSIANS, GAUSSIANS_4, "scene.ply", "gaussians.spz"),
         "preview": (PREVIEW,),
         "turntable": ("turntable.mp4", "turntable.webp", "turntable.gif"),
     }
-    found = {what: [folder / name for name in each if (folder / name).is_file()] for what, each in names.items()}
-    return {what: paths[0] for what, paths in found.items() if paths}
+    found: dict[str, Path] = {}
+    for what, each in names.items():
+        for path in (folder / name for folder in folders for name in each):
+            if path.is_file():
+                found.setdefault(what, path)
+    return found
 
 
 def _compare(given: ObjectInput, run: ObjectRun, config: Config, model: Model, job: Job, folder: Path) -> Comparison:
@@ -169,7 +161,7 @@ def _compare(given: ObjectInput, run: ObjectRun, config: Config, model: Model, j
     watch.part = "baseline"
     off = configuration(job.settings.baseline, config.input.image_path or folder, model.values)
     off = replace(off, pipeline=replace(off.pipeline, formats=config.pipeline.formats))
-    plain, _ = _run(given, off, model, watch, folder / "baseline", None)
+    plain = _run(given, off, model, watch, folder / "baseline", None).run
     watch("drift", 0, 1)
     drift = compare(Reconstruction.of(run.result).on_host(), Reconstruction.of(plain.result).on_host())
     watch("drift", 1, 1)

@@ -11,7 +11,7 @@ from fast_sam3d.config.compose import Config
 from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Job, Results
 from fast_sam3d.demo.object_job import Model, found_view
-from fast_sam3d.demo.settings import command_line, configuration
+from fast_sam3d.demo.settings import SAVED_AXES, command_line, configuration
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.run.notices import checkpoint_notices
 from fast_sam3d.run.object import Known
@@ -39,10 +39,11 @@ def run_scene_job(job: Job, given: JobInput, model: Model, folder: Path) -> Resu
     watch, settings = job.watch, job.settings
     saved = folder / "input" / given.folder_name
     given.save(saved)
-    config = configuration(settings, saved, model.values, model.overrides)
+    values = {**model.values, "input.pointmap_axes": SAVED_AXES}
+    config = configuration(settings, saved, values, model.overrides)
     source = given.source or Path("input") / given.folder_name
     command = command_line(settings, given, source, None, model.values, model.overrides)
-    scene, target = load_scene(saved), folder / "result"
+    scene, target = load_scene(saved, config.input), folder / "result"
     known: dict[int, ObjectOutcome] = {}
 
     def show(outcome: ObjectOutcome) -> None:
@@ -53,7 +54,7 @@ def run_scene_job(job: Job, given: JobInput, model: Model, folder: Path) -> Resu
     with scene_lock(target), _worker(model, config) as worker, observe(model.pipeline, watch) as report:
         watch.report = report
         worker.progress = watch.outside
-        worker.know(scene, config.input.pointmap)
+        worker.know(scene, config.input)
         plan = plan_scene(scene, config, config_identity(config, model.checkpoint), target)
 
         def engine(tasks: Iterable[ObjectTask]) -> Iterator[ObjectOutcome]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.config.compose import PRESET, Config, OutputConfig, load
+from fast_sam3d.config.compose import FILES, PRESET, Config, load
 from fast_sam3d.demo.inputs import JobInput
 
 __all__ = ["FACES", "TEXTURE", "JobSettings", "command_line", "configuration"]
 
 TEXTURE, FACES = 1024, 20000
 FORMATS = ("mesh", "gaussian")
+SAVED_AXES = "pytorch3d"
+"""Of the pointmaps that `JobInput.save` writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,8 @@ class JobSettings:
         seed: of the noise.
         ss_steps, slat_steps: of the two samplers; None: the configuration's.
         formats: files to write, as `--formats` takes them.
-        faces: at most this many in the mesh; None: all.
-        texture: pixels along its edge; None: vertex colours.
+        faces: at most this many in the mesh; None: all. No effect without a mesh.
+        texture: pixels along its edge; None: vertex colours. No effect without a mesh.
         compare: run the baseline too, and measure the difference. Not for scenes.
         overrides: further ones, such as "ss.when.stride=4".
     """
@@ -53,14 +55,9 @@ def _values(settings: JobSettings) -> dict[str, Any]:
     for key in ("ss_steps", "slat_steps"):
         if (steps := getattr(settings, key)) is not None:
             values[f"pipeline.{key}"] = steps
-    known = {field.name for field in fields(OutputConfig)}
-    for key, value in (
-        ("formats", list(settings.formats)),
-        ("faces", settings.faces),
-        ("texture", settings.texture),
-    ):
-        if key in known:
-            values[f"output.{key}"] = value
+    values["output.formats"] = list(settings.formats)
+    if any(FILES.get(kind) == "mesh" for kind in settings.formats):
+        values |= {"output.faces": settings.faces, "output.texture": settings.texture}
     return values
 
 
@@ -93,6 +90,8 @@ def command_line(
         words += ["--mask_index", str(mask_index)]
     words += ["--preset", settings.preset]
     every = {**values, **_values(settings)}
+    if given.pointmap is not None and given.source is None:
+        every["input.pointmap_axes"] = SAVED_AXES
     for key, value in every.items():
         if (flag := FLAGS.get(key)) is not None:
             if value is not None:
@@ -104,6 +103,7 @@ def command_line(
 
 FLAGS = {
     "seed": "--seed",
+    "input.pointmap_axes": "--pointmap_axes",
     "pipeline.tag": "--tag",
     "pipeline.device": "--device",
     "pipeline.dtype": "--dtype",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fast_sam3d.geometry.arrays import as_numpy
 
@@ -36,6 +37,22 @@ class GaussianCloud:
     def rgb(self) -> np.ndarray:
         """[n, 3] float32 colours in 0..1."""
         return np.clip(0.5 + SH_C0 * self._features_dc[:, 0], 0.0, 1.0)
+
+    def turned(self, axes: NDArray[np.floating]) -> GaussianCloud:
+        """The same gaussians in other axes; nothing is rounded.
+
+        A gaussian is R S S R' with the rotation R and the deviations S of its axes. With M, the permutation of `axes`,
+        it is (M R M') (M S M') (M S M') (M R M')': both are permutations of the old ones.
+
+        Args:
+            axes: [3, 3] rotation whose entries are 0, 1 and -1, from old to new coordinates of column vectors.
+        """
+        axes = np.asarray(axes, np.float32)
+        rotation = self.get_rotation.copy()
+        rotation[:, 1:] = rotation[:, 1:] @ axes.T
+        return replace(
+            self, get_xyz=self.get_xyz @ axes.T, get_scaling=self.get_scaling @ np.abs(axes).T, get_rotation=rotation
+        )
 
     @classmethod
     def of(cls, gaussians: Any) -> GaussianCloud:

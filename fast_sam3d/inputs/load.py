@@ -7,35 +7,44 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fast_sam3d.config.packaged import bundled_example
+from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import InputError, suggest
-from fast_sam3d.inputs.pictures import checked_mask, read_mask, read_picture
+from fast_sam3d.inputs.annotations import Labelled
+from fast_sam3d.inputs.labels import chosen, is_annotation, label_file, labelled_objects
+from fast_sam3d.inputs.masks import alpha_mask, check_inverted, read_mask
+from fast_sam3d.inputs.pictures import Picture, check_range, orientation_in, read_picture
 from fast_sam3d.inputs.pointmaps import Pointmap, find_pointmap, read_pointmap
+from fast_sam3d.inputs.turns import fitting_mask, fitting_picture
 
 __all__ = [
+    "MaskSource",
     "ObjectInput",
     "find_image",
     "folder_name",
     "list_masks",
+    "load_asked",
     "load_object",
     "numbered_masks",
     "picture_of",
     "result_name",
+    "turned_picture",
 ]
 
 log = logging.getLogger(__name__)
 
 MAX_NAME = 200  # bytes; file systems take 255
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
-_MASK_NAME = re.compile(r"(\d+)\.png", re.IGNORECASE)
-_OTHER_MASK_NAME = re.compile(r"(\d+)\.(jpe?g|webp|bmp|tiff?|gif|ppm)", re.IGNORECASE)
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".heic", ".heif", ".avif")
+_MASK_NAME = re.compile(r"([0-9]+)\.(png|npy|tiff?|bmp|gif|p[gp]m|webp|jpe?g|avif|hei[cf])", re.IGNORECASE)
+_LOSSY_SUFFIXES = ("webp", "jpg", "jpeg", "avif", "heic", "heif")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,28 +72,88 @@ class ObjectInput:
     notices: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskSource:
+    """Where the mask of one object is.
+
+    Args:
+        path: its file.
+        labelled: the object in a file with several; None: the file is the mask.
+    """
+
+    path: Path
+    labelled: Labelled | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the file, with the object's name and number in a file with several."""
+        return self.path.name if self.labelled is None else f"{self.path.name}:{self.labelled.label}"
+
+    def read(self, threshold: float | None, notices: list[str]) -> tuple[NDArray[np.bool_], int]:
+        """The mask [H, W] as it is stored, and the EXIF orientation of its file. Raises InputError."""
+        if self.labelled is not None:
+            mask = self.labelled.draw()
+            if not mask.any():
+                raise InputError(f"the mask {self.name} is empty: no pixel of the picture is inside of it")
+            return mask, 1
+        return read_mask(self.path, threshold, notices), orientation_in(self.path)
+
+    def fitted(
+        self, rgb: NDArray[np.uint8], size: tuple[int, int], image: Path, threshold: float | None, notices: list[str]
+    ) -> NDArray[np.bool_]:
+        """The mask [H, W] of a picture.
+
+        Args:
+            rgb: [h, w, 3] of the picture, also reduced; `size` is its (height, width).
+            image: its file.
+
+        Raises:
+            InputError: unreadable, empty, full, or of another size than the picture's.
+        """
+        with reading(self.path):
+            mask, orientation = self.read(threshold, notices)
+        mask = fitting_mask(mask, orientation, rgb, size, self.path, notices)
+        if mask.shape != size:
+            raise InputError(
+                f"{self.path} is {mask.shape[1]}x{mask.shape[0]} pixels and {image} is {size[1]}x{size[0]}: save the "
+                "mask at the size of the image"
+            )
+        check_inverted(mask, self.path, notices)
+        return mask
+
+
 def load_object(
-    image_path: Path | str,
-    mask_index: int | None = None,
-    mask_path: Path | str | None = None,
-    pointmap: str = "auto",
-    pointmap_axes: str = "auto",
-) -> ObjectInput:
+    image_path: Path | str, mask_index: int | None = None, mask_path: Path | str | None = None, pointmap: str = "auto",
+    pointmap_axes: str = "auto", *, mask_label: str | None = None, mask_threshold: float | None = None,
+) -> ObjectInput:  # fmt: skip
     """Read the inputs of one object.
 
     Args:
         image_path: a folder with image.png and masks 0.png, 1.png ... (gaps are fine), or an image file; or
             "examples/teapot", the packaged example.
         mask_index: number of the mask beside the image; None: the lowest.
-        mask_path: a mask file to use instead.
+        mask_path: a file to use instead: a mask, or a label map, COCO or labelme annotations with `mask_label`.
         pointmap: "auto": pointmap.npz or pointmap.npy beside the image, if any; "none"; or the path of a file.
         pointmap_axes: its frame, "pytorch3d", "opencv" or "opengl"; "auto" recognises it.
+        mask_label: number or name of an object in `mask_path`.
+        mask_threshold: share of the full range, in (0, 1], from which on a pixel is of the object, see `read_mask`.
 
     Raises:
         InputError: an input is missing or invalid; the message says what to do.
     """
-    with reading(image_path):
-        return _load(Path(image_path), mask_index, mask_path, pointmap, pointmap_axes)
+    return load_asked(
+        InputConfig(
+            Path(image_path), mask_index, None if mask_path is None else Path(mask_path), pointmap, pointmap_axes,
+            mask_label=mask_label, mask_threshold=mask_threshold,
+        )
+    )  # fmt: skip
+
+
+def load_asked(asked: InputConfig) -> ObjectInput:
+    """Read the inputs of one object, which a configuration names. Logs the notices; raises InputError."""
+    assert asked.image_path is not None
+    with reading(asked.image_path):
+        return _load(asked.image_path, asked)
 
 
 @contextlib.contextmanager
@@ -96,41 +165,63 @@ def reading(path: Path | str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read ({error.strerror or error}): check the path") from error
 
 
-def _load(
-    image_path: Path, mask_index: int | None, mask_path: Path | str | None, pointmap: str, axes: str
-) -> ObjectInput:
+def _load(image_path: Path, asked: InputConfig) -> ObjectInput:
     image_file = find_image(image_path)
     folder = image_file.parent
-    image, alpha = read_picture(image_file)
-    if mask_path is not None:
-        mask_file = Path(mask_path)
-        mask = read_mask(mask_file)
-        label = mask_file.stem
+    notices: list[str] = []
+    picture = read_picture(image_file)
+    check_range(picture.rgb, image_file, notices)
+    masks = {} if asked.mask_path is not None else numbered_masks(folder)
+    if asked.mask_label is not None and asked.mask_path is None:
+        raise InputError("--mask_label chooses an object of a label map or of annotations: name it with --mask_path")
+    if asked.mask_path is None and asked.mask_index is None and not masks and picture.alpha is not None:
+        log.info("%s: no mask file, so its alpha channel is the mask", image_file)
+        mask_file, label, image = image_file, "alpha", picture.rgb
+        mask = alpha_mask(picture.alpha, image_file, asked.mask_threshold, notices)
+        check_inverted(mask, image_file, notices)
     else:
-        masks = list_masks(folder)
-        if mask_index is None and not masks and alpha is not None:
-            log.info("%s: no mask file, so its alpha channel is the mask", image_file)
-            mask_file, mask, label = image_file, checked_mask(alpha > 0, image_file), "alpha"
-        else:
-            mask_file = _pick_mask(masks, mask_index, folder)
-            mask = read_mask(mask_file)
-            label = str(int(mask_file.stem))
-    if mask.shape == image.shape[1::-1] != image.shape[:2]:
-        turned, _ = read_picture(image_file, upright=True)
-        if turned.shape[:2] == mask.shape:
-            log.info("%s: rotated by its EXIF orientation, to match the mask", image_file)
-            image = turned
-    if mask.shape != image.shape[:2]:
-        raise InputError(
-            f"{mask_file} is {mask.shape[1]}x{mask.shape[0]} pixels and {image_file} is {image.shape[1]}x"
-            f"{image.shape[0]}: save the mask at the size of the image"
-        )
-    points_file = find_pointmap(folder, pointmap)
-    points = Pointmap(None) if points_file is None else read_pointmap(points_file, image.shape[:2], mask, axes)
+        source, label = _source(asked, masks, image_file, notices)
+        mask_file = source.path
+        image = turned_picture(picture, image_file, [source], asked.mask_threshold, notices)
+        mask = source.fitted(image, image.shape[:2], image_file, asked.mask_threshold, notices)
+    points_file = find_pointmap(folder, asked.pointmap)
+    points = Pointmap(None)
+    if points_file is not None:
+        points = read_pointmap(points_file, image.shape[:2], mask, asked.pointmap_axes)
+        notices += points.notices
     base = image_file.stem if image_file.stem.lower() != "image" else folder_name(folder)
     size = (image.shape[1], image.shape[0])
-    name = result_name(base, label)
-    return ObjectInput(name, image, mask, points.points, image_file, mask_file, points_file, size, points.notices)
+    for notice in notices:
+        log.warning("%s", notice)
+    return ObjectInput(
+        result_name(base, label), image, mask, points.points, image_file, mask_file, points_file, size, tuple(notices)
+    )
+
+
+def _source(
+    asked: InputConfig, masks: dict[int, list[Path]], image_file: Path, notices: list[str]
+) -> tuple[MaskSource, str]:
+    """The mask that is asked for, and how the results are named after it."""
+    if (path := asked.mask_path) is None:
+        path = _pick_mask(masks, asked.mask_index, image_file.parent)
+        return MaskSource(path), str(int(path.stem))
+    if asked.mask_label is None and not is_annotation(path):
+        return MaskSource(path), path.stem
+    found = chosen(labelled_objects(path, image_file, notices), asked.mask_label, path)
+    return MaskSource(path, found), found.label if path.stem == image_file.stem else f"{path.stem}_{found.label}"
+
+
+def turned_picture(
+    picture: Picture, path: Path, sources: Sequence[MaskSource], threshold: float | None, notices: list[str]
+) -> NDArray[np.uint8]:
+    """The pixels of a picture, turned by its EXIF orientation if its masks are."""
+
+    def masks() -> Iterator[tuple[NDArray[np.bool_], int]]:
+        for source in sources:
+            with contextlib.suppress(InputError, OSError):  # reported when it is used
+                yield source.read(threshold, [])
+
+    return fitting_picture(picture, path, masks(), notices)
 
 
 def folder_name(folder: Path) -> str:
@@ -144,13 +235,18 @@ def list_masks(folder: Path) -> dict[int, Path]:
 
 
 def numbered_masks(folder: Path) -> dict[int, list[Path]]:
-    """All numbered masks of a folder, by number; of several with one number the shortest name comes first."""
-    found: dict[int, list[Path]] = {}
-    for path in sorted(folder.iterdir(), key=lambda p: (len(p.name), p.name)):
+    """All numbered masks of a folder, by number.
+
+    Of several with one number those without loss come first, PNG before others, then those with the shortest name.
+    """
+    found: dict[int, list[tuple[Any, Path]]] = {}
+    for path in folder.iterdir():
         match = _MASK_NAME.fullmatch(path.name)
         if match and path.is_file():
-            found.setdefault(int(match.group(1)), []).append(path)
-    return dict(sorted(found.items()))
+            suffix = match[2].lower()
+            order = (suffix != "png", suffix in _LOSSY_SUFFIXES, len(path.name), path.name)
+            found.setdefault(int(match[1]), []).append((order, path))
+    return {number: [path for _, path in sorted(found[number])] for number in sorted(found)}
 
 
 def find_image(path: Path) -> Path:
@@ -180,25 +276,25 @@ def picture_of(folder: Path) -> Path | None:
     return next((there[name] for suffix in _SUFFIXES if (name := f"image{suffix}") in there), None)
 
 
-def _pick_mask(masks: dict[int, Path], index: int | None, folder: Path) -> Path:
-    others = {int(m[1]): p for p in sorted(folder.iterdir()) if (m := _OTHER_MASK_NAME.fullmatch(p.name))}
-    if others and (not masks if index is None else index not in masks and index in others):
-        other = others[index] if index is not None else others[min(others)]
-        raise InputError(
-            f"{folder} has {other.name}, but numbered masks must be PNG files: save it as {other.stem}.png, or name it "
-            "with --mask_path"
-        )
+def _pick_mask(masks: dict[int, list[Path]], index: int | None, folder: Path) -> Path:
     if not masks:
+        if (labels := label_file(folder)) is not None:
+            raise InputError(
+                f"{folder} holds no numbered mask, but {labels.name}: name it with --mask_path {labels} and choose an "
+                "object with --mask_label"
+            )
         raise InputError(f"{folder} holds no mask: save one there as 0.png, or name one with --mask_path")
     if index is None:
-        first = next(iter(masks))
+        index = next(iter(masks))
         if len(masks) > 1:
-            log.info("%d masks in %s: taking %d; choose with --mask_index", len(masks), folder, first)
-        return masks[first]
+            log.info("%d masks in %s: taking %d; choose with --mask_index", len(masks), folder, index)
     if index not in masks:
         there = ", ".join(str(i) for i in masks)
         raise InputError(f"{folder} has no mask {index}.png: there are {there}")
-    return masks[index]
+    first, *others = masks[index]
+    for other in others:
+        log.warning("%s is left out: %s has the same number", other, first.name)
+    return first
 
 
 def result_name(base: str, label: str) -> str:

@@ -1,4 +1,4 @@
-"""Reading of images and masks.
+"""Reading of pictures.
 
 An image is decoded only if its header shows that it is not too large. Unambiguous formats (grey, palette, 16-bit, RGBA,
 CMYK) are converted with a log message; others are refused.
@@ -6,17 +6,22 @@ CMYK) are converted with a log message; others are refused.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fast_sam3d.errors import InputError, first_line
 
-__all__ = ["MAX_MEGAPIXELS", "checked_mask", "picture_size", "read_mask", "read_picture"]
+__all__ = [
+    "LOSSY", "MAX_MEGAPIXELS", "Picture", "check_range", "eight_bit", "is_wide", "open_picture", "orientation_in",
+    "picture_size", "read_picture", "turned",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -24,106 +29,52 @@ MAX_MEGAPIXELS = 64  # 8k x 8k: 192 MB as RGB
 MIN_SIDE = 8  # pixels
 # Raster formats; without this list Pillow would also try formats that run other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-_LOSSY = ("JPEG", "MPO", "WEBP")
-MAX_LABELS = 64
-"""A mask with at most as many grey values, none of them white, is a label map."""
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")
+"""Formats whose pixels may differ from those that were saved."""
+_ORIENTATION = 0x0112  # the EXIF tag
 _STRIP = 256  # rows converted at a time, to avoid a second copy of a large image
 
 
-def read_mask(path: Path | str) -> NDArray[np.bool_]:
-    """Read a mask as [H, W] bool.
+class Picture(NamedTuple):
+    """A picture as it is stored.
 
-    A varying alpha channel is the mask (alpha > 0, as in the stock loader). Otherwise the brightness is: above zero for
-    two values, at least half of the full range for more (soft edges, lossy compression). Index 0 of a palette with two
-    colours is the background.
+    Args:
+        rgb: [H, W, 3] uint8.
+        alpha: [H, W] uint8; None if constant.
+        orientation: 1 to 8, the EXIF tag that says how to turn it for display; see `turned`.
+    """
+
+    rgb: NDArray[np.uint8]
+    alpha: NDArray[np.uint8] | None
+    orientation: int = 1
+
+    @property
+    def upright(self) -> Picture:
+        """As it is displayed."""
+        alpha = None if self.alpha is None else turned(self.alpha, self.orientation)
+        return Picture(turned(self.rgb, self.orientation), alpha)
+
+
+def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Pixels [H, W, ...] as an EXIF orientation, 1 to 8, says to display them."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a picture; its EXIF orientation is not applied, as in the stock loader.
 
     Raises:
-        InputError: the mask is unreadable, empty, covers the whole image, or is a label map of several objects.
+        InputError: unreadable, too large or too small.
     """
-    path = Path(path)
-    picture = _open(path)
-    lossy = picture.format in _LOSSY
-    if picture.mode in ("P", "PA") and "transparency" not in picture.info:
-        indices = np.asarray(picture.getchannel(0))
-        used = _levels(indices)
-        if len(used) <= 2:
-            return checked_mask(indices > 0, path)
-        if any(len(set(colour)) > 1 for colour in _palette(picture, used)):
-            raise _labels(path, f"{len(used)} colours of a palette")
-        picture = picture.convert("L")
-    if _is_wide(picture):
-        return _by_brightness(np.asarray(picture), path, lossy)
-    picture = _eight_bit(picture, path)
-    if picture.mode == "P":
-        picture = picture.convert("RGBA")
-    if "A" in picture.getbands():
-        alpha = np.asarray(picture.getchannel("A"))
-        if alpha.min() != alpha.max():
-            return checked_mask(alpha > 0, path)
-        log.info("%s: its alpha channel is constant, so its brightness is the mask", path)
-        picture = picture.convert("LA").getchannel(0)
-    return _by_brightness(np.asarray(picture.convert("L")), path, lossy)
-
-
-def _by_brightness(grey: NDArray[Any], path: Path, lossy: bool) -> NDArray[np.bool_]:
-    """Threshold grey values [H, W] of 8 or 16 bits; a maximum below 256 means 8 bits."""
-    values = _levels(grey)
-    if len(values) <= 2 and not lossy:
-        return checked_mask(grey > 0, path)
-    full = 255 if values[-1] <= 255 else 65535
-    if not lossy and len(values) <= MAX_LABELS and values[-1] < full:
-        raise _labels(path, f"the grey values {', '.join(str(v) for v in values[:5])}{' …' * (len(values) > 5)}")
-    half = (full + 1) // 2
-    if values[-1] < half:
-        raise InputError(
-            f"the mask in {path} is too dark: its brightest pixel is {values[-1]} of {full}, but the object needs at "
-            f"least {half}; save it as white on black"
-        )
-    log.info("%s: %d grey levels; the object has at least %d of %d", path, len(values), half, full)
-    return checked_mask(grey >= half, path)
-
-
-def _levels(grey: NDArray[Any]) -> list[int]:
-    """Sorted unique values, clipped to 65535."""
-    seen = np.zeros(65536, bool)
-    for top in range(0, len(grey), _STRIP):
-        seen[grey[top : top + _STRIP].astype(np.int64).clip(0, 65535)] = True
-    return [int(value) for value in np.flatnonzero(seen)]
-
-
-def _palette(picture: Any, indices: list[int]) -> list[tuple[int, ...]]:
-    """Colours (r, g, b) of some indices, without those missing in the palette."""
-    flat = picture.convert("P").getpalette("RGB") if picture.mode == "PA" else picture.getpalette("RGB")
-    return [tuple(flat[3 * i : 3 * i + 3]) for i in indices if 3 * i + 3 <= len(flat)]
-
-
-def _labels(path: Path, what: str) -> InputError:
-    return InputError(
-        f"the mask in {path} has {what}, like a label map of several objects: save one object as white on black"
-    )
-
-
-def checked_mask(mask: NDArray[np.bool_], path: Path) -> NDArray[np.bool_]:
-    """The mask. Raises InputError, naming the file, if it is empty or full."""
-    if not mask.any():
-        raise InputError(
-            f"the mask in {path} is empty: mark the object in it, as white on black or in the alpha channel"
-        )
-    if mask.all():
-        raise InputError(f"the mask in {path} covers the whole image: make the background black or transparent")
-    return mask
-
-
-def read_picture(path: Path, upright: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """RGB [H, W, 3] uint8, and the alpha channel [H, W] uint8 if it varies.
-
-    `upright` applies the EXIF orientation, which the stock loader ignores.
-    """
-    from PIL import ImageOps
-
-    picture = _eight_bit(_open(path), path)
-    if upright:
-        picture = ImageOps.exif_transpose(picture)
+    picture = open_picture(path)
+    orientation = orientation_of(picture)
+    picture = eight_bit(picture, path)
     if min(picture.size) < MIN_SIDE:
         raise InputError(f"{path} is {picture.width}x{picture.height} pixels: at least {MIN_SIDE} a side are needed")
     alpha = None
@@ -139,20 +90,54 @@ def read_picture(path: Path, upright: bool = False) -> tuple[NDArray[np.uint8], 
             path,
             {"L": "grey", "P": "palette", "1": "1-bit"}.get(picture.mode, picture.mode),
         )
-    return _rgb(picture), alpha
+    return Picture(_rgb(picture), alpha, orientation)
+
+
+def check_range(rgb: NDArray[np.uint8], path: Path, notices: list[str]) -> None:
+    """A notice for a picture [H, W, 3] of video's limited range: nothing outside of 16 to 235, and both ends in use."""
+    step = max(max(rgb.shape) // 512, 1)
+    shares = np.bincount(rgb[::step, ::step].ravel(), minlength=256) / rgb[::step, ::step].size
+    black, white = shares[14:19].sum(), shares[233:238].sum()
+    if shares[:14].sum() + shares[238:].sum() < 0.001 and min(black, white) > 0.002:
+        notices.append(
+            f"{path} has no colours below 16 and above 235, the limited range of video: if it looks pale, save it with "
+            "the full range"
+        )
+
+
+def orientation_of(picture: Any) -> int:
+    """The EXIF orientation of an opened picture, 1 to 8; 1 where there is none or it is damaged."""
+    try:
+        tag = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # of damaged metadata; the pixels are fine
+        return 1
+    return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
+
+
+def orientation_in(path: Path) -> int:
+    """The EXIF orientation of a picture's file, from its header; 1 for other files."""
+    with _header(path) as picture:
+        # Pillow turns TIFF files itself.
+        return 1 if picture is None or picture.format == "TIFF" else orientation_of(picture)
 
 
 def picture_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) from an image's header; None if unreadable."""
+    """(width, height) from a picture's header; None if unreadable."""
+    with _header(path) as picture:
+        return None if picture is None else (picture.width, picture.height)
+
+
+@contextlib.contextmanager
+def _header(path: Path) -> Iterator[Any]:
+    """A picture that is opened but not decoded; None if unreadable."""
     from PIL import Image
 
-    try:
-        with warnings.catch_warnings():
+    with contextlib.ExitStack() as stack:
+        picture = None
+        with contextlib.suppress(Exception), warnings.catch_warnings():  # reported by `open_picture` when it is read
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as picture:
-                return picture.width, picture.height
-    except Exception:  # reported by `_open` when it is read
-        return None
+            picture = stack.enter_context(Image.open(path, formats=_formats()))
+        yield picture
 
 
 def _rgb(picture: Any) -> NDArray[np.uint8]:
@@ -164,16 +149,16 @@ def _rgb(picture: Any) -> NDArray[np.uint8]:
     return rgb
 
 
-def _is_wide(picture: Any) -> bool:
+def is_wide(picture: Any) -> bool:
     """Whether it is 16-bit grey, which Pillow may store with 32 bits."""
     return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
 
 
-def _eight_bit(picture: Any, path: Path) -> Any:
+def eight_bit(picture: Any, path: Path) -> Any:
     """Scale 16-bit grey to 8 bits; refuse modes with an unknown range."""
     from PIL import Image
 
-    if _is_wide(picture):
+    if is_wide(picture):
         log.info("%s: 16-bit, scaled to 8 bits", path)
         wide = np.asarray(picture)
         return Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
@@ -184,7 +169,7 @@ def _eight_bit(picture: Any, path: Path) -> Any:
     return picture
 
 
-def _open(path: Path) -> Any:
+def open_picture(path: Path) -> Any:
     """Open and decode an image, after checking the size in its header."""
     from PIL import Image
 
@@ -195,7 +180,7 @@ def _open(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
-            picture = Image.open(path, formats=_FORMATS)
+            picture = Image.open(path, formats=_formats())
         with picture:
             megapixels = picture.width * picture.height / 1e6
             if megapixels > MAX_MEGAPIXELS:
@@ -216,6 +201,11 @@ def _open(path: Path) -> Any:
     except PermissionError as error:
         raise InputError(f"{path} cannot be read: change its permissions") from error
     except Image.UnidentifiedImageError as error:
+        if (kind := _kind_without_plugin(path)) is not None:
+            raise InputError(
+                f'{path} is a {kind} picture, for which a package is missing: pip install "fast-sam3d[heif]", or save '
+                "it as PNG or JPEG"
+            ) from error
         raise InputError(f"{path} is not a picture: give a PNG or JPEG file") from error
     except Exception as error:  # Pillow's decoders raise many types, such as SyntaxError and struct.error
         raise InputError(
@@ -225,3 +215,27 @@ def _open(path: Path) -> Any:
 
 def _too_large(path: Path, size: str) -> InputError:
     return InputError(f"{path} has {size}, more than {MAX_MEGAPIXELS} megapixels: scale it and its masks down")
+
+
+def _formats() -> list[str]:
+    """The formats that are read, with HEIC and AVIF where Pillow or pillow-heif has them."""
+    from PIL import Image
+
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.preinit()
+    if "AVIF" not in Image.OPEN:
+        with contextlib.suppress(ImportError):
+            from PIL import AvifImagePlugin  # noqa: F401 (registers itself)
+    return [*_FORMATS, *(name for name in ("HEIF", "AVIF") if name in Image.OPEN)]
+
+
+def _kind_without_plugin(path: Path) -> str | None:
+    """ "HEIC" or "AVIF" for a file whose first bytes say so."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        start = file.read(32)
+        if start[4:8] == b"ftyp":
+            return "AVIF" if b"avi" in start[8:] else "HEIC" if b"hei" in start[8:] or b"mif1" in start[8:] else None
+    return None

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 __all__ = [
-    "add_surface", "linear_from_srgb", "load_glb", "mesh_summary", "mesh_to_trimesh", "save_glb", "srgb_from_linear",
+    "add_surface", "linear_from_srgb", "load_glb", "mesh_summary", "mesh_to_surface", "mesh_to_trimesh",
+    "save_glb", "srgb_from_linear",
 ]  # fmt: skip
 
 
@@ -55,7 +56,14 @@ def mesh_to_trimesh(mesh_result: Any) -> trimesh.Trimesh:
         return trimesh.Trimesh(vertices=vertices, faces=faces, vertex_colors=rgba, process=False)
 
 
-def mesh_summary(mesh: trimesh.Trimesh) -> dict[str, Any]:
+def mesh_to_surface(mesh_result: Any) -> Surface:
+    """Convert a decoded mesh, or a trimesh with vertex colours, for files; see `mesh_to_trimesh`."""
+    found: Any = mesh_result if hasattr(mesh_result, "visual") else mesh_to_trimesh(mesh_result)
+    rgb = np.array(found.visual.vertex_colors[:, :3], np.uint8)
+    return Surface(np.asarray(found.vertices, np.float32), np.asarray(found.faces, np.int64), rgb)
+
+
+def mesh_summary(mesh: trimesh.Trimesh | Surface) -> dict[str, Any]:
     """Topology of a mesh: is it closed, and in how many parts?
 
     Returns:

@@ -17,8 +17,6 @@ log = logging.getLogger(__name__)
 RANDOM_WEIGHTS = "random weights: this result is noise"
 KNOWN_OBJECTS = "simple rendered objects of 18 kinds, such as chairs, tables, mugs, bottles and cars"
 """What the embedded model was trained on; see `fast_sam3d.mini.data.families`."""
-
-
 LEAST_OVERLAP = 0.5
 """Mask IoU of the posed object; 98 % of the embedded model's held-out objects have more."""
 
@@ -39,18 +37,18 @@ def log_checkpoint(checkpoint: Checkpoint) -> None:
 
 
 def notices_of(given: ObjectInput, run: ObjectRun, about: Sequence[str] = ()) -> tuple[str, ...]:
-    """The notices of one result; those of input and result are logged.
+    """The notices of one result.
 
     Args:
-        about: `checkpoint_notices`, logged by `log_checkpoint`.
+        about: `checkpoint_notices`.
 
     Returns:
         Sentences without a full stop, the most general first.
     """
-    own = (*given.notices, *_result_notices(given, run))
-    for notice in own:
+    found = _result_notices(given, run, any(KNOWN_OBJECTS in notice for notice in about))
+    for notice in found:
         log.warning("%s: %s", given.name, notice)
-    return (*about, *own)
+    return (*about, *given.notices, *found)
 
 
 def overlap_notices(overlap: float | None) -> list[str]:
@@ -60,7 +58,8 @@ def overlap_notices(overlap: float | None) -> list[str]:
     return [f"its silhouette covers the mask badly (IoU {overlap:.2f}), so its shape or pose is doubtful"]
 
 
-def _result_notices(given: ObjectInput, run: ObjectRun) -> list[str]:
+def _result_notices(given: ObjectInput, run: ObjectRun, named: bool) -> list[str]:
+    """`named`: what the embedded model knows is in another notice."""
     facts = run.result.get("layout_refinement") or {}
     overlap = facts.get("mask_iou_after")
     found = overlap_notices(facts.get("mask_iou_before") if overlap is None else overlap)
@@ -72,4 +71,6 @@ def _result_notices(given: ObjectInput, run: ObjectRun) -> list[str]:
         reasons.append(f"its surface is off the pointmap by {distance:.0%} of its size")
     if not reasons:
         return found
-    return [f"out of distribution for the embedded model ({'; '.join(reasons)}): the shape is probably wrong", *found]
+    known = "" if named else f", because it knows only {KNOWN_OBJECTS}"
+    doubt = f"out of distribution for the embedded model ({'; '.join(reasons)}): the shape is probably wrong{known}"
+    return [doubt, *found]

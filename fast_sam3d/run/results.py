@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fast_sam3d.config.compose import Config
-from fast_sam3d.geometry.arrays import first
 from fast_sam3d.inputs.load import ObjectInput
+from fast_sam3d.run.export import EXPORT_NAMES, GAUSSIANS, GAUSSIANS_4, MESH, write_exports
 from fast_sam3d.run.object import ObjectRun
 
-__all__ = ["RESULT_NAMES", "write_results"]
+__all__ = ["GAUSSIANS", "GAUSSIANS_4", "MESH", "RESULT_NAMES", "write_results"]
 
-log = logging.getLogger(__name__)
-
-GAUSSIANS, GAUSSIANS_4, MESH = "gaussians.ply", "gaussians_4.ply", "mesh.glb"
 POSE, PREVIEW, REPORT = "pose.json", "preview.png", "report.json"
-RESULT_NAMES = (GAUSSIANS, GAUSSIANS_4, MESH, POSE, PREVIEW, REPORT)
+RESULT_NAMES = (*EXPORT_NAMES, POSE, PREVIEW, REPORT)
 
 
 def write_results(
@@ -32,6 +28,7 @@ def write_results(
     out_of_memory: Sequence[str] = (),
     identity: Mapping[str, Any] | None = None,
     notices: Sequence[str] = (),
+    keep: Collection[str] = (),
 ) -> list[str]:
     """Write every result of a run into `folder`, the report last; the time that it takes is a row of the report.
 
@@ -41,6 +38,7 @@ def write_results(
         out_of_memory: earlier attempts that did not fit into the memory.
         identity: of the inputs and settings, for the report; see `fast_sam3d.outputs.folder.has_results`.
         notices: of `fast_sam3d.run.notices.notices_of`, for report and preview.
+        keep: kinds of files that are written beside those of `config.output`; see `run.export.write_exports`.
 
     Returns:
         The names of the files, in order of interest.
@@ -48,7 +46,7 @@ def write_results(
     from fast_sam3d.outputs.files import save_json
 
     with run.report.stage("results"):
-        written, facts = _write(folder, config, given, run, notices)
+        written, facts = _write(folder, config, given, run, notices, keep)
     report: dict[str, Any] = {
         "input": {
             "image": str(given.image_path),
@@ -75,34 +73,19 @@ def write_results(
 
 
 def _write(
-    folder: Path, config: Config, given: ObjectInput, run: ObjectRun, notices: Sequence[str]
+    folder: Path, config: Config, given: ObjectInput, run: ObjectRun, notices: Sequence[str], keep: Collection[str]
 ) -> tuple[list[str], dict[str, Any]]:
     """Write everything but the report. Returns the names of the files, and what the report says of the result."""
-    from fast_sam3d.outputs.gaussians import save_gaussians_ply
-    from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
     from fast_sam3d.outputs.pose import save_pose_json
 
     result = run.result
-    written: list[str] = []
-    facts: dict[str, Any] = {}
-    for name, file in (("gaussian", GAUSSIANS), ("gaussian_4", GAUSSIANS_4)):
-        if name in run.formats and (gaussians := first(result.get(name))) is not None:
-            save_gaussians_ply(folder / file, gaussians)
-            facts[Path(file).stem] = len(gaussians.get_xyz)
-            written.append(file)
-    if "mesh" in run.formats and (mesh := first(result.get("mesh"))) is not None:
-        if len(mesh.faces):
-            surface = mesh_to_trimesh(mesh)
-            save_glb(folder / MESH, surface)
-            facts["mesh"] = mesh_summary(surface)
-            written.append(MESH)
-        else:
-            log.warning("the decoded mesh has no faces, so no %s is written: another --seed may help", MESH)
+    written, facts = write_exports(folder, run, config.output, keep)
+    drawn = bool(written)
     if (refinement := result.get("layout_refinement")) is not None:
         facts["layout_refinement"] = refinement
     save_pose_json(folder / POSE, result)
     written.append(POSE)
-    if config.output.preview and {MESH, GAUSSIANS, GAUSSIANS_4} & set(written):
+    if config.output.preview and drawn:
         from fast_sam3d.model.inputs import reduce_picture
         from fast_sam3d.render.preview import save_preview
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -24,7 +25,9 @@ log = logging.getLogger(__name__)
 
 SCENE_PLY, SCENE_GLB, SCENE_JSON = "scene.ply", "scene.glb", "scene.json"
 PREVIEW, TURNTABLE, SUMMARY = "preview.png", "turntable.gif", "summary.json"
-SCENE_NAMES = (SCENE_PLY, SCENE_GLB, SCENE_JSON, PREVIEW, TURNTABLE, SUMMARY)
+SCENE_SPLATS = {"spz": "scene.spz", "sog": "scene.sog", "glb-splat": "scene_gaussians.glb"}
+"""Further files of the gaussians, by kind."""
+SCENE_NAMES = (SCENE_PLY, *SCENE_SPLATS.values(), SCENE_GLB, SCENE_JSON, PREVIEW, TURNTABLE, SUMMARY)
 
 
 def finish(
@@ -43,7 +46,8 @@ def finish(
 
     numbers = [number for number in plan.scene.masks if outcomes[number].status == "complete"]
     complete = {number: read_done(plan.target / str(number)) or {} for number in numbers}
-    parts = [[*complete.items()], [config.output.preview, config.scene.turntable]]
+    splats = [kind for kind in SCENE_SPLATS if kind in (config.output.formats or ())]
+    parts = [[*complete.items()], [config.output.preview, config.scene.turntable, *splats]]
     made_of = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     composed = _composed(plan.target, made_of)
     if composed is None:
@@ -74,6 +78,7 @@ def _compose(
 ) -> None:
     from fast_sam3d.outputs.files import atomic_write
     from fast_sam3d.outputs.gaussians import save_gaussians_ply
+    from fast_sam3d.outputs.splats import save_splats
     from fast_sam3d.scene.files import camera_of, camera_seen, load_object_folder, save_scene_glb, save_scene_json
     from fast_sam3d.scene.objects import compose_scene
     from fast_sam3d.scene.pictures import FRAME_MS, IOU_PX, mask_ious, sampled, scene_preview, turntable
@@ -101,11 +106,16 @@ def _compose(
         with atomic_write(target / TURNTABLE) as file:
             first.save(file, "GIF", save_all=True, append_images=others, duration=FRAME_MS, loop=0, optimize=False)
 
+    def splats(name: str) -> None:
+        save = save_gaussians_ply if name == SCENE_PLY else save_splats
+        save(target / name, scene.gaussians, "camera")
+
     meshes = any(item.surface is not None for item in scene.objects)
     gaussians = any(item.gaussians is not None for item in scene.objects)
     pictures = config.output.preview and (meshes or gaussians)
+    asked = [name for kind, name in SCENE_SPLATS.items() if kind in (config.output.formats or ())]
     parts: dict[str, Callable[[], Any]] = {
-        **({SCENE_PLY: lambda: save_gaussians_ply(target / SCENE_PLY, scene.gaussians)} if gaussians else {}),
+        **{name: functools.partial(splats, name) for name in (SCENE_PLY, *asked) if gaussians},
         **({SCENE_GLB: lambda: save_scene_glb(target / SCENE_GLB, scene)} if meshes else {}),
         **({PREVIEW: preview} if pictures else {}),
         **({TURNTABLE: turn} if pictures and config.scene.turntable else {}),
@@ -155,13 +165,13 @@ def _summary(
 ) -> dict[str, Any]:
     placed = {item["name"]: item for item in composed["objects"]}
     objects = []
-    for number, path in plan.scene.masks.items():
+    for number, source in plan.scene.masks.items():
         facts = asdict(outcomes[number])
         del facts["seconds"]  # differs from run to run
         folder = str(number) if facts["status"] == "complete" else None
         overlap = placed.get(str(number), {}).get("mask_iou")
         facts["notices"] = _notices(facts["notices"], overlap)
-        objects.append({"mask": path.name, **facts, "folder": folder, "mask_iou": overlap})
+        objects.append({"mask": source.name, **facts, "folder": folder, "mask_iou": overlap})
     states = [item["status"] for item in objects]
     counts = {status: states.count(status) for status in ("complete", "failed", "duplicate")}
     return {

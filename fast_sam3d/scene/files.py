@@ -25,10 +25,11 @@ log = logging.getLogger(__name__)
 __all__ = ["camera_facts", "camera_of", "camera_seen", "load_object_folder", "save_scene_glb", "save_scene_json"]
 
 SCENE_CONVENTION = (
-    POSE_CONVENTION + " scene.ply holds the gaussians of all objects in the camera's frame, each object's in the rows "
-    "[first, first + count). scene.glb has one node per object: its mesh is that of the object's own .glb, its matrix "
-    "is object_to_glb, and the world is the camera's frame turned by (x, y, z) -> (-x, y, -z), that is +x right, "
-    "+y up, +z towards the viewer, with the picture's camera at the origin."
+    POSE_CONVENTION + " scene.ply holds the gaussians of all objects in the camera's frame with the axes of OpenCV, "
+    "(x, y, z) -> (-x, -y, z), each object's in the rows [first, first + count). scene.glb has one node per object: "
+    "its mesh is that of the object's own .glb, its matrix is object_to_glb, and the world is the camera's frame "
+    "turned by (x, y, z) -> (-x, y, -z), that is +x right, +y up, +z towards the viewer, with the picture's camera at "
+    "the origin."
 )
 
 

@@ -55,16 +55,6 @@ class SceneObject:
     error: Exception | None = None
 
 
-def surface_of(mesh: Any) -> Surface:
-    """A decoded mesh; see `outputs.meshes.mesh_to_trimesh`."""
-    from fast_sam3d.outputs.meshes import mesh_to_trimesh
-
-    found = mesh_to_trimesh(mesh)
-    visual: Any = found.visual
-    rgb = np.array(visual.vertex_colors[:, :3], np.uint8)
-    return Surface(found.vertices.astype(np.float32), np.asarray(found.faces, np.int64), rgb)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class PlacedObject:
     """An object of a scene, in its own coordinates, with its pose.
@@ -84,12 +74,14 @@ class PlacedObject:
         """From a pipeline's result; "gaussian" takes precedence over "gaussian_4"."""
         sorts = [first(result.get(key)) for key in ("gaussian", "gaussian_4")]
         gaussians = next((each for each in sorts if each is not None and len(each.get_xyz)), None)
+        from fast_sam3d.outputs.meshes import mesh_to_surface
+
         mesh = first(result.get("mesh"))
         return cls(
             name,
             Pose.of(result),
             None if gaussians is None else GaussianCloud.of(gaussians),
-            None if mesh is None or not len(mesh.faces) else surface_of(mesh),
+            None if mesh is None or not len(mesh.faces) else mesh_to_surface(mesh),
         )
 
     @property

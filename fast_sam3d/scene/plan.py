@@ -56,11 +56,16 @@ def plan_scene(
         raise OutputError(f"the results would go to {target}, where the picture is: choose another --output_dir")
     planned = ScenePlan(scene, target)
     seen: dict[str, int] = {}
-    done = {} if overwrite else {number: read_done(target / str(number)) for number in scene.masks}
+    there_already = {number: read_done(target / str(number)) for number in scene.masks}
+    others = [old for old in there_already.values() if old and _image(old) != scene.digests["image"]]
+    if overwrite and others:
+        log.warning("%s holds %d objects of another picture than %s, which are replaced", target, len(others),
+                    scene.image_path)  # fmt: skip
+    done = {} if overwrite else there_already
     for number, there in done.items():
         if there is not None and isinstance(old := there["identity"].get("settings"), dict):
             refuse_other_settings(target / str(number), old, settings)
-    for number, path in scene.masks.items():
+    for number, source in scene.masks.items():
         try:
             given = input_identity(scene, number)
         except InputError as error:
@@ -68,7 +73,7 @@ def plan_scene(
             continue
         first = seen.setdefault(given["mask"], number)
         if first != number:
-            message = f"{path.name} has the same pixels as {scene.masks[first].name}, so it is the same object"
+            message = f"{source.name} has the same pixels as {scene.masks[first].name}, so it is the same object"
             log.warning("%s", message)
             planned.known[number] = ObjectOutcome(number, "duplicate", message)
             continue
@@ -79,18 +84,23 @@ def plan_scene(
             planned.known[number] = outcome_of(number, there)
             continue
         if there is not None and there["identity"].get("input") != given:
-            if there["identity"].get("input", {}).get("image") != given["image"]:
+            if _image(there) != given["image"]:
                 raise OutputError(
                     f"{target / str(number)} was made from another picture than {scene.image_path}: add --overwrite to "
                     "replace everything, or choose another --output_dir"
                 )
             log.info("object %d: its mask or pointmap has changed, so it is reconstructed again", number)
         check_target(target / str(number), OBJECT_NAMES)
-        planned.tasks.append(ObjectTask(scene.folder, config.input.pointmap, number, target / str(number), identity))
+        planned.tasks.append(ObjectTask(scene.folder, config.input, number, target / str(number), identity))
     # Of all objects, so that a resumed run has the groups of an uninterrupted one.
     groups = groups_of(list(planned.identities), config.scene.batch)
     planned.tasks = [replace(task, group=groups.get(task.number, ())) for task in planned.tasks]
     return planned
+
+
+def _image(done: Mapping[str, Any]) -> Any:
+    """Digest of the picture of a complete object."""
+    return done["identity"].get("input", {}).get("image")
 
 
 def count_as_missing(tasks: Iterable[ObjectTask]) -> None:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_sam3d.config.compose import Config
+from fast_sam3d.config.compose import FORMATS, Config, OutputConfig
 from fast_sam3d.config.measured import PRESETS, cache_state
+from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import FastSam3dError, OutputError, one_line
 from fast_sam3d.outputs.folder import has_files, result_folder
 from fast_sam3d.run.memory import free_memory, smaller_than
@@ -55,7 +56,7 @@ class ObjectTask:
 
     Args:
         folder: of the scene's picture.
-        pointmap: "auto", "none" or a file, as `images.load_object` takes it.
+        asked: how pointmap and masks are read.
         number: of the mask.
         target: the folder to create or replace.
         identity: written into `done.json`; see `config_identity` and `input_identity`.
@@ -63,7 +64,7 @@ class ObjectTask:
     """
 
     folder: Path
-    pointmap: str
+    asked: InputConfig
     number: int
     target: Path
     identity: Mapping[str, Any]
@@ -117,7 +118,7 @@ class ObjectWorker:
         self.notices = notices
         self.progress: Progress | None = None
         """Receives every step and stage."""
-        self._scene: tuple[Path, str, SceneInput] | None = None
+        self._scene: tuple[Path, InputConfig, SceneInput] | None = None
         self._ahead = Ahead(self.pipeline, config.seed, config.pipeline.ss_steps)
         self._handle = accelerate(self.pipeline, config)
 
@@ -140,9 +141,9 @@ class ObjectWorker:
         self._handle.remove()
         self._ahead.forget()
 
-    def know(self, scene: SceneInput, pointmap: str) -> None:
+    def know(self, scene: SceneInput, asked: InputConfig) -> None:
         """Use a scene that has been read already."""
-        self._scene = (scene.folder, pointmap, scene.reduced() if self.embedded else scene)
+        self._scene = (scene.folder, asked, scene.reduced() if self.embedded else scene)
         self._ahead.forget()
 
     def prepare(self, task: ObjectTask) -> None:
@@ -199,9 +200,9 @@ class ObjectWorker:
         return ObjectOutcome(task.number, "complete", "", formats, tuple(failures), seconds, notices)
 
     def _share(self, task: ObjectTask) -> SceneInput:
-        if self._scene is None or self._scene[:2] != (task.folder, task.pointmap):
+        if self._scene is None or self._scene[:2] != (task.folder, task.asked):
             self._scene = None  # not two pictures at once
-            self.know(load_scene(task.folder, task.pointmap, self.config.input.pointmap_axes), task.pointmap)
+            self.know(load_scene(task.folder, task.asked), task.asked)
         assert self._scene is not None
         scene = self._scene[2]
         if task.group:
@@ -221,7 +222,7 @@ class ObjectWorker:
             with result_folder(task.target) as folder:
                 written = write_results(
                     folder, self.config, given, run, tag=self.tag, load_seconds=self.load_seconds, out_of_memory=tried,
-                    notices=notices,
+                    notices=notices, keep=FORMATS,  # the scene is composed from these
                 )  # fmt: skip
                 own = notices[len(self.notices) :]
                 _write_done(folder, task, written, run, tried, given.size, own)
@@ -290,6 +291,7 @@ def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
         "layout_postprocess": asked.layout_postprocess,
         "preview": config.output.preview,
         "modules": config.modules,
+        **_unless_default(config.output),
         **({} if config.quality is None else {"quality": config.quality}),
         "weights": _weights(checkpoint),
     }
@@ -301,9 +303,24 @@ def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
     return plain
 
 
+def _unless_default(output: OutputConfig) -> dict[str, Any]:
+    """The settings of the files that are not the default, so that results of earlier versions count as the same."""
+    asked = {
+        "files": None if output.formats is None else sorted(output.formats),
+        "faces": output.faces,
+        "texture": output.texture,
+        "bake": output.bake.gate,
+    }
+    return {name: value for name, value in asked.items() if value is not None}
+
+
 def input_identity(scene: SceneInput, number: int) -> dict[str, Any]:
-    """Digests of the pixels of picture and mask, and of the pointmap. Raises InputError."""
-    return {**scene.digests, "mask": digest(scene.mask(number))}
+    """Digests of the pixels of picture and mask, and of the pointmap. Logs notices of the mask; raises InputError."""
+    notices: list[str] = []
+    mask = scene.mask(number, notices)
+    for notice in notices:
+        log.warning("object %d: %s", number, notice)
+    return {**scene.digests, "mask": digest(mask)}
 
 
 def _weights(checkpoint: Checkpoint) -> str:

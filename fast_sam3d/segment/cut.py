@@ -1,9 +1,9 @@
 """Which superpixels are the object: the minimum cut between marked object and marked background.
 
 The energy is that of GrabCut (Rother et al. 2004), on superpixels: colour models of object and background, here
-mixtures of Gaussians in CIE Lab fitted again after each cut, and a price for a border that grows with its length and
-falls with the contrast along it. The first split gives every superpixel to the mark that reaches it over the lower
-barrier, the watershed of a graph (Cousty et al. 2009).
+histograms over the picture's main colours that are taken again after each cut, and a price for a border that grows with
+its length and falls with the contrast along it. The first split gives every superpixel to the mark that reaches it over
+the lower barrier, the watershed of a graph (Cousty et al. 2009).
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from scipy.sparse import csgraph
 
 from fast_sam3d.segment.graph import Graph
 
-__all__ = ["barriers", "cut", "grab", "split"]
+__all__ = ["barriers", "cut", "evidence", "grab", "split"]
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.floating]
 
 ROUNDS = 4
-COMPONENTS = 5
 SMOOTH = 25.0
-"""Price of a pixel of border without contrast, in units of a pixel's log likelihood... per superpixel pixel."""
+"""Price of a pixel of border without contrast, in log likelihood of pixels."""
+RARE = 20.0
+"""A colour that a side lacks counts as if it had this fraction of an even share."""
 _WHOLE = 1 << 28
 """Capacity of what must not be cut; scipy's flow takes 32-bit integers."""
 
@@ -70,8 +71,7 @@ def grab(graph: Graph, first: Bools, inside: Bools, outside: Bools, rounds: int 
     for _ in range(rounds):
         if not object_.any() or object_.all():
             break
-        data = _surprise(graph, ~object_) - _surprise(graph, object_)
-        found = cut(graph, data * graph.area, inside, outside)
+        found = cut(graph, evidence(graph, object_) * graph.area, inside, outside)
         if (found == object_).all():
             break
         object_ = found
@@ -107,23 +107,12 @@ def cut(graph: Graph, gain: Floats, inside: Bools, outside: Bools, smooth: float
     return found[:count]
 
 
-def _surprise(graph: Graph, chosen: Bools) -> Floats:
-    """[N] -log likelihood of each superpixel's colour under the mixture of the chosen ones."""
-    from scipy.cluster.vq import kmeans2
-
-    colour, weight = graph.colour[chosen].astype(np.float64), graph.area[chosen].astype(np.float64)
-    count = min(COMPONENTS, len(colour))
-    _, part = kmeans2(colour, count, iter=5, minit="++", seed=0)
-    logs = np.full((count, len(graph.area)), -np.inf)
-    for k in range(count):
-        mine = part == k
-        if not mine.any():
-            continue
-        share = weight[mine].sum() / weight.sum()
-        mean = np.average(colour[mine], axis=0, weights=weight[mine])
-        away = colour[mine] - mean
-        cov = (away * weight[mine, None]).T @ away / weight[mine].sum() + np.eye(3) * 4.0
-        whole = graph.colour - mean
-        squared = np.einsum("nc,cd,nd->n", whole, np.linalg.inv(cov), whole)
-        logs[k] = np.log(share) - 0.5 * squared - 0.5 * np.linalg.slogdet(cov)[1]
-    return -np.logaddexp.reduce(logs, 0)
+def evidence(graph: Graph, chosen: Bools) -> Floats:
+    """[N] log of how much more frequent each superpixel's colour is in the chosen set than outside of it."""
+    count = len(graph.alike)
+    shares = []
+    for side in (chosen, ~chosen):
+        weight = np.bincount(graph.tone[side], graph.area[side], count) @ graph.alike
+        shares.append(weight / max(float(weight.sum()), 1e-6) + 1 / (RARE * count))
+    ours, theirs = shares
+    return np.log(ours / theirs)[graph.tone]

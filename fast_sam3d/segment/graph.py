@@ -13,6 +13,11 @@ __all__ = ["Graph", "build", "reduce"]
 CELL = 6
 """Pixels a side of the grid from which the superpixels grow."""
 
+TONES = 40
+"""Main colours of a picture at most."""
+BLUR = 5.0
+"""CIE Lab distance at which two colours still look alike."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
@@ -26,7 +31,9 @@ class Graph:
         edges: [E, 2] int32, neighbouring superpixels, each pair once.
         length: [E] float32, pixels of their common border.
         contrast: [E] float32, CIE Lab difference across it.
-        border: [N] bool, touches the picture's border.
+        border: [N] float32, how many of its pixels are on the picture's border.
+        tone: [N] int32, which of the picture's main colours it has.
+        alike: [K, K] float32, how alike two main colours are, 1 for the same.
     """
 
     labels: NDArray[np.int32]
@@ -36,7 +43,9 @@ class Graph:
     edges: NDArray[np.int32]
     length: NDArray[np.float32]
     contrast: NDArray[np.float32]
-    border: NDArray[np.bool_]
+    border: NDArray[np.float32]
+    tone: NDArray[np.int32]
+    alike: NDArray[np.float32]
 
     def matrix(self, weights: NDArray[np.floating]) -> sparse.csr_array:
         """Symmetric [N, N] matrix of a weight per edge."""
@@ -80,15 +89,34 @@ def build(image: NDArray[np.uint8]) -> Graph:
     colour = np.stack([np.bincount(flat, lab[..., c].ravel(), count) / area for c in range(3)], -1)
     rows, columns = np.indices(labels.shape, np.float32)
     centre = np.stack([np.bincount(flat, axis.ravel(), count) / area for axis in (columns, rows)], -1)
-    border = np.zeros(count, bool)
-    for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        border[line] = True
+    sides = np.concatenate([labels[0], labels[-1], labels[1:-1, 0], labels[1:-1, -1]])
+    border = np.bincount(sides, minlength=count).astype(np.float32)
     edges, length, ridge = _borders(labels, steep, count)
     step = np.linalg.norm(colour[edges[:, 0]] - colour[edges[:, 1]], axis=-1)
+    tone, alike = _tones(colour, area)
     return Graph(
         labels, colour.astype(np.float32), area, centre.astype(np.float32), edges, length,
-        np.maximum(step, 2 * ridge).astype(np.float32), border,
+        np.maximum(step, 2 * ridge).astype(np.float32), border, tone, alike,
     )  # fmt: skip
+
+
+def _tones(colour: NDArray[np.floating], area: NDArray[np.floating]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The main colours by k-means from far-apart starts, weighted by area: the nearest of each, and their likeness."""
+    starts = [int(area.argmax())]
+    away = np.full(len(colour), np.inf)
+    for _ in range(min(TONES, len(colour)) - 1):
+        away = np.minimum(away, ((colour - colour[starts[-1]]) ** 2).sum(-1))
+        if away.max() < 1:
+            break
+        starts.append(int((away * area).argmax()))
+    means = colour[starts]
+    for _ in range(6):
+        tone = ((colour[:, None] - means) ** 2).sum(-1).argmin(-1)
+        weight = np.maximum(np.bincount(tone, area, len(means)), 1e-6)
+        fresh = np.stack([np.bincount(tone, area * colour[:, c], len(means)) / weight for c in range(3)], -1)
+        means = np.where(weight[:, None] > 1e-3, fresh, means)
+    squared = ((means[:, None] - means) ** 2).sum(-1)
+    return tone.astype(np.int32), np.exp(-squared / (2 * BLUR**2)).astype(np.float32)
 
 
 def _markers(steep: NDArray[np.float32]) -> NDArray[np.int32]:

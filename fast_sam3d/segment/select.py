@@ -14,7 +14,7 @@ from fast_sam3d.errors import InputError
 from fast_sam3d.segment.enlarge import enlarge
 from fast_sam3d.segment.graph import Graph, build, reduce
 from fast_sam3d.segment.marks import Click, Marks
-from fast_sam3d.segment.propose import propose
+from fast_sam3d.segment.propose import add, boxed, first, remove
 
 __all__ = ["Click", "Marks", "Selection", "Selector", "select"]
 
@@ -73,19 +73,9 @@ class Selector:
         self.prepare()
         assert self._graph is not None
         graph, small = self._graph, self._small
-        inside, outside = self._seeds(marks, True), self._seeds(marks, False)
-        sure, never = _touched(graph, inside), _touched(graph, outside)
-        never &= ~sure
-        if marks.box is not None:
-            within = graph.at(self._within(marks.box)) > 0.5
-            never |= ~within & ~sure
-            if not sure.any():
-                sure = _middle(graph, within & ~never)
-        chosen = propose(graph, sure, never)
-        mask = chosen[graph.labels]
-        if marks.box is not None:
-            mask &= self._within(marks.box)
-        mask = (mask | inside) & ~outside
+        chosen = self._chosen(graph, marks)
+        inside, outside = self._strokes(marks.brush), self._strokes(marks.eraser)
+        mask = (chosen[graph.labels] | inside) & ~outside
         full = enlarge(self.image, small, mask)
         full = self._kept(full, marks)
         if full.all():
@@ -94,18 +84,45 @@ class Selector:
             raise InputError("nothing was selected: click on the middle of the object, or draw a box around it")
         return Selection(full, time.perf_counter() - begin, "cut")
 
-    def _seeds(self, marks: Marks, positive: bool) -> NDArray[np.bool_]:
-        """[h, w] the reduced pixels of clicks and strokes."""
+    def _chosen(self, graph: Graph, marks: Marks) -> NDArray[np.bool_]:
+        """[N] the superpixels of the object: of box and strokes, or of the first click; then a click at a time."""
+        inside, outside = _touched(graph, self._strokes(marks.brush)), _touched(graph, self._strokes(marks.eraser))
+        outside &= ~inside
+        clicks = list(marks.clicks)
+        if marks.box is not None:
+            now = boxed(graph, graph.at(self._within(marks.box)) > 0.5, inside, outside)
+        else:
+            if not inside.any():
+                begin = next(click for click in marks.clicks if click.positive)
+                clicks = [click for click in marks.clicks if click is not begin]
+                inside[self._superpixel(graph, begin)] = True
+                outside &= ~inside
+            now = first(graph, inside, outside)
+        for click in clicks:
+            mark = np.zeros(len(inside), bool)
+            mark[self._superpixel(graph, click)] = True
+            ours, theirs = (inside, outside) if click.positive else (outside, inside)
+            if (mark & theirs).any():
+                continue  # both in one superpixel: `_kept` puts the pixel on its side
+            ours |= mark
+            if click.positive and not now[mark].all():
+                now = add(graph, now, mark, inside, outside)
+            elif not click.positive and now[mark].any():
+                now = remove(graph, now, mark, inside, outside)
+        return now
+
+    def _superpixel(self, graph: Graph, click: Click) -> int:
         height, width = self._small.shape[:2]
-        down, across = height / self.image.shape[0], width / self.image.shape[1]
+        row, column = int(click.y * height / self.image.shape[0]), int(click.x * width / self.image.shape[1])
+        return int(graph.labels[row, column])
+
+    def _strokes(self, stroke: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        """[h, w] the reduced pixels of strokes."""
+        height, width = self._small.shape[:2]
         seeds = np.zeros((height, width), bool)
-        for click in marks.clicks:
-            if click.positive == positive:
-                seeds[int(click.y * down), int(click.x * across)] = True
-        stroke = marks.brush if positive else marks.eraser
         if stroke is not None:
             y, x = np.nonzero(stroke)
-            seeds[(y * down).astype(int), (x * across).astype(int)] = True
+            seeds[y * height // self.image.shape[0], x * width // self.image.shape[1]] = True
         return seeds
 
     def _within(self, box: Sequence[float]) -> NDArray[np.bool_]:
@@ -141,11 +158,3 @@ def _touched(graph: Graph, seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
     touched = np.zeros(len(graph.area), bool)
     touched[graph.labels[seeds]] = True
     return touched
-
-
-def _middle(graph: Graph, within: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The superpixel in the middle of a box, as its mark on the object."""
-    away = np.linalg.norm(graph.centre - graph.centre[within].mean(0), axis=-1)
-    chosen = np.zeros(len(within), bool)
-    chosen[np.where(within, away, np.inf).argmin()] = True
-    return chosen

@@ -11,7 +11,7 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Without a GPU, WebGL is drawn in software.
 FLAGS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-WINDOW = {"width": 1200, "height": 800}
+WINDOW = {"width": 800, "height": 560}
 
 
 @pytest.fixture(scope="module")

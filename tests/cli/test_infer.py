@@ -251,6 +251,42 @@ def test_results_of_the_same_input_and_settings_are_kept(pipeline, object_folder
     }, "arrays that the stand-in draws for each run"
 
 
+def test_formats_say_what_is_decoded_and_written(pipeline, object_folder, elsewhere, capsys):
+    pytest.importorskip("gaussforge")
+    given = ("infer", "--image_path", object_folder, "--formats")
+    code, out, _ = run(capsys, *given, "spz,ply,glb-splat")
+    assert code == 0 and "gaussians.spz" in out
+    assert pipeline.arguments["decode_formats"] == ["gaussian"]
+    names = {"gaussians.spz", "gaussians.ply", "gaussians.glb", "pose.json", "preview.png", "report.json"}
+    assert files(elsewhere / "outputs/cup_0") == names
+    pipeline.loaded = False
+    code, out, _ = run(capsys, *given, "gaussian,glb-splat,spz")  # the same in another order
+    assert code == 0 and "are complete" in out and not pipeline.loaded
+    code, _, err = run(capsys, *given, "spz")
+    assert code == 2 and "files was" in err and "--overwrite" in err and not pipeline.loaded
+    assert run(capsys, *given, "obj", "--overwrite")[0] == 0
+    assert files(elsewhere / "outputs/cup_0") == {"mesh.obj", "pose.json", "preview.png", "report.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--formats", "spx"], ["--formats: output.formats holds 'spx'"]),
+        (["--formats", ","], ["--formats is ','"]),
+        (["--formats", "spz", "pipeline.formats=[mesh]"], ["--formats", "needs gaussian"]),
+        (["--formats", "ply", "--texture", "512"], ["--texture", "needs a mesh"]),
+        (["--faces", "2"], ["--faces: output.faces is 2"]),
+        (["--faces", "many"], ["--faces", "many"]),
+    ],
+)
+def test_files_that_cannot_be_written_are_refused_before_loading(
+    pipeline, object_folder, elsewhere, capsys, arguments, words
+):
+    code, _, err = run(capsys, "infer", "--image_path", object_folder, *arguments)
+    assert code == 2 and all(word in err for word in words), err
+    assert not pipeline.loaded and not list(elsewhere.iterdir())
+
+
 @pytest.mark.parametrize("change", ["settings", "mask", "picture", "unknown"])
 def test_other_results_are_refused_before_loading(pipeline, object_folder, elsewhere, capsys, picture, change):
     run(capsys, "infer", "--image_path", object_folder)

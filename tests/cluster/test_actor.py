@@ -17,6 +17,7 @@ from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cluster import actor as module
 from fast_sam3d.cluster.actor import Reply, SceneActor
 from fast_sam3d.config.compose import Config, load
+from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import OutputError
 from fast_sam3d.scene.folder import LOCK
 from fast_sam3d.scene.worker import ObjectTask, config_identity
@@ -66,7 +67,7 @@ def actor(config: Config, weights: Checkpoint, cwd: Path) -> SceneActor:
     return SceneActor(config, weights, config_identity(config, weights), 1, str(cwd))
 
 
-TASK = ObjectTask(Path("room"), "auto", 0, Path("out/0"), {"input": {}})
+TASK = ObjectTask(Path("room"), InputConfig(), 0, Path("out/0"), {"input": {}})
 
 
 def test_actor_works_in_the_folder_of_the_command(config, weights, room, elsewhere, monkeypatch):

@@ -19,6 +19,7 @@ from fast_sam3d.cluster.engine import MAX_DEATHS_IN_A_ROW, ClusterEngine
 from fast_sam3d.cluster.job import SceneJob
 from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config.compose import load
+from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
 from fast_sam3d.run.progress import ObjectsProgress
 from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask
@@ -91,8 +92,8 @@ class Bench:
     def scene(self, name: str, numbers: Any) -> SceneJob:
         target = self.folder / name
         target.mkdir()
-        tasks = [ObjectTask(Path(name), "auto", number, target / str(number), {}) for number in numbers]
-        job = SceneJob(name, Path(name), "auto", target, tasks, {}, {})
+        tasks = [ObjectTask(Path(name), InputConfig(), number, target / str(number), {}) for number in numbers]
+        job = SceneJob(name, Path(name), InputConfig(), target, tasks, {}, {})
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         job._lock.callback(self._closed)
@@ -153,7 +154,7 @@ def test_a_group_stays_on_one_worker(bench, stub):
     groups = [tuple(range(start, start + 4)) for start in range(0, 16, 4)]
     job = bench.scene("a", ())
     job.waiting.extend(
-        ObjectTask(Path("a"), "auto", n, job.folder / str(n), {}, group) for group in groups for n in group
+        ObjectTask(Path("a"), InputConfig(), n, job.folder / str(n), {}, group) for group in groups for n in group
     )
     bench.run(iter([job]), workers=2)
     at = [{worker for worker, _, number in stub.made if number in group} for group in groups]

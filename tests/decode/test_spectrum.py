@@ -66,7 +66,7 @@ def test_the_type_of_the_mask_does_not_matter(tmp_path) -> None:
     Image.fromarray(np.dstack([rgb.numpy(), grey])).save(tmp_path / "rgba.png")
     Image.fromarray(grey).save(tmp_path / "grey.png")
     Image.fromarray(mask.numpy()).save(tmp_path / "binary.png")
-    from fast_sam3d.inputs.pictures import read_mask
+    from fast_sam3d.inputs.masks import read_mask
 
     masks = [torch.from_numpy(read_mask(tmp_path / f"{name}.png")) for name in ("rgba", "grey", "binary")]
     ratios = {picture_ratio(rgb, loaded) for loaded in masks}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shlex
+import sys
 import threading
 import zipfile
 from dataclasses import replace
@@ -59,12 +60,24 @@ def test_a_comparison_runs_the_baseline_too(engine, teapot, quick):
 
 
 def test_unaccelerated_jobs_predict_no_step(engine, teapot, quick):
-    own = replace(teapot, name="my Löwe", source=None)
+    own = replace(teapot, name="my Löwe", source=None, notices=("a notice",))
     job = engine.submit(own, replace(quick, preset="off", compare=True))
     results = job.wait(WAIT)
     assert results.saved == 0 and not any(row.skipped for row in job.rows) and results.comparison is None
+    assert "a notice" in results.notices and results.report["notices"] == [*results.notices]
     assert shlex.split(results.command)[2:4] == ["--image_path", "input/my_Löwe"]
     assert (results.folder / "input/my_Löwe/image.png").is_file()
+
+
+def test_files_that_no_viewer_shows_have_plain_ones_beside_them(engine, teapot, quick):
+    job = engine.submit(teapot, replace(quick, formats=("stl", "spz")))
+    kinds = [event.kind for event in job.events(WAIT)]
+    results = job.wait()
+    assert kinds.count("viewable") == 2
+    assert {path.name for path in results.files} >= {"mesh.stl", "gaussians.spz"}
+    assert results.view["mesh"].name == "mesh.glb" and results.view["mesh"].parent.name == "view"
+    with zipfile.ZipFile(results.archive()) as zipped:
+        assert not any("/view/" in name for name in zipped.namelist())
 
 
 def test_a_scene_is_composed_of_its_objects(engine, quick):
@@ -156,7 +169,7 @@ def test_a_failing_job_says_why_and_the_next_one_runs(engine, teapot, quick, mon
         def fail(*args, **kwargs):
             raise error
 
-        patch.setattr(object_job, "run_object_fitting", fail)
+        patch.setattr(object_job, "run_to_folder", fail)
         job = engine.submit(teapot, quick)
         with pytest.raises(JobFailed, match=said):
             job.wait(WAIT)
@@ -172,6 +185,12 @@ def test_no_space_is_refused_before_the_run(engine, teapot, quick, monkeypatch):
     with pytest.raises(JobFailed, match="no space for results"):
         job.wait(WAIT)
     assert not job.rows
+
+
+def test_a_missing_package_is_named_at_once(engine, teapot, quick, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gaussforge", None)
+    with pytest.raises(OutputError, match=r"fast-sam3d\[export\]"):
+        engine.submit(teapot, replace(quick, formats=("spz",)))
 
 
 def test_wrong_requests_are_refused_at_once(engine, teapot, quick):

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.demo.inputs import JobInput, examples, read_upload
+from fast_sam3d.demo.settings import SAVED_AXES
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import load_object
 from fast_sam3d.scene.inputs import load_scene
@@ -26,10 +28,10 @@ def mask(height=20, width=30, start=5):
 def test_saved_input_is_read_back_without_a_loss(tmp_path):
     points = np.random.default_rng(1).random((20, 30, 3), np.float32) + 1
     JobInput(picture(), (mask(), mask(start=10)), "two", points).save(tmp_path / "two")
-    given = load_object(tmp_path / "two", 1)
+    given = load_object(tmp_path / "two", 1, pointmap_axes=SAVED_AXES)
     assert np.array_equal(given.image, picture()) and np.array_equal(given.mask, mask(start=10))
     assert np.array_equal(given.pointmap, points)
-    assert sorted(load_scene(tmp_path / "two").masks) == [0, 1]
+    assert sorted(load_scene(tmp_path / "two", InputConfig(pointmap_axes=SAVED_AXES)).masks) == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ def parsed(command: str) -> Config:
         (JobSettings("off", 7, 12, 9, ("gaussian",), None, None), {"pipeline.tag": "mini"}, ()),
         (JobSettings("fast"), {"pipeline.device": "cpu", "pipeline.dtype": "bfloat16"}, ("scene.batch=2",)),
         (JobSettings(overrides=("ss=fast_sam3d", "ss.when.stride=4")), {"pipeline.tag": "my weights' folder"}, ()),
+        (JobSettings(formats=("spz", "gaussian")), {}, ()),
+        (JobSettings(formats=("obj",), texture=None), {}, ()),
         (JobSettings(faces=None), {"pipeline.depth_model": "a/$b"}, ("pipeline.layout_postprocess=false",)),
     ],
 )

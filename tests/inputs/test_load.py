@@ -12,7 +12,8 @@ from PIL import Image
 
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import list_masks, load_object
-from fast_sam3d.inputs.pictures import read_mask, read_picture
+from fast_sam3d.inputs.masks import read_mask
+from fast_sam3d.inputs.pictures import read_picture
 
 
 def save(array: np.ndarray, path: Path, **options: object) -> Path:
@@ -84,9 +85,9 @@ def masks_of_every_kind(folder: Path, disc: np.ndarray, picture: np.ndarray) -> 
     indexed = Image.fromarray(disc.astype(np.uint8))
     indexed.putpalette([0, 0, 0, 128, 0, 0] + [0] * 762)
     indexed.save(folder / "palette.png")
-    black_marks_the_object = Image.fromarray(disc.astype(np.uint8))
-    black_marks_the_object.putpalette([255, 255, 255, 0, 0, 0] + [0] * 762)
-    black_marks_the_object.save(folder / "palette_dark.png")
+    white_first = Image.fromarray((~disc).astype(np.uint8))
+    white_first.putpalette([255, 255, 255, 0, 0, 0] + [0] * 762)
+    white_first.save(folder / "palette_white_first.png")
     Image.fromarray(disc).save(folder / "one_bit.png")
     Image.fromarray(grey).save(folder / "noisy.jpg", quality=60)
     return {
@@ -98,7 +99,7 @@ def masks_of_every_kind(folder: Path, disc: np.ndarray, picture: np.ndarray) -> 
         "rgba, opaque": save(np.dstack([grey, grey, grey, np.full_like(grey, 255)]), folder / "opaque.png"),
         "grey and alpha": save(np.dstack([np.full_like(grey, 9), grey]), folder / "la.png"),
         "palette": folder / "palette.png",
-        "palette, dark object": folder / "palette_dark.png",
+        "palette, white first": folder / "palette_white_first.png",
         "1-bit": folder / "one_bit.png",
         "jpeg": folder / "noisy.jpg",
     }
@@ -234,17 +235,18 @@ def test_upper_case_file_names_are_found(object_folder, picture):
     np.testing.assert_array_equal(load_object(object_folder).image, 255 - picture)
 
 
-def test_numbered_masks_of_another_format_are_errors(tmp_path, picture, disc):
+def test_numbered_masks_of_other_formats_count(tmp_path, picture, disc):
     save(picture, tmp_path / "image.png")
     save(disc.astype(np.uint8) * 255, tmp_path / "0.jpg")
     for index in (None, 0):
-        refused("has 0.jpg", "save it as 0.png", "--mask_path", image_path=tmp_path, mask_index=index)
-    refused("holds no mask", image_path=tmp_path, mask_index=1)
-    save(disc.astype(np.uint8) * 255, tmp_path / "1.png")
-    assert load_object(tmp_path).mask_path.name == "1.png"
-    refused("has 0.jpg", image_path=tmp_path, mask_index=0)
-    refused("there are 1", image_path=tmp_path, mask_index=2)
-    assert load_object(tmp_path, mask_path=tmp_path / "0.jpg").mask.sum() > 0
+        np.testing.assert_array_equal(load_object(tmp_path, index).mask, disc)
+    refused("there are 0", image_path=tmp_path, mask_index=1)
+    save((~disc).astype(np.uint8) * 255, tmp_path / "1.png")
+    assert load_object(tmp_path).mask_path.name == "0.jpg"
+    assert load_object(tmp_path, 1).mask_path.name == "1.png"
+    save((~disc).astype(np.uint8) * 255, tmp_path / "000.png")
+    assert load_object(tmp_path).mask_path.name == "000.png"  # without loss before others
+    refused("there are 0, 1", image_path=tmp_path, mask_index=2)
 
 
 def test_long_names_are_shortened_and_stay_unique(object_folder):

@@ -123,7 +123,7 @@ EXAMPLES = checkout()
 def test_refinement_increases_mask_overlap_of_the_embedded_model():
     assert EXAMPLES is not None
     pipeline = Pipeline.from_pretrained(EXAMPLES / "checkpoints" / "mini")
-    given = load_scene(EXAMPLES / "examples" / "scene", "auto").object(2)
+    given = load_scene(EXAMPLES / "examples" / "scene").object(2)
     overlaps = []
     for layout in (False, True):
         settings = RunSettings(42, 8, 4, ("gaussian",), layout)

@@ -301,7 +301,8 @@ def test_the_ply_file_has_raw_rotations_and_is_read_with_unit_ones(tmp_path: Any
     save_gaussians_ply(tmp_path / "a.ply", made)
     body = (tmp_path / "a.ply").read_bytes().partition(b"end_header\n")[2]
     rows = np.frombuffer(body, "<f4").reshape(-1, len(PLY_FIELDS))
-    np.testing.assert_array_equal(rows[:, -4:], (made._rotation + made.rots_bias).numpy())
+    turned = rows[:, [-4, -3, -1, -2]] * np.float32([1, 1, 1, -1])  # to +z up
+    np.testing.assert_array_equal(turned, (made._rotation + made.rots_bias).numpy())
     assert abs(np.linalg.norm(rows[:, -4:], axis=1) - 1).max() > 0.01
     read = load_gaussians_ply(tmp_path / "a.ply")
     for name in ("get_xyz", "get_scaling", "get_rotation", "get_opacity", "_features_dc"):

@@ -9,7 +9,8 @@ import torch
 import trimesh
 
 from fast_sam3d.geometry.gaussians import SH_C0, GaussianCloud
-from fast_sam3d.outputs.gaussians import PLY_FIELDS, load_gaussians_ply, save_gaussians_ply
+from fast_sam3d.geometry.poses import matrices_of_unit_quaternions
+from fast_sam3d.outputs.gaussians import PLY_AXES, PLY_FIELDS, load_gaussians_ply, save_gaussians_ply
 
 
 def gaussians(count=5, **changes):
@@ -35,12 +36,15 @@ def test_ply_is_a_standard_3dgs_file(tmp_path):
     assert vertex.dtype.names == PLY_FIELDS and all(vertex.dtype[name] == np.float32 for name in PLY_FIELDS)
     opacity = source.get_opacity[:, 0]
     assert np.allclose(vertex["opacity"], torch.logit(opacity), atol=1e-5)
-    assert np.allclose(vertex["scale_1"], source.get_scaling[:, 1].log(), atol=1e-5)
+    assert np.allclose(vertex["scale_1"], source.get_scaling[:, 2].log(), atol=1e-5)
     assert np.allclose(vertex["f_dc_2"], source._features_dc[:, 0, 2])
-    assert np.allclose(vertex["z"], source.get_xyz.detach()[:, 2]) and not vertex["nx"].any()
+    # +y down and +z forward, as COLMAP and the viewers have it.
+    assert np.allclose(vertex["y"], -source.get_xyz.detach()[:, 2]) and not vertex["nx"].any()
+    assert np.allclose(vertex["z"], source.get_xyz.detach()[:, 1])
     rotation = np.stack([vertex[f"rot_{i}"] for i in range(4)], axis=1)
     assert np.allclose(np.linalg.norm(rotation, axis=1), 1.0, atol=1e-6)
-    assert np.allclose(rotation, torch.nn.functional.normalize(source.get_rotation), atol=1e-6)
+    unit = torch.nn.functional.normalize(source.get_rotation).numpy()
+    assert np.allclose(rotation, unit[:, [0, 1, 3, 2]] * [1, 1, -1, 1], atol=1e-6)
 
 
 def test_ply_bytes_of_one_gaussian(tmp_path):
@@ -54,17 +58,46 @@ def test_ply_bytes_of_one_gaussian(tmp_path):
     )
     save_gaussians_ply(tmp_path / "a.ply", one)
     head, body = (tmp_path / "a.ply").read_bytes().split(b"end_header\n")
-    assert head.startswith(b"ply\nformat binary_little_endian 1.0\nelement vertex 1\nproperty float x\n")
-    assert np.frombuffer(body, "<f4").tolist() == [1, 2, 3, 0, 0, 0, 4, 5, 6, 0, 0, 0, 0, 1, 0, 0, 0]
+    assert head.startswith(
+        b"ply\nformat binary_little_endian 1.0\ncomment frame: object, written as x -z y of an object with +z up\n"
+        b"element vertex 1\nproperty float x\n"
+    )
+    assert np.frombuffer(body, "<f4").tolist() == [1, -3, 2, 0, 0, 0, 4, 5, 6, 0, 0, 0, 0, 1, 0, 0, 0]
 
 
-def test_ply_round_trip(tmp_path):
+@pytest.mark.parametrize("frame", ["object", "camera"])
+def test_ply_round_trip(tmp_path, frame):
     source = gaussians(100)
-    save_gaussians_ply(tmp_path / "a.ply", source)
+    save_gaussians_ply(tmp_path / "a.ply", source, frame)
     loaded, expected = load_gaussians_ply(tmp_path / "a.ply"), GaussianCloud.of(source)
     for name in ("get_xyz", "get_scaling", "get_rotation", "get_opacity", "_features_dc"):
         assert np.allclose(getattr(loaded, name), getattr(expected, name), atol=1e-5), name
-    save_gaussians_ply(tmp_path / "b.ply", loaded)
+    save_gaussians_ply(tmp_path / "b.ply", loaded, frame)
+    np.testing.assert_array_equal(load_gaussians_ply(tmp_path / "b.ply").get_xyz, loaded.get_xyz)
+
+
+def test_ply_without_a_frame_is_read_as_it_is(tmp_path):
+    """As earlier versions wrote it, and as other programs do."""
+    save_gaussians_ply(tmp_path / "a.ply", gaussians())
+    head, mark, body = (tmp_path / "a.ply").read_bytes().partition(b"element vertex")
+    (tmp_path / "b.ply").write_bytes(b"ply\nformat binary_little_endian 1.0\n" + mark + body)
+    new, old = load_gaussians_ply(tmp_path / "a.ply"), load_gaussians_ply(tmp_path / "b.ply")
+    assert b"comment frame" in head
+    np.testing.assert_array_equal(old.get_xyz, new.get_xyz[:, [0, 2, 1]] * [1, -1, 1])
+
+
+def test_turning_gaussians_turns_their_covariances():
+    cloud = GaussianCloud.of(gaussians(20))
+    for axes in PLY_AXES.values():
+        new = cloud.turned(axes)
+        assert np.allclose(covariances(new), axes @ covariances(cloud) @ axes.T, atol=1e-6)
+        np.testing.assert_array_equal(new.turned(axes.T).get_rotation, cloud.get_rotation)
+        assert np.isclose(np.linalg.det(axes), 1)
+
+
+def covariances(cloud):
+    rotation = matrices_of_unit_quaternions(cloud.get_rotation.astype(np.float64))
+    return rotation @ (cloud.get_scaling[:, :, None] ** 2 * np.eye(3)) @ rotation.swapaxes(1, 2)
 
 
 def test_extreme_values_stay_finite(tmp_path):

@@ -225,6 +225,25 @@ def test_composed_files_put_objects_where_their_poses_say(pipeline, kitchen, els
     assert said["camera"]["focal_px"] == pytest.approx(50, rel=1e-3)
 
 
+def test_formats_of_a_scene(pipeline, kitchen, elsewhere, capsys):
+    """Objects keep the .ply from which the scene is composed; the scene has the small files, too."""
+    pytest.importorskip("gaussforge")
+    folder = elsewhere / "outputs" / "kitchen"
+    assert scene(capsys, kitchen, "--formats", "spz,glb-splat")[0] == 0
+    known = {"done.json", "pose.json", "report.json", "gaussians.ply", "gaussians.spz", "gaussians.glb"}
+    assert {p.name for p in (folder / "0").iterdir()} == known
+    composed = {"scene.ply", "scene.spz", "scene_gaussians.glb", "scene.json", "summary.json"}
+    assert {p.name for p in folder.iterdir() if p.is_file()} == composed
+    before, runs = contents(folder), Posed.runs
+    (folder / "scene.spz").unlink()
+    assert scene(capsys, kitchen, "--formats", "glb-splat,spz")[0] == 0
+    assert contents(folder) == before and Posed.runs == runs
+    code, _, err = scene(capsys, kitchen, "--formats", "sog")
+    assert code == 2 and "files was" in err
+    assert scene(capsys, kitchen, "--overwrite")[0] == 0
+    assert not [p for p in folder.rglob("*") if p.suffix == ".spz" or p.name.endswith("gaussians.glb")]
+
+
 def test_gaussians_only_without_pictures(pipeline, kitchen, elsewhere, capsys):
     code, *_ = scene(capsys, kitchen, "pipeline.formats=[gaussian]")
     assert code == 0

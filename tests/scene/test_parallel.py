@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import OutputError
 from fast_sam3d.scene import parallel as engines
 from fast_sam3d.scene.parallel import in_parallel, processes_for
@@ -45,7 +46,7 @@ class Recorder:
 def tasks_of(place, *groups):
     place.joinpath("out").mkdir()
     return [
-        ObjectTask(place, "none", number, place / "out" / str(number), {}, tuple(group))
+        ObjectTask(place, InputConfig(pointmap="none"), number, place / "out" / str(number), {}, tuple(group))
         for group in groups
         for number in group
     ]

@@ -52,3 +52,59 @@ def test_full_size_border_follows_the_picture():
 def test_refuses_marks_that_select_nothing(marks: Marks, said: str):
     with pytest.raises(InputError, match=said):
         Selector(disc()[0]).select(marks)
+
+
+def two_parts() -> tuple[np.ndarray, np.ndarray]:
+    """A red disc beside a green square that touches it, on grey."""
+    image, mask = disc()
+    square = np.zeros_like(mask)
+    square[40:80, 98:140] = True
+    square &= ~mask
+    image[square] = (30, 170, 40)
+    return image, square
+
+
+def test_a_further_click_adds_or_removes_a_part():
+    image, square = two_parts()
+    _, whole = disc()
+    selector = Selector(image)
+    clicks = [Click(64, 60)]
+    one = selector.select(Marks(clicks)).mask
+    changed = selector.select(Marks([*clicks, Click(120, 60, not one[60, 120])])).mask
+    assert overlap(changed, whole if one[60, 120] else whole | square) > 0.97
+
+
+def test_every_mark_is_on_its_side():
+    image, square = two_parts()
+    brush, eraser = np.zeros((2, *square.shape), bool)
+    brush[58:62, 50:70], eraser[50:70, 110:130] = True, True
+    mask = Selector(image).select(Marks([Click(90, 60), Click(3, 3, False)], brush=brush, eraser=eraser)).mask
+    assert mask[brush].all() and not mask[eraser].any()
+    assert mask[60, 90] and not mask[3, 3]
+
+
+def test_a_box_selects_what_fills_it_and_nothing_outside():
+    image, square = two_parts()
+    _, whole = disc()
+    mask = Selector(image).select(Marks(box=(24, 20, 144, 100))).mask
+    assert overlap(mask, whole | square) > 0.95
+    assert not mask[:, 144:].any() and not mask[:20].any()
+
+
+def test_a_flat_picture_gives_a_part_around_the_click():
+    mask = select(np.full((64, 64, 3), 90, np.uint8), (32, 32))
+    assert mask[32, 32] and not mask.all()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 3000), (3000, 9), (513, 511)])
+def test_selects_in_pictures_of_odd_sizes(shape: tuple[int, int]):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (*shape, 3), dtype=np.uint8)
+    mask = Selector(image).select(Marks([Click(shape[1] // 2, shape[0] // 2)])).mask
+    assert mask.shape == shape and mask[shape[0] // 2, shape[1] // 2]
+
+
+def test_the_same_marks_give_the_same_mask():
+    image, _ = two_parts()
+    marks = Marks([Click(64, 60), Click(120, 60)])
+    assert (Selector(image).select(marks).mask == Selector(image).select(marks).mask).all()

@@ -191,6 +191,9 @@ def test_the_ply_file_has_the_rows_of_the_stock_class(tmp_path: Path) -> None:
     save_gaussians_ply(tmp_path / "ours.ply", got)
     body = (tmp_path / "ours.ply").read_bytes().partition(b"end_header\n")[2]
     rows = np.frombuffer(body, "<f4").reshape(-1, len(PLY_FIELDS))
+    # To +z up.
+    rows = rows[:, [0, 2, 1, *range(3, 11), 12, 11, 13, 14, 16, 15]]
+    rows[:, [2, 16]] *= -1
     expected = stock_rows(want)
     lengths = np.linalg.norm(expected[:, -4:], axis=1)
     assert abs(lengths - 1).max() > 0.01

@@ -1,0 +1,139 @@
+"""The mesh and the gaussians of a result, in the formats that are asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from fast_sam3d.config.compose import FILES, OutputConfig
+from fast_sam3d.errors import ExportError
+from fast_sam3d.geometry.arrays import first
+from fast_sam3d.outputs.packages import require_packages
+from fast_sam3d.run.object import ObjectRun
+
+__all__ = ["EXPORT_NAMES", "check_exports", "shaped", "write_exports"]
+
+log = logging.getLogger(__name__)
+
+TEXTURED_FACES = 20_000
+"""Of a mesh with a texture, where no number is given."""
+GAUSSIANS, GAUSSIANS_4, MESH = "gaussians.ply", "gaussians_4.ply", "mesh.glb"
+_SPLATS = {"gaussian": "gaussians", "gaussian_4": "gaussians_4"}
+"""Names of files by what they are written from."""
+_SUFFIXES = {"gaussian": ".ply", "gaussian_4": ".ply", "spz": ".spz", "sog": ".sog", "glb-splat": ".glb"}
+_MESHES = {"mesh": MESH, "obj": "mesh.obj", "stl": "mesh.stl"}
+_BESIDE = ("mesh.mtl", "mesh.png")
+"""Material and texture of mesh.obj."""
+EXPORT_NAMES = (
+    *(f"{stem}{suffix}" for stem in _SPLATS.values() for suffix in dict.fromkeys(_SUFFIXES.values())),
+    *_MESHES.values(),
+    *_BESIDE,
+)
+"""Every name that `write_exports` uses."""
+
+
+def check_exports(output: OutputConfig) -> None:
+    """Check before the work that the packages for the files are installed.
+
+    Raises:
+        ExportError: one is not.
+    """
+    kinds = output.formats or ()
+    needed = [("gaussforge", f".{kind} files") for kind in ("spz", "sog") if kind in kinds]
+    if output.faces is not None or output.texture is not None:
+        needed.append(("fast_simplification", "meshes with fewer faces (--faces, --texture)"))
+    if output.texture is not None:
+        needed.append(("xatlas", "textures (--texture)"))
+    require_packages(needed)
+
+
+def write_exports(
+    folder: Path, run: ObjectRun, output: OutputConfig, keep: Collection[str] = ()
+) -> tuple[list[str], dict[str, Any]]:
+    """Write the mesh and the gaussians of a run.
+
+    Args:
+        output: which files; see `OutputConfig.files`.
+        keep: kinds that are written, too, where they were decoded.
+
+    Returns:
+        The names of the files, and what the report says of mesh and gaussians.
+    """
+    from fast_sam3d.outputs.gaussians import save_gaussians_ply
+    from fast_sam3d.outputs.splats import save_splats
+
+    asked = [*output.files(run.formats), *((kind, kind) for kind in keep if kind in run.formats)]
+    kinds = [kind for kind, _ in dict.fromkeys(asked) if FILES[kind] == "mesh"]
+    written: list[str] = []
+    facts: dict[str, Any] = {}
+    for name, stem in _SPLATS.items():
+        gaussians = first(run.result.get(name)) if name in run.formats else None
+        if gaussians is None:
+            continue
+        facts[stem] = len(gaussians.get_xyz)
+        for kind in dict.fromkeys(kind for kind, source in asked if source == name):
+            file = stem + _SUFFIXES[kind]
+            save = save_gaussians_ply if file.endswith(".ply") else save_splats
+            save(folder / file, gaussians)
+            written.append(file)
+    if kinds and (mesh := first(run.result.get("mesh"))) is not None:
+        if len(mesh.faces):
+            files, facts["mesh"] = _write_mesh(folder, mesh, kinds, output, run.result)
+            written += files
+        else:
+            names = " or ".join(_MESHES[kind] for kind in dict.fromkeys(kinds))
+            log.warning("the decoded mesh has no faces, so no %s is written: another --seed may help", names)
+    return written, facts
+
+
+def _write_mesh(
+    folder: Path, mesh: Any, kinds: Collection[str], output: OutputConfig, result: Mapping[str, Any]
+) -> tuple[list[str], dict[str, Any]]:
+    from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
+
+    surface = mesh_to_trimesh(mesh)
+    facts = mesh_summary(surface)
+    made = surface
+    try:
+        made = shaped(surface, output, result)
+    except ExportError as error:  # the reconstruction took longer than writing it again
+        log.warning("%s; the mesh is written with all faces and the colours of its vertices", error)
+        facts["written"] = {"error": str(error)}
+    if made is not surface:
+        facts["written"] = {"vertices": len(made.vertices), "faces": len(made.faces), "texture": output.texture}
+    save = {"mesh": save_glb, "obj": _save_obj, "stl": _save_stl}
+    for kind in dict.fromkeys(kinds):
+        save[kind](folder / _MESHES[kind], made)
+    return [name for name in (*_MESHES.values(), *_BESIDE) if (folder / name).is_file()], facts
+
+
+def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any]) -> Any:
+    """The mesh that is written: with fewer faces, and with a texture, where asked for.
+
+    Args:
+        surface: decoded, with vertex colours.
+        output: a texture without `faces` has `TEXTURED_FACES`.
+        result: of the run; its gaussians are what a texture is optimised against.
+
+    Raises:
+        ExportError: the mesh cannot be decimated or unwrapped.
+    """
+    if output.faces is None and output.texture is None:
+        return surface
+    from fast_sam3d.outputs.meshes import mesh_to_surface
+    from fast_sam3d.texture import decimated, textured
+
+    detailed = mesh_to_surface(surface)
+    if output.texture is None:
+        return decimated(detailed, output.faces or len(detailed.faces))
+    return textured(detailed, output.texture, output.faces or TEXTURED_FACES)
+
+
+def _save_obj(path: Path, mesh: Any) -> None:
+    path.write_text(mesh.export(file_type="obj"), encoding="utf-8")
+
+
+def _save_stl(path: Path, mesh: Any) -> None:
+    path.write_bytes(mesh.export(file_type="stl"))

@@ -1,0 +1,88 @@
+"""The files of a result that are asked for."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fast_sam3d.config.compose import FILES, FORMATS, load
+from fast_sam3d.errors import ExportError
+from fast_sam3d.outputs import packages
+from fast_sam3d.run.export import EXPORT_NAMES, check_exports, write_exports
+from tests.outputs.test_gaussians import gaussians
+
+
+def made(*formats: str) -> Any:
+    """A run whose result holds a tetrahedron and five gaussians."""
+    mesh = SimpleNamespace(
+        vertices=[[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.0]], faces=[[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]
+    )
+    result = {"mesh": [mesh], "gaussian": [gaussians()], "gaussian_4": [gaussians(4)]}
+    return SimpleNamespace(formats=formats, result={name: result[name] for name in formats})
+
+
+def output(formats: str, *more: str) -> Any:
+    return load([f"output.formats={formats}", *more]).output
+
+
+@pytest.mark.parametrize(
+    ("asked", "decoded", "files"),
+    [
+        ("null", ("mesh", "gaussian"), ["gaussians.ply", "mesh.glb"]),
+        ("null", ("gaussian_4",), ["gaussians_4.ply"]),
+        ("[spz,mesh]", ("mesh", "gaussian"), ["gaussians.spz", "mesh.glb"]),
+        ("[stl,obj,glb-splat]", ("mesh", "gaussian"), ["gaussians.glb", "mesh.obj", "mesh.stl"]),
+        ("[ply,sog,glb]", ("mesh", "gaussian"), ["gaussians.ply", "gaussians.sog", "mesh.glb"]),
+        # What fitted into the memory:
+        ("[spz,mesh]", ("gaussian_4",), ["gaussians_4.spz"]),
+        ("[mesh,gaussian]", ("gaussian_4",), ["gaussians_4.ply"]),
+        ("[obj]", ("gaussian",), ["gaussians.ply"]),
+    ],
+)  # fmt: skip
+def test_the_files_that_are_asked_for_are_written(tmp_path, asked, decoded, files):
+    if "spz" in asked or "sog" in asked:
+        pytest.importorskip("gaussforge")
+    written, facts = write_exports(tmp_path, made(*decoded), output(asked))
+    assert sorted(written) == files == sorted(path.name for path in tmp_path.iterdir())
+    assert set(written) <= set(EXPORT_NAMES)
+    assert ("mesh" in facts) == ("mesh" in decoded and any(name.startswith("mesh") for name in files))
+
+
+def test_a_scene_keeps_what_it_is_composed_from(tmp_path):
+    pytest.importorskip("gaussforge")
+    written, _ = write_exports(tmp_path, made("mesh", "gaussian"), output("[spz,stl]"), keep=FORMATS)
+    assert sorted(written) == ["gaussians.ply", "gaussians.spz", "mesh.glb", "mesh.stl"]
+
+
+def test_a_mesh_without_faces_is_left_out_with_a_line(tmp_path, caplog):
+    run = made("mesh")
+    run.result["mesh"][0].faces = []
+    with caplog.at_level(logging.WARNING):
+        assert write_exports(tmp_path, run, output("[obj]")) == ([], {})
+    assert "no mesh.obj is written" in caplog.text and not list(tmp_path.iterdir())
+
+
+def test_what_is_decoded_follows_from_the_files():
+    for kind, source in FILES.items():
+        assert load([f"output.formats={kind}"]).pipeline.formats == (source,)
+    assert load(["output.formats=[spz,obj,sog]"]).pipeline.formats == ("mesh", "gaussian")
+    assert load(["output.formats=[spz]", "pipeline.formats=[gaussian,gaussian_4]"]).pipeline.formats == ("gaussian",)
+    assert load(["pipeline.formats=[gaussian_4]"]).output.formats is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "module"),
+    [
+        ("output.formats=spz", "gaussforge"),
+        ("output.faces=100", "fast_simplification"),
+        ("output.texture=64", "xatlas"),
+    ],
+)
+def test_missing_packages_are_named_before_the_work(monkeypatch, asked, module):
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None if name == module else object())
+    with pytest.raises(ExportError, match=rf'{module}: run pip install "fast-sam3d\[export\]"'):
+        check_exports(load([asked]).output)
+    check_exports(load([]).output)
