@@ -72,6 +72,7 @@ class OutputConfig:
 
     Args:
         preview: a picture to look at is rendered, too.
+        turntable: an animation of each object is rendered, too.
         formats: of `FILES`; None: a file for each of `PipelineConfig.formats`, which otherwise follow from these.
         faces: of the mesh at most; None: all, or those of `run.export.TEXTURED_FACES` with a texture.
         texture: side of the mesh's texture in pixels; None: colours of vertices.
@@ -84,6 +85,7 @@ class OutputConfig:
     faces: int | None = None
     texture: int | None = None
     bake: BakeConfig = BakeConfig()
+    turntable: bool = False
 
     def files(self, decoded: Collection[str]) -> tuple[tuple[str, str], ...]:
         """The kinds of files of a run, each with what it is written from, of `decoded`.
@@ -99,6 +101,8 @@ class OutputConfig:
             sources = (FILES[kind], "gaussian_4") if FILES[kind] == "gaussian" else (FILES[kind],)
             found += [(kind, source) for source in sources if source in decoded][:1]
         used = {source for _, source in found}
+        if self.formats is not None and self.bake.gate is not None:
+            used.add("gaussian")  # decoded for the texture alone
         return (*found, *((name, name) for name in decoded if name not in used))
 
 

@@ -310,6 +310,7 @@ def _unless_default(output: OutputConfig) -> dict[str, Any]:
         "faces": output.faces,
         "texture": output.texture,
         "bake": output.bake.gate,
+        "turntable": output.turntable or None,
     }
     return {name: value for name, value in asked.items() if value is not None}
 
@@ -319,7 +320,7 @@ def input_identity(scene: SceneInput, number: int) -> dict[str, Any]:
     notices: list[str] = []
     mask = scene.mask(number, notices)
     for notice in notices:
-        log.warning("object %d: %s", number, notice)
+        log.warning("%s, object %d: %s", scene.name, number, notice)
     return {**scene.digests, "mask": digest(mask)}
 
 
