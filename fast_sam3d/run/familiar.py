@@ -29,7 +29,7 @@ HUES = 24  # cells along each axis of the chromaticities
 MOST_COLOURS = 2.5  # entropy of the hues, in nats
 LEAST_SHADING = 4 / 255  # standard deviation of the channel that varies most
 MOST_ROUND = 0.975  # IoU of the outline and an ellipse
-MOST_DISTANT = 0.04  # mean distance of measured points to the surface, in sizes of the object
+MOST_DISTANT = 0.032  # mean distance of measured points to the surface, in sizes of the object
 LEAST_PIXELS = 20
 _POINTS = 2000
 
