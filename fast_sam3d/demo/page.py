@@ -11,19 +11,22 @@ from typing import Any
 import gradio as gr
 
 from fast_sam3d.config.compose import MODULES, group_options, load
-from fast_sam3d.config.settings import FILES
 from fast_sam3d.demo import texts
 from fast_sam3d.demo.choice import Choice, open_example, open_picture
 from fast_sam3d.demo.engine import Engine
 from fast_sam3d.demo.inputs import Example, JobInput, examples
 from fast_sam3d.demo.job import Job
-from fast_sam3d.demo.settings import FACES, TEXTURE, JobSettings
+from fast_sam3d.demo.settings import FACES, FORMATS, TEXTURE, JobSettings
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
 
 __all__ = ["Page"]
 
 STATIC = Path(__file__).parent / "static"
 EMPTY = {"mask": None, "points": [], "box": None, "note": "", "wrong": False}
+FILE_NAMES = [
+    ("mesh .glb", "mesh"), ("mesh .obj", "obj"), ("mesh .stl", "stl"), ("gaussians .ply", "gaussian"),
+    ("gaussians .spz", "spz"), ("gaussians .sog", "sog"), ("gaussians .glb", "glb-splat"),
+]  # fmt: skip
 LOOK = 0.12
 """Seconds between two looks at a job that runs."""
 KEPT = 1800
@@ -120,7 +123,7 @@ class Page:
                 slat = gr.Slider(
                     1, 50, standard.slat_steps, step=1, label="steps of the structured latent", min_width=140
                 )
-            formats = gr.CheckboxGroup(list(FILES), value=["mesh", "gaussian"], label="files")
+            formats = gr.CheckboxGroup(FILE_NAMES, value=list(FORMATS), label="files")
             with gr.Row():
                 faces = gr.Number(FACES, precision=0, label="faces of the mesh, at most (0: all)", min_width=140)
                 texture = gr.Dropdown(
@@ -245,7 +248,7 @@ class Page:
         if (found := self.engine.job(job)) is not None:
             found.cancel()
 
-    def left(self, request: gr.Request) -> None:
+    def _left(self, request: gr.Request) -> None:
         """A page was closed, or its connection is lost: its jobs are cancelled."""
         with self._lock:
             jobs = self._sessions.pop(request.session_hash or "", set())
@@ -287,7 +290,7 @@ class _Output:
         found = results.comparison
         views = [("", results.view)] if found is None else [("accelerated", results.view), ("baseline", found.view)]
         look = gr.skip() if found is None and dict(results.view) == shown else texts.viewer(job, views)
-        about = texts.facts(results) if found is None else texts.comparison(found) + texts.facts(results)
+        about = texts.facts(job, results) if found is None else texts.comparison(found) + texts.facts(job, results)
         return [
             texts.progress(job), look, about, texts.downloads(job, results),
             gr.Textbox(results.command, visible=True), gr.skip(), *_idle(buttons),
