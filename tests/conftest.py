@@ -50,6 +50,7 @@ SLOW = (
     "cli/test_main_job.py",
     "cluster/test_ray.py",
     "decode/test_hooks.py",
+    "demo/test_api.py",
     "demo/test_engine.py",
     "exact/test_extraction.py::test_another_extractor_is_skipped_with_a_log_message",
     "exact/test_passes.py",

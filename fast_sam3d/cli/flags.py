@@ -66,7 +66,7 @@ FILES = (
         "files to write: mesh, gaussian, gaussian_4, spz, sog, glb-splat, obj, stl; decodes what they need (default:"
         " mesh,gaussian)",
     ),
-    Flag(("faces",), "output.faces", int, "N", "fewer faces for the mesh, at most N (default: all)"),
+    Flag(("faces",), "output.faces", int, "N", "at most N faces for the mesh (default: all; with --texture 20000)"),
     Flag(
         ("texture",), "output.texture", int, "PX",
         "a texture of PX by PX pixels for the mesh, such as 1024 (default: none, colours of vertices)",

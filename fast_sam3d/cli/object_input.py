@@ -13,7 +13,7 @@ from fast_sam3d.cli.tables import print_path
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import ObjectInput, load_asked
-from fast_sam3d.outputs.folder import check_target, has_results
+from fast_sam3d.outputs.folder import check_target, has_results, log_replaced
 from fast_sam3d.run.export import check_exports
 from fast_sam3d.run.notices import log_checkpoint
 
@@ -73,6 +73,8 @@ def prepare(
     if not overwrite and has_results(target, report, identity):
         print_path(f"results in {target} are complete, from the same input and settings; --overwrite repeats the run")
         return None
+    if overwrite:
+        log_replaced(target, report, identity)
     return Request(config, _reduced(given) if checkpoint.kind == "mini" else given, target, checkpoint, identity)
 
 

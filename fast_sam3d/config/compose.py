@@ -280,6 +280,7 @@ def _output(read: Reader) -> OutputConfig:
     return OutputConfig(
         dir=read.file("output.dir"),
         preview=read.boolean("output.preview"),
+        turntable=read.boolean("output.turntable"),
         formats=formats and tuple(dict.fromkeys(ALIASES.get(name, name) for name in formats)),
         faces=read.optional("output.faces", lambda key: read.integer(key, 4, 10**8)),
         texture=read.optional("output.texture", lambda key: read.integer(key, 16, 8192)),

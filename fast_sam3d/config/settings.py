@@ -72,8 +72,9 @@ class OutputConfig:
 
     Args:
         preview: a picture to look at is rendered, too.
+        turntable: an animation of each object is rendered, too.
         formats: of `FILES`; None: a file for each of `PipelineConfig.formats`, which otherwise follow from these.
-        faces: of the mesh at most; None: all.
+        faces: of the mesh at most; None: all, or those of `run.export.TEXTURED_FACES` with a texture.
         texture: side of the mesh's texture in pixels; None: colours of vertices.
         bake: how the texture gets its colours.
     """
@@ -84,6 +85,7 @@ class OutputConfig:
     faces: int | None = None
     texture: int | None = None
     bake: BakeConfig = BakeConfig()
+    turntable: bool = False
 
     def files(self, decoded: Collection[str]) -> tuple[tuple[str, str], ...]:
         """The kinds of files of a run, each with what it is written from, of `decoded`.

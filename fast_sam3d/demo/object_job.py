@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fast_sam3d.checkpoints.load import Checkpoint
-from fast_sam3d.config.compose import Config, OutputConfig
+from fast_sam3d.config.compose import MODULES, BakeConfig, Config, OutputConfig
 from fast_sam3d.demo.events import Watch
 from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Comparison, Job, Results
@@ -159,8 +159,10 @@ def _compare(given: ObjectInput, run: ObjectRun, config: Config, model: Model, j
 
     watch = job.watch
     watch.part = "baseline"
-    off = configuration(job.settings.baseline, config.input.image_path or folder, model.values)
-    off = replace(off, pipeline=replace(off.pipeline, formats=config.pipeline.formats))
+    off = replace(
+        config, modules={module: {} for module in MODULES}, choices={**config.choices, "preset": "off"},
+        output=replace(config.output, formats=None, faces=None, texture=None, bake=BakeConfig()),
+    )  # fmt: skip
     plain = _run(given, off, model, watch, folder / "baseline", None).run
     watch("drift", 0, 1)
     drift = compare(Reconstruction.of(run.result).on_host(), Reconstruction.of(plain.result).on_host())

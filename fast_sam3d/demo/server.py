@@ -94,9 +94,11 @@ def serving(engine: Engine, host: str = "127.0.0.1", port: int | None = None, sh
     port = free_port(host, port)
     import gradio as gr
 
+    from fast_sam3d.demo.api import add_api
     from fast_sam3d.demo.page import STATIC, Page
 
     page = Page(engine)
+    add_api(page)
     try:
         app, local, public = page.blocks.launch(
             server_name=host, server_port=port, share=share, prevent_thread_lock=True, quiet=True, show_error=True,

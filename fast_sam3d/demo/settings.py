@@ -44,11 +44,6 @@ class JobSettings:
     compare: bool = False
     overrides: tuple[str, ...] = ()
 
-    @property
-    def baseline(self) -> JobSettings:
-        """The same without acceleration, for its plain files."""
-        return JobSettings("off", self.seed, self.ss_steps, self.slat_steps, FORMATS, None, None)
-
 
 def _values(settings: JobSettings) -> dict[str, Any]:
     values: dict[str, Any] = {"seed": settings.seed}

@@ -21,7 +21,7 @@ from fast_sam3d.errors import InputError, suggest
 from fast_sam3d.inputs.annotations import Labelled
 from fast_sam3d.inputs.labels import chosen, is_annotation, label_file, labelled_objects
 from fast_sam3d.inputs.masks import alpha_mask, check_inverted, read_mask
-from fast_sam3d.inputs.pictures import Picture, orientation_in, read_picture
+from fast_sam3d.inputs.pictures import Picture, check_range, orientation_in, read_picture
 from fast_sam3d.inputs.pointmaps import Pointmap, find_pointmap, read_pointmap
 from fast_sam3d.inputs.turns import fitting_mask, fitting_picture
 
@@ -170,6 +170,7 @@ def _load(image_path: Path, asked: InputConfig) -> ObjectInput:
     folder = image_file.parent
     notices: list[str] = []
     picture = read_picture(image_file)
+    check_range(picture.rgb, image_file, notices)
     masks = {} if asked.mask_path is not None else numbered_masks(folder)
     if asked.mask_label is not None and asked.mask_path is None:
         raise InputError("--mask_label chooses an object of a label map or of annotations: name it with --mask_path")

@@ -176,6 +176,10 @@ def _by_brightness(
             f"the mask in {path} is too dark: its brightest pixel is {high} of {full}, but the object needs at "
             f"least {half}; save it as white on black, or set --mask_threshold"
         )
+    if len(values) == 3 and not lossy:
+        what = "counts as the object" if values[1] >= half else "does not count"
+        notices.append(f"the mask in {path} has three values, {low}, {values[1]} and {high}: {values[1]} {what}")
+        return checked_mask(grey >= half, path)
     log.info("%s: %d grey levels; the object has at least %d of %d", path, len(values), half, full)
     tenth = full // 10
     middle = float(((grey > tenth) & (grey < full - tenth)).sum()) / max(int((grey > tenth).sum()), 1)

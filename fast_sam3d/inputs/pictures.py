@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from fast_sam3d.errors import InputError, first_line
 
 __all__ = [
-    "LOSSY", "MAX_MEGAPIXELS", "Picture", "eight_bit", "is_wide", "open_picture", "orientation_in", "picture_size",
-    "read_picture", "turned",
+    "LOSSY", "MAX_MEGAPIXELS", "Picture", "check_range", "eight_bit", "is_wide", "open_picture", "orientation_in",
+    "picture_size", "read_picture", "turned",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,18 @@ def read_picture(path: Path) -> Picture:
             {"L": "grey", "P": "palette", "1": "1-bit"}.get(picture.mode, picture.mode),
         )
     return Picture(_rgb(picture), alpha, orientation)
+
+
+def check_range(rgb: NDArray[np.uint8], path: Path, notices: list[str]) -> None:
+    """A notice for a picture [H, W, 3] of video's limited range: nothing outside of 16 to 235, and both ends in use."""
+    step = max(max(rgb.shape) // 512, 1)
+    shares = np.bincount(rgb[::step, ::step].ravel(), minlength=256) / rgb[::step, ::step].size
+    black, white = shares[14:19].sum(), shares[233:238].sum()
+    if shares[:14].sum() + shares[238:].sum() < 0.001 and min(black, white) > 0.002:
+        notices.append(
+            f"{path} has no colours below 16 and above 235, the limited range of video: if it looks pale, save it with "
+            "the full range"
+        )
 
 
 def orientation_of(picture: Any) -> int:

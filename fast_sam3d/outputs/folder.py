@@ -24,6 +24,7 @@ __all__ = [
     "clear_unfinished",
     "has_files",
     "has_results",
+    "log_replaced",
     "refuse_other_settings",
     "result_folder",
     "results_complete",
@@ -111,6 +112,18 @@ def has_results(target: Path, report_name: str, identity: Mapping[str, Any]) -> 
         raise OutputError(f"{target} holds the results of another input, {picture}: {_REPLACE}")
     refuse_other_settings(target, settings, identity["settings"])
     return whole
+
+
+def log_replaced(target: Path, report_name: str, identity: Mapping[str, Any]) -> None:
+    """A log line where results of another picture or mask are about to be replaced. Arguments: see `has_results`."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        report = json.loads((target / report_name).read_text(encoding="utf-8"))
+        made_of, old = report["input"], report["identity"]["input"]
+        if old != identity["input"]:
+            log.warning(
+                "%s holds the results of another input, %s with %s, which are replaced", target, made_of["image"],
+                made_of["mask"],
+            )  # fmt: skip
 
 
 def has_files(folder: Path, sizes: Mapping[str, int | None]) -> bool:

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from fast_sam3d.errors import OutputError
+from fast_sam3d.errors import ExportError
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.outputs.files import atomic_write
 from fast_sam3d.outputs.gaussians import GLB_AXES, PLY_AXES, Frame, ply_content
 from fast_sam3d.outputs.gltf import POINTS, GlbWriter
 from fast_sam3d.outputs.meshes import linear_from_srgb
-from fast_sam3d.outputs.optional import optional
+from fast_sam3d.outputs.packages import export_package
 
 __all__ = ["EXTENSION", "save_splats"]
 
@@ -34,7 +34,7 @@ def save_splats(path: str | os.PathLike[str], gaussians: Any, frame: Frame = "ob
         gaussians, frame: see `outputs.gaussians.save_gaussians_ply`.
 
     Raises:
-        OutputError: the package for the format is missing, or the format cannot hold the gaussians.
+        ExportError: the package for the format is missing, or the format cannot hold the gaussians.
         ValueError: no gaussian, or `GaussianCloud.of` rejects the attributes.
     """
     kind = Path(path).suffix[1:].lower()
@@ -42,13 +42,13 @@ def save_splats(path: str | os.PathLike[str], gaussians: Any, frame: Frame = "ob
         return _save_glb(path, gaussians, frame)
     cloud = GaussianCloud.of(gaussians)
     if kind == "spz" and not np.abs(cloud.get_xyz).max(initial=0.0) < SPZ_LIMIT:
-        raise OutputError(f"{path} has no room for coordinates from {SPZ_LIMIT:g} up: choose .sog")
+        raise ExportError(f"{path} has no room for coordinates from {SPZ_LIMIT:g} up: choose .sog")
     # The package takes coordinates as they are.
     axes = (GLB_AXES if kind == "spz" else PLY_AXES)[frame]
-    converter: Any = optional("gaussforge", f".{kind} files").GaussForge()
+    converter: Any = export_package("gaussforge").GaussForge()
     found = converter.convert(ply_content(cloud, axes), "ply", kind)
     if "error" in found:
-        raise OutputError(f"{path} cannot be written: {found['error']}")
+        raise ExportError(f"{path} cannot be written: {found['error']}")
     with atomic_write(path) as file:
         file.write(found["data"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -42,7 +43,8 @@ PNG_LEVEL = 6  # of 9; higher levels take longer than the rendering and save a f
 FITTED = 200_000  # about as many points, evenly sampled, are fitted into the views
 MARGIN = 0.1  # border around the object, as a share of the view
 
-Renderer = Callable[[Camera], np.ndarray]
+Renderer = Callable[..., np.ndarray]
+"""Of a camera, to rgb [H, W, 3] in 0..1; lit=False: the mesh's colours without shading."""
 
 
 def save_preview(
@@ -56,7 +58,7 @@ def save_preview(
         mask: [H, W], non-zero on the object.
         result: of a pipeline. Shows the mesh, or the gaussians without one. With rotation, translation, scale and a
             pointmap (any resolution), the first view is the input camera's with the outline of the mask, which shows
-            a wrong pose; otherwise it is the front.
+            a wrong pose; otherwise it is the front. It has the colours of the mesh, as stored; the others are lit.
         notices: what a viewer has to know of the result, written below the views.
 
     Raises:
@@ -87,11 +89,13 @@ def compose_preview(image: Any, mask: Any, result: Mapping[str, Any], notices: S
         window, outline = posed_window(camera, [points], [matrix], covered, VIEW_PX, MARGIN)
         orbits, through = ORBITS[1:], [posed_camera(window, matrix)]
     cameras = [*through, *orbit_cameras(points, [front_azimuth + turn for turn, _ in orbits])]
-    views = map_threads(draw, cameras)
+    # The first view is to be compared with the input: it has the mesh's own colours. The others show the shape.
+    views = map_threads(lambda number: draw(cameras[number], lit=number > 0), range(len(cameras)))
+    lit = ", lit" if kind == "mesh" else ""
     if outline is not None:
-        panels.append((outlined(views.pop(0), outline), f"{kind} as posed, input mask outlined", 1))
+        panels.append((outlined(views.pop(0), outline), f"{kind} as posed, mask outlined, unlit", 1))
     for (_, label), view in zip(orbits, views, strict=True):
-        panels.append((eight_bit(view), f"{kind} from {label}", len(panels)))
+        panels.append((eight_bit(view), f"{kind} from {label}{lit if len(panels) > 1 else ''}", len(panels)))
 
     step = VIEW_PX + GAP_PX
     left = panels[0][0].shape[1] + 2 * GAP_PX
@@ -121,12 +125,13 @@ def subject_of(result: Mapping[str, Any]) -> tuple[str, np.ndarray, Renderer]:
         attributes = getattr(mesh, "vertex_attrs", None)
         colors = None if attributes is None else as_numpy(attributes)[:, :3]
         drawing = AnyMeshRenderer(vertices, faces, colors)
-        return "mesh", vertices, lambda camera: drawing(camera, background=background).rgb
+        return "mesh", vertices, lambda camera, lit=True: drawing(camera, background=background, lit=lit).rgb
     found = [first(result.get(key)) for key in ("gaussian", "gs", "gaussian_4", "gs_4")]
     found = [gaussians for gaussians in found if gaussians is not None and len(gaussians.get_xyz)]
     if found:
         cloud = GaussianCloud.of(found[0])
-        return "gaussians", cloud.get_xyz, lambda camera: render_gaussians(cloud, camera, background=background).rgb
+        splats = functools.partial(render_gaussians, cloud, background=background)
+        return "gaussians", cloud.get_xyz, lambda camera, lit=True: splats(camera).rgb
     raise ValueError("the result has neither a mesh nor gaussians, so there is nothing to show")
 
 
@@ -147,14 +152,14 @@ def input_camera(result: Mapping[str, Any], size: tuple[int, int]) -> tuple[Came
     return camera, azimuth, matrix
 
 
-def orbit_cameras(points: np.ndarray, azimuths_deg: list[float]) -> list[Camera]:
+def orbit_cameras(points: np.ndarray, azimuths_deg: list[float], size: int = VIEW_PX) -> list[Camera]:
     """Cameras around the points, with one focal length at which the largest view fits."""
     low, high = points.min(axis=0), points.max(axis=0)
     distance = ORBIT_DISTANCE * max(float(np.linalg.norm(high - low)), 1e-6)
     target = ((low + high) / 2.0).tolist()
-    cameras = [Camera.orbit(azimuth, ELEVATION_DEG, distance, target, size=VIEW_PX) for azimuth in azimuths_deg]
-    reach = max(float(np.abs(camera.project(points)[0] - VIEW_PX / 2.0).max()) for camera in cameras)
-    zoom = VIEW_PX * (0.5 - MARGIN) / max(reach, 1e-6)
+    cameras = [Camera.orbit(azimuth, ELEVATION_DEG, distance, target, size=size) for azimuth in azimuths_deg]
+    reach = max(float(np.abs(camera.project(points)[0] - size / 2.0).max()) for camera in cameras)
+    zoom = size * (0.5 - MARGIN) / max(reach, 1e-6)
     return [replace(camera, focal=camera.focal * zoom) for camera in cameras]
 
 

@@ -54,13 +54,16 @@ class MeshRenderer:
         self._tint = np.ascontiguousarray(tint)
         self._normals = None if once else _normals(self._points, self._faces)
 
-    def __call__(self, camera: Camera, size: int | None = None, background: Color = WHITE) -> MeshImage:
+    def __call__(
+        self, camera: Camera, size: int | None = None, background: Color = WHITE, lit: bool = True
+    ) -> MeshImage:
         """Render both sides with smooth Lambert shading and 2 x 2 samples per pixel.
 
         Args:
             camera: triangles with a vertex closer than `NEAR` are omitted, not clipped.
             size: longer side of the image in pixels; None: the camera's own.
             background: grey level or rgb in 0..1.
+            lit: False: the colours themselves, without shading.
         """
         camera = camera if size is None else camera.resized(size)
         height, width = (side * SUPERSAMPLING for side in camera.size)
@@ -71,11 +74,14 @@ class MeshRenderer:
         deep = np.full(height * width, np.inf, np.float32)
         total = weight.sum(axis=1, keepdims=True)
         weight /= total
-        ray = np.concatenate([(np.asarray(fine.principal) - centre) / fine.focal, np.ones((len(hit), 1))], axis=1)
-        light = camera.rotation @ (np.asarray(LIGHT) / np.linalg.norm(LIGHT))
-        own, at_corners = self._normals_of(face)
-        shade = _shading(own, at_corners, weight, ray @ camera.rotation.T, light)
-        rgb[hit] = np.clip(np.einsum("nk,nkc->nc", weight, self._tint[self._faces[face]]) * shade[:, None], 0.0, 1.0)
+        tint = np.einsum("nk,nkc->nc", weight, self._tint[self._faces[face]])
+        if lit:
+            centre_ray = (np.asarray(fine.principal) - centre) / fine.focal
+            ray = np.concatenate([centre_ray, np.ones((len(hit), 1))], axis=1)
+            light = camera.rotation @ (np.asarray(LIGHT) / np.linalg.norm(LIGHT))
+            own, at_corners = self._normals_of(face)
+            tint = tint * _shading(own, at_corners, weight, ray @ camera.rotation.T, light)[:, None]
+        rgb[hit] = np.clip(tint, 0.0, 1.0)
         deep[hit] = 1.0 / total[:, 0]
 
         samples = [(row, column) for row in range(SUPERSAMPLING) for column in range(SUPERSAMPLING)]

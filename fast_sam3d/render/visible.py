@@ -29,16 +29,16 @@ class AnyMeshRenderer:
         self._whole: MeshRenderer | None = None
         self._lock = threading.Lock()  # views are drawn in threads
 
-    def __call__(self, camera: Camera, background: Color = WHITE) -> MeshImage:
+    def __call__(self, camera: Camera, background: Color = WHITE, lit: bool = True) -> MeshImage:
         """See `MeshRenderer`."""
         vertices, faces, colors = self._mesh
         if len(vertices) < CROWDED * camera.size[0] * camera.size[1]:
             with self._lock:
                 self._whole = self._whole or MeshRenderer(vertices, faces, colors)
-            return self._whole(camera, background=background)
+            return self._whole(camera, background=background, lit=lit)
         some, between = maybe_visible(vertices, faces, camera)
         tint = None if colors is None else colors[some]
-        return MeshRenderer(vertices[some], between, tint, once=True)(camera, background=background)
+        return MeshRenderer(vertices[some], between, tint, once=True)(camera, background=background, lit=lit)
 
 
 def maybe_visible(vertices: np.ndarray, faces: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:

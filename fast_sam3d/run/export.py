@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from fast_sam3d.config.compose import FILES, OutputConfig
+from fast_sam3d.errors import ExportError
 from fast_sam3d.geometry.arrays import first
-from fast_sam3d.outputs.optional import require
+from fast_sam3d.outputs.packages import require_packages
 from fast_sam3d.run.object import ObjectRun
 
 __all__ = ["EXPORT_NAMES", "check_exports", "shaped", "write_exports"]
 
 log = logging.getLogger(__name__)
 
+TEXTURED_FACES = 20_000
+"""Of a mesh with a texture, where no number is given."""
 GAUSSIANS, GAUSSIANS_4, MESH = "gaussians.ply", "gaussians_4.ply", "mesh.glb"
 _SPLATS = {"gaussian": "gaussians", "gaussian_4": "gaussians_4"}
 """Names of files by what they are written from."""
@@ -35,15 +38,15 @@ def check_exports(output: OutputConfig) -> None:
     """Check before the work that the packages for the files are installed.
 
     Raises:
-        OutputError: one is not.
+        ExportError: one is not.
     """
     kinds = output.formats or ()
-    needed = [("gaussforge", f"{kind} files") for kind in ("spz", "sog") if kind in kinds]
+    needed = [("gaussforge", f".{kind} files") for kind in ("spz", "sog") if kind in kinds]
     if output.faces is not None or output.texture is not None:
         needed.append(("fast_simplification", "meshes with fewer faces (--faces, --texture)"))
     if output.texture is not None:
         needed.append(("xatlas", "textures (--texture)"))
-    require(needed)
+    require_packages(needed)
 
 
 def write_exports(
@@ -86,31 +89,46 @@ def write_exports(
 
 
 def _write_mesh(
-    folder: Path, mesh: Any, kinds: Collection[str], output: OutputConfig, result: Any
+    folder: Path, mesh: Any, kinds: Collection[str], output: OutputConfig, result: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
     from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
 
     surface = mesh_to_trimesh(mesh)
     facts = mesh_summary(surface)
-    made = shaped(surface, output, result)
+    made = surface
+    try:
+        made = shaped(surface, output, result)
+    except ExportError as error:  # the reconstruction took longer than writing it again
+        log.warning("%s; the mesh is written with all faces and the colours of its vertices", error)
+        facts["written"] = {"error": str(error)}
     if made is not surface:
-        facts["written"] = {"faces": len(made.faces), "texture": output.texture}
+        facts["written"] = {"vertices": len(made.vertices), "faces": len(made.faces), "texture": output.texture}
     save = {"mesh": save_glb, "obj": _save_obj, "stl": _save_stl}
     for kind in dict.fromkeys(kinds):
         save[kind](folder / _MESHES[kind], made)
     return [name for name in (*_MESHES.values(), *_BESIDE) if (folder / name).is_file()], facts
 
 
-def shaped(surface: Any, output: OutputConfig, result: Any) -> Any:
+def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any]) -> Any:
     """The mesh that is written: with fewer faces, and with a texture, where asked for.
 
     Args:
         surface: decoded, with vertex colours.
-        result: of the run; its gaussians may give the texture's colours.
+        output: a texture without `faces` has `TEXTURED_FACES`.
+        result: of the run; its gaussians are what a texture is optimised against.
+
+    Raises:
+        ExportError: the mesh cannot be decimated or unwrapped.
     """
     if output.faces is None and output.texture is None:
         return surface
-    raise NotImplementedError("fast_sam3d.texture comes here")
+    from fast_sam3d.outputs.meshes import mesh_to_surface
+    from fast_sam3d.texture import decimated, textured
+
+    detailed = mesh_to_surface(surface)
+    if output.texture is None:
+        return decimated(detailed, output.faces or len(detailed.faces))
+    return textured(detailed, output.texture, output.faces or TEXTURED_FACES)
 
 
 def _save_obj(path: Path, mesh: Any) -> None:

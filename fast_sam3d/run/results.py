@@ -14,7 +14,7 @@ from fast_sam3d.run.object import ObjectRun
 __all__ = ["GAUSSIANS", "GAUSSIANS_4", "MESH", "RESULT_NAMES", "write_results"]
 
 POSE, PREVIEW, REPORT = "pose.json", "preview.png", "report.json"
-RESULT_NAMES = (*EXPORT_NAMES, POSE, PREVIEW, REPORT)
+RESULT_NAMES = (*EXPORT_NAMES, POSE, PREVIEW, "turntable.webp", "turntable.gif", REPORT)
 
 
 def write_results(
@@ -92,4 +92,8 @@ def _write(
         # A few hundred pixels high: what is drawn from does not have to be larger than this.
         save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result, notices)
         written.insert(0, PREVIEW)
+    if config.output.turntable and drawn:
+        from fast_sam3d.render.turntable import object_turntable, save_turntable
+
+        written += save_turntable(folder, object_turntable(result))
     return written, facts

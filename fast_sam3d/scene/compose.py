@@ -24,9 +24,10 @@ log = logging.getLogger(__name__)
 
 SCENE_PLY, SCENE_GLB, SCENE_JSON = "scene.ply", "scene.glb", "scene.json"
 PREVIEW, TURNTABLE, SUMMARY = "preview.png", "turntable.gif", "summary.json"
+LARGE_TURNTABLE = "turntable.webp"
 SCENE_SPLATS = {"spz": "scene.spz", "sog": "scene.sog", "glb-splat": "scene_gaussians.glb"}
 """Further files of the gaussians, by kind."""
-SCENE_NAMES = (SCENE_PLY, *SCENE_SPLATS.values(), SCENE_GLB, SCENE_JSON, PREVIEW, TURNTABLE, SUMMARY)
+SCENE_NAMES = (SCENE_PLY, *SCENE_SPLATS.values(), SCENE_GLB, SCENE_JSON, PREVIEW, TURNTABLE, LARGE_TURNTABLE, SUMMARY)
 
 
 def finish(
@@ -78,9 +79,10 @@ def _compose(
     from fast_sam3d.outputs.files import atomic_write
     from fast_sam3d.outputs.gaussians import save_gaussians_ply
     from fast_sam3d.outputs.splats import save_splats
+    from fast_sam3d.render.turntable import save_turntable
     from fast_sam3d.scene.files import camera_of, camera_seen, load_object_folder, save_scene_glb, save_scene_json
     from fast_sam3d.scene.objects import compose_scene
-    from fast_sam3d.scene.pictures import FRAME_MS, IOU_PX, mask_ious, sampled, scene_preview, turntable
+    from fast_sam3d.scene.pictures import IOU_PX, mask_ious, sampled, scene_preview, turntable
 
     target = plan.target
     scene = compose_scene(load_object_folder(str(n), target / str(n)) for n in complete)
@@ -101,9 +103,7 @@ def _compose(
             scene_preview(plan.scene.image, masks, scene, camera).save(file, format="PNG")
 
     def turn() -> None:
-        first, *others = turntable(scene, camera)
-        with atomic_write(target / TURNTABLE) as file:
-            first.save(file, "GIF", save_all=True, append_images=others, duration=FRAME_MS, loop=0, optimize=False)
+        save_turntable(target, turntable(scene, camera))
 
     def splats(name: str) -> None:
         save = save_gaussians_ply if name == SCENE_PLY else save_splats
@@ -133,7 +133,7 @@ def _compose(
     facts = {
         "name": plan.scene.name,
         "image": plan.scene.image_path.name,
-        "files": list(parts),
+        "files": [*parts, *([LARGE_TURNTABLE] if (target / LARGE_TURNTABLE).is_file() else [])],
         "mean_mask_iou": sum(overlaps.values()) / len(overlaps) if overlaps else None,
         "made_of": made_of,
     }

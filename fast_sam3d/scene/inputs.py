@@ -26,7 +26,7 @@ from fast_sam3d.inputs.load import (
     result_name,
     turned_picture,
 )
-from fast_sam3d.inputs.pictures import read_picture
+from fast_sam3d.inputs.pictures import check_range, read_picture
 from fast_sam3d.inputs.pointmaps import Pointmap, check_known, find_pointmap, read_pointmap
 
 __all__ = ["SceneInput", "digest", "load_scene", "scene_folders", "scene_masks"]
@@ -152,6 +152,7 @@ def load_scene(folder: Path, asked: InputConfig | None = None) -> SceneInput:
     with reading(folder):
         image_path = find_image(folder)
         picture = read_picture(image_path)
+        check_range(picture.rgb, image_path, notices)
         masks, passed_over = scene_masks(folder, image_path, asked, notices)
         sources = list(masks.values())
         # Masks that are read to see how the picture is turned: a few of them.

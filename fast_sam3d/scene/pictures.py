@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_sam3d.geometry.arrays import transform_points
 from fast_sam3d.geometry.camera import Camera
-from fast_sam3d.render.renderer import AMBIENT, DIFFUSE, LIGHT, face_and_vertex_normals, nearest_faces
+from fast_sam3d.render.renderer import nearest_faces
 from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
-from fast_sam3d.render.splat import LARGEST_PX, draw_dots
+from fast_sam3d.render.splat import draw_dots
+from fast_sam3d.render.surfels import Surfels, draw_surfels, surfels_of_gaussians, surfels_of_mesh
 from fast_sam3d.render.threads import map_threads
+from fast_sam3d.render.turntable import FRAME_PX, FRAMES
 from fast_sam3d.render.visible import AnyMeshRenderer
 from fast_sam3d.scene.objects import PlacedObject, Scene
 
@@ -26,12 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["IOU_PX", "mask_ious", "sampled", "scene_preview", "scene_up", "turntable", "visible_objects"]
 
 PANEL_PX = 400  # height of the panels
-TINT = 0.55  # share of the mask's colour over the picture
+OUTLINE_PX = 2  # width of the masks' outlines over the picture
 OTHER_VIEW_DEG = (38.0, 22.0)  # of the second view: turned about the scene's up, and raised
 IOU_PX = 1024  # longer side at which masks are compared
-FRAMES, FRAME_PX, FRAME_MS, FRAME_RAISED_DEG = 24, 320, 100, 8.0
+FRAME_RAISED_DEG = 8.0  # of the turntable
 MARGIN = 0.06  # free border around the scene, share of the view
-SAMPLES = 2  # dots per pixel and axis
 
 
 def visible_objects(scene: Scene, camera: Camera) -> NDArray[np.int64]:
@@ -88,7 +89,9 @@ def scene_up(scene: Scene) -> NDArray[np.float64]:
 def scene_preview(
     image: NDArray[np.uint8], masks: Mapping[str, NDArray[np.bool_]], scene: Scene, camera: Camera | None
 ) -> Image.Image:
-    """The picture with its masks coloured, the scene through the picture's camera, and a view from elsewhere.
+    """The picture with its masks outlined, the scene through the picture's camera, and a view from elsewhere.
+
+    The second shows the colours of the meshes as they are stored, to be compared with the picture; the third is lit.
 
     Args:
         image: [H, W, 3] uint8.
@@ -100,20 +103,22 @@ def scene_preview(
     colours = dict(zip(masks, mask_colours(len(masks)), strict=True))
     size = (max(1, round(image.shape[1] * PANEL_PX / image.shape[0])), PANEL_PX)
     small = {name: sampled(mask, size[::-1]) for name, mask in masks.items()}
-    smooth = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)).astype(np.float64)
+    given = np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     for name, mask in small.items():
-        smooth[mask] += TINT * (np.array(colours[name]) - smooth[mask])
-    panels = [(np.round(smooth).astype(np.uint8), f"input, {len(masks)} masks")]
+        _outline(given, mask, colours[name], OUTLINE_PX)
+    panels = [(given, f"input, {len(masks)} masks")]
 
     around = _Around(scene, size)
     front = _sized(camera, size) if camera is not None else around.fitted([(0.0, 0.0)])[0]
-    pixels, other = map_threads(painter(scene), [front, around.fitted([OTHER_VIEW_DEG])[0]])
+    draw = painter(scene)
+    views = (front, False), (around.fitted([OTHER_VIEW_DEG])[0], True)
+    pixels, other = map_threads(lambda view: draw(view[0], lit=view[1]), views)
     if camera is not None:
         for name, mask in small.items():
             _outline(pixels, mask, colours[name])
-    caption = "scene through the picture's camera, masks outlined" if camera is not None else "scene from the front"
-    panels.append((pixels, caption))
-    panels.append((other, f"scene from {OTHER_VIEW_DEG[0]:.0f} degrees to the right, from above"))
+    caption = "scene from the front" if camera is None else "scene through the picture's camera, masks outlined"
+    panels.append((pixels, f"{caption}, unlit"))
+    panels.append((other, f"scene from {OTHER_VIEW_DEG[0]:.0f} degrees to the right, from above, lit"))
 
     sheet = Image.new("RGB", ((size[0] + GAP_PX) * 3 + GAP_PX, PANEL_PX + LABEL_PX + 2 * GAP_PX), BACKGROUND)
     pen, font = ImageDraw.Draw(sheet), label_font()
@@ -130,20 +135,14 @@ def scene_preview(
 
 
 def turntable(scene: Scene, camera: Camera | None, frames: int = FRAMES) -> list[Image.Image]:
-    """Palette pictures once around the scene, all with the palette of the first, ready for a GIF."""
+    """RGB pictures once around the scene, for `render.turntable.save_turntable`."""
     from PIL import Image
 
     aspect = 0.75 if camera is None else min(max(camera.size[0] / camera.size[1], 0.5), 1.5)
     size = (FRAME_PX, max(2, round(FRAME_PX * aspect)))
     turns = [360.0 * number / frames for number in range(frames)]
     views = _Around(scene, size).fitted([(turn, FRAME_RAISED_DEG) for turn in turns])
-    pictures = [Image.fromarray(pixels) for pixels in map_threads(painter(scene, quick=True), views)]
-    # One palette for all frames, from frames all around: colours of the back must not be lost.
-    every = Image.new("RGB", (size[0], size[1] * 4))
-    for slot in range(4):
-        every.paste(pictures[slot * frames // 4], (0, slot * size[1]))
-    palette = every.quantize(255)
-    return [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+    return [Image.fromarray(pixels) for pixels in map_threads(painter(scene, quick=True), views)]
 
 
 def mask_colours(count: int) -> list[tuple[int, int, int]]:
@@ -152,67 +151,32 @@ def mask_colours(count: int) -> list[tuple[int, int, int]]:
     return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue % 1, 0.85, 0.95)) for hue in hues]  # type: ignore[misc]
 
 
-def painter(scene: Scene, quick: bool = False) -> Callable[[Camera], NDArray[np.uint8]]:
-    """How to draw a scene for a camera, [H, W, 3] uint8: by its meshes, or quickly, or without them, by dots."""
+def painter(scene: Scene, quick: bool = False) -> Callable[..., NDArray[np.uint8]]:
+    """How to draw a scene for a camera, [H, W, 3] uint8: by its meshes, or quickly, or without them, by dots.
+
+    `lit=False` shows the colours of meshes as they are.
+    """
     background = tuple(level / 255.0 for level in PANEL)
     drawn = [item for item in scene.objects if item.surface is not None or item.gaussians is not None]
     surfaces = [(item.points, item.surface) for item in drawn if item.surface is not None]
     dots = [_dots(item) for item in drawn] if quick or len(surfaces) < len(drawn) else []
-    if len(surfaces) == len(drawn) and not (quick and _dense(scene, dots)):
+    extent = float(np.ptp(_spanned(scene), axis=0).max())
+    if len(surfaces) == len(drawn) and not (quick and all(part.leave_no_gaps(extent, FRAME_PX) for part in dots)):
         starts = np.cumsum([0, *(len(points) for points, _ in surfaces)])
         vertices = np.concatenate([points for points, _ in surfaces])
         faces = np.concatenate([surface.faces + start for start, (_, surface) in zip(starts, surfaces, strict=False)])
         colours = np.concatenate([surface.srgb for _, surface in surfaces])
         drawing = AnyMeshRenderer(vertices, faces, colours)
-        return lambda camera: eight_bit(drawing(camera, background=background).rgb)
-    points, sides, rgb, normals = (np.concatenate(parts) for parts in zip(*dots, strict=True))
-    light = np.asarray(LIGHT) / np.linalg.norm(LIGHT)
-
-    def draw(camera: Camera) -> NDArray[np.uint8]:
-        fine = camera.resized(SAMPLES * max(camera.size))
-        eye = -camera.rotation @ camera.translation
-        # Back sides of closed surfaces are dropped; points with an unknown side are kept.
-        shown = np.flatnonzero(np.einsum("nc,nc->n", normals, points - eye) <= 0)
-        index = draw_dots(points[shown], sides[shown], fine).owner
-        hit = index >= 0
-        index[hit] = shown[index[hit]]
-        turned = normals[index[hit]] @ camera.rotation
-        lit = np.where(turned.any(axis=1), AMBIENT + DIFFUSE * np.clip(turned @ light, 0, 1), 1.0)
-        pixels = np.broadcast_to(np.asarray(background, np.float32), (*index.shape, 3)).copy()
-        pixels[hit] = rgb[index[hit]] * lit[:, None]
-        height, width = (side // SAMPLES for side in index.shape)
-        samples = pixels[: height * SAMPLES, : width * SAMPLES]
-        parts = [samples[i::SAMPLES, j::SAMPLES] for i in range(SAMPLES) for j in range(SAMPLES)]
-        return eight_bit(sum(parts[1:], parts[0]) / len(parts))
-
-    return draw
+        return lambda camera, lit=True: eight_bit(drawing(camera, background=background, lit=lit).rgb)
+    return functools.partial(draw_surfels, Surfels.joined(dots))
 
 
-def _dense(scene: Scene, dots: Sequence[tuple[NDArray[np.float64], ...]]) -> bool:
-    """Whether dots of a frame's size leave no gaps in the surfaces; those of a box with twelve triangles would."""
-    extent = max(float(np.ptp(_spanned(scene), axis=0).max()), 1e-9)
-    return (
-        max((float(sides.max(initial=0.0)) for _, sides, _, _ in dots), default=0.0) * SAMPLES * FRAME_PX
-        <= LARGEST_PX * extent
-    )
-
-
-def _dots(item: PlacedObject) -> tuple[NDArray[np.float64], ...]:
-    """points [N, 3], sides [N], rgb [N, 3] in 0..1 and normals [N, 3] (0: unknown), in the camera's frame."""
-    scale = float(item.pose.scale.mean())
+def _dots(item: PlacedObject) -> Surfels:
+    """An object in the camera's frame."""
     if item.surface is not None:
-        points, faces = item.points, item.surface.faces
-        corner = points[faces]
-        # The longest edge of each triangle: dots of that side leave no gap.
-        edge = np.linalg.norm(corner - corner[:, [1, 2, 0]], axis=2).max(axis=1)
-        sides = np.full(len(points), np.quantile(edge, 0.9))
-        return points, sides, item.surface.srgb, face_and_vertex_normals(points, faces)[1]
-    cloud = item.gaussians
-    assert cloud is not None
-    seen = cloud.get_opacity[:, 0] > 0.3
-    points = transform_points(cloud.get_xyz[seen], item.pose.matrix)
-    sides = 2.0 * scale * cloud.get_scaling[seen].mean(axis=1).astype(np.float64)
-    return points, sides, cloud.rgb[seen].astype(np.float64), np.zeros((len(points), 3))
+        return surfels_of_mesh(item.points, item.surface.faces, item.surface.srgb)
+    assert item.gaussians is not None
+    return surfels_of_gaussians(item.gaussians, item.pose.matrix, float(item.pose.scale.mean()))
 
 
 class _Around:
@@ -267,7 +231,7 @@ def _sized(camera: Camera, size: tuple[int, int]) -> Camera:
     return replace(camera, focal=camera.focal * factor, principal=(u - left, v - top), size=(size[1], size[0]))
 
 
-def _outline(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Any) -> None:
+def _outline(pixels: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Any, width: int = 1) -> None:
     from scipy.ndimage import binary_erosion
 
-    pixels[mask & ~binary_erosion(mask, border_value=1)] = colour
+    pixels[mask & ~binary_erosion(mask, iterations=width, border_value=1)] = colour

@@ -56,7 +56,12 @@ def plan_scene(
         raise OutputError(f"the results would go to {target}, where the picture is: choose another --output_dir")
     planned = ScenePlan(scene, target)
     seen: dict[str, int] = {}
-    done = {} if overwrite else {number: read_done(target / str(number)) for number in scene.masks}
+    there_already = {number: read_done(target / str(number)) for number in scene.masks}
+    others = [old for old in there_already.values() if old and _image(old) != scene.digests["image"]]
+    if overwrite and others:
+        log.warning("%s holds %d objects of another picture than %s, which are replaced", target, len(others),
+                    scene.image_path)  # fmt: skip
+    done = {} if overwrite else there_already
     for number, there in done.items():
         if there is not None and isinstance(old := there["identity"].get("settings"), dict):
             refuse_other_settings(target / str(number), old, settings)
@@ -79,7 +84,7 @@ def plan_scene(
             planned.known[number] = outcome_of(number, there)
             continue
         if there is not None and there["identity"].get("input") != given:
-            if there["identity"].get("input", {}).get("image") != given["image"]:
+            if _image(there) != given["image"]:
                 raise OutputError(
                     f"{target / str(number)} was made from another picture than {scene.image_path}: add --overwrite to "
                     "replace everything, or choose another --output_dir"
@@ -91,6 +96,11 @@ def plan_scene(
     groups = groups_of(list(planned.identities), config.scene.batch)
     planned.tasks = [replace(task, group=groups.get(task.number, ())) for task in planned.tasks]
     return planned
+
+
+def _image(done: Mapping[str, Any]) -> Any:
+    """Digest of the picture of a complete object."""
+    return done["identity"].get("input", {}).get("image")
 
 
 def count_as_missing(tasks: Iterable[ObjectTask]) -> None:

@@ -310,6 +310,7 @@ def _unless_default(output: OutputConfig) -> dict[str, Any]:
         "faces": output.faces,
         "texture": output.texture,
         "bake": output.bake.gate,
+        "turntable": output.turntable or None,
     }
     return {name: value for name, value in asked.items() if value is not None}
 

@@ -19,7 +19,9 @@ AGGRESSIVENESS = (7, 5, 3)
 
 
 def decimated(mesh: Surface, faces: int) -> Surface:
-    """A mesh with about `faces` faces or fewer; the same mesh if it has no more. Closed meshes stay closed.
+    """A mesh with about `faces` faces or fewer; the same mesh if it has no more.
+
+    Closed meshes stay closed; with few faces parts of the surface may touch at an edge.
 
     Raises:
         ExportError: fewer than 4 faces asked for, a mesh that cannot be decimated, or the package is not installed.
@@ -30,13 +32,23 @@ def decimated(mesh: Surface, faces: int) -> Surface:
     if len(mesh.faces) <= faces:
         return mesh
     closed = mesh_summary(mesh)["watertight"]
+    touching: Surface | None = None  # without a hole, but with edges of four faces
     for aggressiveness in AGGRESSIVENESS:
         vertices, kept = package.simplify(
             mesh.vertices, mesh.faces.astype(np.int32), target_count=faces, agg=aggressiveness
         )
         smaller = Surface(np.asarray(vertices, np.float32), np.asarray(kept, np.int64), np.empty((0, 3), np.uint8))
-        if len(kept) and (not closed or mesh_summary(smaller)["watertight"]):
-            normals = vertex_normals(smaller.vertices.astype(np.float64), smaller.faces)
-            rgb = np.round(MeshColours(mesh).colours_at(smaller.vertices, normals)).astype(np.uint8)
-            return Surface(smaller.vertices, smaller.faces, rgb)
+        found = mesh_summary(smaller) if closed and len(kept) else None
+        if len(kept) and (found is None or found["watertight"]):
+            return _coloured(smaller, mesh)
+        if found is not None and not found["boundary_loops"]:
+            touching = touching or smaller
+    if touching is not None:
+        return _coloured(touching, mesh)
     raise ExportError(f"the mesh cannot be reduced to {faces} faces without opening it: ask for more --faces")
+
+
+def _coloured(smaller: Surface, mesh: Surface) -> Surface:
+    normals = vertex_normals(smaller.vertices.astype(np.float64), smaller.faces)
+    rgb = np.round(MeshColours(mesh).colours_at(smaller.vertices, normals)).astype(np.uint8)
+    return Surface(smaller.vertices, smaller.faces, rgb)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fast_sam3d.errors import OutputError
+from fast_sam3d.errors import ExportError
 from fast_sam3d.geometry.gaussians import GaussianCloud
-from fast_sam3d.outputs import optional
+from fast_sam3d.outputs import packages
 from fast_sam3d.outputs.gaussians import GLB_AXES, PLY_AXES, load_gaussians_ply
 from fast_sam3d.outputs.gltf import read_glb
 from fast_sam3d.outputs.splats import EXTENSION, save_splats
@@ -76,8 +76,8 @@ def test_a_missing_package_is_named_with_its_command(tmp_path, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(optional.importlib, "import_module", missing)
-    with pytest.raises(OutputError, match=r'gaussforge: pip install "fast-sam3d\[export\]"'):
+    monkeypatch.setattr(packages.importlib, "import_module", missing)
+    with pytest.raises(ExportError, match=r'gaussforge cannot be imported.*pip install "fast-sam3d\[export\]"'):
         save_splats(tmp_path / "a.spz", gaussians())
     assert not list(tmp_path.iterdir())
 
@@ -88,6 +88,6 @@ def test_what_no_format_holds_is_refused_before_writing(tmp_path, kind):
         with pytest.raises(ValueError):
             save_splats(tmp_path / f"a.{kind}", wrong)
     if kind == "spz":
-        with pytest.raises(OutputError, match="coordinates from 2048 up"):
+        with pytest.raises(ExportError, match="coordinates from 2048 up"):
             save_splats(tmp_path / "a.spz", gaussians(get_xyz=torch.full((5, 3), 3e3)))
     assert not list(tmp_path.iterdir())

@@ -192,3 +192,15 @@ def test_invalid_arguments_write_nothing(tmp_path):
         with pytest.raises(ValueError, match="agree|must be|neither"):
             save_preview(tmp_path / "p.png", *bad)
     assert os.listdir(tmp_path) == []
+
+
+def test_the_first_view_has_the_colours_of_the_mesh_and_the_others_are_lit():
+    picture, mask, result = scene()
+    shaded, plain = (np.asarray(view) for view in views(compose_preview(picture, mask, result))[1::-1])
+    colours = np.round(np.unique(result["mesh"][0].vertex_attrs[:, :3], axis=0) * 255)
+
+    def share(view):
+        near = np.abs(view[:, :, None].astype(float) - colours).max(axis=3).min(axis=2) <= 1
+        return near.sum() / drawn(view).sum()
+
+    assert share(plain) > 0.7 > 0.3 > share(shaded)  # the rest is where the two colours meet

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fast_sam3d.config.compose import FILES, FORMATS, load
-from fast_sam3d.errors import OutputError
-from fast_sam3d.outputs import optional
+from fast_sam3d.errors import ExportError
+from fast_sam3d.outputs import packages
 from fast_sam3d.run.export import EXPORT_NAMES, check_exports, write_exports
 from tests.outputs.test_gaussians import gaussians
 
@@ -77,13 +77,12 @@ def test_what_is_decoded_follows_from_the_files():
     ("asked", "module"),
     [
         ("output.formats=spz", "gaussforge"),
-        ("output.faces=100", "fast-simplification"),
+        ("output.faces=100", "fast_simplification"),
         ("output.texture=64", "xatlas"),
     ],
 )
 def test_missing_packages_are_named_before_the_work(monkeypatch, asked, module):
-    missing = module.replace("-", "_")
-    monkeypatch.setattr(optional.importlib.util, "find_spec", lambda name: None if name == missing else object())
-    with pytest.raises(OutputError, match=rf'{module}: pip install "fast-sam3d\[export\]"'):
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None if name == module else object())
+    with pytest.raises(ExportError, match=rf'{module}: run pip install "fast-sam3d\[export\]"'):
         check_exports(load([asked]).output)
     check_exports(load([]).output)

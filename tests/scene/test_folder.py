@@ -26,9 +26,9 @@ from fast_sam3d.outputs.gaussians import load_gaussians_ply
 from tests.stand_in import StandIn, files, run
 
 OBJECT = {"done.json", "gaussians.ply", "mesh.glb", "pose.json", "preview.png", "report.json"}
-SCENE = {"scene.ply", "scene.glb", "scene.json", "preview.png", "turntable.gif", "summary.json"}
+SCENE = {"scene.ply", "scene.glb", "scene.json", "preview.png", "turntable.webp", "turntable.gif", "summary.json"}
 QUICK = ("pipeline.ss_steps=2", "pipeline.slat_steps=2", "output.preview=false")
-PICTURES = {"preview.png", "turntable.gif"}
+PICTURES = {"preview.png", "turntable.webp", "turntable.gif"}
 
 
 class Posed(StandIn):
@@ -257,7 +257,7 @@ def test_meshes_only_without_pointmap(pipeline, kitchen, elsewhere, capsys):
     code, *_ = scene(capsys, kitchen, "pipeline.formats=[mesh]", *wanted)
     assert code == 0
     folder = elsewhere / "outputs" / "kitchen"
-    assert {p.name for p in folder.iterdir() if p.is_file()} == SCENE - {"scene.ply", "turntable.gif"}
+    assert {p.name for p in folder.iterdir() if p.is_file()} == SCENE - {"scene.ply", "turntable.webp", "turntable.gif"}
     assert json.loads((folder / "summary.json").read_text())["mean_mask_iou"] is None
 
 
