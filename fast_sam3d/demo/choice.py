@@ -223,7 +223,7 @@ class Choice:
             if isinstance(stroke, Stroke):
                 painted[stroke.area(self._size)] = 1 if stroke.positive else -1
         clicks = tuple(mark for mark in marks if isinstance(mark, Click))
-        box = next((tuple(mark) for mark in marks if isinstance(mark, Box)), None)
+        box = next((mark for mark in marks if isinstance(mark, Box)), None)
         strokes = [None if (painted != sign).all() else painted == sign for sign in (1, -1)]
         return self.picture.selector.select(Marks(clicks, box, *strokes)).mask
 

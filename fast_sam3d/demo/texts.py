@@ -87,7 +87,8 @@ def progress(job: Job) -> str:
     calls = f", {last.calls:g} network calls{saved}" if last.calls else ""
     state = "Done" if job.finished else '<span class="spin"></span>Running'
     head = f'<div class="status" role="status">{state}: {job.seconds:.1f} s{calls}</div>'
-    return head + f'<div class="stages">{"".join(_rows(job.rows))}</div>'
+    stages = f'<div class="stages">{"".join(_rows(job.rows))}</div>'
+    return head + (f"<details><summary>stages</summary>{stages}</details>" if job.finished else stages)
 
 
 def _queued(job: Job) -> str:
