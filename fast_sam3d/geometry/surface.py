@@ -15,12 +15,12 @@ class Surface:
     """A mesh with colours of its vertices.
 
     Args:
-        vertices: [V, 3] float32, canonical, +z up. faces: [F, 3] int64, outside counter-clockwise.
+        vertices: [V, 3] float32, canonical, +z up. faces: [F, 3] int32 or int64, outside counter-clockwise.
         rgb: [V, 3] uint8 sRGB.
     """
 
     vertices: NDArray[np.float32]
-    faces: NDArray[np.int64]
+    faces: NDArray[np.integer]
     rgb: NDArray[np.uint8]
 
     @property
@@ -34,14 +34,14 @@ class TexturedMesh:
     """A mesh with a texture; vertices are repeated along the seams of its charts.
 
     Args:
-        vertices: [V, 3] float32, canonical, +z up. faces: [F, 3] int64, outside counter-clockwise.
+        vertices: [V, 3] float32, canonical, +z up. faces: [F, 3] int32 or int64, outside counter-clockwise.
         uv: [V, 2] float32 in 0..1; (0, 0) is the outer corner of the texture's first texel, v goes down the rows.
         texture: [H, W, 3] uint8 sRGB.
         normals: [V, 3] float32, equal on both sides of a seam; zero at vertices without a face that has an area.
     """
 
     vertices: NDArray[np.float32]
-    faces: NDArray[np.int64]
+    faces: NDArray[np.integer]
     uv: NDArray[np.float32]
     texture: NDArray[np.uint8]
     normals: NDArray[np.float32]

@@ -56,9 +56,10 @@ def save_gaussians_ply(path: str | os.PathLike[str], gaussians: Any, frame: Fram
     Raises:
         ValueError: no gaussian, or `GaussianCloud.of` rejects the attributes.
     """
-    content = ply_content(gaussians, PLY_AXES[frame], f"frame: {frame}, written as {_ABOUT[frame]}")
+    header, table = _ply_parts(gaussians, PLY_AXES[frame], f"frame: {frame}, written as {_ABOUT[frame]}")
     with atomic_write(path) as file:
-        file.write(content)
+        file.write(header)
+        file.write(table.data.cast("B"))
 
 
 def ply_content(gaussians: Any, axes: NDArray[np.floating], comment: str = "") -> bytes:
@@ -69,6 +70,12 @@ def ply_content(gaussians: Any, axes: NDArray[np.floating], comment: str = "") -
         axes: see `GaussianCloud.turned`.
         comment: a line of the header.
     """
+    header, table = _ply_parts(gaussians, axes, comment)
+    return header + table.tobytes()
+
+
+def _ply_parts(gaussians: Any, axes: NDArray[np.floating], comment: str) -> tuple[bytes, NDArray[np.float32]]:
+    """The header of a 3DGS file, and its rows."""
     cloud = GaussianCloud.of(gaussians)
     count = len(cloud.get_xyz)
     if count == 0:
@@ -77,17 +84,13 @@ def ply_content(gaussians: Any, axes: NDArray[np.floating], comment: str = "") -
         cloud = replace(cloud, get_rotation=as_numpy(gaussians._rotation + bias))
     cloud = cloud.turned(axes)
     opacity = np.clip(cloud.get_opacity.astype(np.float64), MIN_OPACITY, 1.0 - MIN_OPACITY)
-    columns = (
-        cloud.get_xyz,
-        np.zeros((count, 3)),  # normals: required by the format, ignored by viewers
-        cloud._features_dc.reshape(count, 3),
-        np.log(opacity / (1.0 - opacity)),
-        np.log(np.maximum(cloud.get_scaling.astype(np.float64), MIN_SCALE)),
-        cloud.get_rotation,
-    )
+    table = np.zeros((count, len(PLY_FIELDS)), "<f4")  # normals, columns 3 to 5, are required and ignored by viewers
+    table[:, 0:3], table[:, 6:9], table[:, 13:17] = cloud.get_xyz, cloud._features_dc[:, 0], cloud.get_rotation
+    table[:, 9:10] = np.log(opacity / (1.0 - opacity))
+    table[:, 10:13] = np.log(np.maximum(cloud.get_scaling.astype(np.float64), MIN_SCALE))
     header = ["ply", "format binary_little_endian 1.0", *([f"comment {comment}"] if comment else [])]
     header += [f"element vertex {count}", *(f"property float {name}" for name in PLY_FIELDS), "end_header", ""]
-    return "\n".join(header).encode("ascii") + np.concatenate(columns, axis=1).astype("<f4").tobytes()
+    return "\n".join(header).encode("ascii"), table
 
 
 def load_gaussians_ply(path: str | os.PathLike[str]) -> GaussianCloud:
@@ -112,11 +115,11 @@ def load_gaussians_ply(path: str | os.PathLike[str]) -> GaussianCloud:
     length = np.linalg.norm(rotation, axis=1, keepdims=True)
     is_unit = np.abs(length - 1) < 1e-5  # kept to the last bit
     cloud = GaussianCloud(
-        get_xyz=table[:, 0:3],
+        get_xyz=table[:, 0:3].copy(),  # not a view, which would keep the table
         get_scaling=np.exp(table[:, 10:13]),
         get_rotation=np.where(is_unit, rotation, rotation / np.maximum(length, 1e-12)),
         get_opacity=1.0 / (1.0 + np.exp(-table[:, 9:10])),
-        _features_dc=table[:, None, 6:9],
+        _features_dc=table[:, None, 6:9].copy(),
     )
     frames = [frame for frame in PLY_AXES if any(line.startswith(f"comment frame: {frame},") for line in lines)]
     return cloud.turned(PLY_AXES[frames[0]].T) if frames else cloud

@@ -182,7 +182,7 @@ def load_glb(path: str | os.PathLike[str]) -> Surface | TexturedMesh:
         (primitive,) = file.primitives
         parts = {key: file.accessor(index) for key, index in primitive["attributes"].items()}
         vertices = (parts["POSITION"] @ Y_UP_FROM_Z_UP[:3, :3]).astype(np.float32)
-        faces = file.accessor(primitive["indices"]).reshape(-1, 3).astype(np.int64)
+        faces = file.accessor(primitive["indices"]).reshape(-1, 3).astype(np.int32)
         if faces.max() >= len(vertices):
             raise ValueError("a face names a vertex that is not there")
         if "TEXCOORD_0" not in parts:

@@ -91,31 +91,33 @@ def write_exports(
 def _write_mesh(
     folder: Path, mesh: Any, kinds: Collection[str], output: OutputConfig, result: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
+    from fast_sam3d.outputs.mesh_files import save_obj, save_stl
     from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
 
     surface = mesh_to_trimesh(mesh)
     facts = mesh_summary(surface)
     made = surface
     try:
-        made = shaped(surface, output, result)
+        made = shaped(surface, output, result, coloured=getattr(mesh, "vertex_attrs", None) is not None)
     except ExportError as error:  # the reconstruction took longer than writing it again
         log.warning("%s; the mesh is written with all faces and the colours of its vertices", error)
         facts["written"] = {"error": str(error)}
     if made is not surface:
         facts["written"] = {"vertices": len(made.vertices), "faces": len(made.faces), "texture": output.texture}
-    save = {"mesh": save_glb, "obj": _save_obj, "stl": _save_stl}
+    save = {"mesh": save_glb, "obj": save_obj, "stl": save_stl}
     for kind in dict.fromkeys(kinds):
         save[kind](folder / _MESHES[kind], made)
     return [name for name in (*_MESHES.values(), *_BESIDE) if (folder / name).is_file()], facts
 
 
-def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any]) -> Any:
+def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any], coloured: bool = True) -> Any:
     """The mesh that is written: with fewer faces, and with a texture, where asked for.
 
     Args:
         surface: decoded, with vertex colours.
         output: a texture without `faces` has `TEXTURED_FACES`.
         result: of the run; its gaussians are what a texture is optimised against.
+        coloured: whether the vertices have colours; if not, a texture takes those of the gaussians.
 
     Raises:
         ExportError: the mesh cannot be decimated or unwrapped.
@@ -128,12 +130,5 @@ def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any]) -> Any
     detailed = mesh_to_surface(surface)
     if output.texture is None:
         return decimated(detailed, output.faces or len(detailed.faces))
-    return textured(detailed, output.texture, output.faces or TEXTURED_FACES)
-
-
-def _save_obj(path: Path, mesh: Any) -> None:
-    path.write_text(mesh.export(file_type="obj"), encoding="utf-8")
-
-
-def _save_stl(path: Path, mesh: Any) -> None:
-    path.write_bytes(mesh.export(file_type="stl"))
+    gaussians = next((g for name in _SPLATS if (g := first(result.get(name))) is not None), None)
+    return textured(detailed, output.texture, output.faces or TEXTURED_FACES, gaussians=None if coloured else gaussians)

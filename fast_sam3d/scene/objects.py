@@ -119,7 +119,7 @@ class Scene:
         return merge_gaussians(placed) if placed else None
 
     @property
-    def meshes(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    def meshes(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.integer]]]:
         """Vertices [V, 3] in the camera's frame and faces [F, 3], by name; objects without a mesh are left out."""
         return {item.name: (item.points, item.surface.faces) for item in self.objects if item.surface is not None}
 

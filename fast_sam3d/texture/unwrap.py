@@ -30,7 +30,7 @@ class Unwrapped:
     uv: NDArray[np.float32]
 
 
-def unwrap(vertices: NDArray[np.float32], faces: NDArray[np.int64], size: int) -> Unwrapped:
+def unwrap(vertices: NDArray[np.float32], faces: NDArray[np.integer], size: int) -> Unwrapped:
     """Cut a mesh into charts and pack them into one square.
 
     Args:
