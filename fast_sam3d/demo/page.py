@@ -208,7 +208,7 @@ class Page:
         try:
             if choice is None:
                 raise InputError("there is no picture yet: drop one on the page, or pick an example")
-            job = self.engine.submit(choice.input(), job_settings(*settings, versus))
+            job = self.engine.submit(choice.input(), job_settings(*settings[:8], compare=versus))
         except FastSam3dError as error:
             yield _Output.failed(str(error), 2)
             return
