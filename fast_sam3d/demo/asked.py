@@ -10,7 +10,7 @@ from fast_sam3d.config.compose import MODULES
 from fast_sam3d.demo.choice import Choice
 from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.settings import JobSettings
-from fast_sam3d.errors import ConfigError, InputError
+from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
 
 __all__ = ["job_settings", "marked", "together", "uploaded"]
 
@@ -40,6 +40,8 @@ def marked(choice: Choice, asked: dict[str, Any]) -> Choice:
                 return choice.undo()
             case "clear":
                 return choice.clear()
+    except FastSam3dError:
+        raise
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise InputError("the page sent a mark that cannot be read: load the page again") from error
     raise InputError(f"there is no mark '{asked.get('kind')}'")
