@@ -294,6 +294,8 @@ def _decoded(read: Reader, output: OutputConfig) -> tuple[str, ...]:
     decoded = read.choices(key, FORMATS)
     if output.formats is not None:
         needed = {FILES[name] for name in output.formats}
+        if output.bake.gate is not None:
+            needed.add("gaussian")
         if set(decoded) != DECODED and not needed <= set(decoded):
             raise ConfigError(
                 f"output.formats (--formats) needs {', '.join(sorted(needed))} and {key} decodes {', '.join(decoded)}: "
@@ -306,6 +308,8 @@ def _decoded(read: Reader, output: OutputConfig) -> tuple[str, ...]:
             raise ConfigError(f"output.{name} (--{name}) needs a mesh, and none is decoded: ask for one")
     if output.bake.gate is not None and output.texture is None:
         raise ConfigError("output.bake.gate needs a texture to bake: add output.texture=1024 (--texture 1024)")
+    if output.bake.gate is not None and not {"gaussian", "gaussian_4"} & set(decoded):
+        raise ConfigError(f"output.bake.gate needs gaussians, and {key} decodes none: add gaussian to it", key)
     return decoded
 
 

@@ -101,6 +101,8 @@ class OutputConfig:
             sources = (FILES[kind], "gaussian_4") if FILES[kind] == "gaussian" else (FILES[kind],)
             found += [(kind, source) for source in sources if source in decoded][:1]
         used = {source for _, source in found}
+        if self.formats is not None and self.bake.gate is not None:
+            used.add("gaussian")  # decoded for the texture alone
         return (*found, *((name, name) for name in decoded if name not in used))
 
 

@@ -9,6 +9,7 @@ with Engine() as engine:
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -26,7 +27,7 @@ from fast_sam3d.demo.job import Job
 from fast_sam3d.demo.object_job import Model, run_object_job
 from fast_sam3d.demo.scene_job import run_scene_job
 from fast_sam3d.demo.settings import JobSettings, configuration
-from fast_sam3d.errors import FastSam3dError, InputError, OutputError, is_out_of_memory, one_line
+from fast_sam3d.errors import FastSam3dError, InputError, is_out_of_memory, one_line
 from fast_sam3d.run.export import check_exports
 from fast_sam3d.run.memory import DoesNotFit, free_memory, remedies
 
@@ -247,6 +248,6 @@ def _sentence(error: BaseException) -> str:
     """What to say about an error, in one sentence."""
     if isinstance(error, DoesNotFit) or is_out_of_memory(error):
         return f"out of memory: {remedies()}"
-    if isinstance(error, OSError) and not isinstance(error, OutputError):
-        return f"the results cannot be written ({error.strerror or error}): free some space"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the results cannot be written ({error.strerror}): free some space"
     return one_line(error)

@@ -20,7 +20,6 @@ SAMPLERS = ("ss", "slat")
 TITLES = STAGES | {
     "results": "writing results",
     "compose": "composing the scene",
-    "export": "texture and files",
     "drift": "measuring the difference",
 }
 
@@ -35,7 +34,7 @@ class StageRow:
 
     Args:
         part: which run of the job: "accelerated", "baseline", or "object 3" of a scene.
-        stage: its key in `fast_sam3d.run.progress.STAGES`, or "results", "compose", "export", "drift".
+        stage: its key in `fast_sam3d.run.progress.STAGES`, or "results", "compose", "drift".
         title: for people.
         total: steps; 1 for a stage without steps.
         steps: of each step that is done, whether the network ran (True) or the step was predicted (False).
@@ -130,7 +129,7 @@ class Watch:
 
     def outside(self, stage: str, done: int, total: int) -> None:
         """Progress of one run; what the observer of the whole job receives as well is left out."""
-        if stage in ("layout", "results"):
+        if stage in ("layout", "export", "results"):
             self(stage, done, total)
 
     def _evaluated(self) -> bool:

@@ -68,7 +68,9 @@ def read_mask(path: Path | str, threshold: float | None = None, notices: list[st
             if (0, 0, 0) in colours:
                 return checked_mask(indices != used[colours.index((0, 0, 0))], path)
             first = _named(colours[0])
-            notices.append(f"the mask in {path} has two colours, none of them black: {first}, the first, is background")
+            notices.append(
+                f"the mask in {path.name} has two colours, none of them black: {first} is read as the background"
+            )
             return checked_mask(indices != used[0], path)
         picture = picture.convert("RGB" if coloured else "L")
     if is_wide(picture):
@@ -93,8 +95,8 @@ def alpha_mask(alpha: NDArray[np.uint8], path: Path, threshold: float | None, no
     share = float((mask & (alpha < FAINT)).sum()) / max(int(mask.sum()), 1)
     if share > FAINT_SHARE:
         notices.append(
-            f"{share:.0%} of the object in {path} is faint (alpha 1 to {FAINT - 1} of 255), and all of it is read as "
-            "the object: --mask_threshold 0.5 leaves it out"
+            f"{share:.0%} of the object in {path.name} is faint (alpha 1 to {FAINT - 1} of 255), and all of it is "
+            "read as the object: --mask_threshold 0.5 leaves it out"
         )
     return checked_mask(mask, path)
 
@@ -104,8 +106,8 @@ def check_inverted(mask: NDArray[np.bool_], path: Path, notices: list[str]) -> N
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     if border.mean() >= BORDER_SHARE and mask.mean() > 0.5:
         notices.append(
-            f"the mask in {path} covers the border and {mask.mean():.0%} of the picture: if it is inverted, save it "
-            "with the object in white"
+            f"the mask in {path.name} covers the border and {mask.mean():.0%} of the picture: if it is inverted, "
+            "save it with the object in white"
         )
 
 
@@ -161,12 +163,15 @@ def _by_brightness(
     limited = full == 255 and 8 <= low <= 24 and 225 <= high <= 245
     if limited and (lossy or len(values) > MAX_LABELS or _two_sided(grey, low, high)):
         notices.append(
-            f"the mask in {path} has values from {low} to {high}, the limited range of video: read as black and white"
+            f"the mask in {path.name} has values from {low} to {high}, the limited range of video: read as black and "
+            "white"
         )
         return checked_mask(grey >= half, path)
     if len(values) <= 2 and not lossy:
         if len(values) == 2 and 0 < low < full // 4 and high > full - full // 4:
-            notices.append(f"the mask in {path} has the values {low} and {high}, which are read as black and white")
+            notices.append(
+                f"the mask in {path.name} has the values {low} and {high}, which are read as black and white"
+            )
             return checked_mask(grey == high, path)
         return checked_mask(grey > 0, path)
     if not lossy and len(values) <= MAX_LABELS and (high < full or _labels_with_void(grey, full)):
@@ -178,15 +183,15 @@ def _by_brightness(
         )
     if len(values) == 3 and not lossy:
         what = "counts as the object" if values[1] >= half else "does not count"
-        notices.append(f"the mask in {path} has three values, {low}, {values[1]} and {high}: {values[1]} {what}")
+        notices.append(f"the mask in {path.name} has three values, {low}, {values[1]} and {high}: {values[1]} {what}")
         return checked_mask(grey >= half, path)
     log.info("%s: %d grey levels; the object has at least %d of %d", path, len(values), half, full)
     tenth = full // 10
     middle = float(((grey > tenth) & (grey < full - tenth)).sum()) / max(int((grey > tenth).sum()), 1)
     if middle > MIDDLE_SHARE:
         notices.append(
-            f"{middle:.0%} of the mask in {path} is neither black nor white: pixels with at least {half} of {full} are "
-            "read as the object; --mask_threshold sets another limit"
+            f"{middle:.0%} of the mask in {path.name} is neither black nor white: pixels with at least {half} of "
+            f"{full} are read as the object; --mask_threshold sets another limit"
         )
     return checked_mask(grey >= half, path)
 

@@ -124,11 +124,12 @@ def save_glb(path: str | os.PathLike[str], mesh: Any, up: Literal["z", "y"] = "z
     writer.save(path)
 
 
-def add_surface(writer: GlbWriter, mesh: Any, *, name: str, turned: bool = True) -> int:
+def add_surface(writer: GlbWriter, mesh: Any, *, name: str, turned: bool = True, lossless: bool = True) -> int:
     """Add a mesh with its material to a .glb; for the kinds of `mesh` see `save_glb`.
 
     Args:
         turned: from +z up to +y up.
+        lossless: see `GlbWriter.add_material`.
 
     Returns:
         The index of the mesh, for `GlbWriter.add_node`.
@@ -145,7 +146,7 @@ def add_surface(writer: GlbWriter, mesh: Any, *, name: str, turned: bool = True)
         attributes["COLOR_0"] = rgba
     else:
         attributes["TEXCOORD_0"] = uv
-    return writer.add_mesh(attributes, faces, name=name, material=writer.add_material(texture))
+    return writer.add_mesh(attributes, faces, name=name, material=writer.add_material(texture, lossless=lossless))
 
 
 def _colours(surface: Any) -> tuple[Any, Any, Any]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fast_sam3d.config.compose import FILES, OutputConfig
 from fast_sam3d.errors import ExportError
 from fast_sam3d.geometry.arrays import first
 from fast_sam3d.outputs.packages import require_packages
 from fast_sam3d.run.object import ObjectRun
+
+if TYPE_CHECKING:
+    from fast_sam3d.geometry.surface import TexturedMesh
 
 __all__ = ["EXPORT_NAMES", "check_exports", "shaped", "write_exports"]
 
@@ -80,7 +85,9 @@ def write_exports(
             written.append(file)
     if kinds and (mesh := first(run.result.get("mesh"))) is not None:
         if len(mesh.faces):
-            files, facts["mesh"] = _write_mesh(folder, mesh, kinds, output, run.result)
+            shapes = output.faces is not None or output.texture is not None
+            with run.report.stage("export") if shapes else nullcontext():
+                files, facts["mesh"] = _write_mesh(folder, mesh, kinds, output, run.result)
             written += files
         else:
             names = " or ".join(_MESHES[kind] for kind in dict.fromkeys(kinds))
@@ -96,14 +103,18 @@ def _write_mesh(
 
     surface = mesh_to_trimesh(mesh)
     facts = mesh_summary(surface)
-    made = surface
+    made: Any = surface
     try:
         made = shaped(surface, output, result, coloured=getattr(mesh, "vertex_attrs", None) is not None)
+        if output.bake.gate is not None:
+            made, facts["bake"] = _optimised(made, output.bake.gate, result)
     except ExportError as error:  # the reconstruction took longer than writing it again
-        log.warning("%s; the mesh is written with all faces and the colours of its vertices", error)
-        facts["written"] = {"error": str(error)}
+        what = "with all faces and the colours of its vertices" if made is surface else "without optimising its texture"
+        facts["written"] = {"error": f"{error}; the mesh is written {what}"}
+        log.warning("%s", facts["written"]["error"])
     if made is not surface:
-        facts["written"] = {"vertices": len(made.vertices), "faces": len(made.faces), "texture": output.texture}
+        shape = {"vertices": len(made.vertices), "faces": len(made.faces), "texture": output.texture}
+        facts["written"] = {**shape, **facts.get("written", {})}
     save = {"mesh": save_glb, "obj": save_obj, "stl": save_stl}
     for kind in dict.fromkeys(kinds):
         save[kind](folder / _MESHES[kind], made)
@@ -130,5 +141,26 @@ def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any], colour
     detailed = mesh_to_surface(surface)
     if output.texture is None:
         return decimated(detailed, output.faces or len(detailed.faces))
-    gaussians = next((g for name in _SPLATS if (g := first(result.get(name))) is not None), None)
-    return textured(detailed, output.texture, output.faces or TEXTURED_FACES, gaussians=None if coloured else gaussians)
+    gaussians = None if coloured and output.bake.gate is None else _gaussians(result)
+    return textured(detailed, output.texture, output.faces or TEXTURED_FACES, gaussians)
+
+
+def _gaussians(result: Mapping[str, Any]) -> Any:
+    """Those of a result that were decoded; None without any."""
+    return next((found for name in _SPLATS if (found := first(result.get(name))) is not None), None)
+
+
+def _optimised(mesh: TexturedMesh, gate: str, result: Mapping[str, Any]) -> tuple[TexturedMesh, dict[str, Any]]:
+    """A mesh whose texture is optimised against the gaussians of a result, and what the report says of it.
+
+    Raises:
+        ExportError: there are no gaussians, or none of them is on the mesh.
+    """
+    from fast_sam3d.texture.optimise import BakeSettings, optimised
+
+    gaussians = _gaussians(result)
+    if gaussians is None:
+        raise ExportError("no gaussians were decoded to optimise a texture against")
+    made, report = optimised(mesh, gaussians, BakeSettings(gate=gate))
+    log.info("texture: %s", report)
+    return made, asdict(report)

@@ -25,6 +25,7 @@ STAGES = {
     "gaussian": "gaussians",
     "postprocess": "postprocessing",
     "layout": "pose refinement",
+    "export": "mesh export",
 }
 QUIET_SECONDS = 0.5  # a stage without steps that is quicker than this gets no log line
 REDRAW_SECONDS = 0.1

@@ -52,12 +52,13 @@ def load_object_folder(name: str, folder: Path) -> PlacedObject:
 
 
 def save_scene_glb(path: Path, scene: Scene) -> None:
-    """Write one node per object at its pose."""
+    """Write one node per object at its pose; textures as JPEG, so that a scene of many objects opens in a browser."""
     writer = GlbWriter()
     for item in scene.objects:
         if item.surface is not None:
             name = node_name(item.name)
-            writer.add_node(add_surface(writer, item.surface, name=name), name=name, matrix=item.pose.glb_matrix)
+            mesh = add_surface(writer, item.surface, name=name, lossless=False)
+            writer.add_node(mesh, name=name, matrix=item.pose.glb_matrix)
     writer.save(path)
 
 

@@ -28,6 +28,7 @@ from fast_sam3d.inputs.load import (
 )
 from fast_sam3d.inputs.pictures import check_range, read_picture
 from fast_sam3d.inputs.pointmaps import Pointmap, check_known, find_pointmap, read_pointmap
+from fast_sam3d.inputs.turns import check_turn
 
 __all__ = ["SceneInput", "digest", "load_scene", "scene_folders", "scene_masks"]
 
@@ -164,10 +165,11 @@ def load_scene(folder: Path, asked: InputConfig | None = None) -> SceneInput:
         if points_path is not None:
             found = read_pointmap(points_path, (size[1], size[0]), None, asked.pointmap_axes)
             notices += found.notices
+            check_turn(picture, image, points_path, notices)
         points = found.points
         name = result_name(folder_name(folder), "")
     for notice in notices:
-        log.warning("%s", notice)
+        log.warning("%s: %s", name, notice)
     digests = {"image": digest(image), "pointmap": None if points is None else digest(points)}
     return SceneInput(
         name, folder, image, image_path, points, points_path, masks, passed_over, digests, size,

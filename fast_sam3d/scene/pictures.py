@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_sam3d.geometry.camera import Camera
+from fast_sam3d.geometry.surface import Surface
+from fast_sam3d.render.cluster import clustered
 from fast_sam3d.render.renderer import nearest_faces
 from fast_sam3d.render.sheet import BACKGROUND, GAP_PX, INK, LABEL_PX, PANEL, eight_bit, label_font
 from fast_sam3d.render.splat import draw_dots
@@ -32,6 +34,7 @@ OUTLINE_PX = 2  # width of the masks' outlines over the picture
 OTHER_VIEW_DEG = (38.0, 22.0)  # of the second view: turned about the scene's up, and raised
 IOU_PX = 1024  # longer side at which masks are compared
 FRAME_RAISED_DEG = 8.0  # of the turntable
+MOST_VERTICES = 1_000_000  # of a scene that is drawn
 MARGIN = 0.06  # free border around the scene, share of the view
 
 
@@ -157,6 +160,7 @@ def painter(scene: Scene, quick: bool = False) -> Callable[..., NDArray[np.uint8
     `lit=False` shows the colours of meshes as they are.
     """
     background = tuple(level / 255.0 for level in PANEL)
+    scene = _lightened(scene)
     drawn = [item for item in scene.objects if item.surface is not None or item.gaussians is not None]
     surfaces = [(item.points, item.surface) for item in drawn if item.surface is not None]
     dots = [_dots(item) for item in drawn] if quick or len(surfaces) < len(drawn) else []
@@ -169,6 +173,26 @@ def painter(scene: Scene, quick: bool = False) -> Callable[..., NDArray[np.uint8
         drawing = AnyMeshRenderer(vertices, faces, colours)
         return lambda camera, lit=True: eight_bit(drawing(camera, background=background, lit=lit).rgb)
     return functools.partial(draw_surfels, Surfels.joined(dots))
+
+
+def _lightened(scene: Scene, limit: int = MOST_VERTICES) -> Scene:
+    """The scene with at most about `limit` vertices: where there are more, cells of a pixel or larger have one."""
+    sizes = [len(item.surface.vertices) for item in scene.objects if item.surface is not None]
+    if sum(sizes) <= limit:
+        return scene
+    pixel = max(float(np.ptp(_spanned(scene), axis=0).max()), 1e-9) / FRAME_PX
+    objects = []
+    for item in scene.objects:
+        surface = item.surface
+        if surface is not None:
+            share, cell = max(limit * len(surface.vertices) / sum(sizes), 100), pixel / float(item.pose.scale.mean())
+            kept, faces = clustered(surface.vertices, surface.faces, cell)
+            while len(kept) > share:  # the number falls with the square of the cell's side
+                cell *= 1.1 * math.sqrt(len(kept) / share)
+                kept, faces = clustered(surface.vertices, surface.faces, cell)
+            surface = Surface(surface.vertices[kept], faces, surface.rgb[kept])
+        objects.append(replace(item, surface=surface))
+    return Scene(tuple(objects))
 
 
 def _dots(item: PlacedObject) -> Surfels:

@@ -320,7 +320,7 @@ def input_identity(scene: SceneInput, number: int) -> dict[str, Any]:
     notices: list[str] = []
     mask = scene.mask(number, notices)
     for notice in notices:
-        log.warning("object %d: %s", number, notice)
+        log.warning("%s, object %d: %s", scene.name, number, notice)
     return {**scene.digests, "mask": digest(mask)}
 
 

@@ -13,7 +13,7 @@ from fast_sam3d.telemetry.records import NOT_FINITE, AggregationRecord, Progress
 
 _ORDER = (
     "pointmap", "preprocess", "condition", "ss", "ss_decoder", "slat", "mesh", "gaussian", "postprocess", "layout",
-    "other", "results",
+    "other", "export", "results",
 )  # fmt: skip
 
 

@@ -21,8 +21,7 @@ HOST = "127.0.0.1"
 FILES = "/result/"  # the result's files are below it
 MESHES = ("mesh.glb", "scene.glb")
 SPLATS = (
-    *("gaussians.ply", "gaussians.spz", "gaussians.sog", "gaussians_4.ply"),
-    *("scene.ply", "scene.spz", "scene.sog"),
+    *(f"{name}{suffix}" for name in ("gaussians", "gaussians_4", "scene") for suffix in (".ply", ".spz", ".sog")),
 )
 KINDS = {".glb": "mesh", ".ply": "splats", ".spz": "splats", ".sog": "splats"}
 TYPES = {

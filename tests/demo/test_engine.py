@@ -117,6 +117,16 @@ def test_cancel_ends_a_run_at_its_next_step_and_leaves_no_files(engine, teapot, 
     assert engine.submit(teapot, quick).wait(WAIT).calls  # the pipeline is as before
 
 
+def test_cancel_while_files_are_written(engine, teapot, quick):
+    before = set(folders_of(engine))
+    job = engine.submit(teapot, replace(quick, faces=2000))
+    for event in job.events(WAIT):
+        if event.row is not None and event.row.stage == "export":
+            assert job.view["mesh"].is_file()
+            job.cancel()
+    assert job.status == "cancelled" and not job.view and set(folders_of(engine)) <= before
+
+
 def test_a_waiting_job_is_cancelled_at_once(engine, teapot, quick):
     first, second, third = (engine.submit(teapot, quick) for _ in range(3))
     second.cancel()
@@ -189,7 +199,7 @@ def test_no_space_is_refused_before_the_run(engine, teapot, quick, monkeypatch):
 
 def test_a_missing_package_is_named_at_once(engine, teapot, quick, monkeypatch):
     monkeypatch.setitem(sys.modules, "gaussforge", None)
-    with pytest.raises(OutputError, match=r"fast-sam3d\[export\]"):
+    with pytest.raises(FastSam3dError, match=r"fast-sam3d\[export\]"):
         engine.submit(teapot, replace(quick, formats=("spz",)))
 
 

@@ -110,7 +110,7 @@ def test_the_khronos_validator_finds_nothing(tmp_path, kind):
         writer = GlbWriter()
         for i, mesh in enumerate((coloured, textured)):
             turned = np.diag([-2.0, 2, -2, 1])
-            writer.add_node(add_surface(writer, mesh, name=f"m{i}"), name=f"object_{i}", matrix=turned)
+            writer.add_node(add_surface(writer, mesh, name=f"m{i}", lossless=False), name=f"object_{i}", matrix=turned)
         writer.save(tmp_path / "a.glb")
     else:
         save_glb(tmp_path / "a.glb", coloured if kind == "coloured" else textured)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fast_sam3d.config.compose import FILES, FORMATS, load
-from fast_sam3d.errors import ExportError
+from fast_sam3d.errors import ConfigError, ExportError
 from fast_sam3d.outputs import packages
 from fast_sam3d.run.export import EXPORT_NAMES, check_exports, write_exports
 from tests.outputs.test_gaussians import gaussians
@@ -21,7 +22,8 @@ def made(*formats: str) -> Any:
         vertices=[[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.0]], faces=[[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]
     )
     result = {"mesh": [mesh], "gaussian": [gaussians()], "gaussian_4": [gaussians(4)]}
-    return SimpleNamespace(formats=formats, result={name: result[name] for name in formats})
+    report = SimpleNamespace(stage=lambda name: nullcontext())
+    return SimpleNamespace(formats=formats, result={name: result[name] for name in formats}, report=report)
 
 
 def output(formats: str, *more: str) -> Any:
@@ -86,3 +88,27 @@ def test_missing_packages_are_named_before_the_work(monkeypatch, asked, module):
     with pytest.raises(ExportError, match=rf'{module}: run pip install "fast-sam3d\[export\]"'):
         check_exports(load([asked]).output)
     check_exports(load([]).output)
+
+
+def test_a_texture_is_optimised_against_gaussians_that_are_decoded_for_it(tmp_path, monkeypatch):
+    pytest.importorskip("xatlas")
+    pytest.importorskip("fast_simplification")
+    from fast_sam3d.texture import optimise
+
+    config = load(["output.formats=[mesh]", "output.texture=64", "output.faces=4", "output.bake.gate=skipgs"])
+    assert config.pipeline.formats == ("mesh", "gaussian")
+    report = optimise.BakeReport(8, 6, 0.2, 0.1, 1.0, 1.0)
+    seen = []
+    monkeypatch.setattr(
+        optimise, "optimised", lambda mesh, found, settings: seen.append((found, settings.gate)) or (mesh, report)
+    )
+    run = made("mesh", "gaussian")
+    written, facts = write_exports(tmp_path, run, config.output)
+    assert written == ["mesh.glb"]
+    assert facts["mesh"]["bake"]["backward"] == 6
+    assert seen == [(run.result["gaussian"][0], "skipgs")]
+
+
+def test_optimising_a_texture_needs_gaussians():
+    with pytest.raises(ConfigError, match="decodes none"):
+        load(["pipeline.formats=[mesh]", "output.texture=64", "output.bake.gate=none"])

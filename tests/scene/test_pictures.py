@@ -120,3 +120,13 @@ def test_the_preview_shows_the_front_and_another_side(monkeypatch, camera):
     straight = np.array([0.0, 0, 1]) if camera is not None else np.array([1.0, 0, 4.5]) / np.hypot(1, 4.5)
     np.testing.assert_allclose(abs(front), straight, atol=1e-6)
     assert 0.1 < abs(other @ front) < 0.9
+
+
+def test_a_crowded_scene_is_drawn_from_fewer_vertices_and_looks_the_same():
+    scene = Scene((box(-0.9, 2.0, (200, 20, 20), "0", fine=6), box(0.9, 2.0, (20, 200, 20), "1", fine=6)))
+    light = pictures._lightened(scene, limit=8_000)
+    assert sum(len(item.surface.vertices) for item in light.objects) <= 8_000 < 49_156
+    assert pictures._lightened(scene) is scene
+    for quick, limit in ((False, 1), (True, 8)):  # dots grow with the distances of vertices
+        pair = [pictures.painter(each, quick)(CAMERA).astype(float) for each in (scene, light)]
+        assert np.abs(pair[0] - pair[1]).mean() < limit
