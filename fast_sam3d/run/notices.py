@@ -18,7 +18,7 @@ RANDOM_WEIGHTS = "random weights: this result is noise"
 KNOWN_OBJECTS = "simple rendered objects of 18 kinds, such as chairs, tables, mugs, bottles and cars"
 """What the embedded model was trained on; see `fast_sam3d.mini.data.families`."""
 LEAST_OVERLAP = 0.5
-"""Mask IoU of the posed object. Of the embedded model's held-out objects 1 % with a pointmap and 6 % without have less."""
+"""Mask IoU of the posed object; of the held-out objects 1 % with a pointmap and 6 % without one have less."""
 
 
 def checkpoint_notices(checkpoint: Checkpoint) -> tuple[str, ...]:
