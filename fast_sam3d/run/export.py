@@ -109,10 +109,12 @@ def _write_mesh(
         if output.bake.gate is not None:
             made, facts["bake"] = _optimised(made, output.bake.gate, result)
     except ExportError as error:  # the reconstruction took longer than writing it again
-        log.warning("%s; the mesh is written with all faces and the colours of its vertices", error)
-        facts["written"] = {"error": str(error)}
+        what = "with all faces and the colours of its vertices" if made is surface else "without optimising its texture"
+        facts["written"] = {"error": f"{error}; the mesh is written {what}"}
+        log.warning("%s", facts["written"]["error"])
     if made is not surface:
-        facts["written"] = {"vertices": len(made.vertices), "faces": len(made.faces), "texture": output.texture}
+        shape = {"vertices": len(made.vertices), "faces": len(made.faces), "texture": output.texture}
+        facts["written"] = {**shape, **facts.get("written", {})}
     save = {"mesh": save_glb, "obj": save_obj, "stl": save_stl}
     for kind in dict.fromkeys(kinds):
         save[kind](folder / _MESHES[kind], made)
