@@ -57,6 +57,8 @@ def free_port(host: str, port: int | None = None) -> int:
     Raises:
         ConfigError: it is in use, or the host is not one of this computer.
     """
+    if port is not None and not 0 <= port <= 65535:
+        raise ConfigError(f"port {port} does not exist: give one between 1 and 65535")
     for number in range(PORT, PORT + TRIED) if port is None else [port]:
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
