@@ -224,3 +224,16 @@ def test_facts_and_notices_are_shown(open_page: Callable[..., Any], result: Path
         # The picture's camera is on +x of the object: the right side is what it sees.
         right = np.abs(pixels(page, 0)[..., :3] - np.multiply(SIDES[2], 255)).max(axis=2) <= 3
         assert right.mean() > 0.05
+
+
+def test_facts_that_cannot_be_read_are_named_and_the_result_is_shown(
+    open_page: Callable[..., Any], result: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(result, tmp_path / "broken facts"))
+    (folder / "pose.json").write_text('{"rotation": 5}')
+    (folder / "report.json").write_text("[" * 10)
+    with served(folder) as address:
+        page = loaded(open_page(address, viewport=SMALL))
+        notices = page.locator("#notices").inner_text()
+        assert "pose.json could not be read" in notices and "report.json could not be read" in notices
+        assert page.problems == []

@@ -19,15 +19,20 @@ export function firstDirection(pose, middle, raisedDeg) {
   return found.every(Number.isFinite) && Math.hypot(...found) > 1e-9 ? found : [0, Math.sin(raised), Math.cos(raised)];
 }
 
-export function facts(pose, report) {
+export function poseFacts(pose) {
   const rows = [];
-  if (pose?.rotation) rows.push(["rotation (w x y z)", numbers(pose.rotation)]);
-  if (pose?.translation) rows.push(["translation", numbers(pose.translation)]);
-  if (pose?.scale) rows.push(["scale", numbers(pose.scale)]);
-  if (Array.isArray(pose?.objects)) rows.push(["objects", String(pose.objects.length)]);
-  if (Number.isFinite(pose?.mean_mask_iou)) rows.push(["mean mask IoU", pose.mean_mask_iou.toFixed(3)]);
-  const { result, pipeline, preset, seed, total_seconds: seconds, network_calls: calls } = report ?? {};
-  if (result?.mesh?.faces) rows.push(["mesh", `${result.mesh.faces.toLocaleString("en")} faces`]);
+  if (pose.rotation) rows.push(["rotation (w x y z)", numbers(pose.rotation)]);
+  if (pose.translation) rows.push(["translation", numbers(pose.translation)]);
+  if (pose.scale) rows.push(["scale", numbers(pose.scale)]);
+  if (Array.isArray(pose.objects)) rows.push(["objects", String(pose.objects.length)]);
+  if (Number.isFinite(pose.mean_mask_iou)) rows.push(["mean mask IoU", pose.mean_mask_iou.toFixed(3)]);
+  return rows;
+}
+
+export function reportFacts(report) {
+  const rows = [], { result, pipeline, preset, seed, total_seconds: seconds, network_calls: calls } = report;
+  const faces = result?.mesh?.written?.faces ?? result?.mesh?.faces;
+  if (faces) rows.push(["mesh", `${faces.toLocaleString("en")} faces`]);
   if (result?.gaussians) rows.push(["gaussians", result.gaussians.toLocaleString("en")]);
   if (pipeline?.tag) rows.push(["model", `${pipeline.tag} (${pipeline.runtime}, ${pipeline.device})`]);
   if (preset !== undefined) rows.push(["preset", preset ?? "none"]);

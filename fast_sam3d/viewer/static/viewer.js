@@ -4,7 +4,7 @@ import {
   MeshNormalMaterial, OrbitControls, PerspectiveCamera, Scene, SparkRenderer, SplatMesh, SRGBColorSpace, Vector3,
   WebGLRenderer,
 } from "./vendor/three-spark.min.js";
-import { facts, firstDirection, notices } from "./facts.js";
+import { firstDirection, notices, poseFacts, reportFacts } from "./facts.js";
 import { uprightOf } from "./frames.js";
 
 const FOV_DEG = 40, RAISED_DEG = 20, FREE = 1.08, NARROW_PX = 560;
@@ -53,6 +53,7 @@ class Pane {
       this.say("");
       this.content = await (this.kind === "mesh" ? loadedMesh(bytes) : loadedSplats(bytes, this.address));
       this.scene.add(this.content);
+      this.say(this.content.userData.remark ?? "");
       this.bounds = this.kind === "mesh" ? new Box3().setFromObject(this.content) : boundsOfSplats(this.content);
       if (this.bounds.isEmpty()) throw new Error("holds nothing to show");
       if (this.kind === "mesh") shade(this.content);
@@ -125,6 +126,8 @@ async function fetched(address, progress) {
 
 async function loadedMesh(bytes) {
   const read = await new GLTFLoader().parseAsync(bytes.buffer, "").catch(() => { throw new Error("is not a glTF file that opens here"); });
+  const points = read.parser.json.extensionsUsed?.includes("KHR_gaussian_splatting");
+  read.scene.userData.remark = points ? "drawn as points: open the .ply or .spz to see these gaussians" : "";
   return read.scene;
 }
 
@@ -265,17 +268,23 @@ function buttons() {
 }
 
 async function details() {
-  const read = async (name) => {
-    if (!asked.get(name)) return null;
-    try { return JSON.parse(new TextDecoder().decode(await fetched(asked.get(name)))); } catch { return null; }
-  };
-  const [pose, result] = await Promise.all([read("pose"), read("report")]);
-  home.pose = pose;
-  for (const text of [...notices(result), ...asked.getAll("notice")]) {
+  const found = {}, rows = [], texts = asked.getAll("notice");
+  for (const [name, rowsOf] of [["pose", poseFacts], ["report", reportFacts]]) {
+    const address = asked.get(name);
+    if (!address) continue;
+    try {
+      found[name] = JSON.parse(new TextDecoder().decode(await fetched(address)));
+      rows.push(...rowsOf(found[name]));
+    } catch {
+      texts.push(`${nameOf(address)} could not be read.`);
+    }
+  }
+  home.pose = found.pose;
+  for (const text of [...notices(found.report), ...texts]) {
     element("notices").appendChild(document.createElement("li")).textContent = text;
     element("notices").hidden = false;
   }
-  for (const [name, value] of facts(pose, result)) {
+  for (const [name, value] of rows) {
     const row = element("facts").appendChild(document.createElement("div"));
     row.appendChild(document.createElement("dt")).textContent = name;
     row.appendChild(document.createElement("dd")).textContent = value;
