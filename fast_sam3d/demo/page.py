@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from fast_sam3d.config.compose import group_options, load
 from fast_sam3d.demo import texts
@@ -181,7 +183,10 @@ class Page:
         try:
             if choice is None:
                 raise InputError("no object is selected: choose a picture, and select an object in it")
-            more = (*given, choice.input())
+            new = choice.input()
+            if any(np.array_equal(new.masks[0], one.masks[0]) for one in given):
+                raise InputError("this object is in the scene already: select another one")
+            more = (*given, new)
         except FastSam3dError as error:
             return given, texts.objects(given) + texts.problem(str(error)), choice, gr.skip()
         clean = choice.clear()
@@ -208,7 +213,7 @@ class Page:
         try:
             if choice is None:
                 raise InputError("there is no picture yet: drop one on the page, or pick an example")
-            job = self.engine.submit(choice.input(), job_settings(*settings[:8], compare=versus))
+            job = self.engine.submit(choice.input(), replace(job_settings(*settings), compare=versus))
         except FastSam3dError as error:
             yield _Output.failed(str(error), 2)
             return
