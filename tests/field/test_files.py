@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from fast_sam3d.cli import main
+from fast_sam3d.config.compose import load
 from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import load_object
 from fast_sam3d.inputs.pictures import read_picture
 from fast_sam3d.scene.inputs import load_scene, scene_folders
+from fast_sam3d.scene.plan import plan_scene
 from tests.field.made import CORNERS, LABELS, MASK, OTHER, PICTURE, WHITE, exif, labelme, runs, save, shape, stored
 
 TURNS = range(2, 9)
@@ -134,7 +136,6 @@ def test_results_are_named_after_the_path_that_is_given(linked, monkeypatch):
 def test_replacing_the_results_of_another_picture_is_logged(linked, monkeypatch, caplog):
     """Up to the moment before the run."""
     from fast_sam3d.cli import object_input
-    from fast_sam3d.config.compose import load
     from fast_sam3d.run.results import REPORT, RESULT_NAMES
 
     config = load([f"input.image_path={linked / 'cat'}", f"output.dir={linked / 'out'}", "pipeline.tag=mini"])
@@ -172,8 +173,10 @@ def test_a_folder_with_masks_of_several_formats_counts_all(tmp_path, caplog):
     assert [path.name for path in scene.passed_over] == ["1.jpg"] and "1.jpg is left out" in caplog.text
     np.testing.assert_array_equal(scene.mask(0), MASK)
     np.testing.assert_array_equal(scene.mask(2), OTHER)
-    with pytest.raises(InputError, match="several colours"):
-        scene.mask(3)
+    plan = plan_scene(scene, load(), {}, tmp_path / "out")
+    assert [task.number for task in plan.tasks] == [0, 1]
+    assert [(number, outcome.status) for number, outcome in plan.known.items()] == [(2, "duplicate"), (3, "failed")]
+    assert "several colours" in plan.known[3].message
 
 
 @pytest.mark.parametrize("source", ["labels.png", "labels.npy", "image.json", "asked"])
