@@ -16,11 +16,12 @@ from urllib.parse import quote
 
 import gradio as gr
 
+from fast_sam3d.demo.asked import job_settings, together, uploaded
 from fast_sam3d.demo.choice import Choice, open_example, open_picture
 from fast_sam3d.demo.engine import Engine
 from fast_sam3d.demo.inputs import Example, JobInput
 from fast_sam3d.demo.job import Job
-from fast_sam3d.demo.page import Page, job_settings, together, uploaded
+from fast_sam3d.demo.page import Page
 from fast_sam3d.demo.settings import JobSettings
 from fast_sam3d.errors import FastSam3dError, InputError, suggest
 
@@ -144,7 +145,7 @@ def _settings(asked: Any) -> JobSettings:
     try:
         checked = job_settings(
             every["preset"], every["seed"], every["ss_steps"] or 1, every["slat_steps"] or 1, list(every["formats"]),
-            every["faces"], every["texture"], " ".join(every["overrides"]), bool(every["compare"]),
+            every["faces"], every["texture"], " ".join(every["overrides"]), compare=bool(every["compare"]),
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         if isinstance(error, FastSam3dError):

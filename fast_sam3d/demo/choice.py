@@ -217,15 +217,28 @@ class Choice:
         return mask
 
     def _segmented(self, marks: Sequence[Action]) -> NDArray[np.bool_]:
-        """By clicks, a box, and strokes, of which later ones take precedence."""
-        painted = np.zeros(self._size, np.int8)
-        for stroke in marks:
-            if isinstance(stroke, Stroke):
-                painted[stroke.area(self._size)] = 1 if stroke.positive else -1
+        """By clicks and a box, with what strokes paint; by the strokes alone where there is nothing else.
+
+        Of a click and a stroke over it the later one counts.
+        """
+        strokes: list[tuple[NDArray[np.bool_], bool]] = []
+        for mark in marks:
+            if isinstance(mark, Stroke):
+                strokes.append((mark.area(self._size), mark.positive))
+            elif isinstance(mark, Click):
+                at = int(mark.y), int(mark.x)
+                strokes = [one for one in strokes if one[1] == mark.positive or not one[0][at]]
         clicks = tuple(mark for mark in marks if isinstance(mark, Click))
-        box = next((tuple(mark) for mark in marks if isinstance(mark, Box)), None)
-        strokes = [None if (painted != sign).all() else painted == sign for sign in (1, -1)]
-        return self.picture.selector.select(Marks(clicks, box, *strokes)).mask
+        box = next((mark for mark in marks if isinstance(mark, Box)), None)
+        if clicks or box is not None:
+            mask = self.picture.selector.select(Marks(clicks, box)).mask.copy()
+            for area, positive in strokes:
+                mask[area] = positive
+            return mask
+        painted = np.zeros(self._size, np.int8)
+        for area, positive in strokes:
+            painted[area] = 1 if positive else -1
+        return self.picture.selector.select(Marks(brush=painted > 0, eraser=painted < 0)).mask
 
     def _corrected(self, done: Sequence[Action]) -> NDArray[np.bool_]:
         """A given mask with what strokes paint, and with what clicks find, added or removed."""

@@ -5,25 +5,31 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
-from fast_sam3d.config.compose import MODULES, group_options, load
-from fast_sam3d.config.settings import FILES
+from fast_sam3d.config.compose import group_options, load
 from fast_sam3d.demo import texts
+from fast_sam3d.demo.asked import TURNTABLE, job_settings, marked, together, uploaded
 from fast_sam3d.demo.choice import Choice, open_example, open_picture
 from fast_sam3d.demo.engine import Engine
 from fast_sam3d.demo.inputs import Example, JobInput, examples
 from fast_sam3d.demo.job import Job
-from fast_sam3d.demo.settings import FACES, TEXTURE, JobSettings
-from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
+from fast_sam3d.demo.settings import FACES, FORMATS, TEXTURE
+from fast_sam3d.errors import FastSam3dError, InputError
 
 __all__ = ["Page"]
 
 STATIC = Path(__file__).parent / "static"
-EMPTY = {"mask": None, "points": [], "box": None, "note": "", "wrong": False}
+EMPTY: dict[str, Any] = {"mask": None, "points": [], "box": None, "note": "", "wrong": False}
+FILE_NAMES = [
+    ("mesh .glb", "mesh"), ("mesh .obj", "obj"), ("mesh .stl", "stl"), ("gaussians .ply", "gaussian"),
+    ("gaussians .spz", "spz"), ("gaussians .sog", "sog"), ("gaussians .glb", "glb-splat"),
+]  # fmt: skip
 LOOK = 0.12
 """Seconds between two looks at a job that runs."""
 KEPT = 1800
@@ -49,6 +55,7 @@ class Page:
             title="fast_sam3d", analytics_enabled=False, fill_width=True, delete_cache=(600, KEPT)
         ) as blocks:
             self._build()
+            blocks.unload(self._left)
         self.blocks = blocks
 
     # ----------------------------------------------------------------------------------------------------- layout
@@ -120,7 +127,7 @@ class Page:
                 slat = gr.Slider(
                     1, 50, standard.slat_steps, step=1, label="steps of the structured latent", min_width=140
                 )
-            formats = gr.CheckboxGroup(list(FILES), value=["mesh", "gaussian"], label="files")
+            formats = gr.CheckboxGroup([*FILE_NAMES, TURNTABLE], value=list(FORMATS), label="files")
             with gr.Row():
                 faces = gr.Number(FACES, precision=0, label="faces of the mesh, at most (0: all)", min_width=140)
                 texture = gr.Dropdown(
@@ -176,7 +183,10 @@ class Page:
         try:
             if choice is None:
                 raise InputError("no object is selected: choose a picture, and select an object in it")
-            more = (*given, choice.input())
+            new = choice.input()
+            if any(np.array_equal(new.masks[0], one.masks[0]) for one in given):
+                raise InputError("this object is in the scene already: select another one")
+            more = (*given, new)
         except FastSam3dError as error:
             return given, texts.objects(given) + texts.problem(str(error)), choice, gr.skip()
         clean = choice.clear()
@@ -203,7 +213,7 @@ class Page:
         try:
             if choice is None:
                 raise InputError("there is no picture yet: drop one on the page, or pick an example")
-            job = self.engine.submit(choice.input(), job_settings(*settings, compare=versus))
+            job = self.engine.submit(choice.input(), replace(job_settings(*settings), compare=versus))
         except FastSam3dError as error:
             yield _Output.failed(str(error), 2)
             return
@@ -213,7 +223,7 @@ class Page:
         try:
             if not given:
                 raise InputError("the scene has no objects yet: select one in the picture and add it")
-            job = self.engine.submit(together(given), job_settings(*settings), scene=True)
+            job = self.engine.submit(together(given), job_settings(*settings, scene=True), scene=True)
         except FastSam3dError as error:
             yield _Output.failed(str(error), 1)
             return
@@ -245,7 +255,7 @@ class Page:
         if (found := self.engine.job(job)) is not None:
             found.cancel()
 
-    def left(self, request: gr.Request) -> None:
+    def _left(self, request: gr.Request) -> None:
         """A page was closed, or its connection is lost: its jobs are cancelled."""
         with self._lock:
             jobs = self._sessions.pop(request.session_hash or "", set())
@@ -287,7 +297,7 @@ class _Output:
         found = results.comparison
         views = [("", results.view)] if found is None else [("accelerated", results.view), ("baseline", found.view)]
         look = gr.skip() if found is None and dict(results.view) == shown else texts.viewer(job, views)
-        about = texts.facts(results) if found is None else texts.comparison(found) + texts.facts(results)
+        about = texts.facts(job, results) if found is None else texts.comparison(found) + texts.facts(job, results)
         return [
             texts.progress(job), look, about, texts.downloads(job, results),
             gr.Textbox(results.command, visible=True), gr.skip(), *_idle(buttons),
@@ -308,62 +318,3 @@ def _refused(choice: Choice | None, error: FastSam3dError) -> dict[str, Any]:
 
 def _read(name: str) -> str:
     return (STATIC / name).read_text(encoding="utf-8")
-
-
-def uploaded(path: Any) -> Path:
-    """A file that the browser has sent. Raises InputError for any other path."""
-    from gradio.utils import get_upload_folder
-
-    found = Path(str(path)).resolve()
-    if not found.is_relative_to(Path(get_upload_folder()).resolve()) or not found.is_file():
-        raise InputError("the picture was not sent: choose it again")
-    return found
-
-
-def marked(choice: Choice, asked: dict[str, Any]) -> Choice:
-    """The choice with what somebody did in the picture. Raises InputError."""
-    try:
-        match asked.get("kind"):
-            case "click":
-                return choice.click(float(asked["x"]), float(asked["y"]), bool(asked["keep"]))
-            case "box":
-                return choice.within([float(value) for value in asked["corners"][:4]])
-            case "brush":
-                points = [(float(x), float(y)) for x, y in asked["points"][:5000]]
-                return choice.brush(points, float(asked["radius"]), bool(asked["keep"]))
-            case "undo":
-                return choice.undo()
-            case "clear":
-                return choice.clear()
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
-        raise InputError("the page sent a mark that cannot be read: load the page again") from error
-    raise InputError(f"there is no mark '{asked.get('kind')}'")
-
-
-def together(given: Sequence[JobInput]) -> JobInput:
-    """The objects of one picture as the input of a scene."""
-    first = given[0]
-    masks = tuple(one.masks[0] for one in given)
-    return JobInput(first.image, masks, first.name, first.pointmap)
-
-
-def job_settings(
-    preset: str, seed: float | None, ss: float, slat: float, formats: Sequence[str], faces: float | None,
-    texture: float | None, more: str, compare: bool = False,
-) -> JobSettings:  # fmt: skip
-    """The settings of the page.
-
-    Raises:
-        ConfigError: a setting that a page may not set, or no file to write.
-    """
-    overrides = tuple(more.split())
-    for override in overrides:
-        module = override.partition("=")[0].partition(".")[0]
-        if module not in MODULES or "=" not in override:
-            raise ConfigError(f"'{override}' cannot be set here: give settings of {', '.join(MODULES)}, as key=value")
-    if not formats:
-        raise ConfigError("no file is chosen: choose at least one under Settings")
-    return JobSettings(
-        str(preset), int(seed or 0), int(ss), int(slat), tuple(formats), int(faces or 0) or None,
-        int(texture or 0) or None, compare, overrides,
-    )  # fmt: skip

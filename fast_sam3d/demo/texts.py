@@ -30,6 +30,7 @@ DRIFT = {
 """Measures between the accelerated result and the baseline, with their decimals."""
 
 
+WAYS = ("baseline", "accelerated")
 KINDS: tuple[tuple[Literal["mesh", "splats"], str], ...] = (("mesh", "mesh"), ("splats", "gaussians"))
 
 
@@ -86,7 +87,8 @@ def progress(job: Job) -> str:
     calls = f", {last.calls:g} network calls{saved}" if last.calls else ""
     state = "Done" if job.finished else '<span class="spin"></span>Running'
     head = f'<div class="status" role="status">{state}: {job.seconds:.1f} s{calls}</div>'
-    return head + f'<div class="stages">{"".join(_rows(job.rows))}</div>'
+    stages = f'<div class="stages">{"".join(_rows(job.rows))}</div>'
+    return head + (f"<details><summary>stages</summary>{stages}</details>" if job.finished else stages)
 
 
 def _queued(job: Job) -> str:
@@ -148,7 +150,7 @@ def _size(path: Path) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
 
 
-def facts(results: Results) -> str:
+def facts(job: Job, results: Results) -> str:
     """Notices, time and calls, and the pose."""
     notices = "".join(f'<div class="notice">{escape(text)}</div>' for text in results.notices)
     saved = f" ({results.saved:g} saved)" if results.saved else ""
@@ -161,8 +163,21 @@ def facts(results: Results) -> str:
         if isinstance(item, Mapping) and "translation" in item:
             label = f"object {item.get('mask', item.get('number', number))}"
             rows.append((f"{label}: translation; scale", f"{_numbers(item['translation'])}; {_numbers(item['scale'])}"))
-    body = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
-    return f'{notices}<table class="facts">{body}</table>'
+    return notices + _grid(rows) + _turntable(job, results)
+
+
+def _grid(rows: Iterable[tuple[str, str]]) -> str:
+    cells = "".join(f"<span>{escape(name)}</span><span>{escape(value)}</span>" for name, value in rows)
+    return f'<div class="facts">{cells}</div>'
+
+
+def _turntable(job: Job, results: Results) -> str:
+    if (path := results.view.get("turntable")) is None:
+        return ""
+    source = f'src="{escape(address(job, path))}"'
+    if path.suffix == ".mp4":
+        return f'<video class="turntable" {source} autoplay loop muted playsinline></video>'
+    return f'<img class="turntable" {source} alt="turntable">'
 
 
 def _numbers(values: object) -> str:
@@ -181,12 +196,9 @@ def _numbers(values: object) -> str:
 
 def comparison(found: Comparison) -> str:
     """Times, calls and drift."""
-    rows = [
-        f"<tr><th>{way}</th><td>{found.seconds[way]:.2f} s</td><td>{found.calls[way]:g} network calls</td></tr>"
-        for way in ("baseline", "accelerated")
-    ]
+    rows = [(way, f"{found.seconds[way]:.2f} s, {found.calls[way]:g} network calls") for way in WAYS]
     drift = [f"{label} {found.drift[key]:.{places}f}" for key, (label, places) in DRIFT.items() if key in found.drift]
     return (
-        f'<table class="facts">{"".join(rows)}</table><div class="status"><b>{found.speedup:.2f}× as fast</b>, '
-        f"one run of each. Accelerated against baseline: {', '.join(drift)}.</div>"
+        f'{_grid(rows)}<div class="status"><b>{found.speedup:.2f}× as fast</b>, one run of each. Accelerated against '
+        f"baseline: {', '.join(drift)}.</div>"
     )

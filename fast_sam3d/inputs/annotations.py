@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ def annotated_objects(path: Path, picture: Path, notices: list[str]) -> list[Lab
         if isinstance(content, dict) and isinstance(content.get("shapes"), list):
             found = _labelme(content, picture, path, notices)
         else:
-            found = _coco(content, picture, path)
+            found = _coco(content, picture, path, notices)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise InputError(f"the annotations in {path} have an unknown form ({first_line(error)})") from error
     return found
@@ -74,6 +74,7 @@ def annotated_objects(path: Path, picture: Path, notices: list[str]) -> list[Lab
 
 def _labelme(content: Mapping[str, Any], picture: Path, path: Path, notices: list[str]) -> list[Labelled]:
     """Shapes of one label and group are one object; without a group each is one."""
+    _check_name(content.get("imagePath"), picture, path, notices)
     size = _size(content.get("imageHeight"), content.get("imageWidth"), picture, path)
     groups: dict[Any, tuple[str, list[Drawing]]] = {}
     left_out = []
@@ -135,7 +136,7 @@ def _pasted(text: str, corner: NDArray[np.float64], size: tuple[int, int], path:
 # ---------------------------------------------------------------------------------------------------------------- COCO
 
 
-def _coco(content: Any, picture: Path, path: Path) -> list[Labelled]:
+def _coco(content: Any, picture: Path, path: Path, notices: list[str]) -> list[Labelled]:
     """Annotations, or run lengths themselves, of one picture."""
     names: dict[Any, str] = {}
     size = None
@@ -145,6 +146,7 @@ def _coco(content: Any, picture: Path, path: Path) -> list[Labelled]:
         image = content.get("image")
         if content.get("images"):
             image = _image(content["images"], picture, path)
+            _check_name(image.get("file_name"), picture, path, notices)
             items = [item for item in items if item["image_id"] == image["id"]]
         if image is not None and "height" in image:
             size = image["height"], image["width"]
@@ -165,17 +167,30 @@ def _coco(content: Any, picture: Path, path: Path) -> list[Labelled]:
 
 
 def _image(images: Sequence[Mapping[str, Any]], picture: Path, path: Path) -> Mapping[str, Any]:
-    """The entry of a picture: by its file's name, also without its ending, or the only one."""
-    for part in ("name", "stem"):
-        wanted = getattr(picture, part)
-        fitting = [item for item in images if getattr(Path(str(item.get("file_name", ""))), part) == wanted]
-        if len(fitting) > 1:
-            raise InputError(f"{path} has {len(fitting)} pictures named {wanted}: keep one of them")
-        if fitting:
-            return fitting[0]
-    if len(images) == 1:
+    """The entry of a picture: by its file's name, and folders where several have that name, or the only one."""
+    wanted = picture.absolute().with_suffix("").parts[::-1]
+
+    def equal(item: Mapping[str, Any]) -> int:
+        """How many parts of the path are those of the picture's, from the end."""
+        parts = PurePosixPath(str(item.get("file_name", ""))).with_suffix("").parts[::-1]
+        return next((n for n, (a, b) in enumerate(zip(parts, wanted, strict=False)) if a != b), len(parts))
+
+    ranks = [equal(item) for item in images]
+    best = [item for item, rank in zip(images, ranks, strict=True) if rank == max(ranks) > 0]
+    if not best and len(images) == 1:
         return images[0]
-    raise InputError(f"{path} has annotations of {len(images)} pictures, and none is named {picture.name}")
+    if not best:
+        raise InputError(f"{path} has annotations of {len(images)} pictures, and none is named {picture.name}")
+    if len(best) > 1:
+        raise InputError(f"{path} has {len(best)} pictures named {picture.stem}: keep one of them")
+    return best[0]
+
+
+def _check_name(name: Any, picture: Path, path: Path, notices: list[str]) -> None:
+    """A notice for annotations of a picture with another name; image.png is what many pictures are renamed to."""
+    other = PurePosixPath(str(name or "").replace("\\", "/")).stem
+    if other and picture.stem.lower() not in (other.lower(), "image"):
+        notices.append(f"{path.name} has annotations of {other}, which are used for {picture.name}")
 
 
 def _segments(segments: Any, size: tuple[Any, Any] | None, picture: Path, path: Path) -> Drawing:

@@ -24,7 +24,7 @@ from fast_sam3d.inputs.masks import alpha_mask, check_inverted, read_mask
 from fast_sam3d.inputs.pictures import Picture, check_range, orientation_in, read_picture
 from fast_sam3d.inputs.pointmaps import Pointmap, find_pointmap, read_pointmap
 from fast_sam3d.inputs.selected import selected
-from fast_sam3d.inputs.turns import fitting_mask, fitting_picture
+from fast_sam3d.inputs.turns import check_turn, fitting_mask, fitting_picture
 
 __all__ = [
     "MaskSource",
@@ -193,6 +193,7 @@ def _load(image_path: Path, asked: InputConfig) -> ObjectInput:
     if points_file is not None:
         points = read_pointmap(points_file, image.shape[:2], mask, asked.pointmap_axes)
         notices += points.notices
+        check_turn(picture, image, points_file, notices)
     base = image_file.stem if image_file.stem.lower() != "image" else folder_name(folder)
     size = (image.shape[1], image.shape[0])
     name = result_name(base, label)
@@ -258,7 +259,7 @@ def find_image(path: Path) -> Path:
     if path.is_dir():
         if (image := picture_of(path)) is not None:
             return image
-        scenes = [folder.name for folder in sorted(path.iterdir()) if folder.is_dir() and picture_of(folder)]
+        scenes = [folder.name for folder in sorted(path.glob("[!.]*")) if folder.is_dir() and picture_of(folder)]
         if scenes:
             raise InputError(
                 f"the folder {path} holds {len(scenes)} folders with a picture, such as {scenes[0]}, and none itself:"

@@ -31,6 +31,7 @@ MIN_SIDE = 8  # pixels
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "HEIF")
 """Formats whose pixels may differ from those that were saved."""
+DARK = 32
 _ORIENTATION = 0x0112  # the EXIF tag
 _STRIP = 256  # rows converted at a time, to avoid a second copy of a large image
 
@@ -94,9 +95,16 @@ def read_picture(path: Path) -> Picture:
 
 
 def check_range(rgb: NDArray[np.uint8], path: Path, notices: list[str]) -> None:
-    """A notice for a picture [H, W, 3] of video's limited range: nothing outside of 16 to 235, and both ends in use."""
+    """Notices for a picture [H, W, 3] that is very dark, as of a 12-bit camera, or of video's limited range.
+
+    The latter has nothing outside of 16 to 235, and both ends in use.
+    """
     step = max(max(rgb.shape) // 512, 1)
     shares = np.bincount(rgb[::step, ::step].ravel(), minlength=256) / rgb[::step, ::step].size
+    if shares[DARK:].sum() == 0:
+        notices.append(
+            f"{path.name} has no value above {DARK - 1} of 255: if it looks black, save it with the full range"
+        )
     black, white = shares[14:19].sum(), shares[233:238].sum()
     if shares[:14].sum() + shares[238:].sum() < 0.001 and min(black, white) > 0.002:
         notices.append(

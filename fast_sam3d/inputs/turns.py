@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fast_sam3d.inputs.pictures import Picture, turned
 
-__all__ = ["fitting_mask", "fitting_picture"]
+__all__ = ["check_turn", "fitting_mask", "fitting_picture"]
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,15 @@ def fitting_mask(
     how = "turned upright, because it fits" if better else "read as stored, like"
     notices.append(f"the mask {path.name} has the EXIF orientation {orientation} and is {how} the picture")
     return upright if better else mask
+
+
+def check_turn(picture: Picture, rgb: NDArray[np.uint8], pointmap: Path, notices: list[str]) -> None:
+    """A notice where a picture that is read upright has a pointmap, which may be of the stored pixels."""
+    if picture.orientation != 1 and rgb is not picture.rgb:
+        notices.append(
+            f"{pointmap.name} is taken to be of the upright picture, although the picture is stored turned: if it is "
+            "not, create it again or use --no_pointmap"
+        )
 
 
 def _edges(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:

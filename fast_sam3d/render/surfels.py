@@ -44,7 +44,7 @@ class Surfels(NamedTuple):
         return largest * SAMPLES * pixels <= LARGEST_PX * max(extent, 1e-9)
 
 
-def surfels_of_mesh(points: NDArray[np.float64], faces: NDArray[np.int64], rgb: NDArray[np.float64]) -> Surfels:
+def surfels_of_mesh(points: NDArray[np.float64], faces: NDArray[np.integer], rgb: NDArray[np.float64]) -> Surfels:
     """A dot per vertex [V, 3] of a mesh with rgb [V, 3] in 0..1."""
     corner = points[faces]
     # The longest edge of each triangle: dots of that side leave no gap.

@@ -106,13 +106,15 @@ def _write_mesh(
     made: Any = surface
     try:
         made = shaped(surface, output, result, coloured=getattr(mesh, "vertex_attrs", None) is not None)
-    except ExportError as error:  # the reconstruction took longer than writing it again
-        log.warning("%s; the mesh is written with all faces and the colours of its vertices", error)
-        facts["written"] = {"error": str(error)}
-    if made is not surface:
         if output.bake.gate is not None:
             made, facts["bake"] = _optimised(made, output.bake.gate, result)
-        facts["written"] = {"vertices": len(made.vertices), "faces": len(made.faces), "texture": output.texture}
+    except ExportError as error:  # the reconstruction took longer than writing it again
+        what = "with all faces and the colours of its vertices" if made is surface else "without optimising its texture"
+        facts["written"] = {"error": f"{error}; the mesh is written {what}"}
+        log.warning("%s", facts["written"]["error"])
+    if made is not surface:
+        shape = {"vertices": len(made.vertices), "faces": len(made.faces), "texture": output.texture}
+        facts["written"] = {**shape, **facts.get("written", {})}
     save = {"mesh": save_glb, "obj": save_obj, "stl": save_stl}
     for kind in dict.fromkeys(kinds):
         save[kind](folder / _MESHES[kind], made)
@@ -151,17 +153,14 @@ def _gaussians(result: Mapping[str, Any]) -> Any:
 def _optimised(mesh: TexturedMesh, gate: str, result: Mapping[str, Any]) -> tuple[TexturedMesh, dict[str, Any]]:
     """A mesh whose texture is optimised against the gaussians of a result, and what the report says of it.
 
-    Unchanged, with a line, where none of them is on the mesh.
+    Raises:
+        ExportError: there are no gaussians, or none of them is on the mesh.
     """
     from fast_sam3d.texture.optimise import BakeSettings, optimised
 
-    try:
-        made, report = optimised(mesh, _gaussians(result), BakeSettings(gate=gate))
-    except ExportError as error:
-        log.warning("%s; its texture is not optimised", error)
-        return mesh, {"error": str(error)}
-    log.info(
-        "texture optimised in %.1f s, %d backward passes in %d steps: difference to the gaussians %.4f, before %.4f",
-        report.view_seconds + report.seconds, report.backward, report.steps, report.after, report.before,
-    )  # fmt: skip
+    gaussians = _gaussians(result)
+    if gaussians is None:
+        raise ExportError("no gaussians were decoded to optimise a texture against")
+    made, report = optimised(mesh, gaussians, BakeSettings(gate=gate))
+    log.info("texture: %s", report)
     return made, asdict(report)

@@ -46,7 +46,10 @@ def write_results(
     from fast_sam3d.outputs.files import save_json
 
     with run.report.stage("results"):
-        written, facts = _write(folder, config, given, run, notices, keep)
+        written, facts = write_exports(folder, run, config.output, keep)
+        # What could not be written as it was asked for.
+        notices = [*notices, *filter(None, [facts.get("mesh", {}).get("written", {}).get("error")])]
+        written, facts = _write(folder, config, given, run, notices, written, facts)
     report: dict[str, Any] = {
         "input": {
             "image": str(given.image_path),
@@ -73,14 +76,13 @@ def write_results(
 
 
 def _write(
-    folder: Path, config: Config, given: ObjectInput, run: ObjectRun, notices: Sequence[str], keep: Collection[str]
-) -> tuple[list[str], dict[str, Any]]:
-    """Write everything but the report. Returns the names of the files, and what the report says of the result."""
+    folder: Path, config: Config, given: ObjectInput, run: ObjectRun, notices: Sequence[str], exports: Sequence[str],
+    about: Mapping[str, Any],
+) -> tuple[list[str], dict[str, Any]]:  # fmt: skip
+    """Write pose and preview. Returns the names of all files but the report, and what it says of the result."""
     from fast_sam3d.outputs.pose import save_pose_json
 
-    result = run.result
-    written, facts = write_exports(folder, run, config.output, keep)
-    drawn = bool(written)
+    result, written, facts = run.result, [*exports], {**about}
     if (refinement := result.get("layout_refinement")) is not None:
         facts["layout_refinement"] = refinement
     save_pose_json(folder / POSE, result)
@@ -91,14 +93,14 @@ def _write(
         # Of the embedded model at the size to which the picture was reduced.
         Image.fromarray(given.mask).resize(given.size, Image.Resampling.NEAREST).save(folder / MASK)
         written.append(MASK)
-    if config.output.preview and drawn:
+    if config.output.preview and exports:
         from fast_sam3d.model.inputs import reduce_picture
         from fast_sam3d.render.preview import save_preview
 
         # A few hundred pixels high: what is drawn from does not have to be larger than this.
         save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result, notices)
         written.insert(0, PREVIEW)
-    if config.output.turntable and drawn:
+    if config.output.turntable and exports:
         from fast_sam3d.render.turntable import object_turntable, save_turntable
 
         written += save_turntable(folder, object_turntable(result))

@@ -14,6 +14,7 @@ from typing import Any
 
 from fast_sam3d.config.compose import Config
 from fast_sam3d.outputs.folder import clear_unfinished
+from fast_sam3d.run.notices import overlap_notices
 from fast_sam3d.run.processes import Lost, in_forks
 from fast_sam3d.scene.plan import ScenePlan
 from fast_sam3d.scene.worker import ObjectOutcome, read_done
@@ -126,6 +127,7 @@ def _compose(
             "mask": plan.scene.masks[n].name,
             "folder": str(n),
             "mask_iou": overlaps.get(str(n)),
+            "notices": _notices(complete[n].get("notices", ()), overlaps.get(str(n))),
             "identity": plan.identities[n],
         }
         for n in complete
@@ -138,6 +140,12 @@ def _compose(
         "made_of": made_of,
     }
     save_scene_json(target / SCENE_JSON, scene, camera, facts, about)
+
+
+def _notices(own: Sequence[str], overlap: float | None) -> list[str]:
+    """The notices of an object, with a remark if it covers its mask badly in the composed scene alone."""
+    remark = overlap_notices(overlap)
+    return [*own, *(() if remark and any(remark[0].split("(")[0] in notice for notice in own) else remark)]
 
 
 def _all_of(parts: Sequence[Callable[[], Any]], processes: int, target: Path) -> list[Any]:
@@ -155,13 +163,15 @@ def _all_of(parts: Sequence[Callable[[], Any]], processes: int, target: Path) ->
 def _summary(
     plan: ScenePlan, outcomes: Mapping[int, ObjectOutcome], composed: Mapping[str, Any], refined: bool
 ) -> dict[str, Any]:
-    overlaps = {item["name"]: item["mask_iou"] for item in composed["objects"]}
+    placed = {item["name"]: item for item in composed["objects"]}
     objects = []
     for number, source in plan.scene.masks.items():
         facts = asdict(outcomes[number])
         del facts["seconds"]  # differs from run to run
         folder = str(number) if facts["status"] == "complete" else None
-        objects.append({"mask": source.name, **facts, "folder": folder, "mask_iou": overlaps.get(str(number))})
+        overlap = placed.get(str(number), {}).get("mask_iou")
+        facts["notices"] = _notices(facts["notices"], overlap)
+        objects.append({"mask": source.name, **facts, "folder": folder, "mask_iou": overlap})
     states = [item["status"] for item in objects]
     counts = {status: states.count(status) for status in ("complete", "failed", "duplicate")}
     return {

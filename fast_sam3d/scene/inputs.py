@@ -28,6 +28,7 @@ from fast_sam3d.inputs.load import (
 )
 from fast_sam3d.inputs.pictures import check_range, read_picture
 from fast_sam3d.inputs.pointmaps import Pointmap, check_known, find_pointmap, read_pointmap
+from fast_sam3d.inputs.turns import check_turn
 
 __all__ = ["SceneInput", "digest", "load_scene", "scene_folders", "scene_masks"]
 
@@ -164,6 +165,7 @@ def load_scene(folder: Path, asked: InputConfig | None = None) -> SceneInput:
         if points_path is not None:
             found = read_pointmap(points_path, (size[1], size[0]), None, asked.pointmap_axes)
             notices += found.notices
+            check_turn(picture, image, points_path, notices)
         points = found.points
         name = result_name(folder_name(folder), "")
     for notice in notices:

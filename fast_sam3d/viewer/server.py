@@ -21,9 +21,9 @@ HOST = "127.0.0.1"
 FILES = "/result/"  # the result's files are below it
 MESHES = ("mesh.glb", "scene.glb")
 SPLATS = (
-    *("gaussians.ply", "gaussians.spz", "gaussians.sog", "gaussians_4.ply"),
-    *("scene.ply", "scene.spz", "scene.sog"),
+    *(f"{name}{suffix}" for name in ("gaussians", "gaussians_4", "scene") for suffix in (".ply", ".spz", ".sog")),
 )
+POINTS = ("gaussians.glb", "gaussians_4.glb", "scene_gaussians.glb")  # shown as points, without other gaussians
 KINDS = {".glb": "mesh", ".ply": "splats", ".spz": "splats", ".sog": "splats"}
 TYPES = {
     ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
@@ -54,7 +54,7 @@ def result_page(result: Path) -> tuple[Path, str]:
         raise InputError(f"{result} does not exist: name a folder that infer or scene has written, or one of its files")
     else:
         mesh = [name for name in MESHES if (result / name).is_file()][:1]
-        splats = [name for name in SPLATS if (result / name).is_file()][:1]
+        splats = [name for name in (*SPLATS, *POINTS) if (result / name).is_file()][:1]
         folder, names = result, mesh + splats
     if not names:
         inside = sorted(p.parent.name for name in (*MESHES, *SPLATS) for p in result.glob(f"*/{name}"))

@@ -16,12 +16,15 @@ import pytest
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
+from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.outputs.gaussians import save_gaussians_ply
 from fast_sam3d.outputs.meshes import save_glb
 from fast_sam3d.outputs.splats import save_splats
+from fast_sam3d.render.renderer import MeshRenderer, render_gaussians
 from fast_sam3d.viewer.server import ViewerServer, result_page
 
+SMALL = {"width": 640, "height": 400}
 SIDES = ((0.9, 0.1, 0.1), (0.1, 0.6, 0.2), (0.15, 0.25, 0.8))  # colours of a box's top, front and right side
 
 
@@ -99,7 +102,7 @@ def look(page: Any, azimuth: float = 0.0) -> None:
     """Both panes, from 30 degrees above; azimuth 0 is the front, 90 the right side."""
     x, z = (2.2 * part * np.cos(np.radians(30)) for part in (np.sin(np.radians(azimuth)), np.cos(np.radians(azimuth))))
     page.evaluate("view => window.viewer.look(view)", {"eye": [x, 1.1, z], "target": [0, 0, 0], "fov": 35})
-    page.wait_for_timeout(400)  # gaussians are sorted for the new direction in a worker
+    page.evaluate("() => window.viewer.settled()")  # gaussians are sorted for the new direction in a worker
 
 
 @pytest.mark.parametrize("kind", ["ply", "spz", "sog"])
@@ -107,7 +110,7 @@ def test_mesh_and_gaussians_are_drawn_alike(open_page: Callable[..., Any], resul
     if kind != "ply":
         pytest.importorskip("gaussforge", reason="needs gaussforge")
         save_splats(result / f"gaussians.{kind}", gaussians_of(Box()))
-    page = loaded(open_page(address.replace(".ply", f".{kind}")))
+    page = loaded(open_page(address.replace(".ply", f".{kind}"), viewport=SMALL))
     look(page, 35)
     mesh, splats = pixels(page, 0), pixels(page, 1)
     inside = np.zeros(mesh.shape[:2], bool)
@@ -124,8 +127,25 @@ def test_mesh_and_gaussians_are_drawn_alike(open_page: Callable[..., Any], resul
     assert page.problems == []
 
 
+def test_the_renderer_of_previews_agrees_in_colour(open_page: Callable[..., Any], address: str):
+    page = loaded(open_page(address, viewport={"width": 760, "height": 340}))
+    look(page, 35)
+    drawn = [pixels(page, number) for number in (0, 1)]
+    height = drawn[0].shape[0]
+    left = (drawn[0].shape[1] - height) // 2
+    squares = [view[:, left : left + height].astype(float) for view in drawn]
+    x, z = (2.2 * np.cos(np.radians(30)) * part for part in (np.sin(np.radians(35)), np.cos(np.radians(35))))
+    camera, box = Camera.look_at((x, -z, 1.1), fov_deg=35, size=height), Box()
+    mesh = MeshRenderer(box.vertices, box.faces, box.vertex_attrs)(camera, background=0.0, lit=False)
+    splats = render_gaussians(gaussians_of(box), camera, background=0.0)
+    inside = binary_erosion(mesh.mask & (splats.alpha > 0.98) & (squares[1][..., 3] > 250), iterations=2)
+    assert inside.mean() > 0.05
+    for own, theirs in zip((mesh.rgb, splats.rgb), squares, strict=True):
+        assert np.abs(own * 255 - theirs[..., :3])[inside].mean() <= 3
+
+
 def test_views_are_linked_and_can_be_reset(open_page: Callable[..., Any], address: str):
-    page = loaded(open_page(address))
+    page = loaded(open_page(address, viewport=SMALL))
     place = "pane => window.viewer.panes[pane].camera.position.toArray().map(value => Math.round(value * 1000))"
     first = [page.evaluate(place, pane) for pane in (0, 1)]
     box = page.locator("canvas").first.bounding_box()
@@ -141,7 +161,7 @@ def test_views_are_linked_and_can_be_reset(open_page: Callable[..., Any], addres
 
 
 def test_what_is_shown_and_how_can_be_chosen(open_page: Callable[..., Any], address: str):
-    page = loaded(open_page(address))
+    page = loaded(open_page(address, viewport=SMALL))
     assert page.locator(".pane:visible").count() == 2
     page.get_by_role("button", name="gaussians").click()
     assert page.locator(".pane:visible").count() == 1 and page.locator("#shading").is_hidden()
@@ -197,10 +217,23 @@ def test_facts_and_notices_are_shown(open_page: Callable[..., Any], result: Path
         '{"notices": ["<b>beyond</b> the model"], "seed": 7, "network_calls": {"ss": {"made": 4, "saved": 21}}}'
     )
     with served(folder) as address:
-        page = loaded(open_page(address))
+        page = loaded(open_page(address, viewport=SMALL))
         assert page.locator("#notices").inner_text() == "<b>beyond</b> the model"
         facts = page.locator("#facts").inner_text()
         assert "0.500 0.000 2.000" in " ".join(facts.split()) and "4 made, 21 saved" in facts
         # The picture's camera is on +x of the object: the right side is what it sees.
         right = np.abs(pixels(page, 0)[..., :3] - np.multiply(SIDES[2], 255)).max(axis=2) <= 3
         assert right.mean() > 0.05
+
+
+def test_facts_that_cannot_be_read_are_named_and_the_result_is_shown(
+    open_page: Callable[..., Any], result: Path, tmp_path: Path
+):
+    folder = Path(shutil.copytree(result, tmp_path / "broken facts"))
+    (folder / "pose.json").write_text('{"rotation": 5}')
+    (folder / "report.json").write_text("[" * 10)
+    with served(folder) as address:
+        page = loaded(open_page(address, viewport=SMALL))
+        notices = page.locator("#notices").inner_text()
+        assert "pose.json could not be read" in notices and "report.json could not be read" in notices
+        assert page.problems == []

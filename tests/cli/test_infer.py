@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
-from fast_sam3d import cli
+from fast_sam3d import cli, texture
 from fast_sam3d.adapters import adapt
 from fast_sam3d.checkpoints import load as loading
 from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cli import infer, object_input
 from fast_sam3d.config.compose import Loading, load
+from fast_sam3d.errors import ExportError
 from fast_sam3d.model.inputs import limit_size, match_size
 from fast_sam3d.outputs import files as output_files
 from fast_sam3d.outputs import load_gaussians_ply, meshes
@@ -266,6 +268,22 @@ def test_formats_say_what_is_decoded_and_written(pipeline, object_folder, elsewh
     assert code == 2 and "files was" in err and "--overwrite" in err and not pipeline.loaded
     assert run(capsys, *given, "obj", "--overwrite")[0] == 0
     assert files(elsewhere / "outputs/cup_0") == {"mesh.obj", "pose.json", "preview.png", "report.json"}
+
+
+def test_a_mesh_that_cannot_be_reduced_is_written_whole_with_a_notice(
+    pipeline, object_folder, elsewhere, capsys, monkeypatch
+):
+    pytest.importorskip("fast_simplification")
+
+    def fails(*arguments: object) -> None:
+        raise ExportError("the mesh cannot be reduced to 4 faces without opening it")
+
+    monkeypatch.setattr(texture, "decimated", fails)
+    code, _, err = run(capsys, "infer", "--image_path", object_folder, "--faces", 4)
+    assert code == 0 and "without opening it; the mesh is written with all faces" in err
+    assert len(trimesh.load(elsewhere / "outputs/cup_0/mesh.glb", force="mesh").faces) == 12
+    report = json.loads((elsewhere / "outputs/cup_0/report.json").read_text())
+    assert any("without opening it" in notice for notice in report["notices"])
 
 
 @pytest.mark.parametrize(

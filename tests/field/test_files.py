@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from fast_sam3d.cli import main
+from fast_sam3d.config.compose import load
 from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import load_object
 from fast_sam3d.inputs.pictures import read_picture
 from fast_sam3d.scene.inputs import load_scene, scene_folders
-from tests.field.made import CORNERS, LABELS, MASK, OTHER, PICTURE, WHITE, exif, labelme, save, shape, stored
+from fast_sam3d.scene.plan import plan_scene
+from tests.field.made import CORNERS, LABELS, MASK, OTHER, PICTURE, WHITE, exif, labelme, runs, save, shape, stored
 
 TURNS = range(2, 9)
 HALF = (2, 3, 4)
@@ -134,7 +136,6 @@ def test_results_are_named_after_the_path_that_is_given(linked, monkeypatch):
 def test_replacing_the_results_of_another_picture_is_logged(linked, monkeypatch, caplog):
     """Up to the moment before the run."""
     from fast_sam3d.cli import object_input
-    from fast_sam3d.config.compose import load
     from fast_sam3d.run.results import REPORT, RESULT_NAMES
 
     config = load([f"input.image_path={linked / 'cat'}", f"output.dir={linked / 'out'}", "pipeline.tag=mini"])
@@ -172,8 +173,10 @@ def test_a_folder_with_masks_of_several_formats_counts_all(tmp_path, caplog):
     assert [path.name for path in scene.passed_over] == ["1.jpg"] and "1.jpg is left out" in caplog.text
     np.testing.assert_array_equal(scene.mask(0), MASK)
     np.testing.assert_array_equal(scene.mask(2), OTHER)
-    with pytest.raises(InputError, match="several colours"):
-        scene.mask(3)
+    plan = plan_scene(scene, load(), {}, tmp_path / "out")
+    assert [task.number for task in plan.tasks] == [0, 1]
+    assert [(number, outcome.status) for number, outcome in plan.known.items()] == [(2, "duplicate"), (3, "failed")]
+    assert "several colours" in plan.known[3].message
 
 
 @pytest.mark.parametrize("source", ["labels.png", "labels.npy", "image.json", "asked"])
@@ -217,6 +220,47 @@ def test_a_picture_of_videos_limited_range_has_a_notice(tmp_path):
     assert "limited range of video" in load_object(tmp_path).notices[0]
     save(full.astype(np.uint8), tmp_path / "image.png")
     assert not load_object(tmp_path).notices
+
+
+def test_a_pointmap_of_a_picture_that_is_read_upright_has_a_notice(tmp_path):
+    camera(tmp_path, PICTURE, 3)
+    save(WHITE, tmp_path / "0.png")
+    rows, columns = np.mgrid[:64, :80]
+    points = np.stack([(40 - columns) / 80, (32 - rows) / 80, np.ones((64, 80))], -1)
+    np.save(tmp_path / "pointmap.npy", points.astype(np.float32))
+    assert any("pointmap.npy" in notice for notice in load_object(tmp_path).notices)
+    assert any("pointmap.npy" in notice for notice in load_scene(tmp_path).notices)
+
+
+def test_a_very_dark_picture_has_a_notice(tmp_path):
+    save((PICTURE[..., 0].astype(np.uint16) * 16), tmp_path / "image.png")  # 12 of 16 bits
+    save(WHITE, tmp_path / "0.png")
+    assert "has no value above" in load_object(tmp_path).notices[0]
+
+
+def test_annotations_are_chosen_by_the_path_of_the_picture(tmp_path):
+    images, annotations = [], []
+    for number, (folder, mask) in enumerate((("a", MASK), ("b", OTHER))):
+        (tmp_path / folder).mkdir()
+        save(PICTURE, tmp_path / folder / "image.png")
+        images.append({"id": number, "file_name": f"{folder}/image.png", "height": 64, "width": 80})
+        runs_of = {"size": [64, 80], "counts": runs(mask)}
+        annotations.append({"id": number, "image_id": number, "category_id": 0, "segmentation": runs_of})
+    file = tmp_path / "all.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations}))
+    for folder, mask in (("a", MASK), ("b", OTHER)):
+        np.testing.assert_array_equal(load_object(tmp_path / folder, mask_path=file).mask, mask)
+    save(PICTURE, tmp_path / "image.png")
+    with pytest.raises(InputError, match="2 pictures named image"):
+        load_object(tmp_path, mask_path=file)
+
+
+def test_annotations_of_another_picture_have_a_notice(tmp_path):
+    save(PICTURE, tmp_path / "dog.png")
+    content = json.loads(labelme(shape("cup", CORNERS))) | {"imagePath": "..\\pets\\cat.jpg"}
+    (tmp_path / "cat.json").write_text(json.dumps(content))
+    (notice,) = load_object(tmp_path / "dog.png", mask_path=tmp_path / "cat.json").notices
+    assert notice == "cat.json has annotations of cat, which are used for dog.png"
 
 
 # -------------------------------------------------------------------------------------------------------- commands

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,8 @@ def made(*formats: str) -> Any:
         vertices=[[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.0]], faces=[[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]
     )
     result = {"mesh": [mesh], "gaussian": [gaussians()], "gaussian_4": [gaussians(4)]}
-    return SimpleNamespace(formats=formats, result={name: result[name] for name in formats})
+    report = SimpleNamespace(stage=lambda name: nullcontext())
+    return SimpleNamespace(formats=formats, result={name: result[name] for name in formats}, report=report)
 
 
 def output(formats: str, *more: str) -> Any:

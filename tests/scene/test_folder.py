@@ -124,6 +124,11 @@ def test_scene_writes_every_file(pipeline, kitchen, elsewhere, capsys):
     assert (summary["complete"], summary["failed"], summary["duplicate"]) == (3, 0, 0)
     assert all(0 < item["mask_iou"] < 1 for item in summary["objects"])
     assert summary["mean_mask_iou"] == pytest.approx(np.mean([item["mask_iou"] for item in summary["objects"]]))
+    badly = [any("covers the mask badly" in note for note in item["notices"]) for item in summary["objects"]]
+    assert all(noted for noted, item in zip(badly, summary["objects"], strict=True) if item["mask_iou"] < 0.5)
+    placed = json.loads((folder / "scene.json").read_text())["objects"]
+    assert [item["notices"] for item in placed] == [item["notices"] for item in summary["objects"]]
+    assert any(badly) == ("covers the mask badly" in " ".join(out.split()))
     report = json.loads((folder / "2" / "report.json").read_text())
     assert report["seconds"]["results"] > 0 and "composed 3 objects in" in err
     assert report["total_seconds"] == pytest.approx(sum(report["seconds"].values()))

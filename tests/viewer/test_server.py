@@ -85,6 +85,13 @@ def test_one_file_can_be_shown(result: Path):
     assert folder == result and dict(parse_qsl(urlsplit(address).query))["splats"] == "/result/gaussians.ply"
 
 
+def test_gaussians_in_gltf_are_shown_where_there_are_no_others(result: Path):
+    (result / "gaussians.glb").write_bytes(b"")
+    assert "gaussians.glb" not in result_page(result)[1]
+    (result / "gaussians.ply").unlink()
+    assert "mesh=%2Fresult%2Fgaussians.glb" in result_page(result)[1]
+
+
 def test_what_cannot_be_shown_is_refused_with_a_sentence(result: Path):
     with pytest.raises(InputError, match="does not exist"):
         result_page(result / "nowhere")

@@ -6,25 +6,33 @@ export function notices(report) {
   return Array.isArray(report?.notices) ? report.notices.map(String) : [];
 }
 
-// Direction from the object to the picture's camera, in the mesh's frame (+y up); null: unknown.
-export function firstDirection(pose) {
-  const matrix = pose?.object_to_camera;
-  if (!Array.isArray(matrix)) return null;
-  // The eye is -M^-1 t; the inverse of a scaled rotation is its transpose over the scale's square, which is positive.
-  const eye = [0, 1, 2].map((axis) => -[0, 1, 2].reduce((sum, row) => sum + matrix[row][axis] * matrix[row][3], 0));
-  const [x, y, z] = eye;
-  return eye.every(Number.isFinite) && Math.hypot(...eye) > 1e-9 ? [x, z, -y] : null;
+// Direction from the middle of what is shown to the first eye: to the picture's camera where it is known, else from the
+// front and above. In the mesh's frame, +y up; that of a scene has the picture's camera at its origin.
+export function firstDirection(pose, middle, raisedDeg) {
+  const raised = (raisedDeg * Math.PI) / 180, matrix = pose?.object_to_camera;
+  let found = Array.isArray(pose?.objects) ? middle.map((value) => -value) : [NaN];
+  if (Array.isArray(matrix)) {
+    // The eye is -M^-1 t; the inverse of a scaled rotation is its transpose over the scale's square, which is positive.
+    const [x, y, z] = [0, 1, 2].map((axis) => -[0, 1, 2].reduce((sum, row) => sum + matrix[row][axis] * matrix[row][3], 0));
+    found = [x, z, -y];
+  }
+  return found.every(Number.isFinite) && Math.hypot(...found) > 1e-9 ? found : [0, Math.sin(raised), Math.cos(raised)];
 }
 
-export function facts(pose, report) {
+export function poseFacts(pose) {
   const rows = [];
-  if (pose?.rotation) rows.push(["rotation (w x y z)", numbers(pose.rotation)]);
-  if (pose?.translation) rows.push(["translation", numbers(pose.translation)]);
-  if (pose?.scale) rows.push(["scale", numbers(pose.scale)]);
-  if (Array.isArray(pose?.objects)) rows.push(["objects", String(pose.objects.length)]);
-  if (Number.isFinite(pose?.mean_mask_iou)) rows.push(["mean mask IoU", pose.mean_mask_iou.toFixed(3)]);
-  const { result, pipeline, preset, seed, total_seconds: seconds, network_calls: calls } = report ?? {};
-  if (result?.mesh?.faces) rows.push(["mesh", `${result.mesh.faces.toLocaleString("en")} faces`]);
+  if (pose.rotation) rows.push(["rotation (w x y z)", numbers(pose.rotation)]);
+  if (pose.translation) rows.push(["translation", numbers(pose.translation)]);
+  if (pose.scale) rows.push(["scale", numbers(pose.scale)]);
+  if (Array.isArray(pose.objects)) rows.push(["objects", String(pose.objects.length)]);
+  if (Number.isFinite(pose.mean_mask_iou)) rows.push(["mean mask IoU", pose.mean_mask_iou.toFixed(3)]);
+  return rows;
+}
+
+export function reportFacts(report) {
+  const rows = [], { result, pipeline, preset, seed, total_seconds: seconds, network_calls: calls } = report;
+  const faces = result?.mesh?.written?.faces ?? result?.mesh?.faces;
+  if (faces) rows.push(["mesh", `${faces.toLocaleString("en")} faces`]);
   if (result?.gaussians) rows.push(["gaussians", result.gaussians.toLocaleString("en")]);
   if (pipeline?.tag) rows.push(["model", `${pipeline.tag} (${pipeline.runtime}, ${pipeline.device})`]);
   if (preset !== undefined) rows.push(["preset", preset ?? "none"]);

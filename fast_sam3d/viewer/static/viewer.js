@@ -4,14 +4,15 @@ import {
   MeshNormalMaterial, OrbitControls, PerspectiveCamera, Scene, SparkRenderer, SplatMesh, SRGBColorSpace, Vector3,
   WebGLRenderer,
 } from "./vendor/three-spark.min.js";
-import { facts, firstDirection, notices } from "./facts.js";
+import { firstDirection, notices, poseFacts, reportFacts } from "./facts.js";
 import { uprightOf } from "./frames.js";
 
-const FOV_DEG = 40, RAISED_DEG = 20, FREE = 1.15, NARROW_PX = 560;
+const FOV_DEG = 40, RAISED_DEG = 20, FREE = 1.08, NARROW_PX = 560;
 const asked = new URLSearchParams(location.search);
 const element = (id) => document.getElementById(id);
 const panes = [];
-let shading = asked.get("shading") ?? "colours", moved = false, home = null;
+let shading = asked.get("shading") ?? "colours", moved = false;
+const home = { bounds: null, pose: null }; // what the first view depends on
 
 // ------------------------------------------------------------------------------------------------------------ panes
 
@@ -52,6 +53,7 @@ class Pane {
       this.say("");
       this.content = await (this.kind === "mesh" ? loadedMesh(bytes) : loadedSplats(bytes, this.address));
       this.scene.add(this.content);
+      this.say(this.content.userData.remark ?? "");
       this.bounds = this.kind === "mesh" ? new Box3().setFromObject(this.content) : boundsOfSplats(this.content);
       if (this.bounds.isEmpty()) throw new Error("holds nothing to show");
       if (this.kind === "mesh") shade(this.content);
@@ -76,7 +78,7 @@ class Pane {
     if (!width || !height) return;
     this.renderer.setSize(width, height, false);
     this.camera.aspect = width / height;
-    if (!moved && home?.target) place(this, home);
+    if (!moved && home.bounds) place(this);
     this.camera.updateProjectionMatrix();
     this.redraw();
   }
@@ -124,6 +126,8 @@ async function fetched(address, progress) {
 
 async function loadedMesh(bytes) {
   const read = await new GLTFLoader().parseAsync(bytes.buffer, "").catch(() => { throw new Error("is not a glTF file that opens here"); });
+  const points = read.parser.json.extensionsUsed?.includes("KHR_gaussian_splatting");
+  read.scene.userData.remark = points ? "drawn as points: open the .ply or .spz to see these gaussians" : "";
   return read.scene;
 }
 
@@ -166,17 +170,25 @@ function shade(content) {
 function arrange() {
   const loaded = panes.filter((pane) => pane.bounds);
   const trusted = loaded.some((pane) => pane.kind === "mesh") ? loaded.filter((pane) => pane.kind === "mesh") : loaded;
-  const bounds = trusted.reduce((all, pane) => all.union(pane.bounds), new Box3());
-  home = { target: bounds.getCenter(new Vector3()), radius: bounds.getSize(new Vector3()).length() / 2 || 1, direction: home?.direction };
-  for (const pane of panes) if (!moved) place(pane, home); else pane.redraw();
+  home.bounds = trusted.reduce((all, pane) => all.union(pane.bounds), new Box3());
+  for (const pane of panes) if (!moved) place(pane); else pane.redraw();
 }
 
-function place(pane, { target, radius, direction }) {
-  const half = (FOV_DEG / 2) * (Math.PI / 180), raised = (RAISED_DEG * Math.PI) / 180;
-  const narrow = Math.atan(Math.tan(half) * Math.min(1, pane.camera.aspect));
-  const distance = (FREE * radius) / Math.sin(narrow);
-  const from = direction ? new Vector3(...direction) : new Vector3(0, Math.sin(raised), Math.cos(raised));
-  look(pane, { eye: from.normalize().multiplyScalar(distance).add(target), target, fov: FOV_DEG });
+function place(pane) {
+  const { bounds, pose } = home, target = bounds.getCenter(new Vector3());
+  const from = firstDirection(pose, target.toArray(), RAISED_DEG);
+  const back = new Vector3(...from).normalize(), side = new Vector3(0, 1, 0).cross(back);
+  if (side.length() < 1e-6) side.set(1, 0, 0);
+  const up = back.clone().cross(side.normalize());
+  // As near as all corners of the box allow.
+  const tall = Math.tan((FOV_DEG / 2) * (Math.PI / 180)), wide = tall * pane.camera.aspect;
+  let distance = 0;
+  for (const x of [bounds.min.x, bounds.max.x]) for (const y of [bounds.min.y, bounds.max.y]) for (const z of [bounds.min.z, bounds.max.z]) {
+    const corner = new Vector3(x, y, z).sub(target);
+    const off = Math.max(Math.abs(corner.dot(side)) / wide, Math.abs(corner.dot(up)) / tall);
+    distance = Math.max(distance, corner.dot(back) + FREE * off);
+  }
+  look(pane, { eye: back.multiplyScalar(distance || 1).add(target), target, fov: FOV_DEG });
 }
 
 function look(pane, { eye, target, fov }) {
@@ -202,7 +214,7 @@ function follow(leader) {
 
 function reset() {
   moved = false;
-  for (const pane of panes) if (home?.target) place(pane, home);
+  for (const pane of panes) if (home.bounds) place(pane);
 }
 
 // ------------------------------------------------------------------------------------------------------------- page
@@ -256,19 +268,26 @@ function buttons() {
 }
 
 async function details() {
-  const read = async (name) => {
-    if (!asked.get(name)) return null;
-    try { return JSON.parse(new TextDecoder().decode(await fetched(asked.get(name)))); } catch { return null; }
-  };
-  const [pose, result] = await Promise.all([read("pose"), read("report")]);
-  home = { ...home, direction: firstDirection(pose) };
-  for (const text of [...notices(result), ...asked.getAll("notice")]) {
+  const found = {}, rows = [], texts = asked.getAll("notice");
+  for (const [name, rowsOf] of [["pose", poseFacts], ["report", reportFacts]]) {
+    const address = asked.get(name);
+    if (!address) continue;
+    try {
+      found[name] = JSON.parse(new TextDecoder().decode(await fetched(address)));
+      rows.push(...rowsOf(found[name]));
+    } catch {
+      texts.push(`${nameOf(address)} could not be read.`);
+    }
+  }
+  home.pose = found.pose;
+  for (const text of [...notices(found.report), ...texts]) {
     element("notices").appendChild(document.createElement("li")).textContent = text;
     element("notices").hidden = false;
   }
-  for (const [name, value] of facts(pose, result)) {
-    element("facts").appendChild(document.createElement("dt")).textContent = name;
-    element("facts").appendChild(document.createElement("dd")).textContent = value;
+  for (const [name, value] of rows) {
+    const row = element("facts").appendChild(document.createElement("div"));
+    row.appendChild(document.createElement("dt")).textContent = name;
+    row.appendChild(document.createElement("dd")).textContent = value;
     element("facts").hidden = false;
   }
 }
@@ -286,7 +305,7 @@ async function start() {
   } catch {
     return stop("This browser has no WebGL 2, which the viewer needs: switch on hardware acceleration, or use another browser.");
   }
-  window.viewer = { panes, look: (view) => { moved = true; for (const pane of panes) look(pane, view); }, picture };
+  window.viewer = { panes, look: (view) => { moved = true; for (const pane of panes) look(pane, view); }, picture, settled };
   choices();
   buttons();
   await details();
@@ -297,6 +316,15 @@ function stop(text) {
   element("panes").textContent = text;
   element("panes").classList.add("message");
   document.body.dataset.state = "failed";
+}
+
+// Resolves once every pane is drawn and its gaussians are sorted for the view, which a worker does.
+async function settled() {
+  const busy = ({ due, spark, state }) => due || state === "loaded" || Boolean(spark && (spark.sorting || spark.sortDirty));
+  for (let calm = 0; calm < 4;) {
+    await new Promise(requestAnimationFrame);
+    calm = panes.some(busy) ? 0 : calm + 1;
+  }
 }
 
 // A pane as a PNG, drawn now: a canvas is empty outside of the task that drew it.

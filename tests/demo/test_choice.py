@@ -1,0 +1,118 @@
+"""Choosing an object in a picture: marks in order, each of which can be undone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fast_sam3d.demo.asked import job_settings, marked
+from fast_sam3d.demo.choice import Choice, open_example, open_picture
+from fast_sam3d.demo.inputs import examples
+from fast_sam3d.errors import ConfigError, InputError
+
+SETTINGS = ("default", 42, 25, 25, ["mesh"], 0, 0)
+
+
+@pytest.fixture
+def square(tmp_path) -> Choice:
+    """A red square of 40x40 pixels in the middle of a grey picture of 100x80."""
+    pixels = np.full((80, 100, 3), 128, np.uint8)
+    pixels[20:60, 30:70] = (220, 30, 30)
+    Image.fromarray(pixels).save(tmp_path / "a b.png")
+    return open_picture(tmp_path / "a b.png", "a b.png")
+
+
+def test_a_click_selects_and_is_undone(square):
+    chosen = square.click(50, 40)
+    assert chosen.mask[40, 50] and abs(chosen.mask.sum() - 1600) < 200
+    assert chosen.input().name == "a b"
+    assert chosen.undo().mask is None and chosen.clear().done == ()
+
+
+def test_later_strokes_take_precedence(square):
+    chosen = square.click(50, 40).brush([(40, 40), (60, 40)], 4, keep=False)
+    assert not chosen.mask[40, 50] and chosen.mask[25, 50]
+    again = chosen.brush([(45, 40), (55, 40)], 2)
+    assert again.mask[40, 50]
+    np.testing.assert_array_equal(again.undo().mask, chosen.mask)
+
+
+def test_a_box_starts_anew(square):
+    chosen = square.click(5, 5).within((25, 15, 75, 65))
+    assert not chosen.mask[5, 5] and chosen.mask[40, 50]
+    assert chosen.shown()["points"] == [] and chosen.shown()["box"] == (25, 15, 75, 65)
+
+
+def test_an_example_is_selected_by_its_own_masks():
+    scene = open_example(next(example for example in examples() if example.name == "scene"))
+    mask = scene.picture.masks[1]
+    y, x = np.argwhere(mask)[len(np.argwhere(mask)) // 2]
+    chosen = scene.click(x, y)
+    np.testing.assert_array_equal(chosen.mask, mask)
+    assert chosen.input().number == 1 and chosen.input().source is not None
+    less = chosen.brush([(x, y), (x, y)], 3, keep=False)
+    assert less.mask.sum() < mask.sum() and less.input().source is None
+
+
+def test_a_mask_from_a_file(square, tmp_path):
+    mask = np.zeros((80, 100), np.uint8)
+    mask[:10] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(square.use(tmp_path / "mask.png").mask, mask > 0)
+    Image.fromarray(mask[:40]).save(tmp_path / "small.png")
+    with pytest.raises(InputError, match="100x40 pixels and the picture 100x80"):
+        square.use(tmp_path / "small.png")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"kind": "click", "x": 500, "y": 3, "keep": True}, "outside of the picture"),
+        ({"kind": "click", "x": -1, "y": 3, "keep": True}, "outside of the picture"),
+        ({"kind": "click", "x": float("nan"), "y": 3, "keep": True}, "outside of the picture"),
+        ({"kind": "click", "x": 50, "y": 40, "keep": False}, "nothing is selected yet"),
+        ({"kind": "click", "x": "left", "y": 3, "keep": True}, "cannot be read"),
+        ({"kind": "click"}, "cannot be read"),
+        ({"kind": "box", "corners": [5, 5, 5, 5]}, "too small"),
+        ({"kind": "box", "corners": [0, 0, 100, 80]}, "whole picture"),
+        ({"kind": "box", "corners": [1]}, "cannot be read"),
+        ({"kind": "brush", "points": [], "radius": 3, "keep": True}, "stroke is empty"),
+        ({"kind": "brush", "points": [[1, 2, 3]], "radius": 3, "keep": True}, "cannot be read"),
+        ({"kind": "brush", "points": [[50, 40]], "radius": float("inf"), "keep": True}, "cannot be read"),
+        ({"kind": "remove everything"}, "no mark"),
+    ],
+)
+def test_wrong_marks_are_refused_with_a_sentence(square, asked, said):
+    with pytest.raises(InputError, match=said):
+        marked(square, asked)
+
+
+def test_nothing_selected_is_no_input(square):
+    with pytest.raises(InputError, match="no object is selected"):
+        square.input()
+
+
+def test_settings_of_a_page_are_checked():
+    assert job_settings(*SETTINGS, "ss.when.stride=4").overrides == ("ss.when.stride=4",)
+    for more in ("output.dir=/", "input.image_path=x", "pipeline.tag=/", "ss", "+ss=1"):
+        with pytest.raises(ConfigError, match="cannot be set here"):
+            job_settings(*SETTINGS, more)
+    with pytest.raises(ConfigError, match="no file is chosen"):
+        job_settings("default", 42, 25, 25, [], 0, 0, "")
+    with pytest.raises(ConfigError, match="no seed"):
+        job_settings("default", None, 25, 25, ["mesh"], 0, 0, "")
+
+
+def test_a_turntable_is_a_file_of_an_object_and_a_scene_has_its_own():
+    asked = ("default", 42, 25, 25, ["mesh", "turntable"], 0, 0, "")
+    assert job_settings(*asked).overrides == ("output.turntable=true",) and job_settings(*asked).formats == ("mesh",)
+    assert job_settings(*asked, scene=True).overrides == ()
+    with pytest.raises(ConfigError, match="no file is chosen"):
+        job_settings("default", 42, 25, 25, ["turntable"], 0, 0, "")
+
+
+def test_a_wrong_file_is_refused_by_its_own_name(tmp_path):
+    (tmp_path / "upload-1234").write_text("no picture")
+    with pytest.raises(InputError, match=r"^notes\.txt is not a picture"):
+        open_picture(tmp_path / "upload-1234", "notes.txt")
