@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,7 @@ class Page:
         try:
             if choice is None:
                 raise InputError("there is no picture yet: drop one on the page, or pick an example")
-            job = self.engine.submit(choice.input(), job_settings(*settings[:8], compare=versus))
+            job = self.engine.submit(choice.input(), replace(job_settings(*settings[:8]), compare=versus))
         except FastSam3dError as error:
             yield _Output.failed(str(error), 2)
             return
