@@ -28,7 +28,6 @@ from fast_sam3d.demo.folders import JobFolders
 from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Job
 from fast_sam3d.demo.object_job import Model, run_object_job
-from fast_sam3d.demo.scene_job import run_scene_job
 from fast_sam3d.demo.settings import JobSettings, configuration
 from fast_sam3d.errors import FastSam3dError, InputError, is_out_of_memory, one_line
 from fast_sam3d.run.export import check_exports
@@ -223,7 +222,7 @@ class Engine:
         try:
             job.watch.check()
             job.folder = self.folders.create(f"{given.folder_name[:60]}-{job.id}")
-            run = run_scene_job if job.scene else run_object_job
+            run = _scene_job() if job.scene else run_object_job
             results = run(job, given, self._model, job.folder)
             job.watch.check()
         except Cancelled:
@@ -253,6 +252,12 @@ def _trim() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def _scene_job() -> Any:
+    from fast_sam3d.demo.scene_job import run_scene_job  # imports torch, which the page does not wait for
+
+    return run_scene_job
 
 
 def _sentence(error: BaseException) -> str:

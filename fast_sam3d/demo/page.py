@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from fast_sam3d.config.compose import group_options, load
 from fast_sam3d.demo import texts
-from fast_sam3d.demo.asked import job_settings, marked, together, uploaded
+from fast_sam3d.demo.asked import TURNTABLE, job_settings, marked, together, uploaded
 from fast_sam3d.demo.choice import Choice, open_example, open_picture
 from fast_sam3d.demo.engine import Engine
 from fast_sam3d.demo.inputs import Example, JobInput, examples
@@ -126,7 +127,7 @@ class Page:
                 slat = gr.Slider(
                     1, 50, standard.slat_steps, step=1, label="steps of the structured latent", min_width=140
                 )
-            formats = gr.CheckboxGroup(FILE_NAMES, value=list(FORMATS), label="files")
+            formats = gr.CheckboxGroup([*FILE_NAMES, TURNTABLE], value=list(FORMATS), label="files")
             with gr.Row():
                 faces = gr.Number(FACES, precision=0, label="faces of the mesh, at most (0: all)", min_width=140)
                 texture = gr.Dropdown(
@@ -182,7 +183,10 @@ class Page:
         try:
             if choice is None:
                 raise InputError("no object is selected: choose a picture, and select an object in it")
-            more = (*given, choice.input())
+            new = choice.input()
+            if any(np.array_equal(new.masks[0], one.masks[0]) for one in given):
+                raise InputError("this object is in the scene already: select another one")
+            more = (*given, new)
         except FastSam3dError as error:
             return given, texts.objects(given) + texts.problem(str(error)), choice, gr.skip()
         clean = choice.clear()
@@ -209,7 +213,7 @@ class Page:
         try:
             if choice is None:
                 raise InputError("there is no picture yet: drop one on the page, or pick an example")
-            job = self.engine.submit(choice.input(), replace(job_settings(*settings[:8]), compare=versus))
+            job = self.engine.submit(choice.input(), replace(job_settings(*settings), compare=versus))
         except FastSam3dError as error:
             yield _Output.failed(str(error), 2)
             return
@@ -219,7 +223,7 @@ class Page:
         try:
             if not given:
                 raise InputError("the scene has no objects yet: select one in the picture and add it")
-            job = self.engine.submit(together(given), job_settings(*settings), scene=True)
+            job = self.engine.submit(together(given), job_settings(*settings, scene=True), scene=True)
         except FastSam3dError as error:
             yield _Output.failed(str(error), 1)
             return

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -111,9 +112,21 @@ def serving(engine: Engine, host: str = "127.0.0.1", port: int | None = None, sh
         _add_routes(app, engine)
         if share and public is None:
             raise ConfigError("Gradio gives no public link now: start without --share, or try again later")
+        threading.Thread(target=_warm_up, args=(engine,), daemon=True).start()
         yield Served(local, public)
     finally:
         page.blocks.close(verbose=False)
+
+
+def _warm_up(engine: Engine) -> None:
+    """Import what the first click needs, once the model is there, so that it does not wait."""
+    import numpy as np
+
+    from fast_sam3d.segment.select import Click, Marks, Selector
+
+    engine.wait_until_loaded()
+    with suppress(FastSam3dError):
+        Selector(np.zeros((32, 32, 3), np.uint8)).select(Marks((Click(16, 16),)))
 
 
 def _add_routes(app: Any, engine: Engine) -> None:

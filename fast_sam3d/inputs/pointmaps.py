@@ -23,6 +23,8 @@ FARTHEST = 1e6
 """Largest valid coordinate (1,000 km, or 1 km in millimetres); squares of larger ones overflow float32."""
 LEAST_SHARE = 0.005
 """Share of the object's pixels that must have a point; the condition crop has 64 x 64 pixels."""
+LIKELY_DEPTH = (0.02, 200.0)
+"""Metres. A median depth beyond is probably in another unit; the embedded model's result depends on it."""
 _GRID = 512  # samples along the longer side for the check of the axes
 
 
@@ -103,7 +105,7 @@ def read_pointmap(
         points, known = points[row[:, None], column], known[row[:, None], column]
     if mask is not None:
         _check_share(int((known & mask).sum()), int(mask.sum()), path)
-    return Pointmap(points, notices)
+    return Pointmap(points, (*notices, *_unit_notices(points, known)))
 
 
 def check_known(points: NDArray[np.float32], mask: NDArray[np.bool_], path: Path) -> None:
@@ -123,6 +125,15 @@ def _check_share(known: int, pixels: int, path: Path) -> None:
             f"the pointmap {path} has {known} known points for the object's {pixels} pixels, too few for its pose: "
             "leave it out with --no_pointmap"
         )
+
+
+def _unit_notices(points: NDArray[np.float32], known: NDArray[np.bool_]) -> list[str]:
+    step = max(max(known.shape) // _GRID, 1)
+    depth = points[::step, ::step, 2][known[::step, ::step]]
+    middle = float(np.median(depth)) if len(depth) else 1.0
+    if LIKELY_DEPTH[0] <= middle <= LIKELY_DEPTH[1]:
+        return []
+    return [f"half of the pointmap is farther than {middle:.4g}: give it in metres, and divide millimetres by 1,000"]
 
 
 def _convert(stored: Stored, axes: str, path: Path) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ def user(address: str, open_page: Callable[..., Any]) -> Callable[..., Any]:
 
     def opened(**options: Any) -> Any:
         page = open_page(address, **options)
+        page.set_default_timeout(120_000)  # nothing here is a measurement
         page.locator("#picker .drop").wait_for()
         return page
 
@@ -89,7 +90,7 @@ def drawn(page: Any, where: str, panes: int) -> None:
         wait_for(lambda number=number: len(found := body.evaluate(COLOURS)) == panes and found[number] > 20)
 
 
-def wait_for(there: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(there: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not there():
         assert time.monotonic() < end, "nothing came of it"

@@ -54,6 +54,12 @@ def test_a_named_frame_takes_precedence_over_the_points_with_a_notice(tmp_path, 
     assert "--pointmap_axes" in found.notices[0] and "+x left" in found.notices[0]
 
 
+@pytest.mark.parametrize(("factor", "noted"), [(1, False), (1000, True), (0.001, True), (10, False)])
+def test_units_that_are_not_metres_are_noted(tmp_path, points, factor, noted):
+    found = read(tmp_path, pointmap=points * np.float32(factor))
+    assert any("metres" in notice for notice in found.notices) == noted
+
+
 @pytest.mark.parametrize("share", [0.02, 0.3])
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 @pytest.mark.parametrize("corner", [False, True])
