@@ -219,6 +219,8 @@ def test_wheel_contains_configuration_weights_and_an_example(wheel):
         assert here
         assert here <= names
     assert {f"fast_sam3d/{p.relative_to(ROOT / 'fast_sam3d')}" for p in (ROOT / "fast_sam3d").rglob("*.py")} <= names
+    pages = {p for p in (ROOT / "fast_sam3d").rglob("static/**/*") if p.is_file()}
+    assert len(pages) >= 6 and {str(p.relative_to(ROOT)) for p in pages} <= names
     suites = {f"fast_sam3d/bench/suites/{p.name}" for p in (ROOT / "fast_sam3d" / "bench" / "suites").glob("*.yaml")}
     assert len(suites) >= 3 and suites <= names
     tops = {name.split("/")[0] for name in names}

@@ -62,6 +62,15 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
+class Pixels(str):
+    """Positions x,y, those of a repeated flag with spaces between."""
+
+
+def pixels(text: str) -> Pixels:
+    """The type of flags for positions in a picture; the configuration checks them."""
+    return Pixels(text.strip())
+
+
 def skipped(text: str) -> float:
     """The type of --slat_token_ratio: the share computed, 0.1 for 0.9."""
     share = float(text)
@@ -73,7 +82,8 @@ def skipped(text: str) -> float:
 class Named(argparse.Action):
     """Stores a value, and in `given` of the arguments, by setting, the flag that set it.
 
-    Another value for the setting by another flag is an error; of one flag that is repeated, the last value counts.
+    Another value for the setting by another flag is an error; of one flag that is repeated, the last value counts, or
+    all where they are positions.
     """
 
     def __call__(
@@ -84,6 +94,8 @@ class Named(argparse.Action):
         first, before = given.setdefault(self.dest, option), getattr(namespace, self.dest)
         if first != option and before != value:
             parser.error(f"{first} and {option} set {self.dest} to {before} and to {value}: give one of them")
+        if first == option and isinstance(before, Pixels):
+            value = Pixels(f"{before} {value}")
         setattr(namespace, self.dest, value)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from fast_sam3d.cli.arguments import Named, at_least, bundled, listed, skipped
+from fast_sam3d.cli.arguments import Named, at_least, bundled, listed, pixels, skipped
 from fast_sam3d.config.compose import ACCELERATED, DTYPES, MEMORY, POINTMAP_AXES, PRESET, RUNTIMES, group_options
 from fast_sam3d.config.packaged import resource
 
@@ -59,6 +59,18 @@ POINTMAP = Flag(
 POINTMAP_FRAME = Flag(
     ("pointmap_axes",), "input.pointmap_axes", str, None, "frame of the pointmap; auto recognises it", POINTMAP_AXES
 )
+MARKS = (
+    Flag(
+        ("click",), "input.click", pixels, "X,Y",
+        "select the object at this pixel instead of a mask; repeatable (default: none)",
+    ),
+    Flag(
+        ("background",), "input.background", pixels, "X,Y",
+        "a pixel that the selection should not contain; repeatable (default: none)",
+    ),
+    Flag(("box",), "input.box", str, "X0,Y0,X1,Y1", "select the object in this box, instead of a mask (default: none)"),
+)  # fmt: skip
+"""Flags that select an object without a mask."""
 OUTPUT_DIR = Flag(("output_dir",), "output.dir", str, "DIR", "where the folder of results is created")
 FILES = (
     Flag(
@@ -143,6 +155,7 @@ PLAIN = (
     Flag(("image_path",), "input.image_path", str, None, ""),
     *OBJECT,
     *MASKS,
+    *MARKS,
     POINTMAP,
     POINTMAP_FRAME,
     OUTPUT_DIR,
@@ -162,7 +175,7 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
     """
     group = parser.add_argument_group("input")
     add_image_path(group, SCENES_HELP if scene else INPUT_HELP)
-    for flag in MASKS if scene else (*OBJECT, *MASKS):
+    for flag in MASKS if scene else (*OBJECT, *MASKS, *MARKS):
         _add(group, flag)
     either = group.add_mutually_exclusive_group()
     _add(either, POINTMAP)

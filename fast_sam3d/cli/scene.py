@@ -65,6 +65,8 @@ def main(args: argparse.Namespace) -> int:
         raise InputError("name the scene with --image_path: a folder with image.png and masks, or one of such folders")
     if config.input.mask_index is not None or config.input.mask_label is not None:
         raise ConfigError("a scene takes every mask: leave input.mask_index and input.mask_label out, or use infer")
+    if config.input.marked:
+        raise ConfigError("a scene takes every mask: leave input.click, input.background and input.box out")
     folders = scene_folders(config.input.image_path)
     scenes = Scenes(folders, config)
     if not scenes.single and config.input.pointmap not in ("auto", "none"):

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fast_sam3d.config.catalogue import ABOUT, misplaced
 from fast_sam3d.config.packaged import resource
@@ -241,6 +241,9 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             pointmap=read.text("input.pointmap"),
             mask_label=read.optional("input.mask_label", read.text),
             mask_threshold=read.optional("input.mask_threshold", read.share),
+            clicks=cast(Any, read.pixels("input.click", 2)),
+            background=cast(Any, read.pixels("input.background", 2)),
+            box=_box(read),
             pointmap_axes=read.choice("input.pointmap_axes", POINTMAP_AXES),
         ),
         output=output,
@@ -272,7 +275,19 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
         raise ConfigError(
             "input.mask_index (--mask_index) and input.mask_path (--mask_path) both name a mask: give one of them"
         )
+    others = ("mask_index", "mask_path", "mask_label")
+    if config.input.marked and (named := [name for name in others if getattr(config.input, name) is not None]):
+        raise ConfigError(
+            f"input.{named[0]} (--{named[0]}) names a mask, and --click, --background and --box select one: give one"
+        )
     return config
+
+
+def _box(read: Reader) -> tuple[float, float, float, float] | None:
+    found = read.pixels("input.box", 4)
+    if len(found) > 1:
+        raise ConfigError(f"input.box holds {len(found)} boxes: give one", "input.box")
+    return cast(Any, found[0]) if found else None
 
 
 def _output(read: Reader) -> OutputConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,21 @@ class Reader:
             if item not in valid:
                 raise ConfigError(f"{key} holds {item!r}: {suggest(str(item), valid)}", key)
         return tuple(dict.fromkeys(items))
+
+    def pixels(self, key: str, count: int) -> tuple[tuple[float, ...], ...]:
+        """Tuples of `count` numbers each, as a list of lists or as text: "320,240 400,300"; none for null."""
+        value = self.raw(key)
+        if value is None:
+            return ()
+        try:
+            rows = [text.split(",") for text in value.split()] if isinstance(value, str) else list(value)
+            found = tuple(tuple(float(number) for number in row) for row in rows)
+        except (TypeError, ValueError):
+            found = ()
+        if not found or any(len(row) != count or not all(map(math.isfinite, row)) for row in found):
+            example = ",".join(("320", "240", "400", "300")[:count])
+            raise ConfigError(f"{key} is {value!r}: give {count} numbers in pixels, such as {example}", key)
+        return found
 
     def mapping(self, key: str, example: str) -> Mapping[str, Any]:
         value = self.raw(key)

@@ -43,6 +43,8 @@ class InputConfig:
         pointmap: "auto", "none" or a file.
         pointmap_axes: of `POINTMAP_AXES`.
         mask_label: number or name of an object in `mask_path`.
+        clicks, background: (x, y) in pixels of the upright picture, on the object and beside it; they select the mask.
+        box: (left, top, right, bottom) in pixels around the object; selects the mask, alone or with clicks.
         mask_threshold: least share of the full range that is of the object, in (0, 1].
     """
 
@@ -53,6 +55,14 @@ class InputConfig:
     pointmap_axes: str = POINTMAP_AXES[0]
     mask_label: str | None = None
     mask_threshold: float | None = None
+    clicks: tuple[tuple[float, float], ...] = ()
+    background: tuple[tuple[float, float], ...] = ()
+    box: tuple[float, float, float, float] | None = None
+
+    @property
+    def marked(self) -> bool:
+        """Whether the mask is selected by clicks or a box."""
+        return bool(self.clicks or self.background or self.box)
 
 
 @dataclass(frozen=True, slots=True)

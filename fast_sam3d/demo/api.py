@@ -145,7 +145,7 @@ def _settings(asked: Any) -> JobSettings:
     try:
         checked = job_settings(
             every["preset"], every["seed"], every["ss_steps"] or 1, every["slat_steps"] or 1, list(every["formats"]),
-            every["faces"], every["texture"], " ".join(every["overrides"]), bool(every["compare"]),
+            every["faces"], every["texture"], " ".join(every["overrides"]), compare=bool(every["compare"]),
         )  # fmt: skip
     except (TypeError, ValueError) as error:
         if isinstance(error, FastSam3dError):

@@ -12,7 +12,9 @@ from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.settings import JobSettings
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
 
-__all__ = ["job_settings", "marked", "together", "uploaded"]
+__all__ = ["TURNTABLE", "job_settings", "marked", "together", "uploaded"]
+
+TURNTABLE = "turntable"
 
 
 def uploaded(path: Any) -> Path:
@@ -56,9 +58,12 @@ def together(given: Sequence[JobInput]) -> JobInput:
 
 def job_settings(
     preset: str, seed: float | None, ss: float, slat: float, formats: Sequence[str], faces: float | None,
-    texture: float | None, more: str, compare: bool = False,
+    texture: float | None, more: str, *, compare: bool = False, scene: bool = False,
 ) -> JobSettings:  # fmt: skip
     """The settings of the page.
+
+    Args:
+        formats: files to write, with `TURNTABLE` among them for an animation; a scene has its own one.
 
     Raises:
         ConfigError: a setting that a page may not set, or no file to write.
@@ -68,6 +73,9 @@ def job_settings(
         module = override.partition("=")[0].partition(".")[0]
         if module not in MODULES or "=" not in override:
             raise ConfigError(f"'{override}' cannot be set here: give settings of {', '.join(MODULES)}, as key=value")
+    if TURNTABLE in formats and not scene:
+        overrides += ("output.turntable=true",)
+    formats = [name for name in formats if name != TURNTABLE]
     if not formats:
         raise ConfigError("no file is chosen: choose at least one under Settings")
     if seed is None:

@@ -161,7 +161,7 @@ def _compare(given: ObjectInput, run: ObjectRun, config: Config, model: Model, j
     watch.part = "baseline"
     off = replace(
         config, modules={module: {} for module in MODULES}, choices={**config.choices, "preset": "off"},
-        output=replace(config.output, formats=None, faces=None, texture=None, bake=BakeConfig()),
+        output=replace(config.output, formats=None, faces=None, texture=None, bake=BakeConfig(), turntable=False),
     )  # fmt: skip
     plain = _run(given, off, model, watch, folder / "baseline", None).run
     watch("drift", 0, 1)

@@ -14,7 +14,7 @@ import numpy as np
 
 from fast_sam3d.config.compose import group_options, load
 from fast_sam3d.demo import texts
-from fast_sam3d.demo.asked import job_settings, marked, together, uploaded
+from fast_sam3d.demo.asked import TURNTABLE, job_settings, marked, together, uploaded
 from fast_sam3d.demo.choice import Choice, open_example, open_picture
 from fast_sam3d.demo.engine import Engine
 from fast_sam3d.demo.inputs import Example, JobInput, examples
@@ -127,7 +127,7 @@ class Page:
                 slat = gr.Slider(
                     1, 50, standard.slat_steps, step=1, label="steps of the structured latent", min_width=140
                 )
-            formats = gr.CheckboxGroup(FILE_NAMES, value=list(FORMATS), label="files")
+            formats = gr.CheckboxGroup([*FILE_NAMES, TURNTABLE], value=list(FORMATS), label="files")
             with gr.Row():
                 faces = gr.Number(FACES, precision=0, label="faces of the mesh, at most (0: all)", min_width=140)
                 texture = gr.Dropdown(
@@ -223,7 +223,7 @@ class Page:
         try:
             if not given:
                 raise InputError("the scene has no objects yet: select one in the picture and add it")
-            job = self.engine.submit(together(given), job_settings(*settings), scene=True)
+            job = self.engine.submit(together(given), job_settings(*settings, scene=True), scene=True)
         except FastSam3dError as error:
             yield _Output.failed(str(error), 1)
             return

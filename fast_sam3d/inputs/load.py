@@ -23,6 +23,7 @@ from fast_sam3d.inputs.labels import chosen, is_annotation, label_file, labelled
 from fast_sam3d.inputs.masks import alpha_mask, check_inverted, read_mask
 from fast_sam3d.inputs.pictures import Picture, check_range, orientation_in, read_picture
 from fast_sam3d.inputs.pointmaps import Pointmap, find_pointmap, read_pointmap
+from fast_sam3d.inputs.selected import selected
 from fast_sam3d.inputs.turns import check_turn, fitting_mask, fitting_picture
 
 __all__ = [
@@ -174,7 +175,10 @@ def _load(image_path: Path, asked: InputConfig) -> ObjectInput:
     masks = {} if asked.mask_path is not None else numbered_masks(folder)
     if asked.mask_label is not None and asked.mask_path is None:
         raise InputError("--mask_label chooses an object of a label map or of annotations: name it with --mask_path")
-    if asked.mask_path is None and asked.mask_index is None and not masks and picture.alpha is not None:
+    if asked.marked:
+        image, mask_file = picture.upright.rgb, image_file
+        mask, label = selected(image, asked)
+    elif asked.mask_path is None and asked.mask_index is None and not masks and picture.alpha is not None:
         log.info("%s: no mask file, so its alpha channel is the mask", image_file)
         mask_file, label, image = image_file, "alpha", picture.rgb
         mask = alpha_mask(picture.alpha, image_file, asked.mask_threshold, notices)

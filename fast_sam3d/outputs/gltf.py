@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_sam3d.errors import ExportError
 from fast_sam3d.outputs.files import atomic_write
 
 __all__ = ["LINES", "POINTS", "TRIANGLES", "Glb", "GlbWriter", "read_glb"]
@@ -117,7 +118,7 @@ class GlbWriter:
         """Write the file, completely or not at all.
 
         Raises:
-            ValueError: more than 4 GB, the most that a .glb holds.
+            ExportError: more than 4 GB, the most that a .glb holds.
         """
         tree = dict(self._tree)
         tree |= {"scene": 0, "scenes": [{"nodes": list(range(len(self._tree.get("nodes", []))))}]}
@@ -128,7 +129,7 @@ class GlbWriter:
         text += b" " * (-len(text) % 4)
         length = _HEADER.size + 2 * _CHUNK.size + len(text) + self._size
         if length >= 1 << 32:
-            raise ValueError(f"{length / 1e9:.1f} GB do not fit into a .glb file: decimate the meshes")
+            raise ExportError(f"{length / 1e9:.1f} GB do not fit into a .glb file: give fewer --faces")
         with atomic_write(path) as file:
             file.write(_HEADER.pack(b"glTF", 2, length) + _CHUNK.pack(len(text), b"JSON") + text)
             file.write(_CHUNK.pack(self._size, b"BIN\0"))
@@ -154,7 +155,7 @@ class GlbWriter:
         if kind is None or shape is None:
             raise ValueError(f"glTF has no {values.dtype} of shape {list(values.shape)}")
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ValueError("a mesh with coordinates that are not finite cannot be written")
+            raise ExportError("a mesh with coordinates that are not finite cannot be written")
         row = values.itemsize * int(np.prod(values.shape[1:]))
         if target == _VERTICES and row % 4:
             raise ValueError(f"a vertex has {row} bytes of {shape}, and needs a multiple of 4: add a component")

@@ -13,8 +13,8 @@ from fast_sam3d.run.object import ObjectRun
 
 __all__ = ["GAUSSIANS", "GAUSSIANS_4", "MESH", "RESULT_NAMES", "write_results"]
 
-POSE, PREVIEW, REPORT = "pose.json", "preview.png", "report.json"
-RESULT_NAMES = (*EXPORT_NAMES, POSE, PREVIEW, "turntable.webp", "turntable.gif", REPORT)
+POSE, PREVIEW, MASK, REPORT = "pose.json", "preview.png", "mask.png", "report.json"
+RESULT_NAMES = (*EXPORT_NAMES, POSE, PREVIEW, MASK, "turntable.webp", "turntable.gif", REPORT)
 
 
 def write_results(
@@ -87,6 +87,12 @@ def _write(
         facts["layout_refinement"] = refinement
     save_pose_json(folder / POSE, result)
     written.append(POSE)
+    if config.input.marked:
+        from PIL import Image
+
+        # Of the embedded model at the size to which the picture was reduced.
+        Image.fromarray(given.mask).resize(given.size, Image.Resampling.NEAREST).save(folder / MASK)
+        written.append(MASK)
     if config.output.preview and exports:
         from fast_sam3d.model.inputs import reduce_picture
         from fast_sam3d.render.preview import save_preview

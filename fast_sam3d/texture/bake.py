@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fast_sam3d.errors import ExportError
 from fast_sam3d.geometry.surface import Surface, TexturedMesh
 from fast_sam3d.geometry.triangles import vertex_normals
-from fast_sam3d.texture.decimate import decimated
+from fast_sam3d.texture.decimate import decimated, in_unit_cube
 from fast_sam3d.texture.raster import covered_texels, fill_gaps
 from fast_sam3d.texture.transfer import ColourSource, GaussianColours, MeshColours
 from fast_sam3d.texture.unwrap import unwrap
@@ -34,9 +34,10 @@ def textured(mesh: Surface, size: int = 1024, faces: int | None = 20_000, gaussi
     """
     if not MIN_TEXTURE <= size <= MAX_TEXTURE:
         raise ExportError(f"a texture cannot have {size} texels: give {MIN_TEXTURE} to {MAX_TEXTURE}")
+    in_unit_cube(mesh.vertices)  # raises
     source: ColourSource = MeshColours(mesh) if gaussians is None else GaussianColours(gaussians)
     light = mesh if faces is None else decimated(mesh, faces)
-    cut = unwrap(light.vertices, light.faces, size)
+    cut = unwrap(in_unit_cube(light.vertices)[0], light.faces, size)
     vertices = light.vertices.astype(np.float64)
     normals = vertex_normals(vertices, light.faces)
     texels, owner, weights = covered_texels(cut.uv, cut.faces, size)

@@ -36,10 +36,10 @@ class BakeSettings:
     """
 
     gate: str = "skipgs"
-    steps: int = 1000
-    views: int = 48
+    steps: int = 600
+    views: int = 32
     pixels: int | None = None
-    warmup: int = 250
+    warmup: int = 200
     rate: float = 0.02
     seed: int = 0
 
@@ -89,8 +89,8 @@ def optimised(
     begin = time.perf_counter()
     pixels = settings.pixels or max(mesh.texture.shape[0] // 2, 64)
     views = list(views_around(mesh, GaussianCloud.of(gaussians), settings.views, pixels))
-    if not views:
-        raise ExportError("the gaussians cover no part of the mesh: write it without output.bake.gate")
+    if not views:  # also where all of them are transparent
+        raise ExportError("the gaussians cover no part of the mesh")
     seen = [(torch.from_numpy(view.uv).to(device), torch.from_numpy(view.rgb).to(device)) for view in views]
     rendered = time.perf_counter()
     texture = torch.from_numpy(mesh.texture.astype(np.float32) / 255).to(device).permute(2, 0, 1)[None].contiguous()

@@ -104,6 +104,14 @@ def test_settings_of_a_page_are_checked():
         job_settings("default", None, 25, 25, ["mesh"], 0, 0, "")
 
 
+def test_a_turntable_is_a_file_of_an_object_and_a_scene_has_its_own():
+    asked = ("default", 42, 25, 25, ["mesh", "turntable"], 0, 0, "")
+    assert job_settings(*asked).overrides == ("output.turntable=true",) and job_settings(*asked).formats == ("mesh",)
+    assert job_settings(*asked, scene=True).overrides == ()
+    with pytest.raises(ConfigError, match="no file is chosen"):
+        job_settings("default", 42, 25, 25, ["turntable"], 0, 0, "")
+
+
 def test_a_wrong_file_is_refused_by_its_own_name(tmp_path):
     (tmp_path / "upload-1234").write_text("no picture")
     with pytest.raises(InputError, match=r"^notes\.txt is not a picture"):

@@ -1,5 +1,6 @@
 """Textured meshes: colours, closedness, seams, and meshes that cannot be textured."""
 
+import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -135,3 +136,28 @@ def test_a_decoded_mesh_becomes_a_surface():
     result = SimpleNamespace(vertices=box.vertices, faces=box.faces, vertex_attrs=np.full((8, 6), 0.5), success=True)
     surface = mesh_to_surface(result)
     assert surface.vertices.dtype == np.float32 and set(surface.rgb.reshape(-1)) == {128}
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e6])
+def test_the_unit_of_length_does_not_matter(scale):
+    mesh = ball(4)
+    other = textured(Surface(mesh.vertices * np.float32(scale), mesh.faces, mesh.rgb), 128, 500)
+    assert len(other.faces) <= 500
+    np.testing.assert_allclose(np.abs(other.vertices).max() / scale, 0.4, rtol=0.02)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_vertex_that_is_not_finite_gets_a_sentence(value):
+    mesh = ball(3)
+    mesh.vertices[7] = value
+    for call in (lambda: textured(mesh, 64, None), lambda: decimated(mesh, 100)):
+        with pytest.raises(ExportError, match="not finite"):
+            call()
+
+
+def test_a_mesh_that_cannot_lose_so_many_faces_is_reported(caplog):
+    plane = trimesh.creation.box((1, 1, 0)).subdivide().subdivide()
+    rgb = np.zeros(plane.vertices.shape, np.uint8)
+    with caplog.at_level(logging.WARNING):
+        found = decimated(Surface(plane.vertices.astype(np.float32), np.asarray(plane.faces, np.int64), rgb), 20)
+    assert f"could be reduced to {len(found.faces)} faces only, where 20" in caplog.text
