@@ -284,12 +284,7 @@ OVERRIDE = re.compile(r"`((?:(?:ss|slat|mesh|exact|preset|pipeline|scene)[\w.]*=
 def test_overrides_in_sentences_compose(page: Path) -> None:
     from fast_sam3d.config.compose import load
 
-    needs = {
-        "ss.": ["ss=fast_sam3d"],
-        "slat.": ["slat=fast_sam3d"],
-        "exact.": ["exact=all"],
-        "output.bake.": ["output.texture=64"],
-    }
+    needs = {"ss.": ["ss=fast_sam3d"], "slat.": ["slat=fast_sam3d"], "exact.": ["exact=all"]}
     for text in OVERRIDE.findall(page.read_text()):
         words = text.split()
         before = next((more for start, more in needs.items() if words[0].startswith(start)), [])
