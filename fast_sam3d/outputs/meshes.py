@@ -140,7 +140,8 @@ def add_surface(writer: GlbWriter, mesh: Any, *, name: str, turned: bool = True,
     vertices, faces = np.asarray(surface.vertices, np.float64) @ turn.T, np.asarray(surface.faces)
     own = getattr(surface, "normals", None)
     normals = vertex_normals(vertices, faces) if own is None else np.asarray(own, np.float64) @ turn.T
-    normals[~normals.any(axis=1)] = (0.0, 1.0, 0.0)  # without a direction; the format wants unit vectors
+    # Faces that cancel each other give a vertex no direction; the format wants unit vectors.
+    normals[np.linalg.norm(normals, axis=1) < 0.5] = (0.0, 1.0, 0.0)
     attributes = {"POSITION": vertices.astype(np.float32), "NORMAL": normals.astype(np.float32)}
     if texture is None:
         attributes["COLOR_0"] = rgba

@@ -97,6 +97,18 @@ def validated(path):
     return json.loads(done.stdout)
 
 
+def test_every_normal_has_a_direction(tmp_path):
+    # The two sides of one triangle cancel each other, but for rounding.
+    corners = np.float32([[0.1, 0.2, 0.3], [0.7, 0.3, 0.1], [0.2, 0.9, 0.4]])
+    sheet = Surface(corners, np.array([[0, 1, 2], [2, 1, 0]]), np.zeros((3, 3), np.uint8))
+    faint = TexturedMesh(corners, sheet.faces, corners[:, :2], np.zeros((8, 8, 3), np.uint8), corners * 1e-30)
+    for mesh in (sheet, faint):
+        save_glb(tmp_path / "a.glb", mesh)
+        file = read_glb(tmp_path / "a.glb")
+        normals = file.accessor(file.primitives[0]["attributes"]["NORMAL"])
+        np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["coloured", "textured", "scene"])
 def test_the_khronos_validator_finds_nothing(tmp_path, kind):
     ball = trimesh.creation.icosphere(subdivisions=2)
