@@ -178,7 +178,9 @@ class Choice:
         """What there is to know, or to do."""
         if self.mask is None:
             return "Click on the object. Alt-click, or Remove, takes something away again."
-        share = f"{100 * self.mask.mean():.1f} % of the picture is selected"
+        count, share = int(self.mask.sum()), f"{100 * self.mask.mean():.1f} % of the picture is selected"
+        if share.startswith("0.0"):
+            share = f"only {count} pixel{'s are' if count > 1 else ' is'} selected"
         return share if self._number is None else f"{share}, by mask {self._number} of the example"
 
     @property
@@ -188,9 +190,11 @@ class Choice:
 
     @property
     def _number(self) -> int | None:
-        """Of the given mask that is selected as it is."""
-        last = self.done[-1] if self.done else None
-        return last.number if isinstance(last, Given) else None
+        """Of the given mask that is selected as it is, perhaps after marks that change nothing."""
+        given = self.done[self._start] if self.done else None
+        if not isinstance(given, Given) or self.mask is None:
+            return None
+        return given.number if np.array_equal(self.mask, given.mask) else None
 
     @property
     def _start(self) -> int:

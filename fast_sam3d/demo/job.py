@@ -152,6 +152,11 @@ class Job:
         return self.last.kind in FINAL
 
     @property
+    def cancelled(self) -> bool:
+        """`cancel` was called, perhaps too late."""
+        return self._cancelled.is_set()
+
+    @property
     def rows(self) -> tuple[StageRow, ...]:
         """The stages so far."""
         return self.watch.rows

@@ -25,6 +25,7 @@ TRIED = 20
 """Ports from `PORT` on, of which the first free one is taken where none is named."""
 LARGEST = "256mb"
 """Of an uploaded file."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SESSIONS = 50
 """Pages whose pictures stay in memory at once."""
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
@@ -108,6 +109,7 @@ def serving(engine: Engine, host: str = "127.0.0.1", port: int | None = None, sh
             footer_links=["api"], css=(STATIC / "page.css").read_text(encoding="utf-8"), ssr_mode=False,
             theme=gr.themes.Default(font=FONT, font_mono=MONO), max_file_size=LARGEST,
             state_session_capacity=SESSIONS, enable_monitoring=False, max_threads=80,
+            app_kwargs={} if share or host not in LOOPBACK else _own_names_only(),
         )  # fmt: skip
         _add_routes(app, engine)
         if share and public is None:
@@ -116,6 +118,25 @@ def serving(engine: Engine, host: str = "127.0.0.1", port: int | None = None, sh
         yield Served(local, public)
     finally:
         page.blocks.close(verbose=False)
+
+
+def _own_names_only() -> dict[str, Any]:
+    """Refuse requests that name another host: a page elsewhere that points a name of its own at this computer."""
+    from starlette.middleware import Middleware
+    from starlette.responses import PlainTextResponse
+
+    def guarded(app: Any) -> Any:
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            named = dict(scope.get("headers") or ()).get(b"host", b"").decode("latin-1").lower()
+            if scope["type"] != "http" or re.sub(r":\d*$", "", named).strip("[]") in LOOPBACK:
+                await app(scope, receive, send)
+            else:
+                text = "only requests to 127.0.0.1 are answered: start the demo with --host to serve the network\n"
+                await PlainTextResponse(text, 403)(scope, receive, send)
+
+        return answer
+
+    return {"middleware": [Middleware(guarded)]}
 
 
 def _warm_up(engine: Engine) -> None:
@@ -160,5 +181,8 @@ def file_of(engine: Engine, name: str, inside: str) -> Path | None:
     folder = next(engine.folders.root.glob(f"*-{name}"), None)
     if folder is None:
         return None
-    path = (folder / inside).resolve()
-    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+    try:
+        path = (folder / inside).resolve()
+        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        return None

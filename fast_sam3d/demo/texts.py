@@ -85,7 +85,8 @@ def progress(job: Job) -> str:
         return f'<div class="status" role="status"><span class="spin"></span>{_queued(job)}</div>'
     saved = f", {last.saved:g} saved" if last.saved else ""
     calls = f", {last.calls:g} network calls{saved}" if last.calls else ""
-    state = "Done" if job.finished else '<span class="spin"></span>Running'
+    going = "Cancelling, at the end of this step" if job.cancelled else "Running"
+    state = "Done" if job.finished else f'<span class="spin"></span>{going}'
     head = f'<div class="status" role="status">{state}: {job.seconds:.1f} s{calls}</div>'
     stages = f'<div class="stages">{"".join(_rows(job.rows))}</div>'
     return head + (f"<details><summary>stages</summary>{stages}</details>" if job.finished else stages)
@@ -141,7 +142,7 @@ def downloads(job: Job, results: Results) -> str:
         for path in results.files
         if path.is_file()
     ]
-    everything = f'<a href="results/{job.id}/all.zip" download>everything <small>.zip</small></a>'
+    everything = f'<a href="results/{job.id}/all.zip" download="everything.zip">everything <small>.zip</small></a>'
     return f'<div class="files">{"".join(links)}{everything}</div>'
 
 

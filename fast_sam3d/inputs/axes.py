@@ -11,6 +11,8 @@ __all__ = ["SIGNS", "Seen", "seen_axes"]
 
 SIGNS: dict[str, tuple[int, int, int]] = {"pytorch3d": (1, 1, 1), "opencv": (-1, -1, 1), "opengl": (-1, 1, -1)}
 """Factors of x, y and z that convert to PyTorch3D's frame."""
+MOST_BEHIND = 0.1
+"""Share of the points that noise may put on the other side of the camera."""
 LEAST_POINTS = 16
 """Known points with fewer than this many samples say nothing about their axes."""
 
@@ -23,12 +25,14 @@ class Seen(NamedTuple):
         y: -1, it falls from top to bottom; +1, it grows; 0, neither.
         z: 1, positive for most points; -1, negative.
         turned: x follows the rows and y the columns, as in a picture turned by 90 degrees.
+        around: points lie before the camera and behind it, so that z is no depth, as in a frame of the world.
     """
 
     x: int
     y: int
     z: int
     turned: bool = False
+    around: bool = False
 
     @property
     def possible(self) -> list[str]:
@@ -37,9 +41,11 @@ class Seen(NamedTuple):
         for name, (x, y, z) in SIGNS.items():
             if z == self.z and self.x in (0, -x) and self.y in (0, -y):
                 names.append(name)
-        return [] if self.turned else names
+        return [] if self.turned or self.around else names
 
     def __str__(self) -> str:
+        if self.around:
+            return "z on both sides of the camera"
         if self.turned:
             return "x along the rows and y along the columns"
         x = {-1: "+x left", 1: "+x right", 0: "x unclear"}[self.x]
@@ -75,4 +81,7 @@ def seen_axes(points: NDArray[np.float32], known: NDArray[np.bool_]) -> Seen | N
     share = fitted * place.std(0)[:, None]
     turned = bool((np.abs(share[[1, 0], [0, 1]]) > 2 * (np.abs(share[[0, 1], [0, 1]]) + rest)).all())
     x, y = (int(np.sign(own)) if abs(own) > spread else 0 for own, spread in zip(np.diag(share), rest, strict=True))
-    return Seen(x, y, 1 if np.median(there[:, 2]) > 0 else -1, turned)
+    z = 1 if np.median(there[:, 2]) > 0 else -1
+    behind = there[there[:, 2] * z < 0, 2]  # one value there marks unknown points
+    around = len(behind) > MOST_BEHIND * len(there) and np.ptp(behind) > 0.01 * np.abs(np.median(there[:, 2]))
+    return Seen(x, y, z, turned, bool(around))

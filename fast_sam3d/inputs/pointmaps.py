@@ -119,7 +119,10 @@ def check_known(points: NDArray[np.float32], mask: NDArray[np.bool_], path: Path
 
 def _check_share(known: int, pixels: int, path: Path) -> None:
     if not known:
-        raise InputError(f"the pointmap {path} has no known point on the object: leave it out with --no_pointmap")
+        raise InputError(
+            f"the pointmap {path} has no known point on the object: name its axes with "
+            "--pointmap_axes, or leave it out with --no_pointmap"
+        )
     if known < LEAST_SHARE * pixels:
         raise InputError(
             f"the pointmap {path} has {known} known points for the object's {pixels} pixels, too few for its pose: "

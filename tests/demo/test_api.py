@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.error
 import urllib.request
 
 import pytest
@@ -32,6 +33,18 @@ def test_a_call_reconstructs_an_example(client):
     assert fetched(client, found["files"]["mesh.glb"])[:4] == b"glTF"
     assert fetched(client, found["archive"])[:2] == b"PK"
     assert found["command"].startswith("fast-sam3d infer --image_path examples/teapot ")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "LOCALHOST", "[::1]:7860"])
+def test_names_of_this_computer_are_answered(client, host):
+    with urllib.request.urlopen(urllib.request.Request(client.src, headers={"Host": host})) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("host", ["elsewhere.example:7860", "127.0.0.1.elsewhere.example"])
+def test_a_name_of_another_host_is_refused(client, host):
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(urllib.request.Request(client.src, headers={"Host": host}))
 
 
 def test_a_job_can_be_followed_and_cancelled(client):

@@ -51,6 +51,8 @@ def test_an_example_is_selected_by_its_own_masks():
     chosen = scene.click(x, y)
     np.testing.assert_array_equal(chosen.mask, mask)
     assert chosen.input().number == 1 and chosen.input().source is not None
+    again = chosen.click(x, y)
+    assert again.input().source == chosen.input().source and again.shown()["points"] == [[x, y, True]]
     less = chosen.brush([(x, y), (x, y)], 3, keep=False)
     assert less.mask.sum() < mask.sum() and less.input().source is None
 
@@ -86,6 +88,11 @@ def test_a_mask_from_a_file(square, tmp_path):
 def test_wrong_marks_are_refused_with_a_sentence(square, asked, said):
     with pytest.raises(InputError, match=said):
         marked(square, asked)
+
+
+def test_a_selection_of_a_few_pixels_is_counted(square):
+    few = Choice(square.picture, mask=np.arange(8000).reshape(80, 100) < 3)
+    assert few.note == "only 3 pixels are selected"
 
 
 def test_nothing_selected_is_no_input(square):

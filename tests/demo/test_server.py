@@ -65,7 +65,7 @@ def test_only_files_of_known_jobs_are_served(tmp_path):
     jobs = {known: SimpleNamespace(results=None)}
     engine = SimpleNamespace(job=jobs.get, folders=SimpleNamespace(root=tmp_path))
     assert file_of(engine, known, "result/mesh.glb") == folder / "result" / "mesh.glb"
-    for inside in ("../secret", "link", "", "all.zip"):
+    for inside in ("../secret", "link", "", "all.zip", "\0", "a" * 300):
         assert file_of(engine, known, inside) is None
     for name in ("*", "mug-" + known, "ffffffffffff"):
         assert file_of(engine, name, "result/mesh.glb") is None

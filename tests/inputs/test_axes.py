@@ -82,6 +82,7 @@ def test_frames_are_recognised_with_noise_and_holes(points, share, noise, corner
         (lambda p: -p, "+x right, +y down, +z backward"),
         (lambda p: p * np.float32([0, 0, 1]), "not clear"),
         (lambda p: p[..., [1, 0, 2]], "x along the rows"),
+        (lambda p: p[..., [0, 2, 1]], "z on both sides of the camera"),  # a frame of the world, z up
     ],
 )
 def test_unknown_frames_are_refused_with_the_option(tmp_path, points, change, words):
@@ -89,6 +90,11 @@ def test_unknown_frames_are_refused_with_the_option(tmp_path, points, change, wo
         read(tmp_path, pointmap=change(points))
     assert words in str(caught.value)
     assert read(tmp_path, "pytorch3d", pointmap=np.abs(points)).points.shape == points.shape
+
+
+def test_a_depth_that_marks_unknown_points_is_not_behind_the_camera(tmp_path, points):
+    points[:20, :, 2] = -1
+    np.testing.assert_array_equal(read(tmp_path, pointmap=points).points[20:], points[20:])
 
 
 def moge(points: np.ndarray) -> dict[str, np.ndarray]:
