@@ -60,7 +60,10 @@ def result_page(result: Path) -> tuple[Path, str]:
         inside = sorted(p.parent.name for name in (*MESHES, *SPLATS) for p in result.glob(f"*/{name}"))
         hint = f": name one of the results in it, {', '.join(dict.fromkeys(inside))}"[:200] if inside else ""
         raise InputError(f"{result} holds no file that can be shown ({', '.join((*MESHES, *SPLATS[:3]))}){hint}")
-    panes = [Pane(KINDS[Path(name).suffix.lower()], FILES + quote(name)) for name in names]  # type: ignore[arg-type]
+    panes = [
+        Pane(KINDS[Path(name).suffix.lower()], FILES + quote(name), "gaussians" if name in POINTS else "")  # type: ignore[arg-type]
+        for name in names
+    ]
     pose, report = (
         next((FILES + name for name in found if result.is_dir() and (folder / name).is_file()), None)
         for found in (("pose.json", "scene.json"), ("report.json",))

@@ -89,7 +89,7 @@ def test_gaussians_in_gltf_are_shown_where_there_are_no_others(result: Path):
     (result / "gaussians.glb").write_bytes(b"")
     assert "gaussians.glb" not in result_page(result)[1]
     (result / "gaussians.ply").unlink()
-    assert "mesh=%2Fresult%2Fgaussians.glb" in result_page(result)[1]
+    assert "mesh=%2Fresult%2Fgaussians.glb&label=gaussians" in result_page(result)[1]
 
 
 def test_what_cannot_be_shown_is_refused_with_a_sentence(result: Path):
