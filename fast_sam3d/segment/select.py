@@ -15,6 +15,7 @@ from fast_sam3d.segment.enlarge import enlarge
 from fast_sam3d.segment.graph import Graph, build, reduce
 from fast_sam3d.segment.marks import Click, Marks
 from fast_sam3d.segment.propose import add, boxed, first, remove
+from fast_sam3d.segment.sam2 import Sam2
 
 __all__ = ["Click", "Marks", "Selection", "Selector", "select"]
 
@@ -42,17 +43,17 @@ class Selector:
 
     Args:
         image: [H, W, 3] uint8, RGB.
-        method: "cut", without weights.
+        sam2: a loaded SAM 2, which takes the place of the cut wherever clicks or a box are given.
 
     Raises:
         InputError: the image is none, or too small.
     """
 
-    def __init__(self, image: NDArray[np.uint8], method: str = "cut") -> None:
+    def __init__(self, image: NDArray[np.uint8], sam2: Sam2 | None = None) -> None:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < 8:
             raise InputError("the picture is not [H, W, 3] uint8 of at least 8 pixels a side: read it as RGB")
         self.image = image
-        self.method = method
+        self._sam2 = sam2
         self._small = np.ascontiguousarray(reduce(image, SIDE))
         self._graph: Graph | None = None
 
@@ -70,6 +71,9 @@ class Selector:
         """
         begin = time.perf_counter()
         marks = marks.checked(*self.image.shape[:2])
+        if self._sam2 is not None and (marks.box is not None or any(click.positive for click in marks.clicks)):
+            mask = self._kept(self._sam2.mask(self.image, marks), marks)
+            return Selection(_checked(mask), time.perf_counter() - begin, "sam2")
         self.prepare()
         assert self._graph is not None
         graph, small = self._graph, self._small
@@ -77,12 +81,7 @@ class Selector:
         inside, outside = self._strokes(marks.brush), self._strokes(marks.eraser)
         mask = (chosen[graph.labels] | inside) & ~outside
         full = enlarge(self.image, small, mask)
-        full = self._kept(full, marks)
-        if full.all():
-            raise InputError("the selection covers the whole picture: mark some of the background, or draw a box")
-        if not full.any():
-            raise InputError("nothing was selected: click on the middle of the object, or draw a box around it")
-        return Selection(full, time.perf_counter() - begin, "cut")
+        return Selection(_checked(self._kept(full, marks)), time.perf_counter() - begin, "cut")
 
     def _chosen(self, graph: Graph, marks: Marks) -> NDArray[np.bool_]:
         """[N] the superpixels of the object: of box and strokes, or of the first click; then a click at a time."""
@@ -152,6 +151,14 @@ def select(image: NDArray[np.uint8], *clicks: tuple[float, float], **marks: Any)
     """The mask [H, W] of the object at some clicks (x, y); keywords as of `Marks`, such as box=(0, 0, 90, 90)."""
     given = [Click(*click) for click in clicks] + list(marks.pop("clicks", ()))
     return Selector(image).select(Marks(given, **marks)).mask
+
+
+def _checked(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    if mask.all():
+        raise InputError("the selection covers the whole picture: mark some of the background, or draw a box")
+    if not mask.any():
+        raise InputError("nothing was selected: click on the middle of the object, or draw a box around it")
+    return mask
 
 
 def _touched(graph: Graph, seeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
