@@ -9,6 +9,8 @@ from pathlib import Path
 from fast_sam3d.cli.flags import MODEL, add_model_flags
 from fast_sam3d.cli.tables import print_path
 from fast_sam3d.demo.server import PORT, check_gradio, free_port, serving
+from fast_sam3d.segment.sam2 import MODEL as SAM2
+from fast_sam3d.segment.sam2 import Sam2
 
 OVERRIDES = ("pipeline.layout_postprocess=false", "pipeline.depth_model=FILE")
 
@@ -31,18 +33,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output_dir", type=Path, metavar="DIR",
         help="keep all results here (default: a temporary folder, with those of the last 20 runs)",
     )  # fmt: skip
+    group.add_argument(
+        "--sam2", nargs="?", const=SAM2, metavar="MODEL",
+        help=f"select objects by SAM 2; needs transformers, and downloads {SAM2} unless another model is named"
+        " (default: without weights, by colours and edges)",
+    )  # fmt: skip
     add_model_flags(parser.add_argument_group("model"), seed=False)
 
 
 def main(args: argparse.Namespace) -> int:
     port = free_port(args.host, args.port)
     check_gradio()
+    sam2 = None if args.sam2 is None else Sam2(args.sam2)
     from fast_sam3d.demo.engine import Engine
 
     values = {flag.key: value for flag in MODEL if (value := getattr(args, flag.names[0])) is not None}
     with (
         Engine(values, args.overrides, args.output_dir) as engine,
-        serving(engine, args.host, port, args.share) as page,
+        serving(engine, args.host, port, args.share, sam2) as page,
     ):
         print_path(f"demo on {page.local}  (model: {engine.checkpoint.tag}; Ctrl-C ends it)")
         if page.public is not None:

@@ -18,8 +18,7 @@ import gradio as gr
 
 from fast_sam3d.demo.asked import job_settings, together, uploaded
 from fast_sam3d.demo.choice import Choice, open_example, open_picture
-from fast_sam3d.demo.engine import Engine
-from fast_sam3d.demo.inputs import Example, JobInput
+from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Job
 from fast_sam3d.demo.page import Page
 from fast_sam3d.demo.settings import JobSettings
@@ -30,7 +29,7 @@ __all__ = ["add_api", "facts"]
 
 def add_api(page: Page) -> None:
     """Add the calls to a page that is not launched yet."""
-    calls = _Calls(page.engine, page.examples)
+    calls = _Calls(page)
     with page.blocks:
         for call in (calls.reconstruct, calls.submit, calls.state, calls.cancel):
             gr.api(call, api_name=call.__name__, concurrency_limit=None)
@@ -39,8 +38,8 @@ def add_api(page: Page) -> None:
 class _Calls:
     """The calls. Their errors are sentences; the docstrings are those of Gradio's page about the API."""
 
-    def __init__(self, engine: Engine, examples: Mapping[str, Example]) -> None:
-        self._engine, self._examples = engine, examples
+    def __init__(self, page: Page) -> None:
+        self._engine, self._examples, self._sam2 = page.engine, page.examples, page.sam2
 
     def reconstruct(
         self, picture: Any, clicks: list | None = None, box: list | None = None, masks: list | None = None,
@@ -95,11 +94,11 @@ class _Calls:
 
     def _opened(self, picture: Any) -> Choice:
         if isinstance(picture, Mapping):
-            return open_picture(uploaded(picture.get("path")), str(picture.get("orig_name") or "picture"))
+            return open_picture(uploaded(picture.get("path")), str(picture.get("orig_name") or "picture"), self._sam2)
         name = str(picture).removeprefix("examples/")
         if name not in self._examples:
             raise InputError(f"there is no example '{picture}', and it is no file: {suggest(name, self._examples)}")
-        return open_example(self._examples[name])
+        return open_example(self._examples[name], self._sam2)
 
 
 def _objects(choice: Choice, clicks: Any, box: Any, masks: Any) -> list[JobInput]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fast_sam3d.demo.inputs import Example, JobInput, read_upload
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.masks import read_mask
+from fast_sam3d.segment.sam2 import Sam2
 from fast_sam3d.segment.select import Click, Marks, Selector
 
 __all__ = ["Choice", "Picture", "jpeg", "open_example", "open_picture"]
@@ -259,25 +260,25 @@ class Choice:
         return mask
 
 
-def open_picture(path: Path | str, name: str) -> Choice:
-    """A file that somebody uploaded. Raises InputError unless it is a picture."""
+def open_picture(path: Path | str, name: str, sam2: Sam2 | None = None) -> Choice:
+    """A file that somebody uploaded; `sam2` selects in it, if given. Raises InputError unless it is a picture."""
     try:
         image = read_upload(path)
     except InputError as error:
         raise InputError(str(error).replace(str(path), name)) from error
-    return Choice(_picture(image, Path(name).stem or "picture"))
+    return Choice(_picture(image, sam2, Path(name).stem or "picture"))
 
 
-def open_example(example: Example) -> Choice:
+def open_example(example: Example, sam2: Sam2 | None = None) -> Choice:
     """An example with its masks, one of which is selected where there is one alone."""
     first = example.input()
     masks = {number: read_mask(path) for number, path in example.masks.items()}
-    picture = _picture(first.image, example.name, masks, first.pointmap, example)
+    picture = _picture(first.image, sam2, example.name, masks, first.pointmap, example)
     return Choice(picture).take(next(iter(masks))) if len(masks) == 1 else Choice(picture)
 
 
-def _picture(image: NDArray[np.uint8], name: str, *more: Any) -> Picture:
-    selector = Selector(image)
+def _picture(image: NDArray[np.uint8], sam2: Sam2 | None, name: str, *more: Any) -> Picture:
+    selector = Selector(image, sam2)
     selector.prepare()
     return Picture(image, name, selector, *more)
 

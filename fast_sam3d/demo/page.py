@@ -21,6 +21,7 @@ from fast_sam3d.demo.inputs import Example, JobInput, examples
 from fast_sam3d.demo.job import Job
 from fast_sam3d.demo.settings import FACES, FORMATS, TEXTURE
 from fast_sam3d.errors import FastSam3dError, InputError
+from fast_sam3d.segment.sam2 import Sam2
 
 __all__ = ["Page"]
 
@@ -41,13 +42,14 @@ class Page:
 
     Args:
         engine: that runs the jobs.
+        sam2: selects objects, if given.
 
     Attributes:
         blocks: the page, as Gradio's `launch` takes it.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, sam2: Sam2 | None = None) -> None:
+        self.engine, self.sam2 = engine, sam2
         self.examples = {example.name: example for example in examples()}
         self._sessions: dict[str, set[str]] = {}
         self._lock = threading.Lock()
@@ -148,7 +150,7 @@ class Page:
     def _upload(self, choice: Choice | None, event: gr.EventData) -> tuple[Any, ...]:
         try:
             path, name = uploaded(event._data.get("path")), str(event._data.get("name") or "picture")
-            new = open_picture(path, name)
+            new = open_picture(path, name, self.sam2)
         except FastSam3dError as error:
             return choice, _refused(choice, error), gr.skip(), gr.skip()
         path.unlink(missing_ok=True)
@@ -158,7 +160,7 @@ class Page:
         example = self.examples.get(str(event._data.get("name")))
         if example is None:
             return choice, _refused(choice, InputError("there is no such example")), gr.skip(), gr.skip()
-        return _opened(open_example(example))
+        return _opened(open_example(example, self.sam2))
 
     def _mark(self, choice: Choice | None, event: gr.EventData) -> tuple[Any, Any]:
         asked = event._data

@@ -15,6 +15,7 @@ from fast_sam3d.errors import ConfigError, FastSam3dError
 
 if TYPE_CHECKING:
     from fast_sam3d.demo.engine import Engine
+    from fast_sam3d.segment.sam2 import Sam2
 
 __all__ = ["PORT", "Served", "check_gradio", "free_port", "serving"]
 
@@ -84,12 +85,15 @@ _IN_USE = {98, 48, 10048}  # EADDRINUSE of Linux, macOS and Windows
 
 
 @contextmanager
-def serving(engine: Engine, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> Iterator[Served]:
+def serving(
+    engine: Engine, host: str = "127.0.0.1", port: int | None = None, share: bool = False, sam2: Sam2 | None = None
+) -> Iterator[Served]:
     """Serve the page until the block ends.
 
     Args:
         port: None: the first free one from `PORT` on.
         share: also by a public link, through Gradio's servers.
+        sam2: selects objects in place of the cut.
 
     Raises:
         ConfigError: the port is in use, Gradio is not installed, or there is no public link.
@@ -101,7 +105,7 @@ def serving(engine: Engine, host: str = "127.0.0.1", port: int | None = None, sh
     from fast_sam3d.demo.api import add_api
     from fast_sam3d.demo.page import STATIC, Page
 
-    page = Page(engine)
+    page = Page(engine, sam2)
     add_api(page)
     try:
         app, local, public = page.blocks.launch(

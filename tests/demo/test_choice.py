@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -123,3 +125,15 @@ def test_a_wrong_file_is_refused_by_its_own_name(tmp_path):
     (tmp_path / "upload-1234").write_text("no picture")
     with pytest.raises(InputError, match=r"^notes\.txt is not a picture"):
         open_picture(tmp_path / "upload-1234", "notes.txt")
+
+
+def test_sam2_selects_where_it_is_given(tmp_path: Path):
+    class Fake:
+        def mask(self, image, marks):
+            mask = np.zeros(image.shape[:2], bool)
+            mask[5:15, 10:20] = True
+            return mask
+
+    Image.new("RGB", (40, 30), "grey").save(tmp_path / "a.png")
+    chosen = open_picture(tmp_path / "a.png", "a.png", Fake()).click(12, 8)
+    assert chosen.mask is not None and chosen.mask.sum() == 100
