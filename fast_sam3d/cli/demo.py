@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -42,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    # The browser needs cores, too: threads of the model that wait for each other without sleeping would then lose most
+    # of the time. OpenMP reads this when torch is imported, which is when the model is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     port = free_port(args.host, args.port)
     check_gradio()
     sam2 = None if args.sam2 is None else Sam2(args.sam2)
@@ -49,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
 
     values = {flag.key: value for flag in MODEL if (value := getattr(args, flag.names[0])) is not None}
     with (
-        Engine(values, args.overrides, args.output_dir) as engine,
+        Engine(values, args.overrides, args.output_dir, start=False) as engine,
         serving(engine, args.host, port, args.share, sam2) as page,
     ):
         print_path(f"demo on {page.local}  (model: {engine.checkpoint.tag}; Ctrl-C ends it)")

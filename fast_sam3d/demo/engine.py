@@ -51,6 +51,7 @@ class Engine:
         overrides: Hydra overrides of every job.
         folder: of the results; None: a temporary one, which is removed at the end.
         keep: of this many jobs the results are kept; None: of all. Default: 20 in a temporary folder, else all.
+        start: load the model now; else `start` does.
 
     Attributes:
         checkpoint: that is loaded; `checkpoint.reason` says why it was chosen.
@@ -68,6 +69,7 @@ class Engine:
         overrides: Sequence[str] = (),
         folder: Path | None = None,
         keep: int | Literal["default"] | None = "default",
+        start: bool = True,
     ) -> None:
         self._values, self._overrides = dict(values), tuple(overrides)
         asked = load(self._overrides, self._values).pipeline
@@ -84,7 +86,14 @@ class Engine:
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="fast-sam3d-engine", daemon=True)
-        self._thread.start()
+        if start:
+            self.start()
+
+    def start(self) -> None:
+        """Begin to load the model, and to run jobs. Safe to repeat."""
+        with self._changed:
+            if not self._closed and self._thread.ident is None:
+                self._thread.start()
 
     def __enter__(self) -> Engine:
         return self
@@ -150,7 +159,8 @@ class Engine:
             self._changed.notify_all()
         for job in jobs:
             job.cancel()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self.folders.close()
 
     def _leave(self, job: Job) -> bool:

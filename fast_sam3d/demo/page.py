@@ -31,7 +31,7 @@ FILE_NAMES = [
     ("mesh .glb", "mesh"), ("mesh .obj", "obj"), ("mesh .stl", "stl"), ("gaussians .ply", "gaussian"),
     ("gaussians .spz", "spz"), ("gaussians .sog", "sog"), ("gaussians .glb", "glb-splat"),
 ]  # fmt: skip
-LOOK = 0.12
+LOOK = 0.2
 """Seconds between two looks at a job that runs."""
 KEPT = 1800
 """Seconds for which the picture of a page that was closed stays in memory."""

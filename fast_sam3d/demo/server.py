@@ -116,6 +116,7 @@ def serving(
             app_kwargs={} if share or host not in LOOPBACK else _own_names_only(),
         )  # fmt: skip
         _add_routes(app, engine)
+        engine.start()  # not before, so that the page does not wait for the processor
         if share and public is None:
             raise ConfigError("Gradio gives no public link now: start without --share, or try again later")
         threading.Thread(target=_warm_up, args=(engine,), daemon=True).start()
