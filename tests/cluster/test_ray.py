@@ -223,6 +223,7 @@ def test_temporary_cluster_gives_equal_files_and_no_messages_of_ray(rooms, tiny,
     assert done.returncode == 0, done.stderr
     assert contents(Path("ray")) == contents(Path("plain"))
     # No messages of Ray.
-    messages = [line for line in done.stderr.splitlines() if not line.startswith(("the workers are to have", "using "))]
+    others = ("the workers are to have", "using ", "bath: ")
+    messages = [line for line in done.stderr.splitlines() if not line.startswith(others)]
     assert len(messages) == 4 + 2 + 2, done.stderr
     assert "ray" not in done.stdout.replace("results in ray/bath", "").lower()

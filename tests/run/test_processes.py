@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import multiprocessing
 import os
 import pickle
@@ -203,10 +204,11 @@ def test_out_of_memory_killer_prefers_forks():
 
 def test_no_file_stays_open():
     list(in_forks(lambda item: item, [0], 1))
+    gc.collect()  # files of earlier tests
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         list(in_forks(lambda item: os._exit(1) if item == 1 else item, range(4), 2))
-    assert len(os.listdir("/proc/self/fd")) == before and not multiprocessing.active_children()
+    assert len(os.listdir("/proc/self/fd")) <= before and not multiprocessing.active_children()
 
 
 def test_forks_end_with_a_killed_parent(tmp_path):
