@@ -117,6 +117,7 @@ class Engine:
         config = configuration(settings, Path("image.png"), self._values, self._overrides)
         check_methods(config)
         check_exports(config.output)
+        self.start()
         job = Job(given, settings, scene, _left=self._leave)
         with self._changed:
             if self._closed:

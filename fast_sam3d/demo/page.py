@@ -57,6 +57,7 @@ class Page:
             title="fast_sam3d", analytics_enabled=False, fill_width=True, delete_cache=(600, KEPT)
         ) as blocks:
             self._build()
+            blocks.load(engine.start, api_visibility="private", show_progress="hidden")  # once the page is drawn
             blocks.unload(self._left)
         self.blocks = blocks
 

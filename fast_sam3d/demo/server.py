@@ -27,6 +27,8 @@ TRIED = 20
 LARGEST = "256mb"
 """Of an uploaded file."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+START_SECONDS = 5
+"""After these the model is loaded even if no page was opened."""
 SESSIONS = 50
 """Pages whose pictures stay in memory at once."""
 FONT, MONO = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]
@@ -116,7 +118,10 @@ def serving(
             app_kwargs={} if share or host not in LOOPBACK else _own_names_only(),
         )  # fmt: skip
         _add_routes(app, engine)
-        engine.start()  # not before, so that the page does not wait for the processor
+        # The first page that is drawn starts the engine, so that it does not wait for the processor.
+        later = threading.Timer(START_SECONDS, engine.start)
+        later.daemon = True
+        later.start()
         if share and public is None:
             raise ConfigError("Gradio gives no public link now: start without --share, or try again later")
         threading.Thread(target=_warm_up, args=(engine,), daemon=True).start()
