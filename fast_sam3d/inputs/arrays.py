@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fast_sam3d.errors import InputError, first_line
 from fast_sam3d.inputs.pictures import MAX_MEGAPIXELS
 
-__all__ = ["read_array"]
+__all__ = ["npy_header", "read_array"]
 
 MAX_BYTES = MAX_MEGAPIXELS * 10**6 * 16
 
@@ -45,10 +45,16 @@ def read_array(path: Path) -> NDArray[Any]:
         raise InputError(f"{path} cannot be read ({reason}): save it with numpy.save") from error
 
 
-def _check_header(stream: Any, path: Path) -> None:
+def npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of the .npy array that a binary stream begins with, without reading the array."""
     version = np.lib.format.read_magic(stream)
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = reader(stream)
+    return shape, dtype
+
+
+def _check_header(stream: Any, path: Path) -> None:
+    shape, dtype = npy_header(stream)
     size = dtype.itemsize
     for side in shape:
         size *= side

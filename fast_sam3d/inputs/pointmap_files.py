@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_sam3d.errors import InputError, first_line
+from fast_sam3d.inputs.arrays import npy_header
 from fast_sam3d.inputs.pictures import MAX_MEGAPIXELS
 
 __all__ = ["Stored", "read_stored"]
@@ -86,7 +87,7 @@ def _read(path: Path, size: tuple[int, int]) -> Stored:
             )
         depth = load(_DEPTH, 1)
         with archive.zip.open(f"{intrinsics}.npy") as stream:
-            shape, _ = _header(stream)
+            shape, _ = npy_header(stream)
         if shape[-2:] != (3, 3) or any(side != 1 for side in shape[:-2]):
             raise InputError(f"the intrinsics in {path} have shape {list(shape)}: give one 3x3 matrix")
         matrix = archive[intrinsics].reshape(3, 3).astype(np.float64)
@@ -128,20 +129,13 @@ def _unprojected(
     return points
 
 
-def _header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(stream)
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = reader(stream)
-    return shape, dtype
-
-
 def _check(stream: Any, path: Path, size: tuple[int, int], channels: int) -> tuple[int, ...]:
     """The shape of an array without leading ones, after checking its header, which bounds the memory.
 
     Args:
         channels: 3 for points, 1 for depth, 0 for a mask.
     """
-    stored, dtype = _header(stream)
+    stored, dtype = npy_header(stream)
     shape = stored
     while len(shape) > (3 if channels == 3 else 2) and shape[0] == 1:
         shape = shape[1:]
