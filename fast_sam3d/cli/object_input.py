@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def prepare(
         return None
     if overwrite:
         log_replaced(target, report, identity)
-    return Request(config, _reduced(given) if checkpoint.kind == "mini" else given, target, checkpoint, identity)
+    return Request(config, given.reduced() if checkpoint.kind == "mini" else given, target, checkpoint, identity)
 
 
 def _identity(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -90,17 +90,3 @@ def _identity(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> dic
         "input": {"image": digest(given.image), "mask": digest(given.mask), "pointmap": points},
         "settings": settings,
     }
-
-
-def _reduced(given: ObjectInput) -> ObjectInput:
-    """The object at the size to which the embedded pipeline reduces it, so that the full one leaves the memory.
-
-    Unchanged where the reduced mask would cover the whole picture, which is refused.
-    """
-    from fast_sam3d.model.inputs import match_size, reduce_picture
-
-    image, mask = reduce_picture(given.image, given.mask)
-    if mask is given.mask or mask.all():
-        return given
-    points = None if given.pointmap is None else match_size(given.pointmap, *mask.shape).numpy()
-    return replace(given, image=image, mask=mask, pointmap=points)

@@ -77,22 +77,16 @@ def run_object_job(job: Job, given: JobInput, model: Model, folder: Path) -> Res
 
 def _object_input(given: JobInput, saved: Path, reduce: bool) -> ObjectInput:
     """The object as `infer` would read it from the saved folder, reduced as the embedded pipeline does."""
-    image, mask, points = np.asarray(given.image), np.asarray(given.masks[0]) > 0, given.pointmap
-    size = (image.shape[1], image.shape[0])
-    if reduce:
-        from fast_sam3d.model.inputs import match_size, reduce_picture
-
-        smaller, covered = reduce_picture(image, mask)
-        if covered is not mask and not covered.all():
-            image, mask = smaller, covered
-            points = None if points is None else match_size(points, *mask.shape).numpy()
+    image = np.asarray(given.image)
+    item = ObjectInput(
+        f"{given.folder_name}_0", image, np.asarray(given.masks[0]) > 0, given.pointmap, saved / "image.png",
+        saved / "0.png", None if given.pointmap is None else saved / "pointmap.npy", (image.shape[1], image.shape[0]),
+    )  # fmt: skip
+    item = item.reduced() if reduce else item
     notices = list(given.notices)
     if given.source is None:
-        check_inverted(mask, Path(f"{given.folder_name}/0.png"), notices)
-    return ObjectInput(
-        f"{given.folder_name}_0", image, mask, points, saved / "image.png", saved / "0.png",
-        None if points is None else saved / "pointmap.npy", size, tuple(notices),
-    )  # fmt: skip
+        check_inverted(item.mask, Path(f"{given.folder_name}/0.png"), notices)
+    return replace(item, notices=tuple(notices))
 
 
 def _run(given: ObjectInput, config: Config, model: Model, watch: Watch, target: Path, job: Job | None) -> Written:
@@ -143,7 +137,7 @@ def found_view(*folders: Path) -> dict[str, Path]:
         "mesh": (MESH, "scene.glb"),
         "splats": (GAUSSIANS, GAUSSIANS_4, "scene.ply", "gaussians.spz"),
         "preview": (PREVIEW,),
-        "turntable": ("turntable.mp4", "turntable.webp", "turntable.gif"),
+        "turntable": ("turntable.webp", "turntable.gif"),
     }
     found: dict[str, Path] = {}
     for what, each in names.items():

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,19 @@ class ObjectInput:
     pointmap_path: Path | None
     size: tuple[int, int]
     notices: tuple[str, ...] = ()
+
+    def reduced(self) -> ObjectInput:
+        """The object at the size to which the embedded pipeline reduces it, so that the full one leaves the memory.
+
+        Unchanged where the reduced mask would cover the whole picture, which is refused.
+        """
+        from fast_sam3d.model.inputs import match_size, reduce_picture
+
+        image, mask = reduce_picture(self.image, self.mask)
+        if mask is self.mask or mask.all():
+            return self
+        points = None if self.pointmap is None else match_size(self.pointmap, *mask.shape).numpy()
+        return replace(self, image=image, mask=mask, pointmap=points)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
