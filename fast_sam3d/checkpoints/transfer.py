@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from fast_sam3d import __version__
 from fast_sam3d.errors import CheckpointError, FastSam3dError, first_line
 
 __all__ = ["Answer", "Dropped", "Refused", "fetch_json", "patience", "request"]
@@ -97,13 +98,10 @@ def request(method: str, url: str, headers: Mapping[str, str] | None = None, end
         Dropped: there is no connection, or it brings too little; also while the body is read.
         CheckpointError: any other answer.
     """
-    from huggingface_hub.utils import build_hf_headers, get_session
+    from huggingface_hub.utils import get_session
 
-    sent = {**build_hf_headers(), **(headers or {}), "Accept-Encoding": "identity"}
-    if not all(value.isascii() and value.isprintable() for value in sent.values()):
-        raise CheckpointError("the login has characters that no token has: run `hf auth login` again, or set HF_TOKEN")
     seconds = patience("DOWNLOAD_TIMEOUT" if endless else "ETAG_TIMEOUT")
-    reader = _Reader(get_session(), method, url, sent, seconds)
+    reader = _Reader(get_session(), method, url, headers or {}, seconds)
     threading.Thread(target=reader.run, name="hub", daemon=True).start()
     try:
         status, found = reader.take()
@@ -115,7 +113,7 @@ def request(method: str, url: str, headers: Mapping[str, str] | None = None, end
 class _Reader:
     """A request in a thread: a server that sends its headers byte by byte keeps no limit of the client."""
 
-    def __init__(self, session: Any, method: str, url: str, headers: dict[str, str], seconds: float) -> None:
+    def __init__(self, session: Any, method: str, url: str, headers: Mapping[str, str], seconds: float) -> None:
         self._session, self._request, self._seconds = session, (method, url, headers), seconds
         self._items: queue.Queue[Any] = queue.Queue(16)
         self._deadline = time.monotonic() + seconds
@@ -163,7 +161,8 @@ class _Reader:
                 return self._items.put(item, timeout=0.2)
 
     def _follow(self) -> None:
-        method, url, headers = self._request
+        method, url, given = self._request
+        headers = {**_login(), **given, "User-Agent": f"fast-sam3d/{__version__}", "Accept-Encoding": "identity"}
         for _ in range(REDIRECTS + 1):
             with _opened(self._session, method, url, headers, self._seconds) as (status, found, chunks):
                 if not 300 <= status < 400 or "location" not in found:
@@ -175,6 +174,16 @@ class _Reader:
                     return self._put(None)
             url, headers = _redirected(url, str(found["location"]), headers)
         raise CheckpointError(f"{_host(url)} redirects in a circle: {_OTHER}")
+
+
+def _login() -> dict[str, str]:
+    """The header with the user's token. `build_hf_headers` also fetches a list from the hub, without limits."""
+    from huggingface_hub import constants, get_token
+
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise CheckpointError("the login has characters that no token has: run `hf auth login` again, or set HF_TOKEN")
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
 
 
 def _opened(

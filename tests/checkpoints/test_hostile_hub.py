@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from fast_sam3d.checkpoints import transfer
@@ -110,6 +111,12 @@ def test_a_name_that_is_no_file_in_the_folder(hub, name):
     hub.files["checkpoints/" + name] = b"a: 1"
     refused(CheckpointError)
     assert files(Path()) == set()
+
+
+def test_only_bounded_requests_are_sent(hub):
+    download_weights(TARGET)
+    others = [path for path, _ in hub.requests if "/resolve/" not in path and path != LISTING]
+    assert others == []
 
 
 def test_more_files_than_a_checkpoint_has(hub):
@@ -230,7 +237,7 @@ def test_revisions_of_another_form(hub, revision):
 
 @pytest.mark.parametrize("token", ["hf_\u00fc", "hf_a\x00b"])
 def test_a_token_of_other_characters(hub, monkeypatch, token):
-    monkeypatch.setattr("huggingface_hub.utils.build_hf_headers", lambda: {"authorization": f"Bearer {token}"})
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
     assert "characters that no token has" in refused(CheckpointError)
 
 
