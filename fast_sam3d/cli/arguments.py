@@ -26,7 +26,7 @@ def bundled(path: str) -> str:
 
 
 def whole(text: str) -> int | str:
-    """The type of flags for counts: 20000, 2e4 or 20_000; of anything else the text, which the configuration refuses."""
+    """The type of flags for counts: 20000, 2e4 or 20_000; any other text, which the configuration refuses."""
     try:
         return int(text)
     except ValueError:
