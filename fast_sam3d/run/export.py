@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_sam3d.config.compose import FILES, OutputConfig
+from fast_sam3d.config.compose import OutputConfig
 from fast_sam3d.errors import ExportError
 from fast_sam3d.geometry.arrays import first
 from fast_sam3d.outputs.packages import require_packages
@@ -29,6 +29,8 @@ MOST_MOVED = 0.04
 notice. Meshes reduced to hundreds of faces are off by .03 at most, a mug of 10 faces by .32."""
 TEXTURED_FACES = 20_000
 """Of a mesh with a texture, where no number is given."""
+PARTS = ".parts"
+"""Folder for what a scene is composed from, where no such files are asked for."""
 GAUSSIANS, GAUSSIANS_4, MESH = "gaussians.ply", "gaussians_4.ply", "mesh.glb"
 _SPLATS = {"gaussian": "gaussians", "gaussian_4": "gaussians_4"}
 """Names of files by what they are written from."""
@@ -66,7 +68,7 @@ def write_exports(
 
     Args:
         output: which files; see `OutputConfig.files`.
-        keep: kinds that are written, too, where they were decoded.
+        keep: kinds that are written into `PARTS` where they were decoded and are not asked for.
 
     Returns:
         The names of the files, what the report says of mesh and gaussians, and notices of what was not written as it
@@ -75,8 +77,9 @@ def write_exports(
     from fast_sam3d.outputs.gaussians import save_gaussians_ply
     from fast_sam3d.outputs.splats import save_splats
 
-    asked = [*output.files(run.formats), *((kind, kind) for kind in keep if kind in run.formats)]
-    kinds = [kind for kind, _ in dict.fromkeys(asked) if FILES[kind] == "mesh"]
+    asked = output.files(run.formats)
+    kept = [kind for kind in keep if kind in run.formats and (kind, kind) not in asked]
+    kinds = {kind: "" for kind, source in asked if source == "mesh"} | {kind: PARTS for kind in kept if kind == "mesh"}
     written, notices = list[str](), list[str]()
     facts: dict[str, Any] = {}
     for name, stem in _SPLATS.items():
@@ -84,8 +87,10 @@ def write_exports(
         if gaussians is None:
             continue
         facts[stem] = len(gaussians.get_xyz)
-        for kind in dict.fromkeys(kind for kind, source in asked if source == name):
-            file = stem + _SUFFIXES[kind]
+        files = [stem + _SUFFIXES[kind] for kind, source in asked if source == name]
+        files += [f"{PARTS}/{stem}{_SUFFIXES[name]}"] * (name in kept)
+        for file in files:
+            (folder / file).parent.mkdir(exist_ok=True)
             save = save_gaussians_ply if file.endswith(".ply") else save_splats
             save(folder / file, gaussians)
             written.append(file)
@@ -96,13 +101,13 @@ def write_exports(
                 files, facts["mesh"], notices = _write_mesh(folder, mesh, kinds, output, run.result)
             written += files
         else:
-            names = " or ".join(_MESHES[kind] for kind in dict.fromkeys(kinds))
+            names = " or ".join(_MESHES[kind] for kind in kinds)
             log.warning("the decoded mesh has no faces, so no %s is written: another --seed may help", names)
     return written, facts, notices
 
 
 def _write_mesh(
-    folder: Path, mesh: Any, kinds: Collection[str], output: OutputConfig, result: Mapping[str, Any]
+    folder: Path, mesh: Any, kinds: Mapping[str, str], output: OutputConfig, result: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, Any], list[str]]:
     from fast_sam3d.metrics.surface import largest_offset
     from fast_sam3d.outputs.mesh_files import save_obj, save_stl
@@ -131,9 +136,11 @@ def _write_mesh(
     for notice in notices:
         log.warning("%s", notice)
     save = {"mesh": save_glb, "obj": save_obj, "stl": save_stl}
-    for kind in dict.fromkeys(kinds):
-        save[kind](folder / _MESHES[kind], made)
-    return [name for name in (*_MESHES.values(), *_BESIDE) if (folder / name).is_file()], facts, notices
+    for kind, inside in kinds.items():
+        (folder / inside).mkdir(exist_ok=True)
+        save[kind](folder / inside / _MESHES[kind], made)
+    written = [f"{inside}/{_MESHES[kind]}".lstrip("/") for kind, inside in kinds.items()]
+    return [*written, *(name for name in _BESIDE if (folder / name).is_file())], facts, notices
 
 
 def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any], coloured: bool = True) -> Any:

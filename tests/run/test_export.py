@@ -54,10 +54,13 @@ def test_the_files_that_are_asked_for_are_written(tmp_path, asked, decoded, file
     assert ("mesh" in facts) == ("mesh" in decoded and any(name.startswith("mesh") for name in files))
 
 
-def test_a_scene_keeps_what_it_is_composed_from(tmp_path):
+def test_a_scene_keeps_what_it_is_composed_from_out_of_sight(tmp_path):
     pytest.importorskip("gaussforge")
     written, _, _ = write_exports(tmp_path, made("mesh", "gaussian"), output("[spz,stl]"), keep=FORMATS)
-    assert sorted(written) == ["gaussians.ply", "gaussians.spz", "mesh.glb", "mesh.stl"]
+    assert sorted(written) == [".parts/gaussians.ply", ".parts/mesh.glb", "gaussians.spz", "mesh.stl"]
+    assert all((tmp_path / name).is_file() for name in written)
+    written, *_ = write_exports(tmp_path, made("mesh", "gaussian"), output("null"), keep=FORMATS)
+    assert sorted(written) == ["gaussians.ply", "mesh.glb"]
 
 
 def test_a_mesh_without_faces_is_left_out_with_a_line(tmp_path, caplog):
