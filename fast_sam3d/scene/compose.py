@@ -113,9 +113,12 @@ def _compose(
     meshes = any(item.surface is not None for item in scene.objects)
     gaussians = any(item.gaussians is not None for item in scene.objects)
     pictures = config.output.preview and (meshes or gaussians)
-    asked = [name for kind, name in SCENE_SPLATS.items() if kind in (config.output.formats or ())]
+    formats = config.output.formats or ()
+    asked = [name for kind, name in SCENE_SPLATS.items() if kind in formats]
+    if not asked or {"gaussian", "gaussian_4"} & set(formats):
+        asked.insert(0, SCENE_PLY)
     parts: dict[str, Callable[[], Any]] = {
-        **{name: functools.partial(splats, name) for name in (SCENE_PLY, *asked) if gaussians},
+        **{name: functools.partial(splats, name) for name in asked if gaussians},
         **({SCENE_GLB: lambda: save_scene_glb(target / SCENE_GLB, scene)} if meshes else {}),
         **({PREVIEW: preview} if pictures else {}),
         **({TURNTABLE: turn} if pictures and config.scene.turntable else {}),

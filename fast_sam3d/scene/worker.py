@@ -220,7 +220,7 @@ class ObjectWorker:
         def write(run: ObjectRun) -> tuple[str, ...]:
             notices = notices_of(given, run, self.notices)
             with result_folder(task.target) as folder:
-                written = write_results(
+                written, notices = write_results(
                     folder, self.config, given, run, tag=self.tag, load_seconds=self.load_seconds, out_of_memory=tried,
                     notices=notices, keep=FORMATS,  # the scene is composed from these
                 )  # fmt: skip
