@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.config.compose import Config
+from fast_sam3d.documents import read_json
 from fast_sam3d.outputs.folder import clear_unfinished
 from fast_sam3d.run.notices import overlap_notices
 from fast_sam3d.run.processes import Lost, in_forks
@@ -67,7 +68,7 @@ def finish(
 def _composed(target: Path, made_of: str) -> dict[str, Any] | None:
     """The content of scene.json, if all files of the scene exist and are of these objects."""
     try:
-        scene: dict[str, Any] = json.loads((target / SCENE_JSON).read_text(encoding="utf-8"))
+        scene: dict[str, Any] = read_json(target / SCENE_JSON)
         known = scene["made_of"] == made_of and all((target / name).is_file() for name in scene["files"])
         return scene if known else None
     except (OSError, ValueError, KeyError, TypeError):
