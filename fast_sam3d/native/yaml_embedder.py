@@ -27,9 +27,9 @@ def read_embedder(node: YamlNode) -> EmbedderSettings:
     node.only("compression_projection_multiplier", 0, default=0)
     settings = built(
         EmbedderSettings, node,
-        parts=tuple(_embedder_part(node, number, pair) for number, pair in enumerate(node.take("embedder_list"))),
+        parts=tuple(_embedder_part(node, number, pair) for number, pair in enumerate(node.items("embedder_list"))),
         multiplier=node.number("projection_net_hidden_dim_multiplier", 4.0),
-        drop=tuple(map(str, node.take("force_drop_modalities", None) or ())),
+        drop=tuple(map(str, node.items("force_drop_modalities", None))),
     )  # fmt: skip
     node.close()
     return settings
@@ -37,8 +37,9 @@ def read_embedder(node: YamlNode) -> EmbedderSettings:
 
 def _embedder_part(parent: YamlNode, number: int, pair: Any) -> tuple[EncoderSettings | PointSettings, Inputs]:
     place = f"embedder_list.{number}"
-    if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[1], list):
-        raise parent.refusal(place, pair, "pairs of an encoder and its inputs")
+    whole = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], list)
+    if not whole or not all(isinstance(given, list) and len(given) == 2 for given in pair[1]):
+        raise parent.refusal(place, pair, "pairs of an encoder and its inputs, each with a group")
     inputs = tuple((str(name), None if group is None else str(group)) for name, group in pair[1])
     node = parent.node(place, pair[0])
     encoder = f"{_EMBEDDER}.dino.Dino"

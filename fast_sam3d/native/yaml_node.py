@@ -115,10 +115,16 @@ class YamlNode:
 
     def children(self, key: str) -> list[YamlNode]:
         """A list of nested mappings."""
-        value = self.take(key)
+        return [self.node(f"{key}.{index}", item) for index, item in enumerate(self.items(key))]
+
+    def items(self, key: str, default: Any = _REQUIRED) -> list[Any]:
+        """A list; empty for null where there is a default."""
+        value = self.take(key, default)
+        if value is None and default is not _REQUIRED:
+            return []
         if not isinstance(value, list):
             raise self.refusal(key, value, "a list")
-        return [self.node(f"{key}.{index}", item) for index, item in enumerate(value)]
+        return value
 
     def node(self, key: str, value: Any) -> YamlNode:
         """A part of this mapping as a node; `key`: its place."""
