@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from fast_sam3d.errors import CheckpointError
+from fast_sam3d.errors import CheckpointError, is_out_of_memory
 from fast_sam3d.model import unpickle
 from fast_sam3d.model.finite import is_finite
 
@@ -100,6 +100,8 @@ def map_content(path: Path, restore: str) -> Mapping[str, Any]:
     except _UnfitError as error:
         raise CheckpointError(f"the weights {path} {error}: {restore}") from error
     except Exception as error:  # each format and each opcode has errors of its own
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"the weights {path} are corrupt or incomplete: {restore}") from error
     return content if isinstance(content, Mapping) else {}
 
