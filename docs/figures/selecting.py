@@ -20,6 +20,7 @@ from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import list_masks, load_object
 from fast_sam3d.segment.select import Click, Marks, Selector
 
+LEAST = 0.01  # of the object: nobody clicks on smaller mistakes
 Mask = NDArray[np.bool_]
 
 
@@ -39,9 +40,9 @@ def clicked(selector: Selector, truth: Mask, missing: int = 0, background: int =
     mask = selector.select(Marks(clicks)).mask
     for positive in [True] * missing + [False] * background:
         wrong = truth & ~mask if positive else mask & ~truth
-        if wrong.any():
-            parts, _ = label(wrong)
-            largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+        parts, count = label(wrong)
+        largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax() if count else wrong
+        if largest.sum() > LEAST * truth.sum():
             clicks.append(Click(*middle(largest), positive=positive))
             mask = selector.select(Marks(clicks)).mask
     return mask
