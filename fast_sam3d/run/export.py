@@ -14,6 +14,7 @@ from fast_sam3d.errors import ExportError
 from fast_sam3d.geometry.arrays import first
 from fast_sam3d.outputs.packages import require_packages
 from fast_sam3d.run.object import ObjectRun
+from fast_sam3d.run.own_process import Call, here
 
 if TYPE_CHECKING:
     from fast_sam3d.geometry.surface import TexturedMesh
@@ -55,13 +56,14 @@ def check_exports(output: OutputConfig) -> None:
 
 
 def write_exports(
-    folder: Path, run: ObjectRun, output: OutputConfig, keep: Collection[str] = ()
+    folder: Path, run: ObjectRun, output: OutputConfig, keep: Collection[str] = (), call: Call = here
 ) -> tuple[list[str], dict[str, Any]]:
     """Write the mesh and the gaussians of a run.
 
     Args:
         output: which files; see `OutputConfig.files`.
         keep: kinds that are written, too, where they were decoded.
+        call: calls what reduces and textures the mesh, which takes seconds.
 
     Returns:
         The names of the files, and what the report says of mesh and gaussians.
@@ -87,7 +89,7 @@ def write_exports(
         if len(mesh.faces):
             shapes = output.faces is not None or output.texture is not None
             with run.report.stage("export") if shapes else nullcontext():
-                files, facts["mesh"] = _write_mesh(folder, mesh, kinds, output, run.result)
+                files, facts["mesh"] = _write_mesh(folder, mesh, kinds, output, run.result, call)
             written += files
         else:
             names = " or ".join(_MESHES[kind] for kind in dict.fromkeys(kinds))
@@ -96,7 +98,12 @@ def write_exports(
 
 
 def _write_mesh(
-    folder: Path, mesh: Any, kinds: Collection[str], output: OutputConfig, result: Mapping[str, Any]
+    folder: Path,
+    mesh: Any,
+    kinds: Collection[str],
+    output: OutputConfig,
+    result: Mapping[str, Any],
+    call: Call,
 ) -> tuple[list[str], dict[str, Any]]:
     from fast_sam3d.outputs.mesh_files import save_obj, save_stl
     from fast_sam3d.outputs.meshes import mesh_summary, mesh_to_trimesh, save_glb
@@ -105,7 +112,7 @@ def _write_mesh(
     facts = mesh_summary(surface)
     made: Any = surface
     try:
-        made = shaped(surface, output, result, coloured=getattr(mesh, "vertex_attrs", None) is not None)
+        made = shaped(surface, output, result, getattr(mesh, "vertex_attrs", None) is not None, call)
         if output.bake.gate is not None:
             made, facts["bake"] = _optimised(made, output.bake.gate, result)
     except ExportError as error:  # the reconstruction took longer than writing it again
@@ -121,7 +128,9 @@ def _write_mesh(
     return [name for name in (*_MESHES.values(), *_BESIDE) if (folder / name).is_file()], facts
 
 
-def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any], coloured: bool = True) -> Any:
+def shaped(
+    surface: Any, output: OutputConfig, result: Mapping[str, Any], coloured: bool = True, call: Call = here
+) -> Any:
     """The mesh that is written: with fewer faces, and with a texture, where asked for.
 
     Args:
@@ -129,20 +138,23 @@ def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any], colour
         output: a texture without `faces` has `TEXTURED_FACES`.
         result: of the run; its gaussians are what a texture is optimised against.
         coloured: whether the vertices have colours; if not, a texture takes those of the gaussians.
+        call: see `write_exports`.
 
     Raises:
         ExportError: the mesh cannot be decimated or unwrapped.
     """
     if output.faces is None and output.texture is None:
         return surface
+    from fast_sam3d.geometry.gaussians import GaussianCloud
     from fast_sam3d.outputs.meshes import mesh_to_surface
     from fast_sam3d.texture import decimated, textured
 
     detailed = mesh_to_surface(surface)
     if output.texture is None:
-        return decimated(detailed, output.faces or len(detailed.faces))
+        return call(decimated, detailed, output.faces or len(detailed.faces))
     gaussians = None if coloured and output.bake.gate is None else _gaussians(result)
-    return textured(detailed, output.texture, output.faces or TEXTURED_FACES, gaussians)
+    colours = None if gaussians is None else GaussianCloud.of(gaussians)  # on the host, to be sent to a process
+    return call(textured, detailed, output.texture, output.faces or TEXTURED_FACES, colours)
 
 
 def _gaussians(result: Mapping[str, Any]) -> Any:
