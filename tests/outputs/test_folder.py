@@ -43,7 +43,7 @@ def test_a_failing_rename_restores_the_old_results(tmp_path, monkeypatch):
     rename = Path.rename
 
     def refuse(self: Path, target: Path) -> Path:
-        if "unfinished" in self.name:
+        if self.name == "new":
             raise PermissionError(13, "Permission denied")
         return rename(self, target)
 
