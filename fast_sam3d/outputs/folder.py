@@ -240,7 +240,7 @@ def writing(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OutputError(f"{target} cannot be written ({error.strerror}): free some space") from error
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ESTALE):
             raise OutputError(
                 f"{target} was removed or replaced by something else while it was being written: run the command again"
             ) from error

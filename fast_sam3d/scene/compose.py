@@ -15,7 +15,7 @@ from typing import Any
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import OutputError
 from fast_sam3d.outputs.folder import clear_unfinished, writing
-from fast_sam3d.outputs.seals import damage, read_sealed
+from fast_sam3d.outputs.seals import damage, is_sealed, read_sealed
 from fast_sam3d.run.notices import overlap_notices
 from fast_sam3d.run.processes import Lost, in_forks
 from fast_sam3d.scene.plan import ScenePlan
@@ -87,11 +87,13 @@ def _composed(target: Path, made_of: str) -> dict[str, Any] | None:
     path = target / SCENE_JSON
     try:
         scene = read_sealed(path)
-        if scene["made_of"] != made_of:
+        if scene["made_of"] != made_of and is_sealed(scene):
             return None
         changed = damage(path, scene)
-    except (OSError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, TypeError):
+        changed = f"{path.name} has been changed"
     if changed is not None:
         log.warning("%s: %s since it was written, so the scene is composed again", target, changed)
         return None

@@ -253,6 +253,21 @@ def test_results_of_the_same_input_and_settings_are_kept(pipeline, object_folder
     }, "arrays that the stand-in draws for each run"
 
 
+@pytest.mark.parametrize("name", ["gaussians.ply", "mesh.glb", "report.json"])
+def test_results_that_were_damaged_later_are_created_anew(pipeline, object_folder, elsewhere, capsys, name):
+    run(capsys, "infer", "--image_path", object_folder, "output.preview=false")
+    folder = elsewhere / "outputs" / "cup_0"
+    path, before = folder / name, (folder / "pose.json").read_bytes()
+    path.write_bytes(path.read_bytes().replace(b'"preset": "off"', b'"preset": "0ff"').replace(bytes(2), b"ab", 1))
+    size = path.stat().st_size
+    code, out, err = run(capsys, "infer", "--image_path", object_folder, "output.preview=false")
+    assert code == 0 and f"{name} has been changed since it was written" in err and "results in" in out
+    assert path.stat().st_size == size or name == "report.json"
+    assert (folder / "pose.json").read_bytes() == before
+    code, out, _ = run(capsys, "infer", "--image_path", object_folder, "output.preview=false")
+    assert code == 0 and "are complete" in out
+
+
 def test_formats_say_what_is_decoded_and_written(pipeline, object_folder, elsewhere, capsys):
     pytest.importorskip("gaussforge")
     given = ("infer", "--image_path", object_folder, "--formats")
