@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fast_sam3d.documents import parse_json
+from fast_sam3d.documents.files import read_bytes
 from fast_sam3d.errors import OutputError
 from fast_sam3d.model.weights import weights_digest
 from fast_sam3d.outputs.digests import file_digest, folder_identity, text_digest
@@ -27,6 +29,10 @@ log = logging.getLogger(__name__)
 Rows = list[dict[str, Any]]
 Key = int | str
 """One measured unit: the seed of a held-out object, or an object's name with a seed."""
+
+
+MOST_BYTES = 1 << 30
+"""Of a record that is read; the largest so far has 1 MB."""
 
 
 class Record:
@@ -151,11 +157,12 @@ def _line(key: Key, rows: Rows) -> str:
 
 def _read(path: Path) -> Iterable[tuple[Key, Rows]]:
     damaged = 0
-    for line in path.read_bytes().splitlines():
+    content = read_bytes(path, MOST_BYTES, str(path), OutputError, "add --overwrite to measure again")
+    for line in content.splitlines():
         try:
-            key, rows, digest = json.loads(line)
+            key, rows, digest = parse_json(line, str(path))
             whole = digest == text_digest(json.dumps([key, rows]))
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError):
             whole = False
         if not whole:
             damaged += 1

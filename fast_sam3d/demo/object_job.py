@@ -135,7 +135,7 @@ def found_view(*folders: Path) -> dict[str, Path]:
     """What there is to look at in some folders; the first one that has it counts."""
     names = {
         "mesh": (MESH, "scene.glb"),
-        "splats": (GAUSSIANS, GAUSSIANS_4, "scene.ply", "gaussians.spz"),
+        "splats": (GAUSSIANS, GAUSSIANS_4, "scene.ply", "gaussians.spz", "scene.spz"),
         "preview": (PREVIEW,),
         "turntable": ("turntable.webp", "turntable.gif"),
     }

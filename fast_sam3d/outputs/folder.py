@@ -116,7 +116,7 @@ def has_results(target: Path, report_name: str, identity: Mapping[str, Any]) -> 
         picture = f"{made_of['image']} with {made_of['mask']}"
         if known != identity and not is_sealed(report):
             raise ValueError(changed)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"{target} holds results, and no {report_name} says what they were made from: {_REPLACE}"
         ) from error
@@ -130,7 +130,7 @@ def has_results(target: Path, report_name: str, identity: Mapping[str, Any]) -> 
 
 def log_replaced(target: Path, report_name: str, identity: Mapping[str, Any]) -> None:
     """A log line where results of another picture or mask are about to be replaced. Arguments: see `has_results`."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(ValueError, KeyError, TypeError):
         report = read_sealed(target / report_name)
         made_of, old = report["input"], report["identity"]["input"]
         if old != identity["input"]:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fast_sam3d.documents import read_json
+from fast_sam3d.errors import OutputError
 from fast_sam3d.outputs.digests import content_digest, text_digest
 from fast_sam3d.outputs.files import json_types, save_json
 
@@ -33,14 +35,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """The content of a sealed file, which may be damaged.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is no JSON object.
+        OutputError: it cannot be read, or is no JSON object.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply") from error
+    content = read_json(path, error=OutputError, surrogates=True)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no JSON object")
+        raise OutputError(f"{path} is no JSON object: delete it")
     return content
 
 

@@ -85,14 +85,14 @@ def _finish(plan: ScenePlan, outcomes: Mapping[int, ObjectOutcome], config: Conf
 def _composed(target: Path, made_of: str) -> dict[str, Any] | None:
     """The content of scene.json, if it is of these objects, and no file of the scene has changed."""
     path = target / SCENE_JSON
+    if not path.exists():
+        return None
     try:
         scene = read_sealed(path)
         if scene["made_of"] != made_of and is_sealed(scene):
             return None
         changed = damage(path, scene)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         changed = f"{path.name} has been changed"
     if changed is not None:
         log.warning("%s: %s since it was written, so the scene is composed again", target, changed)
@@ -139,9 +139,12 @@ def _compose(
     meshes = any(item.surface is not None for item in scene.objects)
     gaussians = any(item.gaussians is not None for item in scene.objects)
     pictures = config.output.preview and (meshes or gaussians)
-    asked = [name for kind, name in SCENE_SPLATS.items() if kind in (config.output.formats or ())]
+    formats = config.output.formats or ()
+    asked = [name for kind, name in SCENE_SPLATS.items() if kind in formats]
+    if not asked or {"gaussian", "gaussian_4"} & set(formats):
+        asked.insert(0, SCENE_PLY)
     parts: dict[str, Callable[[], Any]] = {
-        **{name: functools.partial(splats, name) for name in (SCENE_PLY, *asked) if gaussians},
+        **{name: functools.partial(splats, name) for name in asked if gaussians},
         **({SCENE_GLB: lambda: save_scene_glb(target / SCENE_GLB, scene)} if meshes else {}),
         **({PREVIEW: preview} if pictures else {}),
         **({TURNTABLE: turn} if pictures and config.scene.turntable else {}),

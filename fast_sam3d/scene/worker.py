@@ -221,7 +221,7 @@ class ObjectWorker:
         def write(run: ObjectRun) -> tuple[str, ...]:
             notices = notices_of(given, run, self.notices)
             with result_folder(task.target) as folder:
-                written = write_results(
+                written, notices = write_results(
                     folder, self.config, given, run, tag=self.tag, load_seconds=self.load_seconds, out_of_memory=tried,
                     notices=notices, keep=FORMATS,  # the scene is composed from these
                 )  # fmt: skip
@@ -275,7 +275,7 @@ def read_done(target: Path) -> dict[str, Any] | None:
         changed = damage(path, done)
         if changed is None and isinstance(done["identity"], dict):
             return done
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, TypeError):
         changed = None
     log.warning("%s: %s since it was written, so the object does not count as complete", target,
                 changed or f"{DONE} has been changed")  # fmt: skip
