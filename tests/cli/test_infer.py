@@ -23,8 +23,7 @@ from fast_sam3d.cli import infer, object_input
 from fast_sam3d.config.compose import Loading, load
 from fast_sam3d.errors import ExportError
 from fast_sam3d.model.inputs import limit_size, match_size
-from fast_sam3d.outputs import files as output_files
-from fast_sam3d.outputs import load_gaussians_ply, meshes
+from fast_sam3d.outputs import load_gaussians_ply, meshes, seals
 from tests.fakes import same_vars, snapshot
 from tests.stand_in import StandIn, files, run
 
@@ -544,7 +543,7 @@ def interrupt(*arguments: object, **options: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("place", "name"), [(StandIn, "run"), (meshes, "save_glb"), (output_files, "save_json")])
+@pytest.mark.parametrize(("place", "name"), [(StandIn, "run"), (meshes, "save_glb"), (seals, "save_json")])
 @pytest.mark.parametrize("earlier", [False, True])
 def test_ctrl_c_leaves_no_partial_file_and_keeps_the_older_result(
     pipeline, object_folder, elsewhere, capsys, monkeypatch, place, name, earlier
