@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from fast_sam3d.cli.arguments import Named, at_least, bundled, listed, pixels, skipped, whole
 from fast_sam3d.config.compose import ACCELERATED, DTYPES, MEMORY, POINTMAP_AXES, PRESET, RUNTIMES, group_options
 from fast_sam3d.config.packaged import resource
+from fast_sam3d.documents import read_yaml
 
 INPUT_HELP = "a picture, or a folder with image.png and masks 0.png, 1.png ..."
 FOLDER_HELP = "in a folder as for infer, in one of such folders, or in one of pictures cut out by their alpha channel"
@@ -305,7 +306,5 @@ def _default(key: str) -> str:
 
 @cache
 def _packaged(name: str) -> Mapping[str, Any]:
-    import yaml
-
-    tree: Mapping[str, Any] = yaml.safe_load((resource("configs") / name).read_text(encoding="utf-8"))
+    tree: Mapping[str, Any] = read_yaml(resource("configs") / name)
     return tree

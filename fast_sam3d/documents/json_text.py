@@ -26,7 +26,6 @@ def read_json(
     advice: str = "delete it",
     name: str = "",
     most_bytes: int = RECORD_BYTES,
-    surrogates: bool = False,
 ) -> Any:
     """The content of a JSON file.
 
@@ -36,7 +35,6 @@ def read_json(
         advice: what to do about a bad file, the end of every message.
         name: of the file in messages; empty: its path.
         most_bytes: its largest size.
-        surrogates: a text may have half of a surrogate pair, as this program writes paths of another encoding.
 
     Returns:
         dict, list, str, int, float, bool or None.
@@ -46,7 +44,7 @@ def read_json(
     """
     name = name or str(path)
     text = read_bytes(path, most_bytes, name, error, advice)
-    return parse_json(text, name, error=error, advice=advice, most_bytes=most_bytes, surrogates=surrogates)
+    return parse_json(text, name, error=error, advice=advice, most_bytes=most_bytes)
 
 
 def parse_json(
@@ -56,7 +54,6 @@ def parse_json(
     error: type[FastSam3dError] = ConfigError,
     advice: str = "delete it",
     most_bytes: int = RECORD_BYTES,
-    surrogates: bool = False,
 ) -> Any:
     """The content of a JSON text. Arguments, result and errors: see `read_json`."""
     try:
@@ -67,7 +64,7 @@ def parse_json(
         _check_depth(content)
         if _ESCAPES.search(text):
             for value in _texts(content):
-                check_text(value, surrogates)
+                check_text(value)
         return content
     except OverLimitError as reason:
         raise error(f"{name} {reason}: {advice}") from None

@@ -37,7 +37,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     Raises:
         OutputError: it cannot be read, or is no JSON object.
     """
-    content = read_json(path, error=OutputError, surrogates=True)
+    content = read_json(path, error=OutputError)
     if not isinstance(content, dict):
         raise OutputError(f"{path} is no JSON object: delete it")
     return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fast_sam3d.documents import read_json
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import OPENCV_FROM_CAMERA, Pose
 from fast_sam3d.outputs.gaussians import load_gaussians_ply
@@ -45,7 +45,7 @@ def load_object_folder(name: str, folder: Path) -> PlacedObject:
     Raises:
         OSError, ValueError: a file is missing or damaged.
     """
-    pose = Pose.of(json.loads((folder / POSE).read_text(encoding="utf-8")))
+    pose = Pose.of(read_json(folder / POSE))
     places = folder, folder / PARTS
 
     def there(*names: str) -> Path | None:
