@@ -13,7 +13,15 @@ from typing import Any, Final, TypeVar
 
 from fast_sam3d.documents import read_yaml
 from fast_sam3d.errors import CheckpointError, suggest
-from fast_sam3d.model.config import LARGEST, LAYOUT_CHANNELS, EmbedderConfig, SSDecoderConfig, SSFlowConfig, most
+from fast_sam3d.model.config import (
+    LARGEST,
+    LARGEST_REAL,
+    LAYOUT_CHANNELS,
+    EmbedderConfig,
+    SSDecoderConfig,
+    SSFlowConfig,
+    most,
+)
 from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
 from fast_sam3d.outputs.files import atomic_write
 
@@ -21,9 +29,6 @@ FORMATS: Final = ("mesh", "gaussian", "gaussian_4")
 """What the structured latent can be decoded to."""
 
 CONFIG_NAME: Final = "pipeline.yaml"
-
-LARGEST_REAL: Final = 1e6
-"""Upper limit of the other numbers, and of their negatives."""
 
 Settings = TypeVar("Settings")
 

@@ -5,7 +5,6 @@ Nothing that a file says is executed: safetensors holds no code, and torch files
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import zipfile
@@ -16,6 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from fast_sam3d.documents import parse_json
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model import unpickle
 from fast_sam3d.model.finite import is_finite
@@ -139,7 +139,7 @@ def read_header(path: Path) -> tuple[int, dict[str, Any]]:
         length = int.from_bytes(stream.read(8), "little")
         if length > _HEADER:
             raise ValueError(f"the header has {length} bytes")
-        header = json.loads(stream.read(length))
+        header = parse_json(stream.read(length), str(path), error=CheckpointError, most_bytes=_HEADER)
     if not isinstance(header, dict):
         raise ValueError("the header is no mapping")
     return length, header

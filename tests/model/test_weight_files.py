@@ -171,12 +171,6 @@ def test_compressed_archives_and_programs_are_no_weights(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(path := tmp_path / "x.ckpt")
-    with pytest.raises(CheckpointError, match=r"x\.ckpt is a pipe"):
-        map_tensors(path, "restore it")
-
-
 @pytest.mark.parametrize(
     ("name", "dtype", "words"),
     [("a", "F8_E8M0", "have 'a' as F8_E8M0, which is not supported"), ("a\x1b", "U8", r"control characters, 'a\\x1b'")],
