@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Final
 
 from fast_sam3d.documents.limits import OverLimitError
 from fast_sam3d.errors import FastSam3dError
+
+_SURROGATE: Final = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def read_bytes(path: Path, most: int, name: str, error: type[FastSam3dError], advice: str) -> bytes:
@@ -41,8 +45,11 @@ def decoded(text: str | bytes, most: int) -> str:
 
 
 def check_text(text: str) -> None:
-    """Raises OverLimitError for a text that no path and no output can hold: a null character, half a character."""
+    """Raises OverLimitError for a null character, or half a surrogate pair, which no path and no output can hold.
+
+    U+DC80 to U+DCFF are allowed: Python's names of files that are not in UTF-8 have them, and records hold such names.
+    """
     if "\0" in text:
         raise OverLimitError("has a null character in a text")
-    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not text.isascii() and _SURROGATE.search(text):
         raise OverLimitError("has half of a surrogate pair in a text")
