@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,9 +12,11 @@ from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Job, Results
 from fast_sam3d.demo.object_job import Model, found_view
 from fast_sam3d.demo.settings import SAVED_AXES, command_line, configuration
+from fast_sam3d.documents import read_json
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.run.notices import checkpoint_notices
 from fast_sam3d.run.object import Known
+from fast_sam3d.run.own_process import in_own_process
 from fast_sam3d.scene.compose import SCENE_JSON, SUMMARY
 from fast_sam3d.scene.folder import run_folder, scene_lock
 from fast_sam3d.scene.inputs import load_scene
@@ -54,6 +56,7 @@ def run_scene_job(job: Job, given: JobInput, model: Model, folder: Path) -> Resu
     with scene_lock(target), _worker(model, config) as worker, observe(model.pipeline, watch) as report:
         watch.report = report
         worker.progress = watch.outside
+        worker.call = functools.partial(in_own_process, watch.check)
         worker.know(scene, config.input)
         plan = plan_scene(scene, config, config_identity(config, model.checkpoint), target)
 
@@ -76,7 +79,7 @@ def run_scene_job(job: Job, given: JobInput, model: Model, folder: Path) -> Resu
     files = [target / name for name in (*summary["files"], SCENE_JSON, SUMMARY)]
     (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
     return Results(
-        folder, tuple(files), view, summary, json.loads((target / SCENE_JSON).read_text(encoding="utf-8")),
+        folder, tuple(files), view, summary, read_json(target / SCENE_JSON),
         time.perf_counter() - begin, report.network_calls, report.network_calls_saved, command,
         tuple(summary.get("notices", ())),
     )  # fmt: skip

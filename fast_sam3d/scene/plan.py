@@ -10,7 +10,8 @@ from typing import Any
 
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import InputError, OutputError
-from fast_sam3d.outputs.folder import check_target, refuse_other_settings
+from fast_sam3d.outputs.folder import check_target, refuse_other_settings, writing
+from fast_sam3d.run.export import PARTS
 from fast_sam3d.scene.batch import groups_of
 from fast_sam3d.scene.inputs import SceneInput
 from fast_sam3d.scene.worker import DONE, OBJECT_NAMES, ObjectOutcome, ObjectTask, input_identity, outcome_of, read_done
@@ -90,7 +91,7 @@ def plan_scene(
                     "replace everything, or choose another --output_dir"
                 )
             log.info("object %d: its mask or pointmap has changed, so it is reconstructed again", number)
-        check_target(target / str(number), OBJECT_NAMES)
+        check_target(target / str(number), OBJECT_NAMES, (PARTS,))
         planned.tasks.append(ObjectTask(scene.folder, config.input, number, target / str(number), identity))
     # Of all objects, so that a resumed run has the groups of an uninterrupted one.
     groups = groups_of(list(planned.identities), config.scene.batch)
@@ -104,6 +105,7 @@ def _image(done: Mapping[str, Any]) -> Any:
 
 
 def count_as_missing(tasks: Iterable[ObjectTask]) -> None:
-    """Mark the objects of tasks as not complete, so that an interrupted run resumes with them."""
+    """Mark the objects of tasks as not complete, so that an interrupted run resumes with them. Raises OutputError."""
     for task in tasks:
-        (task.target / DONE).unlink(missing_ok=True)
+        with writing(task.target):
+            (task.target / DONE).unlink(missing_ok=True)

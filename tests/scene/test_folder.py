@@ -231,13 +231,14 @@ def test_composed_files_put_objects_where_their_poses_say(pipeline, kitchen, els
 
 
 def test_formats_of_a_scene(pipeline, kitchen, elsewhere, capsys):
-    """Objects keep the .ply from which the scene is composed; the scene has the small files, too."""
+    """Objects keep the .ply from which the scene is composed in a hidden folder."""
     pytest.importorskip("gaussforge")
     folder = elsewhere / "outputs" / "kitchen"
     assert scene(capsys, kitchen, "--formats", "spz,glb-splat")[0] == 0
-    known = {"done.json", "pose.json", "report.json", "gaussians.ply", "gaussians.spz", "gaussians.glb"}
+    known = {"done.json", "pose.json", "report.json", ".parts", "gaussians.spz", "gaussians.glb"}
     assert {p.name for p in (folder / "0").iterdir()} == known
-    composed = {"scene.ply", "scene.spz", "scene_gaussians.glb", "scene.json", "summary.json"}
+    assert [p.name for p in (folder / "0" / ".parts").iterdir()] == ["gaussians.ply"]
+    composed = {"scene.spz", "scene_gaussians.glb", "scene.json", "summary.json"}
     assert {p.name for p in folder.iterdir() if p.is_file()} == composed
     before, runs = contents(folder), Posed.runs
     (folder / "scene.spz").unlink()
@@ -246,7 +247,29 @@ def test_formats_of_a_scene(pipeline, kitchen, elsewhere, capsys):
     code, _, err = scene(capsys, kitchen, "--formats", "sog")
     assert code == 2 and "files was" in err
     assert scene(capsys, kitchen, "--overwrite")[0] == 0
-    assert not [p for p in folder.rglob("*") if p.suffix == ".spz" or p.name.endswith("gaussians.glb")]
+    assert {p.name for p in (folder / "0").iterdir()} == OBJECT - {"preview.png"}
+    assert not [p for p in folder.iterdir() if p.suffix == ".spz" or p.name.endswith("gaussians.glb")]
+
+
+@pytest.mark.parametrize(
+    ("formats", "own", "composed"),
+    [
+        ("glb-splat,mesh", {"gaussians.glb", "mesh.glb"}, {"scene_gaussians.glb", "scene.glb"}),
+        ("gaussian,stl", {"gaussians.ply", "mesh.stl"}, {"scene.ply", "scene.glb"}),
+        ("obj", {"mesh.obj"}, {"scene.glb"}),
+    ],
+)
+def test_a_scene_writes_only_what_is_asked_for(pipeline, kitchen, elsewhere, capsys, formats, own, composed):
+    folder = elsewhere / "outputs" / "kitchen"
+    assert scene(capsys, kitchen, "--formats", formats)[0] == 0
+    found = {p.name for p in (folder / "0").iterdir() if p.is_file()}
+    assert found == {"done.json", "pose.json", "report.json"} | own
+    assert {p.name for p in folder.iterdir() if p.is_file()} == composed | {"scene.json", "summary.json"}
+    runs, before = Posed.runs, contents(folder)
+    for name in composed:
+        (folder / name).unlink()
+    assert scene(capsys, kitchen, "--formats", formats)[0] == 0
+    assert Posed.runs == runs and contents(folder) == before
 
 
 def test_gaussians_only_without_pictures(pipeline, kitchen, elsewhere, capsys):
@@ -292,6 +315,73 @@ def test_changed_inputs_are_run_again(pipeline, kitchen, elsewhere, capsys, disc
     assert "object 2: its mask or pointmap has changed" in err
     after = contents(elsewhere)
     assert {name.split("/")[2] for name in after if after[name] != before[name]} == {"2", *SCENE - PICTURES}
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "again"),
+    [
+        ("2/gaussians.ply", flip, 1),
+        ("2/mesh.glb", flip, 1),
+        ("2/report.json", lambda path: replace(path, '"seed": 42', '"seed": 43'), 1),
+        ("2/done.json", lambda path: replace(path, '"camera": null', '"camera": {}'), 1),
+        ("2/done.json", lambda path: path.write_text("[" * 100_000), 1),
+        ("2/done.json", lambda path: path.write_text('{"identity":' * 100_000), 1),
+        ("2/done.json", lambda path: path.write_bytes(b"\xff"), 1),
+        ("scene.ply", flip, 0),
+        ("scene.json", lambda path: replace(path, "0.8", "0.9"), 0),
+        ("scene.json", lambda path: path.write_text("[" * 100_000), 0),
+    ],
+)
+def test_what_was_damaged_later_is_created_anew(pipeline, kitchen, elsewhere, capsys, name, change, again):
+    scene(capsys, kitchen)
+    before, runs, path = contents(elsewhere), pipeline.runs, elsewhere / "outputs/kitchen" / name
+    shown = path.name
+    change(path)
+    code, _, err = scene(capsys, kitchen)
+    assert code == 0 and pipeline.runs == runs + again
+    assert f"{shown} has been changed since it was written" in err
+    assert contents(elsewhere) == before
+
+
+@pytest.mark.parametrize(("workers", "instead"), [(1, None), (1, "file"), (2, None)])
+def test_output_that_is_taken_away_ends_with_a_sentence(
+    pipeline, kitchen, elsewhere, capsys, monkeypatch, workers, instead
+):
+    plain, place = Posed.run, elsewhere / "outputs" / "kitchen"
+    if workers > 1 and sys.platform != "linux":
+        pytest.skip("nothing is forked elsewhere")
+
+    def taken(self, *args, **options):
+        if (place / "0").exists() or (place / "2").exists():  # the first has been written
+            shutil.rmtree(place, ignore_errors=True)  # two processes do it
+            if instead:
+                place.write_text("mine")
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(Posed, "run", taken)
+    code, _, err = scene(capsys, kitchen, "--workers", workers)
+    assert code == 2 and "Traceback" not in err
+    assert "run the command again" in err.splitlines()[-1]
+    monkeypatch.setattr(Posed, "run", plain)
+    if instead:
+        assert place.read_text() == "mine"
+        place.unlink()
+    assert all((path / "done.json").is_file() for path in place.glob("*"))
+    assert scene(capsys, kitchen)[0] == 0
+    after = contents(elsewhere)
+    shutil.rmtree(place)
+    assert scene(capsys, kitchen)[0] == 0
+    assert contents(elsewhere) == after
 
 
 def test_results_of_another_picture_are_refused(pipeline, kitchen, elsewhere, capsys, picture):
