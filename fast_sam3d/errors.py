@@ -14,7 +14,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-_LONGEST, _KEPT = 2000, 800
+_LONGEST, _KEPT = 2000, 400
 
 
 class FastSam3dError(ValueError):

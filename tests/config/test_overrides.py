@@ -58,3 +58,9 @@ def test_references_to_references_do_not_multiply(tmp_path, doubling):
     file.write_text("\n".join(lines))
     with pytest.raises(ConfigError, match="more than 12 references"):
         fast_sam3d.accelerate(FakePipeline(), file)
+
+
+def test_a_message_that_quotes_a_long_value_is_cut():
+    with pytest.raises(ConfigError, match=r"^ss\.when is \[0, .* … .*: give a mapping") as caught:
+        fast_sam3d.accelerate(FakePipeline(), {"ss": {"when": [0] * 5000}})
+    assert len(str(caught.value)) < 1000

@@ -28,8 +28,15 @@ def _write(folder: Path, content: str | bytes) -> None:
 
 @pytest.mark.parametrize("name", ["hf", "other"])
 def test_hostile_configurations_are_passed_over(root, name):
-    for number, (text, _) in enumerate(HOSTILE.values()):
-        _write(root / f"{number}", text)
+    for case in (
+        "aliases of aliases",
+        "refers to itself",
+        "deep blocks",
+        "no timestamp",
+        "null character",
+        "not UTF-8",
+    ):
+        _write(root / case, HOSTILE[case][0])
     (root / "pipe").mkdir()
     os.mkfifo(root / "pipe" / "pipeline.yaml")
     (root / "device").mkdir()
@@ -43,7 +50,9 @@ def test_hostile_configurations_are_passed_over(root, name):
         assert "20,000 values" in found.reason and "20,000 values" in str(load.check_stock_folder(root / name))
 
 
-@pytest.mark.parametrize("case", ["aliases of aliases", "refers to itself", "no integer", "deep flow", "null character"])
+@pytest.mark.parametrize(
+    "case", ["aliases of aliases", "refers to itself", "no integer", "deep flow", "null character"]
+)
 def test_a_hostile_part_of_a_checkpoint_is_a_sentence(root, case):
     lines = [f"{part}_{kind}_path: {part}.{end}" for part in PARTS for kind, end in (("config", "yaml"), ("ckpt", "x"))]
     _write(root / "hf", NAMES + "\n".join(lines))
