@@ -43,7 +43,7 @@ def write_results(
     Returns:
         The names of the files, in order of interest, and the notices with those of the files.
     """
-    from fast_sam3d.outputs.files import save_json
+    from fast_sam3d.outputs.seals import save_sealed
 
     with run.report.stage("results"):
         written, facts, found = write_exports(folder, run, config.output, keep)
@@ -70,7 +70,7 @@ def write_results(
     }
     if identity is not None:
         report |= {"identity": identity, "files": {name: (folder / name).stat().st_size for name in written}}
-    save_json(folder / REPORT, report)
+    save_sealed(folder / REPORT, report, () if identity is None else written)
     return [*written, REPORT], notices
 
 
