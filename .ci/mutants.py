@@ -89,6 +89,17 @@ class Mapper:
         return {"seconds": self.seconds, "lines": lines}
 
 
+class Chosen:
+    """A pytest plugin: these tests alone, in this order."""
+
+    def __init__(self, tests: list[str]) -> None:
+        self.order = {test: number for number, test in enumerate(tests)}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items):
+        items[:] = sorted((i for i in items if i.nodeid in self.order), key=lambda i: self.order[i.nodeid])
+
+
 def choose(mutation: MutationSpec, known: dict) -> list[str]:
     """The tests for a change: those that run its lines or, where these run on import only, any line of the file; first
     those of its package, one of each parametrised test before a second one, the fastest; `SECONDS` in all."""
@@ -153,8 +164,8 @@ def attempt(item: WorkItem, tree: Path, known: dict) -> WorkResult:
         if outcome == "timeout":
             os.killpg(child.pid, signal.SIGKILL)
     diff = [line for line in difflib.unified_diff(before, after, lineterm="", n=0) if line[:3] not in ("---", "+++")]
-    survived = child.exitcode == 0
-    verdict = TestOutcome.SURVIVED if survived else TestOutcome.KILLED
+    unnoticed = (0, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
+    verdict = TestOutcome.SURVIVED if child.exitcode in unnoticed else TestOutcome.KILLED
     return WorkResult(WorkerOutcome.NORMAL, f"{outcome}, {len(tests)} tests", verdict, "\n".join(diff))
 
 
@@ -168,7 +179,8 @@ def run_tests(tree: Path, tests: list[str]) -> None:
     log = os.open("last.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+    files = dict.fromkeys(test.split("::")[0] for test in tests)
+    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files], plugins=[Chosen(tests)]))
 
 
 def work(database: Path, job: int, jobs: int, known: dict) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from fast_sam3d.config.compose import load
 from fast_sam3d.config.settings import InputConfig
+from fast_sam3d.errors import InputError
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import Pose
 from fast_sam3d.geometry.surface import Surface
@@ -46,6 +47,17 @@ def test_notices_of_a_mask_are_logged_with_its_number(object_folder: Path, caplo
     masks = [identity["mask"] for identity in identities.values()]
     assert masks[0] == masks[2] != masks[1]
     assert all(identity["image"] == scene.digests["image"] for identity in identities.values())
+
+
+def test_a_pointmap_that_knows_nothing_of_an_object_is_refused(object_folder: Path) -> None:
+    points = np.full((40, 48, 3), 2.0, np.float32)
+    points[10:31, 12:33] = np.nan  # where the disc is
+    np.save(object_folder / "pointmap.npy", points)
+    scene = load_scene(object_folder, InputConfig(pointmap_axes="pytorch3d"))
+    with pytest.raises(InputError, match="pointmap"):
+        scene.object(0)
+    assert scene.object(2).pointmap is not None  # around the disc
+    assert load_scene(object_folder, InputConfig(pointmap="none")).object(0).pointmap is None
 
 
 def test_hidden_folders_are_no_scenes(tmp_path: Path, object_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
