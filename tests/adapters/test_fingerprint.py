@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
 import torch
 
-from fast_sam3d.adapters.fingerprint import _some, difference
+from fast_sam3d.adapters import adapt
+from fast_sam3d.adapters.fingerprint import _some, difference, fingerprint
+from tests.fakes import FakePipeline
 
 SAMPLER: dict[str, Any] = {
     "steps": 25, "rescale_t": 3.0, "guidance": {"shape": 7.0, "layout": 2.0}, "interval": [0.0, 500.0],
@@ -68,6 +71,18 @@ def changed(*path: Any, to: Any) -> dict[str, Any]:
 def test_the_first_difference_is_named(measured: dict[str, Any], says: str | None) -> None:
     found = difference(measured, OWN)
     assert found is None if says is None else found is not None and found.startswith(says)
+
+
+def test_a_fingerprint_states_what_the_samplers_do() -> None:
+    pipeline = FakePipeline()
+    found = fingerprint(adapt(pipeline), {"slat": 12})
+    guided = {"interval": [0.0, 500.0], "shortcut": False}
+    assert found["ss"] == {"steps": 25, "rescale_t": 3.0, "guidance": 7.0, **guided}
+    assert found["slat"] == {"steps": 12, "rescale_t": 1.0, "guidance": 1.0, **guided}
+    assert json.loads(json.dumps(found)) == found and difference(found, found) is None
+    pipeline.models["ss_generator"].no_shortcut = False
+    pipeline.ss_cfg_strength = 3.0
+    assert fingerprint(adapt(pipeline))["ss"] == {**found["ss"], "guidance": 3.0, "shortcut": True}
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(64, 32), (1, 1), (3, 1000), (1000, 3)])
