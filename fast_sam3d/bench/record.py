@@ -8,9 +8,11 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fast_sam3d.documents import parse_json
 from fast_sam3d.errors import OutputError
 from fast_sam3d.model.weights import weights_digest
 from fast_sam3d.outputs.digests import file_digest, folder_identity
@@ -125,10 +127,10 @@ def _line(key: Key, rows: Rows) -> str:
 
 
 def _read(path: Path) -> Iterable[tuple[Key, Rows]]:
-    for line in path.read_text().splitlines():
-        try:
-            key, rows = json.loads(line)
-        except ValueError:  # incomplete
-            continue
-        # Only numbers can be null, see `without_nan`.
-        yield key, [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+    """The complete lines; an incomplete or a damaged one is measured again."""
+    for line in path.read_bytes().splitlines():
+        with suppress(ValueError, TypeError, AttributeError):
+            key, rows = parse_json(line, str(path))
+            # Only numbers can be null, see `without_nan`.
+            hash(key)
+            yield key, [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]

@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from fast_sam3d.config.compose import MODULES, Config, check_methods, load
 from fast_sam3d.config.methods import build_methods
-from fast_sam3d.config.yaml_file import load_file
+from fast_sam3d.documents import read_yaml
 from fast_sam3d.errors import ConfigError
 
 STEPS = 25
@@ -87,7 +85,7 @@ def _is_file(overrides: str) -> bool:
 
 def _of_file(path: str, name: str) -> Variant:
     """Whether a measured schedule is of the pipeline and its sampler is checked in each run."""
-    config: Any = OmegaConf.to_container(load_file(Path(path)), resolve=False)
+    config: Any = read_yaml(Path(path), omegaconf=True)
     if not isinstance(config, Mapping) or not any(config.get(module) for module in MODULES):
         raise ConfigError(f"{path} switches nothing on: give one of {', '.join(MODULES)}, as `fast-sam3d tune` writes")
     build_methods({module: config[module] for module in MODULES if config.get(module)})

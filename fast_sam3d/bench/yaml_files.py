@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fast_sam3d import documents
 from fast_sam3d.errors import ConfigError, suggest
 
 __all__ = ["as_file", "read_yaml"]
@@ -27,13 +28,6 @@ def read_yaml(kind: str, path: Path) -> Any:
     """The content of a file.
 
     Raises:
-        ConfigError: it cannot be read, or is not YAML.
+        ConfigError: it cannot be read, is not YAML, or is over a limit.
     """
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"the {kind} {path} cannot be read ({error.strerror}): check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the {kind} {path} is not YAML: {str(error).splitlines()[0]}") from error
+    return documents.read_yaml(path, name=f"the {kind} {path}", advice=f"give a {kind}")

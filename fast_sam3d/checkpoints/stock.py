@@ -150,7 +150,7 @@ def _stock_config(folder: Path, device: Any, dtype: str | None, depth_model: str
     """pipeline.yaml with the settings of the stock loader, and with what was asked for."""
     from omegaconf import OmegaConf
 
-    config: Any = OmegaConf.load(folder / "pipeline.yaml")
+    config: Any = OmegaConf.create(read_yaml(folder / "pipeline.yaml"))
     # The three values that the stock loader sets too (notebook/inference.py, Inference.__init__).
     config.rendering_engine = "pytorch3d"
     config.compile_model = False

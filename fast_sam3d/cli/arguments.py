@@ -16,6 +16,8 @@ from fast_sam3d.errors import ConfigError, suggest
 ANY = ("ss=fast_sam3d", "ss.when.stride=4", "pipeline.ss_steps=10")
 SHARED = ("pipeline.formats=[mesh]", "pipeline.layout_postprocess=false", "pipeline.depth_model=FILE")
 """Examples of overrides: of commands that take all, and of those that take what holds for every run."""
+EXACT = 2**53
+"""Floats hold every whole number up to here."""
 
 
 def bundled(path: str) -> str:
@@ -23,16 +25,30 @@ def bundled(path: str) -> str:
     return str(bundled_example(Path(path)))
 
 
+def whole(text: str) -> int | str:
+    """The type of flags for counts: 20000, 2e4 or 20_000; any other text, which the configuration refuses."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() and abs(value) < EXACT else text
+
+
 def at_least(low: int, kind: type[int] | type[float] = int, above: bool = False) -> Callable[[str], Any]:
     """The type of a flag that takes finite numbers from `low` up, or above it."""
 
     def read(text: str) -> Any:
         try:
-            value = kind(text)
+            value = whole(text) if kind is int else kind(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or value < low or (above and value == low):
-            raise argparse.ArgumentTypeError(f"is {text}: give {'a number above' if above else 'at least'} {low}")
+        if isinstance(value, str) or not math.isfinite(value) or value < low or (above and value == low):
+            name = "a number above" if above else "a whole number of at least" if kind is int else "at least"
+            raise argparse.ArgumentTypeError(f"is {text}: give {name} {low}")
         return value
 
     return read
@@ -128,7 +144,7 @@ class Parser(argparse.ArgumentParser):
             ConfigError: an unknown flag, or a stray argument.
         """
         try:
-            args, rest = self.parse_known_args([self._spelled(a) for a in arguments])
+            args, rest = self.parse_known_args(self._joined([self._spelled(a) for a in arguments]))
         except SystemExit as stop:
             return int(stop.code or 0)
         for argument in rest:
@@ -145,6 +161,17 @@ class Parser(argparse.ArgumentParser):
 
     def _flags(self) -> list[str]:
         return [f for f in self._option_string_actions if f.startswith("--")]
+
+    def _joined(self, arguments: Sequence[str]) -> list[str]:
+        """Writes `--click -3,5` as `--click=-3,5`: argparse takes -3,5 for a flag, and no flag begins with a digit."""
+        found: list[str] = []
+        for argument in arguments:
+            action = self._option_string_actions.get(found[-1]) if found else None
+            if re.match(r"-[\d.]", argument) and action is not None and action.nargs is None:
+                found[-1] += f"={argument}"
+            else:
+                found.append(argument)
+        return found
 
     def _spelled(self, argument: str) -> str:
         """Writes --image-path as --image_path (or the other way) where only that one exists."""

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from fast_sam3d.cli.arguments import Named, at_least, bundled, listed, pixels, skipped
+from fast_sam3d.cli.arguments import Named, at_least, bundled, listed, pixels, skipped, whole
 from fast_sam3d.config.compose import ACCELERATED, DTYPES, MEMORY, POINTMAP_AXES, PRESET, RUNTIMES, group_options
 from fast_sam3d.config.packaged import resource
+from fast_sam3d.documents import read_yaml
 
 INPUT_HELP = "a picture, or a folder with image.png and masks 0.png, 1.png ..."
 FOLDER_HELP = "in a folder as for infer, in one of such folders, or in one of pictures cut out by their alpha channel"
@@ -33,7 +34,7 @@ class Flag(NamedTuple):
 
 
 OBJECT = (
-    Flag(("mask_index",), "input.mask_index", int, "N", "number of the mask (default: the lowest that is there)"),
+    Flag(("mask_index",), "input.mask_index", whole, "N", "number of the mask (default: the lowest that is there)"),
     Flag(
         ("mask_label",), "input.mask_label", str, "LABEL",
         "number or name of an object in --mask_path, where that holds several (default: none)",
@@ -78,14 +79,14 @@ FILES = (
         "files to write: mesh, gaussian, gaussian_4, spz, sog, glb-splat, obj, stl; decodes what they need (default:"
         " mesh,gaussian)",
     ),
-    Flag(("faces",), "output.faces", int, "N", "at most N faces for the mesh (default: all; with --texture 20000)"),
+    Flag(("faces",), "output.faces", whole, "N", "at most N faces for the mesh (default: all; with --texture 20000)"),
     Flag(
-        ("texture",), "output.texture", int, "PX",
+        ("texture",), "output.texture", whole, "PX",
         "a texture of PX by PX pixels for the mesh, such as 1024 (default: none, colours of vertices)",
     ),
 )  # fmt: skip
 """Flags that choose the files of an object."""
-SEED = Flag(("seed",), "seed", int, "N", "seed of the noise; the same seed gives the same result")
+SEED = Flag(("seed",), "seed", whole, "N", "seed of the noise; the same seed gives the same result")
 QUALITY = Flag(
     ("quality",), "quality", float, "IOU",
     "of the schedules that `tune` measured on the model the fastest with this voxel IoU to the unaccelerated result,"
@@ -123,9 +124,12 @@ MODULES = {
 """The flags that switch one module on, the name of its attribute first."""
 METHODS = {
     "ss": (
-        Flag(("ss_cache_stride", "ss_faster_stride"), "ss.when.stride", int, "K", "evaluate the network every K steps"),
-        Flag(("ss_warmup",), "ss.when.warmup", int, "N", "evaluate it at the first N steps"),
-        Flag(("ss_order",), "ss.predict.shape.order", int, "N", "order of the shape's extrapolation"),
+        Flag(
+            ("ss_cache_stride", "ss_faster_stride"), "ss.when.stride", at_least(0), "K",
+            "evaluate the network every K steps",
+        ),
+        Flag(("ss_warmup",), "ss.when.warmup", at_least(0), "N", "evaluate it at the first N steps"),
+        Flag(("ss_order",), "ss.predict.shape.order", at_least(0), "N", "order of the shape's extrapolation"),
         Flag(
             ("ss_momentum_beta",), "ss.predict.layout.beta", float, "B",
             "0: the layout's last velocity is reused, 1: it is extrapolated linearly",
@@ -133,7 +137,7 @@ METHODS = {
     ),
     "slat": (
         Flag(("slat_thresh",), "slat.when.threshold", float, "E", "evaluate when the expected change reaches E"),
-        Flag(("slat_warmup",), "slat.when.warmup", int, "N", "evaluate all voxels at the first N steps"),
+        Flag(("slat_warmup",), "slat.when.warmup", at_least(0), "N", "evaluate all voxels at the first N steps"),
         Flag(
             ("slat_carving_ratio",), "slat.where.keep", float, "SHARE",
             "share of the voxels computed after that, as in the paper; Fast-SAM3D's code skips it",
@@ -302,7 +306,5 @@ def _default(key: str) -> str:
 
 @cache
 def _packaged(name: str) -> Mapping[str, Any]:
-    import yaml
-
-    tree: Mapping[str, Any] = yaml.safe_load((resource("configs") / name).read_text(encoding="utf-8"))
+    tree: Mapping[str, Any] = read_yaml(resource("configs") / name)
     return tree

@@ -10,6 +10,7 @@ from fast_sam3d.cli.tables import aligned
 from fast_sam3d.config.catalogue import NEEDS, Listing, listed
 from fast_sam3d.config.compose import group_options
 from fast_sam3d.config.packaged import resource
+from fast_sam3d.documents import parse_yaml
 
 PRESETS = ("preset", "picks")
 HEADER = ("method", "paper", "stages", "needs", "switch on with")
@@ -45,10 +46,8 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _preset(name: str) -> tuple[str, ...]:
     """Name, the methods that it picks, and the comment in its file."""
-    import yaml
-
     text = (resource("configs") / "preset" / f"{name}.yaml").read_text(encoding="utf-8")
-    picks = [pick for entry in (yaml.safe_load(text) or {}).get("defaults", ()) for pick in entry.items()]
+    picks = [pick for entry in (parse_yaml(text, name) or {}).get("defaults", ()) for pick in entry.items()]
     comments = [line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#")]
     methods = " ".join(f"{group.removeprefix('override /')}={option}" for group, option in picks)
     return f"--preset {name}", methods or "-", " ".join(comments[1:])

@@ -22,7 +22,7 @@ from fast_sam3d.config.compose import compose
 from fast_sam3d.config.measured import PRESETS, files_of
 from fast_sam3d.config.methods import build_methods
 from fast_sam3d.config.resolve import CALIBRATED, Asked
-from fast_sam3d.config.yaml_file import load_file
+from fast_sam3d.documents import read_yaml
 from fast_sam3d.errors import ConfigError, FastSam3dError
 
 __all__ = ["Chosen", "choose"]
@@ -104,13 +104,11 @@ def _find(adapter: Sam3d, preset: str, steps: Mapping[str, int | None] | None) -
     files = files_of(preset)
     if not files:
         return None
-    from omegaconf import OmegaConf
-
     own = fingerprint(adapter, steps)
     near = None
     for path in files:
         try:
-            content: Any = OmegaConf.to_container(load_file(path), resolve=False)
+            content: Any = read_yaml(path, omegaconf=True)
         except FastSam3dError as error:
             log.warning("a measured schedule is skipped: %s", error)
             continue

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.config.packaged import resource
+from fast_sam3d.documents import read_yaml
 from fast_sam3d.errors import ConfigError, FastSam3dError, suggest
 
 __all__ = ["ABOUT", "NEEDS", "STAGES", "Listing", "listed", "method_named", "without_about"]
@@ -128,9 +129,7 @@ def without_about(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _about(path: Path) -> tuple[str, str | None, tuple[str, ...]]:
     """Title, paper and needs of a method's file; without them it is listed by its file's name."""
-    import yaml
-
-    about = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get(ABOUT, {})
+    about = (read_yaml(path) or {}).get(ABOUT, {})
     keys = ("title", "paper", "needs")
     if not isinstance(about, Mapping) or not about.keys() <= set(keys):
         raise FastSam3dError(f"{path}: {ABOUT} is {about!r}: give a mapping of {', '.join(keys)}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fast_sam3d.config.catalogue import ABOUT, misplaced
+from fast_sam3d.config.overrides import check_overrides, shown
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.config.read import Reader, dotted_keys
 from fast_sam3d.config.settings import (
@@ -141,14 +142,15 @@ def _split(overrides: Sequence[str], groups: Mapping[str, list[str]]) -> tuple[l
 
     from fast_sam3d.exact.settings import retired
 
+    check_overrides(overrides)
     parser = OverridesParser.create()
     picks: list[str] = []
     edits: list[tuple[list[str], str]] = []
     for override in overrides:
         try:
             parsed = parser.parse_override(override)
-        except HydraException as error:
-            raise ConfigError(f"'{override}' is not an override: write key=value, such as seed=7") from error
+        except (HydraException, RecursionError, ValueError, OverflowError) as error:
+            raise ConfigError(f"{shown(override)} is not an override: write key=value, such as seed=7") from error
         if parsed.is_sweep_override():
             raise ConfigError(f"'{override}' asks for several runs: give one value, or quote it, key='a,b'")
         if parsed.is_delete():

@@ -42,6 +42,8 @@ class Reader:
 
     def integer(self, key: str, low: int, high: int) -> int:
         value = self.raw(key)
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:  # 2e4
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ConfigError(f"{key} is {value!r}: give a whole number from {low} to {high}", key)
         return value

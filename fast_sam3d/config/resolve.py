@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from fast_sam3d.config.catalogue import without_about
 from fast_sam3d.config.compose import MODULES, PRESET, Config, compose, group_options
+from fast_sam3d.config.overrides import check_overrides, shown
 from fast_sam3d.config.read import Reader
-from fast_sam3d.config.yaml_file import load_file
-from fast_sam3d.errors import ConfigError, suggest
+from fast_sam3d.documents import parse_yaml, read_yaml
+from fast_sam3d.errors import ConfigError, first_line, suggest
 
 __all__ = ["CALIBRATED", "Asked", "refuse_unknown", "resolve"]
 
@@ -48,6 +49,7 @@ def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Asked:
     for override in overrides:
         if not isinstance(override, str) or "=" not in override:
             raise ConfigError(f"{override!r} is not an override: write key=value, such as 'ss.when.stride=4'")
+    check_overrides(overrides)
     if preset is not None and not isinstance(preset, str):
         raise ConfigError(f"preset is {preset!r}: give a name, such as 'default'")
     if config is not None and preset is not None:
@@ -67,7 +69,9 @@ def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Asked:
         return _from_preset(preset, overrides)
     source = ""
     if isinstance(config, (str, os.PathLike)):
-        source, config = os.fspath(config), load_file(Path(config))
+        from omegaconf import OmegaConf
+
+        source, config = os.fspath(config), OmegaConf.create(read_yaml(Path(config), omegaconf=True))
     if isinstance(config, Config):
         steps = {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps}
         modules = without_about(_plain(config.modules, overrides))
@@ -101,11 +105,13 @@ def _plain(mapping: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str,
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    for override in overrides:
+        parse_yaml(override.split("=", 1)[1], f"the override {shown(override)}", advice="write key=value")
     try:
         tree = OmegaConf.merge(mapping, OmegaConf.from_dotlist([override.lstrip("+") for override in overrides]))
         return OmegaConf.to_container(tree, resolve=True)  # type: ignore[return-value]
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise ConfigError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
+    except (OmegaConfBaseException, YAMLError, LookupError, RecursionError) as error:
+        raise ConfigError(f"the configuration cannot be resolved: {first_line(error)}") from error
 
 
 def refuse_unknown(settings: Mapping[str, Any], stages: Collection[str]) -> None:

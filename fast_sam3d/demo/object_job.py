@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from fast_sam3d.demo.events import Watch
 from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Comparison, Job, Results
 from fast_sam3d.demo.settings import command_line, configuration
+from fast_sam3d.documents import read_json
 from fast_sam3d.geometry.arrays import first
 from fast_sam3d.inputs.load import ObjectInput
 from fast_sam3d.inputs.masks import check_inverted
@@ -64,11 +64,11 @@ def run_object_job(job: Job, given: JobInput, model: Model, folder: Path) -> Res
     comparison = None
     if settings.compare and watch.part == "accelerated":
         comparison = _compare(item, run, config, model, job, folder)
-    report = json.loads((folder / "result" / REPORT).read_text(encoding="utf-8"))
+    report = read_json(folder / "result" / REPORT)
     files = tuple(folder / "result" / name for name in written.files)
     results = Results(
         folder, files, found_view(folder / "result", folder / VIEW), report,
-        json.loads((folder / "result" / POSE).read_text(encoding="utf-8")), run.seconds, run.report.network_calls,
+        read_json(folder / "result" / POSE), run.seconds, run.report.network_calls,
         run.report.network_calls_saved, command, written.notices, comparison,
     )  # fmt: skip
     (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
@@ -135,7 +135,7 @@ def found_view(*folders: Path) -> dict[str, Path]:
     """What there is to look at in some folders; the first one that has it counts."""
     names = {
         "mesh": (MESH, "scene.glb"),
-        "splats": (GAUSSIANS, GAUSSIANS_4, "scene.ply", "gaussians.spz"),
+        "splats": (GAUSSIANS, GAUSSIANS_4, "scene.ply", "gaussians.spz", "scene.spz"),
         "preview": (PREVIEW,),
         "turntable": ("turntable.webp", "turntable.gif"),
     }

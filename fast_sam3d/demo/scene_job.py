@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Job, Results
 from fast_sam3d.demo.object_job import Model, found_view
 from fast_sam3d.demo.settings import SAVED_AXES, command_line, configuration
+from fast_sam3d.documents import read_json
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.run.notices import checkpoint_notices
 from fast_sam3d.run.object import Known
@@ -76,7 +76,7 @@ def run_scene_job(job: Job, given: JobInput, model: Model, folder: Path) -> Resu
     files = [target / name for name in (*summary["files"], SCENE_JSON, SUMMARY)]
     (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
     return Results(
-        folder, tuple(files), view, summary, json.loads((target / SCENE_JSON).read_text(encoding="utf-8")),
+        folder, tuple(files), view, summary, read_json(target / SCENE_JSON),
         time.perf_counter() - begin, report.network_calls, report.network_calls_saved, command,
         tuple(summary.get("notices", ())),
     )  # fmt: skip

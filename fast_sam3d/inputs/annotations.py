@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_sam3d.documents import read_json
 from fast_sam3d.errors import InputError, first_line
 from fast_sam3d.inputs.pictures import MAX_MEGAPIXELS, picture_size
 
@@ -51,14 +51,7 @@ def annotated_objects(path: Path, picture: Path, notices: list[str]) -> list[Lab
     Raises:
         InputError: unreadable, of another format, or without this picture.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} has more than {MAX_BYTES // 10**6} MB: keep this picture's annotations only")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}): check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({first_line(error)}): save the annotations again") from error
+    content = read_json(path, error=InputError, advice="keep this picture's annotations only", most_bytes=MAX_BYTES)
     try:
         if isinstance(content, dict) and isinstance(content.get("shapes"), list):
             found = _labelme(content, picture, path, notices)

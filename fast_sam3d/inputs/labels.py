@@ -130,6 +130,11 @@ def _label_map(path: Path) -> NDArray[Any]:
         return np.asarray(picture.convert("L")) // 255
     if picture.mode in ("L", "I") or is_wide(picture):
         return np.asarray(picture)
+    if picture.mode in ("LA", "RGBA") and len(np.unique(np.asarray(picture.getchannel("A")))) > 1:
+        raise InputError(
+            f"{path} is the cut-out of one object, with the mask in its alpha channel, and no label map: leave "
+            "--mask_label out"
+        )
     if picture.mode == "LA":
         return np.asarray(picture.getchannel(0))
     if picture.mode in ("RGB", "RGBA"):

@@ -77,12 +77,12 @@ class ObjectInput:
 
         Unchanged where the reduced mask would cover the whole picture, which is refused.
         """
-        from fast_sam3d.model.inputs import match_size, reduce_picture
+        from fast_sam3d.model.inputs import reduce_mask, reduce_view
 
-        image, mask = reduce_picture(self.image, self.mask)
+        mask = reduce_mask(self.mask)
         if mask is self.mask or mask.all():
             return self
-        points = None if self.pointmap is None else match_size(self.pointmap, *mask.shape).numpy()
+        image, points = reduce_view(self.image, self.pointmap)
         return replace(self, image=image, mask=mask, pointmap=points)
 
 

@@ -104,6 +104,25 @@ def compare_meshes(
     }
 
 
+def largest_offset(mesh: Any, truth: Any, count: int = SURFACE_POINTS) -> float:
+    """How far the farthest hundredth of two surfaces is from the other one, in longest sides of the truth's box.
+
+    Distances between samples are above 0 on equal surfaces, too: what is within twice of that counts as 0.
+
+    Args, Raises: as `compare_meshes` and `sample_surface`.
+    """
+    normalise = unit_box(truth.vertices, "unit_cube")
+    points, target, again = (
+        normalise(sample_surface(each, count, seed)) for seed, each in enumerate((mesh, truth, truth))
+    )
+
+    def farthest(some: np.ndarray, others: np.ndarray) -> float:
+        return float(np.quantile(nearest_distances(some, others), 0.99))
+
+    offset = max(farthest(points, target), farthest(target, points))
+    return offset if offset > 2 * farthest(again, target) else 0.0
+
+
 def worst_chamfer(frame: Frame = "unit_cube") -> float:
     """Score of an empty prediction: twice the diagonal of the frame."""
     return WORST_CHAMFER * FRAMES[frame]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from fast_sam3d.documents import read_yaml
 from fast_sam3d.errors import CheckpointError, suggest
 from fast_sam3d.model.config import LAYOUT_CHANNELS, EmbedderConfig, SSDecoderConfig, SSFlowConfig
 from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
@@ -141,16 +142,11 @@ class ModelConfig:
         Raises:
             CheckpointError: missing, unreadable, incomplete, or with invalid values.
         """
-        import yaml
-
         path = Path(folder) / CONFIG_NAME
+        content = read_yaml(path, error=CheckpointError, advice=REPAIR)
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
             return from_mapping(cls, content, complete=True)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"there is no {path}: {REPAIR}") from error
-        # RecursionError and AttributeError: YAML nested too deeply, or a tag with the wrong content.
-        except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError) as error:
             raise CheckpointError(f"{path} is not usable ({' '.join(str(error).split())}): {REPAIR}") from error
 
 

@@ -80,6 +80,16 @@ def reduce_picture(
     return reduce_colours(rgb, max_side), reduce_mask(mask, max_side)
 
 
+def reduce_view(
+    rgb: NDArray[np.uint8], pointmap: NDArray[np.float32] | None
+) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    """`reduce_picture` of the picture [H, W, 3], and its pointmap at the same size; the same arrays if it is small."""
+    reduced = reduce_colours(rgb)
+    if pointmap is None or reduced is rgb:
+        return reduced, pointmap
+    return reduced, match_size(pointmap, *reduced.shape[:2]).numpy()
+
+
 def reduce_colours(rgb: NDArray[np.uint8], max_side: int = MAX_SIDE) -> NDArray[np.uint8]:
     """`reduce_picture` of the picture [H, W, 3] alone."""
     rows, columns, height, width = _blocks(rgb.shape, max_side)

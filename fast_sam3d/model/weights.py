@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from fast_sam3d.documents import read_json
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.config_file import CONFIG_NAME, REPAIR
 from fast_sam3d.model.finite import is_finite
@@ -73,12 +73,9 @@ def load_hashes(folder: Path) -> dict[str, str]:
         CheckpointError: not a mapping of file names to SHA-256.
     """
     path = folder / HASHES_NAME
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {REPAIR}") from error
+    found = read_json(path, error=CheckpointError, advice=REPAIR)
     hashes = found.values() if isinstance(found, dict) else ()
     if not hashes or not all(re.fullmatch("[0-9a-f]{64}", str(value)) for value in hashes):
         raise CheckpointError(f"{path} holds no checksums: {REPAIR}")

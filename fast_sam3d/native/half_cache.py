@@ -21,6 +21,7 @@ from typing import IO, Any, Final
 import torch
 from torch import nn
 
+from fast_sam3d.documents import parse_json
 from fast_sam3d.errors import CheckpointError, OutputError
 from fast_sam3d.model.weight_files import map_tensors
 from fast_sam3d.native.embedder import ImageEncoder
@@ -129,7 +130,7 @@ class _Places:
     @classmethod
     def read(cls, metadata: Mapping[str, Any]) -> _Places:
         """Those of a file."""
-        return cls(json.loads(metadata["encoders"]))
+        return cls(parse_json(metadata["encoders"], "the metadata of a copy"))
 
     def share(self, networks: Mapping[str, nn.Module]) -> None:
         """Give encoders their common network."""

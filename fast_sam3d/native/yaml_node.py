@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from fast_sam3d import documents
 from fast_sam3d.errors import CheckpointError
 
 __all__ = ["YamlNode", "read_yaml"]
@@ -18,17 +19,7 @@ _ADVICE: Final = "use the published file, or pipeline.runtime=stock"
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping without resolving interpolations. Raises CheckpointError."""
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    # RecursionError: self-reference (`a: &a [*a]`). ValueError, TypeError, AttributeError: converters (`!!int x`).
-    except (
-        OSError, RecursionError, ValueError, TypeError, AttributeError, OmegaConfBaseException, yaml.YAMLError
-    ) as error:  # fmt: skip
-        raise CheckpointError(f"{path} is not valid YAML: {_RESTORE}") from error
+    tree = documents.read_yaml(path, error=CheckpointError, advice=_RESTORE, omegaconf=True)
     if not isinstance(tree, dict) or not tree:
         raise CheckpointError(f"{path} has no settings: {_RESTORE}")
     return {str(key): value for key, value in tree.items()}

@@ -15,6 +15,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from fast_sam3d.documents import read_json
 from fast_sam3d.errors import OutputError
 from fast_sam3d.outputs.interrupts import interrupts_deferred
 
@@ -99,7 +100,7 @@ def has_results(target: Path, report_name: str, identity: Mapping[str, Any]) -> 
     if not target.is_dir() or not any(target.iterdir()):
         return False
     try:
-        report = json.loads((target / report_name).read_text(encoding="utf-8"))
+        report = read_json(target / report_name)
         known, files, made_of = report["identity"], report["files"], report["input"]
         inputs, settings = dict(known["input"]), dict(known["settings"])
         whole = has_files(target, files)
@@ -117,7 +118,7 @@ def has_results(target: Path, report_name: str, identity: Mapping[str, Any]) -> 
 def log_replaced(target: Path, report_name: str, identity: Mapping[str, Any]) -> None:
     """A log line where results of another picture or mask are about to be replaced. Arguments: see `has_results`."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        report = json.loads((target / report_name).read_text(encoding="utf-8"))
+        report = read_json(target / report_name)
         made_of, old = report["input"], report["identity"]["input"]
         if old != identity["input"]:
             log.warning(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fast_sam3d.documents import parse_json
 from fast_sam3d.errors import ExportError
 from fast_sam3d.outputs.files import atomic_write
 
@@ -232,7 +233,7 @@ def read_glb(path: str | os.PathLike[str]) -> Glb:
         if (mark, version, length, kind) != (b"glTF", 2, len(content), b"JSON"):
             raise ValueError("its header or length is wrong")
         start = _HEADER.size + _CHUNK.size
-        tree = json.loads(content[start : start + size])
+        tree = parse_json(content[start : start + size], "its description", advice="save it again")
         binary = b""
         if start + size < len(content):
             size_2, kind = _CHUNK.unpack_from(content, start + size)

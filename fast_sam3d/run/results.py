@@ -29,7 +29,7 @@ def write_results(
     identity: Mapping[str, Any] | None = None,
     notices: Sequence[str] = (),
     keep: Collection[str] = (),
-) -> list[str]:
+) -> tuple[list[str], tuple[str, ...]]:
     """Write every result of a run into `folder`, the report last; the time that it takes is a row of the report.
 
     Args:
@@ -41,14 +41,13 @@ def write_results(
         keep: kinds of files that are written beside those of `config.output`; see `run.export.write_exports`.
 
     Returns:
-        The names of the files, in order of interest.
+        The names of the files, in order of interest, and the notices with those of the files.
     """
     from fast_sam3d.outputs.files import save_json
 
     with run.report.stage("results"):
-        written, facts = write_exports(folder, run, config.output, keep)
-        # What could not be written as it was asked for.
-        notices = [*notices, *filter(None, [facts.get("mesh", {}).get("written", {}).get("error")])]
+        written, facts, found = write_exports(folder, run, config.output, keep)
+        notices = (*notices, *found)
         written, facts = _write(folder, config, given, run, notices, written, facts)
     report: dict[str, Any] = {
         "input": {
@@ -72,7 +71,7 @@ def write_results(
     if identity is not None:
         report |= {"identity": identity, "files": {name: (folder / name).stat().st_size for name in written}}
     save_json(folder / REPORT, report)
-    return [*written, REPORT]
+    return [*written, REPORT], notices
 
 
 def _write(
@@ -98,6 +97,10 @@ def _write(
         from fast_sam3d.render.preview import save_preview
 
         # A few hundred pixels high: what is drawn from does not have to be larger than this.
+        mesh = facts.get("mesh", {})
+        if "written" in mesh:
+            shown = f"the views show the full mesh of {mesh['faces']} faces; that of the files has"
+            notices = [*notices, f"{shown} {mesh['written']['faces']}"]
         save_preview(folder / PREVIEW, *reduce_picture(given.image, given.mask), result, notices)
         written.insert(0, PREVIEW)
     if config.output.turntable and exports:

@@ -71,7 +71,7 @@ def run_to_folder(
         before(run)
         notices = notices_of(given, run, checkpoint_notices(checkpoint))
         with result_folder(target) as folder:
-            files = write_results(
+            files, notices = write_results(
                 folder, config, given, run, tag=checkpoint.tag, load_seconds=load_seconds, out_of_memory=tried,
                 identity=identity, notices=notices,
             )  # fmt: skip

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.config.compose import Config
+from fast_sam3d.documents import read_json
 from fast_sam3d.outputs.folder import clear_unfinished
 from fast_sam3d.run.notices import overlap_notices
 from fast_sam3d.run.processes import Lost, in_forks
@@ -67,7 +68,7 @@ def finish(
 def _composed(target: Path, made_of: str) -> dict[str, Any] | None:
     """The content of scene.json, if all files of the scene exist and are of these objects."""
     try:
-        scene: dict[str, Any] = json.loads((target / SCENE_JSON).read_text(encoding="utf-8"))
+        scene: dict[str, Any] = read_json(target / SCENE_JSON)
         known = scene["made_of"] == made_of and all((target / name).is_file() for name in scene["files"])
         return scene if known else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -113,9 +114,12 @@ def _compose(
     meshes = any(item.surface is not None for item in scene.objects)
     gaussians = any(item.gaussians is not None for item in scene.objects)
     pictures = config.output.preview and (meshes or gaussians)
-    asked = [name for kind, name in SCENE_SPLATS.items() if kind in (config.output.formats or ())]
+    formats = config.output.formats or ()
+    asked = [name for kind, name in SCENE_SPLATS.items() if kind in formats]
+    if not asked or {"gaussian", "gaussian_4"} & set(formats):
+        asked.insert(0, SCENE_PLY)
     parts: dict[str, Callable[[], Any]] = {
-        **{name: functools.partial(splats, name) for name in (SCENE_PLY, *asked) if gaussians},
+        **{name: functools.partial(splats, name) for name in asked if gaussians},
         **({SCENE_GLB: lambda: save_scene_glb(target / SCENE_GLB, scene)} if meshes else {}),
         **({PREVIEW: preview} if pictures else {}),
         **({TURNTABLE: turn} if pictures and config.scene.turntable else {}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fast_sam3d.documents import read_json
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import OPENCV_FROM_CAMERA, Pose
 from fast_sam3d.outputs.files import save_json
@@ -17,6 +17,7 @@ from fast_sam3d.outputs.gaussians import load_gaussians_ply
 from fast_sam3d.outputs.gltf import GlbWriter
 from fast_sam3d.outputs.meshes import add_surface, load_glb
 from fast_sam3d.outputs.pose import CAMERA_FRAME, OBJECT_FRAME, POSE_CONVENTION
+from fast_sam3d.run.export import PARTS
 from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE
 from fast_sam3d.scene.objects import PlacedObject, Scene
 
@@ -39,15 +40,20 @@ def node_name(name: str) -> str:
 
 
 def load_object_folder(name: str, folder: Path) -> PlacedObject:
-    """Read the folder of one object, see `run.results.write_results`.
+    """Read the folder of one object, see `run.export.write_exports`.
 
     Raises:
         OSError, ValueError: a file is missing or damaged.
     """
-    pose = Pose.of(json.loads((folder / POSE).read_text(encoding="utf-8")))
-    found = [folder / file for file in (GAUSSIANS, GAUSSIANS_4) if (folder / file).is_file()]
-    gaussians = load_gaussians_ply(found[0]) if found else None
-    surface = load_glb(folder / MESH) if (folder / MESH).is_file() else None
+    pose = Pose.of(read_json(folder / POSE))
+    places = folder, folder / PARTS
+
+    def there(*names: str) -> Path | None:
+        return next((path for name in names for place in places if (path := place / name).is_file()), None)
+
+    splats, mesh = there(GAUSSIANS, GAUSSIANS_4), there(MESH)
+    gaussians = None if splats is None else load_gaussians_ply(splats)
+    surface = None if mesh is None else load_glb(mesh)
     return PlacedObject(name, pose, gaussians, surface)
 
 

@@ -1,6 +1,7 @@
 """A scene from its folder to a folder of results; an interrupted run resumes.
 
-    OUT/kitchen/0, 2, 11 ...    one folder per mask, as `infer` writes it, with a done.json
+    OUT/kitchen/0, 2, 11 ...    one folder per mask, as `infer` writes it, with a done.json; what the scene is composed
+                                from is in .parts there, if such files are not asked for
     OUT/kitchen/scene.ply, scene.glb, scene.json, preview.png, turntable.gif, summary.json
 
 An object's folder appears when it is complete. Its done.json identifies its inputs, by digests of the pixels, and the

@@ -104,12 +104,9 @@ class SceneInput:
 
     def reduced(self) -> SceneInput:
         """The scene at the size to which the embedded pipeline reduces it, so that this is computed once."""
-        from fast_sam3d.model.inputs import MAX_SIDE, match_size, reduce_colours
+        from fast_sam3d.model.inputs import MAX_SIDE, reduce_view
 
-        image = reduce_colours(self.image)
-        points = self.pointmap
-        if points is not None and image is not self.image:
-            points = match_size(points, *image.shape[:2]).numpy()
+        image, points = reduce_view(self.image, self.pointmap)
         return replace(self, image=image, pointmap=points, max_side=MAX_SIDE)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import InputError, OutputError
 from fast_sam3d.outputs.folder import check_target, refuse_other_settings
+from fast_sam3d.run.export import PARTS
 from fast_sam3d.scene.batch import groups_of
 from fast_sam3d.scene.inputs import SceneInput
 from fast_sam3d.scene.worker import DONE, OBJECT_NAMES, ObjectOutcome, ObjectTask, input_identity, outcome_of, read_done
@@ -90,7 +91,7 @@ def plan_scene(
                     "replace everything, or choose another --output_dir"
                 )
             log.info("object %d: its mask or pointmap has changed, so it is reconstructed again", number)
-        check_target(target / str(number), OBJECT_NAMES)
+        check_target(target / str(number), OBJECT_NAMES, (PARTS,))
         planned.tasks.append(ObjectTask(scene.folder, config.input, number, target / str(number), identity))
     # Of all objects, so that a resumed run has the groups of an uninterrupted one.
     groups = groups_of(list(planned.identities), config.scene.batch)

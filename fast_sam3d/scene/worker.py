@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fast_sam3d.config.compose import FORMATS, Config, OutputConfig
 from fast_sam3d.config.measured import PRESETS, cache_state
 from fast_sam3d.config.settings import InputConfig
+from fast_sam3d.documents import read_json
 from fast_sam3d.errors import FastSam3dError, OutputError, one_line
 from fast_sam3d.outputs.folder import has_files, result_folder
 from fast_sam3d.run.memory import free_memory, smaller_than
@@ -220,7 +221,7 @@ class ObjectWorker:
         def write(run: ObjectRun) -> tuple[str, ...]:
             notices = notices_of(given, run, self.notices)
             with result_folder(task.target) as folder:
-                written = write_results(
+                written, notices = write_results(
                     folder, self.config, given, run, tag=self.tag, load_seconds=self.load_seconds, out_of_memory=tried,
                     notices=notices, keep=FORMATS,  # the scene is composed from these
                 )  # fmt: skip
@@ -265,7 +266,7 @@ def _write_done(
 def read_done(target: Path) -> dict[str, Any] | None:
     """The content of an object's `done.json`, if every file that it lists exists with its size; else None."""
     try:
-        done = json.loads((target / DONE).read_text(encoding="utf-8"))
+        done = read_json(target / DONE)
         return done if has_files(target, done["files"]) and isinstance(done["identity"], dict) else None
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None

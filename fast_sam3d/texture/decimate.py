@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,16 +14,13 @@ from fast_sam3d.texture.transfer import MeshColours
 
 __all__ = ["decimated", "in_unit_cube"]
 
-log = logging.getLogger(__name__)
-
 MIN_FACES = 4
-MISSED = 1.1  # times the faces that were asked for; more get a line
 AGGRESSIVENESS = (7, 5, 3)
 """Of the collapse, tried in order until a closed mesh stays closed; less takes longer."""
 
 
 def decimated(mesh: Surface, faces: int) -> Surface:
-    """A mesh with about `faces` faces or fewer; the same mesh if it has no more.
+    """A mesh with about `faces` faces or fewer, more where that would open it; the same mesh if it has no more.
 
     Closed meshes stay closed; with few faces parts of the surface may touch at an edge.
 
@@ -46,11 +41,11 @@ def decimated(mesh: Surface, faces: int) -> Surface:
         smaller = Surface(vertices, np.asarray(kept, np.int64), np.empty((0, 3), np.uint8))
         found = mesh_summary(smaller) if closed and len(kept) else None
         if len(kept) and (found is None or found["watertight"]):
-            return _coloured(smaller, mesh, faces)
+            return _coloured(smaller, mesh)
         if found is not None and not found["boundary_loops"]:
             touching = touching or smaller
     if touching is not None:
-        return _coloured(touching, mesh, faces)
+        return _coloured(touching, mesh)
     raise ExportError(f"the mesh cannot be reduced to {faces} faces without opening it: ask for more --faces")
 
 
@@ -68,9 +63,7 @@ def in_unit_cube(vertices: NDArray[np.float32]) -> tuple[NDArray[np.float32], ND
     return ((vertices - middle) / extent).astype(np.float32), middle, extent
 
 
-def _coloured(smaller: Surface, mesh: Surface, asked: int) -> Surface:
-    if len(smaller.faces) > MISSED * asked:
-        log.warning("the mesh could be reduced to %d faces only, where %d were asked for", len(smaller.faces), asked)
+def _coloured(smaller: Surface, mesh: Surface) -> Surface:
     normals = vertex_normals(smaller.vertices.astype(np.float64), smaller.faces)
     rgb = np.round(MeshColours(mesh).colours_at(smaller.vertices, normals)).astype(np.uint8)
     return Surface(smaller.vertices, smaller.faces, rgb)

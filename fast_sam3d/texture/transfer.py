@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,10 +57,7 @@ class MeshColours:
     def colours_at(self, points: NDArray[np.floating], normals: NDArray[np.floating]) -> NDArray[np.float32]:
         """See `ColourSource`."""
         colours = np.empty((len(points), 3), np.float32)
-        nearest = np.arange(1, min(FACES, len(self._corners)) + 1)
-        for start in range(0, len(points), BLOCK):
-            block = slice(start, start + BLOCK)
-            _, index = self._tree.query(points[block], k=nearest)
+        for block, index in _nearest(self._tree, points, FACES):
             best, weights = np.full(len(index), np.inf), np.empty((len(index), 3))
             chosen = index[:, 0]
             for face in index.T:
@@ -99,15 +97,20 @@ class GaussianColours:
     def colours_at(self, points: NDArray[np.floating], normals: NDArray[np.floating]) -> NDArray[np.float32]:
         """See `ColourSource`; the normals are not needed."""
         colours = np.empty((len(points), 3), np.float32)
-        nearest = np.arange(1, min(SPLATS, len(self._centres)) + 1)
-        for start in range(0, len(points), BLOCK):
-            block = slice(start, start + BLOCK)
-            _, index = self._tree.query(points[block], k=nearest)
+        for block, index in _nearest(self._tree, points, SPLATS):
             away = np.einsum("nkc,nkcd->nkd", points[block, None] - self._centres[index], self._whiten[index])
             power = -0.5 * np.square(away).sum(axis=2) + np.log(self._opacity[index])
             weight = np.exp(power - power.max(axis=1, keepdims=True))
             colours[block] = np.einsum("nkc,nk->nc", self._rgb[index], weight / weight.sum(axis=1, keepdims=True))
         return colours
+
+
+def _nearest(tree: Any, points: NDArray[np.floating], count: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """Blocks of points [M, 3], each with the indices [n, k] of its `count` nearest in a tree, the nearest first."""
+    ranks = np.arange(1, min(count, tree.n) + 1)
+    for start in range(0, len(points), BLOCK):
+        block = slice(start, start + BLOCK)
+        yield block, tree.query(points[block], k=ranks)[1]
 
 
 def _barycentric(

@@ -14,6 +14,8 @@ from fast_sam3d import cli
 from fast_sam3d.cli.arguments import Parser
 from fast_sam3d.config.compose import MODULES, group_options, load
 from fast_sam3d.config.packaged import checkout
+from fast_sam3d.errors import ConfigError
+from tests.inputs.test_selected import config_of
 from tests.stand_in import run
 
 
@@ -73,6 +75,26 @@ def test_flags_of_other_releases_are_one_group_of_the_help(capsys, name):
     ):
         assert f"{flags} {setting}:" in group
     assert "--enable_acceleration the same as --preset default" in group
+
+
+@pytest.mark.parametrize(
+    ("flags", "faces", "seed"),
+    [
+        (["--faces", "20000", "--seed", "7"], 20_000, 7),
+        (["--faces=2e4", "--seed", "1e3"], 20_000, 1000),
+        (["--faces", "20_000"], 20_000, 42),
+        (["output.faces=2e4"], 20_000, 42),
+    ],
+)
+def test_counts_may_be_written_with_an_exponent_or_underscores(flags, faces, seed):
+    config = config_of(*flags)
+    assert (config.output.faces, config.seed) == (faces, seed) and isinstance(config.output.faces, int)
+
+
+@pytest.mark.parametrize("text", ["1e9", "-5", "2.5", "many", "inf", "nan", "1e300"])
+def test_other_counts_are_refused_with_their_range(text):
+    with pytest.raises(ConfigError, match="--faces: output.faces is .*: give a whole number from 4 to 100000000"):
+        config_of("--faces", text)
 
 
 def test_defaults_in_help_are_those_of_the_configuration(capsys):

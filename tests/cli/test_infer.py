@@ -425,7 +425,7 @@ def test_a_picture_with_the_longest_name(pipeline, object_folder, elsewhere, cap
         ([], ["--image_path"]),
         (["--image_path", "nowhere"], ["no image at nowhere"]),
         (["--image_path", "{cup}", "--mask_index", "1"], ["0, 2, 11"]),
-        (["--image_path", "{cup}", "--mask_index", "x"], ["--mask_index", "x", "--help"]),
+        (["--image_path", "{cup}", "--mask_index", "x"], ["--mask_index", "'x'", "whole number"]),
         (["--image_path", "{cup}", "--mask_index", "1", "--mask_path", "a"], ["both name a mask"]),
         (["--image_path"], ["--image_path", "expected one argument"]),
         (["--image_path", "{cup}", "--see", "3"], ["no flag --see", "'--seed'"]),

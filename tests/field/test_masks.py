@@ -77,6 +77,7 @@ def stack() -> np.ndarray:
     return np.stack([OTHER, MASK])
 
 
+CUT_OUT = np.dstack([PICTURE, WHITE])
 POLYGON = [value for corner in CORNERS for value in corner]
 RLE = {"size": [HEIGHT, WIDTH], "counts": text_of(runs(MASK))}
 PLAIN_RLE = {"size": [HEIGHT, WIDTH], "counts": runs(MASK)}
@@ -200,6 +201,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
     "picture as array": ("like a picture", array(PICTURE, "1")),
     "objects in an array": ("cannot be read|dtype", array(np.array([{}], dtype=object))),
     "no such label": ("there are 2, 5", also(picture("labels.png", lambda: LABELS), mask_label="3")),
+    "cut-out as a label map": ("alpha channel", also(picture("labels.png", lambda: CUT_OUT), mask_label="nosuch")),
     "lossy label map": ("save them as PNG", also(picture("labels.jpg", lambda: LABELS), mask_label="2")),
     "label without a file": ("--mask_path", lambda folder: {"mask_label": "2"}),
     "empty label map": ("no object", also(picture("labels.png", lambda: LABELS * 0), mask_label="2")),

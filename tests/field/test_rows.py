@@ -24,6 +24,8 @@ ROWS = {
     "the report of a scene": "scene/test_batch.py::test_reports_count_a_batch_once",
     "calls of the README": "test_docs.py::test_python_snippets_run",
     "a mesh without gaussians": "run/test_object.py::test_a_mesh_needs_no_gaussians",
+    "scene of 50 objects": "scene/test_pictures.py::test_memory_of_composing_does_not_grow_with_the_objects",
+    "many faces, no texture": "texture/test_bake.py::test_a_light_mesh_shows_the_colours_of_the_detailed_one",
     "other files than GLB and PLY": "run/test_export.py::test_the_files_that_are_asked_for_are_written",
 }
 

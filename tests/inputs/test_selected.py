@@ -83,7 +83,9 @@ def test_malformed_marks_are_refused(flags: list[str], said: str):
         config_of("--image_path", "x", *flags)
 
 
-@pytest.mark.parametrize("flags", [["--click", "500,5"], ["--background", "5,5"], ["--box", "0,0,160,90"]])
+@pytest.mark.parametrize(
+    "flags", [["--click", "500,5"], ["--click", "-3,5"], ["--background", "5,5"], ["--box", "0,0,160,90"]]
+)
 def test_marks_that_select_nothing_are_refused(picture: Path, flags: list[str]):
     with pytest.raises(InputError):
         load_asked(config_of("--image_path", str(picture), *flags).input)

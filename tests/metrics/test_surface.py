@@ -8,7 +8,7 @@ import torch
 import trimesh
 
 from fast_sam3d import metrics
-from fast_sam3d.metrics.surface import sample_surface
+from fast_sam3d.metrics.surface import largest_offset, sample_surface
 
 
 def test_sample_surface_is_uniform_by_area():
@@ -31,6 +31,14 @@ def test_sampling_does_not_use_global_generators():
     assert np.array_equal(before[0], state()[1]) and torch.equal(before[1], torch.get_rng_state())
     with pytest.raises(ValueError, match="no area"):
         sample_surface(trimesh.Trimesh([[0, 0, 0]] * 3, [[0, 1, 2]], process=False), 5)
+
+
+def test_largest_offset_of_parts_that_are_missing():
+    ball = trimesh.creation.icosphere(3)
+    assert largest_offset(trimesh.creation.icosphere(4), ball) == 0
+    half = trimesh.Trimesh(ball.vertices, ball.faces[ball.triangles_center[:, 2] > 0])
+    for mesh, truth in ((half, ball), (ball, half)):
+        assert 0.4 < largest_offset(mesh, truth) < 0.75  # the poles are a chord of 1.41 away from the rim, of 2
 
 
 def test_chamfer_by_hand():

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trimesh
 
 from fast_sam3d.config.compose import FILES, FORMATS, load
 from fast_sam3d.errors import ConfigError, ExportError
@@ -47,24 +48,50 @@ def output(formats: str, *more: str) -> Any:
 def test_the_files_that_are_asked_for_are_written(tmp_path, asked, decoded, files):
     if "spz" in asked or "sog" in asked:
         pytest.importorskip("gaussforge")
-    written, facts = write_exports(tmp_path, made(*decoded), output(asked))
+    written, facts, _ = write_exports(tmp_path, made(*decoded), output(asked))
     assert sorted(written) == files == sorted(path.name for path in tmp_path.iterdir())
     assert set(written) <= set(EXPORT_NAMES)
     assert ("mesh" in facts) == ("mesh" in decoded and any(name.startswith("mesh") for name in files))
 
 
-def test_a_scene_keeps_what_it_is_composed_from(tmp_path):
+def test_a_scene_keeps_what_it_is_composed_from_out_of_sight(tmp_path):
     pytest.importorskip("gaussforge")
-    written, _ = write_exports(tmp_path, made("mesh", "gaussian"), output("[spz,stl]"), keep=FORMATS)
-    assert sorted(written) == ["gaussians.ply", "gaussians.spz", "mesh.glb", "mesh.stl"]
+    written, _, _ = write_exports(tmp_path, made("mesh", "gaussian"), output("[spz,stl]"), keep=FORMATS)
+    assert sorted(written) == [".parts/gaussians.ply", ".parts/mesh.glb", "gaussians.spz", "mesh.stl"]
+    assert all((tmp_path / name).is_file() for name in written)
+    written, *_ = write_exports(tmp_path, made("mesh", "gaussian"), output("null"), keep=FORMATS)
+    assert sorted(written) == ["gaussians.ply", "mesh.glb"]
 
 
 def test_a_mesh_without_faces_is_left_out_with_a_line(tmp_path, caplog):
     run = made("mesh")
     run.result["mesh"][0].faces = []
     with caplog.at_level(logging.WARNING):
-        assert write_exports(tmp_path, run, output("[obj]")) == ([], {})
+        assert write_exports(tmp_path, run, output("[obj]")) == ([], {}, [])
     assert "no mesh.obj is written" in caplog.text and not list(tmp_path.iterdir())
+
+
+def box(depth: float) -> Any:
+    found = trimesh.creation.box((1, 1, depth)).subdivide().subdivide().subdivide()
+    return SimpleNamespace(vertices=found.vertices, faces=found.faces)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "faces", "said"),
+    [
+        (trimesh.creation.icosphere(3), 4, "the mesh of 4 faces has another shape"),
+        (trimesh.creation.icosphere(3), 500, None),
+        (box(0), 20, "faces only, of the 20 asked for"),
+        (box(1), 5000, None),
+    ],
+)
+def test_a_mesh_reduced_to_another_shape_has_a_notice(tmp_path, caplog, mesh, faces, said):
+    pytest.importorskip("fast_simplification")
+    run = made("mesh")
+    run.result["mesh"] = [SimpleNamespace(vertices=mesh.vertices, faces=mesh.faces)]
+    with caplog.at_level(logging.WARNING):
+        notices = write_exports(tmp_path, run, output("[mesh]", f"output.faces={faces}"))[2]
+    assert (said in notices[0] and notices[0] in caplog.text) if said else not notices
 
 
 def test_what_is_decoded_follows_from_the_files():
@@ -103,7 +130,7 @@ def test_a_texture_is_optimised_against_gaussians_that_are_decoded_for_it(tmp_pa
         optimise, "optimised", lambda mesh, found, settings: seen.append((found, settings.gate)) or (mesh, report)
     )
     run = made("mesh", "gaussian")
-    written, facts = write_exports(tmp_path, run, config.output)
+    written, facts, _ = write_exports(tmp_path, run, config.output)
     assert written == ["mesh.glb"]
     assert facts["mesh"]["bake"]["backward"] == 6
     assert seen == [(run.result["gaussian"][0], "skipgs")]

@@ -231,13 +231,14 @@ def test_composed_files_put_objects_where_their_poses_say(pipeline, kitchen, els
 
 
 def test_formats_of_a_scene(pipeline, kitchen, elsewhere, capsys):
-    """Objects keep the .ply from which the scene is composed; the scene has the small files, too."""
+    """Objects keep the .ply from which the scene is composed in a hidden folder."""
     pytest.importorskip("gaussforge")
     folder = elsewhere / "outputs" / "kitchen"
     assert scene(capsys, kitchen, "--formats", "spz,glb-splat")[0] == 0
-    known = {"done.json", "pose.json", "report.json", "gaussians.ply", "gaussians.spz", "gaussians.glb"}
+    known = {"done.json", "pose.json", "report.json", ".parts", "gaussians.spz", "gaussians.glb"}
     assert {p.name for p in (folder / "0").iterdir()} == known
-    composed = {"scene.ply", "scene.spz", "scene_gaussians.glb", "scene.json", "summary.json"}
+    assert [p.name for p in (folder / "0" / ".parts").iterdir()] == ["gaussians.ply"]
+    composed = {"scene.spz", "scene_gaussians.glb", "scene.json", "summary.json"}
     assert {p.name for p in folder.iterdir() if p.is_file()} == composed
     before, runs = contents(folder), Posed.runs
     (folder / "scene.spz").unlink()
@@ -246,7 +247,29 @@ def test_formats_of_a_scene(pipeline, kitchen, elsewhere, capsys):
     code, _, err = scene(capsys, kitchen, "--formats", "sog")
     assert code == 2 and "files was" in err
     assert scene(capsys, kitchen, "--overwrite")[0] == 0
-    assert not [p for p in folder.rglob("*") if p.suffix == ".spz" or p.name.endswith("gaussians.glb")]
+    assert {p.name for p in (folder / "0").iterdir()} == OBJECT - {"preview.png"}
+    assert not [p for p in folder.iterdir() if p.suffix == ".spz" or p.name.endswith("gaussians.glb")]
+
+
+@pytest.mark.parametrize(
+    ("formats", "own", "composed"),
+    [
+        ("glb-splat,mesh", {"gaussians.glb", "mesh.glb"}, {"scene_gaussians.glb", "scene.glb"}),
+        ("gaussian,stl", {"gaussians.ply", "mesh.stl"}, {"scene.ply", "scene.glb"}),
+        ("obj", {"mesh.obj"}, {"scene.glb"}),
+    ],
+)
+def test_a_scene_writes_only_what_is_asked_for(pipeline, kitchen, elsewhere, capsys, formats, own, composed):
+    folder = elsewhere / "outputs" / "kitchen"
+    assert scene(capsys, kitchen, "--formats", formats)[0] == 0
+    found = {p.name for p in (folder / "0").iterdir() if p.is_file()}
+    assert found == {"done.json", "pose.json", "report.json"} | own
+    assert {p.name for p in folder.iterdir() if p.is_file()} == composed | {"scene.json", "summary.json"}
+    runs, before = Posed.runs, contents(folder)
+    for name in composed:
+        (folder / name).unlink()
+    assert scene(capsys, kitchen, "--formats", formats)[0] == 0
+    assert Posed.runs == runs and contents(folder) == before
 
 
 def test_gaussians_only_without_pictures(pipeline, kitchen, elsewhere, capsys):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import trimesh
@@ -10,6 +14,7 @@ from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.gaussians import GaussianCloud
 from fast_sam3d.geometry.poses import Pose
 from fast_sam3d.scene import PlacedObject, Scene, Surface, pictures
+from fast_sam3d.scene.files import save_scene_glb
 from fast_sam3d.scene.pictures import mask_ious, scene_preview, scene_up, turntable, visible_objects
 
 CAMERA = Camera(np.eye(3), np.zeros(3), 100.0, (40.0, 30.0), (60, 80))
@@ -130,3 +135,27 @@ def test_a_crowded_scene_is_drawn_from_fewer_vertices_and_looks_the_same():
     for quick, limit in ((False, 1), (True, 8)):  # dots grow with the distances of vertices
         pair = [pictures.painter(each, quick)(CAMERA).astype(float) for each in (scene, light)]
         assert np.abs(pair[0] - pair[1]).mean() < limit
+
+
+@pytest.mark.parametrize("part", ["overlaps", "pictures", "file"])
+def test_memory_of_composing_does_not_grow_with_the_objects(monkeypatch, tmp_path, part):
+    """Beside the objects themselves: they are compared one by one, drawn from few vertices, and written uncopied."""
+    monkeypatch.setattr(pictures, "_lightened", partial(pictures._lightened, limit=5_000))
+    fine = box(0.0, 4.0, fine=5)
+
+    def peak(count: int) -> float:
+        scene = Scene(tuple(replace(fine, name=str(n)) for n in range(count)))
+        masks = {item.name: square(28, 52) for item in scene.objects}
+        calls = {
+            "overlaps": lambda: mask_ious(scene, CAMERA, masks),
+            "pictures": lambda: pictures.painter(scene)(CAMERA),
+            "file": lambda: save_scene_glb(tmp_path / "scene.glb", scene),
+        }
+        tracemalloc.start()
+        calls[part]()
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found - (tmp_path / "scene.glb").stat().st_size if part == "file" else found
+
+    few, many = peak(4), peak(16)  # four times as many
+    assert many < 2 * few

@@ -1,6 +1,5 @@
 """Textured meshes: colours, closedness, seams, and meshes that cannot be textured."""
 
-import logging
 from types import SimpleNamespace
 
 import numpy as np
@@ -153,11 +152,3 @@ def test_a_vertex_that_is_not_finite_gets_a_sentence(value):
     for call in (lambda: textured(mesh, 64, None), lambda: decimated(mesh, 100)):
         with pytest.raises(ExportError, match="not finite"):
             call()
-
-
-def test_a_mesh_that_cannot_lose_so_many_faces_is_reported(caplog):
-    plane = trimesh.creation.box((1, 1, 0)).subdivide().subdivide()
-    rgb = np.zeros(plane.vertices.shape, np.uint8)
-    with caplog.at_level(logging.WARNING):
-        found = decimated(Surface(plane.vertices.astype(np.float32), np.asarray(plane.faces, np.int64), rgb), 20)
-    assert f"could be reduced to {len(found.faces)} faces only, where 20" in caplog.text

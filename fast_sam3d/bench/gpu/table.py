@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from fast_sam3d.documents import read_json
 from fast_sam3d.errors import FastSam3dError
 
 HEADER: Final = (
@@ -27,7 +27,7 @@ def read(path: Path) -> dict[str, Any]:
         FastSam3dError: not one.
     """
     try:
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        results: dict[str, Any] = read_json(path)
         if results["format"] != 1 or not isinstance(results["cells"], list):
             raise ValueError("not of format 1")
     except FileNotFoundError as error:

@@ -23,6 +23,7 @@ from fast_sam3d.bench.schedules.inputs import Inputs, load_inputs
 from fast_sam3d.bench.schedules.rows import Row, plan
 from fast_sam3d.bench.schedules.solves import LatentBed, Method, Scores, Solved, State, StructureBed
 from fast_sam3d.checkpoints.load import find_checkpoint
+from fast_sam3d.documents import read_json
 from fast_sam3d.errors import OutputError, one_line
 from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.model.weights import weights_digest
@@ -202,7 +203,7 @@ def _same(found: Mapping[str, Any] | None, row: Row) -> bool:
 def _resumed(output: Path, kept: Mapping[str, Any]) -> dict[str, Any]:
     if not output.exists():
         return {**kept, "rows": []}
-    results: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    results: dict[str, Any] = read_json(output)
     other = next((name for name, value in kept.items() if results.get(name) != value), None)
     if other is not None:
         raise OutputError(f"{output} was measured with another {other}: remove it, or give another --output")

@@ -12,6 +12,7 @@ from typing import Any
 from fast_sam3d.bench.schedules.solves import Method
 from fast_sam3d.config.compose import compose, group_options
 from fast_sam3d.config.resolve import resolve
+from fast_sam3d.documents import read_json
 from fast_sam3d.errors import ConfigError
 
 __all__ = ["BASELINE", "Row", "plan"]
@@ -148,7 +149,7 @@ def _preset(name: str) -> Mapping[str, Any]:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["paths"]
+        found: Mapping[str, Any] = read_json(path)["paths"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} holds no paths ({error}): give the JSON that `schedules.py search` wrote") from error
     return found

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fast_sam3d.documents import read_json
 from fast_sam3d.mini.data.families import FAMILIES
 from fast_sam3d.mini.data.shards import HELD_OUT_SEED
 from fast_sam3d.mini.train.run import TrainingRun
@@ -55,7 +56,7 @@ def _lines(run: TrainingRun, summary: Mapping[str, Any]) -> list[str]:
     parts = {
         name: sum(p.numel() for p in module.parameters()) for name, module in weight_parts(models, embedders).items()
     }
-    quality = json.loads((run.folder / "quality.json").read_text())
+    quality = read_json(run.folder / "quality.json")
     return [
         "# The embedded model",
         "",

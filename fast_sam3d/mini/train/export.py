@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
+from fast_sam3d.documents import read_json
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.mini.train.origin import result_digest
 from fast_sam3d.mini.train.run import LEAVES, TrainingRun
@@ -57,7 +57,7 @@ def check_exported(run: TrainingRun, checkpoint: Path) -> None:
     record = run.folder / EXPORTED
     if not record.exists():
         return
-    if json.loads(record.read_text()) != {"checkpoint": weights_digest(checkpoint), **_results(run)}:
+    if read_json(record) != {"checkpoint": weights_digest(checkpoint), **_results(run)}:
         raise ConfigError(
             f"the weights in {checkpoint} were not exported from the present results in {run.folder}: add export to"
             " --stages"

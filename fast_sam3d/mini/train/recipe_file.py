@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fast_sam3d.documents import read_json
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.mini.train.recipe import Recipe
 from fast_sam3d.model.config_file import to_mapping
@@ -45,14 +46,10 @@ def _shown(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
-    except (ValueError, OSError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: delete it, if the folder is of this run, or choose another"
-        ) from error
+    advice = "delete it, if the folder is of this run, or choose another"
+    content = read_json(path, advice=advice)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings: {advice}")
     return content
 
 

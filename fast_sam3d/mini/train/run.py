@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fast_sam3d.documents import read_json
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.metrics import voxel_iou
 from fast_sam3d.mini.data.families import sample_object
@@ -148,7 +148,7 @@ class TrainingRun:
     def note(self, **measured: float) -> None:
         """Add numbers to `quality.json`."""
         path = self.folder / "quality.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = read_json(path) if path.exists() else {}
         save_json(path, known | measured)
 
 
