@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from tests.fuzz import pictures, settings, shapes, texts, weights
+from tests.fuzz import hub, pictures, settings, shapes, texts, weights
 
 
 def _nothing(base: Path) -> None:
@@ -42,6 +42,7 @@ CLASSES = {
     "annotations": Class(texts.JSON, texts.read_annotations),
     "yaml": Class(texts.YAML, texts.read_yaml, texts.prepare),
     "checkpoints": Class(weights.CASES, weights.load_damaged, weights.prepare, short=30),
+    "hub": Class(hub.CASES, hub.download_from_it, hub.prepare, short=30),
     "overrides": Class(settings.OVERRIDES, settings.compose_overrides, short=30),
     "methods": Class(settings.METHODS, settings.accelerate_oddly, short=20),
     "commands": Class(settings.COMMANDS, settings.call_command, short=30),

@@ -17,7 +17,8 @@ from tests.field.made import HEIGHT, LABELS, MASK, PICTURE, WHITE, WIDTH, palett
 from tests.fuzz.child import AcceptedDamageError
 from tests.fuzz.edits import EDITS, edited
 
-_POINTS = np.stack([*np.meshgrid(np.linspace(0.5, -0.5, WIDTH), np.linspace(0.4, -0.4, HEIGHT)), np.full((HEIGHT, WIDTH), 2.0)], -1).astype(np.float32)  # fmt: skip
+_X, _Y = np.meshgrid(np.linspace(0.5, -0.5, WIDTH), np.linspace(0.4, -0.4, HEIGHT))
+_POINTS = np.stack([_X, _Y, np.full((HEIGHT, WIDTH), 2.0)], -1).astype(np.float32)
 _INTRINSICS = np.array([[1.0, 0, 0.5], [0, 1.0, 0.5], [0, 0, 1]])
 
 
@@ -191,5 +192,8 @@ def read_odd_array(case: Any, folder: Path, base: Path) -> None:
         array = np.asfortranarray(array)
     path = folder / ("odd" + Path(name).suffix)
     np.save(path, array, allow_pickle=True) if path.suffix == ".npy" else np.savez(path, pointmap=array)
-    found = load_object(folder, pointmap=str(path)) if name.startswith("pointmap") else load_object(folder / "image.png", mask_path=path)  # fmt: skip
+    if name.startswith("pointmap"):
+        found = load_object(folder, pointmap=str(path))
+    else:
+        found = load_object(folder / "image.png", mask_path=path)
     _sound(found)

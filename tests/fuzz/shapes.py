@@ -31,7 +31,9 @@ def run_shape(case: Any, folder: Path, base: Path) -> None:
     image = random.integers(0, 256, (*size, 3)).astype(np.uint8)
     mask = drawn(shape, size, width, random)
     assert mask.any()
-    result = run_object(_pipeline(which), image, mask, _pointmap(points, size, random), settings=RunSettings(seed=seed)).result
+    result = run_object(
+        _pipeline(which), image, mask, _pointmap(points, size, random), settings=RunSettings(seed=seed)
+    ).result
     for name in ("translation", "rotation", "scale"):
         assert np.isfinite(np.asarray(result[name].float())).all(), name
     mesh = result["mesh"][0]

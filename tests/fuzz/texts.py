@@ -57,9 +57,23 @@ _BLOCK = st.lists(st.tuples(_KEYS, st.recursive(_SCALARS, _flow, max_leaves=8)),
 )
 _TEXTS = st.one_of(_BLOCK, _BOMBS, _DEEP, st.text(max_size=60), st.recursive(_SCALARS, _flow, max_leaves=10))
 
-SUITE = "objects: 2\nseeds: [1, 2]\nsamplers: [own]\nmethods:\n  one: ss=taylorseer\n  two: ss=fast_sam3d slat=fast_sam3d\nsweeps:\n  - {method: two, key: ss.when.stride, values: [2, 3]}\n"
+SUITE = """
+objects: 2
+seeds: [1, 2]
+samplers: [own]
+methods:
+  one: ss=taylorseer
+  two: ss=fast_sam3d slat=fast_sam3d
+sweeps:
+  - {method: two, key: ss.when.stride, values: [2, 3]}
+"""
 SAMPLER = "rescale_t: 3\nstrength: 7\n"
-SETTINGS = "ss:\n  when: {name: stride, stride: 3, warmup: 2}\n  where: {name: all}\n  predict: {shape: {name: taylor, order: 1}, layout: {name: anchored, beta: .5}}\n"
+SETTINGS = """
+ss:
+  when: {name: stride, stride: 3, warmup: 2}
+  where: {name: all}
+  predict: {shape: {name: taylor, order: 1}, layout: {name: anchored, beta: .5}}
+"""
 VALID = {"suite": SUITE, "sampler": SAMPLER, "settings": SETTINGS, "checkpoint": "", "network": ""}
 
 YAML = st.tuples(
