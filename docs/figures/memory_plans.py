@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from fast_sam3d.bench.plan_peaks import RADIUS_20K, RADIUS_40K, plan_peaks, random_parts, surface_peak, voxels_of
+from fast_sam3d.documents import read_json
 from fast_sam3d.native.plans import PLANS, STAGES
 from fast_sam3d.telemetry.report import peak_host_bytes
 
@@ -43,7 +44,7 @@ def main() -> None:
     if args.cpu:
         found["computed"] = _computed()
     elif OUT.is_file():
-        found["computed"] = json.loads(OUT.read_text(encoding="utf-8"))["computed"]
+        found["computed"] = read_json(OUT)["computed"]
     OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

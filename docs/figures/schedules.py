@@ -13,13 +13,13 @@ python docs/figures/schedules.py draw
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 from pathlib import Path
 
 from fast_sam3d.bench.schedules.draw import draw_all
 from fast_sam3d.bench.schedules.evaluate import Settings, evaluate
+from fast_sam3d.documents import read_json
 from fast_sam3d.tune.presets import table, write_presets
 from fast_sam3d.tune.robust import PARTS, RobustSettings, robust_search
 
@@ -75,7 +75,7 @@ def main() -> None:
         )  # fmt: skip
         return
     if args.command == "presets":
-        found = json.loads(args.paths.read_text(encoding="utf-8"))
+        found = read_json(args.paths)
         if args.ss is None:
             log.info(table(found))
             return
@@ -85,7 +85,7 @@ def main() -> None:
         log.info("\n".join(map(str, write_presets(found, picks, args.configs))))
         return
     if args.command == "draw":
-        log.info(draw_all(json.loads(args.results.read_text(encoding="utf-8")), DOCS))
+        log.info(draw_all(read_json(args.results), DOCS))
         return
     batch = args.batch or (16 if args.device == "cpu" else 1024)
     settings = Settings(
