@@ -2,6 +2,7 @@
 # make test   sets everything up in .venv, then runs the test suite
 # make test-fast  the tests that are not marked slow, for use while editing
 # make lint   ruff, mypy and the direction of imports, in the same environment
+# make fuzz   malformed inputs to every reader for MINUTES minutes; findings are printed with how to repeat them
 # make imports  draws which package imports which, docs/imports.svg
 # make vendor  downloads three.js and Spark from npm and bundles them for the viewer page; needs node
 # make clean  removes the environment, build products and outputs
@@ -11,6 +12,7 @@
 #   TORCH       the PyTorch that is installed, as pip understands it
 #   TORCH_ARGS  further pip options for that one installation
 #   TEST_ARGS   options of pytest
+#   MINUTES     of `make fuzz`
 #
 # PyTorch is installed first and alone, so that no dependency picks its build. On Linux the default package index
 # has the build with CUDA, which is several gigabytes. On a machine without an NVIDIA GPU take the CPU build:
@@ -26,12 +28,14 @@ EXAMPLE    ?= examples/teapot
 # One file of tests per process at a time; a test uses one thread.
 TEST_ARGS  ?= -n auto --maxprocesses 4 --dist loadfile
 
+MINUTES    ?= 10
+
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 READY   := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
 
-.PHONY: demo test test-fast lint imports vendor install clean
+.PHONY: demo test test-fast fuzz lint imports vendor install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -44,6 +48,9 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest $(TEST_ARGS) -m "not slow"
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 lint: $(LINTERS)
 	$(BIN)/ruff check .
