@@ -4,6 +4,7 @@
 # make lint   ruff, mypy and the direction of imports, in the same environment
 # make fuzz   malformed inputs to every reader for MINUTES minutes; findings are printed with how to repeat them
 # make imports  draws which package imports which, docs/imports.svg
+# make mutants SAMPLE=200 SEED=1  changes the code at random places, and lists the changes that no test notices
 # make vendor  downloads three.js and Spark from npm and bundles them for the viewer page; needs node
 # make clean  removes the environment, build products and outputs
 #
@@ -27,15 +28,17 @@ TORCH_ARGS ?=
 EXAMPLE    ?= examples/teapot
 # One file of tests per process at a time; a test uses one thread.
 TEST_ARGS  ?= -n auto --maxprocesses 4 --dist loadfile
-
+SAMPLE     ?= 200
+SEED       ?= 1
 MINUTES    ?= 10
 
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
 READY   := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
+MUTATES := $(VENV)/.mutates
 
-.PHONY: demo test test-fast fuzz lint imports vendor install clean
+.PHONY: demo test test-fast fuzz lint imports mutants vendor install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -62,6 +65,9 @@ lint: $(LINTERS)
 imports: $(LINTERS)
 	$(BIN)/python .ci/draw_imports.py > docs/imports.svg
 
+mutants: $(MUTATES)
+	$(BIN)/python .ci/mutants.py --sample $(SAMPLE) --seed $(SEED)
+
 vendor:
 	.ci/viewer/bundle
 
@@ -82,6 +88,10 @@ $(READY): pyproject.toml $(VENV)/.torch
 
 $(LINTERS): $(READY)
 	$(PIP) install -e ".[lint]"
+	@touch $@
+
+$(MUTATES): $(READY)
+	$(PIP) install -e ".[test,mutants]"
 	@touch $@
 
 clean:

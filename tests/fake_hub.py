@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import threading
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass(frozen=True)
+class Raw:
+    """An answer that no hub gives.
+
+    Args:
+        body: pieces are sent one by one; an iterator may have no end.
+        close: whether the answer is without a length, and ends with the connection.
+        pause: seconds before the headers.
+    """
+
+    body: bytes | Iterable[bytes] = b""
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    close: bool = False
+    pause: float = 0.0
 
 
 @dataclass
@@ -25,6 +45,8 @@ class FakeHub:
         tokens: the accepted tokens; empty: no token is required.
         drop_after: name to the number of bytes after which the connection is cut, once.
         damage: the names of files that arrive with another content of the same length.
+        listing: replaces the keys of the listing. entry: replaces the keys of every file of it.
+        answers: the end of a path to the answer that it gets instead.
     """
 
     files: dict[str, bytes]
@@ -34,6 +56,10 @@ class FakeHub:
     tokens: set[str] = field(default_factory=set)
     drop_after: dict[str, int] = field(default_factory=dict)
     damage: set[str] = field(default_factory=set)
+    listing: dict[str, Any] = field(default_factory=dict)
+    entry: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, Raw] = field(default_factory=dict)
+    logins: set[str | None] = field(default_factory=set)  # the Authorization headers
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # path, Range
 
     def __enter__(self) -> FakeHub:
@@ -52,6 +78,7 @@ class FakeHub:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._server.block_on_close = False
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 
@@ -71,6 +98,10 @@ class FakeHub:
         path = unquote(urlsplit(request.path).path)
         if request.command == "GET":
             self.requests.append((path, request.headers.get("Range")))
+        self.logins.add(request.headers.get("Authorization"))
+        for end, raw in self.answers.items():
+            if path.endswith(end):
+                return self._send_raw(request, raw)
         token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
         if self.missing:
             return self._send(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
@@ -82,7 +113,7 @@ class FakeHub:
             if revision not in ("", "main", COMMIT):
                 return self._send(request, 404, b"", {"X-Error-Code": "RevisionNotFound"})
             listing = [self._describe(name) for name in self.files]
-            answer = {"id": self.repository, "sha": COMMIT, "siblings": listing}
+            answer = {"id": self.repository, "sha": COMMIT, "siblings": listing, **self.listing}
             return self._send(request, 200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
         name = re.sub(rf"^/{self.repository}/resolve/(main|{COMMIT})/", "", path)
         if self.refusal is not None:
@@ -100,7 +131,9 @@ class FakeHub:
         if not name.endswith((".yaml", ".md", ".gitattributes")):
             checksum = hashlib.sha256(content).hexdigest()
             described["lfs"] = {"size": len(content), "sha256": checksum, "pointerSize": 130}
-        return described
+        else:
+            described["blobId"] = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        return {**described, **self.entry}
 
     def _send_file(self, request: BaseHTTPRequestHandler, name: str) -> None:
         content = bytes(len(self.files[name])) if name in self.damage else self.files[name]
@@ -115,6 +148,22 @@ class FakeHub:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         cut = self.drop_after.pop(name, None) if request.command == "GET" else None
         self._send(request, 206 if start else 200, content[start:], headers, cut)
+
+    def _send_raw(self, request: BaseHTTPRequestHandler, raw: Raw) -> None:
+        time.sleep(raw.pause)
+        request.send_response(raw.status)
+        for key, value in raw.headers.items():
+            request.send_header(key, value)
+        if raw.close or not isinstance(raw.body, bytes):
+            request.close_connection = True
+        else:
+            request.send_header("Content-Length", str(len(raw.body)))
+        request.end_headers()
+        if request.command == "HEAD":
+            return
+        with contextlib.suppress(ConnectionError):
+            for piece in [raw.body] if isinstance(raw.body, bytes) else raw.body:
+                request.wfile.write(piece)
 
     def _send(
         self, request: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], cut: int | None = None

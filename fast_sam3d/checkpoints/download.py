@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,23 +14,20 @@ from fast_sam3d.checkpoints.files import check_stock_files
 from fast_sam3d.checkpoints.hub import (
     REPOSITORY,
     Listing,
-    RemoteFile,
     access_problem,
     cached_folder,
-    chain,
-    explain,
+    explained,
     list_files,
     login,
 )
-from fast_sam3d.errors import CheckpointError, FastSam3dError, OutputError
+from fast_sam3d.checkpoints.remote_file import fetch_file, has_size, human, is_intact, size_of, unfinished
+from fast_sam3d.errors import CheckpointError, FastSam3dError, OutputError, first_line
 
 __all__ = ["REPOSITORY", "DownloadPlan", "download_weights", "fetch", "plan_download", "unfinished_folder"]
 
 log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quotas
-# Packages with exceptions for failed connections: transports of different versions of the hub client.
-_TRANSPORTS = frozenset({"hf_xet", "httpcore", "httpx", "httpx2", "huggingface_hub", "requests", "urllib3"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,7 @@ def download_weights(target: Path, repository: str = REPOSITORY, revision: str |
         OutputError: the files cannot be written, or `target` has other content.
     """
     plan = plan_download(target, repository, revision)
-    return target.expanduser().absolute() if plan is None else fetch(plan)
+    return _checked_target(target) if plan is None else fetch(plan)
 
 
 def plan_download(target: Path, repository: str = REPOSITORY, revision: str | None = None) -> DownloadPlan | None:
@@ -93,22 +89,22 @@ def plan_download(target: Path, repository: str = REPOSITORY, revision: str | No
     Arguments and errors as `download_weights`, but what stands in the way on this side (no access, a full disk) is in
     the plan's `problem`.
     """
-    target = target.expanduser().absolute()
-    if _is_done(target):
-        log.info("%s is already a complete checkpoint: remove it to download again", target)
-        return None
-    with _explained(target, repository, revision):
-        listing = list_files(repository, revision)
-        folder = unfinished_folder(target) / listing.commit
-        here = frozenset(file.path for file in listing.files if (folder / file.path).is_file())
-        needed = sum(
-            max(file.size - _size(_unfinished(folder / file.path)), 0)
-            for file in listing.files
-            if file.path not in here
-        )
+    target = _checked_target(target)
+    with _disk_explained(target):
+        if _is_done(target):
+            log.info("%s is already a complete checkpoint: remove it to download again", target)
+            return None
         existing = next(place for place in target.parents if place.exists())
         if not existing.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, f"{existing} is a file")
+        listing = list_files(repository, revision)
+        folder = unfinished_folder(target) / listing.commit
+        here = frozenset(file.path for file in listing.files if has_size(folder / file.path, file.size))
+        needed = sum(
+            max(file.size - size_of(unfinished(folder / file.path)), 0)
+            for file in listing.files
+            if file.path not in here
+        )
         free = shutil.disk_usage(existing).free
         refused = access_problem(listing, revision)
     problem: FastSam3dError | None = CheckpointError(refused) if refused else None
@@ -129,21 +125,23 @@ def fetch(plan: DownloadPlan) -> Path:
         raise plan.problem
     target, listing = plan.target, plan.listing
     partial = unfinished_folder(target)
-    with _explained(target, listing.repository, plan.revision):
+    with _disk_explained(target), explained(listing.repository, plan.revision):
         try:
             partial.mkdir(parents=True, exist_ok=True)
-            # One folder per commit, so that versions do not mix; those of other commits are removed.
-            for other in partial.iterdir():
-                if other.name != listing.commit:
-                    shutil.rmtree(other)
-            _fetch_files(plan, partial / listing.commit)
-            inner = partial / listing.commit / listing.prefix
-            check_stock_files(inner, f"remove {partial} to start again")
-            if target.exists():
-                target.rmdir()
-            inner.rename(target)
+            with _alone(partial) as lock:
+                # One folder per commit, so that versions do not mix; those of other commits are removed.
+                for other in partial.iterdir():
+                    if other.name not in (listing.commit, lock):
+                        _remove(other)
+                folder = partial / listing.commit
+                _fetch_files(plan, folder)
+                inner = folder / listing.prefix
+                check_stock_files(inner, f"remove {partial} to start again")
+                if target.exists():
+                    target.rmdir()
+                inner.rename(target)
         except Exception:
-            if not any(_size(file) for file in partial.rglob("*")):
+            if not any(size_of(file) for file in partial.rglob("*")):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
     shutil.rmtree(partial, ignore_errors=True)
@@ -153,12 +151,6 @@ def fetch(plan: DownloadPlan) -> Path:
 def unfinished_folder(target: Path) -> Path:
     """The folder of an incomplete download."""
     return target.with_name(f".{target.name}.partial")
-
-
-def human(size: int) -> str:
-    """A number of bytes for people."""
-    unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e5 else (1e3, "kB")
-    return f"{size / unit:.1f} {name}"
 
 
 def _is_done(target: Path) -> bool:
@@ -182,101 +174,79 @@ def _complete(folder: Path) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _alone(partial: Path) -> Iterator[str]:
+    """Holds the lock of an incomplete download, and yields the name of its file."""
+    from filelock import FileLock, Timeout  # a dependency of the hub client
+
+    lock = partial / ".lock"
+    try:
+        with FileLock(lock, timeout=0):
+            yield lock.name
+    except Timeout as error:
+        raise OutputError(
+            f"another process is downloading into {partial}: wait for its end, then run this again"
+        ) from error
+
+
+def _checked_target(target: Path) -> Path:
+    """The folder to create, absolute."""
+    try:
+        absolute = target.expanduser().absolute().resolve()
+        if absolute.is_mount() or Path.cwd().is_relative_to(absolute):
+            raise ValueError("not a new folder")
+    except (OSError, RuntimeError, ValueError) as error:  # also a circle of links, an unknown user, a null character
+        raise OutputError(
+            f"'{ascii(str(target))[1:-1]}' cannot be created ({first_line(error)}): give another --output_dir, such as "
+            "checkpoints/hf"
+        ) from error
+    return absolute
+
+
 def _fetch_files(plan: DownloadPlan, folder: Path) -> None:
-    """Download missing files, smallest first."""
-    missing = [file for file in plan.listing.files if file.path not in plan.here]
+    """Download missing files, smallest first, into a folder that then has nothing else."""
+    listing = plan.listing
     if plan.here:
-        log.info("resuming: %d of %d files left", len(missing), len(plan.listing.files))
-    for file in missing:
-        log.info("%s (%s)", file.path.removeprefix(plan.listing.prefix), human(file.size))
-        _fetch_file(plan.listing, file, folder / file.path)
+        left = len(listing.files) - len(plan.here)
+        log.info("resuming: %d of %d files left", left, len(listing.files))
+    paths = {file: folder / file.path for file in listing.files}
+    _clear(folder, {*paths.values(), *map(unfinished, paths.values())})
+    for file, path in paths.items():
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise CheckpointError(f"{file.path} would be written outside of {folder}: use another repository")
+        if path.is_file():
+            if is_intact(path, file):
+                continue
+            log.warning("%s is damaged: downloading it again", file.path.removeprefix(listing.prefix))
+            path.unlink()
+        log.info("%s (%s)", file.path.removeprefix(listing.prefix), human(file.size))
+        fetch_file(listing, file, path)
 
 
-def _fetch_file(listing: Listing, file: RemoteFile, path: Path) -> None:
-    """Download one file, resuming an incomplete one.
-
-    `hf_hub_download` would restart incomplete files of other processes, and the largest have several gigabytes.
-    """
-    from huggingface_hub import hf_hub_url
-
-    part = _unfinished(path)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    if _size(part) > file.size:
-        part.unlink()
-    if _size(part) < file.size or not part.is_file():
-        _append(hf_hub_url(listing.repository, file.path, revision=listing.commit), part, file.size, path.name)
-    if file.checksum is not None and _sha256(part) != file.checksum:
-        part.unlink()
-        raise CheckpointError(f"{path.name} is corrupt: run the same command again to download this file again")
-    part.replace(path)
+def _clear(folder: Path, known: Container[Path]) -> None:
+    """Remove all but known files and the folders above them."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_symlink() or not (path.is_dir() or (path in known and path.is_file())):
+            _remove(path)
 
 
-def _append(url: str, part: Path, size: int, shown: str) -> None:
-    """Resume the download of a file, again after each dropped connection that brought some bytes."""
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-
-    while True:
-        before = _size(part)
-        try:
-            with part.open("ab") as stream:
-                http_get(
-                    url, stream, resume_size=before, headers=build_hf_headers(), expected_size=size or None,
-                    displayed_filename=shown,
-                )  # fmt: skip
-            return
-        except Exception as error:
-            if type(error).__module__.split(".", 1)[0] not in _TRANSPORTS or _size(part) <= before:
-                raise
-            log.info("the connection was dropped: resuming")
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextlib.contextmanager
-def _explained(target: Path, repository: str, revision: str | None) -> Iterator[None]:
-    """Raises errors of the hub and the disk as ours; others unchanged."""
+def _disk_explained(target: Path) -> Iterator[None]:
+    """Raises errors of the disk as ours; others unchanged."""
     try:
         yield
-    except Exception as error:
-        explained = _explain(error, target, repository, revision)
-        if explained is None:
-            raise
-        raise explained from error
-
-
-def _explain(error: BaseException, target: Path, repository: str, revision: str | None) -> FastSam3dError | None:
-    """A message with cause and remedy; None for errors of neither the hub nor the disk."""
-    if isinstance(error, FastSam3dError):
-        return None
-    for cause in chain(error):
-        if isinstance(cause, OSError) and cause.errno in _FULL:
-            return OutputError(
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OutputError(
                 f"the disk of {target.parent} is full: free some space and run the same command again, it resumes"
-            )
-        if isinstance(cause, (PermissionError, FileExistsError, NotADirectoryError)):
-            return OutputError(f"{target} cannot be written ({cause.strerror}): give another --output_dir")
-    text = explain(error, repository, revision)
-    if text is not None:
-        return CheckpointError(text)
-    if type(error).__module__.split(".", 1)[0] in _TRANSPORTS or isinstance(error, (OSError, RuntimeError)):
-        detail = next(iter(str(error).strip().splitlines()), "")[:200]
-        return CheckpointError(
-            f"the download failed ({type(error).__name__}: {detail}): check the network and run the command again "
-            "to resume; without a network, copy the folder from a computer that has it and give --tag PATH"
-        )
-    return None
+            ) from error
+        raise OutputError(
+            f"{target} cannot be written ({error.strerror or first_line(error)}): give another --output_dir"
+        ) from error

@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
 
-from fast_sam3d.errors import CheckpointError
+from fast_sam3d.checkpoints.transfer import Dropped, Refused, fetch_json, request
+from fast_sam3d.errors import CheckpointError, first_line
 
-__all__ = ["REPOSITORY", "Listing", "RemoteFile", "access_problem", "cached_folder", "explain", "list_files", "login"]
+__all__ = [
+    "PART", "REPOSITORY", "Listing", "RemoteFile", "access_problem", "address", "cached_folder", "explained",
+    "list_files", "login",
+]  # fmt: skip
 
 REPOSITORY = "facebook/sam-3d-objects"
 # Folder of the published repository with the content of checkpoints/<tag>; copies may have it at the top level.
 _INNER = "checkpoints/"
 _SETTINGS = "pipeline.yaml"
-_ANSWER_SECONDS = 30.0
+PART = ".part"  # ends the names of incomplete files
+MAX_BYTES = 2**43  # of a file; the largest published one has 5 GB
+MAX_FILES = 1000
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ACCOUNT = re.compile(r"[\w.-]{1,100}", re.ASCII)
+_REVISION = re.compile(r"(?!.*\.\.)[\w][\w./+-]{0,199}")
+_PART = re.compile(r"""[^./\\:*?"<>|][^/\\:*?"<>|]{0,199}""")
+_BAD_TOKEN = "Invalid credentials in Authorization header"
 _WITHOUT_NETWORK = "or copy the folder from a computer that has it and give its path with --tag PATH"
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file on the hub: path in the repository, size in bytes (0: unknown), and hexadecimal SHA-256 or None."""
+    """A file on the hub.
+
+    Args:
+        path: in the repository; no part of it starts with a dot or leads out of a folder.
+        size: bytes.
+        sha256: of the content, for files in LFS. blob: SHA-1 of the content as git stores it, for the others.
+    """
 
     path: str
     size: int
-    checksum: str | None
+    sha256: str | None = None
+    blob: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,53 +64,68 @@ def list_files(repository: str, revision: str | None) -> Listing:
     """The files of a checkpoint, from the hub's metadata. Gated repositories show them to everybody.
 
     Raises:
-        CheckpointError: it has no pipeline.yaml, or HF_HUB_OFFLINE is set.
-        Exception: whatever the hub client raises; `explain` knows them.
+        CheckpointError: the hub refuses, its answer is not of the form of a listing, a name could lead out of a folder,
+            there is no pipeline.yaml, or HF_HUB_OFFLINE is set.
     """
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         raise CheckpointError(f"HF_HUB_OFFLINE is set, so nothing can be downloaded: unset it, {_WITHOUT_NETWORK}")
-    info = HfApi().model_info(repository, revision=revision, timeout=_ANSWER_SECONDS, files_metadata=True)
-    found = {file.rfilename: file for file in info.siblings or []}
-    prefix = next((start for start in (_INNER, "") if start + _SETTINGS in found), None)
-    if prefix is None:
-        raise CheckpointError(f"{repository} has no {_SETTINGS}: it is not a SAM 3D Objects checkpoint")
-    files = [
-        RemoteFile(name, file.size or 0, getattr(file.lfs, "sha256", None))
-        for name, file in found.items()
-        if name.startswith(prefix) and not _hidden(name)
-    ]
-    return Listing(repository, str(info.sha), prefix, tuple(sorted(files, key=lambda file: (file.size, file.path))))
+    _check_asked(repository, revision)
+    part = "" if revision is None else f"/revision/{quote(revision, safe='')}"
+    with explained(repository, revision):
+        info = fetch_json(f"{constants.ENDPOINT}/api/models/{repository}{part}?blobs=true")
+    try:
+        commit = _of_form(_COMMIT, info["sha"])
+        entries = {str(entry["rfilename"]): entry for entry in info["siblings"]}
+        prefix = next((start for start in (_INNER, "") if start + _SETTINGS in entries), None)
+        if prefix is None:
+            raise CheckpointError(f"{repository} has no {_SETTINGS}: it is not a SAM 3D Objects checkpoint")
+        files = [
+            _remote_file(name, entry)
+            for name, entry in entries.items()
+            if name.startswith(prefix) and not _hidden(name)
+        ]
+        _check_apart([file.path for file in files])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"the answer of {constants.ENDPOINT} is not that of a hub ({first_line(error)}): check HF_ENDPOINT"
+        ) from error
+    return Listing(repository, commit, prefix, tuple(sorted(files, key=lambda file: (file.size, file.path))))
 
 
 def login() -> str:
     """Whether there is a login on the hub, and whose. A token is never shown."""
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import constants, get_token
 
-    token = get_token()
-    if token is None:
+    if get_token() is None:
         return "none (`hf auth login`, or HF_TOKEN)"
     try:
-        return f"as {HfApi().whoami(token)['name']}"
-    except Exception as error:  # of the hub, the network, or an answer without a name
-        if _status(error) in (401, 403):
+        return f"as {_of_form(_ACCOUNT, fetch_json(f'{constants.ENDPOINT}/api/whoami-v2')['name'])}"
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:  # or an answer without a name
+        if isinstance(error, Refused) and error.status in (401, 403):
             return "a token was found, and the hub does not accept it"
         return "a token was found, and the hub did not say whose it is"
 
 
 def access_problem(listing: Listing, revision: str | None) -> str | None:
     """Why the hub refuses the files to this login; None if it does not."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
     try:
-        get_hf_file_metadata(hf_hub_url(listing.repository, listing.files[0].path, revision=listing.commit))
-    except Exception as error:
-        text = explain(error, listing.repository, revision)
-        if text is None:
-            raise
-        return text
-    return None
+        with explained(listing.repository, revision), request("HEAD", address(listing, listing.files[0])):
+            return None
+    except Dropped:
+        raise
+    except CheckpointError as error:
+        return str(error)
+
+
+def address(listing: Listing, file: RemoteFile) -> str:
+    """Where a file is downloaded from."""
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(listing.repository, file.path, revision=listing.commit)
 
 
 def cached_folder(repository: str, revision: str | None) -> Path | None:
@@ -104,57 +142,99 @@ def cached_folder(repository: str, revision: str | None) -> Path | None:
     return None
 
 
-def explain(error: BaseException, repository: str, revision: str | None) -> str | None:
-    """One sentence for an error of the hub: the cause and what to do; None for other errors."""
-    return next(filter(None, (_explain_answer(cause, repository, revision) for cause in chain(error))), None)
+@contextlib.contextmanager
+def explained(repository: str, revision: str | None) -> Iterator[None]:
+    """Raises refusals of the hub with the cause and what to do."""
+    try:
+        yield
+    except Refused as error:
+        text = _explain(error, repository, revision)
+        if text is None:
+            raise
+        raise CheckpointError(text) from error
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and its causes."""
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _explain_answer(error: BaseException, repository: str, revision: str | None) -> str | None:
-    from huggingface_hub import constants, get_token, utils
+def _explain(error: Refused, repository: str, revision: str | None) -> str | None:
+    """One sentence, by the hub's error codes as in `huggingface_hub.utils.hf_raise_for_status`; None: unknown."""
+    from huggingface_hub import constants, get_token
 
     page = f"{constants.ENDPOINT}/{repository}"
-    status = _status(error)
-    if isinstance(error, utils.GatedRepoError) and get_token() is None:
+    if error.code == "GatedRepo" and get_token() is None:
         return (
             f"{repository} is gated and you are not logged in: accept the licence on {page} and wait until access is "
             "granted, run `hf auth login` (or set HF_TOKEN) with a token of the same account, then run this again"
         )
-    if isinstance(error, utils.GatedRepoError):
+    if error.code == "GatedRepo":
         return (
             f"the account of your token has no access to {repository}: accept the licence on {page} and wait until "
             "access is granted, then run this again (a fine-grained token must also be allowed to read gated "
             "repositories; `hf auth whoami` says whose token it is)"
         )
-    if isinstance(error, utils.RevisionNotFoundError):
+    if error.code == "RevisionNotFound":
         return f"{repository} has no revision '{revision}': leave --revision out, or see {page}/commits/main"
-    if isinstance(error, utils.RepositoryNotFoundError):
+    if error.code == "RepoNotFound" or (error.status == 401 and error.said != _BAD_TOKEN):
         account = "your login may not see it" if get_token() else "you are not logged in (`hf auth login`, or HF_TOKEN)"
         return f"the hub shows no repository '{repository}': check the name; if it is private or gated, {account}"
-    if isinstance(error, utils.HFValidationError):
-        return f"'{repository}' is not a name on the hub: write owner/name, such as {REPOSITORY}"
-    if isinstance(error, utils.OfflineModeIsEnabled):
-        return f"HF_HUB_OFFLINE is set, so nothing can be downloaded: unset it, {_WITHOUT_NETWORK}"
-    if status == 401:
+    if error.status == 401:
         return "the hub does not accept your token: run `hf auth login` again, or set HF_TOKEN to a valid one"
-    if status == 403:
-        reason = getattr(error, "server_message", None) or "no reason given"
+    if error.status == 403:
+        reason = error.said or "no reason given"
         return f"the hub forbids the download of {repository} with your token ({reason}): see {page}"
-    if status is not None and (status == 429 or status >= 500):
-        return f"the hub is unavailable (status {status}): run the same command later, it resumes"
+    if error.status == 511:
+        return "the network wants a login: open any page in a browser, log in, then run this again"
+    if error.status == 429 or error.status >= 500:
+        return f"the hub is unavailable (status {error.status}): run the same command later, it resumes"
     return None
 
 
-def _status(error: BaseException) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+def _check_asked(repository: str, revision: str | None) -> None:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"'{repository}' is not a name on the hub: write owner/name, such as {REPOSITORY}"
+        ) from error
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise CheckpointError(f"{revision!r} is not a revision: give a branch, tag or commit, or leave --revision out")
 
 
 def _hidden(name: str) -> bool:
-    """Whether a part starts with a dot: files of git and the hub, and ".."."""
-    return name.startswith("/") or any(part.startswith(".") for part in PurePosixPath(name).parts)
+    """Whether a part starts with a dot: files of git and the hub."""
+    return any(part.startswith(".") and part.strip(".") for part in name.split("/"))
+
+
+def _remote_file(name: str, entry: Mapping[str, Any]) -> RemoteFile:
+    size, lfs = entry["size"], entry.get("lfs")
+    if type(size) is not int or not 0 <= size < MAX_BYTES:
+        raise ValueError(f"the size of {_shown(name)} is no number of bytes")
+    parts = name.split("/")
+    safe = all(_PART.fullmatch(part) and part.isprintable() and not part.endswith((".", " ")) for part in parts)
+    if not safe or len(name) > 500 or len(parts) > 10:
+        raise ValueError(f"{_shown(name)} is not the name of a file in a folder")
+    if lfs is not None:
+        return RemoteFile(name, size, sha256=_of_form(_SHA256, lfs["sha256"]))
+    blob = entry.get("blobId")
+    return RemoteFile(name, size, blob=None if blob is None else _of_form(_COMMIT, blob))
+
+
+def _check_apart(names: Sequence[str]) -> None:
+    """No file may be where another one has its folder, also on disks that know no case."""
+    if len(names) > MAX_FILES:
+        raise ValueError(f"{len(names)} files")
+    taken = {name.lower() for name in names}
+    above = {parent.as_posix() for name in taken for parent in PurePosixPath(name).parents}
+    unfinished = {name + PART for name in taken}
+    if len(taken) < len(names) or taken & (above | unfinished):
+        raise ValueError("two files have the same place")
+
+
+def _of_form(form: re.Pattern[str], value: Any) -> str:
+    if not isinstance(value, str) or not form.fullmatch(value):
+        raise ValueError(f"{_shown(value)} is not of the form {form.pattern}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    return ascii(value)[:80]

@@ -10,10 +10,10 @@ from fast_sam3d.checkpoints.download import (
     REPOSITORY,
     DownloadPlan,
     fetch,
-    human,
     plan_download,
     unfinished_folder,
 )
+from fast_sam3d.checkpoints.remote_file import human
 from fast_sam3d.cli.tables import aligned, print_path
 
 DEFAULT_FOLDER = "checkpoints/hf"

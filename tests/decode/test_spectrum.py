@@ -47,6 +47,21 @@ def test_picture_against_a_slow_reference() -> None:
     assert picture_ratio(rgb, mask) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("corner", ["first", "last"])
+def test_an_object_at_the_picture_s_border_has_no_margin_there(corner: str) -> None:
+    """At 254 pixels the box with its one margin is 256 pixels wide: nothing is resized."""
+    pattern = np.random.default_rng(1).integers(40, 200, (SIDE - 2, SIDE - 2))
+    place = slice(0, SIDE - 2) if corner == "first" else slice(10, SIDE + 8)
+    picture, mask = np.zeros((SIDE + 8, SIDE + 8)), np.zeros((SIDE + 8, SIDE + 8), bool)
+    picture[place, place], mask[place, place] = pattern, True
+    filled = np.full((SIDE, SIDE), pattern.mean())
+    inside = slice(0, SIDE - 2) if corner == "first" else slice(2, SIDE)
+    filled[inside, inside] = pattern
+    expected = slow_ratio((filled - filled.mean()) * np.outer(np.hanning(SIDE), np.hanning(SIDE)), 38 / SIDE)
+    rgb = torch.from_numpy(picture)[..., None].repeat(1, 1, 3)
+    assert picture_ratio(rgb, torch.from_numpy(mask)) == pytest.approx(expected, rel=1e-4)
+
+
 def test_fine_stripes_have_a_higher_ratio_than_coarse_ones() -> None:
     fine, coarse = (picture_ratio(*square(stripes(period))) for period in (4, 40))
     assert fine is not None and coarse is not None

@@ -29,7 +29,7 @@ def campaign(
     """Runs fresh cases of one class until the time or their number is used up."""
     counts: collections.Counter[str] = collections.Counter()
     findings: list[tuple[Any, Outcome]] = []
-    child = Child(name)
+    child = Child()
     end = time.monotonic() + seconds
     largest = 0
 
@@ -37,7 +37,7 @@ def campaign(
         nonlocal largest
         if counts.total() >= cases or time.monotonic() > end:
             return
-        outcome = child.run(case)
+        outcome = child.run(name, case)
         counts[outcome.kind] += 1
         largest = max(largest, outcome.growth)
         if outcome.finding:
@@ -68,8 +68,8 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     if args.repeat:
-        child = Child(args.classes[0])
-        outcome = child.run(ast.literal_eval(args.repeat))
+        child = Child()
+        outcome = child.run(args.classes[0], ast.literal_eval(args.repeat))
         child.close()
         print(outcome.kind, outcome.text, f"+{outcome.growth / 1e6:.0f} MB")
         return int(outcome.finding)

@@ -45,15 +45,16 @@ class AcceptedDamageError(AssertionError):
 
 
 class Child:
-    """A process that runs cases of one class, and is started again after a hang."""
+    """A process that runs cases, and is started again after a hang."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._process: Any = None
+    def __init__(self) -> None:
         self._start()
 
-    def run(self, case: Any) -> Outcome:
-        self._pipe.send(case)
+    def run(self, name: str, case: Any) -> Outcome:
+        """One case of a class. The first of a class also prepares the class, for which there is no limit."""
+        self._pipe.send((name, None))
+        assert self._pipe.recv() == "ready"
+        self._pipe.send((name, case))
         if not self._answers():
             self.close()
             self._start()
@@ -61,6 +62,7 @@ class Child:
         try:
             outcome: Outcome = self._pipe.recv()
         except EOFError:
+            self._process.join()
             code = self._process.exitcode
             self._start()
             return Outcome("traceback", f"the process died with code {code}")
@@ -82,29 +84,31 @@ class Child:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(self._name, theirs))
+        self._process = context.Process(target=_serve, args=(theirs,))
         self._process.start()
         theirs.close()
-        assert self._pipe.recv() == "ready"
 
 
-def _serve(name: str, pipe: Any) -> None:
+def _serve(pipe: Any) -> None:
     from tests.fuzz.classes import CLASSES
 
-    kind = CLASSES[name]
     with tempfile.TemporaryDirectory() as folder:
-        kind.prepare(Path(folder) / "base")
-        with contextlib.suppress(ValueError, OSError):  # not everywhere
-            resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + _CAP,) * 2)
-        pipe.send("ready")
         for number in range(10**9):
             try:
-                case = pipe.recv()
+                name, case = pipe.recv()
             except EOFError:
                 return
+            kind, base = CLASSES[name], Path(folder) / name
+            if case is None:
+                if not base.exists():
+                    kind.prepare(base)
+                with contextlib.suppress(ValueError, OSError):  # not everywhere
+                    resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + _CAP, resource.RLIM_INFINITY))
+                pipe.send("ready")
+                continue
             here = Path(folder) / str(number)
             here.mkdir()
-            pipe.send(_one(kind, case, here, Path(folder) / "base"))
+            pipe.send(_one(kind, case, here, base))
             shutil.rmtree(here, ignore_errors=True)
 
 

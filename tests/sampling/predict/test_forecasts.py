@@ -203,6 +203,18 @@ def test_modes_require_equal_intervals() -> None:
     assert torch.equal(DynamicModes()(past, 0.5, NOTHING), Hermite()(past, 0.5, NOTHING))
 
 
+@pytest.mark.parametrize("reason", ["too few", "not finite"])
+def test_modes_fall_back_on_the_configured_hermite_prediction(reason: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = [torch.randn(5, generator=generator) for _ in range(4 if reason == "not finite" else 3)]
+    if reason == "not finite":
+        values[0][0] = torch.nan  # the oldest, which no prediction of order 1 reads
+    past = history([0.1, 0.2, 0.3, 0.4][: len(values)], values)
+    got = DynamicModes(order=1, sigma=0.8, stride=5)(past, 0.55, NOTHING)
+    assert torch.equal(got, Hermite(order=1, sigma=0.8, stride=5)(past, 0.55, NOTHING))
+    assert not torch.equal(got, Hermite()(past, 0.55, NOTHING))
+
+
 def test_modes_of_zero_velocities_are_zero() -> None:
     past = history([0.1, 0.2, 0.3, 0.4], [torch.zeros(5)] * 4)
     assert torch.equal(DynamicModes()(past, 0.5, NOTHING), torch.zeros(5))
