@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.bench.job import PLACES
+from fast_sam3d.bench.record import replacing
 from fast_sam3d.bench.suite import OFF, OTHER_SEED, Suite
 from fast_sam3d.bench.summary import UNKNOWN, MethodStats, Number, pareto_front
 from fast_sam3d.errors import FastSam3dError
@@ -292,6 +293,7 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, An
 
 
 def _save(plot: Any, figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=DPI)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, format="png")
     plot.close(figure)
     return path

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
+import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fast_sam3d.documents import parse_json
+from fast_sam3d.documents.files import read_bytes
 from fast_sam3d.errors import OutputError
 from fast_sam3d.model.weights import weights_digest
-from fast_sam3d.outputs.digests import file_digest, folder_identity
+from fast_sam3d.outputs.digests import file_digest, folder_identity, text_digest
+from fast_sam3d.outputs.folder import writing
 
 if TYPE_CHECKING:
     from fast_sam3d.bench.objects import Identified
     from fast_sam3d.checkpoints.load import Checkpoint
+
+log = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
 Key = int | str
 """One measured unit: the seed of a held-out object, or an object's name with a seed."""
 
 
+MOST_BYTES = 1 << 30
+"""Of a record that is read; the largest so far has 1 MB."""
+
+
 class Record:
-    """A JSON-lines file with one line per unit.
+    """A JSON-lines file with one line per unit: its key, its rows, and a digest of both.
 
     Args:
         folder: of the evaluation.
@@ -55,18 +64,20 @@ class Record:
         if not fresh and self.path.exists():
             self.rows = dict(_read(self.path))
         # Rewrite it, because the last line may be incomplete after a kill.
-        temporary = self.path.with_suffix(".tmp")
-        try:
-            temporary.write_text("".join(_line(key, rows) for key, rows in self.rows.items()))
-            temporary.replace(self.path)
+        write_text(self.path, "".join(_line(key, rows) for key, rows in self.rows.items()))
+        with writing(folder):
             for path in others if fresh else ():
                 path.unlink()
-        except OSError as error:
-            raise OutputError(f"{self.path} cannot be written ({error.strerror}): choose another folder") from error
 
     def add(self, key: Key, rows: Rows) -> None:
-        """Write the rows of one unit to disk; they replace earlier rows of the same key."""
-        with self.path.open("a") as file:
+        """Write the rows of one unit to disk; they replace earlier rows of the same key.
+
+        Raises:
+            OutputError: the disk is full, or the file was removed in the meantime.
+        """
+        # Not mode "a", which would create a file without the earlier rows.
+        with writing(self.path), self.path.open("r+", encoding="utf-8") as file:
+            file.seek(0, io.SEEK_END)
             file.write(_line(key, rows))
         self.rows[key] = rows
 
@@ -116,21 +127,47 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file, see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the name of a file that replaces `path` at the end of the block; the same command writes over a stale one.
+
+    Raises:
+        OutputError: the disk is full, or the folder was removed in the meantime.
+    """
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    with writing(path):
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def _line(key: Key, rows: Rows) -> str:
-    return json.dumps([key, without_nan(rows)], allow_nan=False) + "\n"
+    plain = json.loads(json.dumps([key, without_nan(rows)], allow_nan=False))
+    return json.dumps([*plain, text_digest(json.dumps(plain))]) + "\n"
 
 
 def _read(path: Path) -> Iterable[tuple[Key, Rows]]:
-    """The complete lines; an incomplete or a damaged one is measured again."""
-    for line in path.read_bytes().splitlines():
-        with suppress(ValueError, TypeError, AttributeError):
-            key, rows = parse_json(line, str(path))
-            # Only numbers can be null, see `without_nan`.
-            hash(key)
-            yield key, [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+    damaged = 0
+    content = read_bytes(path, MOST_BYTES, str(path), OutputError, "add --overwrite to measure again")
+    for line in content.splitlines():
+        try:
+            key, rows, digest = parse_json(line, str(path))
+            whole = digest == text_digest(json.dumps([key, rows]))
+        except (ValueError, TypeError):
+            whole = False
+        if not whole:
+            damaged += 1
+            continue
+        # Only numbers can be null, see `without_nan`.
+        yield key, [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+    if damaged:
+        log.warning("%d of the lines of %s are incomplete or have been changed, and are measured again", damaged, path)

@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.bench.samplers import OWN, find_samplers
     from fast_sam3d.checkpoints.load import load_checkpoint
     from fast_sam3d.metrics import Reconstruction, compare
-    from fast_sam3d.outputs.files import save_json
+    from fast_sam3d.outputs.seals import save_sealed
     from fast_sam3d.run.progress import Bar
 
     (sampler,) = find_samplers([args.sampler])
@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
             write_results(folder / way, own, given, runs[way], tag=checkpoint.tag, notices=notices)
         _draw(folder / SHEET, request, runs, facts)
         sizes = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*.*")}
-        save_json(folder / FACTS, facts | {"identity": request.identity, "files": sizes})
+        save_sealed(folder / FACTS, facts | {"identity": request.identity, "files": sizes}, sizes)
     with results_complete(target):
         print("\n".join(_table(facts)))
         print_path(f"results in {target}: {SHEET}, {FACTS}, {BASELINE}/, {ACCELERATED}/")

@@ -66,13 +66,15 @@ class Scenes:
     def end(self) -> int:
         """Writes and prints the status of every scene of several. Returns the exit code."""
         from fast_sam3d.outputs.files import save_json
+        from fast_sam3d.outputs.folder import writing
 
         rows = list(self.rows.values())
         failed = sum(row["status"] == "failed" for row in rows)
         if not self.single:
-            self.config.output.dir.mkdir(parents=True, exist_ok=True)
-            summary = {"scenes": rows, "complete": len(rows) - failed, "failed": failed}
-            save_json(self.config.output.dir / SUMMARY, summary)
+            folder = self.config.output.dir
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                save_json(folder / SUMMARY, {"scenes": rows, "complete": len(rows) - failed, "failed": failed})
             cells = [
                 (row["folder"], row["status"], str(row.get("complete", "")), str(row.get("failed", "")),
                  _number(row.get("mean_mask_iou")), row["message"])

@@ -197,6 +197,11 @@ class Job:
             self._changed.wait_for(lambda: len(self._events) > count, timeout)
             return self._events[count:]
 
+    def look(self, seen: Mapping[str, Path], timeout: float) -> None:
+        """Wait until it has ended, or has other files to look at than those seen; at most some seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.finished or (self.view and self.view != seen), timeout)
+
     def wait(self, timeout: float | None = None) -> Results:
         """Wait for the end.
 

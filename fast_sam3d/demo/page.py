@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -240,9 +239,9 @@ class Page:
         shown: Any = None
         busy = [gr.Button(visible=True), *[gr.Button(interactive=False)] * buttons]
         try:
-            yield [texts.progress(job), "", "", "", gr.Textbox(visible=False), job.id, *busy]
+            yield [texts.progress(job), texts.viewer(job), "", "", gr.Textbox(visible=False), job.id, *busy]
             while not job.finished:
-                time.sleep(LOOK)
+                job.look(shown or {}, LOOK)
                 look: Any = gr.skip()
                 if job.view and dict(job.view) != shown and not job.finished:
                     shown = dict(job.view)
@@ -273,7 +272,7 @@ class _Output:
         self.job = gr.State("")
         self.parts = [
             gr.HTML("", elem_id=f"{name}-progress"),
-            gr.HTML("", elem_id=f"{name}-viewer"),
+            gr.HTML(None, html_template=_read("viewer.html"), js_on_load=_read("viewer.js"), elem_id=f"{name}-viewer"),
             gr.HTML("", elem_id=f"{name}-facts"),
             gr.HTML("", elem_id=f"{name}-files"),
             gr.Textbox(
@@ -296,7 +295,7 @@ class _Output:
         """The last state of a job."""
         results = job.results
         if results is None:
-            return [texts.progress(job), "" if shown else gr.skip(), *[gr.skip()] * 4, *_idle(buttons)]
+            return [texts.progress(job), texts.viewer(job) if shown else gr.skip(), *[gr.skip()] * 4, *_idle(buttons)]
         found = results.comparison
         views = [("", results.view)] if found is None else [("accelerated", results.view), ("baseline", found.view)]
         look = gr.skip() if found is None and dict(results.view) == shown else texts.viewer(job, views)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fast_sam3d.demo.choice import jpeg
 from fast_sam3d.demo.events import StageRow
 from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Comparison, Job, Results
-from fast_sam3d.viewer import PAGE, Pane, page_address
+from fast_sam3d.viewer import Pane
 
 __all__ = [
     "address", "comparison", "downloads", "facts", "model_line", "objects", "problem", "progress", "thumbnail",
@@ -121,18 +121,19 @@ def address(job: Job, path: Path) -> str:
     return "/".join(["results", job.id, *inside])
 
 
-def viewer(job: Job, views: Sequence[tuple[str, Mapping[str, Path]]]) -> str:
-    """The viewer with the mesh and the gaussians of a result, or of several side by side, each with a label."""
+def viewer(job: Job, views: Sequence[tuple[str, Mapping[str, Path]]] = ()) -> dict[str, Any]:
+    """What the viewer shows: mesh and gaussians of a result, or of several side by side, each with a label.
+
+    Without views: that the job runs.
+    """
     panes = [
-        Pane(kind, f"../{address(job, view[kind])}", f"{label} {name}".strip())
+        Pane(kind, f"../{address(job, view[kind])}", f"{label} {name}".strip())._asdict()
         for label, view in views
         for kind, name in KINDS
         if kind in view
     ]
-    if not panes:
-        return '<div class="status">There is neither a mesh nor a file of gaussians to show.</div>'
-    source = escape(page_address(f"viewer/{PAGE.name}", panes))
-    return f'<iframe class="viewer" title="3D viewer" src="{source}" allow="fullscreen"></iframe>'
+    note = "There is neither a mesh nor a file of gaussians to show." if views else "The result appears here."
+    return {"job": job.id, "panes": panes, "note": note}
 
 
 def downloads(job: Job, results: Results) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_write", "save_json"]
+__all__ = ["atomic_write", "json_types", "save_json"]
 
 
 @contextlib.contextmanager
@@ -43,19 +43,19 @@ def save_json(path: str | os.PathLike[str], content: Any) -> None:
 
     Characters that UTF-8 cannot encode, as in a path of another encoding, are escaped as \\udcXX and read back equal.
     """
-    text = json.dumps(_json_types(content), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(json_types(content), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as file:
         file.write((text + "\n").encode("utf-8", "backslashreplace"))
 
 
-def _json_types(value: Any) -> Any:
-    """Convert to JSON types, recursively."""
+def json_types(value: Any) -> Any:
+    """Convert to JSON types, recursively; numbers that are not finite become None."""
     if isinstance(value, Mapping):
-        return {str(key): _json_types(item) for key, item in value.items()}
+        return {str(key): json_types(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_json_types(item) for item in value]
+        return [json_types(item) for item in value]
     if hasattr(value, "tolist"):  # numpy arrays and scalars, torch tensors
-        return _json_types(value.tolist())
+        return json_types(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, (str, int, bool)):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
+import platform
 import re
 import shutil
 import tempfile
@@ -15,21 +17,22 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from fast_sam3d.documents import read_json
 from fast_sam3d.errors import OutputError
 from fast_sam3d.outputs.interrupts import interrupts_deferred
+from fast_sam3d.outputs.locks import folder_lock
+from fast_sam3d.outputs.seals import damage, is_sealed, read_sealed
 
 __all__ = [
     "check_file",
     "check_target",
     "clear_unfinished",
-    "has_files",
     "has_results",
     "log_replaced",
     "refuse_other_settings",
     "result_folder",
     "results_complete",
     "writable_folder",
+    "writing",
 ]
 
 log = logging.getLogger(__name__)
@@ -66,12 +69,13 @@ def check_target(target: Path, known_names: Collection[str], known_folders: Coll
         made: list[Path] = []
         with interrupts_deferred():
             try:
-                inside = _hidden(target)
-                longest = max(known_names, key=len, default="") + ".12345678.tmp"  # as `atomic_write` names it
-                for folder in (*reversed(_missing_parents(target)), target, inside, inside / longest):
+                for folder in (*reversed(_missing_parents(target)), target):
                     if not folder.exists():
                         folder.mkdir()
                         made.append(folder)
+                longest = max(known_names, key=len, default="") + ".12345678.tmp"  # as `atomic_write` names it
+                with _aside(target.parent) as aside:
+                    (aside / longest).mkdir()
             finally:
                 for folder in reversed(made):
                     with contextlib.suppress(OSError):
@@ -81,17 +85,22 @@ def check_target(target: Path, known_names: Collection[str], known_folders: Coll
 
 
 def clear_unfinished(target: Path) -> None:
-    """Remove what killed processes left unfinished in a folder. No other process may be writing there."""
-    for path in target.iterdir():
-        if _UNFINISHED.fullmatch(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Remove what killed processes left unfinished in a folder. No other process may be writing there.
+
+    Raises:
+        OutputError: the folder has been removed or replaced, or cannot be written.
+    """
+    with writing(target):
+        for path in target.iterdir():
+            if _UNFINISHED.fullmatch(path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def has_results(target: Path, report_name: str, identity: Mapping[str, Any]) -> bool:
-    """Whether `target` holds complete results of these inputs and settings.
+    """Whether `target` holds complete and undamaged results of these inputs and settings; logs what is damaged.
 
     Args:
-        report_name: of the JSON file that holds "identity", "files" (name to size) and "input" (image and mask).
+        report_name: of the sealed JSON file that holds "identity", "files" and "input" (image and mask).
         identity: {"input": digests by name, "settings": values by name}, JSON-ready.
 
     Raises:
@@ -100,37 +109,35 @@ def has_results(target: Path, report_name: str, identity: Mapping[str, Any]) -> 
     if not target.is_dir() or not any(target.iterdir()):
         return False
     try:
-        report = read_json(target / report_name)
-        known, files, made_of = report["identity"], report["files"], report["input"]
+        report = read_sealed(target / report_name)
+        known, made_of = report["identity"], report["input"]
         inputs, settings = dict(known["input"]), dict(known["settings"])
-        whole = has_files(target, files)
+        changed = damage(target / report_name, report)
         picture = f"{made_of['image']} with {made_of['mask']}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if known != identity and not is_sealed(report):
+            raise ValueError(changed)
+    except (ValueError, KeyError, TypeError) as error:
         raise OutputError(
             f"{target} holds results, and no {report_name} says what they were made from: {_REPLACE}"
         ) from error
     if inputs != identity["input"]:
         raise OutputError(f"{target} holds the results of another input, {picture}: {_REPLACE}")
     refuse_other_settings(target, settings, identity["settings"])
-    return whole
+    if changed:
+        log.warning("%s: %s since it was written, so the object is reconstructed again", target, changed)
+    return not changed
 
 
 def log_replaced(target: Path, report_name: str, identity: Mapping[str, Any]) -> None:
     """A log line where results of another picture or mask are about to be replaced. Arguments: see `has_results`."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        report = read_json(target / report_name)
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        report = read_sealed(target / report_name)
         made_of, old = report["input"], report["identity"]["input"]
         if old != identity["input"]:
             log.warning(
                 "%s holds the results of another input, %s with %s, which are replaced", target, made_of["image"],
                 made_of["mask"],
             )  # fmt: skip
-
-
-def has_files(folder: Path, sizes: Mapping[str, int | None]) -> bool:
-    """Whether all of some files are in a folder, with these sizes in bytes; None: any size."""
-    paths = {folder / name: size for name, size in sizes.items()}
-    return all(path.is_file() and size in (None, path.stat().st_size) for path, size in paths.items())
 
 
 def refuse_other_settings(target: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -197,33 +204,47 @@ def result_folder(target: Path) -> Iterator[Path]:
         OutputError: the disk is full, or the folder can no longer be written.
     """
     made: list[Path] = []
-    aside: Path | None = None
     complete = False
+    aside = contextlib.ExitStack()
     try:
-        with interrupts_deferred():
-            made = _missing_parents(target)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            aside = _hidden(target, ".unfinished")
-            aside.mkdir()
-        yield aside
-        with interrupts_deferred():
-            _swap(aside, target)
-            complete = True
-    except BaseException as error:
+        with writing(target):
+            with interrupts_deferred():
+                made = _missing_parents(target)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                new = aside.enter_context(_aside(target.parent)) / "new"
+                new.mkdir()
+            yield new
+            with interrupts_deferred():
+                _swap(new, target)
+                complete = True
+                aside.close()
+    except BaseException:
         if complete:
             with results_complete(target):
                 raise
         with interrupts_deferred():
-            if aside is not None:
-                shutil.rmtree(aside, ignore_errors=True)
+            aside.close()
             for folder in made:
                 with contextlib.suppress(OSError):  # not empty: another process wrote there
                     folder.rmdir()
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OutputError(f"{target} cannot be written ({error.strerror}): free some space") from error
-            raise _unwritable(target, error) from error
         raise
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raise OutputError where files of `target` cannot be written, or it is taken away in the meantime."""
+    try:
+        yield
+    except BrokenPipeError:  # of the standard output
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OutputError(f"{target} cannot be written ({error.strerror}): free some space") from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ESTALE):
+            raise OutputError(
+                f"{target} was removed or replaced by something else while it was being written: run the command again"
+            ) from error
+        raise _unwritable(target, error) from error
 
 
 @contextlib.contextmanager
@@ -246,13 +267,30 @@ def _unwritable(target: Path, error: OSError, flag: str = "--output_dir") -> Out
     return OutputError(f"{short} cannot be written ({error.strerror or error}): choose another {flag}")
 
 
-def _hidden(target: Path, suffix: str = "") -> Path:
-    """A new name beside `target`, short: the target's name plus a suffix might be too long."""
-    return target.parent / f".fast_sam3d-{uuid.uuid4().hex[:8]}{suffix}"
+@contextlib.contextmanager
+def _aside(parent: Path) -> Iterator[Path]:
+    """A hidden folder in `parent`, removed at the end; a later run on this machine removes that of a killed one.
+
+    Its name is short: that of the results plus a suffix might be too long.
+    """
+    mine = f".fast_sam3d-{hashlib.sha256(platform.node().encode()).hexdigest()[:6]}-"
+    with contextlib.ExitStack() as stack:
+        with folder_lock(parent) as alone:
+            for path in parent.glob(f"{mine}*") if alone else ():
+                with folder_lock(path, tries=1) as abandoned:
+                    if abandoned:
+                        shutil.rmtree(path, ignore_errors=True)
+            folder = parent / f"{mine}{uuid.uuid4().hex[:8]}"
+            folder.mkdir()
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(folder_lock(folder))
+        yield folder
 
 
 def _swap(new: Path, target: Path) -> None:
-    old = _hidden(target, ".old")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(target))
+    old = new.with_name("old")
     try:
         if target.exists():
             target.rename(old)  # a folder cannot be renamed over a non-empty one
@@ -261,4 +299,3 @@ def _swap(new: Path, target: Path) -> None:
         if old.exists() and not target.exists():
             old.rename(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)

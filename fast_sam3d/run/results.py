@@ -10,6 +10,7 @@ from fast_sam3d.config.compose import Config
 from fast_sam3d.inputs.load import ObjectInput
 from fast_sam3d.run.export import EXPORT_NAMES, GAUSSIANS, GAUSSIANS_4, MESH, write_exports
 from fast_sam3d.run.object import ObjectRun
+from fast_sam3d.run.own_process import Call, here
 
 __all__ = ["GAUSSIANS", "GAUSSIANS_4", "MESH", "RESULT_NAMES", "write_results"]
 
@@ -29,6 +30,7 @@ def write_results(
     identity: Mapping[str, Any] | None = None,
     notices: Sequence[str] = (),
     keep: Collection[str] = (),
+    call: Call = here,
 ) -> tuple[list[str], tuple[str, ...]]:
     """Write every result of a run into `folder`, the report last; the time that it takes is a row of the report.
 
@@ -39,14 +41,15 @@ def write_results(
         identity: of the inputs and settings, for the report; see `fast_sam3d.outputs.folder.has_results`.
         notices: of `fast_sam3d.run.notices.notices_of`, for report and preview.
         keep: kinds of files that are written beside those of `config.output`; see `run.export.write_exports`.
+        call: see `run.export.write_exports`.
 
     Returns:
         The names of the files, in order of interest, and the notices with those of the files.
     """
-    from fast_sam3d.outputs.files import save_json
+    from fast_sam3d.outputs.seals import save_sealed
 
     with run.report.stage("results"):
-        written, facts, found = write_exports(folder, run, config.output, keep)
+        written, facts, found = write_exports(folder, run, config.output, keep, call)
         notices = (*notices, *found)
         written, facts = _write(folder, config, given, run, notices, written, facts)
     report: dict[str, Any] = {
@@ -70,7 +73,7 @@ def write_results(
     }
     if identity is not None:
         report |= {"identity": identity, "files": {name: (folder / name).stat().st_size for name in written}}
-    save_json(folder / REPORT, report)
+    save_sealed(folder / REPORT, report, () if identity is None else written)
     return [*written, REPORT], notices
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.config.compose import Config
-from fast_sam3d.documents import read_json
-from fast_sam3d.outputs.folder import clear_unfinished
+from fast_sam3d.errors import OutputError
+from fast_sam3d.outputs.folder import clear_unfinished, writing
+from fast_sam3d.outputs.seals import damage, is_sealed, read_sealed
 from fast_sam3d.run.notices import overlap_notices
 from fast_sam3d.run.processes import Lost, in_forks
 from fast_sam3d.scene.plan import ScenePlan
@@ -43,11 +44,27 @@ def finish(
 
     Returns:
         The content of summary.json; it depends neither on time nor on interruptions.
+
+    Raises:
+        OutputError: objects have been removed or changed during the run, or the files cannot be written.
     """
+    with writing(plan.target):
+        return _finish(plan, outcomes, config, processes)
+
+
+def _finish(plan: ScenePlan, outcomes: Mapping[int, ObjectOutcome], config: Config, processes: int) -> dict[str, Any]:
     from fast_sam3d.outputs.files import save_json
 
     numbers = [number for number in plan.scene.masks if outcomes[number].status == "complete"]
-    complete = {number: read_done(plan.target / str(number)) or {} for number in numbers}
+    complete: dict[int, dict[str, Any]] = {}
+    for number in numbers:
+        done = read_done(plan.target / str(number))
+        if done is None:
+            raise OutputError(
+                f"{plan.target / str(number)} was removed or changed by something else during the run: run the command "
+                "again, which reconstructs what is missing"
+            )
+        complete[number] = done
     splats = [kind for kind in SCENE_SPLATS if kind in (config.output.formats or ())]
     parts = [[*complete.items()], [config.output.preview, config.scene.turntable, *splats]]
     made_of = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -66,13 +83,21 @@ def finish(
 
 
 def _composed(target: Path, made_of: str) -> dict[str, Any] | None:
-    """The content of scene.json, if all files of the scene exist and are of these objects."""
-    try:
-        scene: dict[str, Any] = read_json(target / SCENE_JSON)
-        known = scene["made_of"] == made_of and all((target / name).is_file() for name in scene["files"])
-        return scene if known else None
-    except (OSError, ValueError, KeyError, TypeError):
+    """The content of scene.json, if it is of these objects, and no file of the scene has changed."""
+    path = target / SCENE_JSON
+    if not path.exists():
         return None
+    try:
+        scene = read_sealed(path)
+        if scene["made_of"] != made_of and is_sealed(scene):
+            return None
+        changed = damage(path, scene)
+    except (ValueError, KeyError, TypeError):
+        changed = f"{path.name} has been changed"
+    if changed is not None:
+        log.warning("%s: %s since it was written, so the scene is composed again", target, changed)
+        return None
+    return scene
 
 
 def _compose(

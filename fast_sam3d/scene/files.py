@@ -12,11 +12,11 @@ import numpy as np
 from fast_sam3d.documents import read_json
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import OPENCV_FROM_CAMERA, Pose
-from fast_sam3d.outputs.files import save_json
 from fast_sam3d.outputs.gaussians import load_gaussians_ply
 from fast_sam3d.outputs.gltf import GlbWriter
 from fast_sam3d.outputs.meshes import add_surface, load_glb
 from fast_sam3d.outputs.pose import CAMERA_FRAME, OBJECT_FRAME, POSE_CONVENTION
+from fast_sam3d.outputs.seals import save_sealed
 from fast_sam3d.run.export import PARTS
 from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE
 from fast_sam3d.scene.objects import PlacedObject, Scene
@@ -75,7 +75,7 @@ def save_scene_json(
 
     Args:
         camera: of the picture.
-        facts: further keys of the scene. about: further keys of objects, by name.
+        facts: further keys of the scene; digests of its "files" are added. about: further keys of objects, by name.
     """
     objects, row = [], 0
     for item in scene.objects:
@@ -94,14 +94,14 @@ def save_scene_json(
             "glb_node": None if item.surface is None else node_name(item.name),
         })  # fmt: skip
         row += count
-    save_json(path, {
+    save_sealed(path, {
         **facts,
         "camera": None if camera is None else camera_facts(camera),
         "object_frame": OBJECT_FRAME,
         "camera_frame": CAMERA_FRAME,
         "convention": SCENE_CONVENTION,
         "objects": objects,
-    })  # fmt: skip
+    }, facts.get("files", ()))  # fmt: skip
 
 
 def camera_facts(camera: Camera) -> dict[str, Any]:

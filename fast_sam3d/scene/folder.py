@@ -97,6 +97,9 @@ def run_folder(
         engine: receives the tasks, if there are any.
         report: called with every outcome when it is known, those of earlier runs first.
         processes: called after the objects; the number of processes that compose the scene.
+
+    Raises:
+        OutputError: the folder cannot be written, or was removed or replaced in the meantime.
     """
     outcomes = dict(planned.known)
     for outcome in planned.known.values():

@@ -10,7 +10,7 @@ from typing import Any
 
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import InputError, OutputError
-from fast_sam3d.outputs.folder import check_target, refuse_other_settings
+from fast_sam3d.outputs.folder import check_target, refuse_other_settings, writing
 from fast_sam3d.run.export import PARTS
 from fast_sam3d.scene.batch import groups_of
 from fast_sam3d.scene.inputs import SceneInput
@@ -105,6 +105,7 @@ def _image(done: Mapping[str, Any]) -> Any:
 
 
 def count_as_missing(tasks: Iterable[ObjectTask]) -> None:
-    """Mark the objects of tasks as not complete, so that an interrupted run resumes with them."""
+    """Mark the objects of tasks as not complete, so that an interrupted run resumes with them. Raises OutputError."""
     for task in tasks:
-        (task.target / DONE).unlink(missing_ok=True)
+        with writing(task.target):
+            (task.target / DONE).unlink(missing_ok=True)

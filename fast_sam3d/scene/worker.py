@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 from fast_sam3d.config.compose import FORMATS, Config, OutputConfig
 from fast_sam3d.config.measured import PRESETS, cache_state
 from fast_sam3d.config.settings import InputConfig
-from fast_sam3d.documents import read_json
 from fast_sam3d.errors import FastSam3dError, OutputError, one_line
-from fast_sam3d.outputs.folder import has_files, result_folder
+from fast_sam3d.outputs.folder import result_folder
+from fast_sam3d.outputs.seals import damage, read_sealed, save_sealed
 from fast_sam3d.run.memory import free_memory, smaller_than
 from fast_sam3d.run.notices import checkpoint_notices, notices_of
 from fast_sam3d.run.object import Known, ObjectRun, RunSettings, run_object_fitting
+from fast_sam3d.run.own_process import Call, here
 from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
 from fast_sam3d.scene.batch import Ahead
 from fast_sam3d.scene.inputs import SceneInput, digest, load_scene
@@ -119,6 +120,8 @@ class ObjectWorker:
         self.notices = notices
         self.progress: Progress | None = None
         """Receives every step and stage."""
+        self.call: Call = here
+        """Of what takes seconds of writing; see `run.results.write_results`."""
         self._scene: tuple[Path, InputConfig, SceneInput] | None = None
         self._ahead = Ahead(self.pipeline, config.seed, config.pipeline.ss_steps)
         self._handle = accelerate(self.pipeline, config)
@@ -223,7 +226,7 @@ class ObjectWorker:
             with result_folder(task.target) as folder:
                 written, notices = write_results(
                     folder, self.config, given, run, tag=self.tag, load_seconds=self.load_seconds, out_of_memory=tried,
-                    notices=notices, keep=FORMATS,  # the scene is composed from these
+                    notices=notices, call=self.call, keep=FORMATS,  # the scene is composed from these
                 )  # fmt: skip
                 own = notices[len(self.notices) :]
                 _write_done(folder, task, written, run, tried, given.size, own)
@@ -247,29 +250,39 @@ def _write_done(
     folder: Path, task: ObjectTask, written: list[str], run: ObjectRun, tried: Sequence[str], size: tuple[int, int],
     notices: Sequence[str],
 ) -> None:  # fmt: skip
-    from fast_sam3d.outputs.files import save_json
     from fast_sam3d.scene.files import camera_facts, camera_seen
 
     points = run.result.get("pointmap")
     camera = None if points is None else camera_seen(points, size, f"object {task.number}")
-    save_json(folder / DONE, {
+    save_sealed(folder / DONE, {
         "identity": task.identity,
-        # The report holds times, so its size differs from run to run.
+        # The report holds times, so its size and digest differ from run to run; it has a seal of its own.
         "files": {name: None if name == REPORT else (folder / name).stat().st_size for name in sorted(written)},
         "formats": run.formats,
         "out_of_memory": tried,
         "notices": notices,
         "camera": None if camera is None else {**camera_facts(camera), "size_px": size},
-    })  # fmt: skip
+    }, [name for name in written if name != REPORT])  # fmt: skip
 
 
 def read_done(target: Path) -> dict[str, Any] | None:
-    """The content of an object's `done.json`, if every file that it lists exists with its size; else None."""
-    try:
-        done = read_json(target / DONE)
-        return done if has_files(target, done["files"]) and isinstance(done["identity"], dict) else None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    """The content of an object's `done.json`, if neither it nor a file that it lists has changed; else None.
+
+    What has changed is logged.
+    """
+    path = target / DONE
+    if not path.exists():
         return None
+    try:
+        done = read_sealed(path)
+        changed = damage(path, done)
+        if changed is None and isinstance(done["identity"], dict):
+            return done
+    except (ValueError, KeyError, TypeError):
+        changed = None
+    log.warning("%s: %s since it was written, so the object does not count as complete", target,
+                changed or f"{DONE} has been changed")  # fmt: skip
+    return None
 
 
 def outcome_of(number: int, done: Mapping[str, Any]) -> ObjectOutcome:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.bench.plots import pyplot
+from fast_sam3d.bench.record import replacing
 from fast_sam3d.tune.check import PATH, STEPS, summary
 from fast_sam3d.tune.job import Result
 
@@ -43,7 +44,8 @@ def draw(path: Path, result: Result, title: str) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=DPI)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, format="png")
     plot.close(figure)
 
 

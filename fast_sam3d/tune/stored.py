@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import pickle
 import shutil
@@ -24,6 +25,8 @@ __all__ = ["Stored"]
 
 log = logging.getLogger(__name__)
 
+_DIGEST = hashlib.sha256().digest_size
+"""Bytes before the content of a file."""
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -40,10 +43,12 @@ class Stored:
     def save(self, case: Case, solves: Mapping[str, RecordedSolve]) -> None:
         """Keep the solves of a case; one that cannot be kept is run again after an interruption, which is logged."""
         try:
-            content = {stage: _content(solve) for stage, solve in solves.items()}
+            content = io.BytesIO()
+            torch.save({stage: _content(solve) for stage, solve in solves.items()}, content)
+            kept = content.getvalue()
             self.folder.mkdir(exist_ok=True)
             with atomic_write(self._path(case)) as file:
-                torch.save(content, file)
+                file.write(hashlib.sha256(kept).digest() + kept)
         except (OSError, TypeError) as error:
             log.warning("the baseline of object %s is not kept for an interruption: %s", case[0], error)
 
@@ -57,7 +62,10 @@ class Stored:
         if not path.is_file():
             return None
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            kept = path.read_bytes()
+            if hashlib.sha256(kept[_DIGEST:]).digest() != kept[:_DIGEST]:
+                raise KeyError("digest")
+            content = torch.load(io.BytesIO(kept[_DIGEST:]), map_location="cpu", weights_only=True)
             return {stage: _restored(content[stage], template) for stage, template in templates.items()}
         except (OSError, RuntimeError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
             log.warning("%s cannot be read (%s), so that its object is run again", path, type(error).__name__)

@@ -55,8 +55,28 @@ def test_overwriting_discards_rows(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="removed"):
         Record(tmp_path / "absent", SETTINGS)
+
+
+@pytest.mark.parametrize("line", [b'[7, [{"seed": 8}], "0"]', b"[" * 100_000, b"\xff", b"null", b'[7, [{"seed": 7}]]'])
+def test_a_changed_line_is_measured_again(tmp_path: Path, line: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    first = Record(tmp_path, SETTINGS)
+    first.add(7, [{"seed": 7}])
+    first.add(9, [{"seed": 9, "f1": 0.5}])
+    lines = first.path.read_bytes().splitlines()
+    first.path.write_bytes(b"\n".join([line, lines[1].replace(b"0.5", b"0.6"), lines[0], b""]))
+    assert Record(tmp_path, SETTINGS).rows == {7: [{"seed": 7}]}
+    assert "2 of the lines" in caplog.text
+    assert first.path.read_bytes() == lines[0] + b"\n"
+
+
+def test_rows_that_are_taken_away_end_the_run_with_a_sentence(tmp_path: Path) -> None:
+    first = Record(tmp_path, SETTINGS)
+    first.path.unlink()
+    with pytest.raises(OutputError, match=r"\.jsonl was removed or replaced .*: run the command again"):
+        first.add(7, [{"seed": 7}])
+    assert not first.path.exists()
 
 
 def test_strict_json() -> None:

@@ -23,8 +23,7 @@ from fast_sam3d.cli import infer, object_input
 from fast_sam3d.config.compose import Loading, load
 from fast_sam3d.errors import ExportError
 from fast_sam3d.model.inputs import limit_size, match_size
-from fast_sam3d.outputs import files as output_files
-from fast_sam3d.outputs import load_gaussians_ply, meshes
+from fast_sam3d.outputs import load_gaussians_ply, meshes, seals
 from tests.fakes import same_vars, snapshot
 from tests.stand_in import StandIn, files, run
 
@@ -251,6 +250,21 @@ def test_results_of_the_same_input_and_settings_are_kept(pipeline, object_folder
     assert {p for p in before if p.name != "report.json" and p.read_bytes() != before[p]} <= {
         elsewhere / "outputs/cup_0" / name for name in ("gaussians.ply", "mesh.glb", "preview.png")
     }, "arrays that the stand-in draws for each run"
+
+
+@pytest.mark.parametrize("name", ["gaussians.ply", "mesh.glb", "report.json"])
+def test_results_that_were_damaged_later_are_created_anew(pipeline, object_folder, elsewhere, capsys, name):
+    run(capsys, "infer", "--image_path", object_folder, "output.preview=false")
+    folder = elsewhere / "outputs" / "cup_0"
+    path, before = folder / name, (folder / "pose.json").read_bytes()
+    path.write_bytes(path.read_bytes().replace(b'"preset": "off"', b'"preset": "0ff"').replace(bytes(2), b"ab", 1))
+    size = path.stat().st_size
+    code, out, err = run(capsys, "infer", "--image_path", object_folder, "output.preview=false")
+    assert code == 0 and f"{name} has been changed since it was written" in err and "results in" in out
+    assert path.stat().st_size == size or name == "report.json"
+    assert (folder / "pose.json").read_bytes() == before
+    code, out, _ = run(capsys, "infer", "--image_path", object_folder, "output.preview=false")
+    assert code == 0 and "are complete" in out
 
 
 def test_formats_say_what_is_decoded_and_written(pipeline, object_folder, elsewhere, capsys):
@@ -529,7 +543,7 @@ def interrupt(*arguments: object, **options: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("place", "name"), [(StandIn, "run"), (meshes, "save_glb"), (output_files, "save_json")])
+@pytest.mark.parametrize(("place", "name"), [(StandIn, "run"), (meshes, "save_glb"), (seals, "save_json")])
 @pytest.mark.parametrize("earlier", [False, True])
 def test_ctrl_c_leaves_no_partial_file_and_keeps_the_older_result(
     pipeline, object_folder, elsewhere, capsys, monkeypatch, place, name, earlier

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,7 +46,7 @@ def test_a_failing_rename_restores_the_old_results(tmp_path, monkeypatch):
     rename = Path.rename
 
     def refuse(self: Path, target: Path) -> Path:
-        if "unfinished" in self.name:
+        if self.name == "new":
             raise PermissionError(13, "Permission denied")
         return rename(self, target)
 
@@ -58,6 +61,55 @@ def test_other_files_in_a_created_parent_are_kept(tmp_path):
         (tmp_path / "a" / "mine").write_text("mine")
         raise ZeroDivisionError
     assert files(tmp_path) == {"a", "a/mine"}
+
+
+def taken(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def file_instead(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("mine")
+
+
+@pytest.mark.parametrize("take", [taken, file_instead])
+@pytest.mark.parametrize("place", ["a", "a/c"])
+def test_a_folder_that_is_taken_away_ends_with_a_sentence(tmp_path, take: Callable[[Path], None], place):
+    (tmp_path / "a" / "c").mkdir(parents=True)
+    if (take, place) == (taken, "a/c"):  # there is room for the new one
+        with result_folder(tmp_path / "a" / "c") as folder:
+            take(tmp_path / place)
+            (folder / "new").write_text("new")
+        assert files(tmp_path) == {"a", "a/c", "a/c/new"}
+        return
+    words = "removed or replaced .* run the command again"
+    with pytest.raises(OutputError, match=words), result_folder(tmp_path / "a" / "c") as folder:
+        take(tmp_path / place)
+        (folder / "new").write_text("new")
+    left = set() if take is taken else {place, *({"a"} if place == "a/c" else ())}
+    assert files(tmp_path) == left
+    assert take is taken or (tmp_path / place).read_text() == "mine"
+
+
+def die_writing(target: Path) -> None:
+    with result_folder(target) as folder:
+        (folder / "new").write_text("new")
+        os._exit(9)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_what_a_killed_run_left_is_removed_by_the_next_but_not_that_of_a_running_one(tmp_path):
+    killed = multiprocessing.get_context("fork").Process(target=die_writing, args=(tmp_path / "c",))
+    killed.start()
+    killed.join(30)
+    assert killed.exitcode == 9 and len(list(tmp_path.iterdir())) == 1
+    with result_folder(tmp_path / "c") as folder:
+        (folder / "new").write_text("new")
+        assert len(list(tmp_path.iterdir())) == 1
+        with result_folder(tmp_path / "d"):
+            pass
+        check_target(tmp_path / "e", {"x"})
+    assert files(tmp_path) == {"c", "c/new", "d"}
 
 
 def test_check_target_leaves_no_files(tmp_path):

@@ -317,6 +317,73 @@ def test_changed_inputs_are_run_again(pipeline, kitchen, elsewhere, capsys, disc
     assert {name.split("/")[2] for name in after if after[name] != before[name]} == {"2", *SCENE - PICTURES}
 
 
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "again"),
+    [
+        ("2/gaussians.ply", flip, 1),
+        ("2/mesh.glb", flip, 1),
+        ("2/report.json", lambda path: replace(path, '"seed": 42', '"seed": 43'), 1),
+        ("2/done.json", lambda path: replace(path, '"camera": null', '"camera": {}'), 1),
+        ("2/done.json", lambda path: path.write_text("[" * 100_000), 1),
+        ("2/done.json", lambda path: path.write_text('{"identity":' * 100_000), 1),
+        ("2/done.json", lambda path: path.write_bytes(b"\xff"), 1),
+        ("scene.ply", flip, 0),
+        ("scene.json", lambda path: replace(path, "0.8", "0.9"), 0),
+        ("scene.json", lambda path: path.write_text("[" * 100_000), 0),
+    ],
+)
+def test_what_was_damaged_later_is_created_anew(pipeline, kitchen, elsewhere, capsys, name, change, again):
+    scene(capsys, kitchen)
+    before, runs, path = contents(elsewhere), pipeline.runs, elsewhere / "outputs/kitchen" / name
+    shown = path.name
+    change(path)
+    code, _, err = scene(capsys, kitchen)
+    assert code == 0 and pipeline.runs == runs + again
+    assert f"{shown} has been changed since it was written" in err
+    assert contents(elsewhere) == before
+
+
+@pytest.mark.parametrize(("workers", "instead"), [(1, None), (1, "file"), (2, None)])
+def test_output_that_is_taken_away_ends_with_a_sentence(
+    pipeline, kitchen, elsewhere, capsys, monkeypatch, workers, instead
+):
+    plain, place = Posed.run, elsewhere / "outputs" / "kitchen"
+    if workers > 1 and sys.platform != "linux":
+        pytest.skip("nothing is forked elsewhere")
+
+    def taken(self, *args, **options):
+        if (place / "0").exists() or (place / "2").exists():  # the first has been written
+            shutil.rmtree(place, ignore_errors=True)  # two processes do it
+            if instead:
+                place.write_text("mine")
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(Posed, "run", taken)
+    code, _, err = scene(capsys, kitchen, "--workers", workers)
+    assert code == 2 and "Traceback" not in err
+    assert "run the command again" in err.splitlines()[-1]
+    monkeypatch.setattr(Posed, "run", plain)
+    if instead:
+        assert place.read_text() == "mine"
+        place.unlink()
+    assert all((path / "done.json").is_file() for path in place.glob("*"))
+    assert scene(capsys, kitchen)[0] == 0
+    after = contents(elsewhere)
+    shutil.rmtree(place)
+    assert scene(capsys, kitchen)[0] == 0
+    assert contents(elsewhere) == after
+
+
 def test_results_of_another_picture_are_refused(pipeline, kitchen, elsewhere, capsys, picture):
     scene(capsys, kitchen)
     before, runs = contents(elsewhere), pipeline.runs
