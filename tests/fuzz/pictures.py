@@ -167,9 +167,20 @@ def read_damaged_pointmap(case: Any, folder: Path, base: Path) -> None:
 
 
 _SIDES = st.sampled_from([0, 1, 2, 3, 4, HEIGHT, WIDTH, HEIGHT // 2, WIDTH // 2, HEIGHT * 2, WIDTH * 2, 100_000])
+_FITTING = [
+    [HEIGHT, WIDTH],
+    [HEIGHT, WIDTH, 1],
+    [HEIGHT, WIDTH, 3],
+    [1, HEIGHT, WIDTH],
+    [1, HEIGHT, WIDTH, 3],
+    [WIDTH, HEIGHT, 3],
+]
 ARRAYS = st.tuples(
     st.sampled_from(["pointmap.npy", "pointmap.npz", "0.npy", "labels.npz"]),
-    st.lists(_SIDES, max_size=5).filter(lambda shape: np.prod(shape, dtype=float) <= 1e6),
+    st.one_of(
+        st.lists(_SIDES, max_size=5).filter(lambda shape: np.prod(shape, dtype=float) <= 1e6),
+        st.sampled_from(_FITTING),
+    ),
     st.sampled_from(
         ["<f8", "<f4", ">f4", "<f2", "<i4", "<u2", "|u1", "|b1", "<c8", "<U3", "|S4", "<M8[s]", "|O", "|V8"]
     ),
