@@ -65,7 +65,11 @@ def load(base: Path, folder: Path, kind: str, files: dict[str, bytes | None]) ->
     for name, content in files.items():
         if content is not None:
             (here / name).write_bytes(content)
-    return load_pipeline(here, device="cpu", runtime="auto" if kind == "mini" else "native")
+    pipeline = load_pipeline(here, device="cpu", runtime="auto" if kind == "mini" else "native")
+    if kind != "mini":  # which loads each network before its first use
+        with pipeline.residency.using(*pipeline.residency.parts):
+            pass
+    return pipeline
 
 
 def load_damaged(case: Any, folder: Path, base: Path) -> None:
