@@ -124,7 +124,7 @@ def _read(name: str, tree: Any) -> Suite:
     # A method with two labels runs once.
     known = {overrides: label for label, overrides in methods.items()}
     ablation = {
-        label: known.get(overrides) or add(label, overrides)
+        label: (isinstance(overrides, str) and known.get(overrides)) or add(label, overrides)
         for label, overrides in _mapping(f"suite {name}: ablation", top.get("ablation") or {}).items()
     }
     main = tuple(dict.fromkeys([*main, *ablation.values()]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def check_stock_files(folder: Path, help_text: str) -> None:
     needed = [*configs.values(), *map(weights_file, weights.values())]
     for file in needed:
         check_place(folder, file)
-    if missing := sorted({file.name for file in needed if not file.is_file()}):
+    if missing := sorted({file.name for file in needed if not os.path.isfile(file)}):
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}; {help_text}")
     networks = {part: _networks(path, part, help_text) for part, path in configs.items()}
     for part, path in weights.items():

@@ -202,7 +202,7 @@ def _default(device: Any, asked: str) -> Checkpoint:
                 check_stock(folder)
             else:
                 check_native(folder, torch_device(device), GATED_HELP)
-        except FastSam3dError as error:
+        except (FastSam3dError, OSError) as error:  # OSError: a folder that cannot be entered
             problem = f"the weights in {folder} cannot be used: {error}"
             continue
         reason = f"these SAM 3D Objects weights are there and usable; the {runtime} runtime, because {why}"
@@ -263,14 +263,17 @@ def _packaged(folder: Path) -> bool:
 
 
 def _folders(root: Path) -> list[Path]:
-    """The folders in `root`, by name. A hidden one is an unfinished download."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """The folders in `root`, by name; none in one that cannot be read. A hidden one is an unfinished download."""
+    try:
+        return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError:
+        return []
 
 
 def _is_stock(folder: Path) -> bool:
     try:
         return _kind(folder) == "sam3d"
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return False
 
 
