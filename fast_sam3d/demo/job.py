@@ -167,6 +167,11 @@ class Job:
         return self.last.seconds if self.finished else time.perf_counter() - self._began
 
     @property
+    def waited(self) -> float:
+        """Seconds before it started; 0 if it has not."""
+        return next((event.seconds for event in self._events if event.kind == "started"), 0.0)
+
+    @property
     def results(self) -> Results | None:
         """None unless it is done."""
         return self._results
@@ -196,6 +201,11 @@ class Job:
         with self._changed:
             self._changed.wait_for(lambda: len(self._events) > count, timeout)
             return self._events[count:]
+
+    def look(self, seen: Mapping[str, Path], timeout: float) -> None:
+        """Wait until it has ended, or has other files to look at than those seen; at most some seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.finished or (self.view and self.view != seen), timeout)
 
     def wait(self, timeout: float | None = None) -> Results:
         """Wait for the end.

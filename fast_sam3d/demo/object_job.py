@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from fast_sam3d.demo.settings import command_line, configuration
 from fast_sam3d.documents import read_json
 from fast_sam3d.geometry.arrays import first
 from fast_sam3d.inputs.load import ObjectInput
-from fast_sam3d.inputs.masks import check_inverted
+from fast_sam3d.inputs.masks import check_shape
 from fast_sam3d.run.object import ObjectRun
+from fast_sam3d.run.own_process import in_own_process
 from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE, PREVIEW, REPORT
 from fast_sam3d.run.to_folder import Written, run_to_folder
 
@@ -67,7 +69,7 @@ def run_object_job(job: Job, given: JobInput, model: Model, folder: Path) -> Res
     report = read_json(folder / "result" / REPORT)
     files = tuple(folder / "result" / name for name in written.files)
     results = Results(
-        folder, files, found_view(folder / "result", folder / VIEW), report,
+        folder, files, _final_view(folder), report,
         read_json(folder / "result" / POSE), run.seconds, run.report.network_calls,
         run.report.network_calls_saved, command, written.notices, comparison,
     )  # fmt: skip
@@ -85,7 +87,7 @@ def _object_input(given: JobInput, saved: Path, reduce: bool) -> ObjectInput:
     item = item.reduced() if reduce else item
     notices = list(given.notices)
     if given.source is None:
-        check_inverted(item.mask, Path(f"{given.folder_name}/0.png"), notices)
+        check_shape(item.mask, Path(f"{given.folder_name}/0.png"), notices)
     return replace(item, notices=tuple(notices))
 
 
@@ -102,10 +104,11 @@ def _run(given: ObjectInput, config: Config, model: Model, watch: Watch, target:
         written = run_to_folder(
             model.pipeline, config, given, model.checkpoint, target, progress=watch.outside,
             load_seconds=model.load_seconds, before=show,
+            call=functools.partial(in_own_process, watch.check),
         )  # fmt: skip
     watch.check()
     if job is not None:
-        job.show(found_view(target, target.parent / VIEW))
+        job.show(_final_view(target.parent))
     return written
 
 
@@ -129,6 +132,12 @@ def _plain_files(run: ObjectRun, folder: Path) -> dict[str, Path]:
             save_gaussians_ply(folder / file, gaussians)
             break
     return found_view(folder)
+
+
+def _final_view(folder: Path) -> dict[str, Path]:
+    """The files of a job to look at; gaussians that are shown already stay, as those that are written look the same."""
+    shown = found_view(folder / VIEW)
+    return found_view(folder / "result", folder / VIEW) | {name: shown[name] for name in ("splats",) if name in shown}
 
 
 def found_view(*folders: Path) -> dict[str, Path]:

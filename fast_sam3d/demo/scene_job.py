@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from fast_sam3d.documents import read_json
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.run.notices import checkpoint_notices
 from fast_sam3d.run.object import Known
+from fast_sam3d.run.own_process import in_own_process
 from fast_sam3d.scene.compose import SCENE_JSON, SUMMARY
 from fast_sam3d.scene.folder import run_folder, scene_lock
 from fast_sam3d.scene.inputs import load_scene
@@ -54,6 +56,7 @@ def run_scene_job(job: Job, given: JobInput, model: Model, folder: Path) -> Resu
     with scene_lock(target), _worker(model, config) as worker, observe(model.pipeline, watch) as report:
         watch.report = report
         worker.progress = watch.outside
+        worker.call = functools.partial(in_own_process, watch.check)
         worker.know(scene, config.input)
         plan = plan_scene(scene, config, config_identity(config, model.checkpoint), target)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fast_sam3d.demo.choice import jpeg
 from fast_sam3d.demo.events import StageRow
-from fast_sam3d.demo.inputs import JobInput
+from fast_sam3d.demo.inputs import Example, JobInput
 from fast_sam3d.demo.job import Comparison, Job, Results
-from fast_sam3d.viewer import PAGE, Pane, page_address
+from fast_sam3d.viewer import Pane
 
 __all__ = [
-    "address", "comparison", "downloads", "facts", "model_line", "objects", "problem", "progress", "thumbnail",
+    "address", "comparison", "downloads", "facts", "model_line", "objects", "on_shelf", "problem", "progress",
     "viewer",
 ]  # fmt: skip
 
@@ -40,13 +40,13 @@ def model_line(embedded: bool, tag: str) -> str:
     return f'<div class="notice">{loaded} {EMBEDDED}</div>' if embedded else f'<div class="model">{loaded}</div>'
 
 
-def thumbnail(path: Path) -> str:
-    """The address of a small copy of a picture."""
+def on_shelf(example: Example) -> dict[str, str]:
+    """An example to pick, with a small copy of its picture."""
     from PIL import Image
 
-    with Image.open(path) as picture:
+    with Image.open(example.image) as picture:
         picture.thumbnail((144, 144))
-        return jpeg(picture.convert("RGB"))
+        return {"name": example.name, "url": jpeg(picture.convert("RGB")), "masks": str(len(example.masks))}
 
 
 def objects(given: Sequence[JobInput]) -> str:
@@ -86,10 +86,34 @@ def progress(job: Job) -> str:
     saved = f", {last.saved:g} saved" if last.saved else ""
     calls = f", {last.calls:g} network calls{saved}" if last.calls else ""
     going = "Cancelling, at the end of this step" if job.cancelled else "Running"
-    state = "Done" if job.finished else f'<span class="spin"></span>{going}'
-    head = f'<div class="status" role="status">{state}: {job.seconds:.1f} s{calls}</div>'
+    state = "Done" if job.finished else f'<span class="spin"></span>{going}{_which(job)}'
+    spent = f" ({', '.join(_spent(job))})" if job.finished else ""
+    head = f'<div class="status" role="status">{state}: {job.seconds:.1f} s{spent}{calls}</div>'
     stages = f'<div class="stages">{"".join(_rows(job.rows))}</div>'
     return head + (f"<details><summary>stages</summary>{stages}</details>" if job.finished else stages)
+
+
+def _which(job: Job) -> str:
+    """The object of a scene that is worked on."""
+    part, all_of = job.rows[-1].part if job.rows else "", len(job.given.masks) if job.given is not None else 0
+    done = len({row.part for row in job.rows})
+    return f", {part} ({done} of {all_of})" if job.scene and part.startswith("object") else ""
+
+
+def _spent(job: Job) -> Iterable[str]:
+    """The seconds of a job that has ended, by what they were spent on; together they are those of the whole job."""
+    left, waited = job.seconds, job.waited
+    kinds = {"waiting": waited, "reconstruction": 0.0, "baseline": 0.0, "faces and texture": 0.0}
+    for row in job.rows:
+        if row.stage == "export":
+            kinds["faces and texture"] += row.seconds
+        elif row.stage not in ("results", "compose", "drift"):
+            kinds["baseline" if row.part == "baseline" and job.settings.compare else "reconstruction"] += row.seconds
+    for what, seconds in kinds.items():
+        left -= seconds
+        if seconds >= 0.05:
+            yield f"{what} {seconds:.1f} s"
+    yield f"files {max(left, 0):.1f} s"
 
 
 def _queued(job: Job) -> str:
@@ -121,18 +145,19 @@ def address(job: Job, path: Path) -> str:
     return "/".join(["results", job.id, *inside])
 
 
-def viewer(job: Job, views: Sequence[tuple[str, Mapping[str, Path]]]) -> str:
-    """The viewer with the mesh and the gaussians of a result, or of several side by side, each with a label."""
+def viewer(job: Job, views: Sequence[tuple[str, Mapping[str, Path]]] = ()) -> dict[str, Any]:
+    """What the viewer shows: mesh and gaussians of a result, or of several side by side, each with a label.
+
+    Without views: that the job runs.
+    """
     panes = [
-        Pane(kind, f"../{address(job, view[kind])}", f"{label} {name}".strip())
+        Pane(kind, f"../{address(job, view[kind])}", f"{label} {name}".strip())._asdict()
         for label, view in views
         for kind, name in KINDS
         if kind in view
     ]
-    if not panes:
-        return '<div class="status">There is neither a mesh nor a file of gaussians to show.</div>'
-    source = escape(page_address(f"viewer/{PAGE.name}", panes))
-    return f'<iframe class="viewer" title="3D viewer" src="{source}" allow="fullscreen"></iframe>'
+    note = "There is neither a mesh nor a file of gaussians to show." if views else "The result appears here."
+    return {"job": job.id, "panes": panes, "note": note}
 
 
 def downloads(job: Job, results: Results) -> str:
@@ -155,7 +180,12 @@ def facts(job: Job, results: Results) -> str:
     """Notices, time and calls, and the pose."""
     notices = "".join(f'<div class="notice">{escape(text)}</div>' for text in results.notices)
     saved = f" ({results.saved:g} saved)" if results.saved else ""
-    rows = [("run", f"{results.seconds:.2f} s, {results.calls:g} network calls{saved}")]
+    rows = [
+        (
+            "reconstruction" if "rotation" in results.pose else "run",
+            f"{results.seconds:.2f} s, {results.calls:g} network calls{saved}",
+        )
+    ]
     pose = results.pose
     if "rotation" in pose:
         for key in ("rotation", "translation", "scale"):

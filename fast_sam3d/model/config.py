@@ -43,11 +43,50 @@ def _convention(config: object, **required: object) -> None:
             )
 
 
+LARGEST: Final = 4096
+"""Upper limit of whole numbers; four times the width of the widest published network."""
+
+LARGEST_REAL: Final = 1e6
+"""Upper limit of the other numbers, and of their negatives."""
+
+MOST: Final[Mapping[str, int]] = MappingProxyType({
+    "blocks": 128, "depth": 128, "heads": 256, "image_size": 1024, "inference_steps": 1000, "input_size": 1024,
+    "last_res_blocks": 32, "mlp_ratio": 64, "multiplier": 64, "num_blocks": 128, "num_heads": 256, "num_io_blocks": 16,
+    "num_register_tokens": 64, "num_res_blocks": 32, "num_res_blocks_middle": 32, "resolution": 256, "size": 1024,
+    "slat_inference_steps": 1000, "ss_inference_steps": 1000, "window_size": 256,
+})  # fmt: skip
+"""Lower upper limits of settings that cost time or memory before weights are compared, or that no weights show."""
+
+MOST_TOKENS: Final = 4096
+"""Of a transformer with full attention, as published."""
+
+
+def most(name: str) -> int:
+    """The largest value of a setting of a network."""
+    return MOST.get(name, LARGEST)
+
+
 def _positive(config: object, *names: str) -> None:
+    """Raise ValueError unless settings are above 0 and within their limits."""
     for name in names:
         value = getattr(config, name)
         if not value > 0:
             raise ValueError(f"{type(config).__name__}.{name} must be positive, got {value!r}")
+        _within(config, name)
+
+
+def _within(config: object, name: str) -> None:
+    """Raise ValueError for a setting over its limit."""
+    if (value := getattr(config, name)) > most(name):
+        raise ValueError(f"{type(config).__name__}.{name} must be at most {most(name)}, got {value!r}")
+
+
+def _few_tokens(config: object, per_edge: int, axes: int) -> None:
+    """Raise ValueError for a grid with more cells than `MOST_TOKENS`."""
+    if per_edge**axes > MOST_TOKENS:
+        raise ValueError(
+            f"{type(config).__name__} has {per_edge}**{axes} tokens, and at most {MOST_TOKENS} are supported"
+        )
 
 
 def _divides(config: object, small: str, large: str) -> None:
@@ -103,6 +142,7 @@ class SSFlowConfig:
             _positive(self, "layout_mlp_ratio")
         _divides(self, "num_heads", "model_channels")
         _divides(self, "patch_size", "resolution")
+        _few_tokens(self, self.resolution // self.patch_size, 3)
 
     @property
     def leaf_shapes(self) -> dict[str, tuple[int, int]]:
@@ -152,6 +192,7 @@ class SSDecoderConfig(SSEncoderConfig):
         super().__post_init__()
         if self.refine_channels < 0:
             raise ValueError(f"refine_channels must be 0 or more, got {self.refine_channels}")
+        _within(self, "refine_channels")
         if self.refine_channels and self.patch_size % 2:
             raise ValueError(f"a refining stage needs an even patch_size, got {self.patch_size}")
 
@@ -189,6 +230,8 @@ class EmbedderConfig:
         for name in ("num_blocks", "descriptor_channels"):
             if getattr(self, name) < 0:
                 raise ValueError(f"EmbedderConfig.{name} must be 0 or more, got {getattr(self, name)}")
+            _within(self, name)
+        _few_tokens(self, self.image_size // self.patch_size, 2)
 
     @property
     def num_tokens(self) -> int:

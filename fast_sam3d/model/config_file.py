@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import types
@@ -14,7 +13,15 @@ from typing import Any, Final, TypeVar
 
 from fast_sam3d.documents import read_yaml
 from fast_sam3d.errors import CheckpointError, suggest
-from fast_sam3d.model.config import LAYOUT_CHANNELS, EmbedderConfig, SSDecoderConfig, SSFlowConfig
+from fast_sam3d.model.config import (
+    LARGEST,
+    LARGEST_REAL,
+    LAYOUT_CHANNELS,
+    EmbedderConfig,
+    SSDecoderConfig,
+    SSFlowConfig,
+    most,
+)
 from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
 from fast_sam3d.outputs.files import atomic_write
 
@@ -22,9 +29,6 @@ FORMATS: Final = ("mesh", "gaussian", "gaussian_4")
 """What the structured latent can be decoded to."""
 
 CONFIG_NAME: Final = "pipeline.yaml"
-
-LARGEST: Final = 4096
-"""Upper limit of integer settings; four times the width of the widest published network."""
 
 Settings = TypeVar("Settings")
 
@@ -46,8 +50,9 @@ class SamplingConfig:
     rescale_t: float = 3.0
 
     def __post_init__(self) -> None:
-        if self.inference_steps < 1:
-            raise ValueError(f"inference_steps must be at least 1, got {self.inference_steps}")
+        if not 1 <= self.inference_steps <= most("inference_steps"):
+            limit = most("inference_steps")
+            raise ValueError(f"inference_steps must be a number from 1 to {limit}, got {self.inference_steps}")
         if not self.cfg_strength >= 0:  # also refuses NaN
             raise ValueError(f"cfg_strength must be 0 or more, got {self.cfg_strength}")
         if not 0 <= self.cfg_interval[0] <= self.cfg_interval[1] <= 1000:
@@ -237,8 +242,9 @@ def _scalar(kind: type, value: Any, path: str) -> Any:
         return value
     # Compared before the conversion: an integer may be too large for a float.
     if kind is float and isinstance(value, (int, float)) and not truth and abs(value) < math.inf:
-        with contextlib.suppress(OverflowError):
-            return float(value)
+        if abs(value) > LARGEST_REAL:
+            raise ValueError(f"{path} is {_shown(value)}: it needs a finite number, at most {LARGEST_REAL:g}")
+        return float(value)
     if (kind is bool and truth) or (kind is str and isinstance(value, str)):
         return value
     wanted = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string"}[kind]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from torch import nn
 
@@ -11,15 +12,20 @@ from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.config_file import REPAIR, ModelConfig
 from fast_sam3d.model.embedder import ConditionEmbedder
 from fast_sam3d.model.flow import ClassifierFreeGuidance, FlowMatching, ShortCut
+from fast_sam3d.model.outlines import Outlines
 from fast_sam3d.model.slat_decoder import GaussianDecoder, MeshDecoder
 from fast_sam3d.model.slat_flow import StructuredLatentFlow
 from fast_sam3d.model.ss_flow import SparseStructureFlow
 from fast_sam3d.model.ss_vae import SSDecoder
+from fast_sam3d.model.weight_files import check_fit, map_tensors
 from fast_sam3d.model.weights import HASHES_NAME, load_hashes, load_weights, save_hashes, save_weights
 
-__all__ = ["build_networks", "load_networks", "save_networks", "weight_parts"]
+__all__ = ["build_networks", "check_networks", "load_networks", "save_networks", "weight_parts"]
 
 Embedders = Mapping[str, nn.Module]
+
+MOST_WEIGHTS: Final = 1 << 28
+"""Numbers in all networks of an embedded model together: 1 GiB in float32. The bundled one has 12 million."""
 
 
 def build_networks(config: ModelConfig) -> tuple[nn.ModuleDict, dict[str, nn.Module]]:
@@ -46,6 +52,22 @@ def weight_parts(models: nn.ModuleDict, embedders: Embedders) -> dict[str, nn.Mo
             continue
         parts[name] = module.guidance.backbone if isinstance(module, FlowMatching) else module
     return parts
+
+
+def check_networks(config: ModelConfig, folder: Path) -> None:
+    """Compare the networks that a configuration describes with the headers of a folder's files. Allocates nothing.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another network, or the networks are too large.
+    """
+    with Outlines():
+        parts = weight_parts(*build_networks(config))
+    for name, module in parts.items():
+        path = folder / f"{name}.safetensors"
+        check_fit(module, map_tensors(path, REPAIR), path, REPAIR)
+    size = sum(value.numel() for module in parts.values() for value in module.state_dict().values())
+    if size > MOST_WEIGHTS:
+        raise CheckpointError(f"the networks in {folder} have {size:,} weights, more than {MOST_WEIGHTS:,}: {REPAIR}")
 
 
 def load_networks(models: nn.ModuleDict, embedders: Embedders, folder: Path) -> None:

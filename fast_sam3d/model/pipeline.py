@@ -16,7 +16,7 @@ from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model.batch import BatchedStructure, sample_structures
 from fast_sam3d.model.common import picture_colours
 from fast_sam3d.model.config_file import CONFIG_NAME, REPAIR, ModelConfig, check_formats
-from fast_sam3d.model.networks import load_networks, save_networks
+from fast_sam3d.model.networks import check_networks, load_networks, save_networks
 from fast_sam3d.model.stages import Stages
 from fast_sam3d.serial import one_at_a_time
 
@@ -42,7 +42,10 @@ class Pipeline(Stages):
         """
         folder, config = Path(folder), ModelConfig.load(folder)
         try:
+            check_networks(config, folder)
             pipeline = cls(config, device, dtype)
+        except CheckpointError:
+            raise
         except (ArithmeticError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{folder / CONFIG_NAME} is not usable ({reason}): {REPAIR}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fast_sam3d.model.config import Convention, _convention, _divides, _positive
+from fast_sam3d.model.config import LARGEST, Convention, _convention, _divides, _positive, _within
 
 CELLS_PER_AXIS: Final = 4
 """Fine cells along the edge of a voxel: two subdivisions."""
@@ -119,10 +119,11 @@ class MeshDecoderConfig(SLatTrunkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.upsample_channels) != 2 or min(self.upsample_channels) <= 0:
-            raise ValueError(f"upsample_channels must be two positive numbers, got {self.upsample_channels}")
+        if len(self.upsample_channels) != 2 or not all(0 < width <= LARGEST for width in self.upsample_channels):
+            raise ValueError(f"upsample_channels must be two numbers from 1 to {LARGEST}, got {self.upsample_channels}")
         if self.out_channels < 4:
             raise ValueError(f"out_channels must be at least 4 (distance and colour), got {self.out_channels}")
+        _within(self, "out_channels")
         if not 0 <= self.min_component < 1:
             raise ValueError(f"min_component must be in [0, 1), got {self.min_component}")
 

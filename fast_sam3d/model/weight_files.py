@@ -5,8 +5,8 @@ Nothing that a file says is executed: safetensors holds no code, and torch files
 
 from __future__ import annotations
 
-import json
 import os
+import stat
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,11 +15,17 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from fast_sam3d.documents import parse_json
 from fast_sam3d.errors import CheckpointError
 from fast_sam3d.model import unpickle
 from fast_sam3d.model.finite import is_finite
 
-__all__ = ["check_dtype", "check_fit", "fill", "map_content", "map_tensors"]
+__all__ = ["check_dtype", "check_fit", "fill", "map_content", "map_tensors", "read_header"]
+
+_HEADER: Final = 2 << 20
+"""Bytes of the longest header; the published files would have 0.3 MB, and each entry takes time."""
+_UNMAPPED: Final = 512 << 20
+"""Bytes of the largest file that cannot be mapped, so that all of it is read."""
 
 _NOT_WEIGHTS: Final = {
     b"version https://git-lfs": "is a Git LFS pointer, not the weights (run `git lfs pull` there)",
@@ -76,9 +82,9 @@ def map_content(path: Path, restore: str) -> Mapping[str, Any]:
     Raises:
         CheckpointError: missing, unreadable, truncated, or with code; one sentence with the path.
     """
-    if path.is_fifo():
-        raise CheckpointError(f"{path} is a pipe, which cannot be mapped: give a file")
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may have no end
+            raise CheckpointError(f"the weights {path} are a folder or a special file: {restore}")
         with path.open("rb") as stream:
             start = stream.read(64)
     except FileNotFoundError as error:
@@ -97,7 +103,7 @@ def map_content(path: Path, restore: str) -> Mapping[str, Any]:
         raise CheckpointError(
             f"the weights {path} would run '{error}' when unpickled: do not use this file, nor others from its source"
         ) from error
-    except _UnfitError as error:
+    except (_UnfitError, unpickle.TooLongError) as error:
         raise CheckpointError(f"the weights {path} {error}: {restore}") from error
     except Exception as error:  # each format and each opcode has errors of its own
         raise CheckpointError(f"the weights {path} are corrupt or incomplete: {restore}") from error
@@ -107,12 +113,10 @@ def map_content(path: Path, restore: str) -> Mapping[str, Any]:
 def _map_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import safe_open
 
+    length, header = read_header(path)
     with safe_open(path, framework="pt"):
         pass  # checks the header: offsets, sizes, and the length of the file
     # Not `get_tensor`: it reads the whole file ahead (safetensors 0.8), and a header is enough to compare shapes.
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(length))
     storage = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
     tensors = {}
     for name, entry in header.items():
@@ -123,6 +127,22 @@ def _map_safetensors(path: Path) -> dict[str, Tensor]:
             empty = torch.empty(0, dtype=_DTYPES[entry["dtype"]], device="cpu")
             tensors[name] = empty.set_(storage[first:last]).view(entry["shape"])
     return tensors
+
+
+def read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """The length of a safetensors file's header in bytes, and the header: tensors, and `__metadata__`.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is longer than `_HEADER`.
+    """
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > _HEADER:
+            raise ValueError(f"the header has {length} bytes")
+        header = parse_json(stream.read(length), str(path), error=CheckpointError, most_bytes=_HEADER)
+    if not isinstance(header, dict):
+        raise ValueError("the header is no mapping")
+    return length, header
 
 
 def _map_torch(path: Path) -> Any:
@@ -136,6 +156,11 @@ def _map_torch(path: Path) -> Any:
         # Mapped, compressed values would be taken for the values themselves.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise _UnfitError("are compressed, as torch.save never leaves them")
+        # All but the tensors is read at once.
+        if any(entry.file_size > unpickle.LONGEST and "/data/" not in entry.filename for entry in entries):
+            raise unpickle.TooLongError
+    elif path.stat().st_size > _UNMAPPED:
+        raise _UnfitError(f"are in torch's format of before 1.6, and larger than {_UNMAPPED >> 20} MiB")
     # Where a user forbids other unpicklers, torch takes its own. Else weights_only=False is not "anything goes", but
     # the way to have it take the one that it is given.
     forced = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0").lower() in ("1", "y", "yes", "true")

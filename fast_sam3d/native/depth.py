@@ -95,8 +95,13 @@ def depth_part(name: str, folder: Path) -> WeightsPart:
             that is missing, surplus or misshapen.
     """
     weights = MoGeWeights(name, folder)
-    with torch.device("meta"):
-        network = MoGe(weights.config)
+    try:
+        with torch.device("meta"):
+            network = MoGe(weights.config)
+    except (ArithmeticError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the depth model {name} describes a network that cannot be built ({first_line(error)}): {_RESTORE}"
+        ) from error
     part = WeightsPart("depth_model", network, {None: weights}, frozenset(half_weights(network)), [])
     if weights.path is not None:
         part.check()

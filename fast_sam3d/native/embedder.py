@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.model.config import _positive
 from fast_sam3d.native.points import PointPatchEmbed, PointSettings
 from fast_sam3d.native.vit import MEAN, STD, VisionTransformer, ViTConfig
 
@@ -42,6 +43,13 @@ class EncoderSettings:
     normalize: bool = True
     prenorm: bool = False
 
+    def __post_init__(self) -> None:
+        _positive(self, "size")
+        if self.size % self.vit.patch:
+            raise ValueError(
+                f"EncoderSettings.size={self.size} is not a multiple of the patches' edge {self.vit.patch}"
+            )
+
 
 @dataclass(frozen=True)
 class EmbedderSettings:
@@ -56,6 +64,12 @@ class EmbedderSettings:
     parts: tuple[tuple[EncoderSettings | PointSettings, Inputs], ...]
     multiplier: float = 4.0
     drop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("a condition embedder needs an encoder")
+        if self.multiplier:
+            _positive(self, "multiplier")
 
 
 def published_inputs(encoder: EncoderSettings, points: PointSettings | None = None) -> EmbedderSettings:

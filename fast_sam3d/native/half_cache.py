@@ -23,7 +23,7 @@ from torch import nn
 
 from fast_sam3d.documents import parse_json
 from fast_sam3d.errors import CheckpointError, OutputError
-from fast_sam3d.model.weight_files import map_tensors
+from fast_sam3d.model.weight_files import map_tensors, read_header
 from fast_sam3d.native.embedder import ImageEncoder
 from fast_sam3d.native.networks import build_networks, file_parts, file_sources, image_encoders, make_parts
 from fast_sam3d.native.settings import NativeSettings
@@ -57,12 +57,12 @@ def cached_parts(folder: Path, settings: NativeSettings, half: torch.dtype, rest
     if not is_current(folder, settings, half):
         write_cache(folder, settings, half, restore)
     networks, files = build_networks(settings), file_sources(folder, settings, restore)
-    places = _Places.read(_metadata(path))
+    rewrite = f"remove {path} to write it again"
+    places = _Places.read(_metadata(path), networks)
+    if places is None:
+        raise CheckpointError(f"the weights {path} have other image encoders than the checkpoint: {rewrite}")
     places.share(networks)
-    sources = {
-        name: {None: files[name], half: _Cached(path, name, places, f"remove {path} to write it again")}
-        for name in networks
-    }
+    sources = {name: {None: files[name], half: _Cached(path, name, places, rewrite)} for name in networks}
     parts = make_parts(networks, sources, settings)
     for part in parts.values():
         part.check()
@@ -73,7 +73,7 @@ def is_current(folder: Path, settings: NativeSettings, half: torch.dtype) -> boo
     """Whether there is an up-to-date copy of the folder's weights."""
     try:
         known = _metadata(cache_path(folder, half))
-    except (OSError, OverflowError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return False
     return known.keys() >= {"encoders"} and known.items() >= _origin(folder, settings).items()
 
@@ -128,9 +128,12 @@ class _Places:
         return cls(found)
 
     @classmethod
-    def read(cls, metadata: Mapping[str, Any]) -> _Places:
-        """Those of a file."""
-        return cls(parse_json(metadata["encoders"], "the metadata of a copy"))
+    def read(cls, metadata: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> _Places | None:
+        """Those of a file; None where they are not those of the networks."""
+        first = parse_json(metadata["encoders"], "the metadata of a copy", error=CheckpointError, advice="remove it")
+        encoders = {place for place, _ in _encoders(networks)}
+        known = isinstance(first, dict) and first.keys() == encoders and all(v in encoders for v in first.values())
+        return cls(first) if known else None
 
     def share(self, networks: Mapping[str, nn.Module]) -> None:
         """Give encoders their common network."""
@@ -190,9 +193,10 @@ def _write(file: IO[bytes], parts: Mapping[str, WeightsPart], half: torch.dtype,
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    found = header["__metadata__"]
+    if not path.is_file():
+        return {}
+    _, header = read_header(path)
+    found = header.get("__metadata__")
     return found if isinstance(found, dict) else {}
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_sam3d.errors import CheckpointError
+from fast_sam3d.model.config import LARGEST, LARGEST_REAL, most
 from fast_sam3d.native.focal import camera_matrix, recover_focal_shift, view_plane
 from fast_sam3d.native.vit import MEAN, STD, VisionTransformer, ViTConfig, resizing_device
 
@@ -24,6 +25,10 @@ __all__ = ["PUBLISHED_DEPTH", "MoGe", "MoGeConfig"]
 
 PUBLISHED_DEPTH: Final = "Ruicheng/moge-vitl"
 """On the hub; the published pipeline.yaml names it."""
+
+MOST_PATCHES: Final = 10_000
+MOST_DOUBLINGS: Final = 6
+MOST_LAYERS: Final = 64
 
 # Of the constructor, where a file does not say.
 _DEFAULTS: Final[Mapping[str, Any]] = {
@@ -105,7 +110,9 @@ class MoGeConfig:
         if "neck" in given or isinstance(given.get("encoder"), Mapping):
             raise CheckpointError(f"{where} is MoGe of version 2 or later: give one of version 1, {PUBLISHED_DEPTH}")
         values = {**_DEFAULTS, **given}
-        if isinstance(area := values.pop("trained_area_range", None), (list, tuple)):
+        if (area := values.pop("trained_area_range", None)) is not None:
+            if not isinstance(area, (list, tuple)) or not _counts(area, 1, MOST_PATCHES * 14**2):
+                raise CheckpointError(f"{where} has model_config.trained_area_range = {area!r}: a pair is implemented")
             values["num_tokens_range"] = [pixels // 14**2 for pixels in area]
         for key, only in _RETIRED.items():
             if values.pop(key, only) != only and only is not None:
@@ -116,14 +123,14 @@ class MoGeConfig:
             "encoder": lambda value: isinstance(value, str),
             "remap_output": lambda value: value in _REMAPS,
             "res_block_norm": lambda value: value in _NORMS,
-            "mask_threshold": lambda value: isinstance(value, (int, float)),
-            "num_tokens_range": lambda value: len(value) == 2 and 0 < value[0] <= value[1],
+            "mask_threshold": lambda value: isinstance(value, (int, float)) and abs(value) <= LARGEST_REAL,
+            "num_tokens_range": lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= MOST_PATCHES,
             "intermediate_layers": lambda value: _counts(value if isinstance(value, (list, tuple)) else [value], 0),
-            "dim_upsample": lambda value: _counts(value, 1),
+            "dim_upsample": lambda value: _counts(value, 1) and len(value) <= MOST_DOUBLINGS,
         }
         for key, value in values.items():
             try:
-                fine = valid.get(key, lambda value, key=key: _counts([value], 0))(value)
+                fine = valid.get(key, lambda value, key=key: _counts([value], 0, most(key)))(value)
             except TypeError:
                 fine = False
             if not fine:
@@ -133,11 +140,17 @@ class MoGeConfig:
             encoder = ViTConfig.named(values.pop("encoder"))
         except ValueError as error:
             raise CheckpointError(f"{where} has another model_config.encoder: {error}") from error
+        layers = values["intermediate_layers"]
+        highest = layers if isinstance(layers, int) else max(layers) + 1
+        if not 0 < highest <= encoder.blocks:
+            raise CheckpointError(
+                f"{where} has model_config.intermediate_layers = {layers}, of {encoder.blocks} blocks"
+            )
         return cls(encoder, **values)
 
 
-def _counts(values: Any, least: int) -> bool:
-    return len(values) > 0 and all(type(value) is int and value >= least for value in values)
+def _counts(values: Any, least: int, largest: int = LARGEST) -> bool:
+    return 0 < len(values) <= MOST_LAYERS and all(type(value) is int and least <= value <= largest for value in values)
 
 
 def _conv(channels: int, out: int, size: int = 3) -> nn.Conv2d:
@@ -240,7 +253,8 @@ class MoGe(nn.Module):
         height, width = image.shape[-2:]
         patch = self.config.encoder.patch
         factor = (tokens * patch**2 / (height * width)) ** 0.5
-        size = int(height * factor), int(width * factor)
+        # At least a patch: of a picture of 8 x 65,535 pixels, both sides would not have one.
+        size = max(int(height * factor), patch), max(int(width * factor), patch)
         grid = size[0] // patch, size[1] // patch
         place = resizing_device(self.device)
         image = F.interpolate(image.to(place, torch.float32), size, mode="bicubic", antialias=True)

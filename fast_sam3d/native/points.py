@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fast_sam3d.model.config import _divides, _positive
 from fast_sam3d.native.vit import Block
 
 __all__ = ["PointPatchEmbed", "PointSettings"]
@@ -34,6 +35,12 @@ class PointSettings:
     channels: int = 512
     size: int = 256
     patch: int = 8
+
+    def __post_init__(self) -> None:
+        _positive(self, "channels", "size", "patch")
+        _divides(self, "patch", "size")
+        if self.channels % HEADS:
+            raise ValueError(f"PointSettings.channels must be a multiple of {HEADS}, got {self.channels}")
 
 
 class PointPatchEmbed(nn.Module):

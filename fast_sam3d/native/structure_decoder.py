@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fast_sam3d.model.config import LARGEST
+
 __all__ = ["StructureDecoder", "StructureDecoderConfig"]
+
+MOST_RESOLUTIONS: Final = 5
+"""Of the structure decoder; each has eight times the cells of the one before. The published one has three."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class StructureDecoderConfig:
         sizes = (self.latent_channels, *self.channels, self.num_res_blocks, self.out_channels)
         if not self.channels or min(sizes) < 1 or self.num_res_blocks_middle < 0:
             raise ValueError(f"sizes of the structure decoder must be positive, got {self}")
+        if len(self.channels) > MOST_RESOLUTIONS or max(self.channels) > LARGEST:
+            raise ValueError(f"channels must be at most {MOST_RESOLUTIONS} widths of at most {LARGEST}")
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.model.config import _divides, _positive, _within
 from fast_sam3d.model.layers import attend, merge_heads, split_heads
 
 __all__ = ["MEAN", "STD", "Block", "ViTConfig", "VisionTransformer", "resizing_device"]
@@ -55,6 +56,11 @@ class ViTConfig:
     grid: int = 37
     registers: int = 4
     by_scale: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(self, "channels", "heads", "mlp_ratio", "patch", "grid")
+        _within(self, "blocks")
+        _divides(self, "heads", "channels")
 
     @classmethod
     def named(cls, name: str) -> ViTConfig:

@@ -14,6 +14,7 @@ from fast_sam3d.native.yaml_node import YamlNode
 __all__ = ["built", "read_embedder"]
 
 _EMBEDDER: Final = "sam3d_objects.model.backbone.dit.embedder"
+_MOST_PARTS: Final = 8
 _HUB: Final = "facebookresearch/dinov2"
 _SETTINGS = TypeVar("_SETTINGS")
 
@@ -25,11 +26,13 @@ def read_embedder(node: YamlNode) -> EmbedderSettings:
     node.only("use_pos_embedding", "learned", default="learned")
     node.only("projection_pre_norm", True, default=True)
     node.only("compression_projection_multiplier", 0, default=0)
+    if not isinstance(pairs := node.take("embedder_list"), list) or len(pairs) > _MOST_PARTS:
+        raise node.refusal("embedder_list", pairs, f"a list of at most {_MOST_PARTS} encoders")
     settings = built(
         EmbedderSettings, node,
-        parts=tuple(_embedder_part(node, number, pair) for number, pair in enumerate(node.take("embedder_list"))),
+        parts=tuple(_embedder_part(node, number, pair) for number, pair in enumerate(pairs)),
         multiplier=node.number("projection_net_hidden_dim_multiplier", 4.0),
-        drop=tuple(map(str, node.take("force_drop_modalities", None) or ())),
+        drop=_names(node, "force_drop_modalities"),
     )  # fmt: skip
     node.close()
     return settings
@@ -39,6 +42,8 @@ def _embedder_part(parent: YamlNode, number: int, pair: Any) -> tuple[EncoderSet
     place = f"embedder_list.{number}"
     if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[1], list):
         raise parent.refusal(place, pair, "pairs of an encoder and its inputs")
+    if not all(isinstance(item, list) and len(item) == 2 for item in pair[1]):
+        raise parent.refusal(f"{place}.1", pair[1], "pairs of an input and its group")
     inputs = tuple((str(name), None if group is None else str(group)) for name, group in pair[1])
     node = parent.node(place, pair[0])
     encoder = f"{_EMBEDDER}.dino.Dino"
@@ -67,6 +72,13 @@ def _embedder_part(parent: YamlNode, number: int, pair: Any) -> tuple[EncoderSet
         )  # fmt: skip
     node.close()
     return part, inputs
+
+
+def _names(node: YamlNode, key: str) -> tuple[str, ...]:
+    """A list of names; None is empty."""
+    if not isinstance(names := node.take(key, None) or [], list):
+        raise node.refusal(key, names, "a list of names")
+    return tuple(map(str, names))
 
 
 def _vit(node: YamlNode) -> ViTConfig:

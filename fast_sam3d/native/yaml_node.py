@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from fast_sam3d import documents
 from fast_sam3d.errors import CheckpointError
+from fast_sam3d.model.config import LARGEST_REAL, most
 
 __all__ = ["YamlNode", "read_yaml"]
 
@@ -73,26 +73,26 @@ class YamlNode:
         return str(self.only("_target_", *names))
 
     def whole(self, key: str, default: Any = _REQUIRED, least: int = 1) -> int:
-        """A whole number of at least `least`."""
+        """A whole number of at least `least`, and at most `model.config.most(key)`."""
         value = self.take(key, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise self.refusal(key, value, f"a whole number of at least {least}")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most(key):
+            raise self.refusal(key, value, f"a whole number from {least} to {most(key)}")
         return value
 
     def number(self, key: str, default: Any = _REQUIRED) -> float:
-        """A finite number."""
+        """A number of at most `LARGEST_REAL`."""
         value = self.take(key, default)
         if not _is_number(value):
-            raise self.refusal(key, value, "a finite number")
+            raise self.refusal(key, value, f"a finite number, at most {LARGEST_REAL:g}")
         return float(value)
 
     def numbers(self, key: str, default: Any = _REQUIRED) -> tuple[float, ...]:
-        """A list of finite numbers."""
+        """A list of numbers of at most `LARGEST_REAL`."""
         value = self.take(key, default)
         if not isinstance(value, (list, tuple)) or not all(map(_is_number, value)):
-            raise self.refusal(key, value, "a list of finite numbers")
+            raise self.refusal(key, value, f"a list of finite numbers, at most {LARGEST_REAL:g}")
         return tuple(map(float, value))
 
     def flag(self, key: str, default: Any = _REQUIRED) -> bool:
@@ -138,7 +138,7 @@ class YamlNode:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_REAL
 
 
 def _same(value: Any, other: Any) -> bool:

@@ -16,6 +16,8 @@ _TDFY: Final = "sam3d_objects.data.dataset.tdfy"
 _CROP: Final = f"{_TDFY}.img_and_mask_transforms.crop_around_mask_with_padding"
 _SAME_SIZE: Final = f"{_TDFY}.img_and_mask_transforms.resize_all_to_same_size"
 _SQUARE: Final = f"{_TDFY}.img_processing.pad_to_square_centered"
+_LEAST_BOX, _LARGEST_BOX = 0.1, 8.0
+"""The crop is padded to its box, however large that is."""
 _NEAREST, _BILINEAR = (0, "nearest"), (2, "bilinear")
 
 
@@ -95,6 +97,8 @@ def _crop(node: YamlNode, key: str, points: bool) -> float:
     crop.only("_partial_", True)
     crop.only("padding_factor", 0, default=0.1)
     factor = crop.number("box_size_factor", 1.6)
+    if not _LEAST_BOX <= factor <= _LARGEST_BOX:
+        raise crop.refusal("box_size_factor", factor, f"a number from {_LEAST_BOX} to {_LARGEST_BOX}")
     for part in steps:
         part.close()
     return factor

@@ -14,6 +14,7 @@ from fast_sam3d.errors import ExportError
 from fast_sam3d.geometry.arrays import first
 from fast_sam3d.outputs.packages import require_packages
 from fast_sam3d.run.object import ObjectRun
+from fast_sam3d.run.own_process import Call, here
 
 if TYPE_CHECKING:
     from fast_sam3d.geometry.surface import TexturedMesh
@@ -62,13 +63,14 @@ def check_exports(output: OutputConfig) -> None:
 
 
 def write_exports(
-    folder: Path, run: ObjectRun, output: OutputConfig, keep: Collection[str] = ()
+    folder: Path, run: ObjectRun, output: OutputConfig, keep: Collection[str] = (), call: Call = here
 ) -> tuple[list[str], dict[str, Any], list[str]]:
     """Write the mesh and the gaussians of a run.
 
     Args:
         output: which files; see `OutputConfig.files`.
         keep: kinds that are written into `PARTS` where they were decoded and are not asked for.
+        call: calls what reduces and textures the mesh, which takes seconds.
 
     Returns:
         The names of the files, what the report says of mesh and gaussians, and notices of what was not written as it
@@ -98,7 +100,7 @@ def write_exports(
         if len(mesh.faces):
             shapes = output.faces is not None or output.texture is not None
             with run.report.stage("export") if shapes else nullcontext():
-                files, facts["mesh"], notices = _write_mesh(folder, mesh, kinds, output, run.result)
+                files, facts["mesh"], notices = _write_mesh(folder, mesh, kinds, output, run.result, call)
             written += files
         else:
             names = " or ".join(_MESHES[kind] for kind in kinds)
@@ -107,7 +109,12 @@ def write_exports(
 
 
 def _write_mesh(
-    folder: Path, mesh: Any, kinds: Mapping[str, str], output: OutputConfig, result: Mapping[str, Any]
+    folder: Path,
+    mesh: Any,
+    kinds: Mapping[str, str],
+    output: OutputConfig,
+    result: Mapping[str, Any],
+    call: Call,
 ) -> tuple[list[str], dict[str, Any], list[str]]:
     from fast_sam3d.metrics.surface import largest_offset
     from fast_sam3d.outputs.mesh_files import save_obj, save_stl
@@ -117,7 +124,7 @@ def _write_mesh(
     facts, notices = mesh_summary(surface), list[str]()
     made: Any = surface
     try:
-        made = shaped(surface, output, result, coloured=getattr(mesh, "vertex_attrs", None) is not None)
+        made = shaped(surface, output, result, getattr(mesh, "vertex_attrs", None) is not None, call)
         if output.bake.gate is not None:
             made, facts["bake"] = _optimised(made, output.bake.gate, result)
     except ExportError as error:  # the reconstruction took longer than writing it again
@@ -143,7 +150,9 @@ def _write_mesh(
     return [*written, *(name for name in _BESIDE if (folder / name).is_file())], facts, notices
 
 
-def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any], coloured: bool = True) -> Any:
+def shaped(
+    surface: Any, output: OutputConfig, result: Mapping[str, Any], coloured: bool = True, call: Call = here
+) -> Any:
     """The mesh that is written: with fewer faces, and with a texture, where asked for.
 
     Args:
@@ -151,20 +160,23 @@ def shaped(surface: Any, output: OutputConfig, result: Mapping[str, Any], colour
         output: a texture without `faces` has `TEXTURED_FACES`.
         result: of the run; its gaussians are what a texture is optimised against.
         coloured: whether the vertices have colours; if not, a texture takes those of the gaussians.
+        call: see `write_exports`.
 
     Raises:
         ExportError: the mesh cannot be decimated or unwrapped.
     """
     if output.faces is None and output.texture is None:
         return surface
+    from fast_sam3d.geometry.gaussians import GaussianCloud
     from fast_sam3d.outputs.meshes import mesh_to_surface
     from fast_sam3d.texture import decimated, textured
 
     detailed = mesh_to_surface(surface)
     if output.texture is None:
-        return decimated(detailed, output.faces or len(detailed.faces))
+        return call(decimated, detailed, output.faces or len(detailed.faces))
     gaussians = None if coloured and output.bake.gate is None else _gaussians(result)
-    return textured(detailed, output.texture, output.faces or TEXTURED_FACES, gaussians)
+    colours = None if gaussians is None else GaussianCloud.of(gaussians)  # on the host, to be sent to a process
+    return call(textured, detailed, output.texture, output.faces or TEXTURED_FACES, colours)
 
 
 def _gaussians(result: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from fast_sam3d.config.compose import Config
 from fast_sam3d.inputs.load import ObjectInput
 from fast_sam3d.run.export import EXPORT_NAMES, GAUSSIANS, GAUSSIANS_4, MESH, write_exports
 from fast_sam3d.run.object import ObjectRun
+from fast_sam3d.run.own_process import Call, here
 
 __all__ = ["GAUSSIANS", "GAUSSIANS_4", "MESH", "RESULT_NAMES", "write_results"]
 
@@ -29,6 +30,7 @@ def write_results(
     identity: Mapping[str, Any] | None = None,
     notices: Sequence[str] = (),
     keep: Collection[str] = (),
+    call: Call = here,
 ) -> tuple[list[str], tuple[str, ...]]:
     """Write every result of a run into `folder`, the report last; the time that it takes is a row of the report.
 
@@ -39,6 +41,7 @@ def write_results(
         identity: of the inputs and settings, for the report; see `fast_sam3d.outputs.folder.has_results`.
         notices: of `fast_sam3d.run.notices.notices_of`, for report and preview.
         keep: kinds of files that are written beside those of `config.output`; see `run.export.write_exports`.
+        call: see `run.export.write_exports`.
 
     Returns:
         The names of the files, in order of interest, and the notices with those of the files.
@@ -46,7 +49,7 @@ def write_results(
     from fast_sam3d.outputs.seals import save_sealed
 
     with run.report.stage("results"):
-        written, facts, found = write_exports(folder, run, config.output, keep)
+        written, facts, found = write_exports(folder, run, config.output, keep, call)
         notices = (*notices, *found)
         written, facts = _write(folder, config, given, run, notices, written, facts)
     report: dict[str, Any] = {

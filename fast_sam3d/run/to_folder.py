@@ -14,7 +14,9 @@ from fast_sam3d.outputs.folder import result_folder
 from fast_sam3d.run.memory import free_memory
 from fast_sam3d.run.notices import checkpoint_notices, notices_of
 from fast_sam3d.run.object import ObjectRun, RunSettings, run_object_fitting
+from fast_sam3d.run.own_process import Call, here
 from fast_sam3d.run.results import write_results
+from fast_sam3d.serial import one_at_a_time
 
 if TYPE_CHECKING:
     from fast_sam3d.telemetry import Progress
@@ -38,6 +40,7 @@ class Written:
     out_of_memory: list[str]
 
 
+@one_at_a_time()
 def run_to_folder(
     pipeline: Any,
     config: Config,
@@ -49,8 +52,11 @@ def run_to_folder(
     load_seconds: float = 0.0,
     identity: Mapping[str, Any] | None = None,
     before: Callable[[ObjectRun], None] = lambda run: None,
+    call: Call = here,
 ) -> Written:
     """Accelerate a pipeline as configured, run it on one object, write the results, and restore the pipeline.
+
+    While another thread is in here, or in a run, it waits: two would run with each other's acceleration.
 
     Args:
         checkpoint: of the pipeline.
@@ -58,6 +64,7 @@ def run_to_folder(
         progress: receives every step and stage.
         identity: see `write_results`.
         before: called with the run before its results are written; out of memory in it counts too.
+        call: see `write_results`.
 
     Raises:
         DoesNotFit: it does not fit into the memory.
@@ -73,7 +80,7 @@ def run_to_folder(
         with result_folder(target) as folder:
             files, notices = write_results(
                 folder, config, given, run, tag=checkpoint.tag, load_seconds=load_seconds, out_of_memory=tried,
-                identity=identity, notices=notices,
+                identity=identity, notices=notices, call=call,
             )  # fmt: skip
         return Written(run, files, notices, tried)
 

@@ -24,6 +24,7 @@ from fast_sam3d.outputs.seals import damage, read_sealed, save_sealed
 from fast_sam3d.run.memory import free_memory, smaller_than
 from fast_sam3d.run.notices import checkpoint_notices, notices_of
 from fast_sam3d.run.object import Known, ObjectRun, RunSettings, run_object_fitting
+from fast_sam3d.run.own_process import Call, here
 from fast_sam3d.run.results import REPORT, RESULT_NAMES, write_results
 from fast_sam3d.scene.batch import Ahead
 from fast_sam3d.scene.inputs import SceneInput, digest, load_scene
@@ -119,6 +120,8 @@ class ObjectWorker:
         self.notices = notices
         self.progress: Progress | None = None
         """Receives every step and stage."""
+        self.call: Call = here
+        """Of what takes seconds of writing; see `run.results.write_results`."""
         self._scene: tuple[Path, InputConfig, SceneInput] | None = None
         self._ahead = Ahead(self.pipeline, config.seed, config.pipeline.ss_steps)
         self._handle = accelerate(self.pipeline, config)
@@ -223,7 +226,7 @@ class ObjectWorker:
             with result_folder(task.target) as folder:
                 written, notices = write_results(
                     folder, self.config, given, run, tag=self.tag, load_seconds=self.load_seconds, out_of_memory=tried,
-                    notices=notices, keep=FORMATS,  # the scene is composed from these
+                    notices=notices, call=self.call, keep=FORMATS,  # the scene is composed from these
                 )  # fmt: skip
                 own = notices[len(self.notices) :]
                 _write_done(folder, task, written, run, tried, given.size, own)

@@ -11,10 +11,13 @@ The page is `static/index.html`, with what it shows in its address (`page_addres
 | `title`, `theme` | text above; `light` or `dark` instead of the system's |
 | `show` | `all` (side by side), or the number of one pane; default: all, and the first one on a narrow screen |
 | `shading` | `colours` (default), `shaded` or `normals` |
+| `wait` | 1: in a frame, prepare, and wait for a message with what to show |
 | `up` | frame of the gaussians, if the file does not say it: `y`, `-y`, `z`, `camera` (+x left, +y up, +z forward) |
 
-Addresses must be on the same server. The page says how far it is in `document.body.dataset.state` (`loading`, `ready`,
-`failed`), and to a page around it by a message `{source: "fast_sam3d.viewer", state}`.
+Addresses must be on the same server. The page says how far it is in `document.body.dataset.state` (`empty`, `loading`,
+`ready`, `failed`), and to a page around it by a message `{source: "fast_sam3d.viewer", state}`. With `wait`, the page
+around sends `{target: "fast_sam3d.viewer", job, panes: [{kind, address, label}], note}` after the first `empty`, as
+often as there is something else to show: no panes show the note. The view is kept for the same `job`.
 """
 
 from __future__ import annotations

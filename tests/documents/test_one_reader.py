@@ -28,8 +28,6 @@ ALLOWED = {
     "fast_sam3d/documents/json_text.py: json.loads": "the reader",
     "fast_sam3d/documents/bounded_yaml.py: yaml.SafeLoader": "the reader",
     "fast_sam3d/documents/yaml_text.py: OmegaConf.create": "the reader, of a text that is known to be small",
-    "fast_sam3d/model/weight_files.py: json.loads": "of a header that safetensors has checked",
-    "fast_sam3d/native/half_cache.py: json.loads": "of a header that this file wrote",
     "fast_sam3d/config/compose.py: hydra.compose": "of the packaged configs/, with checked overrides",
     "fast_sam3d/config/compose.py: hydra.initialize_config_dir": "of the packaged configs/",
     "fast_sam3d/config/resolve.py: OmegaConf.from_dotlist": "of overrides whose values the reader accepts",

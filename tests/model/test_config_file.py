@@ -131,3 +131,27 @@ def test_mapping_has_plain_types_only() -> None:
     mapping = to_mapping(ModelConfig(ss_embedder=EmbedderConfig(num_blocks=0)))
     assert mapping["ss_embedder"]["num_blocks"] == 0
     assert isinstance(mapping["slat_mean"], list)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ss_flow": {"num_blocks": 4096}}, "num_blocks must be at most 128"),
+        ({"ss_embedder": {"num_blocks": 1024}}, "num_blocks must be at most 128"),
+        ({"ss_embedder": {"image_size": 4096}}, "image_size must be at most 1024"),
+        ({"ss_embedder": {"image_size": 1024}}, "128..2 tokens"),
+        ({"ss_flow": {"mlp_ratio": 1e4}}, "mlp_ratio must be at most 64"),
+        ({"ss_decoder": {"num_res_blocks": 4096}}, "num_res_blocks must be at most 32"),
+        ({"ss_decoder": {"resolution": 4096}}, "resolution must be at most 256"),
+        ({"ss_flow": {"resolution": 64}, "ss_decoder": {"resolution": 256}}, "32..3 tokens"),
+        ({"slat_flow": {"num_io_blocks": 4096}}, "num_io_blocks must be at most 16"),
+        ({"slat_decoder_mesh": {"window_size": 4096}}, "window_size must be at most 256"),
+        ({"slat_decoder_mesh": {"upsample_channels": [5000, 5000]}}, "upsample_channels"),
+        ({"slat_decoder_gs": {"reach": 1e308}}, "slat_decoder_gs.reach is 1e.308"),
+        ({"slat_mean": [1e308] * 8}, r"slat_mean\[0\] is 1e.308"),
+        ({"ss_sampling": {"inference_steps": 4096}}, "inference_steps .*1000"),
+    ],
+)
+def test_sizes_over_a_limit_are_refused_by_name(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_mapping(ModelConfig, change)

@@ -1,41 +1,42 @@
 // The viewer page. What it shows is in its address; see fast_sam3d/viewer/__init__.py for the parameters.
 import {
-  AmbientLight, Box3, Color, DirectionalLight, DoubleSide, GLTFLoader, MeshBasicMaterial, MeshLambertMaterial,
-  MeshNormalMaterial, OrbitControls, PerspectiveCamera, Scene, SparkRenderer, SplatMesh, SRGBColorSpace, Vector3,
+  AmbientLight, Box3, DirectionalLight, OrbitControls, PerspectiveCamera, Scene, SparkRenderer, SRGBColorSpace,
   WebGLRenderer,
 } from "./vendor/three-spark.min.js";
-import { firstDirection, notices, poseFacts, reportFacts } from "./facts.js";
-import { uprightOf } from "./frames.js";
+import { notices, poseFacts, reportFacts } from "./facts.js";
+import { boundsOf, dispose, fetched, loaded, nameOf, sample, shade } from "./load.js";
+import { look, place } from "./view.js";
 
-const FOV_DEG = 40, RAISED_DEG = 20, FREE = 1.08, NARROW_PX = 560;
+const NARROW_PX = 560, PANE_PX = 260;
+const NAMES = { mesh: "mesh", splats: "gaussians" };
+const EMPTY = "The result appears here.";
 const asked = new URLSearchParams(location.search);
 const element = (id) => document.getElementById(id);
 const panes = [];
-let shading = asked.get("shading") ?? "colours", moved = false;
+let shading = asked.get("shading") ?? "colours", moved = false, job = null, wanted = [], chosen = null;
 const home = { bounds: null, pose: null }; // what the first view depends on
 
 // ------------------------------------------------------------------------------------------------------------ panes
 
 class Pane {
-  constructor(kind, address, label) {
-    Object.assign(this, { kind, address, label, state: "loading", due: false, content: null });
+  constructor(kind) {
+    Object.assign(this, { kind, state: "loading", due: false, content: null, turn: 0 });
     this.box = element("panes").appendChild(document.createElement("section"));
     this.box.className = "pane";
-    this.box.setAttribute("aria-label", label);
     this.box.innerHTML = '<canvas tabindex="0"></canvas><div class="label"></div><div class="status" role="status"></div>';
     this.canvas = this.box.querySelector("canvas");
-    this.box.querySelector(".label").textContent = label;
     this.renderer = new WebGLRenderer({ canvas: this.canvas, antialias: kind === "mesh", alpha: true });
     this.renderer.outputColorSpace = SRGBColorSpace;
     this.renderer.setPixelRatio(Math.min(window.devicePixelRatio, 2));
     this.scene = new Scene();
-    this.camera = new PerspectiveCamera(FOV_DEG, 1, 0.01, 100);
+    this.camera = new PerspectiveCamera();
     this.controls = new OrbitControls(this.camera, this.canvas);
     this.controls.listenToKeyEvents(this.canvas);
     this.controls.addEventListener("start", () => { moved = true; });
     this.controls.addEventListener("change", () => { this.redraw(); follow(this); });
     this.canvas.addEventListener("webglcontextlost", () => this.fail("the browser has stopped its 3D graphics: reload the page"));
-    new ResizeObserver(() => this.resize()).observe(this.box);
+    this.observer = new ResizeObserver(() => this.resize());
+    this.observer.observe(this.box);
     if (kind === "mesh") this.light();
     else this.scene.add(this.spark = new SparkRenderer({ renderer: this.renderer, onDirty: () => this.redraw() }));
   }
@@ -47,26 +48,75 @@ class Pane {
     this.camera.add(lamp, lamp.target);
   }
 
-  async load() {
+  name(label) {
+    this.label = this.box.querySelector(".label").textContent = label;
+    this.box.setAttribute("aria-label", label);
+  }
+
+  async load(address) {
+    if (address === this.address && this.state !== "failed") return;
+    const turn = ++this.turn; // only the last file that was asked for is shown
+    Object.assign(this, { address, state: "loading" });
+    this.box.classList.remove("failed");
     try {
-      const bytes = await fetched(this.address, (share) => this.say(`loading ${share}`));
-      this.say("");
-      this.content = await (this.kind === "mesh" ? loadedMesh(bytes) : loadedSplats(bytes, this.address));
-      this.scene.add(this.content);
-      this.say(this.content.userData.remark ?? "");
-      this.bounds = this.kind === "mesh" ? new Box3().setFromObject(this.content) : boundsOfSplats(this.content);
-      if (this.bounds.isEmpty()) throw new Error("holds nothing to show");
-      if (this.kind === "mesh") shade(this.content);
-      this.state = "loaded";
-      arrange();
+      const bytes = await fetched(address, (share) => { if (turn === this.turn) this.say(`loading ${share}`); });
+      const content = await loaded[this.kind](bytes, address, asked.get("up"));
+      if (turn === this.turn) this.use(content);
+      else dispose(content);
     } catch (error) {
-      this.fail(`${nameOf(this.address)} ${error.message}`);
+      if (turn === this.turn) this.fail(`${nameOf(address)} ${error.message}`);
     }
+  }
+
+  use(content) {
+    this.clear();
+    this.scene.add(this.content = content);
+    this.say(content.userData.remark ?? "");
+    const bounds = boundsOf[this.kind](content);
+    if (bounds.isEmpty()) throw new Error("holds nothing to show");
+    this.bounds = bounds;
+    if (this.kind === "mesh") shade(content, shading);
+    this.state = "loaded";
+    arrange();
+  }
+
+  clear() {
+    if (!this.content) return;
+    this.scene.remove(this.content);
+    dispose(this.content);
+    this.content = this.bounds = null;
+  }
+
+  forget() {
+    this.turn += 1;
+    Object.assign(this, { address: null, state: "loading" });
+    this.clear();
+    this.say("");
+    this.redraw();
+  }
+
+  remove() {
+    this.forget();
+    this.observer.disconnect();
+    this.controls.dispose();
+    this.renderer.dispose();
+    this.renderer.forceContextLoss();
+    this.box.remove();
+  }
+
+  // Draws a sample once, so that nothing is left to be compiled when there is a result.
+  async prepare() {
+    const turn = this.turn, content = await loaded[this.kind](await sample(this.kind), "sample.ply", "y");
+    if (turn !== this.turn) return dispose(content);
+    this.use(content);
+    await new Promise((done) => { this.prepared = done; });
+    if (turn === this.turn) this.forget();
   }
 
   say(text) { this.box.querySelector(".status").textContent = text; }
 
   fail(text) {
+    if (!this.box.isConnected) return; // it was removed
     this.state = "failed";
     this.box.classList.add("failed");
     this.say(text);
@@ -78,7 +128,7 @@ class Pane {
     if (!width || !height) return;
     this.renderer.setSize(width, height, false);
     this.camera.aspect = width / height;
-    if (!moved && home.bounds) place(this);
+    if (!moved && home.bounds) place(this, home);
     this.camera.updateProjectionMatrix();
     this.redraw();
   }
@@ -96,72 +146,11 @@ class Pane {
     // Splats appear one sort after they were loaded; `onDirty` draws again then.
     if (this.state === "loaded" && (this.kind === "mesh" || this.spark.activeSplats > 0)) {
       this.state = "ready";
+      this.prepared?.();
       report();
     }
     if (this.controls.autoRotate) this.redraw();
   }
-}
-
-// ---------------------------------------------------------------------------------------------------------- loading
-
-const nameOf = (address) => decodeURIComponent(new URL(address, location).pathname.split("/").pop());
-
-async function fetched(address, progress) {
-  const url = new URL(address, location);
-  if (url.origin !== location.origin) throw new Error("is not on this server, and the viewer loads nothing else");
-  const answer = await fetch(url).catch(() => { throw new Error("could not be loaded: the server does not answer"); });
-  if (!answer.ok) throw new Error(`could not be loaded (${answer.status} ${answer.statusText})`);
-  if (!progress) return new Uint8Array(await answer.arrayBuffer());
-  const parts = [], total = Number(answer.headers.get("content-length"));
-  let loaded = 0;
-  for (const reader = answer.body.getReader(); ;) {
-    const { done, value } = await reader.read().catch(() => { throw new Error("stopped in the middle: reload the page"); });
-    if (done) break;
-    parts.push(value);
-    loaded += value.length;
-    progress(total ? `${Math.min(100, Math.round((100 * loaded) / total))} %` : `${(loaded / 1e6).toFixed(1)} MB`);
-  }
-  return new Uint8Array(await new Blob(parts).arrayBuffer());
-}
-
-async function loadedMesh(bytes) {
-  const read = await new GLTFLoader().parseAsync(bytes.buffer, "").catch(() => { throw new Error("is not a glTF file that opens here"); });
-  const points = read.parser.json.extensionsUsed?.includes("KHR_gaussian_splatting");
-  read.scene.userData.remark = points ? "drawn as points: open the .ply or .spz to see these gaussians" : "";
-  return read.scene;
-}
-
-async function loadedSplats(bytes, address) {
-  const splats = new SplatMesh({ fileBytes: bytes, fileName: nameOf(address) });
-  await splats.initialized.catch(() => { throw new Error("is not a file of gaussians that opens here"); });
-  splats.quaternion.copy(uprightOf(bytes, nameOf(address), asked.get("up")));
-  splats.updateMatrixWorld(true);
-  return splats;
-}
-
-// The box of all but the outermost centres: single stray gaussians must not make the object small.
-function boundsOfSplats(splats) {
-  const axes = [[], [], []], step = Math.ceil(splats.splats.getNumSplats() / 50000), point = new Vector3();
-  splats.forEachSplat((index, centre, scales, turn, opacity) => {
-    if (index % step || opacity < 0.1) return;
-    point.copy(centre).applyMatrix4(splats.matrixWorld).toArray().forEach((value, axis) => axes[axis].push(value));
-  });
-  if (!axes[0].length) return new Box3();
-  axes.forEach((values) => values.sort((a, b) => a - b));
-  const at = (share) => new Vector3(...axes.map((values) => values[Math.floor(share * (values.length - 1))]));
-  return new Box3(at(0.002), at(0.998));
-}
-
-function shade(content) {
-  content.traverse((part) => {
-    if (!part.isMesh) return;
-    part.userData.given ??= part.material;
-    const { map, color } = part.userData.given, vertexColors = Boolean(part.geometry.attributes.color);
-    if (!part.geometry.attributes.normal) part.geometry.computeVertexNormals();
-    const kinds = { colours: MeshBasicMaterial, shaded: MeshLambertMaterial, normals: MeshNormalMaterial };
-    const own = shading === "normals" ? {} : { map, color: color ?? new Color(1, 1, 1), vertexColors };
-    part.material = new kinds[shading]({ ...own, side: DoubleSide });
-  });
 }
 
 // ------------------------------------------------------------------------------------------------------------- view
@@ -171,36 +160,7 @@ function arrange() {
   const loaded = panes.filter((pane) => pane.bounds);
   const trusted = loaded.some((pane) => pane.kind === "mesh") ? loaded.filter((pane) => pane.kind === "mesh") : loaded;
   home.bounds = trusted.reduce((all, pane) => all.union(pane.bounds), new Box3());
-  for (const pane of panes) if (!moved) place(pane); else pane.redraw();
-}
-
-function place(pane) {
-  const { bounds, pose } = home, target = bounds.getCenter(new Vector3());
-  const from = firstDirection(pose, target.toArray(), RAISED_DEG);
-  const back = new Vector3(...from).normalize(), side = new Vector3(0, 1, 0).cross(back);
-  if (side.length() < 1e-6) side.set(1, 0, 0);
-  const up = back.clone().cross(side.normalize());
-  // As near as all corners of the box allow.
-  const tall = Math.tan((FOV_DEG / 2) * (Math.PI / 180)), wide = tall * pane.camera.aspect;
-  let distance = 0;
-  for (const x of [bounds.min.x, bounds.max.x]) for (const y of [bounds.min.y, bounds.max.y]) for (const z of [bounds.min.z, bounds.max.z]) {
-    const corner = new Vector3(x, y, z).sub(target);
-    const off = Math.max(Math.abs(corner.dot(side)) / wide, Math.abs(corner.dot(up)) / tall);
-    distance = Math.max(distance, corner.dot(back) + FREE * off);
-  }
-  look(pane, { eye: back.multiplyScalar(distance || 1).add(target), target, fov: FOV_DEG });
-}
-
-function look(pane, { eye, target, fov }) {
-  pane.camera.position.set(...eye);
-  pane.controls.target.set(...target);
-  const distance = pane.camera.position.distanceTo(pane.controls.target);
-  Object.assign(pane.camera, { fov, near: distance / 100, far: distance * 100 });
-  pane.camera.updateProjectionMatrix();
-  pane.quiet = true;
-  pane.controls.update();
-  pane.quiet = false;
-  pane.redraw();
+  for (const pane of panes) if (!moved) place(pane, home); else pane.redraw();
 }
 
 function follow(leader) {
@@ -214,7 +174,7 @@ function follow(leader) {
 
 function reset() {
   moved = false;
-  for (const pane of panes) if (home.bounds) place(pane);
+  for (const pane of panes) if (home.bounds) place(pane, home);
 }
 
 // ------------------------------------------------------------------------------------------------------------- page
@@ -222,30 +182,39 @@ function reset() {
 function report() {
   for (const pane of panes) pane.box.dataset.state = pane.state;
   const shown = panes.filter((pane) => !pane.box.hidden);
-  const state = shown.some((pane) => pane.state === "failed") ? "failed"
+  const state = !wanted.length ? "empty" : shown.some((pane) => pane.state === "failed") ? "failed"
     : shown.every((pane) => pane.state === "ready") ? "ready" : "loading";
   document.body.dataset.state = state;
   if (window.parent !== window) window.parent.postMessage({ source: "fast_sam3d.viewer", state }, location.origin);
 }
 
-function show(chosen) {
-  panes.forEach((pane, number) => { pane.box.hidden = chosen !== "all" && chosen !== String(number); });
-  for (const button of element("choices").children) button.setAttribute("aria-pressed", button.dataset.shown === chosen);
+function show(which) {
+  panes.forEach((pane, number) => { pane.box.hidden = which !== "all" && which !== String(number); });
+  for (const button of element("choices").children) button.setAttribute("aria-pressed", button.dataset.shown === which);
   element("shading").hidden = !panes.some((pane) => pane.kind === "mesh" && !pane.box.hidden);
+  fold();
   panes.forEach((pane) => pane.resize());
   report();
 }
 
+// More than two panes are in two rows where they would be too narrow.
+function fold() {
+  const count = panes.filter((pane) => !pane.box.hidden).length;
+  const narrow = count > 2 && window.innerWidth < count * PANE_PX;
+  element("panes").style.gridTemplateColumns = `repeat(${narrow ? Math.ceil(count / 2) : Math.max(count, 1)}, minmax(0, 1fr))`;
+}
+
 function choices() {
+  element("choices").textContent = "";
   const all = [["all", "side by side"], ...panes.map((pane, number) => [String(number), pane.label])];
   for (const [shown, text] of panes.length > 1 ? all : []) {
     const button = element("choices").appendChild(document.createElement("button"));
     button.dataset.shown = shown;
     button.textContent = text;
-    button.addEventListener("click", () => show(shown));
+    button.addEventListener("click", () => { chosen = shown; show(shown); });
   }
-  const first = asked.get("show") ?? (window.innerWidth < NARROW_PX ? "0" : "all");
-  show(panes.length > 1 && all.some(([shown]) => shown === first) ? first : "all");
+  const there = [chosen, asked.get("show")].find((which) => all.some(([shown]) => shown === which));
+  show(panes.length < 2 ? "all" : there ?? (window.innerWidth < NARROW_PX ? "0" : "all"));
 }
 
 function buttons() {
@@ -253,18 +222,57 @@ function buttons() {
     button.addEventListener("click", () => {
       shading = button.dataset.shading;
       for (const other of element("shading").children) other.setAttribute("aria-pressed", other === button);
-      for (const pane of panes) if (pane.kind === "mesh" && pane.content) { shade(pane.content); pane.redraw(); }
+      for (const pane of panes) if (pane.kind === "mesh" && pane.content) { shade(pane.content, shading); pane.redraw(); }
     });
     button.setAttribute("aria-pressed", button.dataset.shading === shading);
   }
   element("reset").addEventListener("click", reset);
   element("turn").addEventListener("click", () => {
-    const on = element("turn").getAttribute("aria-pressed") !== "true";
-    element("turn").setAttribute("aria-pressed", on);
-    const leader = panes.find((pane) => !pane.box.hidden);
-    for (const pane of panes) pane.controls.autoRotate = on && pane === leader;
-    if (on) leader.redraw();
+    element("turn").setAttribute("aria-pressed", element("turn").getAttribute("aria-pressed") !== "true");
+    turn();
   });
+  window.addEventListener("resize", fold);
+}
+
+function turn() {
+  const on = element("turn").getAttribute("aria-pressed") === "true", leader = panes.find((pane) => !pane.box.hidden);
+  for (const pane of panes) pane.controls.autoRotate = on && pane === leader;
+  if (on) leader?.redraw();
+}
+
+// Shows files in as many panes; panes that are there already are used again.
+async function present(files, note = EMPTY) {
+  wanted = files;
+  element("empty").hidden = files.length > 0;
+  element("empty").textContent = note;
+  if (!files.length) {
+    for (const pane of panes) pane.forget();
+    home.bounds = null;
+    moved = false;
+    return report();
+  }
+  const different = panes.findIndex((pane, number) => pane.kind !== files[number]?.kind);
+  for (const pane of different < 0 ? [] : panes.splice(different)) pane.remove();
+  for (const { kind } of files.slice(panes.length)) panes.push(new Pane(kind));
+  panes.forEach((pane, number) => pane.name(files[number].label || NAMES[pane.kind]));
+  const loads = panes.map((pane, number) => pane.load(files[number].address));
+  choices();
+  turn();
+  await Promise.all(loads);
+}
+
+// The page around sends {target: "fast_sam3d.viewer", job, panes: [{kind, address, label}], note}.
+async function listen() {
+  window.addEventListener("message", ({ source, origin, data }) => {
+    if (source !== window.parent || origin !== location.origin || data?.target !== "fast_sam3d.viewer") return;
+    if (data.job !== job) moved = false;
+    job = data.job;
+    present(data.panes, data.note).catch(hasNoWebGL);
+  });
+  const kinds = window.innerWidth < NARROW_PX ? ["mesh"] : ["mesh", "splats"];
+  present([]);
+  for (const kind of kinds) panes.push(new Pane(kind));
+  for (const pane of panes) await pane.prepare().catch(() => pane.forget());
 }
 
 async function details() {
@@ -274,13 +282,13 @@ async function details() {
     if (!address) continue;
     try {
       found[name] = JSON.parse(new TextDecoder().decode(await fetched(address)));
-      rows.push(...rowsOf(found[name]));
+      rows.push(...rowsOf(found[name], Array.isArray(found.pose?.objects)));
     } catch {
       texts.push(`${nameOf(address)} could not be read.`);
     }
   }
   home.pose = found.pose;
-  for (const text of [...notices(found.report), ...texts]) {
+  for (const text of [...notices(found.report, found.pose), ...texts]) {
     element("notices").appendChild(document.createElement("li")).textContent = text;
     element("notices").hidden = false;
   }
@@ -297,24 +305,23 @@ async function start() {
   if (!["colours", "shaded", "normals"].includes(shading)) shading = "colours";
   element("title").textContent = asked.get("title") ?? "";
   if (asked.get("title")) document.title = asked.get("title");
-  const wanted = [...asked].filter(([name, value]) => (name === "mesh" || name === "splats") && value);
-  const labels = asked.getAll("label"), names = { mesh: "mesh", splats: "gaussians" };
-  if (!wanted.length) return stop("Nothing to show: the address names no mesh= and no splats=.");
-  try {
-    for (const [kind, address] of wanted) panes.push(new Pane(kind, address, labels[panes.length] || names[kind]));
-  } catch {
-    return stop("This browser has no WebGL 2, which the viewer needs: switch on hardware acceleration, or use another browser.");
-  }
+  const labels = asked.getAll("label");
+  const files = [...asked].filter(([name, value]) => (name === "mesh" || name === "splats") && value)
+    .map(([kind, address], number) => ({ kind, address, label: labels[number] }));
+  const waits = asked.has("wait") && window.parent !== window;
+  if (!files.length && !waits) return stop("Nothing to show: the address names no mesh= and no splats=.");
   window.viewer = { panes, look: (view) => { moved = true; for (const pane of panes) look(pane, view); }, picture, settled };
-  choices();
   buttons();
   await details();
-  await Promise.all(panes.map((pane) => pane.load()));
+  await (waits ? listen() : present(files)).catch(hasNoWebGL);
 }
 
+const hasNoWebGL = () => stop("This browser has no WebGL 2, which the viewer needs: switch on hardware acceleration, or use another browser.");
+
 function stop(text) {
-  element("panes").textContent = text;
-  element("panes").classList.add("message");
+  element("panes").textContent = "";
+  element("empty").textContent = text;
+  element("empty").hidden = false;
   document.body.dataset.state = "failed";
 }
 
