@@ -282,13 +282,13 @@ async function details() {
     if (!address) continue;
     try {
       found[name] = JSON.parse(new TextDecoder().decode(await fetched(address)));
-      rows.push(...rowsOf(found[name]));
+      rows.push(...rowsOf(found[name], Array.isArray(found.pose?.objects)));
     } catch {
       texts.push(`${nameOf(address)} could not be read.`);
     }
   }
   home.pose = found.pose;
-  for (const text of [...notices(found.report), ...texts]) {
+  for (const text of [...notices(found.report, found.pose), ...texts]) {
     element("notices").appendChild(document.createElement("li")).textContent = text;
     element("notices").hidden = false;
   }
