@@ -14,8 +14,17 @@ __all__ = [
 ]  # fmt: skip
 
 
+_LONGEST, _KEPT = 2000, 400
+
+
 class FastSam3dError(ValueError):
-    """Base of all errors about the user's input; the command line exits with 2."""
+    """Base of all errors about the user's input; the command line exits with 2.
+
+    A message of more than 2,000 characters, which quotes a long value, is cut in the middle.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message if len(message) <= _LONGEST else f"{message[:_KEPT]} … {message[-_KEPT:]}")
 
 
 def nothing_found(finite: bool) -> FastSam3dError:

@@ -53,7 +53,7 @@ class RunSettings:
     structure_only: bool = False
 
     def __post_init__(self) -> None:
-        for name, valid in (("seed", Whole(0, SEED_MAX)), ("ss_steps", Whole(1)), ("slat_steps", Whole(1))):
+        for name, valid in (("seed", Whole(0, SEED_MAX)), ("ss_steps", Whole(1, 1000)), ("slat_steps", Whole(1, 1000))):
             value = getattr(self, name)
             if value is not None and not valid.holds(value):
                 raise ConfigError(f"{name} is {value!r}: give {valid}")
