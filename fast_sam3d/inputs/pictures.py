@@ -198,6 +198,9 @@ def open_picture(path: Path) -> Any:
                 raise InputError(f"{path} has {size}: crop it and its masks to at most {MAX_SIDE:,} a side")
             if getattr(picture, "is_animated", False):
                 log.info("%s: several frames; the first is used", path)
+            if picture.format == "PNG":
+                with Image.open(path, formats=["PNG"]) as again:
+                    again.verify()  # decoding looks at no checksum of the pixels
             picture.load()
             # Pixels stay valid after closing, except with several frames, which are read from the file again.
             if not getattr(picture, "is_animated", False):

@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
     "outside of the picture": ("empty", text(labelme(shape("cup", [(900, 900), (950, 900), (950, 950)])))),
     "points that are no numbers": ("unknown form|not \\(x, y\\)", text(labelme(shape("cup", [("a", "b")] * 3)))),
     "not JSON": ("is not JSON", text("{")),
-    "nested JSON": ("is not JSON", text("[" * 100_000)),
+    "nested JSON": ("deep", text("[" * 100_000)),
     "other JSON": ("unknown form", text('{"a": 1}')),
     "masks of several pictures": ("2 pictures", text(json.dumps([RLE | {"image_id": 1}, RLE | {"image_id": 2}]))),
 }  # fmt: skip

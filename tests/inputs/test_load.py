@@ -330,6 +330,14 @@ def test_incomplete_jpeg(tmp_path, object_folder, picture):
     refused("damaged or incomplete", image_path=tmp_path / "photo.jpg", mask_path=object_folder / "0.png")
 
 
+def test_a_png_whose_pixels_do_not_fit_their_checksum_is_refused(object_folder: Path) -> None:
+    content = bytearray((object_folder / "0.png").read_bytes())
+    middle = len(content) // 2
+    content[middle:middle] = content[middle : middle + 13] * 100  # fills all rows before the decoder is at the end
+    (object_folder / "0.png").write_bytes(content)
+    refused("damaged or incomplete", image_path=object_folder)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_files_that_are_not_images(object_folder, content):
     (object_folder / "image.png").write_bytes(content)

@@ -21,7 +21,7 @@ from fast_sam3d.geometry.surface import Surface
 from fast_sam3d.scene import compose, worker
 from fast_sam3d.scene.batch import Ahead
 from fast_sam3d.scene.files import camera_facts, camera_of
-from fast_sam3d.scene.inputs import load_scene, scene_folders
+from fast_sam3d.scene.inputs import SceneInput, load_scene, scene_folders
 from fast_sam3d.scene.objects import PlacedObject
 from fast_sam3d.scene.worker import ObjectTask, ObjectWorker, input_identity
 from tests.stand_in import StandIn
@@ -138,3 +138,15 @@ def test_a_scene_is_read_once_for_its_objects_and_again_for_other_ones(
         for folder, given in [*[(object_folder, asked[0])] * 3, (other, asked[0]), (other, asked[1])]:
             at_work.prepare(ObjectTask(folder, given, 0, tmp_path / "out", {}))
     assert read == [object_folder, other, other]
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_pictures_are_reduced_once_for_the_embedded_pipeline_alone(
+    embedded: bool, object_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reduced: list[str] = []
+    monkeypatch.setattr(SceneInput, "reduced", lambda scene: reduced.append(scene.name) or scene)
+    with ObjectWorker(StandIn(), load(), "stand-in", embedded=embedded) as at_work:
+        for number in (0, 11):
+            at_work.prepare(ObjectTask(object_folder, InputConfig(), number, tmp_path / "out", {}))
+    assert reduced == ["cup"] * embedded
