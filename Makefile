@@ -2,8 +2,10 @@
 # make test   sets everything up in .venv, then runs the test suite
 # make test-fast  the tests that are not marked slow, for use while editing
 # make lint   ruff, mypy and the direction of imports, in the same environment
+# make fuzz   malformed inputs to every reader for MINUTES minutes; findings are printed with how to repeat them
 # make imports  draws which package imports which, docs/imports.svg
 # make mutants SAMPLE=200 SEED=1  changes the code at random places, and lists the changes that no test notices
+# make soak   kills commands at random moments, and repeats runs and random sequences: same results, same memory
 # make vendor  downloads three.js and Spark from npm and bundles them for the viewer page; needs node
 # make clean  removes the environment, build products and outputs
 #
@@ -12,6 +14,7 @@
 #   TORCH       the PyTorch that is installed, as pip understands it
 #   TORCH_ARGS  further pip options for that one installation
 #   TEST_ARGS   options of pytest
+#   MINUTES     of `make fuzz`
 #
 # PyTorch is installed first and alone, so that no dependency picks its build. On Linux the default package index
 # has the build with CUDA, which is several gigabytes. On a machine without an NVIDIA GPU take the CPU build:
@@ -28,6 +31,7 @@ EXAMPLE    ?= examples/teapot
 TEST_ARGS  ?= -n auto --maxprocesses 4 --dist loadfile
 SAMPLE     ?= 200
 SEED       ?= 1
+MINUTES    ?= 10
 
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
@@ -35,7 +39,7 @@ READY   := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
 MUTATES := $(VENV)/.mutates
 
-.PHONY: demo test test-fast lint imports mutants vendor install clean
+.PHONY: demo test test-fast fuzz lint imports mutants soak vendor install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -48,6 +52,12 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest $(TEST_ARGS) -m "not slow"
+
+soak: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 lint: $(LINTERS)
 	$(BIN)/ruff check .

@@ -14,8 +14,17 @@ __all__ = [
 ]  # fmt: skip
 
 
+_LONGEST, _KEPT = 2000, 400
+
+
 class FastSam3dError(ValueError):
-    """Base of all errors about the user's input; the command line exits with 2."""
+    """Base of all errors about the user's input; the command line exits with 2.
+
+    A message of more than 2,000 characters, which quotes a long value, is cut in the middle.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message if len(message) <= _LONGEST else f"{message[:_KEPT]} … {message[-_KEPT:]}")
 
 
 def nothing_found(finite: bool) -> FastSam3dError:
@@ -60,8 +69,17 @@ class ExportError(FastSam3dError):
     """A result that cannot be written in the form asked for, or a package for it that is missing."""
 
 
-_WORDS = re.compile(r"out of memory|not enough memory|can(no|')t allocate memory|ALLOC(ATION)?_FAILED|bad_alloc", re.I)
-"""In bare RuntimeErrors: of CUDA, HIP and MPS; of torch's CPU allocator on Windows and Linux; of cuBLAS and cuDNN."""
+_WORDS = re.compile(
+    r"out.?of.?(device.?|host.?)?memory|(not enough|insufficient) memory|bad[_ ]alloc|invalid buffer size|"
+    r"(can(no|')t|could not|unable to|failed to) (allocate|mmap)|ErrorMemoryAllocation|ALLOC(ATION)?_FAILED|"
+    r"memory ?alloc(ation)? ?(error|failed|failure)",
+    re.I,
+)
+"""In messages without a type of their own: of CUDA, HIP, XPU and MPS; of torch's CPU allocator on Linux, macOS and
+Windows; of C++, cuBLAS, cuDNN, oneDNN and OpenCV; of Pillow and safetensors."""
+_WORDY = ("RuntimeError", "OSError", "SystemError", "SafetensorError", "error")  # the last one of OpenCV
+_NO_PAGES = 1455
+"""Of Windows: its paging file is too small."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -71,8 +89,12 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     if torch is not None:
         kinds = (*kinds, torch.cuda.OutOfMemoryError)
     while error is not None:
-        said = isinstance(error, RuntimeError) and _WORDS.search(str(error))
-        if isinstance(error, kinds) or said or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        names = [kind.__name__ for kind in type(error).__mro__]
+        said = any(name in _WORDY for name in names) and _WORDS.search(str(error))
+        number = isinstance(error, OSError) and (
+            error.errno == errno.ENOMEM or getattr(error, "winerror", None) == _NO_PAGES
+        )
+        if isinstance(error, kinds) or said or number:
             return True
         error = error.__cause__
     return False

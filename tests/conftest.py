@@ -54,6 +54,7 @@ SLOW = (
     "demo/test_engine.py",
     "exact/test_extraction.py::test_another_extractor_is_skipped_with_a_log_message",
     "exact/test_passes.py",
+    "fuzz",
     "metrics/test_comparison.py",
     "metrics/test_occupancy.py::test_volume_iou_of_boxes_by_hand",
     "mini/test_data.py",

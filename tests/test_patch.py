@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from functools import partial
 
@@ -35,6 +36,13 @@ def test_seam_calls_the_original_and_is_removed_with_its_last_layer() -> None:
     assert vars(thing) == {"value": 1}
     second.remove()
     assert vars(thing) == {"value": 1}
+
+
+def test_a_layer_cannot_be_changed_and_equals_only_itself() -> None:
+    layer = Layer("a")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        layer.method = "other"  # type: ignore[misc]
+    assert layer != Layer("a") and len({layer, Layer("a")}) == 2
 
 
 def test_previous_instance_attribute_is_restored_in_place() -> None:

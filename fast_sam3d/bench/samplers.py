@@ -6,7 +6,6 @@ guidance acts. The embedded model's own sampler differs from the published one i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,6 +16,8 @@ from fast_sam3d.bench.yaml_files import as_file, read_yaml
 from fast_sam3d.errors import ConfigError
 
 SETTINGS = ("rescale_t", "strength")
+LARGEST = 1e6
+"""Value of a setting."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class Sampler:
             value = getattr(self, setting)
             if value is None:
                 continue
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or value < 0 or (setting == "rescale_t" and value == 0):
-                raise ConfigError(f"sampler '{self.name}': {setting} is {value!r}: give {least}")
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not 0 <= value <= LARGEST or (setting == "rescale_t" and value == 0):
+                raise ConfigError(f"sampler '{self.name}': {setting} is {value!r}: give {least}, at most {LARGEST:g}")
 
     @property
     def label(self) -> str:

@@ -17,6 +17,9 @@ OFF, OTHER_SEED = "off", "other seed"
 SEED_STEP = 1_000_003
 """Offset from a seed to the other seed."""
 
+MOST_PAIRS = 100_000
+"""Pairs of an object and a seed in a suite; each takes seconds."""
+
 _FOLDER = Path(__file__).parent / "suites"
 _KEYS = ("about", "objects", "seeds", "samplers", "methods", "ablation", "sweeps")
 _SWEEP_KEYS = ("method", "key", "values")
@@ -59,6 +62,13 @@ class Suite:
     sweeps: tuple[Sweep, ...] = ()
     main: tuple[str, ...] = ()
     samplers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.objects * len(self.seeds) > MOST_PAIRS:
+            raise ConfigError(
+                f"suite {self.name} has {self.objects} objects with {len(self.seeds)} seeds each: give at most "
+                f"{MOST_PAIRS:,} pairs of them"
+            )
 
     def variants(self) -> tuple[Variant, ...]:
         """The baseline, the baseline with another seed, then the methods.
@@ -114,7 +124,7 @@ def _read(name: str, tree: Any) -> Suite:
     # A method with two labels runs once.
     known = {overrides: label for label, overrides in methods.items()}
     ablation = {
-        label: known.get(overrides) or add(label, overrides)
+        label: (isinstance(overrides, str) and known.get(overrides)) or add(label, overrides)
         for label, overrides in _mapping(f"suite {name}: ablation", top.get("ablation") or {}).items()
     }
     main = tuple(dict.fromkeys([*main, *ablation.values()]))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from fast_sam3d.checkpoints.devices import half_problem, torch_device, torch_dtype
 from fast_sam3d.checkpoints.files import check_stock_files, read_yaml
 from fast_sam3d.checkpoints.native import check_native, load_native, load_synthetic
+from fast_sam3d.checkpoints.places import check_place
 from fast_sam3d.checkpoints.runtime import Runtime, choose_runtime
 from fast_sam3d.checkpoints.stock import (
     GATED_HELP,
@@ -113,6 +114,9 @@ def load_checkpoint(
             raise CheckpointError("the embedded model has no depth model to replace: give a pointmap, or leave it out")
         if chosen.type == "cpu" and str(precision) == "torch.float16":
             log.warning("float16 is much slower than float32 on a CPU: leave pipeline.dtype out")
+        if not _packaged(checkpoint.folder):
+            for path in (*checkpoint.folder.glob("*.safetensors"), checkpoint.folder / "sha256.json"):
+                check_place(checkpoint.folder, path)
         from fast_sam3d.model.pipeline import Pipeline
 
         return Pipeline.from_pretrained(checkpoint.folder, device=chosen, dtype=precision)
@@ -198,7 +202,7 @@ def _default(device: Any, asked: str) -> Checkpoint:
                 check_stock(folder)
             else:
                 check_native(folder, torch_device(device), GATED_HELP)
-        except FastSam3dError as error:
+        except (FastSam3dError, OSError) as error:  # OSError: a folder that cannot be entered
             problem = f"the weights in {folder} cannot be used: {error}"
             continue
         reason = f"these SAM 3D Objects weights are there and usable; the {runtime} runtime, because {why}"
@@ -250,15 +254,26 @@ def _folder(path: Path) -> Path | None:
         return None
 
 
+def _packaged(folder: Path) -> bool:
+    """Whether a folder is the package's own, in which an installer may have put links."""
+    try:
+        return folder.resolve() == resource("checkpoints/mini").resolve()
+    except FastSam3dError:
+        return False
+
+
 def _folders(root: Path) -> list[Path]:
-    """The folders in `root`, by name. A hidden one is an unfinished download."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """The folders in `root`, by name; none in one that cannot be read. A hidden one is an unfinished download."""
+    try:
+        return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError:
+        return []
 
 
 def _is_stock(folder: Path) -> bool:
     try:
         return _kind(folder) == "sam3d"
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return False
 
 
@@ -271,6 +286,8 @@ def _kind(folder: Path) -> Literal["mini", "sam3d"]:
         within = [p.name for p in _folders(folder) if (p / _SETTINGS).is_file()]
         hint = f"use a folder in it, such as {within[0]}" if within else "give the folder that holds the weights"
         raise CheckpointError(f"{folder} holds no pipeline.yaml, so it is no checkpoint: {hint}")
+    if not _packaged(folder):
+        check_place(folder, path)
     settings = read_yaml(path)
     if "_target_" not in settings:
         if "ss_flow" not in settings:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.errors import CheckpointError
+from fast_sam3d.model.config import LARGEST
 from fast_sam3d.native.names import ROOT, of_network, published_name, weights_file
 
 __all__ = ["check_weights", "instantiate_and_load_from_pretrained", "weights_file"]
@@ -38,8 +39,10 @@ def check_weights(named: Path, networks: Mapping[str, Mapping[str, Any]], restor
             raise CheckpointError(f"the weights {path} lack {ROOT}{network}.*: {restore}")
         for name, value in found.items():
             check_dtype(path, name, value.dtype, restore)
-        for place, count in _block_counts(settings):
-            if fault := _block_fault(found, f"{place}blocks.", count):
+        for place, part in _parts(settings):
+            count = part.get("num_blocks")
+            fault = _block_fault(found, f"{place}blocks.", count) if isinstance(count, int) else None
+            if fault := fault or _width_fault(found, place, part):
                 raise CheckpointError(f"the weights {path} {fault}: {restore}")
 
 
@@ -78,13 +81,25 @@ def _tensors(path: Path, restore: str) -> dict[str, Any]:
     return {published_name(name): value for name, value in map_tensors(path, restore).items()}
 
 
-def _block_counts(settings: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, int]]:
-    """(beginning of the tensors' names, number of blocks) of each part with `num_blocks`: settings nest as parts do."""
-    if isinstance(count := settings.get("num_blocks"), int):
-        yield place, count
+def _parts(settings: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(beginning of the tensors' names, settings) of each part: settings nest as parts do."""
+    yield place, settings
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _block_counts(value, f"{place}{key}.")
+            yield from _parts(value, f"{place}{key}.")
+
+
+def _width_fault(tensors: Mapping[str, Any], start: str, settings: Mapping[str, Any]) -> str | None:
+    """What is wrong with the widths of the tensors whose names begin with `start`: one has each width in the yaml."""
+    width, ratio = settings.get("model_channels"), settings.get("mlp_ratio")
+    sizes = {size for name, value in tensors.items() if name.startswith(start) for size in value.shape}
+    widths = {"model_channels": width}
+    if isinstance(width, int) and isinstance(ratio, (int, float)) and abs(ratio) < LARGEST:
+        widths["mlp_ratio"] = int(width * ratio)
+    for key, needed in widths.items():
+        if isinstance(needed, int) and sizes and needed not in sizes:
+            return f"have no {start}* with {needed} channels ({key} is {settings[key]} in the yaml)"
+    return None
 
 
 def _block_fault(tensors: Mapping[str, Any], start: str, count: int) -> str | None:

@@ -7,7 +7,6 @@ used, so proxies and certificates are those of the client, but a thread reads an
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import re
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from fast_sam3d import __version__
+from fast_sam3d.documents import parse_json
 from fast_sam3d.errors import CheckpointError, FastSam3dError, first_line
 
 __all__ = ["Answer", "Dropped", "Refused", "fetch_json", "patience", "request"]
@@ -79,8 +79,8 @@ def fetch_json(url: str) -> Any:
             if len(body) > ANSWER_BYTES:
                 raise CheckpointError(f"{_host(url)} answered with more than {ANSWER_BYTES >> 20} MB: {_OTHER}")
     try:
-        return json.loads(body.decode())
-    except (ValueError, RecursionError) as error:
+        return parse_json(bytes(body), "the answer", error=CheckpointError, most_bytes=ANSWER_BYTES)
+    except CheckpointError as error:
         got, advice = ("a web page", _LOG_IN) if body.lstrip()[:1] == b"<" else ("something that is no JSON", _OTHER)
         raise CheckpointError(f"{_host(url)} answered with {got} instead of the list of files: {advice}") from error
 

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from fast_sam3d.config.compose import SEED_MAX
 from fast_sam3d.config.packaged import bundled_example
@@ -38,8 +38,14 @@ def whole(text: str) -> int | str:
     return int(value) if value.is_integer() and abs(value) < EXACT else text
 
 
-def at_least(low: int, kind: type[int] | type[float] = int, above: bool = False) -> Callable[[str], Any]:
-    """The type of a flag that takes finite numbers from `low` up, or above it."""
+MOST: Final = 1_000_000
+"""Of a count or another number that a flag gives."""
+
+
+def at_least(
+    low: int, kind: type[int] | type[float] = int, above: bool = False, most: int = MOST
+) -> Callable[[str], Any]:
+    """The type of a flag that takes finite numbers from `low`, or above it, to `most`."""
 
     def read(text: str) -> Any:
         try:
@@ -49,9 +55,15 @@ def at_least(low: int, kind: type[int] | type[float] = int, above: bool = False)
         if isinstance(value, str) or not math.isfinite(value) or value < low or (above and value == low):
             name = "a number above" if above else "a whole number of at least" if kind is int else "at least"
             raise argparse.ArgumentTypeError(f"is {text}: give {name} {low}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"is {text}: give at most {most}")
         return value
 
     return read
+
+
+PROCESSES: Final = at_least(1, most=1024)
+"""The type of flags for a number of processes or threads."""
 
 
 def seeds(text: str) -> tuple[int, ...]:

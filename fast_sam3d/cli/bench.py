@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_sam3d.cli.arguments import SHARED, at_least, names, seeds
+from fast_sam3d.cli.arguments import PROCESSES, SHARED, at_least, names, seeds
 from fast_sam3d.cli.configuration import overrides_of, pipeline_from
 from fast_sam3d.cli.flags import (
     FOLDER_HELP,
@@ -56,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rows, table and pictures; an interrupted bench resumes there (default: outputs/bench/SUITE)",
     )  # fmt: skip
     parser.add_argument(
-        "--processes", type=at_least(1), metavar="N", help="worker processes (default: one per core; 1 on a GPU)"
+        "--processes",
+        type=PROCESSES,
+        metavar="N",
+        help="worker processes (default: one per core; 1 on a GPU)",
     )
     add_overwrite(parser, "measurements, also those of other settings")
     parser.add_argument("--retry_failed", action="store_true", help="repeat objects with a failed run")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.cli.arguments import at_least
+from fast_sam3d.cli.arguments import PROCESSES, at_least
 from fast_sam3d.cli.configuration import overrides_of
 from fast_sam3d.cli.flags import add_overwrite, add_sampler, add_ways, cores
 from fast_sam3d.cli.tables import print_table
@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_overwrite(parser, "measurements, also those of other settings")
     parser.add_argument(
-        "--processes", type=at_least(1), metavar="N", default=cores(), help="worker processes, one thread each"
+        "--processes",
+        type=PROCESSES,
+        metavar="N",
+        default=cores(),
+        help="worker processes, one thread each",
     )
     parser.add_argument(
         "--stiffness", action="store_true",

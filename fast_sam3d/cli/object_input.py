@@ -65,6 +65,10 @@ def prepare(
     asked_for = config.pipeline
     checkpoint = find_checkpoint(asked_for.tag, asked_for.device, asked_for.runtime)
     log_checkpoint(checkpoint)
+    if checkpoint.kind != "mini":
+        from fast_sam3d.model.inputs import box_size, check_box
+
+        check_box(*box_size(given.mask))
     check_methods(config)
     check_exports(config.output)
     log_acceleration(config)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
-from fast_sam3d.cli.arguments import ANY, at_least
+from fast_sam3d.cli.arguments import ANY, PROCESSES
 from fast_sam3d.cli.configuration import config_from, log_acceleration
 from fast_sam3d.cli.flags import add_config_flags, add_overwrite
 from fast_sam3d.cli.scene_summary import Scenes
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="plain: this process and forks of it; ray: worker processes on one or many machines",
     )  # fmt: skip
     group.add_argument(
-        "--workers", type=at_least(1), metavar="N",
+        "--workers", type=PROCESSES, metavar="N",
         help="objects at once (default: plain: one per core, one on a GPU; ray: as many as fit)",
     )  # fmt: skip
     for name, kind, metavar, text in CLUSTER:

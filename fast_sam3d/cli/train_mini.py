@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fast_sam3d.cli.arguments import at_least
+from fast_sam3d.cli.arguments import PROCESSES, at_least
 from fast_sam3d.cli.flags import cores
 from fast_sam3d.errors import ConfigError, suggest
 
@@ -38,10 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", metavar="DEVICE", default=None, help="cpu, cuda, cuda:1 ... (default: cuda if there is one)"
     )
     parser.add_argument(
-        "--threads", type=at_least(1), metavar="N", default=cores(), help="of the training itself, on a CPU"
+        "--threads",
+        type=PROCESSES,
+        metavar="N",
+        default=cores(),
+        help="of the training itself, on a CPU",
     )
     parser.add_argument(
-        "--processes", type=at_least(1), metavar="N", default=cores(), help="to generate data and evaluate"
+        "--processes",
+        type=PROCESSES,
+        metavar="N",
+        default=cores(),
+        help="to generate data and evaluate",
     )
     parser.add_argument(
         "--share", type=float, metavar="SHARE", default=1.0,

@@ -8,6 +8,9 @@ from fast_sam3d.errors import ConfigError
 
 __all__ = ["ClusterSettings"]
 
+MOST = 1024
+"""Workers, cores of each, and retries."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
@@ -35,8 +38,8 @@ class ClusterSettings:
     def __post_init__(self) -> None:
         for name, least in (("workers", 1), ("cpus_per_worker", 1), ("max_retries", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"--{name} is {value}: give {least} or more")
+            if value is not None and not least <= value <= MOST:
+                raise ConfigError(f"--{name} is {value}: give a number from {least} to {MOST}")
         if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker <= 1:
             raise ConfigError(
                 f"--gpus_per_worker is {self.gpus_per_worker:g}: give 1, a share such as 0.5, or 0 for none; "

@@ -18,6 +18,7 @@ import gradio as gr
 
 from fast_sam3d.demo.asked import job_settings, together, uploaded
 from fast_sam3d.demo.choice import Choice, open_example, open_picture
+from fast_sam3d.demo.files import with_mask
 from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Job
 from fast_sam3d.demo.page import Page
@@ -124,7 +125,7 @@ def _objects(choice: Choice, clicks: Any, box: Any, masks: Any) -> list[JobInput
 
 def _by_mask(choice: Choice, mask: Any) -> JobInput:
     if isinstance(mask, Mapping):
-        return choice.use(uploaded(mask.get("path"))).input()
+        return with_mask(choice, uploaded(mask.get("path")))[0].input()
     if mask not in choice.picture.masks:
         raise InputError(f"there is no mask {mask}: give files, or numbers of {sorted(choice.picture.masks)}")
     return choice.take(mask).input()

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fast_sam3d.demo.inputs import Example, JobInput, read_upload
+from fast_sam3d.demo.words import in_page
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.masks import read_mask
+from fast_sam3d.inputs.pointmaps import check_known
 from fast_sam3d.segment.sam2 import Sam2
 from fast_sam3d.segment.select import Click, Marks, Selector
 
@@ -138,9 +140,9 @@ class Choice:
         """With a mask that came with the picture."""
         return self._with(Given(self.picture.masks[number], number))
 
-    def use(self, path: Path | str) -> Choice:
-        """With the mask in a file. Raises InputError."""
-        mask, (height, width) = read_mask(Path(path)), self._size
+    def use(self, mask: NDArray[np.bool_]) -> Choice:
+        """With a mask [h, w]. Raises InputError unless it has the picture's size."""
+        height, width = self._size
         if mask.shape != self._size:
             raise InputError(
                 f"the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the picture {width}x{height}: save the mask at"
@@ -164,6 +166,11 @@ class Choice:
         picture, number = self.picture, self._number
         if picture.example is not None and number is not None:
             return picture.example.input(number)
+        if picture.pointmap is not None:
+            try:
+                check_known(picture.pointmap, self.mask, Path("of the picture"))
+            except InputError as error:
+                raise InputError(in_page(str(error))) from error
         return JobInput(picture.image, (self.mask,), picture.name, picture.pointmap)
 
     def shown(self, note: str = "", wrong: bool = False) -> dict[str, Any]:

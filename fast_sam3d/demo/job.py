@@ -167,6 +167,11 @@ class Job:
         return self.last.seconds if self.finished else time.perf_counter() - self._began
 
     @property
+    def waited(self) -> float:
+        """Seconds before it started; 0 if it has not."""
+        return next((event.seconds for event in self._events if event.kind == "started"), 0.0)
+
+    @property
     def results(self) -> Results | None:
         """None unless it is done."""
         return self._results

@@ -19,7 +19,7 @@ from fast_sam3d.demo.settings import command_line, configuration
 from fast_sam3d.documents import read_json
 from fast_sam3d.geometry.arrays import first
 from fast_sam3d.inputs.load import ObjectInput
-from fast_sam3d.inputs.masks import check_inverted
+from fast_sam3d.inputs.masks import check_shape
 from fast_sam3d.run.object import ObjectRun
 from fast_sam3d.run.own_process import in_own_process
 from fast_sam3d.run.results import GAUSSIANS, GAUSSIANS_4, MESH, POSE, PREVIEW, REPORT
@@ -87,7 +87,7 @@ def _object_input(given: JobInput, saved: Path, reduce: bool) -> ObjectInput:
     item = item.reduced() if reduce else item
     notices = list(given.notices)
     if given.source is None:
-        check_inverted(item.mask, Path(f"{given.folder_name}/0.png"), notices)
+        check_shape(item.mask, Path(f"{given.folder_name}/0.png"), notices)
     return replace(item, notices=tuple(notices))
 
 

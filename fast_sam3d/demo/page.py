@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from fast_sam3d.demo import texts
 from fast_sam3d.demo.asked import TURNTABLE, job_settings, marked, together, uploaded
 from fast_sam3d.demo.choice import Choice, open_example, open_picture
 from fast_sam3d.demo.engine import Engine
-from fast_sam3d.demo.inputs import Example, JobInput, examples
+from fast_sam3d.demo.files import AXES, with_mask, with_pointmap
+from fast_sam3d.demo.inputs import JobInput, examples
 from fast_sam3d.demo.job import Job
 from fast_sam3d.demo.settings import FACES, FORMATS, TEXTURE
 from fast_sam3d.errors import FastSam3dError, InputError
@@ -66,7 +67,7 @@ class Page:
         choice = gr.State(None, time_to_live=KEPT)
         objects = gr.State((), time_to_live=KEPT)
         gr.HTML("<h1>fast_sam3d <small>from a picture to mesh, gaussians and pose</small></h1>")
-        gr.HTML(self._model_line())
+        gr.HTML(texts.model_line(self.engine.embedded, self.engine.checkpoint.tag))
         with gr.Row(elem_classes="main"):
             with gr.Column(scale=4, min_width=320):
                 picker = gr.HTML(
@@ -74,11 +75,10 @@ class Page:
                     js_on_load=_read("pick.js"), elem_id="picker",
                 )  # fmt: skip
                 shelf = gr.HTML(
-                    [self._thumbnail(example) for example in self.examples.values()],
+                    [texts.on_shelf(example) for example in self.examples.values()],
                     html_template=_read("shelf.html"), js_on_load=_read("shelf.js"), elem_id="examples",
                 )  # fmt: skip
-                with gr.Accordion("A mask from a file", open=False):
-                    mask_file = gr.File(file_types=["image"], label="mask: white on black, or alpha", height=110)
+                given = self._given()
                 settings = self._settings()
             with gr.Column(scale=6, min_width=320), gr.Tabs(elem_id="tabs"):
                 with gr.Tab("Object"):
@@ -103,7 +103,9 @@ class Page:
         picker.upload(self._upload, choice, picked, **hidden)
         shelf.select(self._example, choice, picked, **hidden)
         picker.select(self._mark, choice, [choice, picker], **hidden)
-        mask_file.upload(self._mask_file, [choice, mask_file], [choice, picker, mask_file], **hidden)
+        mask, label, threshold, points, axes = given
+        mask.upload(self._mask_file, [choice, mask, label, threshold], [choice, picker, mask], **hidden)
+        points.upload(self._points_file, [choice, points, axes], [choice, picker, points], **hidden)
         listed = [objects, chosen, choice, picker]
         add.click(self._add, [choice, objects], listed, **hidden)
         add_all.click(self._add_all, choice, listed, **hidden)
@@ -117,6 +119,18 @@ class Page:
             button.click(run, [what, *settings], [*output.parts, cancel, *buttons], **hidden)
         stop.click(self._cancel, one.job, None, queue=False, **hidden)
         stop_scene.click(self._cancel, many.job, None, queue=False, **hidden)
+
+    def _given(self) -> list[Any]:
+        with gr.Accordion("A mask or a pointmap from a file", open=False, elem_id="given"):
+            what = "mask: white on black, alpha, or a label map"
+            mask = gr.File(file_types=["image", ".npy", ".npz"], label=what, height=130, elem_id="mask-file")
+            with gr.Row():
+                label = gr.Textbox("", label="label of the object, in a label map", max_lines=1, min_width=140)
+                threshold = gr.Number(0, label="mask threshold, 0 to 1 (0: by the file)", min_width=140)
+            what = "pointmap, or depth and intrinsics: .npy, .npz"
+            points = gr.File(file_types=[".npy", ".npz"], label=what, height=130, elem_id="points-file")
+            axes = gr.Dropdown(list(AXES), value=AXES[0], label="axes of the pointmap (choose before the file)")
+        return [mask, label, threshold, points, axes]
 
     def _settings(self) -> list[Any]:
         standard = load().pipeline
@@ -138,12 +152,6 @@ class Page:
                 )  # fmt: skip
             more = gr.Textbox("", label="further settings, such as ss.when.stride=4", max_lines=1)
         return [preset, seed, ss, slat, formats, faces, texture, more]
-
-    def _model_line(self) -> str:
-        return texts.model_line(self.engine.embedded, self.engine.checkpoint.tag)
-
-    def _thumbnail(self, example: Example) -> dict[str, str]:
-        return {"name": example.name, "url": texts.thumbnail(example.image), "masks": str(len(example.masks))}
 
     # --------------------------------------------------------------------------------------- choosing an object
 
@@ -172,14 +180,15 @@ class Page:
             return choice, choice.shown(str(error), wrong=True)
         return new, new.shown()
 
-    def _mask_file(self, choice: Choice | None, path: str | None) -> tuple[Any, Any, None]:
-        if choice is None or path is None:
-            return choice, EMPTY | {"note": "Choose the picture first, then its mask.", "wrong": True}, None
-        try:
-            new = choice.use(path)
-        except FastSam3dError as error:
-            return choice, choice.shown(str(error).replace(path, Path(path).name), wrong=True), None
-        return new, new.shown(), None
+    def _mask_file(self, choice: Choice | None, path: Any, label: str, threshold: float | None) -> tuple[Any, ...]:
+        return _with_file(choice, "mask", path, lambda own: with_mask(own, Path(path), label, threshold or 0))
+
+    def _points_file(self, choice: Choice | None, path: Any, axes: str) -> tuple[Any, ...]:
+        def use(own: Choice) -> tuple[Choice, str]:
+            new, odd = with_pointmap(own, Path(path), axes)
+            return new, f"The pointmap {Path(path).name} is used. {odd}".strip()
+
+        return _with_file(choice, "pointmap", path, use)
 
     def _add(self, choice: Choice | None, given: tuple[JobInput, ...]) -> tuple[Any, ...]:
         try:
@@ -312,6 +321,21 @@ def _idle(buttons: int) -> list[Any]:
 
 def _opened(choice: Choice) -> tuple[Any, ...]:
     return choice, gr.HTML(value=choice.shown(), picture=choice.picture.shown()), (), texts.objects(())
+
+
+def _with_file(
+    choice: Choice | None, what: str, path: str | None, use: Callable[[Choice], tuple[Choice, str]]
+) -> tuple[Any, ...]:
+    """The choice with a file, its picture, and no file: it is not needed any longer."""
+    if choice is None or path is None:
+        return choice, EMPTY | {"note": f"Choose the picture first, then its {what}.", "wrong": True}, None
+    try:
+        new, note = use(choice)
+    except FastSam3dError as error:
+        return choice, choice.shown(str(error), wrong=True), None
+    finally:
+        Path(path).unlink(missing_ok=True)
+    return new, new.shown(note), None
 
 
 def _refused(choice: Choice | None, error: FastSam3dError) -> dict[str, Any]:

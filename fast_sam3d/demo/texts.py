@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from fast_sam3d.demo.choice import jpeg
 from fast_sam3d.demo.events import StageRow
-from fast_sam3d.demo.inputs import JobInput
+from fast_sam3d.demo.inputs import Example, JobInput
 from fast_sam3d.demo.job import Comparison, Job, Results
 from fast_sam3d.viewer import Pane
 
 __all__ = [
-    "address", "comparison", "downloads", "facts", "model_line", "objects", "problem", "progress", "thumbnail",
+    "address", "comparison", "downloads", "facts", "model_line", "objects", "on_shelf", "problem", "progress",
     "viewer",
 ]  # fmt: skip
 
@@ -40,13 +40,13 @@ def model_line(embedded: bool, tag: str) -> str:
     return f'<div class="notice">{loaded} {EMBEDDED}</div>' if embedded else f'<div class="model">{loaded}</div>'
 
 
-def thumbnail(path: Path) -> str:
-    """The address of a small copy of a picture."""
+def on_shelf(example: Example) -> dict[str, str]:
+    """An example to pick, with a small copy of its picture."""
     from PIL import Image
 
-    with Image.open(path) as picture:
+    with Image.open(example.image) as picture:
         picture.thumbnail((144, 144))
-        return jpeg(picture.convert("RGB"))
+        return {"name": example.name, "url": jpeg(picture.convert("RGB")), "masks": str(len(example.masks))}
 
 
 def objects(given: Sequence[JobInput]) -> str:
@@ -86,10 +86,34 @@ def progress(job: Job) -> str:
     saved = f", {last.saved:g} saved" if last.saved else ""
     calls = f", {last.calls:g} network calls{saved}" if last.calls else ""
     going = "Cancelling, at the end of this step" if job.cancelled else "Running"
-    state = "Done" if job.finished else f'<span class="spin"></span>{going}'
-    head = f'<div class="status" role="status">{state}: {job.seconds:.1f} s{calls}</div>'
+    state = "Done" if job.finished else f'<span class="spin"></span>{going}{_which(job)}'
+    spent = f" ({', '.join(_spent(job))})" if job.finished else ""
+    head = f'<div class="status" role="status">{state}: {job.seconds:.1f} s{spent}{calls}</div>'
     stages = f'<div class="stages">{"".join(_rows(job.rows))}</div>'
     return head + (f"<details><summary>stages</summary>{stages}</details>" if job.finished else stages)
+
+
+def _which(job: Job) -> str:
+    """The object of a scene that is worked on."""
+    part, all_of = job.rows[-1].part if job.rows else "", len(job.given.masks) if job.given is not None else 0
+    done = len({row.part for row in job.rows})
+    return f", {part} ({done} of {all_of})" if job.scene and part.startswith("object") else ""
+
+
+def _spent(job: Job) -> Iterable[str]:
+    """The seconds of a job that has ended, by what they were spent on; together they are those of the whole job."""
+    left, waited = job.seconds, job.waited
+    kinds = {"waiting": waited, "reconstruction": 0.0, "baseline": 0.0, "faces and texture": 0.0}
+    for row in job.rows:
+        if row.stage == "export":
+            kinds["faces and texture"] += row.seconds
+        elif row.stage not in ("results", "compose", "drift"):
+            kinds["baseline" if row.part == "baseline" and job.settings.compare else "reconstruction"] += row.seconds
+    for what, seconds in kinds.items():
+        left -= seconds
+        if seconds >= 0.05:
+            yield f"{what} {seconds:.1f} s"
+    yield f"files {max(left, 0):.1f} s"
 
 
 def _queued(job: Job) -> str:
@@ -156,7 +180,12 @@ def facts(job: Job, results: Results) -> str:
     """Notices, time and calls, and the pose."""
     notices = "".join(f'<div class="notice">{escape(text)}</div>' for text in results.notices)
     saved = f" ({results.saved:g} saved)" if results.saved else ""
-    rows = [("run", f"{results.seconds:.2f} s, {results.calls:g} network calls{saved}")]
+    rows = [
+        (
+            "reconstruction" if "rotation" in results.pose else "run",
+            f"{results.seconds:.2f} s, {results.calls:g} network calls{saved}",
+        )
+    ]
     pose = results.pose
     if "rotation" in pose:
         for key in ("rotation", "translation", "scale"):

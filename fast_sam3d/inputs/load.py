@@ -20,7 +20,7 @@ from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import InputError, suggest
 from fast_sam3d.inputs.annotations import Labelled
 from fast_sam3d.inputs.labels import chosen, is_annotation, label_file, labelled_objects
-from fast_sam3d.inputs.masks import alpha_mask, check_inverted, read_mask
+from fast_sam3d.inputs.masks import alpha_mask, check_shape, read_mask
 from fast_sam3d.inputs.pictures import Picture, check_range, orientation_in, read_picture
 from fast_sam3d.inputs.pointmaps import Pointmap, find_pointmap, read_pointmap
 from fast_sam3d.inputs.selected import selected
@@ -132,7 +132,7 @@ class MaskSource:
                 f"{self.path} is {mask.shape[1]}x{mask.shape[0]} pixels and {image} is {size[1]}x{size[0]}: save the "
                 "mask at the size of the image"
             )
-        check_inverted(mask, self.path, notices)
+        check_shape(mask, self.path, notices)
         return mask
 
 
@@ -195,7 +195,7 @@ def _load(image_path: Path, asked: InputConfig) -> ObjectInput:
         log.info("%s: no mask file, so its alpha channel is the mask", image_file)
         mask_file, label, image = image_file, "alpha", picture.rgb
         mask = alpha_mask(picture.alpha, image_file, asked.mask_threshold, notices)
-        check_inverted(mask, image_file, notices)
+        check_shape(mask, image_file, notices)
     else:
         source, label = _source(asked, masks, image_file, notices)
         mask_file = source.path

@@ -17,7 +17,7 @@ from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.arrays import read_array
 from fast_sam3d.inputs.pictures import LOSSY, eight_bit, is_wide, open_picture
 
-__all__ = ["ARRAYS", "alpha_mask", "check_inverted", "checked_mask", "read_mask"]
+__all__ = ["ARRAYS", "alpha_mask", "check_shape", "checked_mask", "read_mask"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ FAINT_SHARE = 0.2
 """Share of the object's pixels from which on faint ones are worth a notice."""
 MIDDLE_SHARE = 0.35
 """Share of the pixels that are not black from which on grey ones are worth a notice."""
+THIN = 3
+"""Pixels; a mask that is nowhere wider may be an outline."""
 BORDER_SHARE = 0.9
 """A mask that covers as much of the border, and most of the picture, is probably inverted."""
 _STRIP = 256  # rows converted at a time, to avoid a second copy of a large image
@@ -101,14 +103,34 @@ def alpha_mask(alpha: NDArray[np.uint8], path: Path, threshold: float | None, no
     return checked_mask(mask, path)
 
 
-def check_inverted(mask: NDArray[np.bool_], path: Path, notices: list[str]) -> None:
-    """A notice for a mask that covers most of the picture and of its border: black may mark the object in it."""
+def check_shape(mask: NDArray[np.bool_], path: Path, notices: list[str]) -> None:
+    """A notice for a mask that is thin everywhere, as an outline, or that covers most of the picture and of its border:
+    then black may mark the object in it.
+    """
+    if not _has_block(mask, THIN + 1):
+        notices.append(
+            f"the mask in {path.name} is at most {THIN} pixels wide everywhere, and the model may find no object in "
+            "it: if it is an outline, fill it"
+        )
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     if border.mean() >= BORDER_SHARE and mask.mean() > 0.5:
         notices.append(
             f"the mask in {path.name} covers the border and {mask.mean():.0%} of the picture: if it is inverted, "
             "save it with the object in white"
         )
+
+
+def _has_block(mask: NDArray[np.bool_], side: int) -> bool:
+    """Whether a square of `side` pixels lies inside of a mask [H, W]."""
+    for _ in range(2):
+        length = len(mask) - side + 1
+        if length < 1:
+            return False
+        inside = mask[:length].copy()
+        for start in range(1, side):
+            inside &= mask[start : start + length]
+        mask = inside.T
+    return bool(mask.any())
 
 
 def checked_mask(mask: NDArray[np.bool_], path: Path, threshold: float | None = None) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fast_sam3d.errors import InputError, first_line
+from fast_sam3d.errors import InputError, first_line, is_out_of_memory
 
 __all__ = [
     "LOSSY", "MAX_MEGAPIXELS", "Picture", "check_range", "eight_bit", "is_wide", "open_picture", "orientation_in",
@@ -26,6 +26,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 MAX_MEGAPIXELS = 64  # 8k x 8k: 192 MB as RGB
+MAX_SIDE = 65_535  # pixels, as of JPEG and GIF; strips of more, and what is padded to a square, would take gigabytes
 MIN_SIDE = 8  # pixels
 # Raster formats; without this list Pillow would also try formats that run other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -190,11 +191,16 @@ def open_picture(path: Path) -> Any:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
             picture = Image.open(path, formats=_formats())
         with picture:
-            megapixels = picture.width * picture.height / 1e6
-            if megapixels > MAX_MEGAPIXELS:
-                raise _too_large(path, f"{picture.width}x{picture.height} pixels")
+            size = f"{picture.width}x{picture.height} pixels"
+            if picture.width * picture.height / 1e6 > MAX_MEGAPIXELS:
+                raise _too_large(path, size)
+            if max(picture.size) > MAX_SIDE:
+                raise InputError(f"{path} has {size}: crop it and its masks to at most {MAX_SIDE:,} a side")
             if getattr(picture, "is_animated", False):
                 log.info("%s: several frames; the first is used", path)
+            if picture.format == "PNG":
+                with Image.open(path, formats=["PNG"]) as again:
+                    again.verify()  # decoding looks at no checksum of the pixels
             picture.load()
             # Pixels stay valid after closing, except with several frames, which are read from the file again.
             if not getattr(picture, "is_animated", False):
@@ -202,7 +208,7 @@ def open_picture(path: Path) -> Any:
             loaded = picture.copy()
             loaded.format = picture.format
             return loaded
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(path, "far too many pixels") from error
@@ -216,6 +222,8 @@ def open_picture(path: Path) -> Any:
             ) from error
         raise InputError(f"{path} is not a picture: give a PNG or JPEG file") from error
     except Exception as error:  # Pillow's decoders raise many types, such as SyntaxError and struct.error
+        if is_out_of_memory(error):
+            raise
         raise InputError(
             f"{path} is damaged or incomplete ({first_line(error).rstrip('.')}): save or copy it again"
         ) from error

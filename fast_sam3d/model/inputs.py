@@ -59,6 +59,24 @@ def merge_rgba(image: Any, mask: Any = None) -> NDArray[np.uint8]:
     return np.concatenate([pixels[..., :3], alpha[..., None]], axis=-1)
 
 
+def check_box(width: int, height: int) -> None:
+    """Check the size of a mask's box for the published networks, whose crop is cut by it.
+
+    Raises:
+        InputError: fewer than 3 pixels across.
+    """
+    if min(width, height) < 3:
+        raise InputError(f"the mask is only {width} x {height} pixels: mark at least 3 pixels in each direction")
+
+
+def box_size(mask: NDArray[Any]) -> tuple[int, int]:
+    """Width and height of the box of a mask [H, W] in pixels; 0 and 0 of an empty one."""
+    if not (inside := np.asarray(mask) > 0).any():
+        return 0, 0
+    columns, rows = inside.any(0).nonzero()[0], inside.any(1).nonzero()[0]
+    return int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1
+
+
 def limit_size(rgba: NDArray[np.uint8], max_side: int = MAX_SIDE) -> NDArray[np.uint8]:
     """Reduce a picture [H, W, 4] by the smallest integer factor for which its longer side is at most `max_side`.
 

@@ -253,7 +253,8 @@ class MoGe(nn.Module):
         height, width = image.shape[-2:]
         patch = self.config.encoder.patch
         factor = (tokens * patch**2 / (height * width)) ** 0.5
-        size = int(height * factor), int(width * factor)
+        # At least a patch: of a picture of 8 x 65,535 pixels, both sides would not have one.
+        size = max(int(height * factor), patch), max(int(width * factor), patch)
         grid = size[0] // patch, size[1] // patch
         place = resizing_device(self.device)
         image = F.interpolate(image.to(place, torch.float32), size, mode="bicubic", antialias=True)

@@ -11,6 +11,7 @@ stored in that shape, but spconv multiplies by the same memory as [in, out] (tra
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +54,7 @@ def weights_file(named: Path) -> Path:
     Of both formats, `.safetensors` takes precedence; `named` where there is neither.
     """
     converted, other = named.with_suffix(".safetensors"), named.with_suffix(".ckpt")
-    return next((path for path in (converted, named, other) if path.is_file()), named)
+    return next((path for path in (converted, named, other) if os.path.isfile(path)), named)
 
 
 def published_name(name: str) -> str:

@@ -76,9 +76,9 @@ class NativePipeline(NativeStages):
         formats = self.decode_formats if decode_formats is None else decode_formats
         check_formats(formats)
         image = self.merge_image_and_mask(image, mask)
+        slat_input = self.preprocess_image(image, self.slat_preprocessor)  # also checks the mask, before any network
         scene = self.compute_pointmap(image, pointmap)
         ss_input = self.preprocess_image(image, self.ss_preprocessor, scene["pointmap"])
-        slat_input = self.preprocess_image(image, self.slat_preprocessor)
         if seed is not None:
             torch.manual_seed(seed)
         result = self.sample_sparse_structure(ss_input, stage1_inference_steps, use_stage1_distillation)

@@ -17,10 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fast_sam3d.errors import InputError
+from fast_sam3d.model.inputs import check_box
 
 __all__ = ["Preprocessor", "camera_points", "fit_points", "normalise_points"]
 
 log = logging.getLogger(__name__)
+
+LARGEST_SQUARE = 64_000_000
+"""Pixels of a padded square that is built. Of a picture of 8 x 65,535 it would have 4 billion."""
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels, the last two not included; may reach outside of the picture."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,12 @@ class Preprocessor:
             )
         values = torch.tensor(rgba, device="cpu").permute(2, 0, 1).contiguous() / 255
         rgb, mask = values[:3], values[3:]
-        box = crop_box(mask[0], self.box_size_factor)
+        box, whole = crop_box(mask[0], self.box_size_factor), _around(*rgba.shape[:2])
         found = {
-            "mask": self._resized(_crop(mask, box, 0.0), "nearest"),
-            "image": self._resized(_crop(rgb, box, 0.0), "bilinear"),
-            "rgb_image": self._resized(_square(rgb, 0.0), "bilinear"),
-            "rgb_image_mask": self._resized(_square(mask, 0.0), "nearest"),
+            "mask": self._resized(mask, box, 0.0, "nearest"),
+            "image": self._resized(rgb, box, 0.0, "bilinear"),
+            "rgb_image": self._resized(rgb, whole, 0.0, "bilinear"),
+            "rgb_image_mask": self._resized(mask, whole, 0.0, "nearest"),
         }
         if pointmap is not None:
             if tuple(pointmap.shape) != (3, *rgba.shape[:2]):
@@ -77,18 +84,39 @@ class Preprocessor:
                     "same picture"
                 )
             points, scale, shift = normalise_points(pointmap.detach().to("cpu", torch.float32), mask[0] > 0.5)
-            found["pointmap"] = self._resized(_crop(points, box, torch.nan), "nearest")
-            found["rgb_pointmap"] = self._resized(_square(points, 0.0), "nearest")
+            found["pointmap"] = self._resized(points, box, torch.nan, "nearest")
+            found["rgb_pointmap"] = self._resized(points, whole, 0.0, "nearest")
             for name in ("pointmap", "rgb_pointmap"):
                 found |= {f"{name}_scale": scale, f"{name}_shift": shift}
         return {name: value[None].to(device) for name, value in found.items()}
 
-    def _resized(self, image: Tensor, mode: str) -> Tensor:
-        return F.interpolate(image[None], (self.size, self.size), mode=mode, antialias=mode == "bilinear")[0]
+    def _resized(self, image: Tensor, box: Box, uneven: float, mode: str) -> Tensor:
+        """A box of [C, H, W] as `_crop` makes it, resized to [C, S, S].
+
+        Where that square is too large to be built, its part inside of the picture is resized before it is padded: the
+        same but for rounding to whole pixels of the result.
+        """
+        antialias = mode == "bilinear"
+        left, top, right, bottom = box
+        side = max(right - left, bottom - top)
+        if side**2 <= LARGEST_SQUARE:
+            return F.interpolate(
+                _crop(image, box, uneven)[None], (self.size, self.size), mode=mode, antialias=antialias
+            )[0]
+        inside, scale = image[:, max(top, 0) : bottom, max(left, 0) : right], self.size / side
+        rows, columns = (min(max(round(count * scale), 1), self.size) for count in inside.shape[1:])
+        row, column = (
+            min(round(max(-start, 0) * scale), self.size - count) for start, count in ((top, rows), (left, columns))
+        )
+        square = image.new_zeros(len(image), self.size, self.size)
+        square[:, row : row + rows, column : column + columns] = F.interpolate(
+            inside[None], (rows, columns), mode=mode, antialias=antialias
+        )[0]
+        return square
 
 
-def crop_box(mask: Tensor, factor: float) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the crop around a mask [H, W], in pixels; may reach outside of the picture.
+def crop_box(mask: Tensor, factor: float) -> Box:
+    """The box of the crop around a mask [H, W].
 
     Raises:
         InputError: see `Preprocessor.__call__`.
@@ -98,17 +126,21 @@ def crop_box(mask: Tensor, factor: float) -> tuple[int, int, int, int]:
         raise InputError("the mask is empty: mark the object in it")
     left, right, top, bottom = (int(line[end]) for line in (columns, rows) for end in (0, -1))
     width, height = right - left, bottom - top  # without the last pixel, as in the stock code
-    if min(width, height) < 2:
-        raise InputError(
-            f"the mask is only {width + 1} x {height + 1} pixels: mark at least 3 pixels in each direction"
-        )
+    check_box(width + 1, height + 1)
     half = int(max(width, height) * factor) // 2
     x, y = (left + right) / 2, (top + bottom) / 2
     # `int` rounds towards 0: beyond the left or top border, on odd boxes, the crop gets a pixel smaller.
     return int(x - half), int(y - half), int(x + half), int(y + half)
 
 
-def _crop(image: Tensor, box: tuple[int, int, int, int], uneven: float) -> Tensor:
+def _around(height: int, width: int) -> Box:
+    """The square around a whole picture; where the padding is odd, its larger half is at the right or bottom."""
+    longer = max(height, width)
+    left, top = -((longer - width) // 2), -((longer - height) // 2)
+    return left, top, left + longer, top + longer
+
+
+def _crop(image: Tensor, box: Box, uneven: float) -> Tensor:
     """A box of [C, H, W], 0 outside of the picture, made square with `uneven` where one side is a pixel shorter."""
     left, top, right, bottom = box
     height, width = image.shape[1:]

@@ -19,6 +19,9 @@ REACH = 0.45
 BAND_PX = 2.3
 """Width of the band outside of the mask in which occluders are detected; the nearest pixels may mix both surfaces."""
 
+LEAST_SAMPLED = 0.5
+"""Share of the mask's area that point samples must represent; those of masks without thin parts represent all of it."""
+
 JUMP = 0.05
 """Share of the object's diameter by which a surface must be nearer than the object to occlude it."""
 
@@ -46,6 +49,8 @@ class LayoutTarget:
         cls, mask: NDArray[np.bool_], points: NDArray[np.floating] | None, camera: Camera, span: int, diameter: float
     ) -> LayoutTarget:
         """Point samples in a window in which the longer side of the mask's box has `span` pixels.
+
+        Of a mask that samples miss, such as a thin outline, every pixel counts: those of the window that hold one.
 
         Where the mask ends at a surface that is nearer than the object in the pointmap, or at the picture's border, the
         object may continue. A floor is no occluder: where the object touches it both have the same depth.
@@ -75,6 +80,14 @@ class LayoutTarget:
         seen = np.full((height, width, 3), np.nan)
         if points is not None:
             seen[inside] = points[at][inside]
+        if small.sum() * step**2 < LEAST_SAMPLED * mask.sum():
+            rows, columns = mask.nonzero()
+            held = tuple(
+                ((line + 0.5 - start) / step).astype(int) for line, start in ((rows, corner[1]), (columns, corner[0]))
+            )
+            small[held] = True
+            if points is not None:
+                seen[held] = points[rows, columns]
 
         off, nearest = distance_transform_edt(~small, return_indices=True)
         edge = nearest[0] * width + nearest[1]  # the nearest pixel of the mask

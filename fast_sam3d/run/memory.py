@@ -32,10 +32,13 @@ def remedies() -> str:
         "compute less at once (exact=all exact.images=false exact.context=false)",
         "merge voxels in the mesh decoder (mesh=fast_sam3d)",
     ]
+    torch = sys.modules.get("torch")
     if "sam3d_objects" in sys.modules:  # the stock pipeline calls `.cuda()`, wherever it is
         several.append("take a GPU with more memory; the stock pipeline does not run on a CPU")
-    else:
+    elif torch is None or torch.cuda.is_available() or torch.backends.mps.is_available():
         several.append("run on the CPU (--device cpu)")
+    else:
+        several.append("take a machine with more memory")
     return f"{', '.join(several[:-1])}, or {several[-1]}"
 
 

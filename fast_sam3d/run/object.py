@@ -53,7 +53,7 @@ class RunSettings:
     structure_only: bool = False
 
     def __post_init__(self) -> None:
-        for name, valid in (("seed", Whole(0, SEED_MAX)), ("ss_steps", Whole(1)), ("slat_steps", Whole(1))):
+        for name, valid in (("seed", Whole(0, SEED_MAX)), ("ss_steps", Whole(1, 1000)), ("slat_steps", Whole(1, 1000))):
             value = getattr(self, name)
             if value is not None and not valid.holds(value):
                 raise ConfigError(f"{name} is {value!r}: give {valid}")
@@ -132,15 +132,20 @@ def run_object(
 
     Raises:
         NotAPipelineError: `pipeline` is not one.
-        InputError: a picture that is not [H, W, 3] uint8, or a mask of another size.
+        InputError: a picture that is not [H, W, 3] uint8, or a mask of another size; for the published networks also
+            one with fewer than 3 pixels across.
     """
     from fast_sam3d.adapters import adapt, unwrap
     from fast_sam3d.adapters.memory import remembering, residency_of
     from fast_sam3d.adapters.refinement import own_refinement
+    from fast_sam3d.model.inputs import box_size, check_box
     from fast_sam3d.report import observe
     from fast_sam3d.run.pose import with_refined_pose
 
     pipeline = unwrap(pipeline)
+    runtime = adapt(pipeline).runtime
+    if runtime == "stock":  # its own check comes after the depth model
+        check_box(*box_size(mask))
     with ExitStack() as stack:
         report = stack.enter_context(observe(pipeline, progress, None if known is None else known.report))
         given = stack.enter_context(own_refinement(pipeline))
@@ -162,7 +167,7 @@ def run_object(
     if residency is not None:
         report.memory = residency.facts(len(result["coords"]))
         report.peak_device_bytes = residency.peak_device_bytes(report.peak_device_bytes)
-    return ObjectRun(result, report, settings, seconds, str(getattr(pipeline, "device", "")), adapt(pipeline).runtime)
+    return ObjectRun(result, report, settings, seconds, str(getattr(pipeline, "device", "")), runtime)
 
 
 def call_pipeline(

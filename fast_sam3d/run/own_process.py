@@ -21,7 +21,7 @@ Call = Callable[..., Any]
 
 LOOK_SECONDS = 0.1
 """Between two looks at whether the call is still wanted."""
-NICENESS = 10
+NICENESS = 5
 """Of the process, so that the browser and the server go first."""
 CHILD = "from fast_sam3d.run.own_process import _answer; _answer()"
 

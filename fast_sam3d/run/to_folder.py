@@ -16,6 +16,7 @@ from fast_sam3d.run.notices import checkpoint_notices, notices_of
 from fast_sam3d.run.object import ObjectRun, RunSettings, run_object_fitting
 from fast_sam3d.run.own_process import Call, here
 from fast_sam3d.run.results import write_results
+from fast_sam3d.serial import one_at_a_time
 
 if TYPE_CHECKING:
     from fast_sam3d.telemetry import Progress
@@ -39,6 +40,7 @@ class Written:
     out_of_memory: list[str]
 
 
+@one_at_a_time()
 def run_to_folder(
     pipeline: Any,
     config: Config,
@@ -53,6 +55,8 @@ def run_to_folder(
     call: Call = here,
 ) -> Written:
     """Accelerate a pipeline as configured, run it on one object, write the results, and restore the pipeline.
+
+    While another thread is in here, or in a run, it waits: two would run with each other's acceleration.
 
     Args:
         checkpoint: of the pipeline.

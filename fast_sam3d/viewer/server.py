@@ -64,9 +64,12 @@ def result_page(result: Path) -> tuple[Path, str]:
         Pane(KINDS[Path(name).suffix.lower()], FILES + quote(name), "gaussians" if name in POINTS else "")  # type: ignore[arg-type]
         for name in names
     ]
+    # That of a scene is the report of its first object.
+    objects = sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if result.is_dir() else []
+    reports = ("report.json", *(f"{number}/report.json" for number in objects))
     pose, report = (
         next((FILES + name for name in found if result.is_dir() and (folder / name).is_file()), None)
-        for found in (("pose.json", "scene.json"), ("report.json",))
+        for found in (("pose.json", "scene.json"), reports)
     )
     title = result.name if result.is_file() else result.resolve().name
     return folder, page_address("/index.html", panes, pose=pose, report=report, title=title)

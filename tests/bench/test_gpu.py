@@ -251,7 +251,10 @@ def test_other_programs_on_the_card() -> None:
         ((), "torch finds no CUDA GPU here"),
         (("--device", "warp"), "--device warp cannot be used"),
         (("--minutes", "0"), "give a number above 0"),
-        (("--show", "missing.json"), "there is no file missing.json: give one that measure-gpu wrote"),
+        (
+            ("--show", "missing.json"),
+            "missing.json cannot be read (No such file or directory): give a file that measure-gpu wrote",
+        ),
     ],
 )
 def test_mistakes(

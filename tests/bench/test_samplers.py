@@ -59,6 +59,7 @@ def test_samplers_by_name_and_file(tmp_path):
         ("rescale_t: 0", "rescale_t is 0: give a number above 0"),
         ("strength: -1", "strength is -1"),
         ("strength: .nan", "strength is nan"),
+        ("strength: 1.0e+308", r"strength is 1e\+308: give 0 or more, at most 1e\+06"),
         ("steps: 3", "give rescale_t, strength or both"),
         ("", "give rescale_t, strength or both"),
         ("[", "is not YAML"),

@@ -75,6 +75,7 @@ def test_methods_of_the_command_line(tmp_path):
         ({"object": 3}, "has no 'object': did you mean 'objects'"),
         ({"objects": 0}, "objects is 0"),
         ({"objects": True}, "objects is True"),
+        ({"objects": 10**12}, "1000000000000 objects with . seeds? each: give at most 100,000 pairs"),
         ({"seeds": []}, "seeds is"),
         ({"seeds": [-1]}, "seeds is"),
         ({"samplers": "published"}, "samplers is 'published'"),

@@ -224,6 +224,17 @@ def test_facts_and_notices_are_shown(open_page: Callable[..., Any], result: Path
         # The picture's camera is on +x of the object: the right side is what it sees.
         right = np.abs(pixels(page, 0)[..., :3] - np.multiply(SIDES[2], 255)).max(axis=2) <= 3
         assert right.mean() > 0.05
+    (folder / "pose.json").unlink()
+    (folder / "report.json").unlink()
+    (folder / "0").mkdir()
+    (folder / "scene.json").write_text('{"objects": [{"name": "0", "notices": ["covers its mask badly"]}]}')
+    (folder / "0/report.json").write_text(
+        '{"notices": ["a model", "covers its mask badly"], "preset": "fast", "seed": 7, "total_seconds": 3}'
+    )
+    with served(folder) as address:
+        page = loaded(open_page(address, viewport=SMALL))
+        assert page.locator("#notices li").all_inner_texts() == ["a model", "object 0: covers its mask badly"]
+        assert page.locator("#facts dt").all_inner_texts() == ["objects", "preset", "seed"]
 
 
 def test_facts_that_cannot_be_read_are_named_and_the_result_is_shown(

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import sys
 import textwrap
 import zipfile
@@ -241,13 +242,51 @@ def test_layouts_around_a_checkpoint_are_taken(checkpoints, inner):
     assert find_checkpoint(folder / "pipeline.yaml").folder == folder
 
 
-def test_files_of_the_hubs_cache_are_links_without_an_ending(checkpoints, stock_package):
-    folder = write_stock(checkpoints / "hf")
+@pytest.mark.parametrize("inner", ["", "checkpoints"])
+def test_files_of_the_hubs_cache_are_links_without_an_ending(checkpoints, tmp_path, stock_package, inner):
+    cache = tmp_path / "models--owner--name"
+    folder = cache / "snapshots" / "0123abc" / inner
+    folder.parent.mkdir(parents=True)
+    write_stock(folder)
+    (cache / "blobs").mkdir()
     for number, file in enumerate(sorted(folder.iterdir())):
-        blob = file.rename(checkpoints / f"blob{number}")
-        file.symlink_to(blob)
+        blob = file.rename(cache / "blobs" / f"{number}")
+        file.symlink_to(os.path.relpath(blob, folder))
+    (checkpoints / "hf").symlink_to(folder)
     assert find_checkpoint(folder / "pipeline.yaml").folder == folder
     assert load_pipeline("hf", device="cpu").parts
+
+
+@pytest.mark.parametrize("name", ["pipeline.yaml", "ss_decoder.yaml", "slat_decoder_gs.ckpt"])
+def test_a_link_out_of_the_folder_is_refused(checkpoints, tmp_path, name):
+    folder = write_stock(checkpoints / "hf")
+    (folder / name).rename(tmp_path / "other")
+    (folder / name).symlink_to(tmp_path / "other")
+    text = message(load_pipeline, "hf", device="cpu")
+    assert f"{folder / name} is a link to" in text and "outside of the checkpoint's folder" in text
+
+
+def test_a_link_out_of_the_folder_of_an_embedded_model_is_refused(checkpoints, tmp_path):
+    folder = write_mini(checkpoints / "mine")
+    (tmp_path / "other").touch()
+    (folder / "ss_decoder.safetensors").symlink_to(tmp_path / "other")
+    assert "ss_decoder.safetensors is a link to" in message(load_pipeline, "mine", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("../other.yaml", "names ../other.yaml, outside of its folder"),
+        ("/etc/hostname", "names /etc/hostname, outside of its folder"),
+        ('"a\\e[31m.yaml"', "names the file 'a.x1b.31m.yaml': give a name of printable characters"),
+        ("7", "names no ss_decoder_config_path"),
+    ],
+)
+def test_names_that_lead_out_of_the_folder_are_refused(checkpoints, name, words):
+    folder = write_stock(checkpoints / "hf")
+    path = folder / "pipeline.yaml"
+    path.write_text(path.read_text().replace("ss_decoder.yaml", name))
+    assert re.search(words, message(load_pipeline, "hf", device="cpu"))
 
 
 def test_a_single_file_is_no_checkpoint(checkpoints):

@@ -175,3 +175,18 @@ def test_closed_output_streams_are_not_an_error(closed):
     command = f"{sys.executable} -m fast_sam3d.cli methods {closed}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("bench", "--objects", "1e12"), "--objects is 1e12: give at most 1000000"),
+        (("bench", "--processes", "5000"), "--processes is 5000: give at most 1024"),
+        (("scene", "--workers", "1000000"), "--workers is 1000000: give at most 1024"),
+        (("compare", "--rounds", "1e9"), "--rounds is 1e9: give at most 1000000"),
+        (("tune", "--minutes", "1e300"), "--minutes is 1e300: give at most 1000000"),
+    ],
+)
+def test_counts_over_a_limit_are_refused(capsys, flags, words):
+    assert cli.main(list(flags)) == 2
+    assert words in capsys.readouterr().err

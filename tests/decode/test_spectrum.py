@@ -68,6 +68,13 @@ def test_fine_stripes_have_a_higher_ratio_than_coarse_ones() -> None:
     assert fine > 0.6 > 0.4 > coarse
 
 
+def test_detail_finer_than_the_crop_does_not_become_coarse() -> None:
+    """Stripes of 5 pixels, of which the crop keeps every fourth: read without a filter they would be 20 pixels wide."""
+    coarse, fine = stripes(300, 4 * SIDE - 4), stripes(5, 4 * SIDE - 4)
+    ratio = picture_ratio(*square((coarse + fine) / 2))
+    assert ratio is not None and ratio < 0.1
+
+
 def test_the_background_does_not_matter() -> None:
     rgb, mask = square(stripes(9, 100))
     other = torch.where(mask[..., None], rgb, 255 - rgb)

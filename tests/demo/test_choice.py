@@ -10,6 +10,7 @@ from PIL import Image
 
 from fast_sam3d.demo.asked import job_settings, marked
 from fast_sam3d.demo.choice import Choice, open_example, open_picture
+from fast_sam3d.demo.files import with_mask, with_pointmap
 from fast_sam3d.demo.inputs import examples
 from fast_sam3d.errors import ConfigError, InputError
 
@@ -63,10 +64,48 @@ def test_a_mask_from_a_file(square, tmp_path):
     mask = np.zeros((80, 100), np.uint8)
     mask[:10] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(square.use(tmp_path / "mask.png").mask, mask > 0)
+    np.testing.assert_array_equal(with_mask(square, tmp_path / "mask.png")[0].mask, mask > 0)
     Image.fromarray(mask[:40]).save(tmp_path / "small.png")
     with pytest.raises(InputError, match="100x40 pixels and the picture 100x80"):
-        square.use(tmp_path / "small.png")
+        with_mask(square, tmp_path / "small.png")
+
+
+def test_files_are_refused_in_words_of_the_page(square, tmp_path):
+    labels = np.zeros((80, 100), np.uint8)
+    labels[:10], labels[20:30] = 1, 2
+    np.save(tmp_path / "labels.npy", labels)
+    assert with_mask(square, tmp_path / "labels.npy", "2")[0].mask.sum() == 1000
+    faint = np.full((80, 100, 4), 9, np.uint8)
+    faint[:40, :, 3] = 0
+    Image.fromarray(faint).save(tmp_path / "faint.png")
+    assert "a mask threshold of 0.5 leaves it out" in with_mask(square, tmp_path / "faint.png")[1]
+    points = np.full((80, 100, 3), np.nan, np.float32)
+    np.save(tmp_path / "points.npy", points)
+    for refused, words in (
+        (lambda: with_mask(square, tmp_path / "labels.npy", "7"), 'labels.npy holds no object 7: .* choose one with "'),
+        (lambda: with_mask(square, tmp_path / "labels.npy", "1", 7.0), "the mask threshold is 7: give 0 to 1"),
+        (lambda: with_pointmap(square, tmp_path / "labels.npy"), "labels.npy has shape"),
+        (
+            lambda: with_pointmap(square.click(50, 40), tmp_path / "points.npy"),
+            'no known point .* name its axes with "axes"',
+        ),
+    ):
+        with pytest.raises(InputError, match=words) as error:
+            refused()
+        assert "--" not in str(error.value) and str(tmp_path) not in str(error.value)
+
+
+def test_a_pointmap_from_a_file_is_converted_and_checked_on_the_object(square, tmp_path):
+    row, column = np.mgrid[:80, :100].astype(np.float32)
+    points = np.stack([(column - 50) / 100, (row - 40) / 100, np.ones_like(row)], axis=-1)  # OpenCV: +x right, +y down
+    np.save(tmp_path / "points.npy", points)
+    own, _ = with_pointmap(square.click(50, 40), tmp_path / "points.npy")
+    np.testing.assert_array_equal(own.input().pointmap, points * (-1, -1, 1))
+    points[15:65, 25:75] = np.nan
+    np.save(tmp_path / "points.npy", points)
+    own, _ = with_pointmap(square, tmp_path / "points.npy", "opencv")
+    with pytest.raises(InputError, match="has no known point on the object"):
+        own.click(50, 40).input()
 
 
 @pytest.mark.parametrize(

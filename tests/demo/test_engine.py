@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shlex
 import sys
 import threading
@@ -19,6 +20,7 @@ from fast_sam3d.demo import folders, object_job
 from fast_sam3d.demo.engine import Engine
 from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import JobFailed
+from fast_sam3d.demo.texts import progress
 from fast_sam3d.errors import CheckpointError, ConfigError, FastSam3dError, InputError, OutputError
 from tests.demo.conftest import MINI
 
@@ -115,6 +117,15 @@ def test_cancel_ends_a_run_at_its_next_step_and_leaves_no_files(engine, teapot, 
     with pytest.raises(JobFailed, match="cancelled"):
         job.wait()
     assert engine.submit(teapot, quick).wait(WAIT).calls  # the pipeline is as before
+
+
+def test_what_a_job_spent_adds_up_to_its_seconds(engine, teapot, quick):
+    job = engine.submit(teapot, replace(quick, faces=2000))
+    job.wait(WAIT)
+    said = progress(job)
+    total, *parts = (float(number) for number in re.findall(r"([\d.]+) s\b", said.split("network")[0]))
+    assert "reconstruction" in said and "faces and texture" in said
+    assert sum(parts) == pytest.approx(total, abs=0.05 * (len(parts) + 1))
 
 
 def test_cancel_while_files_are_written(engine, teapot, quick):

@@ -31,7 +31,7 @@ HOSTILE = {
     "many values": (f"[{'1,' * VALUES}]", "20,000 values"),
     "refers to itself": ("a: &a [1, *a]", "refers to itself at line 1"),
     "merges itself": ("a: &a\n  <<: *a", "refers to itself at line 2"),
-    "deep flow": ("[" * 2000, "more than 50 deep at line 1"),
+    "deep flow": ("[" * 200, "more than 50 deep at line 1"),
     "deep blocks": ("- " * 2000, "more than 50 deep at line 1"),
     "deep mappings": ("\n".join(" " * n + f"k{n}:" for n in range(DEPTH + 2)) + " 1", "more than 50 deep"),
     "deep by aliases": (_nested_by_aliases(200), "more than 50 deep at line 49"),

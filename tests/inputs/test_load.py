@@ -330,6 +330,14 @@ def test_incomplete_jpeg(tmp_path, object_folder, picture):
     refused("damaged or incomplete", image_path=tmp_path / "photo.jpg", mask_path=object_folder / "0.png")
 
 
+def test_a_png_whose_pixels_do_not_fit_their_checksum_is_refused(object_folder: Path) -> None:
+    content = bytearray((object_folder / "0.png").read_bytes())
+    middle = len(content) // 2
+    content[middle:middle] = content[middle : middle + 13] * 100  # fills all rows before the decoder is at the end
+    (object_folder / "0.png").write_bytes(content)
+    refused("damaged or incomplete", image_path=object_folder)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_files_that_are_not_images(object_folder, content):
     (object_folder / "image.png").write_bytes(content)
@@ -364,3 +372,35 @@ def test_invalid_file_names():
 
 def test_a_folder_instead_of_a_mask_file(object_folder, tmp_path):
     refused("is not a file", image_path=object_folder, mask_path=tmp_path)
+
+
+# ------------------------------------------------------------------------------------------- thin masks, long pictures
+
+
+@pytest.mark.parametrize(("width", "named"), [(1, True), (3, True), (4, False)])
+def test_a_mask_that_is_thin_everywhere_is_named(object_folder, disc, width, named):
+    inner = disc.copy()
+    for _ in range(width):
+        inner[1:-1, 1:-1] &= inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+    assert inner.any()
+    save((disc & ~inner).astype(np.uint8) * 255, object_folder / "0.png")
+    found = [notice for notice in load_object(object_folder).notices if "at most 3 pixels wide" in notice]
+    assert bool(found) == named
+
+
+def test_sides_of_pictures_are_limited(tmp_path):
+    read_picture(save(np.zeros((8, 65_535), np.uint8), tmp_path / "long.png"))
+    with pytest.raises(InputError, match=r"65536x8 pixels: crop it and its masks to at most 65,535 a side"):
+        read_picture(save(np.zeros((8, 65_536), np.uint8), tmp_path / "longer.png"))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory error when reading image file")])
+def test_a_picture_that_does_not_fit_is_not_called_damaged(tmp_path, monkeypatch, error):
+    path = save(np.zeros((8, 8), np.uint8), tmp_path / "picture.png")
+
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(type(error)):
+        read_picture(path)

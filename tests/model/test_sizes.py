@@ -112,3 +112,27 @@ def test_old_files_that_cannot_be_mapped_are_bounded(tmp_path: Path) -> None:
         file.truncate(20 << 30)  # takes no room on the disk
     with pytest.raises(CheckpointError, match="format of before 1.6, and larger than 512 MiB"):
         map_tensors(path, "restore it")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (torch.ones(16).to(torch.float8_e4m3fn), "as float8_e4m3fn, and only floating point weights of 16 bits"),
+        (torch.ones(16).to(torch.complex64), "as complex64, and only floating point weights"),
+        (torch.full((16,), torch.nan), "have values in blocks.0.norm1.bias that are not finite in float32"),
+        (torch.full((16,), 1e308, dtype=torch.float64), "have values in blocks.0.norm1.bias that are not finite"),
+    ],
+    ids=["float8", "complex", "nan", "1e308"],
+)
+def test_odd_weights_are_refused_with_file_and_name(
+    saved: Path, tmp_path: Path, value: torch.Tensor, words: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for path in saved.iterdir():
+        if path.name not in ("ss_decoder.safetensors", "sha256.json"):
+            os.link(path, tmp_path / path.name)
+    tensors = load_file(saved / "ss_decoder.safetensors")
+    save_file(tensors | {"blocks.0.norm1.bias": value}, tmp_path / "ss_decoder.safetensors")
+    with pytest.raises(CheckpointError, match=rf"ss_decoder\.safetensors .*{words}"):
+        Pipeline.from_pretrained(tmp_path)

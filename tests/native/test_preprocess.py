@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from fast_sam3d.errors import InputError
+from fast_sam3d.native import preprocess
 from fast_sam3d.native.preprocess import Preprocessor, camera_points, crop_box, fit_points, normalise_points
 
 SIZE = 24
@@ -187,3 +188,25 @@ def test_a_given_pointmap_is_fitted_by_the_nearest_point() -> None:
     points = torch.arange(18.0).reshape(2, 3, 3)
     assert fit_points(points, 4, 3).tolist() == points[[0, 0, 1, 1]].tolist()
     assert fit_points(points, 2, 3) is points
+
+
+def test_of_a_square_that_is_too_large_the_picture_is_resized_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    height, width = 300, 90
+    rows, columns = np.indices((height, width))
+    rgba = np.stack([rows % 256, columns * 2, rows // 2, (rows > 40) * (columns > 20) * 255], -1).astype(np.uint8)
+    points = torch.from_numpy(np.stack([columns, rows, rows + columns]).astype(np.float32))
+    built = Preprocessor(96)(rgba, points)
+    monkeypatch.setattr(preprocess, "LARGEST_SQUARE", 10_000)
+    resized = Preprocessor(96)(rgba, points)
+    for name, value in built.items():
+        assert value.shape == resized[name].shape
+        away = (value - resized[name]).abs().nan_to_num() / value.abs().nan_to_num().max()
+        assert away.mean() < 0.06, name  # what is left is along the padding
+
+
+def test_the_longest_picture_needs_no_square_of_its_side() -> None:
+    rgba = np.zeros((65_535, 8, 4), np.uint8)
+    rgba[1000:60_000, :, 3] = 255
+    found = Preprocessor(SIZE)(rgba)
+    assert {tuple(value.shape[2:]) for value in found.values()} == {(SIZE, SIZE)}
+    assert all(found[name].any() for name in ("mask", "rgb_image_mask"))

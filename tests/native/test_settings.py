@@ -33,7 +33,7 @@ def edit(folder: Path, name: str, key: str, value: Any) -> None:
     *outer, last = key.split(".")
     for part in outer:
         node = node[int(part)] if isinstance(node, list) else node[part]
-    node[last] = value
+    node[int(last) if isinstance(node, list) else last] = value
     OmegaConf.save(OmegaConf.create(content), path)
 
 
@@ -142,6 +142,17 @@ REFUSED = [
     ("slat_decoder_mesh", "qk_rms_norm", True, "False"),
     ("slat_decoder_mesh", "representation_config.use_color", False, "True"),
     ("slat_decoder_gs", "representation_config.scaling_activation", "exp", "softplus"),
+    # Sizes that would be allocated, or counted to.
+    ("pipeline", "slat_mean", [1e308] * 8, "at most 1e.06"),
+    ("pipeline", "ss_inference_steps", 10**9, "from 1 to 1000"),
+    ("pipeline", "ss_preprocessor.img_mask_pointmap_joint_transform.1.box_size_factor", 1e5, "0.1 to 8.0"),
+    ("ss_generator", f"{SLAT}.num_blocks", 4096, "from 1 to 128"),
+    ("slat_generator", f"{SLAT}.model_channels", 10**12, "from 1 to 4096"),
+    ("slat_decoder_mesh", "resolution", 4096, "from 1 to 256"),
+    ("ss_decoder", "num_res_blocks", 4096, "from 1 to 32"),
+    ("ss_generator", "module.condition_embedder.backbone.embedder_list", [[{}, []]] * 9, "at most 8 encoders"),
+    ("ss_generator", "module.condition_embedder.backbone.force_drop_modalities", 5, "list of names"),
+    ("ss_generator", "module.condition_embedder.backbone.embedder_list.1.1", [["depth", None]], r"an input \(image"),
 ]
 
 
@@ -154,6 +165,23 @@ def test_values_that_are_not_implemented_are_refused_by_name(
         NativeSettings.read(folder)
     last = key.rpartition(".")[2]
     assert f"{name}.yaml" in str(caught.value) and last in str(caught.value) and "implements" in str(caught.value)
+
+
+UNBUILDABLE = [
+    ("module.condition_embedder.backbone.embedder_list.0.0.input_size", 30, "not a multiple of"),
+    ("module.condition_embedder.backbone.embedder_list.0.0.backbone_kwargs.num_heads", 3, "not a multiple of"),
+    ("module.condition_embedder.backbone.embedder_list.2.0.embed_dim", 24, "multiple of 16"),
+    ("module.condition_embedder.backbone.projection_net_hidden_dim_multiplier", 1000, "multiplier must be at most 64"),
+    ("module.condition_embedder.backbone.embedder_list", [], "needs an encoder"),
+    (f"{SLAT}.mlp_ratio", 1000, "mlp_ratio must be at most 64"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "words"), UNBUILDABLE, ids=[key for key, *_ in UNBUILDABLE])
+def test_sizes_that_do_not_fit_each_other_are_refused(folder: Path, key: str, value: Any, words: str) -> None:
+    edit(folder, "ss_generator", key, value)
+    with pytest.raises(CheckpointError, match=f"cannot be built: .*{words}"):
+        NativeSettings.read(folder)
 
 
 UNKNOWN = [

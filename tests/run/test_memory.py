@@ -8,6 +8,7 @@ import sys
 import types
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,6 +34,19 @@ ALL = ("mesh", "gaussian")
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         OSError(12, "Cannot allocate memory"),
+        OSError("out of memory error when reading image file"),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("bad allocation"),
+        RuntimeError("unable to mmap 4096 bytes from file <x>: Cannot allocate memory (12)"),
+        RuntimeError("could not allocate the scratchpad"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+        RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+        RuntimeError("HIP error: hipErrorOutOfMemory"),
+        RuntimeError("UR error: UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY"),
+        RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"),
+        RuntimeError("Invalid buffer size: 24.00 GiB"),
+        type("SafetensorError", (Exception,), {})("Error: Cannot allocate memory (os error 12)"),
     ],
 )
 def test_out_of_memory_errors(error):
@@ -42,19 +56,29 @@ def test_out_of_memory_errors(error):
     assert is_out_of_memory(outer)
 
 
+@pytest.mark.parametrize("allocate", [lambda size: torch.empty(size, dtype=torch.uint8), np.empty, bytearray])
+def test_real_allocations_that_do_not_fit(allocate):
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        allocate(1 << 55)
+    assert is_out_of_memory(caught.value)
+
+
 def test_other_errors_are_not_out_of_memory():
     assert not is_out_of_memory(RuntimeError("shapes differ"))
     assert not is_out_of_memory(ValueError("the settings do not say out of memory"))
+    assert not is_out_of_memory(RuntimeError("memory format torch.channels_last"))
     assert not is_out_of_memory(OSError(28, "No space left on device"))
     assert not is_out_of_memory(None)
 
 
-@pytest.mark.parametrize("stock", [True, False])
-def test_the_stock_pipeline_is_not_advised_to_run_on_a_cpu(stock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("stock", "gpu"), [(True, True), (False, True), (False, False)])
+def test_a_cpu_is_advised_where_it_is_another_device(stock: bool, gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.delitem(sys.modules, "sam3d_objects", raising=False)
     if stock:
         monkeypatch.setitem(sys.modules, "sam3d_objects", types.ModuleType("sam3d_objects"))
-    assert ("--device cpu" not in remedies()) == stock
+    assert ("--device cpu" in remedies()) == (gpu and not stock)
     advised = re.findall(r"[a-z.]+=[^\s),]+", remedies())
     assert len(advised) == 5
     load(advised)  # valid overrides, together

@@ -251,6 +251,25 @@ def test_unknown_state_type_runs_unaccelerated() -> None:
     assert report.solves[0].saved == 0
 
 
+@pytest.mark.parametrize("steps", [25, 12, 24])
+def test_a_measured_path_warns_on_a_run_of_other_steps(steps: int, caplog: pytest.LogCaptureFixture) -> None:
+    solver = Euler()
+    _, report = put_on(solver, {"when": {"name": "path", "nodes": [0, 6, 12], "steps": 25, "guided": 0}})
+    times = time_grid(steps, 3.0).tolist()
+    final(solver, bent, times)
+    assert not caplog.text, "the schedule was given by hand"
+    report.schedule = "tuned.yaml"
+    final(solver, bent, times)
+    warned = f"ss: tuned.yaml was measured with 25 steps, and this run has {steps}: run with as many"
+    assert (warned in caplog.text) == (steps != 25)
+    caplog.clear()
+    final(solver, bent, times, {**state(), "colour": torch.zeros(1, 1, 3)})
+    assert "unknown state runs unaccelerated" in caplog.text and "measured" not in caplog.text
+    put_on(other := Euler(), stride(3))[1].schedule = "tuned.yaml"
+    final(other, bent, times)
+    assert "measured" not in caplog.text, "a stride is the same for any number of steps"
+
+
 def test_unknown_leaf_runs_unaccelerated(caplog: pytest.LogCaptureFixture) -> None:
     solver = Euler()
     _, report = put_on(solver, stride(3))

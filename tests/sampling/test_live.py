@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 import fast_sam3d
-from fast_sam3d.adapters.layout import layout_stream
+from fast_sam3d.adapters.layout import _norm, layout_stream
 from fast_sam3d.errors import ConfigError
 from fast_sam3d.model.config import LAYOUT_CHANNELS, SSFlowConfig
 from fast_sam3d.model.ss_flow import SparseStructureFlow
@@ -369,6 +370,10 @@ def unprotected(pipeline: Any) -> None:
     pipeline.generator("ss").guidance.backbone.blocks[1].self_attn.protect_modality_list = []
 
 
+def protecting_both(pipeline: Any) -> None:
+    pipeline.generator("ss").guidance.backbone.blocks[1].self_attn.protect_modality_list = ["shape", "layout"]
+
+
 def unknown(pipeline: Any) -> None:
     class Other(type(pipeline.generator("ss").guidance.backbone.blocks[0].self_attn)):  # type: ignore[misc]
         pass
@@ -391,6 +396,7 @@ def unlike(pipeline: Any) -> None:
 
 REFUSED = {
     unprotected: "protects nothing",
+    protecting_both: "protects shape, layout, and not the shape alone",
     unknown: "Other, which is unknown",
     conditioned: "force_zeros_cond",
     wrapped: "compiled or wrapped",
@@ -411,6 +417,15 @@ def test_it_is_refused_with_the_reason_or_predicted(change: Any, caplog: pytest.
     assert REFUSED[change] in caplog.text and record.layout_evaluations == 0
     held, _ = ran(pipeline, method({"name": "hold"}))
     assert differing(live, held) == set()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-6, 0.0])
+def test_norms_of_the_stock_network_divide_by_the_length_however_small(size: float) -> None:
+    """Its class has no attribute `floor`."""
+    q, k = (SimpleNamespace(gamma=torch.rand(2, 8)) for _ in range(2))
+    x = torch.randn(1, 3, 2, 2, 8, generator=torch.Generator().manual_seed(0)) * size
+    expected = torch.nn.functional.normalize(x, dim=-1) * torch.stack([q.gamma, k.gamma]) * 8**0.5
+    torch.testing.assert_close(_norm(q, k)(x), expected)
 
 
 def test_it_is_for_the_layout_alone() -> None:

@@ -41,6 +41,19 @@ def test_a_setting_left_out_has_the_value_that_some_shipped_file_gives_it() -> N
     assert unlike == {("live", "fallback")}  # the presets hold the layout where it cannot be evaluated alone
 
 
+@pytest.mark.parametrize("name", [name for registry in PARTS.values() for name in registry])
+def test_defaults_are_valid_and_settings_cannot_be_changed(name: str) -> None:
+    kind = next(registry[name] for registry in PARTS.values() if name in registry)
+    measured = {"aligned": {"levels": (2.0, 1.0)}, "magnitude": {"ratios": (1.0,)}}.get(name, {})
+    part = kind(**measured)
+    for field in dataclasses.fields(part):  # type: ignore[arg-type]
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(part, field.name, getattr(part, field.name))
+    assert part == kind(**measured) and hash(part) == hash(kind(**measured))
+    with pytest.raises((AttributeError, TypeError)):
+        part.unknown = 1  # type: ignore[attr-defined]
+
+
 TOGETHER = sorted(name for (stage, name), method in FILES.items() if stage == "ss" and method.same_for_all_objects)
 
 

@@ -21,10 +21,10 @@ def test_cells_are_aligned_to_the_grid() -> None:
     assert (cell.tolist(), count) == ([0, 1, 1, 2, 3], 4)
 
 
-def test_cells_against_a_slow_reference() -> None:
+@pytest.mark.parametrize("extent", [(2, 9, 9, 9), (4, 3, 9, 15), (2, 15, 9, 3), (1, 9, 15, 4)])
+def test_cells_against_a_slow_reference(extent: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(0, 9, (300, 4), generator=generator).int()
-    rows[:, 0] %= 2
+    rows = torch.stack([torch.randint(0, n, (300,), generator=generator) for n in extent], dim=1).int()
     cell, count = cells(rows, 3)
     keys = [(b, x // 3, y // 3, z // 3) for b, x, y, z in rows.tolist()]
     assert count == len(set(keys))

@@ -170,6 +170,12 @@ def test_only_chosen_voxels_reach_the_network(as_array: bool) -> None:
     assert report.solves[0].saved == 0
 
 
+def test_a_method_for_all_tokens_does_not_look_at_voxels(caplog: pytest.LogCaptureFixture) -> None:
+    _, network, report = solve({"when": {"name": "stride"}}, voxels(120)[:, :3])
+    assert not caplog.text and report.solves[0].saved > 0
+    assert {len(rows) for rows in network.given} == {120}
+
+
 def test_other_voxels_keep_their_velocity() -> None:
     """Compared with a plain Euler loop that uses masks."""
     coords, steps = voxels(120), 12

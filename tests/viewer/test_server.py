@@ -92,6 +92,14 @@ def test_gaussians_in_gltf_are_shown_where_there_are_no_others(result: Path):
     assert "mesh=%2Fresult%2Fgaussians.glb&label=gaussians" in result_page(result)[1]
 
 
+def test_a_scene_has_the_report_of_its_first_object(tmp_path: Path):
+    for name in ("scene.glb", "scene.json", "2/report.json", "11/report.json", "extra/report.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    fields = dict(parse_qsl(urlsplit(result_page(tmp_path)[1]).query))
+    assert (fields["pose"], fields["report"]) == ("/result/scene.json", "/result/2/report.json")
+
+
 def test_what_cannot_be_shown_is_refused_with_a_sentence(result: Path):
     with pytest.raises(InputError, match="does not exist"):
         result_page(result / "nowhere")

@@ -27,12 +27,13 @@ def read(path: Path) -> dict[str, Any]:
         FastSam3dError: not one.
     """
     try:
-        results: dict[str, Any] = read_json(path)
+        results: dict[str, Any] = read_json(path, error=FastSam3dError, advice="give a file that measure-gpu wrote")
         if results["format"] != 1 or not isinstance(results["cells"], list):
             raise ValueError("not of format 1")
-    except FileNotFoundError as error:
-        raise FastSam3dError(f"there is no file {path}: give one that measure-gpu wrote") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        markdown(results)  # needs every part of it
+    except FastSam3dError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise FastSam3dError(f"{path} is not a result of measure-gpu ({error}): give its JSON file") from error
     return results
 

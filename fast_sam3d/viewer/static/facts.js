@@ -2,8 +2,13 @@
 
 const numbers = (values, digits = 3) => values.map((value) => Number(value).toFixed(digits)).join("  ");
 
-export function notices(report) {
-  return Array.isArray(report?.notices) ? report.notices.map(String) : [];
+const texts = (found) => (Array.isArray(found?.notices) ? found.notices.map(String) : []);
+
+// Of an object; of a scene those of every object, and those of the model, which are in the report of each object.
+export function notices(report, pose) {
+  const objects = Array.isArray(pose?.objects) ? pose.objects : [], own = new Set(objects.flatMap(texts));
+  const parts = objects.flatMap((item) => texts(item).map((text) => `object ${item.name}: ${text}`));
+  return [...texts(report).filter((text) => !own.has(text)), ...parts];
 }
 
 // Direction from the middle of what is shown to the first eye: to the picture's camera where it is known, else from the
@@ -29,14 +34,16 @@ export function poseFacts(pose) {
   return rows;
 }
 
-export function reportFacts(report) {
+// Of an object; of a scene, with the report of one of its objects, what is the same for all.
+export function reportFacts(report, scene) {
   const rows = [], { result, pipeline, preset, seed, total_seconds: seconds, network_calls: calls } = report;
   const faces = result?.mesh?.written?.faces ?? result?.mesh?.faces;
-  if (faces) rows.push(["mesh", `${faces.toLocaleString("en")} faces`]);
-  if (result?.gaussians) rows.push(["gaussians", result.gaussians.toLocaleString("en")]);
+  if (faces && !scene) rows.push(["mesh", `${faces.toLocaleString("en")} faces`]);
+  if (result?.gaussians && !scene) rows.push(["gaussians", result.gaussians.toLocaleString("en")]);
   if (pipeline?.tag) rows.push(["model", `${pipeline.tag} (${pipeline.runtime}, ${pipeline.device})`]);
   if (preset !== undefined) rows.push(["preset", preset ?? "none"]);
   if (seed !== undefined) rows.push(["seed", String(seed)]);
+  if (scene) return rows;
   if (Number.isFinite(seconds)) rows.push(["seconds", seconds.toFixed(2)]);
   const sum = (key) => Object.values(calls ?? {}).reduce((total, stage) => total + (stage[key] ?? 0), 0);
   if (calls) rows.push(["network calls", `${sum("made")} made, ${sum("saved")} saved`]);

@@ -247,6 +247,7 @@ async function present(files, note = EMPTY) {
   element("empty").textContent = note;
   if (!files.length) {
     for (const pane of panes) pane.forget();
+    element("choices").textContent = "";
     home.bounds = null;
     moved = false;
     return report();
@@ -282,13 +283,13 @@ async function details() {
     if (!address) continue;
     try {
       found[name] = JSON.parse(new TextDecoder().decode(await fetched(address)));
-      rows.push(...rowsOf(found[name]));
+      rows.push(...rowsOf(found[name], Array.isArray(found.pose?.objects)));
     } catch {
       texts.push(`${nameOf(address)} could not be read.`);
     }
   }
   home.pose = found.pose;
-  for (const text of [...notices(found.report), ...texts]) {
+  for (const text of [...notices(found.report, found.pose), ...texts]) {
     element("notices").appendChild(document.createElement("li")).textContent = text;
     element("notices").hidden = false;
   }

@@ -106,11 +106,17 @@ def test_a_first_evaluation_under_a_later_number_is_held() -> None:
         ([[], [], [], [1.0, 1.0, 1.0]], "give it at most 2"),
         ([[], [float("nan")]], r"weights\[1\] is nan: give a number from -10 to 10"),
         ([[], ["a"]], r"weights\[1\] is 'a'"),
+        ([[], [10.1]], r"weights\[1\] is 10.1"),
+        ([[], [-10.1]], r"weights\[1\] is -10.1"),
     ],
 )
 def test_invalid_weights_are_refused(weights: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         WeightedMultistep(weights)
+
+
+def test_the_largest_weights_are_accepted() -> None:
+    assert WeightedMultistep([[], [10], [-10.0, 10.0]]).weights == ((), (10.0,), (-10.0, 10.0))  # type: ignore[arg-type]
 
 
 def test_more_rows_than_nodes_are_refused() -> None:

@@ -61,6 +61,11 @@ def test_the_network_runs_at_the_nodes_alone() -> None:
     assert evaluated(25, nodes=list(range(25))) == list(range(25))
 
 
+def test_the_default_path_strides_by_four_under_guidance_and_by_three_after_it() -> None:
+    default = Path()
+    assert list(default.nodes) == [*range(0, default.guided, 4), *range(default.guided, default.steps, 3)]
+
+
 def test_calls_saved_by_a_path_are_counted() -> None:
     times = time_grid(25, 3.0).tolist()
     _, record, _ = driven({"when": {"name": "path", "nodes": NODES}}, ODES["forced"][0], times, guidance=STOCK)

@@ -79,11 +79,12 @@ def test_merging_against_a_slow_reference(share: float, count: int) -> None:
 
 
 def test_predicted_data_is_copied_instead_of_the_velocity() -> None:
-    """By hand: two tokens at t = 0.5, both take the second's result."""
+    """By hand: two tokens at t = 0.5, both take the second's result, and end at 1 + 0.5 * 6 = 4."""
     merged = Merged(torch.tensor([1]), torch.tensor([0, 0]))
-    x, fresh = torch.tensor([[[4.0], [1.0]]]), torch.tensor([[[6.0]]])
+    x, fresh = torch.tensor([[[3.0], [1.0]]]), torch.tensor([[[6.0]]])
     velocity = merged.spread(x, fresh, 0.5)
-    assert velocity.flatten().tolist() == [0.0, 6.0]  # both end at 1 + 0.5 * 6 = 4
+    assert velocity.flatten().tolist() == [2.0, 6.0]
+    assert (x + 0.5 * velocity).flatten().tolist() == [4.0, 4.0]
 
 
 def solve(method: dict[str, Any] | None, coords: Tensor, targets: Tensor, steps: int = 12) -> tuple[Tensor, Any]:
