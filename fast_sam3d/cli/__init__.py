@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -67,6 +68,8 @@ GROUPS: dict[str, dict[str, Command]] = {
 COMMANDS: dict[str, Command] = {name: command for group in GROUPS.values() for name, command in group.items()}
 PROGRAM = "fast-sam3d"
 USER_ERROR, INTERRUPTED, TERMINATED, FAILED = 2, 130, 143, 1
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Of the standard output in particular; places of results have messages of their own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,10 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _Terminated:
         return TERMINATED
     except BrokenPipeError:
-        # The reader of the output has gone (`| head`). What is left in the buffer must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of the output has gone (`| head`).
+        _drop_output()
         return FAILED
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            _drop_output()
+            with contextlib.suppress(OSError):
+                print(f"{PROGRAM}: the output cannot be written ({error.strerror}): free some space", file=sys.stderr)
+            return FAILED
         if not is_out_of_memory(error):
             raise
         print(f"{PROGRAM}: out of memory: {remedies()}", file=sys.stderr)
@@ -165,6 +173,12 @@ def _open_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open to the end)
+
+
+def _drop_output() -> None:
+    """Sends the rest of the standard output nowhere, so that what is left in its buffer does not fail again at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Terminated(BaseException):

@@ -162,6 +162,16 @@ def test_closed_pipe_is_not_an_error(buffered):
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_full_output_ends_with_a_sentence(buffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    command = f"{sys.executable} -m fast_sam3d.cli config > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=checkout(), env=environment)
+    assert done.returncode == 1
+    assert done.stderr == "fast-sam3d: the output cannot be written (No space left on device): free some space\n"
+
+
 def test_commands_without_overrides_refuse_them(capsys):
     parser = Parser(prog="x")
     parser.add_argument("--steps-per-run", type=int)
