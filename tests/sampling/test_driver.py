@@ -331,7 +331,21 @@ class Renamed(Euler):
     """Still Euler."""
 
 
-@pytest.mark.parametrize("kind", [Midpoint, Lazy, object])
+class Far(Euler):
+    """Goes twice as far in every step."""
+
+    def step(self, dynamics_fn: Any, x_t: Any, t: float, dt: float, *args: Any, **kwargs: Any) -> Any:
+        return super().step(dynamics_fn, x_t, t, 2 * dt, *args, **kwargs)
+
+
+class Short(Euler):
+    """Half as far."""
+
+    def step(self, dynamics_fn: Any, x_t: Any, t: float, dt: float, *args: Any, **kwargs: Any) -> Any:
+        return super().step(dynamics_fn, x_t, t, dt / 2, *args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Midpoint, Lazy, Far, Short, object])
 def test_other_solvers_are_refused_before_patching(kind: type) -> None:
     solver = kind()
     with pytest.raises(SolverError, match=r"slat: the solver"):
