@@ -5,6 +5,7 @@
 # make fuzz   malformed inputs to every reader for MINUTES minutes; findings are printed with how to repeat them
 # make imports  draws which package imports which, docs/imports.svg
 # make mutants SAMPLE=200 SEED=1  changes the code at random places, and lists the changes that no test notices
+# make soak   kills commands at random moments, and repeats runs and random sequences: same results, same memory
 # make vendor  downloads three.js and Spark from npm and bundles them for the viewer page; needs node
 # make clean  removes the environment, build products and outputs
 #
@@ -38,7 +39,7 @@ READY   := $(VENV)/.installed
 LINTERS := $(VENV)/.linters
 MUTATES := $(VENV)/.mutates
 
-.PHONY: demo test test-fast fuzz lint imports mutants vendor install clean
+.PHONY: demo test test-fast fuzz lint imports mutants soak vendor install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -51,6 +52,9 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/python -m pytest $(TEST_ARGS) -m "not slow"
+
+soak: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
 
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)

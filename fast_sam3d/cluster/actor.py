@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,9 +67,12 @@ class SceneActor:
         logger.addHandler(self._warnings)
         logger.setLevel(logging.WARNING)
 
-    def info(self) -> tuple[str, int, str]:
-        """Host, process id, and version of this package."""
-        return socket.gethostname(), os.getpid(), __version__
+    def info(self) -> tuple[str, int, str, str]:
+        """Host, process id, version of this package, and id of the node, which only Ray knows."""
+        ray = sys.modules.get("ray")
+        known = ray is not None and ray.is_initialized()
+        node = str(ray.get_runtime_context().get_node_id()) if ray is not None and known else ""
+        return socket.gethostname(), os.getpid(), __version__, node
 
     def load(self) -> Reply:
         """Load the pipeline."""

@@ -6,18 +6,23 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.errors import ConfigError, FastSam3dError, first_line
+from fast_sam3d.outputs.interrupts import interrupts_deferred
 
 __all__ = ["INSTALL", "capacity", "connected", "import_ray"]
 
 log = logging.getLogger(__name__)
 
 INSTALL = "pip install 'fast-sam3d[ray]'"
+ANSWER_SECONDS = 8.0
+HTTP2_SETTINGS = b"\x04"  # a type of frame (RFC 9113, section 6.5)
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)  # section 3.4
 OBJECT_STORE_BYTES = 100 * 2**20  # pictures and results are files, so messages between processes are small
 
 
@@ -64,18 +69,23 @@ def connected(settings: ClusterSettings) -> Iterator[Any]:
             "address": "local", "num_cpus": max(cores, asked), "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }  # fmt: skip
+    absent = f"no Ray cluster answers at {address}: start one with `ray start --head`"
+    if address and not _answers(address):
+        raise ConfigError(absent)
     try:
-        with _signals_kept():
+        with interrupts_deferred(), _signals_kept():
             ray.init(**options)
     except ConnectionError as error:
-        raise ConfigError(f"no Ray cluster answers at {address}: start one with `ray start --head`") from error
+        raise ConfigError(absent) from error
     except Exception as error:
+        with interrupts_deferred(), _signals_kept():
+            ray.shutdown()  # of processes that it has started
         where = f"join the Ray cluster at {address}" if address else "start Ray here"
         raise FastSam3dError(f"could not {where}: {first_line(error)}") from error
     try:
         yield ray
     finally:
-        with _signals_kept():
+        with interrupts_deferred(), _signals_kept():
             ray.shutdown()
 
 
@@ -91,6 +101,21 @@ def capacity(ray: Any, cpus: int, gpus: float) -> int:
 def available_cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _answers(address: str) -> bool:
+    """Whether a server of gRPC, which is HTTP/2, is at host:port: `ray.init` waits for one for three minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon:  # "auto" and the like, which Ray looks for on this machine
+        return True
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as stream:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return True
+            stream.sendall(HTTP2_GREETING)
+            return stream.recv(9)[3:4] == HTTP2_SETTINGS
+    except (OSError, OverflowError, ValueError):  # also of a port that is no number
+        return False
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
@@ -22,9 +23,11 @@ from fast_sam3d.cluster.connect import capacity, connected
 from fast_sam3d.cluster.job import SceneJob, completed_on_disk
 from fast_sam3d.cluster.schedule import Place, next_task
 from fast_sam3d.cluster.settings import ClusterSettings
+from fast_sam3d.cluster.watch import ClusterWatch
 from fast_sam3d.config.compose import Config
 from fast_sam3d.errors import ConfigError, FastSam3dError, OutputError
 from fast_sam3d.outputs.folder import clear_unfinished
+from fast_sam3d.outputs.interrupts import interrupts_deferred
 from fast_sam3d.run.progress import ObjectsProgress
 from fast_sam3d.scene.worker import ObjectOutcome, ObjectTask
 
@@ -43,7 +46,7 @@ class ClusterWorker:
     """An actor, as seen by the driver.
 
     Args:
-        host, pid: of its process; 0 until it has started. ready: the pipeline is loaded.
+        host, node, pid: of its process; 0 until it has started. ready: the pipeline is loaded.
         call: scene and object that it processes; no object: it composes the scene.
         place: of its last object.
     """
@@ -51,6 +54,7 @@ class ClusterWorker:
     number: int
     actor: Any
     host: str = ""
+    node: str = ""
     pid: int = 0
     ready: bool = False
     call: tuple[SceneJob, ObjectTask | None] | None = None
@@ -92,6 +96,7 @@ class ClusterEngine:
         self._refs: dict[Any, ClusterWorker] = {}
         self._numbers = itertools.count()
         self._deaths = 0  # since the last finished object
+        self._waits_since, self._reminders = 0.0, 0
 
     def run(self, jobs: Iterator[SceneJob]) -> Generator[SceneJob, None, None]:
         """Process scenes, and yield each with its summary or error; the caller closes it.
@@ -115,13 +120,17 @@ class ClusterEngine:
                         yield job
                     else:
                         self._open.append(job)
-                        if not self._workers:
+                        if self._ray is None:
                             self._connect()
                 if self._workers:
-                    self._assign()
-                    yield from self._collect(0.0 if more and self._needs_scene() else POLL_SECONDS)
+                    # A signal handler that raises an error inside of Ray's compiled code becomes a SystemError.
+                    with interrupts_deferred():
+                        self._assign()
+                        self._collect(0.0 if more and self._needs_scene() else POLL_SECONDS)
+                    yield from self._finished()
         finally:
-            self._stop()
+            with interrupts_deferred():
+                self._stop()
 
     def _needs_scene(self) -> bool:
         """Whether to plan another scene, so that a worker that finishes its scene has a new one."""
@@ -134,6 +143,8 @@ class ClusterEngine:
     def _connect(self) -> None:
         """Connect to the cluster and start workers, now that there is an object to process."""
         ray = self._ray = self._stack.enter_context(connected(self._settings))
+        self._watch = ClusterWatch(ray, self._settings.address or os.environ.get("RAY_ADDRESS"))
+        self._stack.callback(self._watch.stop)
         pipeline = self._config.pipeline
         if self._settings.gpus_per_worker is None:
             exist = ray.cluster_resources().get("GPU", 0) > 0
@@ -141,8 +152,10 @@ class ClusterEngine:
         device = pipeline.device or ("cuda" if self._gpus else "cpu")
         self._config = replace(self._config, pipeline=replace(pipeline, device=device))
         self._progress.begin()
-        for _ in range(self._worker_count()):
-            self._start_worker()
+        self._waits_since = time.monotonic()
+        with interrupts_deferred():
+            for _ in range(self._worker_count()):
+                self._start_worker()
 
     @property
     def _needs(self) -> str:
@@ -194,10 +207,14 @@ class ClusterEngine:
                 continue
             self._refs[ref] = worker
 
-    def _collect(self, seconds: float) -> Iterator[SceneJob]:
-        """Wait for a reply, handle it, and yield the scenes that it finishes."""
+    def _collect(self, seconds: float) -> None:
+        """Wait for a reply, and handle it."""
+        lost = self._watch.lost_nodes()
+        for worker in [worker for worker in self._workers if worker.node in lost]:
+            log.warning("%s: its node %s of the cluster is lost", worker, worker.host)
+            self._replace(worker)
         if not any(worker.pid for worker in self._workers):
-            self._wait_for_room()
+            self._check_room()
         done, _ = self._ray.wait(list(self._refs), num_returns=1, timeout=seconds)
         errors = self._ray.exceptions
         for ref in done:
@@ -210,27 +227,30 @@ class ClusterEngine:
                 self._died(worker, error)
             else:
                 self._handle(worker, reply)
+
+    def _finished(self) -> Iterator[SceneJob]:
         for job in [job for job in self._open if job.summary or (job.error and not self._busy(job))]:
             self._open.remove(job)
             yield job
 
-    def _wait_for_room(self) -> None:
-        """Wait until the first worker's process has started, or has failed to."""
-        begin, limit = time.monotonic(), self._settings.wait_seconds
-        while not self._ray.wait(list(self._refs), num_returns=1, timeout=min(REMIND_SECONDS, limit))[0]:
-            waited = time.monotonic() - begin
-            if waited > limit:
-                raise FastSam3dError(
-                    f"the Ray cluster had no room for a worker in {waited:.0f} s; each needs {self._needs}: see "
-                    "`ray status`"
-                )
+    def _check_room(self) -> None:
+        """Report, and at last raise, that no worker's process has started."""
+        now, limit = time.monotonic(), self._settings.wait_seconds
+        waited = now - self._waits_since
+        if waited > limit:
+            raise FastSam3dError(
+                f"the Ray cluster had no room for a worker in {waited:.0f} s; each needs {self._needs}: see "
+                "`ray status`"
+            )
+        if waited // REMIND_SECONDS > self._reminders:
+            self._reminders += 1
             log.warning(
                 "no room for a worker in the Ray cluster yet; each needs %s; waited %.0f s", self._needs, waited
             )
 
-    def _handle(self, worker: ClusterWorker, reply: tuple[str, int, str] | Reply) -> None:
+    def _handle(self, worker: ClusterWorker, reply: tuple[str, int, str, str] | Reply) -> None:
         if isinstance(reply, tuple):
-            worker.host, worker.pid, version = reply
+            worker.host, worker.pid, version, worker.node = reply
             if version != __version__:
                 self._give_up(worker, f"it has fast-sam3d {version}, and this is {__version__}")
         elif reply.unfit:
@@ -281,9 +301,12 @@ class ClusterEngine:
             why = lines[-1] if "creation task" in str(error) else "out of memory, or killed"
             self._give_up(worker, f"its process ended before the pipeline was loaded: {why}")
             return
+        log.warning("%s died; another worker continues its work", worker)
+        self._replace(worker)
+
+    def _replace(self, worker: ClusterWorker) -> None:
         self._remove(worker)
         self._deaths += 1
-        log.warning("%s died; another worker continues its work", worker)
         if self._deaths > MAX_DEATHS_IN_A_ROW + len(self._workers):
             raise FastSam3dError(
                 f"{self._deaths} workers in a row died without finishing an object; finished objects are kept: check "
@@ -291,6 +314,8 @@ class ClusterEngine:
             )
         if worker.call is not None:
             self._count_death(*worker.call)
+        if not any(other.pid for other in self._workers):
+            self._waits_since, self._reminders = time.monotonic(), 0
         self._start_worker()
 
     def _count_death(self, job: SceneJob, task: ObjectTask | None) -> None:
@@ -313,7 +338,7 @@ class ClusterEngine:
         try:
             for worker in list(self._workers):
                 self._remove(worker)
-            if refs:
+            if refs and not self._watch.dead:
                 self._ray.wait(refs, num_returns=len(refs), timeout=END_SECONDS)
         finally:
             for job in self._open:

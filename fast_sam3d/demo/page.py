@@ -123,12 +123,12 @@ class Page:
     def _given(self) -> list[Any]:
         with gr.Accordion("A mask or a pointmap from a file", open=False, elem_id="given"):
             what = "mask: white on black, alpha, or a label map"
-            mask = gr.File(file_types=["image", ".npy", ".npz"], label=what, height=110, elem_id="mask-file")
+            mask = gr.File(file_types=["image", ".npy", ".npz"], label=what, height=130, elem_id="mask-file")
             with gr.Row():
                 label = gr.Textbox("", label="label of the object, in a label map", max_lines=1, min_width=140)
                 threshold = gr.Number(0, label="mask threshold, 0 to 1 (0: by the file)", min_width=140)
             what = "pointmap, or depth and intrinsics: .npy, .npz"
-            points = gr.File(file_types=[".npy", ".npz"], label=what, height=110, elem_id="points-file")
+            points = gr.File(file_types=[".npy", ".npz"], label=what, height=130, elem_id="points-file")
             axes = gr.Dropdown(list(AXES), value=AXES[0], label="axes of the pointmap (choose before the file)")
         return [mask, label, threshold, points, axes]
 

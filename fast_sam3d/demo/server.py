@@ -110,13 +110,18 @@ def serving(
     page = Page(engine, sam2)
     add_api(page)
     try:
-        app, local, public = page.blocks.launch(
-            server_name=host, server_port=port, share=share, prevent_thread_lock=True, quiet=True, show_error=True,
-            footer_links=["api"], css=(STATIC / "page.css").read_text(encoding="utf-8"), ssr_mode=False,
-            theme=gr.themes.Default(font=FONT, font_mono=MONO), max_file_size=LARGEST,
-            state_session_capacity=SESSIONS, enable_monitoring=False, max_threads=80,
-            app_kwargs={} if share or host not in LOOPBACK else _own_names_only(),
-        )  # fmt: skip
+        try:
+            app, local, public = page.blocks.launch(
+                server_name=host, server_port=port, share=share, prevent_thread_lock=True, quiet=True, show_error=True,
+                footer_links=["api"], css=(STATIC / "page.css").read_text(encoding="utf-8"), ssr_mode=False,
+                theme=gr.themes.Default(font=FONT, font_mono=MONO), max_file_size=LARGEST,
+                state_session_capacity=SESSIONS, enable_monitoring=False, max_threads=80,
+                app_kwargs={} if share or host not in LOOPBACK else _own_names_only(),
+            )  # fmt: skip
+        except OSError as error:  # another program was quicker since `free_port`
+            raise ConfigError(
+                f"port {port} has just been taken: start the demo again, or give another --port"
+            ) from error
         _add_routes(app, engine)
         # The first page that is drawn starts the engine, so that it does not wait for the processor.
         later = threading.Timer(START_SECONDS, engine.start)

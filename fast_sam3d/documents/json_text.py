@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ _DEEP: Final = f"nests lists or mappings more than {DEPTH} deep"
 _LONG: Final = re.compile(rf"\d{{{DIGITS + 1}}}")
 _ESCAPES: Final = re.compile(r"\\u(0000|[dD][89a-fA-F])")
 """How a null character and surrogates are written."""
+_LETTERS: Final = {"[": 72, "{": 72, ",": 36, '"': 16}
+"""Bytes that a value takes, by a letter that each value of its kind has: a container, one in a container, a text."""
 
 
 def read_json(
@@ -43,8 +46,10 @@ def read_json(
         error: it cannot be read, is not JSON, or is over a limit.
     """
     name = name or str(path)
-    text = read_bytes(path, most_bytes, name, error, advice)
-    return parse_json(text, name, error=error, advice=advice, most_bytes=most_bytes)
+    # Not kept here, so that it can be freed once it is decoded.
+    return parse_json(
+        read_bytes(path, most_bytes, name, error, advice), name, error=error, advice=advice, most_bytes=most_bytes
+    )
 
 
 def parse_json(
@@ -58,7 +63,7 @@ def parse_json(
     """The content of a JSON text. Arguments, result and errors: see `read_json`."""
     try:
         if _memory(text) > MEMORY:
-            raise OverLimitError(f"has more values than fit in {MEMORY >> 30} GB of memory")
+            raise OverLimitError(f"needs more than {MEMORY >> 30} GB of memory")
         text = decoded(text, most_bytes)
         content = json.loads(text, parse_int=_whole if _LONG.search(text) else None)
         _check_depth(content)
@@ -76,12 +81,14 @@ def parse_json(
 
 
 def _memory(text: str | bytes) -> int:
-    """An estimate of the bytes of the text and of its values: a number or a short string has 40, a container 72."""
+    """An estimate of the bytes of a text and of its values: the characters twice, and what holds each value."""
     if isinstance(text, str):
-        size, opening, comma = sys.getsizeof(text), "[{", ","
-        return size + 72 * sum(map(text.count, opening)) + 40 * text.count(comma)
-    width = 1 if text.isascii() else 4 if re.search(rb"[\xf0-\xff]", text) else 2
-    return width * len(text) + 72 * (text.count(b"[") + text.count(b"{")) + 40 * text.count(b",")
+        width = sys.getsizeof(text) // max(1, len(text))
+        counts = {letter: text.count(letter) for letter in _LETTERS}
+    else:
+        width = 1 if text.isascii() else 4 if re.search(rb"[\xf0-\xff]", text) else 2
+        counts = {letter: text.count(letter.encode()) for letter in _LETTERS}
+    return 2 * width * len(text) + sum(counts[letter] * size for letter, size in _LETTERS.items())
 
 
 def _whole(digits: str) -> int:
@@ -94,19 +101,16 @@ def _check_depth(content: Any) -> None:
     """Level by level, so that it cannot recurse."""
     level = [content]
     for _ in range(DEPTH):
-        level = [value for value in _inside(level) if type(value) in (dict, list)]
+        level = [value for value in _inside(level) if type(value) is list or type(value) is dict]
         if not level:
             return
     raise OverLimitError(_DEEP)
 
 
-def _inside(level: list[Any]) -> Iterator[Any]:
+def _inside(level: list[Any]) -> Iterable[Any]:
     """What the containers among some values hold."""
-    for value in level:
-        if type(value) is dict:
-            yield from value.values()
-        elif type(value) is list:
-            yield from value
+    containers = (value for value in level if type(value) is list or type(value) is dict)
+    return chain.from_iterable(value.values() if type(value) is dict else value for value in containers)
 
 
 def _texts(content: Any) -> Iterator[str]:

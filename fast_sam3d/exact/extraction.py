@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fast_sam3d.errors import is_out_of_memory
 from fast_sam3d.geometry.surface_cubes import settled_cases, surface_cubes
 from fast_sam3d.patch import Seam
 
@@ -59,6 +60,8 @@ class ExtractionSeam(Seam):
         try:
             return _trial(extractor)
         except Exception as error:  # of any kind: the extractor is not the known one
+            if is_out_of_memory(error):
+                raise
             logger.warning(
                 "mesh: exact.extraction stays off, because the extractor (%s) fails on a small trial: %s: %s",
                 type(extractor).__name__,

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fast_sam3d.errors import is_out_of_memory
 from fast_sam3d.geometry.sparse_grid import CHILDREN, OFFSETS, SparseGrid
 from fast_sam3d.patch import Seam
 
@@ -137,6 +138,8 @@ class SubdivisionSeam(Seam):
             if not away <= TRIAL_TOLERANCE.get(want.dtype, 0.0):
                 raise ValueError(f"values differ by {away:.2g} of the largest")
         except Exception as error:  # of any kind: the block is not the known one
+            if is_out_of_memory(error):
+                raise
             logger.warning(
                 "mesh: exact.subdivision stays off in a block, because a trial on %d voxels fails: %s: %s",
                 min(len(x.feats), TRIAL_VOXELS), type(error).__name__, error,

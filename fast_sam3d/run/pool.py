@@ -9,7 +9,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
+
+from fast_sam3d.errors import FastSam3dError
 
 
 @contextlib.contextmanager
@@ -19,16 +22,24 @@ def worker_pool(processes: int, initializer: Callable[..., None], *arguments: An
     Args:
         processes: their number.
         initializer: called once in each, with the arguments.
+
+    Raises:
+        FastSam3dError: one of them died.
     """
     context = multiprocessing.get_context("spawn")
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, context, _begin, (initializer, *arguments))
     try:
         yield pool
-    except BaseException:
+    except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - before:
             process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise FastSam3dError(
+                "a worker process was killed, perhaps because the memory is full: the same command resumes with what "
+                "is not finished; fewer --processes need less memory"
+            ) from error
         raise
     finally:
         pool.shutdown()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from types import SimpleNamespace
 from typing import Any
+
+LISTENER = socket.create_server(("127.0.0.1", 0), backlog=1000)  # accepts connections for every node
 
 
 class Died(Exception):
@@ -21,11 +24,19 @@ class FakeRay:
     exceptions = SimpleNamespace(RayActorError=Died, WorkerCrashedError=Died, NodeDiedError=Died, OutOfMemoryError=Died)
 
     def __init__(self, *nodes: dict[str, float]) -> None:
-        self._nodes = [{"Alive": True, "Resources": resources} for resources in nodes]
+        self._nodes = [
+            {"Alive": True, "Resources": resources, "NodeID": f"node{number}", "NodeManagerAddress": "127.0.0.1",
+             "NodeManagerPort": LISTENER.getsockname()[1]}
+            for number, resources in enumerate(nodes)
+        ]  # fmt: skip
         self.actors: list[Actor] = []
-        self.longest = self._turn = 0
+        self.longest = self._turn = self.asked = 0
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(get_node_id=lambda: "driver")
 
     def nodes(self) -> list[dict[str, Any]]:
+        self.asked += 1
         return self._nodes
 
     def cluster_resources(self) -> dict[str, float]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
+import threading
 import types
 
 import pytest
@@ -40,6 +42,7 @@ class FakePackage:
 def package(monkeypatch: pytest.MonkeyPatch) -> FakePackage:
     ray = FakePackage()
     monkeypatch.setattr(connect, "import_ray", lambda: ray)
+    monkeypatch.setattr(connect, "_answers", lambda address: True)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return ray
 
@@ -97,6 +100,53 @@ def test_unreachable_cluster(package, error, kind, words):
     package.error = error
     with pytest.raises(kind, match=words), connected(ClusterSettings(address="head:6379")):
         pass
+
+
+def test_processes_of_a_failed_start_are_ended(package):
+    package.error = RuntimeError("timed out during startup")
+    with pytest.raises(FastSam3dError, match="could not start Ray here"), connected(ClusterSettings()):
+        pass
+    assert package.stopped == 1
+
+
+def greets(stream: socket.socket) -> None:
+    stream.recv(100)
+    stream.sendall(bytes(3) + b"\x04" + bytes(5))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (greets, True),
+        (lambda stream: stream.sendall(b"HTTP/1.1 400"), False),
+        (lambda stream: stream.recv(9999), False),
+    ],
+)
+def test_only_a_server_of_grpc_can_be_a_head(monkeypatch, answer, expected):
+    monkeypatch.setattr(connect, "ANSWER_SECONDS", 0.3)
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held = []
+
+        def serve() -> None:
+            stream, _ = server.accept()
+            held.append(stream)
+            answer(stream)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert connect._answers(f"127.0.0.1:{server.getsockname()[1]}") is expected
+        thread.join()
+        held[0].close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:x", "127.0.0.1:99999", "[::1]:1", ":", "a\0b:1"])
+def test_no_cluster_at_the_address(address, monkeypatch):
+    ray = FakePackage()
+    monkeypatch.setattr(connect, "import_ray", lambda: ray)
+    with pytest.raises(ConfigError, match="no Ray cluster answers at"), connected(ClusterSettings(address=address)):
+        pass
+    assert ray.options == {}
 
 
 def test_the_sigterm_handler_is_restored(package):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +46,8 @@ class Stub:
         self.number, self.config, self.threads = Stub.started, config, threads
         Stub.started += 1
 
-    def info(self) -> tuple[str, int, str]:
-        return "host", 100 + self.number, Stub.version
+    def info(self) -> tuple[str, int, str, str]:
+        return "host", 100 + self.number, Stub.version, "node0"
 
     def load(self) -> Reply:
         return Reply(unfit="it cannot load the pipeline: corrupt weights" * (self.number in Stub.unloadable))
@@ -298,6 +301,78 @@ def test_run_ends_if_no_machine_has_room(bench, stub):
     with pytest.raises(ConfigError, match=r"no machine of the Ray cluster has 8 core\(s\) and 0 GPU\(s\)"):
         bench.run(bench.scenes(a=1), cpus_per_worker=8)
     assert bench.open == 0
+
+
+def test_a_worker_of_a_lost_node_is_replaced(bench, stub, caplog, monkeypatch):
+    """Ray reports its death only after its own, longer wait."""
+    silent = []
+
+    def process(self: Stub, task: ObjectTask) -> Reply:
+        if self.number == 0:
+            silent.append(task.number)
+            bench.ray.actors[0].running = False
+            monkeypatch.setattr(module.ClusterWatch, "lost_nodes", lambda watch: frozenset({"node0"}))
+            return Reply(ObjectOutcome(task.number, "failed", "of the lost node"))
+        return Reply(ObjectOutcome(task.number, "complete"))
+
+    monkeypatch.setattr(stub, "process", process)
+    monkeypatch.setattr(stub, "info", lambda self: ("host", 100, __version__, f"node{self.number}"))
+    monkeypatch.setattr(FakeRay, "wait", _without_answers_of_the_first)
+    done = bench.run(bench.scenes(a=3), workers=1)
+    assert silent == [0]
+    assert {outcome.status for outcome in done["a"].outcomes.values()} == {"complete"}
+    assert "worker 0 (process 100 on host): its node host of the cluster is lost" in caplog.text
+    assert bench.open == 0
+
+
+def _without_answers_of_the_first(ray: FakeRay, refs: Any, num_returns: int, timeout: float) -> Any:
+    done, rest = WAIT(ray, refs, num_returns, timeout)
+    lost = [ref for ref in done if not ray.actors[0].running and not ray.actors[0].dead and ref.done]
+    return [ref for ref in done if ref not in lost], [*lost, *rest]
+
+
+WAIT = FakeRay.wait
+
+
+def test_a_dead_cluster_ends_the_run(bench, stub, monkeypatch):
+    def lost_nodes(watch: Any) -> frozenset[str]:
+        if stub.made:
+            raise FastSam3dError("the Ray cluster does not answer")
+        return frozenset()
+
+    monkeypatch.setattr(module.ClusterWatch, "lost_nodes", lost_nodes)
+    monkeypatch.setattr(module.ClusterWatch, "dead", True)
+    with pytest.raises(FastSam3dError, match="does not answer"):
+        bench.run(bench.scenes(a=3))
+    assert bench.open == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_never_reach_the_compiled_code_of_ray(bench, stub, monkeypatch, number):
+    """It makes a SystemError of whatever a handler raises."""
+
+    class Received(BaseException): ...
+
+    def handler(*received: object) -> None:
+        raise Received
+
+    def wait(ray: FakeRay, *given: Any, **options: Any) -> Any:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+            return WAIT(ray, *given, **options)
+        except BaseException as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    before = signal.signal(number, handler)
+    try:
+        monkeypatch.setattr(FakeRay, "wait", wait)
+        with pytest.raises(Received):
+            bench.run(bench.scenes(a=3))
+    finally:
+        signal.signal(number, before)
+    assert bench.open == 0
+    assert all(actor.dead for actor in bench.ray.actors)
 
 
 def test_waiting_for_room_has_a_limit(bench, stub, caplog):

@@ -227,3 +227,27 @@ def test_temporary_cluster_gives_equal_files_and_no_messages_of_ray(rooms, tiny,
     messages = [line for line in done.stderr.splitlines() if not line.startswith(others)]
     assert len(messages) == 4 + 2 + 2, done.stderr
     assert "ray" not in done.stdout.replace("results in ray/bath", "").lower()
+
+
+def test_a_terminated_command_ends_cleanly_and_resumes(rooms, tiny, capsys):
+    arguments = ["--image_dir", rooms, "--output_dir", "ray", "--tag", tiny, *QUICK, *RAY]
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "fast_sam3d.cli", "scene", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(checkout() or ""), "RAY_ADDRESS": ""},
+    ) as command:
+        assert command.stderr is not None
+        lines = []
+        for line in command.stderr:
+            lines.append(line)
+            if "complete:" in line:
+                break
+        command.terminate()
+        lines += command.stderr
+    assert command.returncode == 143, lines
+    assert "Traceback" not in "".join(lines)
+    assert not [name for name in files(Path("ray")) if "/." in name], "locks and unfinished folders"
+    code, _, err = scene(capsys, tiny, rooms, "ray")
+    assert code == 1, err
+    assert "7 of 7" not in err

@@ -28,6 +28,14 @@ def test_a_port_in_use_is_named(taken, capsys):
     )
 
 
+def test_a_port_that_another_program_takes_meanwhile_is_named(monkeypatch, taken, capsys):
+    pytest.importorskip("gradio")
+    monkeypatch.setattr("fast_sam3d.cli.demo.free_port", lambda host, port: taken)
+    monkeypatch.setattr("fast_sam3d.demo.server.free_port", lambda host, port: taken)
+    assert main(["demo", "--tag", "mini"]) == 2
+    assert f"port {taken} has just been taken" in capsys.readouterr().err
+
+
 def test_the_next_port_is_taken_where_none_is_named(monkeypatch, taken):
     monkeypatch.setattr("fast_sam3d.demo.server.PORT", taken)
     assert free_port("127.0.0.1") > taken

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import fast_sam3d
+from fast_sam3d.exact import extraction
 from fast_sam3d.exact.extraction import _Regular
 from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.patch import seam_at
@@ -82,6 +83,18 @@ def test_another_extractor_is_skipped_with_a_log_message(
     assert len(said) == 1 and says in said[0]
     assert decoder.mesh_extractor is other
     assert all(torch.equal(a, b) for result in results for a, b in zip(result, plain, strict=True))
+
+
+def test_out_of_memory_in_the_trial_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(extractor: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    monkeypatch.setattr(extraction, "_trial", fail)
+    pipeline = random_mini()
+    decoder: Any = pipeline.models["slat_decoder_mesh"]
+    decoder.mesh_extractor = Other(decoder.mesh_extractor)
+    with fast_sam3d.accelerated(pipeline, ONLY), pytest.raises(RuntimeError, match="allocate memory"):
+        mesh(pipeline)
 
 
 def test_embedded_extractor_is_skipped(caplog: pytest.LogCaptureFixture) -> None:

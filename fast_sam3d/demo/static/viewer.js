@@ -18,14 +18,16 @@ function send() {
 }
 
 window.addEventListener("message", ({ source, data }) => {
-  if (source !== frame.contentWindow || data?.source !== "fast_sam3d.viewer" || loaded) return;
+  if (source !== frame.contentWindow || data?.source !== "fast_sam3d.viewer") return;
   loaded = true;
+  if (data.state !== "empty" || !props.value?.panes.length) return;
+  sent = null; // it is new, or the browser has loaded it again
   send();
 });
 const seen = new ResizeObserver(() => {
   if (!element.clientWidth) return;
   seen.disconnect();
-  setTimeout(() => requestIdleCallback(load, { timeout: 2000 }), 500); // the page comes first
+  setTimeout(load, 800); // the page comes first
 });
 seen.observe(element);
 watch("value", send);

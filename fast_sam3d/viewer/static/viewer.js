@@ -247,6 +247,7 @@ async function present(files, note = EMPTY) {
   element("empty").textContent = note;
   if (!files.length) {
     for (const pane of panes) pane.forget();
+    element("choices").textContent = "";
     home.bounds = null;
     moved = false;
     return report();
