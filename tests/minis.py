@@ -15,7 +15,7 @@ from fast_sam3d.model.pipeline import Pipeline
 from fast_sam3d.model.slat_config import GaussianDecoderConfig, MeshDecoderConfig, SLatFlowConfig
 
 STEPS = 8
-VOXELS = 150
+VOXELS = 60
 WIDTH, HEADS = 24, 2
 
 CONFIG = ModelConfig(

@@ -202,7 +202,7 @@ def _opened(
         with session.request(method, url, **options) as response:
             yield response.status_code, response.headers, response.raw.stream(_CHUNK, decode_content=False)
 
-    return of_httpx() if hasattr(session, "stream") else of_requests()
+    return of_httpx() if callable(getattr(session, "stream", None)) else of_requests()
 
 
 def _redirected(url: str, location: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:

@@ -100,7 +100,8 @@ def _labelme_shape(kind: str, shape: Mapping[str, Any], size: tuple[int, int], p
         around = points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         return lambda: drawn_polygon(around, size)
     if kind == "mask" and len(points) >= 1:
-        return lambda: _pasted(str(shape["mask"]), points[0], size, path)
+        content = str(shape["mask"])
+        return lambda: _pasted(content, points[0], size, path)
     return None
 
 

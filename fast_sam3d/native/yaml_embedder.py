@@ -15,6 +15,8 @@ __all__ = ["built", "read_embedder"]
 
 _EMBEDDER: Final = "sam3d_objects.model.backbone.dit.embedder"
 _MOST_PARTS: Final = 8
+INPUTS: Final = ("image", "rgb_image", "mask", "rgb_image_mask", "pointmap", "rgb_pointmap")
+"""What `native.preprocess` gives."""
 _HUB: Final = "facebookresearch/dinov2"
 _SETTINGS = TypeVar("_SETTINGS")
 
@@ -42,9 +44,9 @@ def _embedder_part(parent: YamlNode, number: int, pair: Any) -> tuple[EncoderSet
     place = f"embedder_list.{number}"
     if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[1], list):
         raise parent.refusal(place, pair, "pairs of an encoder and its inputs")
-    if not all(isinstance(item, list) and len(item) == 2 for item in pair[1]):
-        raise parent.refusal(f"{place}.1", pair[1], "pairs of an input and its group")
-    inputs = tuple((str(name), None if group is None else str(group)) for name, group in pair[1])
+    if not all(isinstance(item, list) and len(item) == 2 and item[0] in INPUTS for item in pair[1]):
+        raise parent.refusal(f"{place}.1", pair[1], f"pairs of an input ({', '.join(INPUTS)}) and its group")
+    inputs = tuple((name, None if group is None else str(group)) for name, group in pair[1])
     node = parent.node(place, pair[0])
     encoder = f"{_EMBEDDER}.dino.Dino"
     points = f"{_EMBEDDER}.pointmap.PointPatchEmbed"

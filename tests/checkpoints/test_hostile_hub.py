@@ -254,3 +254,13 @@ def test_two_downloads_at_once(hub):
     with FileLock(unfinished_folder(TARGET) / ".lock"):
         assert "another process" in refused(OutputError)
     download_weights(TARGET)
+
+
+def test_sessions_of_older_clients(hub, monkeypatch):
+    """Those of huggingface-hub below 1.0 are of requests."""
+    requests = pytest.importorskip("requests")
+    monkeypatch.setattr("huggingface_hub.utils.get_session", requests.Session)
+    hub.drop_after[WEIGHTS] = 70_000
+    download_weights(TARGET)
+    assert contents(TARGET) == inner(hub)
+    assert len(hub.fetched("ss_generator.ckpt")) == 2

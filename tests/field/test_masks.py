@@ -224,6 +224,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
     "no area": ("no object", text(labelme(shape("tip", [(3, 4)], "point")))),
     "outside of the picture": ("empty", text(labelme(shape("cup", [(900, 900), (950, 900), (950, 950)])))),
     "points that are no numbers": ("unknown form|not \\(x, y\\)", text(labelme(shape("cup", [("a", "b")] * 3)))),
+    "a mask shape without a mask": ("unknown form", text(labelme(shape("cup", [(3, 4)], "mask")))),
     "not JSON": ("is not JSON", text("{")),
     "nested JSON": ("deep", text("[" * 100_000)),
     "other JSON": ("unknown form", text('{"a": 1}')),

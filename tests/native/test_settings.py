@@ -33,7 +33,7 @@ def edit(folder: Path, name: str, key: str, value: Any) -> None:
     *outer, last = key.split(".")
     for part in outer:
         node = node[int(part)] if isinstance(node, list) else node[part]
-    node[last] = value
+    node[int(last) if isinstance(node, list) else last] = value
     OmegaConf.save(OmegaConf.create(content), path)
 
 
@@ -152,6 +152,7 @@ REFUSED = [
     ("ss_decoder", "num_res_blocks", 4096, "from 1 to 32"),
     ("ss_generator", "module.condition_embedder.backbone.embedder_list", [[{}, []]] * 9, "at most 8 encoders"),
     ("ss_generator", "module.condition_embedder.backbone.force_drop_modalities", 5, "list of names"),
+    ("ss_generator", "module.condition_embedder.backbone.embedder_list.1.1", [["depth", None]], r"an input \(image"),
 ]
 
 
