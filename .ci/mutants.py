@@ -169,7 +169,7 @@ def attempt(item: WorkItem, tree: Path, known: dict) -> WorkResult:
         before, after = (code.splitlines() for code in codes)
         # Most changes are noticed by the first few, and all files of tests are read before the first test runs.
         for part in filter(None, (tests[:FIRST], tests[FIRST:])):
-            code = exit_code(tree, part, timeout=60 + 3 * sum(known["seconds"][test] for test in part))
+            code = exit_code(tree, part, timeout=120 + 3 * sum(known["seconds"][test] for test in part))
             noticed = code not in (0, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
             if noticed:
                 break

@@ -50,10 +50,10 @@ LARGEST_REAL: Final = 1e6
 """Upper limit of the other numbers, and of their negatives."""
 
 MOST: Final[Mapping[str, int]] = MappingProxyType({
-    "blocks": 128, "depth": 128, "heads": 256, "image_size": 1024, "inference_steps": 1000, "input_size": 1024,
-    "last_res_blocks": 32, "mlp_ratio": 64, "multiplier": 64, "num_blocks": 128, "num_heads": 256, "num_io_blocks": 16,
-    "num_register_tokens": 64, "num_res_blocks": 32, "num_res_blocks_middle": 32, "resolution": 256, "size": 1024,
-    "slat_inference_steps": 1000, "ss_inference_steps": 1000, "window_size": 256,
+    "blocks": 128, "depth": 128, "downsample_ss_dist": 8, "heads": 256, "image_size": 1024, "inference_steps": 1000,
+    "input_size": 1024, "last_res_blocks": 32, "mlp_ratio": 64, "multiplier": 64, "num_blocks": 128, "num_heads": 256,
+    "num_io_blocks": 16, "num_register_tokens": 64, "num_res_blocks": 32, "num_res_blocks_middle": 32,
+    "resolution": 256, "size": 1024, "slat_inference_steps": 1000, "ss_inference_steps": 1000, "window_size": 256,
 })  # fmt: skip
 """Lower upper limits of settings that cost time or memory before weights are compared, or that no weights show."""
 

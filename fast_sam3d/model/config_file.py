@@ -101,8 +101,9 @@ class ModelConfig:
         check_formats(self.decode_formats)
         if "gaussian_4" in self.decode_formats and self.slat_decoder_gs_4 is None:
             raise ValueError("decode_formats contains gaussian_4, but there is no slat_decoder_gs_4")
-        if self.downsample_ss_dist < 0:
-            raise ValueError(f"downsample_ss_dist must be 0 or more, got {self.downsample_ss_dist}")
+        if not 0 <= self.downsample_ss_dist <= most("downsample_ss_dist"):
+            limit = most("downsample_ss_dist")
+            raise ValueError(f"downsample_ss_dist must be 0 or more, at most {limit}, got {self.downsample_ss_dist}")
         for stage in ("ss", "slat"):
             embedder = getattr(self, f"{stage}_embedder") or self.ss_embedder
             if getattr(self, f"{stage}_flow").cond_channels != embedder.model_channels:

@@ -148,6 +148,7 @@ def test_mapping_has_plain_types_only() -> None:
         ({"slat_decoder_mesh": {"window_size": 4096}}, "window_size must be at most 256"),
         ({"slat_decoder_mesh": {"upsample_channels": [5000, 5000]}}, "upsample_channels"),
         ({"slat_decoder_gs": {"reach": 1e308}}, "slat_decoder_gs.reach is 1e.308"),
+        ({"downsample_ss_dist": 4096}, "downsample_ss_dist must be 0 or more, at most 8"),
         ({"slat_mean": [1e308] * 8}, r"slat_mean\[0\] is 1e.308"),
         ({"ss_sampling": {"inference_steps": 4096}}, "inference_steps .*1000"),
     ],

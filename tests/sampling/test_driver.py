@@ -235,6 +235,15 @@ def test_aborted_solve_leaves_no_state() -> None:
     assert len(report.solves[1].steps) == 6
 
 
+def test_reads_of_the_device_are_counted_for_the_step_that_makes_them() -> None:
+    solver = Euler()
+    _, report = put_on(solver, {"when": {"name": "budget", "warmup": 3}})
+    final(solver, bent)
+    reads = [step.syncs for step in report.solves[0].steps]
+    assert reads[1:-1] == [1] * 23, "the size of the change, at every step but the first and the last"
+    assert report.solves[0].syncs == sum(reads) + 1, "and whether the result is finite"
+
+
 def test_unknown_state_type_runs_unaccelerated() -> None:
     """As in the stock `log_likelihood`, which solves for {x, log_p: float} on the same solver."""
     solver = Euler()
@@ -322,7 +331,21 @@ class Renamed(Euler):
     """Still Euler."""
 
 
-@pytest.mark.parametrize("kind", [Midpoint, Lazy, object])
+class Far(Euler):
+    """Goes twice as far in every step."""
+
+    def step(self, dynamics_fn: Any, x_t: Any, t: float, dt: float, *args: Any, **kwargs: Any) -> Any:
+        return super().step(dynamics_fn, x_t, t, 2 * dt, *args, **kwargs)
+
+
+class Short(Euler):
+    """Half as far."""
+
+    def step(self, dynamics_fn: Any, x_t: Any, t: float, dt: float, *args: Any, **kwargs: Any) -> Any:
+        return super().step(dynamics_fn, x_t, t, dt / 2, *args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Midpoint, Lazy, Far, Short, object])
 def test_other_solvers_are_refused_before_patching(kind: type) -> None:
     solver = kind()
     with pytest.raises(SolverError, match=r"slat: the solver"):

@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fast_sam3d.config.packaged import resource
+from fast_sam3d.errors import ConfigError
 from fast_sam3d.sampling.method import PARTS, build_stage_method
 from tests.sampling.reference import START, driven
 
@@ -52,6 +53,44 @@ def test_defaults_are_valid_and_settings_cannot_be_changed(name: str) -> None:
     assert part == kind(**measured) and hash(part) == hash(kind(**measured))
     with pytest.raises((AttributeError, TypeError)):
         part.unknown = 1  # type: ignore[attr-defined]
+
+
+LIMITS: dict[str, dict[str, tuple[float, float | None]]] = {
+    "adams_bashforth": {"order": (1, 4)},
+    "adaptive": {"threshold": (-1.0, 2.0)},
+    "aligned": {"evaluations": (1, None)},
+    "anchored": {"beta": (0.0, 1.0)},
+    "budget": {"threshold": (1e-6, 1e6), "warmup": (2, None), "momentum": (0.0, 0.999)},
+    "chebyshev": {"terms": (1, 12), "ridge": (0.0, 1e6), "blend": (0.0, 1.0)},
+    "deis": {"order": (1, 3)},
+    "dmd": {"least": (3, None), "window": (4, None), "cutoff": (1e-12, 0.5), "order": (1, 2), "stride": (1, None)},
+    "guided_stride": {"stride": (1, None), "late": (1, None), "warmup": (1, None)},
+    "hermite": {"order": (1, 2), "sigma": (1e-3, 10.0), "stride": (1, None)},
+    "live": {"ahead": (0.0, 0.9)},
+    "magnitude": {"threshold": (1e-9, 1e6), "longest": (1, None), "warmup": (1, None)},
+    "mean_flow": {"window": (1, None)},
+    "path": {"guided": (0, 25), "rescale_t": (1e-3, 1e3)},
+    "random": {"keep": (1e-3, 1.0), "seed": (0, None), "warmup": (1, None)},
+    "reuse": {"interval": (1, None), "warmup": (1, None)},
+    "saliency": {"keep": (1e-3, 1.0), "gamma": (0.0, 100.0), "cutoff": (0.0, 0.5), "warmup": (1, None)},
+    "stride": {"stride": (1, None), "warmup": (1, None)},
+    "taylor": {"order": (0, 2)},
+    "tome": {"merge": (0.0, 0.875), "warmup": (1, None)},
+    "widening": {"first": (1.0, 1000.0), "growth": (0.0, 1000.0), "warmup": (1, None)},
+}
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in LIMITS.items() for key in keys])
+def test_a_setting_is_accepted_up_to_both_ends_and_not_beyond(name: str, key: str) -> None:
+    kind = next(registry[name] for registry in PARTS.values() if name in registry)
+    measured = {"aligned": {"levels": (2.0, 1.0)}, "magnitude": {"ratios": (1.0,)}}.get(name, {})
+    low, high = LIMITS[name][key]
+    for end, sign in ((low, -1), (high, 1)):
+        if end is not None:
+            assert getattr(kind(**measured, **{key: end}), key) == end
+            beyond = end + sign if isinstance(end, int) else float(np.nextafter(end, sign * np.inf))
+            with pytest.raises(ConfigError, match=f"{key} is"):
+                kind(**measured, **{key: beyond})
 
 
 TOGETHER = sorted(name for (stage, name), method in FILES.items() if stage == "ss" and method.same_for_all_objects)

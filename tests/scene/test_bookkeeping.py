@@ -99,6 +99,7 @@ def test_the_first_gaussians_that_exist_are_placed(more: dict[str, Any], count: 
     item = PlacedObject.of("cup", {**AT, **more})
     assert (None if item.gaussians is None else len(item.gaussians.get_xyz)) == count
     assert len(item.points) == (count or 0)
+    assert item != PlacedObject.of("cup", {**AT, **more}) and item in [item]  # objects are compared by identity
 
 
 @pytest.mark.parametrize(("vertices", "kept"), [(1000, 91), (100, 50), (99, 99), (1, 1)])

@@ -20,7 +20,7 @@ function send() {
 window.addEventListener("message", ({ source, data }) => {
   if (source !== frame.contentWindow || data?.source !== "fast_sam3d.viewer") return;
   loaded = true;
-  if (data.state !== "empty" || !props.value?.panes.length) return;
+  if (data.state !== "empty" || !props.value?.panes?.length) return;
   sent = null; // it is new, or the browser has loaded it again
   send();
 });
