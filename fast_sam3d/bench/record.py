@@ -55,7 +55,7 @@ class Record:
         text = json.dumps(settings, sort_keys=True, allow_nan=False)
         self.path = folder / f"rows-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
         self.rows: dict[Key, Rows] = {}
-        others = [path for path in folder.glob("rows-*.jsonl") if path != self.path]
+        others = [path for path in folder.glob("rows-*.jsonl") if path != self.path and path.lstat().st_size]
         if others and not fresh and not self.path.exists():
             raise OutputError(
                 f"{folder} holds measurements of other settings, weights, pictures or code: add --overwrite to replace"

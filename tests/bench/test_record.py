@@ -97,3 +97,9 @@ def test_a_digest_depends_on_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "c").write_bytes(b"23")
     assert len({first, renamed, digest()}) == 3
+
+
+def test_record_without_a_row_is_in_nobodys_way(tmp_path):
+    Record(tmp_path, {"a": 1})
+    Record(tmp_path, {"a": 2}).add(1, [{"x": 1}])
+    assert Record(tmp_path, {"a": 2}).rows == {1: [{"x": 1}]}
