@@ -418,6 +418,13 @@ def test_invalid_configurations_are_refused_before_patching(
     assert same_vars(before, snapshot(pipeline))
 
 
+@pytest.mark.parametrize("content", ["", "null", "{}", "# nothing"])
+def test_an_empty_file_is_refused(pipeline: FakePipeline, tmp_path: Path, content: str) -> None:
+    (tmp_path / "cut.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"cut\.yaml is empty"):
+        fast_sam3d.accelerate(pipeline, tmp_path / "cut.yaml")
+
+
 def test_file_that_is_not_yaml_is_refused(pipeline: FakePipeline, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     for content in (b"ss: [", b"\xff\xfe\x00"):

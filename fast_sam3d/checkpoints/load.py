@@ -281,6 +281,8 @@ def _kind(folder: Path) -> Literal["mini", "sam3d"]:
     """The kind of a checkpoint, by the classes that pipeline.yaml names."""
     path = folder / _SETTINGS
     if not path.is_file():
+        if path.exists() or path.is_symlink():
+            raise CheckpointError(f"{path} is no regular file: restore it, or give another folder")
         if folder.name == DEFAULT_STOCK_TAG:
             raise CheckpointError(f"{folder} holds no pipeline.yaml; {GATED_HELP}")
         within = [p.name for p in _folders(folder) if (p / _SETTINGS).is_file()]

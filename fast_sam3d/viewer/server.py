@@ -51,7 +51,9 @@ def result_page(result: Path) -> tuple[Path, str]:
             raise InputError(f"{result} cannot be shown: name a result folder, or a file that ends in {kinds}")
         folder, names = result.parent, [result.name]
     elif not result.is_dir():
-        raise InputError(f"{result} does not exist: name a folder that infer or scene has written, or one of its files")
+        raise InputError(
+            f"{result} is no folder or file: name a folder that infer or scene has written, or one of its files"
+        )
     else:
         mesh = [name for name in MESHES if (result / name).is_file()][:1]
         splats = [name for name in (*SPLATS, *POINTS) if (result / name).is_file()][:1]

@@ -213,6 +213,11 @@ def test_folder_without_a_checkpoint_is_not_reported_as_gated(checkpoints, name)
     assert ("such as mine" in text) == (Path(name).resolve() == checkpoints)
 
 
+def test_settings_that_are_no_regular_file_are_not_called_missing(checkpoints):
+    (checkpoints / "odd" / "pipeline.yaml").mkdir(parents=True)
+    assert "is no regular file" in message(find_checkpoint, "odd")
+
+
 @pytest.mark.parametrize("name", ["", "x" * 5000, "~nobody-of-that-name", "a\0b"])
 def test_invalid_tags(checkpoints, name):
     assert ("no checkpoint" if name else "tag is empty") in message(find_checkpoint, name)

@@ -101,7 +101,7 @@ def test_a_scene_has_the_report_of_its_first_object(tmp_path: Path):
 
 
 def test_what_cannot_be_shown_is_refused_with_a_sentence(result: Path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="is no folder or file"):
         result_page(result / "nowhere")
     with pytest.raises(InputError, match=r"cannot be shown.*\.glb"):
         result_page(result / "pose.json")
