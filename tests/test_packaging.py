@@ -118,6 +118,7 @@ STOCK_PINS = {
     "packaging": "24.2",
     "numpy": "1.26.4",  # resolved: sagemaker==2.242.0 wants numpy<2
     "huggingface-hub": "0.36.2",  # resolved: doc/setup.md wants huggingface-hub<1.0
+    "filelock": "4.3.1",  # resolved
     "omegaconf": "2.3.0",  # resolved
     "pillow": "11.3.0",  # resolved: gradio==5.49.0 wants pillow<12
     "pyyaml": "6.0.4",  # resolved

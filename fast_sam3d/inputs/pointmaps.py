@@ -58,7 +58,8 @@ def find_pointmap(folder: Path, choice: str) -> Path | None:
         path = Path(choice).expanduser()
         there = path.is_file()
     except (OSError, RuntimeError) as error:  # a name that is too long, or the home of an unknown user
-        raise InputError(f"the pointmap {choice} cannot be read ({error}): check --pointmap") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"the pointmap {choice} cannot be read ({reason}): check --pointmap") from error
     if not there:
         raise InputError(f"there is no pointmap at {path}: check --pointmap, or leave it out")
     return path

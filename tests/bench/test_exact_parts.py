@@ -81,7 +81,7 @@ def test_overhead_of_import_and_of_accelerate(capsys: pytest.CaptureFixture[str]
 
 def test_invalid_arguments_of_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = run(capsys, "measure-exact", "--rounds", "0")
-    assert code == 2 and "--rounds is 0: give at least 1" in err
+    assert code == 2 and "--rounds is 0: give a whole number of at least 1" in err
     monkeypatch.setitem(sys.modules, "sam3d_objects", None)
     for name in [name for name in sys.modules if name.startswith("sam3d_objects.")]:
         monkeypatch.delitem(sys.modules, name)
