@@ -47,7 +47,3 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-if __name__ == "__mp_main__":  # a worker process of the bench
-    from tests.soak.kills import stand_in
-
-    stand_in()

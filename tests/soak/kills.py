@@ -6,18 +6,18 @@ Linux only. Commands run in forks of this process, which has imported everything
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import random
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 from fast_sam3d import cli
-from fast_sam3d.checkpoints import load as loading
 from tests.soak.folders import contents, difference
-from tests.stand_in import StandIn
 
 SMALL = ("pipeline.formats=[gaussian]",)
 STEPS = ("pipeline.ss_steps=6", "pipeline.slat_steps=5")
@@ -40,11 +40,6 @@ GIVE_UP = 600.0
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def stand_in() -> None:
-    """Let this process load a pipeline without networks: a bench makes 150 steps for each object."""
-    loading.load_checkpoint = lambda *asked: StandIn()
-
-
 def run(command: tuple[str, ...], folder: Path, log: Path) -> int:
     """Fork this process and run a command in it. Returns the process."""
     pid = os.fork()
@@ -56,9 +51,9 @@ def run(command: tuple[str, ...], folder: Path, log: Path) -> int:
         with log.open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        if command[0] == "bench":
-            stand_in()
-        code = cli.main([*command, "--tag", "mini", "--output_dir", str(folder)])
+        if command[0] == "bench":  # which makes 150 steps for each object
+            sys.modules["__main__"] = importlib.import_module("tests.soak.stood_in")
+        code = cli.main([*command, "--tag", str(log.parent / "mini"), "--output_dir", str(folder)])
     finally:
         os._exit(code)
 
