@@ -71,10 +71,9 @@ def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Asked:
     if isinstance(config, (str, os.PathLike)):
         from omegaconf import OmegaConf
 
-        source, content = os.fspath(config), read_yaml(Path(config), omegaconf=True)
-        if not content:
+        source, config = os.fspath(config), OmegaConf.create(read_yaml(Path(config), omegaconf=True))
+        if not config:
             raise ConfigError(f"{source} is empty: give settings (`fast-sam3d config` prints some), or a preset")
-        config = OmegaConf.create(content)
     if isinstance(config, Config):
         steps = {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps}
         modules = without_about(_plain(config.modules, overrides))
