@@ -12,6 +12,7 @@ import collections
 import sys
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -21,6 +22,8 @@ from tests.fuzz.classes import CLASSES
 
 _CHUNK = 100  # cases between two looks at the clock
 _SHOWN = 5  # findings of one class that are printed
+_LONG = 500  # characters; cases with more are written to a file
+_FOLDER = Path("outputs/fuzz")
 
 
 def campaign(
@@ -64,12 +67,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cases", type=int, default=10**9, help="of each class, at most")
     parser.add_argument("--classes", nargs="+", choices=sorted(CLASSES), default=list(CLASSES))
     parser.add_argument("--seed", type=int, default=0, help="other cases (default: 0)")
-    parser.add_argument("--repeat", metavar="CASE", help="one case as a run printed it, with --classes")
+    parser.add_argument("--repeat", metavar="CASE", help="one case as a run printed it, or @FILE; with --classes")
     args = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     if args.repeat:
         child = Child()
-        outcome = child.run(args.classes[0], ast.literal_eval(args.repeat))
+        text = Path(args.repeat[1:]).read_text() if args.repeat.startswith("@") else args.repeat
+        outcome = child.run(args.classes[0], ast.literal_eval(text))
         child.close()
         print(outcome.kind, outcome.text, f"+{outcome.growth / 1e6:.0f} MB")
         return int(outcome.finding)
@@ -81,11 +85,14 @@ def main(arguments: list[str]) -> int:
         print(f"{name:12} {counts.total():6} cases: {parts}; at most +{largest} MB", flush=True)
         found += len(findings)
         different = {outcome.text.strip()[-160:]: (case, outcome) for case, outcome in reversed(findings)}
-        for case, outcome in list(different.values())[:_SHOWN]:
-            print(
-                f"\n  {outcome.kind}: {case!r}\n    " + "\n    ".join(outcome.text.strip().splitlines()[-12:]),
-                flush=True,
-            )
+        for number, (case, outcome) in enumerate(list(different.values())[:_SHOWN]):
+            shown = repr(case)
+            if len(shown) > _LONG:
+                _FOLDER.mkdir(parents=True, exist_ok=True)
+                (_FOLDER / f"{name}-{args.seed}-{number}.txt").write_text(shown)
+                shown = f"@{_FOLDER}/{name}-{args.seed}-{number}.txt"
+            lines = [line[:200] for line in outcome.text.strip().splitlines()[-12:]]
+            print("\n    ".join([f"\n  {outcome.kind}: {shown}", *lines]), flush=True)
     return int(found > 0)
 
 
