@@ -67,7 +67,7 @@ def load(base: Path, folder: Path, kind: str, files: dict[str, bytes | None]) ->
             (here / name).write_bytes(content)
     pipeline = load_pipeline(here, device="cpu", runtime="auto" if kind == "mini" else "native")
     if kind != "mini":  # which loads each network before its first use
-        with pipeline.residency.using(*pipeline.residency.parts):
+        with pipeline.residency.using(*(name for name in pipeline.residency.parts if name != "depth_model")):
             pass
     return pipeline
 
