@@ -168,12 +168,17 @@ def normalise_points(points: Tensor, on_object: Tensor) -> tuple[Tensor, Tensor,
         (points - shift) / scale [3, H, W], NaN in all coordinates where any is NaN or infinite; scale [3], the median
         over all pixels of the largest coordinate's distance from shift; shift [3], the median of the object's points.
         Without any finite coordinate on the object scale is 1 and shift 0.
+
+    Raises:
+        InputError: half of the known points, or more, are in one place.
     """
     flat = points.flatten(1)
     objects = flat[:, on_object.flatten()]
     if objects.isfinite().any():
         shift = objects.nanmedian(1).values
         scale = (flat - shift[:, None]).abs().amax(0).nanmedian().expand(3)
+        if scale[0] == 0:
+            raise InputError("the known points of the pointmap are in one place, which gives no scale: leave it out")
     else:
         log.warning("the pointmap has no finite point on the object: its pose is in arbitrary units")
         shift, scale = torch.zeros(3, device="cpu"), torch.ones(3, device="cpu")

@@ -129,6 +129,13 @@ def test_without_a_finite_point_on_the_object_nothing_is_normalised(caplog: pyte
     assert "no finite point on the object" in caplog.text
 
 
+def test_a_single_known_point_has_no_scale() -> None:
+    points = torch.full((3, 4, 5), torch.nan)
+    points[:, 1, 1] = 2.0
+    with pytest.raises(InputError, match="gives no scale"):
+        normalise_points(points, points[0].isfinite())
+
+
 def test_second_stage_gets_the_same_pictures_and_no_points() -> None:
     rgba, points = picture(*MASKS["in the middle"][:2])
     first, second = Preprocessor(SIZE)(rgba, torch.from_numpy(points)), Preprocessor(SIZE)(rgba)
@@ -173,7 +180,7 @@ def test_soft_masks_reach_the_box_but_give_no_points() -> None:
     rgba[21:41, 20, 3] = 100
     mask = torch.from_numpy(rgba[..., 3] / 255)
     assert crop_box(mask, 1.2) == MASKS["in the middle"][2]
-    points[:] = 7
+    points[:] = np.where(rgba[..., 3] > 127, 7, 9)
     points[:, 21:41, 20] = 100
     assert Preprocessor(SIZE)(rgba, torch.from_numpy(points))["pointmap_shift"].tolist() == [[7, 7, 7]]
 
