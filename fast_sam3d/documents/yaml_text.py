@@ -26,7 +26,7 @@ def read_yaml(
         advice: what to do about a bad file, the end of every message.
         name: of the file in messages; empty: its path.
         omegaconf: as OmegaConf reads it: 1e-3 is a number, a date is a text, a key that occurs twice is refused, an
-            empty file is an empty mapping. References `${...}` stay as they are.
+            empty file is an empty mapping. References `${...}` are not resolved.
 
     Returns:
         dict, list, str, int, float, bool or None, and what the tags of YAML name without code (dates, bytes, sets).
