@@ -165,9 +165,7 @@ def _refuse_unfit(adapter: Adapter, methods: Mapping[str, Method]) -> None:
     reason = adapter.no_merged_voxels() if mesh.where == "voxels" else adapter.no_merged_mesh()
     if reason:
         mend = "leave mesh out" + ("" if adapter.no_merged_mesh() else ", or use decoder")
-        raise ConfigError(
-            f"mesh.where={mesh.where} cannot act on this pipeline, because {reason}: leave mesh out{instead}"
-        )
+        raise ConfigError(f"mesh.where={mesh.where} cannot act on this pipeline, because {reason}: {mend}")
 
 
 def _without_live(method: StageMethod, stage: str, reason: str) -> StageMethod:
