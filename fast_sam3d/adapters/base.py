@@ -173,7 +173,7 @@ class Adapter:
                 yield "slat", network, self.compiled("slat")
         for name in ("mesh", "gaussian", "gaussian_4"):
             if isinstance(decoder := self.decoder(name), nn.Module):
-                yield f"decoder of {name}", decoder, compiled(decoder)
+                yield f"{name} decoder", decoder, compiled(decoder)
 
     def precision(self, stage: str) -> Any:
         """The dtype in which autocast runs a stage's network; float32: no autocast."""

@@ -21,7 +21,7 @@ def record_image(scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs
     A picture without a mask is not recorded: where the object is in it is not known yet.
     """
     given = args[0] if args else next(iter(kwargs.values()), None)
-    pixels = given if isinstance(given, torch.Tensor) else np.asarray(given)
+    pixels = given if isinstance(given, torch.Tensor) else np.array(given)
     scene.picture = pixels if pixels.ndim == 3 and pixels.shape[2] == 4 else None
     return call(*args, **kwargs)
 
@@ -73,7 +73,7 @@ def _route(method: MeshMethod, scene: Exchange, coords: Any, resolution: int, ce
     ratios = [shape_ratio(host[host[:, 0] == number, 1:], resolution) for number in host[:, 0].unique()]
     known = [ratio for ratio in ratios if ratio is not None]
     shape = sum(known) / len(known) if known else None
-    factor = method.factor(mixed(picture, shape, method.weight), len(coords))
+    factor = method.factor(mixed(picture, shape, method.weight), len(coords) // max(1, len(ratios)))
     bins, index = (part.to(coords.device) for part in merge(host, factor, centre))
     record = AggregationRecord(factor, picture, shape, len(coords), len(bins))
     scene.records.append(record)

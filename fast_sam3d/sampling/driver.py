@@ -135,7 +135,7 @@ class SolveSeam(Seam):
         scene = None if layer is None else layer.scene
         latent = (to_leaves(x_init, self.stage.bare) or {}).get(self.stage.bare)
         edge = 0 if latent is None or latent.dim() != 3 else round(latent.shape[1] ** (1 / 3))
-        if self.stage.decode is None or scene is None or scene.decoder is None or edge == 0:
+        if self.stage.decode is None or scene is None or scene.decoder is None or edge == 0 or latent.shape[0] > 1:
             logger.warning("%s: the shape cannot be decoded, so all tokens run", self.stage.name)
             return None
         cells = torch.argwhere(torch.ones(1, edge, edge, edge, device="cpu")).int()

@@ -51,8 +51,8 @@ def test_formats_are_those_with_a_decoder() -> None:
     assert adapt(pipeline).formats == {"gaussian", "gaussian_4"} and adapt(pipeline).mesh_decoder() is None
     assert [name for name, _, _ in adapt(pipeline).sparse_networks()] == [
         "slat",
-        "slat_decoder_gs",
-        "slat_decoder_gs_4",
+        "gaussian decoder",
+        "gaussian_4 decoder",
     ]
 
 
