@@ -65,7 +65,7 @@ def prepare(
     asked_for = config.pipeline
     checkpoint = find_checkpoint(asked_for.tag, asked_for.device, asked_for.runtime, asked_for.model)
     log_checkpoint(checkpoint)
-    if checkpoint.kind not in ("mini", "trellis"):
+    if checkpoint.kind != "mini":
         from fast_sam3d.model.inputs import box_size, check_box
 
         check_box(*box_size(given.mask))

@@ -43,6 +43,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+OPAQUE_SHARE = 0.05
 MAX_NAME = 200  # bytes; file systems take 255
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".heic", ".heif", ".avif")
 _MASK_NAME = re.compile(r"([0-9]+)\.(png|npy|tiff?|bmp|gif|p[gp]m|webp|jpe?g|avif|hei[cf])", re.IGNORECASE)
@@ -76,8 +77,13 @@ class ObjectInput:
     alpha: NDArray[np.uint8] | None = None
 
     def mask_for(self, model: str) -> NDArray[Any]:
-        """The mask [H, W] as a model takes it: TRELLIS uint8, the opacity, where there is one."""
-        return self.mask if model != "trellis" or self.alpha is None else self.alpha
+        """The mask [H, W] as a model takes it: TRELLIS uint8, the opacity, where there is one.
+
+        TRELLIS crops to what is opaque (0.8), so that an object of which too little is gets its mask.
+        """
+        alpha = self.alpha if model == "trellis" else None
+        few = alpha is None or (alpha > 0.8 * 255).sum() < max(OPAQUE_SHARE * self.mask.sum(), 9)
+        return self.mask if few else alpha
 
     def reduced(self) -> ObjectInput:
         """The object at the size to which the embedded pipeline reduces it, so that the full one leaves the memory.
