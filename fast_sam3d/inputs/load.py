@@ -81,9 +81,10 @@ class ObjectInput:
 
         TRELLIS crops to what is opaque (0.8), so that an object of which too little is gets its mask.
         """
-        alpha = self.alpha if model == "trellis" else None
-        few = alpha is None or (alpha > 0.8 * 255).sum() < max(OPAQUE_SHARE * self.mask.sum(), 9)
-        return self.mask if few else alpha
+        if model != "trellis" or self.alpha is None:
+            return self.mask
+        few = (self.alpha > 0.8 * 255).sum() < max(OPAQUE_SHARE * self.mask.sum(), 9)
+        return self.mask if few else self.alpha
 
     def reduced(self) -> ObjectInput:
         """The object at the size to which the embedded pipeline reduces it, so that the full one leaves the memory.
