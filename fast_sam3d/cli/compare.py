@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
     runs: dict[str, ObjectRun] = {}
 
     def run() -> ObjectRun:
-        found = run_object(pipeline, given.image, given.mask, given.pointmap, settings=settings)
+        found = run_object(pipeline, given.image, given.mask_for(asked.model), given.pointmap, settings=settings)
         runs.setdefault(ACCELERATED if found.report.methods else BASELINE, found)
         return found
 
