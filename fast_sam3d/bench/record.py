@@ -92,6 +92,7 @@ def open_record(
     weights = checkpoint.folder
     known = {
         "checkpoint": weights_digest(weights) if checkpoint.kind == "mini" else folder_identity(weights),
+        **({"model": str(weights)} if checkpoint.kind == "trellis" else {}),
         "code": code_digest(),
         "torch": torch.__version__,
         "objects": objects.identity(),

@@ -67,7 +67,7 @@ def _compare(request: Request, sampler: Sampler, rounds: int) -> None:
     runs: dict[str, ObjectRun] = {}
 
     def run() -> ObjectRun:
-        found = run_object(pipeline, given.image, given.mask, given.pointmap, settings=settings)
+        found = run_object(pipeline, given.image, given.mask_for(asked.model), given.pointmap, settings=settings)
         runs.setdefault(ACCELERATED if found.report.methods else BASELINE, found)
         return found
 

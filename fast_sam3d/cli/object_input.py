@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.checkpoints.load import Checkpoint, find_checkpoint
+from fast_sam3d.checkpoints.load import Checkpoint, check_ready, find_checkpoint
 from fast_sam3d.cli.configuration import log_acceleration
 from fast_sam3d.cli.tables import print_path
 from fast_sam3d.config.compose import Config, check_methods
@@ -68,7 +68,7 @@ def prepare(
     target = config.output.dir / f"{given.name}{suffix}"
     check_target(target, names, folders)
     asked_for = config.pipeline
-    checkpoint = find_checkpoint(asked_for.tag, asked_for.device, asked_for.runtime)
+    checkpoint = find_checkpoint(asked_for.tag, asked_for.device, asked_for.runtime, asked_for.model)
     log_checkpoint(checkpoint)
     if checkpoint.kind != "mini":
         from fast_sam3d.model.inputs import box_size, check_box
@@ -88,6 +88,7 @@ def prepare(
             return
         if overwrite:
             log_replaced(target, report, identity)
+        check_ready(checkpoint, asked_for.device)
         yield Request(config, given.reduced() if checkpoint.kind == "mini" else given, target, checkpoint, identity)
 
 

@@ -85,11 +85,10 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.adapters import adapt
     from fast_sam3d.bench.record import open_record
     from fast_sam3d.bench.samplers import find_samplers
-    from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
+    from fast_sam3d.checkpoints.load import check_ready, find_checkpoint, load_checkpoint
     from fast_sam3d.outputs.folder import writable_folder
     from fast_sam3d.outputs.interrupts import on_interrupt
     from fast_sam3d.run.progress import Bar
-    from fast_sam3d.sampling.driver import require_euler
     from fast_sam3d.tune import evidence
     from fast_sam3d.tune.cases import cases_of
     from fast_sam3d.tune.job import Calibration, Request
@@ -99,7 +98,8 @@ def main(args: argparse.Namespace) -> int:
     config = pipeline_from(args, KEYS)
     settings = config.pipeline
     samplers = find_samplers([args.sampler])
-    checkpoint = find_checkpoint(settings.tag, settings.device, settings.runtime)
+    checkpoint = find_checkpoint(settings.tag, settings.device, settings.runtime, settings.model)
+    check_ready(checkpoint, settings.device)
     cases = cases_of(
         config.input.image_path, checkpoint, args.objects, args.held_out, config.seed, config.input.pointmap_axes
     )
@@ -114,7 +114,7 @@ def main(args: argparse.Namespace) -> int:
     pipeline = load_checkpoint(checkpoint, *settings.loading)
     adapter = adapt(pipeline)
     for stage in adapter.stages:
-        require_euler(adapter.solver(stage), stage)
+        adapter.require_euler(stage)
     if cases.same_objects:
         log.info("fewer than four objects: the check has other seeds of the same objects, not other objects")
     with ExitStack() as stack:
