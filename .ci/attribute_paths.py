@@ -18,7 +18,8 @@ EXEMPT = {"adapters", "model", "mini", "native"}
 ATTRIBUTES = {"models", "reverse_fn", "_solver", "condition_embedders", "backbone", "shape_model_dtype"}
 ATTRIBUTES |= {"sparse_structure_sampler", "slat_sampler", "slat_sampler_params", "slat_normalization"}
 NAMES = {"_pipeline", "reverse_fn", "_solver", "condition_embedders", "shape_model_dtype"}  # as in getattr
-PARTS = ("_generator", "_condition_embedder", "slat_decoder_mesh", "slat_decoder_gs", "slat_decoder_gs_4", "_flow_model")
+PARTS = ("_generator", "_condition_embedder", "_flow_model", "slat_decoder_mesh", "slat_decoder_gs")
+PARTS += ("slat_decoder_gs_4",)
 
 CORE = {"sampling", "decode", "exact"}
 MODELS = re.compile(r"sam3d_objects|SAM 3D|trellis", re.IGNORECASE)
