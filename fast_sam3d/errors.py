@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable
 
 __all__ = [
-    "CheckpointError", "ConfigError", "ExportError", "FastSam3dError", "InputError", "OutputError", "first_line",
-    "is_out_of_memory", "not_finite", "nothing_found", "one_line", "suggest",
+    "CheckpointError", "ConfigError", "ExportError", "FastSam3dError", "InputError", "OutputError", "Terminated",
+    "first_line", "is_out_of_memory", "not_finite", "nothing_found", "one_line", "suggest",
 ]  # fmt: skip
 
 
@@ -25,6 +25,10 @@ class FastSam3dError(ValueError):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message if len(message) <= _LONGEST else f"{message[:_KEPT]} … {message[-_KEPT:]}")
+
+
+class Terminated(BaseException):
+    """Raised on SIGTERM by the command line, so that unfinished files are removed at exit."""
 
 
 def nothing_found(finite: bool) -> FastSam3dError:

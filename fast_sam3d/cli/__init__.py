@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from fast_sam3d import __version__
 from fast_sam3d.cli.arguments import Parser
-from fast_sam3d.errors import ConfigError, FastSam3dError, is_out_of_memory, suggest
+from fast_sam3d.errors import ConfigError, FastSam3dError, Terminated, is_out_of_memory, suggest
 from fast_sam3d.run.memory import DoesNotFit, remedies
 
 __all__ = ["main"]
@@ -91,11 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FastSam3dError as error:
         print(f"{PROGRAM}: {_sentence(error)}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt as error:
-        print(f"\n{PROGRAM}: interrupted; {_sentence(error) or 'no unfinished file was left'}", file=sys.stderr)
-        return INTERRUPTED
-    except _Terminated:
-        return TERMINATED
+    except (KeyboardInterrupt, Terminated) as error:
+        how, code = ("terminated", TERMINATED) if isinstance(error, Terminated) else ("interrupted", INTERRUPTED)
+        print(f"\n{PROGRAM}: {how}; {_sentence(error) or 'no unfinished file was left'}", file=sys.stderr)
+        return code
     except BrokenPipeError:
         # The reader of the output has gone (`| head`).
         _drop_output()
@@ -181,13 +180,9 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _Terminated(BaseException):
-    """Raised on SIGTERM, so that unfinished files are removed at exit."""
-
-
 def _raise_on_termination() -> Any:
     def stop(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+        raise Terminated
 
     try:
         return signal.signal(signal.SIGTERM, stop)

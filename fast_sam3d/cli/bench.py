@@ -71,6 +71,7 @@ def main(args: argparse.Namespace) -> int:
     """Measures, writes and prints; 1 if a run has failed."""
     from fast_sam3d.bench import results
     from fast_sam3d.outputs.folder import writable_folder
+    from fast_sam3d.outputs.interrupts import on_interrupt
 
     suite = chosen_suite(args)
     suite.variants()  # a method that does not fit raises before anything is loaded
@@ -79,7 +80,8 @@ def main(args: argparse.Namespace) -> int:
     output = args.output_dir or Path("outputs/bench") / suite.name
     writable_folder(output, "--output_dir")
     record = _record(output, job, args)
-    rows, about = measure(job, suite, _processes(args, job), record)
+    with on_interrupt(f"what is measured is in {output}, and the same command resumes"):
+        rows, about = measure(job, suite, _processes(args, job), record)
     found = results.write(output, rows, suite, about, pictures=not args.no_pictures, parquet=args.parquet)
     print((output / results.TABLE).read_text())
     print(f"results in {output}: {', '.join(found)}")

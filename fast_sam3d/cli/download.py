@@ -15,6 +15,7 @@ from fast_sam3d.checkpoints.download import (
 )
 from fast_sam3d.checkpoints.remote_file import human
 from fast_sam3d.cli.tables import aligned, print_path
+from fast_sam3d.outputs.interrupts import on_interrupt
 
 DEFAULT_FOLDER = "checkpoints/hf"
 NOT_POSSIBLE = 1
@@ -42,11 +43,9 @@ def main(args: argparse.Namespace) -> int:
             print_path(line)
         if args.dry_run:
             return NOT_POSSIBLE if plan.problem else 0
-        try:
+        kept = unfinished_folder(target)
+        with on_interrupt(f"partial downloads are kept in {kept}, and the same command resumes"):
             fetch(plan)
-        except KeyboardInterrupt as error:
-            kept = unfinished_folder(target)
-            raise KeyboardInterrupt(f"partial downloads are kept in {kept}, and the same command resumes") from error
     print_path(f"weights in {target.absolute()}; `fast-sam3d doctor` checks whether they can run here")
     return 0
 

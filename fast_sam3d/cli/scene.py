@@ -18,6 +18,7 @@ from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
 from fast_sam3d.inputs.labels import is_annotation
 from fast_sam3d.outputs.folder import check_target
+from fast_sam3d.outputs.interrupts import on_interrupt
 from fast_sam3d.run.export import check_exports
 from fast_sam3d.run.notices import log_checkpoint
 from fast_sam3d.run.progress import ObjectsProgress, SceneProgress
@@ -158,11 +159,9 @@ def _run(
             if outcome.status == "failed":
                 log.error("object %d failed: %s", outcome.number, outcome.message)
 
+        resumes = f"the finished objects in {target} are kept, and the same command resumes with the others"
         try:
-            return run_folder(whole, config, engine, show, lambda: engine.processes), outcomes
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(
-                f"the finished objects in {target} are kept, and the same command resumes with the others"
-            ) from error
+            with on_interrupt(resumes):
+                return run_folder(whole, config, engine, show, lambda: engine.processes), outcomes
         finally:
             engine.scene = None

@@ -16,6 +16,7 @@ from fast_sam3d.cluster.settings import ClusterSettings
 from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import FastSam3dError, InputError
 from fast_sam3d.inputs.load import find_image
+from fast_sam3d.outputs.interrupts import on_interrupt
 from fast_sam3d.run.progress import ObjectsProgress
 from fast_sam3d.scene.inputs import scene_masks
 from fast_sam3d.scene.worker import config_identity
@@ -44,18 +45,14 @@ def run_on_cluster(scenes: Scenes, checkpoint: Checkpoint, given: Mapping[str, A
 
     with ObjectsProgress(sum(_objects(folder, config.input) for folder in scenes.rows)) as progress:
         engine = ClusterEngine(config, checkpoint, identity, settings, progress, Path.cwd())
-        try:
-            with contextlib.closing(engine.run(jobs())) as done:
-                for job in done:
-                    with contextlib.closing(job):
-                        if job.error is not None:
-                            scenes.failed(job.folder, job.error)
-                        elif job.summary is not None:
-                            scenes.done(job.folder, job.summary, job.outcomes, job.target)
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(
-                f"the finished objects in {config.output.dir} are kept, and the same command resumes with the others"
-            ) from error
+        resumes = f"the finished objects in {config.output.dir} are kept, and the same command resumes with the others"
+        with on_interrupt(resumes), contextlib.closing(engine.run(jobs())) as done:
+            for job in done:
+                with contextlib.closing(job):
+                    if job.error is not None:
+                        scenes.failed(job.folder, job.error)
+                    elif job.summary is not None:
+                        scenes.done(job.folder, job.summary, job.outcomes, job.target)
     return scenes.end()
 
 

@@ -80,6 +80,7 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.mini.train.run import TrainingRun, check_inputs
     from fast_sam3d.model.config_file import CONFIG_NAME
     from fast_sam3d.outputs.folder import writable_folder
+    from fast_sam3d.outputs.interrupts import on_interrupt
 
     recipe, device = _recipe(args), torch_device(args.device)
     check_inputs(args.run_dir, asked)
@@ -99,9 +100,8 @@ def main(args: argparse.Namespace) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
-        _work(run, asked, args)
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("the same command resumes; updates since the last checkpoint are lost") from error
+        with on_interrupt("the same command resumes; updates since the last checkpoint are lost"):
+            _work(run, asked, args)
     finally:
         torch.set_num_threads(threads)  # results depend on it, and the caller's must not change
     return 0

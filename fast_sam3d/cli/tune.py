@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,8 +87,8 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.bench.samplers import find_samplers
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
     from fast_sam3d.outputs.folder import writable_folder
+    from fast_sam3d.outputs.interrupts import on_interrupt
     from fast_sam3d.run.progress import Bar
-    from fast_sam3d.sampling.driver import require_euler
     from fast_sam3d.tune import evidence
     from fast_sam3d.tune.cases import cases_of
     from fast_sam3d.tune.job import Calibration, Request
@@ -114,7 +113,7 @@ def main(args: argparse.Namespace) -> int:
     pipeline = load_checkpoint(checkpoint, *settings.loading)
     adapter = adapt(pipeline)
     for stage in adapter.stages:
-        require_euler(adapter.solver(stage), stage)
+        adapter.require_euler(stage)
     if cases.same_objects:
         log.info("fewer than four objects: the check has other seeds of the same objects, not other objects")
     with ExitStack() as stack:
@@ -129,7 +128,7 @@ def main(args: argparse.Namespace) -> int:
             bar.update(round(min(spent, whole or spent)), note, f"tune, {phase}", round(whole) or None)
 
         calibration = Calibration(pipeline, cases, request, record, progress)
-        with _resumable(args.output_dir):
+        with on_interrupt(f"what is finished is in {args.output_dir}, and the same command resumes"):
             found = calibration.run()
     live = adapter.no_live_layout() is None
     about = {"pipeline": checkpoint.tag, "device": str(pipeline.device), "sampler": samplers[0].label}
@@ -145,14 +144,6 @@ def main(args: argparse.Namespace) -> int:
     if not args.no_cache:
         _store(texts, found, args.output_dir)
     return 0
-
-
-@contextmanager
-def _resumable(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"what is finished is in {folder}, and the same command resumes") from stop
 
 
 def _print(found: Result, tag: str) -> None:

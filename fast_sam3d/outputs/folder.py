@@ -18,7 +18,7 @@ from textwrap import shorten
 from typing import Any
 
 from fast_sam3d.errors import OutputError
-from fast_sam3d.outputs.interrupts import interrupts_deferred
+from fast_sam3d.outputs.interrupts import interrupts_deferred, on_interrupt
 from fast_sam3d.outputs.locks import folder_lock
 from fast_sam3d.outputs.seals import damage, is_sealed, read_sealed
 
@@ -247,13 +247,9 @@ def writing(target: Path) -> Iterator[None]:
         raise _unwritable(target, error) from error
 
 
-@contextlib.contextmanager
-def results_complete(target: Path) -> Iterator[None]:
+def results_complete(target: Path) -> contextlib.AbstractContextManager[None]:
     """An interrupt in the block reports that the results in `target` are complete."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"the results in {target} are complete") from error
+    return on_interrupt(f"the results in {target} are complete")
 
 
 def _missing_parents(target: Path) -> list[Path]:

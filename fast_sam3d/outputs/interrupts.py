@@ -1,4 +1,4 @@
-"""Deferral of SIGINT and SIGTERM during a block that must not be interrupted."""
+"""Deferral of SIGINT and SIGTERM during a block that must not be interrupted, and what an interrupt reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["interrupts_deferred"]
+from fast_sam3d.errors import Terminated
+
+__all__ = ["interrupts_deferred", "on_interrupt"]
+
+
+@contextlib.contextmanager
+def on_interrupt(sentence: str) -> Iterator[None]:
+    """An interrupt or a termination of the block reports `sentence`: where the finished part is, and how to resume."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as error:
+        raise type(error)(sentence) from error
 
 
 @contextlib.contextmanager

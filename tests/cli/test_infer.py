@@ -571,8 +571,8 @@ def test_interrupt_after_the_results_are_written_is_reported(pipeline, object_fo
 def test_sigterm_leaves_no_partial_file(pipeline, object_folder, elsewhere, capsys, monkeypatch):
     monkeypatch.setattr(meshes, "save_glb", lambda *a, **o: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
     before = signal.getsignal(signal.SIGTERM)
-    code, *_ = run(capsys, "infer", "--image_path", object_folder)
-    assert code == 143
+    code, _, err = run(capsys, "infer", "--image_path", object_folder)
+    assert code == 143 and err.endswith("fast-sam3d: terminated; no unfinished file was left\n")
     assert files(elsewhere) == set()
     assert signal.getsignal(signal.SIGTERM) == before
 

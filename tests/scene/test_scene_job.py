@@ -66,6 +66,8 @@ def test_parallel_processes_resume_after_a_signal(elsewhere, capsys, end):
     _, err = process.communicate()
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[end]
     assert "Traceback" not in err
+    how = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}.get(end, "")
+    assert end == signal.SIGKILL or (how in err and "the same command resumes" in err)
     there = {path.parent.name for path in (elsewhere / "a" / "scene").glob("*/done.json")}
     assert len(there) >= 2
     if end != signal.SIGKILL:

@@ -29,6 +29,7 @@ from fast_sam3d.bench.variant import Variant
 from fast_sam3d.errors import one_line
 from fast_sam3d.native.plans import PLANS
 from fast_sam3d.outputs.files import save_json
+from fast_sam3d.outputs.interrupts import on_interrupt
 from fast_sam3d.report import Report, observe
 from fast_sam3d.run.memory import free_memory
 from fast_sam3d.run.progress import Bar
@@ -77,10 +78,9 @@ def measure(settings: Settings, path: Path, command: Sequence[str] = ()) -> dict
     """
     run = Run(settings, path, command)
     try:
-        run.everything()
+        with on_interrupt(f"what was measured is in {path}"):
+            run.everything()
         run.results["ended"] = "complete"
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"what was measured is in {path}") from error
     finally:
         run.save()
     return run.results
