@@ -112,6 +112,16 @@ class MeshFields(SLatTrunk):
         return h.replace(self.out_layer(h.feats))
 
 
+class Answer(dict[str, Any]):
+    """A mapping with its keys as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
 class FlowEulerGuidanceIntervalSampler:
     """Euler steps from t = 1 (noise) to 0 with guidance in an interval, called as TRELLIS's sampler is."""
 
@@ -137,7 +147,7 @@ class FlowEulerGuidanceIntervalSampler:
     def sample_once(self, model: Any, x_t: Any, t: float, t_prev: float, cond: Tensor, **guidance: Any) -> Any:
         """One step, from t to t_prev."""
         data, _, velocity = self._get_model_prediction(model, x_t, t, cond, **guidance)
-        return SimpleNamespace(pred_x_prev=x_t - velocity * (t - t_prev), pred_x_0=data)
+        return Answer(pred_x_prev=x_t - velocity * (t - t_prev), pred_x_0=data)
 
     def sample(
         self, model: Any, noise: Any, cond: Tensor, neg_cond: Tensor, steps: int = 50, rescale_t: float = 1.0,
@@ -149,7 +159,7 @@ class FlowEulerGuidanceIntervalSampler:
         guidance = {"neg_cond": neg_cond, "cfg_strength": cfg_strength, "cfg_interval": cfg_interval}
         for t, t_prev in zip(times, times[1:], strict=False):
             noise = self.sample_once(model, noise, t, t_prev, cond, **guidance).pred_x_prev
-        return SimpleNamespace(samples=noise)
+        return Answer(samples=noise)
 
 
 def published_trellis(sizes: TrellisSizes | None = None) -> SimpleNamespace:
@@ -188,5 +198,5 @@ def two_steps(stage: str, noise: Any, context: tuple[int, int], pipeline: Any) -
     """
     name, network = _STAGES[stage]
     sampler, cond = getattr(pipeline, name), torch.empty(1, *context, device="meta")
-    settings = {**getattr(pipeline, f"{name}_params"), "steps": 2, "rescale_t": 1.0}
+    settings = {**getattr(pipeline, f"{name}_params"), "steps": 2, "rescale_t": 1.0, "verbose": False}
     sampler.sample(pipeline.models[network], noise, cond=cond, neg_cond=torch.zeros_like(cond), **settings)
