@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +96,8 @@ class MeshFields(SLatTrunk):
     """The fields from which a mesh is extracted, at four times the resolution."""
 
     affine_norms = False
+    mesh_extractor: ClassVar[Any] = SimpleNamespace(built_in_savings=("extraction",))
+    """There is none: meshes are not extracted."""
     config: MeshDecoderConfig
 
     def __init__(self, config: MeshDecoderConfig) -> None:
