@@ -163,6 +163,7 @@ def test_grids_of_tensors_and_of_floats(times: Any) -> None:
     yielded = [t for _, t in solver.solve_iter(linear, state(), list(times) if isinstance(times, list) else times)]
     assert len(yielded) == 25
     assert [s.t for s in report.solves[0].steps] == pytest.approx(TIMES[:-1])
+    assert report.solves[0].syncs == 1, "of the result: a grid on the host is not read from a device"
 
 
 @pytest.mark.parametrize("kind", [dict, OrderedDict])
