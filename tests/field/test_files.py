@@ -175,7 +175,7 @@ def test_a_folder_with_masks_of_several_formats_counts_all(tmp_path, caplog):
     assert [path.name for path in scene.passed_over] == ["1.jpg"] and "1.jpg is left out" in caplog.text
     np.testing.assert_array_equal(scene.mask(0), MASK)
     np.testing.assert_array_equal(scene.mask(2), OTHER)
-    plan = plan_scene(scene, load(), {}, tmp_path / "out")
+    plan = plan_scene(scene, load(), {}, tmp_path / "out", overwrite=False)
     assert [task.number for task in plan.tasks] == [0, 1]
     assert [(number, outcome.status) for number, outcome in plan.known.items()] == [(2, "duplicate"), (3, "failed")]
     assert "several colours" in plan.known[3].message
