@@ -20,12 +20,14 @@ from fast_sam3d.checkpoints.stock import (
     check_stock,
     load_stock,
 )
-from fast_sam3d.config.compose import MEMORY
+from fast_sam3d.checkpoints.trellis import check_trellis, load_trellis, locate_trellis
+from fast_sam3d.config.compose import MEMORY, MODELS
 from fast_sam3d.config.packaged import checkpoint_roots, resource
 from fast_sam3d.errors import CheckpointError, FastSam3dError, suggest
 
 __all__ = [
     "Checkpoint",
+    "check_ready",
     "check_stock_folder",
     "find_checkpoint",
     "load_checkpoint",
@@ -48,8 +50,9 @@ class Checkpoint:
 
     Args:
         tag: the name or path that was asked for.
+        folder: of TRELLIS also a name on the hub, such as microsoft/TRELLIS-image-large.
         kind: "mini" for the embedded model, "sam3d" for SAM 3D Objects, "synthetic" for its sizes with random weights,
-            which has no folder.
+            which has no folder, "trellis".
         reason: why it was chosen, for the log.
         runtime: whose classes run SAM 3D Objects; None for the embedded model.
         by_default: no checkpoint was asked for.
@@ -57,7 +60,7 @@ class Checkpoint:
 
     tag: str
     folder: Path
-    kind: Literal["mini", "sam3d", "synthetic"]
+    kind: Literal["mini", "sam3d", "synthetic", "trellis"]
     reason: str
     runtime: Runtime | None = None
     by_default: bool = False
@@ -71,6 +74,7 @@ def load_pipeline(
     memory: str = "auto",
     runtime: str = "auto",
     half_cache: bool = False,
+    model: str = "sam3d",
 ) -> Any:
     """Loads a pipeline.
 
@@ -86,13 +90,15 @@ def load_pipeline(
         runtime: whose classes run SAM 3D Objects: "stock" or "native", which needs no further packages and any device.
             "auto" takes stock where its packages and an NVIDIA GPU are there.
         half_cache: the native runtime reads weights in half precision from a copy beside them, which it writes once.
+        model: "sam3d", or "trellis", whose own package loads a folder or a repository of the hub on an NVIDIA GPU; it
+            takes none of the other settings.
 
     Raises:
         CheckpointError: no such folder; files that are missing, corrupt or not trusted; a missing package or GPU.
     """
     if depth_model is not None:
         check_depth_model(depth_model)
-    found = find_checkpoint(tag_or_path, device, runtime)
+    found = find_checkpoint(tag_or_path, device, runtime, model)
     return load_checkpoint(found, device, dtype, depth_model, memory, half_cache)
 
 
@@ -106,6 +112,10 @@ def load_checkpoint(
 ) -> Any:
     """Builds the pipeline of a checkpoint that was found. Arguments and errors as `load_pipeline`."""
     check_native_settings(checkpoint, memory, half_cache)
+    if checkpoint.kind == "trellis":
+        if dtype is not None or depth_model is not None:
+            raise CheckpointError("TRELLIS takes neither a dtype nor a depth model: leave them out")
+        return load_trellis(str(checkpoint.folder), device)
     chosen, precision = torch_device(device), torch_dtype(dtype)
     if precision is not None and precision.itemsize == 2 and (problem := half_problem(chosen, precision)):
         raise CheckpointError(f"{problem}: give float32")
@@ -137,7 +147,7 @@ def check_native_settings(checkpoint: Checkpoint, memory: str, half_cache: bool)
         raise CheckpointError(f"'{memory}' is not a memory plan: give one of {', '.join(MEMORY)}")
     if checkpoint.runtime == "native":
         return
-    kind = "the embedded model" if checkpoint.kind == "mini" else "the stock runtime"
+    kind = {"mini": "the embedded model", "trellis": "TRELLIS"}.get(checkpoint.kind, "the stock runtime")
     if memory != "auto":
         raise CheckpointError(
             f"{kind} has no memory plans, so pipeline.memory={memory} would have no effect: leave it at auto"
@@ -148,16 +158,31 @@ def check_native_settings(checkpoint: Checkpoint, memory: str, half_cache: bool)
         )
 
 
-def find_checkpoint(tag_or_path: str | Path | None = None, device: Any = None, runtime: str = "auto") -> Checkpoint:
+def check_ready(checkpoint: Checkpoint, device: Any = None) -> None:
+    """Check before anything is written what only loading would find: that TRELLIS can run. Raises CheckpointError."""
+    if checkpoint.kind == "trellis":
+        check_trellis(str(checkpoint.folder), device)
+
+
+def find_checkpoint(
+    tag_or_path: str | Path | None = None, device: Any = None, runtime: str = "auto", model: str = "sam3d"
+) -> Checkpoint:
     """Resolves a tag or path to a folder and a runtime, and logs which and why; loads nothing. Arguments and errors as
     `load_pipeline`."""
-    found = locate_checkpoint(tag_or_path, device, runtime)
+    found = locate_checkpoint(tag_or_path, device, runtime, model)
     log.info("pipeline: %s (%s), because %s", found.tag, found.folder, found.reason)
     return found
 
 
-def locate_checkpoint(tag_or_path: str | Path | None = None, device: Any = None, runtime: str = "auto") -> Checkpoint:
+def locate_checkpoint(
+    tag_or_path: str | Path | None = None, device: Any = None, runtime: str = "auto", model: str = "sam3d"
+) -> Checkpoint:
     """As `find_checkpoint`, without the log message."""
+    if model not in MODELS:
+        raise CheckpointError(f"there is no model '{model}': {suggest(model, MODELS)}")
+    if model == "trellis":
+        place, why = locate_trellis(None if tag_or_path is None else str(tag_or_path))
+        return Checkpoint(str(tag_or_path or place), Path(place), "trellis", why, by_default=tag_or_path is None)
     found = _default(device, runtime) if tag_or_path is None else _named(str(tag_or_path), device, runtime)
     if found.kind == "mini" and runtime != "auto":
         why = f", which is used because {found.reason}" if tag_or_path is None else ""

@@ -1,16 +1,18 @@
-"""What SAM 3D Objects needs: packages, the versions that its authors pin, and the parts that its code imports.
+"""What SAM 3D Objects and TRELLIS need: packages, versions that their authors pin, and parts that their code imports.
 
 Facts from the stock repository: requirements*.txt, environments/default.yml and doc/setup.md (versions), the imports of
 sam3d_objects/**.py and of the classes in its YAML files (packages and parts). tests/checkpoints/test_requirements.py
-compares the parts with the code where sam3d_objects is installed.
+compares the parts with the code where sam3d_objects is installed. Of TRELLIS: the imports of trellis/**.py in
+microsoft/TRELLIS.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["FORK_MARK", "OPTIONAL", "PYTHON", "REQUIREMENTS", "TORCH", "Requirement", "release"]
+__all__ = ["FORK_MARK", "OPTIONAL", "PYTHON", "REQUIREMENTS", "TORCH", "TRELLIS", "Requirement", "release"]
 
 _GITHUB = "https://github.com"
 PYTHON = (3, 11)
@@ -110,6 +112,35 @@ REQUIREMENTS = (
     Requirement("flash_attn", "2.8.3", (), "flash-attn", compiled=True, optional=True),
     Requirement("xformers", "0.0.28.post3", ("xformers.ops",), optional=True),
 )  # fmt: skip
+_BASIC = "torchvision transformers open3d easydict plyfile safetensors huggingface_hub tqdm PIL numpy"
+TRELLIS: Mapping[str, tuple[Requirement, ...]] = {
+    "its code": (
+        Requirement(
+            "trellis", None, ("trellis.pipelines:TrellisImageTo3DPipeline",),
+            f"a clone of {_GITHUB}/microsoft/TRELLIS with its submodules, on PYTHONPATH",
+        ),
+    ),
+    "loading": (
+        *(Requirement(name, distribution={"PIL": "pillow"}.get(name)) for name in _BASIC.split()),
+        Requirement("rembg", None, (), "rembg[cpu]"),
+        Requirement(
+            "utils3d",
+            source=f"{_GITHUB}/EasternJournalist/utils3d.git@9a4eb15e4021b67b12c460c7057d642626897ec8",
+        ),
+    ),
+    "sparse convolution": (
+        Requirement(
+            "spconv", None, ("spconv.pytorch",), "spconv-cu121",
+            others=tuple(f"spconv{cuda}" for cuda in ("-cu126", "-cu124", "-cu120", "-cu118", "-cu117", "")),
+        ),
+    ),
+    "meshes": (Requirement("kaolin", None, ("kaolin.utils.testing",)),),
+    "sparse attention, one of the two": (
+        Requirement("flash_attn", None, (), "flash-attn", compiled=True, optional=True),
+        Requirement("xformers", None, ("xformers.ops",), optional=True),
+    ),
+}  # fmt: skip
+"""By what they are for. Its own videos and textures need more (nvdiffrast and others), which is not used here."""
 OPTIONAL = tuple(requirement.module for requirement in REQUIREMENTS if requirement.optional)
 # The Fast-SAM3D fork has a package of the same name, whose solvers yield other values.
 FORK_MARK = "sam3d_objects.model.backbone.generator.flow_matching.model:FlowMatching_faster"

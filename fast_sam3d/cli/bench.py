@@ -149,12 +149,13 @@ def _job(args: argparse.Namespace, suite: Suite) -> tuple[BenchTask, Suite]:
     from fast_sam3d.bench.job import BenchTask
     from fast_sam3d.bench.objects import Folder, Objects, held_out
     from fast_sam3d.bench.samplers import samplers_for
-    from fast_sam3d.checkpoints.load import find_checkpoint
+    from fast_sam3d.checkpoints.load import check_ready, find_checkpoint
     from fast_sam3d.run.object import RunSettings
 
     config = pipeline_from(args)
     pipeline, pictures = config.pipeline, config.input.image_path
-    checkpoint = find_checkpoint(pipeline.tag, pipeline.device, pipeline.runtime)
+    checkpoint = find_checkpoint(pipeline.tag, pipeline.device, pipeline.runtime, pipeline.model)
+    check_ready(checkpoint, pipeline.device)
     samplers = samplers_for(checkpoint.kind, checkpoint.tag, suite.samplers)
     objects: Objects
     if pictures is None:

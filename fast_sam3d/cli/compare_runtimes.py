@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.inputs.load import load_asked
     from fast_sam3d.run.object import with_alpha
 
-    config = config_from(args)
+    config = config_from(args, ("sam3d",))
     asked, chosen = config.pipeline, config.input
     if chosen.image_path is None:
         raise InputError("name the picture with --image_path: a folder with image.png and its masks, or a file")

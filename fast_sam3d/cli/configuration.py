@@ -7,8 +7,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fast_sam3d.cli.flags import METHODS, MODULES, PLAIN
-from fast_sam3d.config.compose import ACCELERATED, PRESET, Config, load
+from fast_sam3d.cli.flags import METHODS, MODULES, PLAIN, SWITCHES
+from fast_sam3d.config.compose import ACCELERATED, MODELS, PRESET, Config, load
 from fast_sam3d.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -17,11 +17,14 @@ RUN_KEYS = ("pipeline.layout_postprocess", "pipeline.formats", "pipeline.depth_m
 """What may be overridden where every run of a command is to be alike."""
 
 
-def config_from(args: argparse.Namespace) -> Config:
+def config_from(args: argparse.Namespace, models: Sequence[str] = MODELS) -> Config:
     """Composes the configuration from parsed flags and overrides. A flag takes precedence over an override of its key.
 
     A flag for a setting that the default preset's method lacks, such as --slat_carving_ratio beside
     --enable_acceleration, picks the method that has it, and logs so.
+
+    Args:
+        models: that the command runs.
 
     Raises:
         ConfigError: as `fast_sam3d.config.compose.load`; a flag of a module that is off; flags that exclude each other.
@@ -50,7 +53,12 @@ def config_from(args: argparse.Namespace) -> Config:
                 overrides.insert(1, pick)
             overrides.append(edit)
     log_flags(args)
-    return _load(args, overrides, _values(args))
+    config = _load(args, overrides, _values(args))
+    if config.pipeline.model not in models:
+        raise ConfigError(
+            f"this command does not run {config.pipeline.model}, only {' and '.join(models)}: leave --model out"
+        )
+    return config
 
 
 def pipeline_from(args: argparse.Namespace, keys: Sequence[str] = RUN_KEYS) -> Config:
@@ -115,10 +123,8 @@ def log_acceleration(config: Config) -> None:
 
 def _values(args: argparse.Namespace) -> dict[str, Any]:
     """Configuration keys to the values of the flags that were given."""
-    values = {f.key: value for f in PLAIN if (value := getattr(args, f.names[0], None)) is not None}
-    if getattr(args, "use_calibrated", None) is not None:
-        values["use_calibrated"] = args.use_calibrated
-    return values
+    known = {**{f.names[0]: f.key for f in PLAIN}, **SWITCHES}
+    return {key: value for name, key in known.items() if (value := getattr(args, name, None)) is not None}
 
 
 def _load(args: argparse.Namespace, overrides: Sequence[str], values: Mapping[str, Any] | None = None) -> Config:

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"select objects by SAM 2; needs transformers, and downloads {SAM2} unless another model is named"
         " (default: without weights, by colours and edges)",
     )  # fmt: skip
-    add_model_flags(parser.add_argument_group("model"), seed=False)
+    add_model_flags(parser.add_argument_group("model"), seed=False, which=False)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from fast_sam3d.checkpoints.doctor import EMBEDDED_RUNS, Examination, Gpu, WeightsState, examine
 from fast_sam3d.checkpoints.packages import PackageState
 from fast_sam3d.checkpoints.requirements import PYTHON
+from fast_sam3d.checkpoints.trellis_doctor import TrellisState, examine_trellis
+from fast_sam3d.config.settings import MODELS
 
 NOT_READY = 1
 STOCK_ASKS_FOR = 32e9  # bytes of GPU memory, doc/setup.md of the stock repository
@@ -20,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the weights to check: mini, the name of a folder under checkpoints/, or a path (default: all for SAM 3D "
         "Objects under checkpoints/)",
     )
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="whose packages and weights to check")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.epilog = (
         "The first line is the answer; lines to paste follow if something is missing. Weights can be used where either "
@@ -29,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.model == "trellis":
+        return _trellis(args)
     found = examine(args.tag)
     step = found.next_step
     if args.json:
@@ -38,6 +43,25 @@ def main(args: argparse.Namespace) -> int:
     else:
         print(*_answer(found), "", *_lines(found), sep="\n")
     return 0 if step is None else NOT_READY
+
+
+def _trellis(args: argparse.Namespace) -> int:
+    found = examine_trellis(args.tag)
+    if args.json:
+        import json
+
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        print("ready" if found.problem is None else f"not ready: {found.problem}", "", sep="\n")
+        print(*_trellis_lines(found), sep="\n")
+    return 0 if found.problem is None else NOT_READY
+
+
+def _trellis_lines(found: TrellisState) -> Iterator[str]:
+    yield _line(bool(found.weights), "weights", found.weights or "none (--tag PATH checks another folder)")
+    for what, packages in found.packages.items():
+        yield from ("", f"packages of TRELLIS, for {what}")
+        yield from map(_package, packages)
 
 
 def _answer(found: Examination) -> Iterator[str]:
@@ -76,6 +100,9 @@ def _lines(found: Examination) -> Iterator[str]:
     yield _line(stock_problem is None, "stock", stock_problem or "will be used")
     needs = "needs no further packages" + ("" if found.runtime == "stock" else "; will be used")
     yield _line(found.native_problem is None, "native", found.native_problem or needs)
+    problem = examine_trellis().problem
+    yield from ("", "TRELLIS (doctor --model trellis)")
+    yield _line(None if problem else True, "trellis", problem or "can be used")
     yield from ("", "attention of the stock runtime")
     yield _line(True, "available", ", ".join(found.attention.available) or "none")
     yield _line(True, "chosen", f"{found.attention.dense}, for sparse tensors {found.attention.sparse}")

@@ -9,7 +9,16 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from fast_sam3d.cli.arguments import Named, at_least, bundled, listed, pixels, skipped, whole
-from fast_sam3d.config.compose import ACCELERATED, DTYPES, MEMORY, POINTMAP_AXES, PRESET, RUNTIMES, group_options
+from fast_sam3d.config.compose import (
+    ACCELERATED,
+    DTYPES,
+    MEMORY,
+    MODELS,
+    POINTMAP_AXES,
+    PRESET,
+    RUNTIMES,
+    group_options,
+)
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.documents import read_yaml
 
@@ -92,11 +101,14 @@ QUALITY = Flag(
     "of the schedules that `tune` measured on the model the fastest with this voxel IoU to the unaccelerated result,"
     " such as 0.97; with --preset (default: the preset's)",
 )  # fmt: skip
+WHICH = Flag(
+    ("model",), "pipeline.model", str, None, "SAM 3D Objects, or TRELLIS by its own package (default: sam3d)", MODELS
+)
 MODEL = (
     Flag(
         ("tag",), "pipeline.tag", str, "TAG",
-        "mini, a folder under checkpoints/, or the path of a checkpoint (default: your own weights if usable, else"
-        " mini; the log says which)",
+        "mini, a folder under checkpoints/, the path of a checkpoint, or of TRELLIS a name on the hub (default: your"
+        " own weights if usable, else mini; the log says which)",
     ),
     Flag(("device",), "pipeline.device", str, "DEVICE", "cpu, cuda, cuda:1 ... (default: cuda if available, else cpu)"),
     Flag(
@@ -166,9 +178,12 @@ PLAIN = (
     *FILES,
     SEED,
     QUALITY,
+    WHICH,
     *MODEL,
 )
 """Every flag that sets one key and is no method's."""
+SWITCHES = {"use_calibrated": "use_calibrated", "rembg": "input.rembg"}
+"""Keys of flags without a value, by attribute; None where the flag was not given."""
 
 
 def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, preset: str = "off") -> None:
@@ -181,6 +196,11 @@ def add_config_flags(parser: argparse.ArgumentParser, scene: bool = False, prese
     add_image_path(group, SCENES_HELP if scene else INPUT_HELP)
     for flag in MASKS if scene else (*OBJECT, *MASKS, *MARKS):
         _add(group, flag)
+    if not scene:
+        group.add_argument(
+            "--rembg", action="store_const", const=True,
+            help="cut the object out with the package rembg where there is no mask; it downloads its network once",
+        )  # fmt: skip
     either = group.add_mutually_exclusive_group()
     _add(either, POINTMAP)
     either.add_argument(
@@ -238,9 +258,9 @@ def add_mask_index(group: Any) -> None:
     _add(group, OBJECT[0])
 
 
-def add_model_flags(group: Any, seed: bool = True) -> None:
-    """--tag, --device, --dtype and, if asked for, --seed."""
-    for flag in (*MODEL, SEED) if seed else MODEL:
+def add_model_flags(group: Any, seed: bool = True, which: bool = True) -> None:
+    """--tag, --device, --dtype and, if asked for, --model and --seed."""
+    for flag in (*[WHICH] * which, *MODEL, *[SEED] * seed):
         _add(group, flag)
 
 

@@ -75,11 +75,13 @@ def main(args: argparse.Namespace) -> int:
     if args.after_mask is not None:
         other = load_object(picture, args.after_mask, None, plain.input.pointmap, plain.input.pointmap_axes).mask
         after = {f"{way}, after mask {args.after_mask}": settings for way, settings in ways.items()}
-    checkpoint = find_checkpoint(asked.tag, asked.device, asked.runtime)
+    checkpoint = find_checkpoint(asked.tag, asked.device, asked.runtime, asked.model)
     pipeline = load_checkpoint(checkpoint, *asked.loading)
     settings = RunSettings.of(plain.seed, asked)
 
-    def run(mask: Any = given.mask) -> ObjectRun:
+    own = given.mask_for(asked.model)
+
+    def run(mask: Any = own) -> ObjectRun:
         return run_object(pipeline, given.image, mask, given.pointmap, settings=settings)
 
     def earlier() -> None:

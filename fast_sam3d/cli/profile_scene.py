@@ -26,7 +26,7 @@ STOCK, SINGLE, SCENE = "single runs, off", "single runs", "scene"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     add_image_path(parser, "a folder with image.png and masks 0.png, 1.png ...", required=True)
-    add_model_flags(parser)
+    add_model_flags(parser, which=False)
     add_rounds(parser, 5)
     add_preset(parser, default=PRESET)
     parser.add_argument("--accelerate", metavar="OVERRIDES", help="the same by overrides (default: the preset's)")

@@ -64,6 +64,10 @@ def main(args: argparse.Namespace) -> int:
     config = config_from(args)
     if config.input.image_path is None:
         raise InputError("name the scene with --image_path: a folder with image.png and masks, or one of such folders")
+    if config.pipeline.model != "sam3d":
+        raise ConfigError(
+            "a scene needs the pose of each object, and TRELLIS has none: reconstruct objects one by one with infer"
+        )
     if config.input.mask_index is not None or config.input.mask_label is not None:
         raise ConfigError("a scene takes every mask: leave input.mask_index and input.mask_label out, or use infer")
     if config.input.marked:

@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.adapters import adapt
     from fast_sam3d.bench.record import open_record
     from fast_sam3d.bench.samplers import find_samplers
-    from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
+    from fast_sam3d.checkpoints.load import check_ready, find_checkpoint, load_checkpoint
     from fast_sam3d.outputs.folder import writable_folder
     from fast_sam3d.outputs.interrupts import on_interrupt
     from fast_sam3d.run.progress import Bar
@@ -98,7 +98,8 @@ def main(args: argparse.Namespace) -> int:
     config = pipeline_from(args, KEYS)
     settings = config.pipeline
     samplers = find_samplers([args.sampler])
-    checkpoint = find_checkpoint(settings.tag, settings.device, settings.runtime)
+    checkpoint = find_checkpoint(settings.tag, settings.device, settings.runtime, settings.model)
+    check_ready(checkpoint, settings.device)
     cases = cases_of(
         config.input.image_path, checkpoint, args.objects, args.held_out, config.seed, config.input.pointmap_axes
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fast_sam3d.config.catalogue import ABOUT, misplaced
+from fast_sam3d.config.models import fitted
 from fast_sam3d.config.overrides import check_overrides, shown
 from fast_sam3d.config.packaged import resource
 from fast_sam3d.config.read import Reader, dotted_keys
@@ -23,6 +24,7 @@ from fast_sam3d.config.settings import (
     FORMATS,
     GATES,
     MEMORY,
+    MODELS,
     MODULES,
     POINTMAP_AXES,
     PRESET,
@@ -44,6 +46,7 @@ __all__ = [
     "FILES",
     "FORMATS",
     "MEMORY",
+    "MODELS",
     "MODULES",
     "POINTMAP_AXES",
     "PRESET",
@@ -247,6 +250,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             background=cast(Any, read.pixels("input.background", 2)),
             box=_box(read),
             pointmap_axes=read.choice("input.pointmap_axes", POINTMAP_AXES),
+            rembg=read.boolean("input.rembg"),
         ),
         output=output,
         pipeline=PipelineConfig(
@@ -261,6 +265,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
             slat_steps=read.integer("pipeline.slat_steps", 1, 1000),
             formats=_decoded(read, output),
             layout_postprocess=read.boolean("pipeline.layout_postprocess"),
+            model=read.choice("pipeline.model", MODELS),
         ),
         scene=SceneConfig(
             smaller=read.sets("scene.smaller", FORMATS),
@@ -282,7 +287,7 @@ def _validate(tree: Mapping[str, Any], choices: Mapping[str, str]) -> Config:
         raise ConfigError(
             f"input.{named[0]} (--{named[0]}) names a mask, and --click, --background and --box select one: give one"
         )
-    return config
+    return fitted(config)
 
 
 def _box(read: Reader) -> tuple[float, float, float, float] | None:

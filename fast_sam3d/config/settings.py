@@ -20,6 +20,8 @@ ALIASES: Mapping[str, str] = {"glb": "mesh", "ply": "gaussian"}
 GATES = ("none", "skipgs")
 """Of a bake by optimisation: every backward pass, or those that the gate of SkipGS lets through."""
 DTYPES = ("float32", "float16", "bfloat16")
+MODELS = ("sam3d", "trellis")
+"""Which model runs: SAM 3D Objects (or the embedded model, which has its interface), or TRELLIS."""
 RUNTIMES = ("auto", "stock", "native")
 """Whose classes run SAM 3D Objects; see `fast_sam3d.checkpoints.runtime`."""
 POINTMAP_AXES = ("auto", "pytorch3d", "opencv", "opengl")
@@ -45,6 +47,7 @@ class InputConfig:
         mask_label: number or name of an object in `mask_path`.
         clicks, background: (x, y) in pixels of the upright picture, on the object and beside it; they select the mask.
         box: (left, top, right, bottom) in pixels around the object; selects the mask, alone or with clicks.
+        rembg: cut the object out with the package rembg where there is no mask.
         mask_threshold: least share of the full range that is of the object, in (0, 1].
     """
 
@@ -58,6 +61,7 @@ class InputConfig:
     clicks: tuple[tuple[float, float], ...] = ()
     background: tuple[tuple[float, float], ...] = ()
     box: tuple[float, float, float, float] | None = None
+    rembg: bool = False
 
     @property
     def marked(self) -> bool:
@@ -137,6 +141,7 @@ class PipelineConfig:
         ss_steps, slat_steps: Euler steps.
         formats: a non-empty subset of FORMATS, to decode.
         layout_postprocess: refine the pose against mask and pointmap once the object is decoded.
+        model: of `MODELS`; see `fast_sam3d.config.models` for what fits which.
     """
 
     tag: str | None
@@ -150,6 +155,7 @@ class PipelineConfig:
     slat_steps: int
     formats: tuple[str, ...]
     layout_postprocess: bool
+    model: str = MODELS[0]
 
     @property
     def loading(self) -> Loading:

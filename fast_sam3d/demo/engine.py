@@ -29,7 +29,7 @@ from fast_sam3d.demo.inputs import JobInput
 from fast_sam3d.demo.job import Job
 from fast_sam3d.demo.object_job import Model, run_object_job
 from fast_sam3d.demo.settings import JobSettings, configuration
-from fast_sam3d.errors import FastSam3dError, InputError, is_out_of_memory, one_line
+from fast_sam3d.errors import ConfigError, FastSam3dError, InputError, is_out_of_memory, one_line
 from fast_sam3d.run.export import check_exports
 from fast_sam3d.run.memory import DoesNotFit, free_memory, remedies
 
@@ -73,6 +73,8 @@ class Engine:
     ) -> None:
         self._values, self._overrides = dict(values), tuple(overrides)
         asked = load(self._overrides, self._values).pipeline
+        if asked.model != "sam3d":
+            raise ConfigError(f"the demo does not run {asked.model}: leave pipeline.model out")
         self.checkpoint = find_checkpoint(asked.tag, asked.device, asked.runtime)
         self.embedded = self.checkpoint.kind == "mini"
         self.folders = JobFolders(folder, (20 if folder is None else None) if keep == "default" else keep)

@@ -19,6 +19,7 @@ from fast_sam3d.config.packaged import bundled_example
 from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import InputError, suggest
 from fast_sam3d.inputs.annotations import Labelled
+from fast_sam3d.inputs.cutout import cut_out
 from fast_sam3d.inputs.labels import chosen, is_annotation, label_file, labelled_objects
 from fast_sam3d.inputs.masks import alpha_mask, check_shape, read_mask
 from fast_sam3d.inputs.pictures import Picture, check_range, orientation_in, read_picture
@@ -42,6 +43,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+OPAQUE_SHARE = 0.05
 MAX_NAME = 200  # bytes; file systems take 255
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".heic", ".heif", ".avif")
 _MASK_NAME = re.compile(r"([0-9]+)\.(png|npy|tiff?|bmp|gif|p[gp]m|webp|jpe?g|avif|hei[cf])", re.IGNORECASE)
@@ -60,6 +62,7 @@ class ObjectInput:
             NaN where unknown; or None.
         size: (width, height) of the image file in pixels.
         notices: what is odd about how the input was read, for log, report and preview.
+        alpha: [H, W] uint8, opacity of the object, where the mask is made of one; TRELLIS takes it as it is.
     """
 
     name: str
@@ -71,6 +74,17 @@ class ObjectInput:
     pointmap_path: Path | None
     size: tuple[int, int]
     notices: tuple[str, ...] = ()
+    alpha: NDArray[np.uint8] | None = None
+
+    def mask_for(self, model: str) -> NDArray[Any]:
+        """The mask [H, W] as a model takes it: TRELLIS uint8, the opacity, where there is one.
+
+        TRELLIS crops to what is opaque (0.8), so that an object of which too little is gets its mask.
+        """
+        if model != "trellis" or self.alpha is None:
+            return self.mask
+        few = (self.alpha > 0.8 * 255).sum() < max(OPAQUE_SHARE * self.mask.sum(), 9)
+        return self.mask if few else self.alpha
 
     def reduced(self) -> ObjectInput:
         """The object at the size to which the embedded pipeline reduces it, so that the full one leaves the memory.
@@ -83,7 +97,7 @@ class ObjectInput:
         if mask is self.mask or mask.all():
             return self
         image, points = reduce_view(self.image, self.pointmap)
-        return replace(self, image=image, mask=mask, pointmap=points)
+        return replace(self, image=image, mask=mask, pointmap=points, alpha=None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,13 +202,19 @@ def _load(image_path: Path, asked: InputConfig) -> ObjectInput:
     masks = {} if asked.mask_path is not None else numbered_masks(folder)
     if asked.mask_label is not None and asked.mask_path is None:
         raise InputError("--mask_label chooses an object of a label map or of annotations: name it with --mask_path")
+    alpha, named = None, asked.mask_path is not None or asked.mask_index is not None or bool(masks)
     if asked.marked:
         image, mask_file = picture.upright.rgb, image_file
         mask, label = selected(image, asked)
-    elif asked.mask_path is None and asked.mask_index is None and not masks and picture.alpha is not None:
-        log.info("%s: no mask file, so its alpha channel is the mask", image_file)
-        mask_file, label, image = image_file, "alpha", picture.rgb
-        mask = alpha_mask(picture.alpha, image_file, asked.mask_threshold, notices)
+    elif not named and (picture.alpha is not None or asked.rembg):
+        mask_file, label, image, alpha = image_file, "alpha", picture.rgb, picture.alpha
+        if alpha is None:
+            image, label = picture.upright.rgb, "rembg"
+            alpha = cut_out(image, image_file)
+        else:
+            log.info("%s: no mask file, so its alpha channel is the mask", image_file)
+        threshold = 0.5 if label == "rembg" and asked.mask_threshold is None else asked.mask_threshold
+        mask = alpha_mask(alpha, image_file, threshold, notices)
         check_shape(mask, image_file, notices)
     else:
         source, label = _source(asked, masks, image_file, notices)
@@ -212,7 +232,9 @@ def _load(image_path: Path, asked: InputConfig) -> ObjectInput:
     name = result_name(base, label)
     for notice in notices:
         log.warning("%s: %s", name, notice)
-    return ObjectInput(name, image, mask, points.points, image_file, mask_file, points_file, size, tuple(notices))
+    return ObjectInput(
+        name, image, mask, points.points, image_file, mask_file, points_file, size, tuple(notices), alpha
+    )
 
 
 def _source(
@@ -300,7 +322,10 @@ def _pick_mask(masks: dict[int, list[Path]], index: int | None, folder: Path) ->
                 f"{folder} holds no numbered mask, but {labels.name}: name it with --mask_path {labels} and choose an "
                 "object with --mask_label"
             )
-        raise InputError(f"{folder} holds no mask: save one there as 0.png, or name one with --mask_path")
+        raise InputError(
+            f"{folder} holds no mask: save one there as 0.png, name one with --mask_path, select the object with "
+            "--click or --box, or cut it out with --rembg"
+        )
     if index is None:
         index = next(iter(masks))
         if len(masks) > 1:

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 RANDOM_WEIGHTS = "random weights: this result is noise"
 KNOWN_OBJECTS = "simple rendered objects of 18 kinds, such as chairs, tables, mugs, bottles and cars"
 """What the embedded model was trained on; see `fast_sam3d.mini.data.families`."""
+NO_POSE = "TRELLIS gives the object in its own cube, +z up, sides from -0.5 to 0.5: there is no pose.json"
 LEAST_OVERLAP = 0.5
 """Mask IoU of the posed object; of the held-out objects 1 % with a pointmap and 6 % without one have less."""
 
@@ -25,6 +26,8 @@ def checkpoint_notices(checkpoint: Checkpoint) -> tuple[str, ...]:
     """What holds for every result of a checkpoint."""
     if checkpoint.kind == "synthetic":
         return (RANDOM_WEIGHTS,)
+    if checkpoint.kind == "trellis":
+        return (NO_POSE,)
     if checkpoint.kind == "mini" and checkpoint.by_default:
         return (f"embedded model, for want of SAM 3D Objects weights: it knows {KNOWN_OBJECTS}, and no photographs",)
     return ()

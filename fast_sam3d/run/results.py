@@ -59,7 +59,13 @@ def write_results(
             "pointmap": None if given.pointmap_path is None else str(given.pointmap_path),
             "size": given.size,
         },
-        "pipeline": {"tag": tag, "runtime": run.runtime, "device": run.device, "dtype": config.pipeline.dtype},
+        "pipeline": {
+            "model": config.pipeline.model,
+            "tag": tag,
+            "runtime": run.runtime,
+            "device": run.device,
+            "dtype": config.pipeline.dtype,
+        },
         "preset": config.choices.get("preset", "off"),
         "seed": config.seed,
         "steps": {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps},
@@ -87,9 +93,10 @@ def _write(
     result, written, facts = run.result, [*exports], {**about}
     if (refinement := result.get("layout_refinement")) is not None:
         facts["layout_refinement"] = refinement
-    save_pose_json(folder / POSE, result)
-    written.append(POSE)
-    if config.input.marked:
+    if config.pipeline.model == "sam3d":
+        save_pose_json(folder / POSE, result)
+        written.append(POSE)
+    if config.input.marked or config.input.rembg:
         from PIL import Image
 
         # Of the embedded model at the size to which the picture was reduced.

@@ -91,7 +91,8 @@ def run_to_folder(
     accelerate(pipeline, config)
     try:
         written, _ = run_object_fitting(
-            pipeline, given.image, given.mask, given.pointmap, settings=RunSettings.of(config.seed, config.pipeline),
+            pipeline, given.image, given.mask_for(config.pipeline.model), given.pointmap,
+            settings=RunSettings.of(config.seed, config.pipeline),
             progress=progress, smaller=config.scene.smaller, free=free, failures=tried, use=write,
         )  # fmt: skip
     finally:

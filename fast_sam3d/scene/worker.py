@@ -311,6 +311,8 @@ def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
     }
     if checkpoint.runtime == "native":
         identity["runtime"] = checkpoint.runtime
+    if checkpoint.kind == "trellis":
+        identity["model"] = str(checkpoint.folder)
     if config.use_calibrated and config.choices.get("preset") in PRESETS and (measured := cache_state()):
         identity["schedules"] = measured
     plain: dict[str, Any] = json.loads(json.dumps(identity, sort_keys=True, default=list))
