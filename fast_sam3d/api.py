@@ -9,7 +9,6 @@ from typing import Any
 from fast_sam3d.adapters import adapt
 from fast_sam3d.install import install, plan
 from fast_sam3d.patch import Patch
-from fast_sam3d.sampling.driver import require_euler
 from fast_sam3d.serial import one_at_a_time
 from fast_sam3d.telemetry import Report
 
@@ -86,7 +85,7 @@ def accelerate(
     adapter = adapt(pipeline)
     methods, schedule = plan(adapter, config, preset=preset, overrides=overrides)
     for stage in adapter.stages.keys() & methods.keys():
-        require_euler(adapter.solver(stage), stage)
+        adapter.require_euler(stage)
     report = Report({stage: method.settings() for stage, method in methods.items()}, schedule=schedule)
     return Handle(install(adapter, report, methods), report)
 

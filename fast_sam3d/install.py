@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fast_sam3d.adapters import Sam3d
+from fast_sam3d.adapters import Adapter
 from fast_sam3d.adapters.layout import layout_stream
 from fast_sam3d.config.calibrated import choose
 from fast_sam3d.config.methods import Method, build_methods
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def plan(
-    adapter: Sam3d, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
+    adapter: Adapter, config: Any = None, *, preset: str | None = None, overrides: Sequence[str] = ()
 ) -> tuple[dict[str, Method], str | None]:
     """The methods of a configuration by module, checked against the pipeline. Installs nothing.
 
@@ -48,6 +48,7 @@ def plan(
     settings, schedule = choose(adapter, resolve(config, preset, overrides))
     refuse_unknown(settings, [*stages, "mesh", "exact"])
     methods = build_methods(settings, stages)
+    _refuse_unfit(adapter, methods)
     for name, method in methods.items():
         reason = adapter.unguidable(name) if _guides(method) else None
         if reason:
@@ -57,7 +58,7 @@ def plan(
     return methods, schedule
 
 
-def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None = None) -> Patch:
+def install(adapter: Adapter, report: Report, methods: Mapping[str, Method] | None = None) -> Patch:
     """Install a report on a pipeline, and methods if given. A failure undoes everything.
 
     Args:
@@ -80,12 +81,14 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
                 layer = Layer(report, accelerates, around.get(stage), scene)
                 patch.add(owner, name, layer, partial(StageSeam, owner, name, stage))
             for name, solve_stage in adapter.stages.items():
+                for loop, attribute, make_loop in adapter.loops(name):
+                    patch.add(loop, attribute, Layer(report, accelerates, None, scene), make_loop)
                 solver = adapter.solver(name)
                 method = (methods or {}).get(name)
                 layer = Layer(report, accelerates, method, scene)
                 patch.add(solver, "solve_iter", layer, partial(SolveSeam, solver, solve_stage))
-                if _guides(method):
-                    network, guide = adapter.network(name), Layer(report, accelerates, guide_call, scene)
+                for network in adapter.networks(name) if _guides(method) else ():
+                    guide = Layer(report, accelerates, guide_call, scene)
                     patch.add(network, "forward", guide, partial(NetworkSeam, network))
                 if isinstance(method, StageMethod) and method.live:
                     network, live = adapter.network(name), partial(live_call, layout_stream)
@@ -109,19 +112,19 @@ def install(adapter: Sam3d, report: Report, methods: Mapping[str, Method] | None
     return patch
 
 
-def methods_on(adapter: Sam3d) -> Mapping[str, Any]:
+def methods_on(adapter: Adapter) -> Mapping[str, Any]:
     """The settings of the acceleration on a pipeline, by stage; empty without one."""
     report = _report_on(adapter)
     return {} if report is None else report.methods
 
 
-def schedule_on(adapter: Sam3d) -> str | None:
+def schedule_on(adapter: Adapter) -> str | None:
     """The file of the measured schedule with which a pipeline is accelerated; None: with none."""
     report = _report_on(adapter)
     return None if report is None else report.schedule
 
 
-def _report_on(adapter: Sam3d) -> Report | None:
+def _report_on(adapter: Adapter) -> Report | None:
     """The report of the acceleration on a pipeline."""
     seams = (seam_at(owner, name) for owner, name, _ in adapter.timed())
     layers = (layer for seam in seams if seam is not None for layer in seam.layers)
@@ -148,6 +151,21 @@ def _around(methods: Mapping[str, Method]) -> dict[str, Chain]:
     if isinstance(exact, Exact) and (exact.embedders or exact.images):
         rows.setdefault("other", []).append(partial(one_run, exact.images))
     return {row: Chain(tuple(around)) for row, around in rows.items()}
+
+
+def _refuse_unfit(adapter: Adapter, methods: Mapping[str, Method]) -> None:
+    """Refuse an aggregation of voxels that the model has no place for.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    mesh = methods.get("mesh")
+    if not isinstance(mesh, MeshMethod):
+        return
+    reason = adapter.no_merged_voxels() if mesh.where == "voxels" else adapter.no_merged_mesh()
+    if reason:
+        mend = "leave mesh out" + ("" if adapter.no_merged_mesh() else ", or use decoder")
+        raise ConfigError(f"mesh.where={mesh.where} cannot act on this pipeline, because {reason}: {mend}")
 
 
 def _without_live(method: StageMethod, stage: str, reason: str) -> StageMethod:

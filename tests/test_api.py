@@ -441,7 +441,7 @@ def test_file_that_is_not_yaml_is_refused(pipeline: FakePipeline, tmp_path: Path
 @pytest.mark.parametrize("thing", [None, 3, object(), torch.nn.Linear(1, 1), FakeInference(None)])  # type: ignore[arg-type]
 def test_an_object_that_is_no_pipeline_is_refused(thing: Any) -> None:
     for call in (fast_sam3d.accelerate, fast_sam3d.restore):
-        with pytest.raises(NotAPipelineError, match=r"is not a SAM 3D pipeline .* looked for models"):
+        with pytest.raises(NotAPipelineError, match=r"is not a pipeline of SAM 3D .* looked for models"):
             call(thing)
     with pytest.raises(TypeError):
         fast_sam3d.accelerate(thing)

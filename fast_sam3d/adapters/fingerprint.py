@@ -1,8 +1,4 @@
-"""Which model and samplers a schedule was measured on, in a few plain values, and whether a pipeline has the same.
-
-Names match sam3d_objects/pipeline/inference_pipeline.py (`override_ss_generator_cfg_config`, `sample_sparse_structure`)
-and sam3d_objects/model/backbone/generator (`FlowMatching`, `ShortCut`).
-"""
+"""Which model and samplers a schedule was measured on, in a few plain values, and whether a pipeline has the same."""
 
 from __future__ import annotations
 
@@ -15,8 +11,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from fast_sam3d.adapters.base import Adapter
 from fast_sam3d.adapters.memory import residency_of
-from fast_sam3d.adapters.sam3d import Sam3d
 
 __all__ = ["difference", "fingerprint"]
 
@@ -35,7 +31,7 @@ _NAMES: Final = {
 }
 
 
-def fingerprint(adapter: Sam3d, steps: Mapping[str, int | None] | None = None) -> dict[str, Any]:
+def fingerprint(adapter: Adapter, steps: Mapping[str, int | None] | None = None) -> dict[str, Any]:
     """The fingerprint of a pipeline, JSON-ready.
 
     Weights are identified by names and shapes of the linear layers, and by a few of their values, compared with a
@@ -77,20 +73,12 @@ def difference(measured: Mapping[str, Any], own: Mapping[str, Any]) -> str | Non
     return None
 
 
-def _sampler(adapter: Sam3d, stage: str, steps: int | None) -> dict[str, Any]:
-    generator, guidance = adapter.generator(stage), adapter.guidance(stage)
-    # A run sets the strength from here.
-    strength = getattr(adapter.pipeline, f"{stage}_cfg_strength", getattr(guidance, "strength", None))
-    return {
-        "steps": int(generator.inference_steps if steps is None else steps),
-        "rescale_t": _plain(getattr(generator, "rescale_t", 1.0)),
-        "guidance": _plain(strength),
-        "interval": _plain(getattr(guidance, "interval", None)),
-        "shortcut": not getattr(generator, "no_shortcut", True),
-    }
+def _sampler(adapter: Adapter, stage: str, steps: int | None) -> dict[str, Any]:
+    facts = adapter.sampler(stage, steps)
+    return {**_plain(facts), "steps": int(facts["steps"])}
 
 
-def _weights(adapter: Sam3d, stage: str) -> dict[str, Any]:
+def _weights(adapter: Adapter, stage: str) -> dict[str, Any]:
     with _tensors(adapter, stage) as tensors:
         names = sorted(name for name, shape in tensors.shapes.items() if len(shape) == 2)
         digest = hashlib.sha256()
@@ -118,7 +106,7 @@ class _Tensors:
 
 
 @contextmanager
-def _tensors(adapter: Sam3d, stage: str) -> Iterator[_Tensors]:
+def _tensors(adapter: Adapter, stage: str) -> Iterator[_Tensors]:
     network = adapter.network(stage)
     state = network.state_dict() if isinstance(network, torch.nn.Module) else {}
     if any(tensor.is_meta for tensor in state.values()):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast_sam3d.adapters.sam3d import unwrap
+from fast_sam3d.adapters.base import unwrap
 
 __all__ = ["LatentSampling", "latents_kept"]
 

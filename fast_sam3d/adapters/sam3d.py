@@ -10,14 +10,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor
 
+from fast_sam3d.adapters.base import Adapter, NotAPipelineError, compiled
 from fast_sam3d.adapters.layout import no_layout_stream
 from fast_sam3d.adapters.samplers import LAYOUT, SHAPE, count_calls, sampling_stages
-from fast_sam3d.errors import FastSam3dError
-from fast_sam3d.patch import Seam
 from fast_sam3d.sampling.stage import SolveStage
+
+__all__ = ["Sam3d", "missing", "refuse_fork"]
 
 _GENERATORS = {"ss": "ss_generator", "slat": "slat_generator"}
 
@@ -42,19 +45,8 @@ _MODEL_STAGES = {
 _FORMATS = {"mesh": "slat_decoder_mesh", "gaussian": "slat_decoder_gs", "gaussian_4": "slat_decoder_gs_4"}
 
 
-class NotAPipelineError(FastSam3dError, TypeError):
-    """An object without the interface of a SAM 3D pipeline."""
-
-
-class Sam3d:
-    """The parts of a loaded pipeline.
-
-    Args:
-        pipeline: the object that has `models` and `run`.
-    """
-
-    def __init__(self, pipeline: Any) -> None:
-        self.pipeline = pipeline
+class Sam3d(Adapter):
+    """A pipeline of SAM 3D Objects, stock, native or embedded."""
 
     @property
     def stages(self) -> dict[str, SolveStage]:
@@ -66,11 +58,6 @@ class Sam3d:
         """Whose classes run: "native", "embedded" (the embedded model's), or "stock" for all others."""
         package = ".".join(type(self.pipeline).__module__.split(".")[:2])
         return {"fast_sam3d.native": "native", "fast_sam3d.model": "embedded"}.get(package, "stock")
-
-    @property
-    def formats(self) -> set[str]:
-        """The formats that the pipeline has decoders for, of "mesh", "gaussian" and "gaussian_4"."""
-        return {name for name, part in _FORMATS.items() if self._part(part) is not None}
 
     def generator(self, stage: str) -> Any:
         """The sampler of a stage: called as (shape of the noise, device, *condition) for the latents of one solve."""
@@ -84,15 +71,29 @@ class Sam3d:
         """The ODE solver of a stage; its `solve_iter` is where steps are decided."""
         return self.generator(stage)._solver
 
-    def network(self, stage: str) -> Any:
-        """The network of a stage, called as (x, t, *condition); None where it is not under the known name."""
-        return getattr(self.guidance(stage), "backbone", None)
+    def networks(self, stage: str) -> list[Any]:
+        """See `Adapter`."""
+        network = getattr(self.guidance(stage), "backbone", None)
+        return [] if network is None else [network]
 
     def network_calls(self, stage: str, steps: int | None = None) -> tuple[int, int]:
         """Conditional and unconditional network calls of one solve without acceleration; steps: None: its own."""
         generator = self.generator(stage)
         calls = [count_calls(generator._generate_dynamics, float(t)) for t in generator._prepare_t(steps)[:-1]]
         return len(calls), sum(calls) - len(calls)
+
+    def sampler(self, stage: str, steps: int | None = None) -> dict[str, Any]:
+        """See `Adapter`."""
+        generator, guidance = self.generator(stage), self.guidance(stage)
+        # A run sets the strength from here.
+        strength = getattr(self.pipeline, f"{stage}_cfg_strength", getattr(guidance, "strength", None))
+        return {
+            "steps": int(generator.inference_steps if steps is None else steps),
+            "rescale_t": getattr(generator, "rescale_t", 1.0),
+            "guidance": strength,
+            "interval": getattr(guidance, "interval", None),
+            "shortcut": not getattr(generator, "no_shortcut", True),
+        }
 
     @contextmanager
     def sampler_set(self, stage: str, rescale_t: float | None = None, strength: float | None = None) -> Iterator[None]:
@@ -153,35 +154,39 @@ class Sam3d:
         """Why the layout cannot be evaluated without the shape (see `layout_stream`), or None."""
         return self.unguidable("ss") or no_layout_stream(self.network("ss"))
 
+    def no_merged_mesh(self) -> str | None:
+        """See `Adapter`."""
+        return None
+
+    def no_merged_voxels(self) -> str | None:
+        """See `Adapter`."""
+        return None
+
+    def call(self, rgba: NDArray[np.uint8], pointmap: Tensor | None, settings: Any) -> Mapping[str, Any]:
+        """See `Adapter`."""
+        result: Mapping[str, Any] = self.pipeline.run(
+            rgba,
+            None,
+            seed=settings.seed,
+            stage1_only=settings.structure_only,
+            with_mesh_postprocess=False,
+            with_texture_baking=False,
+            with_layout_postprocess=settings.refines,
+            use_vertex_color=True,
+            stage1_inference_steps=settings.ss_steps,
+            stage2_inference_steps=settings.slat_steps,
+            pointmap=pointmap,
+            decode_formats=None if settings.formats is None else list(settings.formats),
+        )
+        return result
+
     def structure_decoder(self) -> Any:
         """The decoder of sparse structures, None where the pipeline has none."""
         return self._part("ss_decoder")
 
-    def cross_attentions(self, stage: str) -> Iterator[tuple[str, Any]]:
-        """(name, module) of every cross-attention of a stage's network: one per block, or one per stream of it."""
-        for number, block in enumerate(getattr(self.network(stage), "blocks", ())):
-            found: Any = getattr(block, "cross_attn", None)
-            streams = dict(found.items()) if hasattr(found, "items") else {"": found}
-            for stream, attention in streams.items():
-                if callable(getattr(attention, "forward", None)):
-                    yield f"{stage}.blocks[{number}].cross_attn{f'[{stream!r}]' if stream else ''}", attention
-
-    def mesh_decoder(self) -> Any:
-        """The decoder of meshes, None where the pipeline has none."""
-        return self._part("slat_decoder_mesh")
-
     def decoder(self, name: str) -> Any:
         """The decoder of a format, of "mesh", "gaussian" and "gaussian_4"; None where the pipeline has none."""
         return self._part(_FORMATS[name])
-
-    def sparse_networks(self) -> Iterator[tuple[str, Any, bool]]:
-        """(name, network over voxels, whether it is compiled or wrapped): the second sampler's and the decoders'."""
-        network = self.network("slat")
-        if isinstance(network, nn.Module):
-            yield "slat", network, self.compiled("slat")
-        for name in _FORMATS.values():
-            if isinstance(decoder := self._part(name), nn.Module):
-                yield name, decoder, compiled(decoder)
 
     def precision(self, stage: str) -> Any:
         """The dtype in which autocast runs a stage's network; float32: no autocast."""
@@ -241,16 +246,11 @@ class Sam3d:
             if (decoder := self._part(name)) is not None:
                 yield decoder, "forward", stage
 
-    def seams(self) -> list[Seam]:
-        """Every seam on a part of the pipeline."""
-        parts = [self.depth_network(), *(self._part(name) for name in _MODEL_STAGES)]
-        parts += [encoder for _, encoder in self.encoders()]
-        for stage in self.stages:
-            parts += [self.solver(stage), self.network(stage)]
-        modules = [m for part in parts for m in (part.modules() if isinstance(part, nn.Module) else [part])]
-        owners = {id(owner): owner for owner in (self.pipeline, *modules)}.values()
-        attributes = (thing for owner in owners for thing in getattr(owner, "__dict__", {}).values())
-        return [thing for thing in attributes if isinstance(thing, Seam)]
+    def parts(self) -> Iterator[Any]:
+        """See `Adapter`."""
+        yield self.depth_network()
+        yield from (self._part(name) for name in _MODEL_STAGES)
+        yield from (encoder for _, encoder in self.encoders())
 
     def _part(self, name: str) -> Any:
         """A part of the pipeline, or None: the stock one holds None for a decoder that its configuration leaves out."""
@@ -264,43 +264,13 @@ class Sam3d:
         return [name for name in latents.keys() if name != SHAPE]  # noqa: SIM118 (a ModuleDict, not a dict)
 
 
-def compiled(module: Any) -> bool:
-    """Whether a module or its `forward` is compiled."""
-    forward = getattr(module, "forward", None)
-    if isinstance(forward, Seam):
-        forward = forward.original()
-    return (
-        hasattr(forward, "_torchdynamo_orig_callable")
-        or getattr(module, "_compiled_call_impl", None) is not None
-        or hasattr(module, "_orig_mod")
-    )
-
-
-def unwrap(pipeline: Any) -> Any:
-    """The pipeline that an object holds in `_pipeline`, as the stock notebook's `Inference` does, or the object."""
-    return pipeline if hasattr(pipeline, "models") else getattr(pipeline, "_pipeline", pipeline)
-
-
-def adapt(pipeline: Any) -> Sam3d:
-    """Adapt a pipeline, or an object that holds one in `_pipeline` (the stock notebook's `Inference`).
-
-    Raises:
-        NotAPipelineError: neither has the interface, and the message says what was looked for; or the pipeline is that
-            of the Fast-SAM3D fork.
-    """
-    inner = unwrap(pipeline)
-    missing = _missing(inner)
-    if not missing and _of_fork(inner):
+def refuse_fork(pipeline: Any) -> None:
+    """Raises NotAPipelineError for a pipeline of the Fast-SAM3D fork."""
+    if _of_fork(pipeline):
         raise NotAPipelineError(
-            f"{type(inner).__name__} is of the Fast-SAM3D fork, whose samplers and results have "
+            f"{type(pipeline).__name__} is of the Fast-SAM3D fork, whose samplers and results have "
             "another form: install facebookresearch/sam-3d-objects in an environment of its own"
         )
-    if not missing:
-        return Sam3d(inner)
-    raise NotAPipelineError(
-        f"{type(pipeline).__name__} is not a SAM 3D pipeline and holds none in `_pipeline`: "
-        f"looked for {', '.join(missing)}; give the object that load_pipeline or the stock loader returned"
-    )
 
 
 def _of_fork(pipeline: Any) -> bool:
@@ -312,17 +282,18 @@ def _of_fork(pipeline: Any) -> bool:
     return any(hasattr(sys.modules.get(home), "Euler_end_slat") for home in homes)
 
 
-def _missing(pipeline: Any) -> list[str]:
+def missing(pipeline: Any) -> list[str]:
+    """What a pipeline of SAM 3D Objects has, and this one does not."""
     models = getattr(pipeline, "models", None)
     if models is None or not hasattr(models, "__getitem__"):
         return ["models"]
-    missing = []
+    lacks = []
     for key in _GENERATORS.values():
         if key not in models:
-            missing.append(f"models['{key}']")
+            lacks.append(f"models['{key}']")
             continue
         if not callable(getattr(getattr(models[key], "_solver", None), "solve_iter", None)):
-            missing.append(f"models['{key}']._solver.solve_iter")
+            lacks.append(f"models['{key}']._solver.solve_iter")
         if not hasattr(models[key], "reverse_fn"):
-            missing.append(f"models['{key}'].reverse_fn")
-    return missing
+            lacks.append(f"models['{key}'].reverse_fn")
+    return lacks

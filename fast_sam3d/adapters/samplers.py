@@ -54,21 +54,21 @@ def count_calls(dynamics: Callable[..., Any], t: float) -> int:
     return guidance.calls if guidance is not None and guidance.acts_at(t) else 1
 
 
-def voxels_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def voxels_of(x: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The voxels [N, 4] among the arguments of the structured latent's dynamics: the last one, or `coords`."""
     coords = kwargs.get("coords", args[-1] if args else None)
     return coords if getattr(coords, "ndim", 0) == 2 and coords.shape[1] == 4 else None
 
 
 def only_voxels(
-    args: Sequence[Any], kwargs: Mapping[str, Any], index: Tensor
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of the structured latent's dynamics, restricted to some voxels."""
-    coords = voxels_of(args, kwargs)
-    few = coords[index.to(coords.device)] if isinstance(coords, Tensor) else coords[index.cpu().numpy()]
+    x: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any], index: Tensor, places: Tensor
+) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
+    """State and arguments of the structured latent's dynamics, restricted to some voxels."""
+    coords = voxels_of(x, args, kwargs)
+    few = coords[places.to(coords.device)] if isinstance(coords, Tensor) else coords[places.cpu().numpy()]
     if "coords" in kwargs:
-        return tuple(args), {**kwargs, "coords": few}
-    return (*args[:-1], few), dict(kwargs)
+        return x[:, index], tuple(args), {**kwargs, "coords": few}
+    return x[:, index], (*args[:-1], few), dict(kwargs)
 
 
 def decode_structure(decoder: Callable[..., Any], latent: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fast_sam3d.adapters.sam3d import adapt
+from fast_sam3d.adapters.find import adapt
+from fast_sam3d.adapters.sam3d import Sam3d
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.patch import Layer, Seam, seam_at
 from fast_sam3d.sampling.precision import Autocast, wide
@@ -240,7 +241,12 @@ def record(
     compute = getattr(adapter.pipeline, "compute", None)
     with contextlib.ExitStack() as stack:
         for name in order:
-            solver, module = adapter.solver(name), adapter.guidance(name)
+            for owner, attribute, make in adapter.loops(name):
+                loop = seam_at(owner, attribute) or make()
+                loop.add(layer)
+                stack.callback(loop.discard, layer)
+            solver = adapter.solver(name)
+            module = adapter.guidance(name) if isinstance(adapter, Sam3d) else None
             if seam_at(solver, "solve_iter") is not None:
                 raise FastSam3dError("the pipeline is accelerated or observed: restore it before it is calibrated")
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fast_sam3d.adapters.sam3d import unwrap
+from fast_sam3d.adapters.base import unwrap
 
 __all__ = ["StageRuns"]
 

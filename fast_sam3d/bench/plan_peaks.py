@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from fast_sam3d.adapters import adapt
+from fast_sam3d.adapters import sam3d_of
 from fast_sam3d.bench.gpu.networks import FULL, OnShell, Scale, put_on_shell, stage_calls
 from fast_sam3d.bench.operations import shell
 from fast_sam3d.geometry.sparse_grid import SparseGrid
@@ -110,7 +110,7 @@ def surface_peak(radii: Collection[float], scale: Scale = FULL) -> int:
 
 
 def _adapted(parts: Mapping[str, WeightsPart], half: torch.dtype | None, steps: int) -> Any:
-    adapter = adapt(bare_pipeline({name: part.module for name, part in parts.items()}, half or torch.float32))
+    adapter = sam3d_of(bare_pipeline({name: part.module for name, part in parts.items()}, half or torch.float32))
     for stage in adapter.stages:
         adapter.generator(stage).inference_steps = steps
         adapter.guidance(stage).strength = 0.0

@@ -89,7 +89,6 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.outputs.folder import writable_folder
     from fast_sam3d.outputs.interrupts import on_interrupt
     from fast_sam3d.run.progress import Bar
-    from fast_sam3d.sampling.driver import require_euler
     from fast_sam3d.tune import evidence
     from fast_sam3d.tune.cases import cases_of
     from fast_sam3d.tune.job import Calibration, Request
@@ -115,7 +114,7 @@ def main(args: argparse.Namespace) -> int:
     pipeline = load_checkpoint(checkpoint, *settings.loading)
     adapter = adapt(pipeline)
     for stage in adapter.stages:
-        require_euler(adapter.solver(stage), stage)
+        adapter.require_euler(stage)
     if cases.same_objects:
         log.info("fewer than four objects: the check has other seeds of the same objects, not other objects")
     with ExitStack() as stack:

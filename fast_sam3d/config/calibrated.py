@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from fast_sam3d.adapters import Sam3d
+from fast_sam3d.adapters import Adapter
 from fast_sam3d.adapters.fingerprint import difference, fingerprint
 from fast_sam3d.config.compose import compose
 from fast_sam3d.config.measured import PRESETS, files_of
@@ -44,7 +44,7 @@ class Chosen(NamedTuple):
     source: str | None = None
 
 
-def choose(adapter: Sam3d, asked: Asked) -> Chosen:
+def choose(adapter: Adapter, asked: Asked) -> Chosen:
     """The settings for a pipeline: those that were asked for, or the schedule measured on it.
 
     Raises:
@@ -99,7 +99,9 @@ def _of_quality(
     )
 
 
-def _find(adapter: Sam3d, preset: str, steps: Mapping[str, int | None] | None) -> tuple[Path, Mapping[str, Any]] | None:
+def _find(
+    adapter: Adapter, preset: str, steps: Mapping[str, int | None] | None
+) -> tuple[Path, Mapping[str, Any]] | None:
     """The newest file for a preset and a pipeline."""
     files = files_of(preset)
     if not files:

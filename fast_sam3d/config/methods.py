@@ -27,9 +27,9 @@ def build_methods(settings: Mapping[str, Any], stages: Mapping[str, SolveStage] 
         ConfigError: an unknown method or setting, or a value out of range.
     """
     methods: dict[str, Method] = {
-        name: build_stage_method(settings[name], stage.groups, path=name, voxels=stage.coords is not None)
+        name: build_stage_method(given, stage.groups, path=name, voxels=stage.coords is not None)
         for name, stage in (sampling_stages() if stages is None else stages).items()
-        if settings.get(name)
+        if (given := settings.get(name, settings.get(stage.follows)))
     }
     if settings.get("mesh"):
         methods["mesh"] = build_mesh_method(settings["mesh"])

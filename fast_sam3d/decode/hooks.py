@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from fast_sam3d.decode.aggregate import MeshMethod, max_pool, mean_pool, merge, unmerged
@@ -15,16 +16,20 @@ from fast_sam3d.telemetry import AggregationRecord
 
 
 def record_image(scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Wraps `preprocess_image`: records the image, its first argument, [H, W, 4] uint8 with the mask as alpha."""
-    scene.picture = args[0] if args else kwargs.get("image")
+    """Wraps `preprocess_image`: records the image, its first argument, [H, W, 4] uint8 with the mask as alpha.
+
+    A picture without a mask is not recorded: where the object is in it is not known yet.
+    """
+    given = args[0] if args else next(iter(kwargs.values()), None)
+    pixels = given if isinstance(given, torch.Tensor) else np.array(given)
+    scene.picture = pixels if pixels.ndim == 3 and pixels.shape[2] == 4 else None
     return call(*args, **kwargs)
 
 
 def mesh_without_gaussians(scene: Exchange, call: Callable[..., Any], outputs: Any, *args: Any, **kwargs: Any) -> Any:
-    """Wraps `postprocess_slat_output`, so that a mesh can be decoded without gaussians.
+    """Wraps the postprocessing, so that a mesh can be decoded without gaussians.
 
-    The stock method accesses the gaussians for every mesh (sam3d_objects/pipeline/inference_pipeline.py), although it
-    needs them only to bake a texture.
+    A stock method may access the gaussians for every mesh, although it needs them only to bake a texture.
     """
     if "mesh" not in outputs or "gaussian" in outputs:
         return call(outputs, *args, **kwargs)
@@ -65,8 +70,10 @@ def _route(method: MeshMethod, scene: Exchange, coords: Any, resolution: int, ce
         rgba = torch.as_tensor(scene.picture, device="cpu")
         picture = picture_ratio(rgba[..., :3], rgba[..., 3])
     host = coords.cpu()  # float64, which not every device has, and the same choice on all devices
-    shape = shape_ratio(host[:, 1:], resolution) if len(coords) else None
-    factor = method.factor(mixed(picture, shape, method.weight), len(coords))
+    ratios = [shape_ratio(host[host[:, 0] == number, 1:], resolution) for number in host[:, 0].unique()]
+    known = [ratio for ratio in ratios if ratio is not None]
+    shape = sum(known) / len(known) if known else None
+    factor = method.factor(mixed(picture, shape, method.weight), len(coords) // max(1, len(ratios)))
     bins, index = (part.to(coords.device) for part in merge(host, factor, centre))
     record = AggregationRecord(factor, picture, shape, len(coords), len(bins))
     scene.records.append(record)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 PROBES = 4
 """Tokens on which a cross-attention is checked before its unconditional result is treated as constant."""
 
+MOST = 4
+"""Contexts whose keys and values are kept in a solve; those of further ones are computed at each call."""
+
 TOLERANCE: Mapping[torch.dtype, float] = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Allowed difference of the probes, relative to the largest value; 1e-5 for other dtypes."""
 
@@ -35,16 +39,16 @@ class Contexts:
 
     Args:
         syncs: of the solve.
-        first: the condition of the first conditional call, None before it.
-        kind: of the running call: "unconditional", "same" as the first, or None for any other.
-        kept: keys and values by the identity of their projection's seam.
+        known: conditions of calls so far.
+        kind: of the running call: "unconditional", the number of its conditions in `known`, or None for any other.
+        kept: keys and values by the identity of their projection's seam and the number of the conditions.
         constants: results of unconditional cross-attentions, by the identity of their seam.
     """
 
     syncs: Syncs
-    first: tuple[Any, ...] | None = None
-    kind: str | None = None
-    kept: dict[int, Tensor] = field(default_factory=dict)
+    known: list[tuple[Any, ...]] = field(default_factory=list)
+    kind: str | int | None = None
+    kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     constants: dict[int, Tensor] = field(default_factory=dict)
 
     @property
@@ -54,19 +58,16 @@ class Contexts:
 
 
 def watch_context(network: Any, state: SolveState, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """The method at a sampler network's `NetworkSeam`: determines the kind of context of each call.
-
-    `cfg` is set by sam3d_objects/model/backbone/generator/classifier_free_guidance.py, with `force_zeros_cond`
-    the network then multiplies its context by zero.
-    """
+    """The method at a sampler network's `NetworkSeam`: determines the kind of context of each call."""
     contexts = contexts_of(state)
     if contexts.kind is not None:
         return call(*args, **kwargs)
     if not network.training:
-        if kwargs.get("cfg"):
-            contexts.kind = "unconditional" if getattr(network, "force_zeros_cond", False) else None
-        else:
-            contexts.kind = "same" if _same(contexts, _conditions(args[2:], kwargs)) else None
+        branch = state.branch(network, args, kwargs)
+        if branch == "zeros":
+            contexts.kind = "unconditional"
+        elif branch is not None:
+            contexts.kind = _number(contexts, _conditions(args[2:], kwargs))
     try:
         return call(*args, **kwargs)
     finally:
@@ -126,11 +127,14 @@ class KeysSeam(Seam):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = self.original()
         contexts = active(self)
-        if contexts is None or contexts.kind != "same" or kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
+        number = None if contexts is None else contexts.kind
+        if contexts is None or not isinstance(number, int):
             return call(*args, **kwargs)
-        kept = contexts.kept.get(id(self))
+        if kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
+            return call(*args, **kwargs)
+        kept = contexts.kept.get((id(self), number))
         if kept is None:
-            kept = contexts.kept[id(self)] = call(args[0])
+            kept = contexts.kept[id(self), number] = call(args[0])
         return kept
 
 
@@ -157,18 +161,27 @@ def _voxels(value: Any) -> bool:
     return getattr(value, "ndim", 0) == 2 and value.shape[1] == 4
 
 
-def _same(contexts: Contexts, conditions: tuple[Any, ...]) -> bool:
-    first = contexts.first
-    if first is None:
-        contexts.first = conditions
-        return True
-    return len(first) == len(conditions) and all(
-        _equal(a, b, contexts.syncs) for a, b in zip(first, conditions, strict=True)
-    )
+def _number(contexts: Contexts, conditions: tuple[Any, ...]) -> int | None:
+    """The number of conditions among the known, which they join if they are new; None: there are too many."""
+    for same in (_is, partial(_equal, syncs=contexts.syncs)):  # comparing values makes the host wait
+        for number, known in enumerate(contexts.known):
+            if len(known) == len(conditions) and all(map(same, known, conditions)):
+                return number
+    if len(contexts.known) == MOST:
+        return None
+    contexts.known.append(conditions)
+    return len(contexts.known) - 1
+
+
+def _is(a: Any, b: Any) -> bool:
+    """Whether both are one object, or views of the same values."""
+    if a is b or not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.is_meta:
+        return a is b
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
 
 
 def _equal(a: Any, b: Any, syncs: Syncs) -> bool:
-    if a is b:
+    if _is(a, b):
         return True
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         return False

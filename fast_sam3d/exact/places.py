@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fast_sam3d.adapters import Sam3d
-from fast_sam3d.adapters.sam3d import compiled
+from fast_sam3d.adapters import Adapter
+from fast_sam3d.adapters.base import compiled
 from fast_sam3d.exact import subdivision
 from fast_sam3d.exact.attention import AttentionSeam, fits
 from fast_sam3d.exact.context import CrossAttentionSeam, KeysSeam, watch_context
@@ -29,12 +29,12 @@ Place = tuple[object, str, Callable[[Any], Seam]]
 """An object, the name of its method, and a function that creates the seam on the object."""
 
 
-def layers(adapter: Sam3d, exact: Exact) -> Iterator[tuple[object, str, Callable[[Any], Seam], Any]]:
+def layers(adapter: Adapter, exact: Exact) -> Iterator[tuple[object, str, Callable[[Any], Seam], Any]]:
     """The places of `exact`, each with the method of the layer there: the settings, or what acts around a network.
 
     Where a saving does not fit, the reason is logged.
     """
-    finders: dict[Callable[[Sam3d, Exact], Iterator[Place]], bool] = {
+    finders: dict[Callable[[Adapter, Exact], Iterator[Place]], bool] = {
         _context_places: exact.unconditional or exact.context,
         _extraction_places: exact.extraction,
         _attention_places: exact.attention,
@@ -48,11 +48,12 @@ def layers(adapter: Sam3d, exact: Exact) -> Iterator[tuple[object, str, Callable
             yield owner, name, make, watch_context if make is NetworkSeam else exact
 
 
-def _context_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
+def _context_places(adapter: Adapter, exact: Exact) -> Iterator[Place]:
     for stage in adapter.stages:
-        network, found = adapter.network(stage), list(adapter.cross_attentions(stage))
+        networks, found = adapter.networks(stage), list(adapter.cross_attentions(stage))
         unconditional, context = (
-            getattr(exact, name) and not _built_in(network, name) for name in ("unconditional", "context")
+            getattr(exact, name) and not any(_built_in(network, name) for network in networks)
+            for name in ("unconditional", "context")
         )
         if not (unconditional or context):
             continue
@@ -62,7 +63,7 @@ def _context_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
         if reason:
             logger.info("%s: exact.unconditional and exact.context stay off, because %s", stage, reason)
             continue
-        yield network, "forward", NetworkSeam
+        yield from ((network, "forward", NetworkSeam) for network in networks)
         for name, attention in found:
             if unconditional:
                 yield attention, "forward", partial(CrossAttentionSeam, name=name)
@@ -71,7 +72,7 @@ def _context_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
                 yield keys, "forward", KeysSeam
 
 
-def _extraction_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
+def _extraction_places(adapter: Adapter, exact: Exact) -> Iterator[Place]:
     decoder = adapter.mesh_decoder()
     extractor = getattr(decoder, "mesh_extractor", None)
     if decoder is None or _built_in(extractor, "extraction"):
@@ -84,7 +85,7 @@ def _extraction_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
         yield decoder, "mesh_extractor", ExtractionSeam
 
 
-def _subdivision_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
+def _subdivision_places(adapter: Adapter, exact: Exact) -> Iterator[Place]:
     decoder = adapter.mesh_decoder()
     if not isinstance(decoder, nn.Module) or _built_in(decoder, "subdivision"):
         return
@@ -99,7 +100,7 @@ def _subdivision_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
         yield from ((block, "forward", SubdivisionSeam) for block in stock)
 
 
-def _attention_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
+def _attention_places(adapter: Adapter, exact: Exact) -> Iterator[Place]:
     crossing = {id(attention): name for name, attention in adapter.cross_attentions("slat")}
     for row, network, is_compiled in adapter.sparse_networks():
         found = [module for module in network.modules() if fits(module)]
@@ -113,7 +114,7 @@ def _attention_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
                 yield module, "forward", partial(CrossAttentionSeam, name=name) if name else AttentionSeam
 
 
-def _encoder_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
+def _encoder_places(adapter: Adapter, exact: Exact) -> Iterator[Place]:
     if adapter.embeds_in_one:
         logger.info("exact.embedders and exact.images stay off, because the embedders are compiled or wrapped")
         return
@@ -124,7 +125,7 @@ def _encoder_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
             yield encoder, "forward", partial(PassSeam, name="forward", kind="encoder", place=name)
 
 
-def _depth_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
+def _depth_places(adapter: Adapter, exact: Exact) -> Iterator[Place]:
     network = adapter.depth_network()
     if isinstance(network, nn.Module):
         yield network, "infer", partial(PassSeam, name="infer", kind="depth", place="depth_model.model")
@@ -132,9 +133,9 @@ def _depth_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
         logger.info("exact.images keeps no depth, because the depth model has no network under the known name")
 
 
-def _linear_places(adapter: Sam3d, exact: Exact) -> Iterator[Place]:
+def _linear_places(adapter: Adapter, exact: Exact) -> Iterator[Place]:
     for stage in adapter.stages:
-        precision, backbone = adapter.precision(stage), adapter.network(stage)
+        precision, backbone = adapter.precision(stage), adapter.network(stage)  # one network where there is autocast
         if not isinstance(backbone, nn.Module) or precision is torch.float32:
             continue
         # The projections of the context have a separate seam.

@@ -172,25 +172,14 @@ def run_object(
 
 def call_pipeline(
     pipeline: Any, image: NDArray[np.uint8], mask: NDArray[Any], pointmap: Any, settings: RunSettings
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """The pipeline's own `run`, with nothing around it; arguments as of `run_object`."""
     import torch
 
-    result: dict[str, Any] = pipeline.run(
-        with_alpha(image, mask),
-        None,
-        seed=settings.seed,
-        stage1_only=settings.structure_only,
-        with_mesh_postprocess=False,
-        with_texture_baking=False,
-        with_layout_postprocess=settings.refines,
-        use_vertex_color=True,
-        stage1_inference_steps=settings.ss_steps,
-        stage2_inference_steps=settings.slat_steps,
-        pointmap=None if pointmap is None else _ahead(torch.as_tensor(pointmap)),
-        decode_formats=None if settings.formats is None else list(settings.formats),
-    )
-    return result
+    from fast_sam3d.adapters import adapt
+
+    points = None if pointmap is None else _ahead(torch.as_tensor(pointmap))
+    return adapt(pipeline).call(with_alpha(image, mask), points, settings)
 
 
 def _ahead(points: Tensor) -> Tensor:

@@ -26,7 +26,10 @@ from fast_sam3d.sampling.tokens import Tokens
 from fast_sam3d.sampling.when.path import Path
 from fast_sam3d.telemetry import NOT_FINITE, Report
 
-__all__ = ["SolveLog", "SolveSeam", "SolveStage", "SolverError", "method_on", "reports_on", "require_euler"]
+__all__ = [
+    "SolveLog", "SolveSeam", "SolveStage", "SolverError", "method_on", "reports_on", "require_euler",
+    "require_single_steps",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class SolveSeam(Seam):
         syncs = Syncs()
         grid = _floats(times, syncs)
         logs = [layer.report.begin_solve(self.stage.name, grid) for layer in self.layers]
-        method = self._method_for(x_init)
+        method = self._method_for(dynamics_fn, x_init)
         self._warn_of_other_steps(method, len(grid) - 1)
         tokens = None if method is None else self._tokens(method, x_init, args, kwargs, syncs)
         if tokens is not None:
@@ -84,8 +87,11 @@ class SolveSeam(Seam):
         for log in logs:
             log.finish(kept, replaced, syncs.count, finite, layout)
 
-    def _method_for(self, x_init: Tree) -> StageMethod | None:
+    def _method_for(self, dynamics: Callable[..., Tree], x_init: Tree) -> StageMethod | None:
         method = self.method
+        if method is not None and (reason := self.stage.unfit(dynamics)):
+            logger.warning("%s: every step is evaluated, because %s", self.stage.name, reason)
+            return None
         leaves = to_leaves(x_init, self.stage.bare)
         if method is None or (leaves is not None and method.covers(list(leaves))):
             return method
@@ -108,10 +114,11 @@ class SolveSeam(Seam):
         """The state's tokens, for a method that chooses among them."""
         if method.where.needs_decoder:
             return self._structure(x_init)
-        if not method.where.needs_tokens or self.stage.coords is None or not isinstance(x_init, torch.Tensor):
+        x = (to_leaves(x_init, self.stage.bare) or {}).get(self.stage.bare)
+        if not method.where.needs_tokens or self.stage.coords is None or x is None:
             return None
-        coords = self.stage.coords(args, kwargs)
-        if coords is None or x_init.dim() != 3 or tuple(coords.shape) != (x_init.shape[1], 4):
+        coords = self.stage.coords(x_init, args, kwargs)
+        if coords is None or x.dim() != 3 or tuple(coords.shape) != (x.shape[1], 4):
             logger.warning("%s: the voxels are unknown, so all tokens run", self.stage.name)
             return None
         given = torch.as_tensor(coords, device="cpu") if not isinstance(coords, torch.Tensor) else coords
@@ -119,8 +126,8 @@ class SolveSeam(Seam):
         layer = self._accelerating
         scene = None if layer is None else layer.scene
         tokens = Tokens(host) if scene is None else scene.tokens(host)
-        there = given is coords and given.device == x_init.device
-        return replace(tokens, coords=given if there else syncs.send(host, x_init.device))
+        there = given is coords and given.device == x.device
+        return replace(tokens, coords=given if there else syncs.send(host, x.device))
 
     def _structure(self, x_init: Tree) -> Tokens | None:
         """The cells of a sparse structure, which can be decoded at any step."""
@@ -128,7 +135,7 @@ class SolveSeam(Seam):
         scene = None if layer is None else layer.scene
         latent = (to_leaves(x_init, self.stage.bare) or {}).get(self.stage.bare)
         edge = 0 if latent is None or latent.dim() != 3 else round(latent.shape[1] ** (1 / 3))
-        if self.stage.decode is None or scene is None or scene.decoder is None or edge == 0:
+        if self.stage.decode is None or scene is None or scene.decoder is None or edge == 0 or latent.shape[0] > 1:
             logger.warning("%s: the shape cannot be decoded, so all tokens run", self.stage.name)
             return None
         cells = torch.argwhere(torch.ones(1, edge, edge, edge, device="cpu")).int()
@@ -159,7 +166,16 @@ def require_euler(solver: object, stage: str) -> None:
             f"{stage}: the solver is {kind.__name__}, and step caching needs Euler, where one velocity is one step: "
             "build the generator with solver_method='euler'"
         )
-    times: list[float] = []
+    require_single_steps(solver, stage)
+
+
+def require_single_steps(solver: object, stage: str) -> None:
+    """Try a solver on a constant velocity.
+
+    Raises:
+        SolverError: a step is not a state plus one velocity times the step's length.
+    """
+    kind, times = type(solver), list[float]()
 
     def constant(x: torch.Tensor, t: float) -> torch.Tensor:
         times.append(float(t))

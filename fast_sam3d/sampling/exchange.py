@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -87,8 +87,9 @@ def begin_run(scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: A
 
 
 def require_voxels(scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Acts around `sample_slat` (second argument: voxels [N, 4]); refuses an empty set with a clear error."""
-    coords = args[1] if len(args) > 1 else kwargs.get("coords")
+    """Acts around the sampling of a structured latent on voxels [N, 4]; refuses an empty set with a clear error."""
+    given = (value for value in (*args, *kwargs.values()) if getattr(value, "ndim", 0) == 2 and value.shape[1] == 4)
+    coords = next(given, None)
     if coords is not None and not len(coords):
         raise nothing_found(scene.occupancy is None or bool(torch.isfinite(scene.occupancy).all()))
     return call(*args, **kwargs)
@@ -103,7 +104,7 @@ def keep_occupancy(scene: Exchange, call: Callable[..., Any], *args: Any, **kwar
 
 
 def keep_scale(scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Acts around `sample_sparse_structure`, which returns by how much it merged voxels."""
+    """Acts around `sample_sparse_structure`, which may return by how much it merged voxels."""
     result = call(*args, **kwargs)
-    scene.scale = float(result.get("downsample_factor", 1.0))
+    scene.scale = float(result.get("downsample_factor", 1.0)) if isinstance(result, Mapping) else 1.0
     return result

@@ -102,7 +102,8 @@ class Solve:
         self._velocity: Tree | None = None
         guiding = None if method is None else method.guide.start(self._syncs)
         live = None if method is None or method.live is None else self._start_live(method.live, guidance)
-        self.state = SolveState(None if guiding is None else GuidedCalls(guiding, stage.bare), self._syncs, live=live)
+        guided = None if guiding is None else GuidedCalls(guiding, stage.bare)
+        self.state = SolveState(guided, self._syncs, live=live, branch=partial(stage.branch, dynamics))
         self._counted = self._syncs.count
 
     def __call__(self, x: Tree, t: Any, *args: Any, **kwargs: Any) -> Tree:
@@ -200,26 +201,32 @@ class Solve:
 
     def _carve(self, x: Tree, t: Any, args: Any, kwargs: Any, choice: Tensor | Merged) -> Tree:
         """The velocity with some tokens evaluated; the others keep their last, or take an evaluated token's."""
-        assert isinstance(x, Tensor)
-        assert isinstance(self._velocity, Tensor)
+        assert self._velocity is not None
         assert self._stage.coords
         assert self._stage.subset
-        index = choice.index if isinstance(choice, Merged) else choice
-        if len(index) == x.shape[1]:
+        bare, index = self._stage.bare, choice.index if isinstance(choice, Merged) else choice
+        (own,) = (to_leaves(self._velocity, bare) or {}).values()
+        if len(index) == own.shape[1]:
             return self._evaluate(x, t, args, kwargs)
-        coords = self._stage.coords(args, kwargs)
+        coords = self._stage.coords(x, args, kwargs)
         on_host = not isinstance(coords, Tensor) or coords.device.type == "cpu"
-        few_args, few_kwargs = self._stage.subset(args, kwargs, self._syncs.read(index) if on_host else index)
-        fresh = self._evaluate(x[:, index], t, few_args, few_kwargs)
-        if not isinstance(fresh, Tensor):
-            raise SolverError(f"{self._stage.name}: the velocity of a part of the tokens is a {type(fresh).__name__}")
-        fresh = fresh.to(self._velocity.dtype)
+        few = self._stage.subset(x, args, kwargs, index, self._syncs.read(index) if on_host else index)
+        if few is None:
+            return self._evaluate(x, t, args, kwargs)
+        velocity = self._evaluate(few[0], t, few[1], few[2])
+        fresh = (to_leaves(velocity, bare) or {}).get(bare)
+        if fresh is None:
+            raise SolverError(
+                f"{self._stage.name}: the velocity of a part of the tokens is a {type(velocity).__name__}"
+            )
+        fresh = fresh.to(own.dtype)
         if isinstance(choice, Merged):
-            state, few = (leaf.to(torch.promote_types(leaf.dtype, torch.float32)) for leaf in (x, fresh))
-            return choice.spread(state, few, self._grid[self._step]).to(fresh.dtype)
-        velocity = self._velocity.clone()
-        velocity[:, index] = fresh  # `index_copy` has no kernel for MPS before torch 2.8
-        return velocity
+            state = wide(to_leaves(x, bare) or {})[bare]
+            whole = choice.spread(state, wide({bare: fresh})[bare], self._grid[self._step]).to(fresh.dtype)
+        else:
+            whole = own.clone()
+            whole[:, index] = fresh  # `index_copy` has no kernel for MPS before torch 2.8
+        return like(self._velocity, {bare: whole})
 
     def _evaluate(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
         if self.state.live is not None:
@@ -242,6 +249,8 @@ class Solve:
 
     def _network(self, x: Tree, t: Any, args: Any, kwargs: Any) -> Tree:
         """The velocity of the generator's own dynamics, in the caller's autocast."""
+        if self.state.guided is not None:
+            self.state.guided.begin()
         # Set for the length of one call only: another solve may run between two steps of this one.
         for scene in self._scenes:
             scene.solve = self.state
@@ -296,7 +305,7 @@ class Solve:
         else:
             time = float(self._syncs.read(t) if isinstance(t, Tensor) and t.device.type != "cpu" else t)
         guidance = self._stage.guidance(self._dynamics)
-        return guidance.calls if guidance is not None and guidance.acts_at(time) else 1
+        return 1 if guidance is None else guidance.calls_at(time)
 
     def _start_live(self, live: Live, guidance: Guidance | None) -> LiveLayout:
         self._guided = [guidance is not None and guidance.acts_at(t) for t in self._grid[:-1]]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fast_sam3d.adapters import adapt
+from fast_sam3d.adapters import sam3d_of
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.sampling.step import to_leaves
 
@@ -57,7 +57,7 @@ def watched(pipeline: Any) -> Iterator[Magnitudes]:
     Yields:
         magnitudes, filled while the pipeline runs.
     """
-    adapter, magnitudes = adapt(pipeline), Magnitudes()
+    adapter, magnitudes = sam3d_of(pipeline), Magnitudes()
     hooks = []
     for stage in adapter.stages:
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fast_sam3d.adapters import adapt
+from fast_sam3d.adapters import sam3d_of
 from fast_sam3d.adapters.samplers import decode_structure
 from fast_sam3d.adapters.solves import record
 from fast_sam3d.bench.record import write_text
@@ -169,14 +169,14 @@ def _part(part: str) -> dict[str, Any]:
 def structure_problem(pipeline: Any, inputs: Inputs, seed: int, name: str, rows: int = 4096) -> Problem:
     """The baselines of the sparse structure under the sampler that is set."""
     bed = StructureBed(pipeline, inputs, [seed], len(inputs))
-    generator = adapt(pipeline).generator("ss")
+    generator = sam3d_of(pipeline).generator("ss")
     (solve,) = record(pipeline, lambda: bed.begin(generator), ("ss",), solve=False).values()
     return Problem.of([solve], name=name, rows_per_call=rows)
 
 
 def overlap_judge(pipeline: Any, problems: Sequence[Problem]) -> Callable[[Prefix], float]:
     """The largest over the problems of weight x (1 - mean voxel IoU) of a complete schedule's ends."""
-    decoder = adapt(pipeline).structure_decoder()
+    decoder = sam3d_of(pipeline).structure_decoder()
 
     def occupied(problem: Problem, leaves: Sequence[Mapping[str, Tensor]]) -> Tensor:
         with torch.no_grad():
@@ -210,13 +210,13 @@ def _latent(
     edge = pipeline.resolution
     voxels = [torch.argwhere(each.reshape(edge, edge, edge)) for each in occupied]
     bed = LatentBed(pipeline, few.slat, voxels, [settings.seed] * len(voxels), len(voxels))
-    generator = adapt(pipeline).generator("slat")
+    generator = sam3d_of(pipeline).generator("slat")
     (solve,) = record(pipeline, lambda: bed.begin(generator), ("slat",), solve=False).values()
     context, coords = solve.args
-    with adapt(pipeline).network("slat").keeping(context, coords):
+    with sam3d_of(pipeline).network("slat").keeping(context, coords):
         problem = Problem.of([solve])
     said(f"the baselines of {len(voxels)} objects are there, {sum(map(len, voxels))} voxels")
-    with adapt(pipeline).network("slat").keeping(context, coords):
+    with sam3d_of(pipeline).network("slat").keeping(context, coords):
         found = search(
             [problem], settings.most_latent, rounds=9, seconds=max(_end - 15 - time.time(), 1.0), around=AROUND_LATENT,
             progress=lambda share: said("dynamic programming is done") if share >= 1 else None,

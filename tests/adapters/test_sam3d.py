@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from fast_sam3d.adapters import NotAPipelineError, adapt
-from fast_sam3d.adapters.sam3d import Sam3d, compiled
+from fast_sam3d.adapters.base import compiled
+from fast_sam3d.adapters.sam3d import Sam3d
 from fast_sam3d.adapters.samplers import LAYOUT, decode_structure, guidance_of, only_voxels, voxels_of
 from tests.fakes import FakeInference, FakePipeline
 
@@ -50,8 +51,8 @@ def test_formats_are_those_with_a_decoder() -> None:
     assert adapt(pipeline).formats == {"gaussian", "gaussian_4"} and adapt(pipeline).mesh_decoder() is None
     assert [name for name, _, _ in adapt(pipeline).sparse_networks()] == [
         "slat",
-        "slat_decoder_gs",
-        "slat_decoder_gs_4",
+        "gaussian decoder",
+        "gaussian_4 decoder",
     ]
 
 
@@ -152,13 +153,15 @@ def test_guidance_with_a_pointmap_has_three_calls() -> None:
 
 
 def test_voxels_are_the_last_argument_or_the_keyword() -> None:
-    rows, other = torch.arange(20).reshape(5, 4), torch.zeros(5, 3)
-    assert voxels_of((other, rows), {}) is rows and voxels_of((other,), {"coords": rows}) is rows
-    assert voxels_of((other,), {}) is None and voxels_of((), {}) is None and voxels_of((rows[None],), {}) is None
+    x, rows, other = torch.arange(10.0).reshape(1, 5, 2), torch.arange(20).reshape(5, 4), torch.zeros(5, 3)
+    assert voxels_of(x, (other, rows), {}) is rows and voxels_of(x, (other,), {"coords": rows}) is rows
+    assert all(voxels_of(x, args, {}) is None for args in ((other,), (), (rows[None],)))
     index = torch.tensor([0, 3])
-    args, kwargs = only_voxels((other, rows), {"d": 1}, index)
-    assert args[0] is other and args[1].tolist() == rows[index].tolist() and kwargs == {"d": 1}
-    args, kwargs = only_voxels((other,), {"coords": rows.numpy()}, index)
+    few, args, kwargs = only_voxels(x, (other, rows), {"d": 1}, index, index)
+    assert few.tolist() == x[:, index].tolist() and kwargs == {"d": 1}
+    assert args[0] is other and args[1].tolist() == rows[index].tolist()
+    few, args, kwargs = only_voxels(x, (other,), {"coords": rows.numpy()}, index, index)
+    assert few.tolist() == x[:, index].tolist()
     assert args == (other,) and kwargs["coords"].tolist() == rows[index].tolist()
 
 

@@ -235,8 +235,10 @@ def test_mismatched_coords_run_all_tokens(caplog: pytest.LogCaptureFixture) -> N
 def test_voxels_passed_as_a_keyword() -> None:
     coords = voxels(10)
     index = torch.tensor([2, 5])
-    assert voxels_of((), {"coords": coords}) is coords
-    args, kwargs = only_voxels(("cond",), {"coords": coords, "d": 1}, index)
+    assert voxels_of(None, (), {"coords": coords}) is coords
+    x = torch.randn(1, 10, 3)
+    few, args, kwargs = only_voxels(x, ("cond",), {"coords": coords, "d": 1}, index, index)
+    assert torch.equal(few, x[:, index])
     assert args == ("cond",) and kwargs["d"] == 1
     assert torch.equal(kwargs["coords"], coords[index])
-    assert voxels_of((torch.ones(3),), {}) is None
+    assert voxels_of(None, (torch.ones(3),), {}) is None

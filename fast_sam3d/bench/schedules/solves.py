@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fast_sam3d.adapters import adapt
+from fast_sam3d.adapters import sam3d_of
 from fast_sam3d.adapters.samplers import decode_structure
 from fast_sam3d.api import accelerated
 from fast_sam3d.bench.schedules.inputs import Inputs
@@ -68,7 +68,7 @@ class _Bed:
         """
         total = len(self) if count is None else min(count, len(self))
         size = self.batch if together else 1
-        generator = adapt(self.pipeline).generator(self.stage)
+        generator = sam3d_of(self.pipeline).generator(self.stage)
         before = generator.inference_steps
         found: list[dict[str, Tensor]] = []
         calls = 0.0
@@ -108,7 +108,7 @@ class StructureBed(_Bed):
         self.inputs, self.seeds = inputs, seeds
         shapes = {name: (1, *shape) for name, shape in pipeline.leaf_shapes.items()}
         self._noise = [tree_randn(shapes, self.device, torch.Generator().manual_seed(seed)) for seed in seeds]
-        self._decoder = adapt(pipeline).structure_decoder()
+        self._decoder = sam3d_of(pipeline).structure_decoder()
         edge = pipeline.resolution
         line = (torch.arange(edge, device=self.device) + 0.5) / edge - 0.5
         self._centres = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).reshape(-1, 3)
@@ -238,7 +238,7 @@ class LatentBed(_Bed):
         )
         x, places = torch.cat([self._noise[i] for i in which])[None], coords.to(torch.int32).cpu().numpy()
         context = self.contexts[start:end]
-        with adapt(self.pipeline).network("slat").keeping(context, places):
+        with sam3d_of(self.pipeline).network("slat").keeping(context, places):
             return {"feats": generator.solve(x, context, places)[0]}
 
     def against(self, solved: Solved, base: Solved) -> Scores:

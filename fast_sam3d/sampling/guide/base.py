@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from fast_sam3d.sampling.part import Part
 from fast_sam3d.sampling.step import Leaves
 from fast_sam3d.sampling.syncs import Syncs
+
+Branch: TypeAlias = Literal["conditional", "zeros", "negative"]
+"""What a network call of guidance is for: the condition; no condition, as zeros; or another one in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +24,24 @@ class Guidance:
         intervals: (first, last) network time at which guidance acts, both included, for each leaf with its own.
         time_scale: network time of t = 1.
         calls: network calls of a guided step.
+        plain: network calls of any other step.
     """
 
     strength: float
     intervals: tuple[tuple[float, float], ...]
     time_scale: float = 1000.0
     calls: int = 2
+    plain: int = 1
 
     def acts_at(self, t: float) -> bool:
         """Whether a step that starts at t (0 noise, 1 data) is guided."""
         # Compared in float32, as the pipeline does, so that a step at the end of an interval falls on the same side.
         time = np.float32(t * self.time_scale)
         return any(np.float32(low) <= time <= np.float32(high) for low, high in self.intervals)
+
+    def calls_at(self, t: float) -> int:
+        """Network calls of a step that starts at t."""
+        return self.calls if self.acts_at(t) else self.plain
 
 
 class Guiding(Protocol):

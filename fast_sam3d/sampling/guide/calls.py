@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+import torch
+
 from fast_sam3d.patch import Seam
-from fast_sam3d.sampling.guide.base import Guiding
+from fast_sam3d.sampling.guide.base import Branch, Guiding
 from fast_sam3d.sampling.precision import Autocast, in_types_of, wide
-from fast_sam3d.sampling.step import Tree, like, to_leaves
+from fast_sam3d.sampling.step import Leaves, Tree, like, to_leaves
 from fast_sam3d.sampling.syncs import Syncs
 
 
 class GuidedCalls:
-    """Acts around the network's calls in one solve: the conditional one first, then that with the keyword cfg=True.
+    """Acts around the network's calls in one solve: in a guided step the conditional one first, then the other.
 
-    That order and the keyword are those of sam3d_objects/model/backbone/generator/classifier_free_guidance.py.
+    Several conditional calls in one step, one for each of several conditions, count by their mean.
 
     Args:
         guiding: decides.
@@ -27,19 +29,23 @@ class GuidedCalls:
     def __init__(self, guiding: Guiding, bare: str) -> None:
         self._guiding = guiding
         self._bare = bare
-        self._conditional: Tree | None = None
+        self._conditional: list[Tree] = []
         self._spared = 0
 
-    def __call__(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def begin(self) -> None:
+        """Begin a step."""
+        self._conditional.clear()
+
+    def __call__(self, branch: Branch | None, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Make the call, or return a substitute for its result."""
-        if not kwargs.get("cfg"):
-            self._conditional = None  # of a step that failed
-            self._conditional = call(*args, **kwargs)
-            return self._conditional
-        tree, self._conditional = self._conditional, None
-        conditional = to_leaves(tree, self._bare)
-        if tree is None or conditional is None:
+        if branch == "conditional":
+            velocity = call(*args, **kwargs)
+            self._conditional.append(velocity)
+            return velocity
+        trees = [to_leaves(tree, self._bare) for tree in self._conditional]
+        if not trees or None in trees:
             return call(*args, **kwargs)
+        tree, conditional = self._conditional[-1], _mean([leaves for leaves in trees if leaves is not None])
         autocast = Autocast(next(iter(conditional.values())).device)
         with autocast.off():
             given = self._guiding.stand_in(wide(conditional))
@@ -57,6 +63,14 @@ class GuidedCalls:
         """Calls saved since the last `take`."""
         spared, self._spared = self._spared, 0
         return spared
+
+
+def _mean(trees: Sequence[Leaves]) -> Leaves:
+    first = trees[0]
+    if len(trees) == 1:
+        return first
+    sums = {name: torch.stack([wide(leaves)[name] for leaves in trees]).mean(dim=0) for name in first}
+    return in_types_of(first, sums)
 
 
 class Kept(Protocol):
@@ -77,16 +91,18 @@ class SolveState:
         syncs: counts where the host waits for the device.
         kept: `fast_sam3d.exact.context.Contexts`, once a saving has asked for it.
         live: `fast_sam3d.sampling.live.LiveLayout` of a method that evaluates the layout alone.
+        branch: (network, args, kwargs) of a network call -> what it is for; see `SolveStage`.
     """
 
     guided: GuidedCalls | None = None
     syncs: Syncs = field(default_factory=Syncs)
     kept: Kept | None = None
     live: Any = None
+    branch: Callable[[Any, Any, Any], Branch | None] = lambda network, args, kwargs: None
 
 
 class NetworkSeam(Seam):
-    """Replaces the `forward` of a sampler's network: (x, t, *condition, **kwargs), with `cfg=True` if unconditional.
+    """Replaces the `forward` of a sampler's network: (x, t, *condition, **kwargs).
 
     During a solve the layers' methods act around each call as `method(network, state, call, *args, **kwargs)`, the last
     layer outermost; at any other time the seam does nothing.
@@ -112,4 +128,6 @@ def running_solve(seam: Seam) -> SolveState | None:
 
 def guide_call(network: Any, state: SolveState, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The method of guidance at a `NetworkSeam`."""
-    return call(*args, **kwargs) if state.guided is None else state.guided(call, *args, **kwargs)
+    if state.guided is None:
+        return call(*args, **kwargs)
+    return state.guided(state.branch(network, args, kwargs), call, *args, **kwargs)
