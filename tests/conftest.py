@@ -78,6 +78,7 @@ SLOW = (
     "stock",
     "test_adding_a_method.py",
     "test_contract.py",
+    "test_contract_trellis.py",
     "test_direction.py",
     "test_docs.py::test_commands_on_examples_run",
     "test_docs.py::test_python_snippets_run",
@@ -89,6 +90,7 @@ SLOW = (
     "test_packaging.py::test_wheel_contains_configuration_weights_and_an_example",
     "test_packaging.py::test_wheel_works_in_an_empty_folder",
     "test_precision.py",
+    "trellis",
     "tune/test_tune_command.py",
 )
 

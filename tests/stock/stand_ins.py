@@ -17,7 +17,7 @@ import importlib.machinery
 import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -168,32 +168,39 @@ WRITTEN: dict[str, dict[str, Any]] = {
 }
 
 
-class _Finder:
-    """Finds stand-ins; at the end of `sys.meta_path`, so that installed packages take precedence."""
+class Finder:
+    """Finds stand-ins; at the end of `sys.meta_path`, so that installed packages take precedence.
+
+    Args:
+        empty: names of packages.
+        written: what is in their modules.
+    """
+
+    def __init__(self, empty: Set[str] = EMPTY, written: Mapping[str, dict[str, Any]] = WRITTEN) -> None:
+        self.empty, self.written = empty, written
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name.split(".")[0] not in EMPTY:
+        if name.split(".")[0] not in self.empty:
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
 
     def create_module(self, spec: Any) -> types.ModuleType:
-        return _module(spec.name)
+        return _module(spec.name, self.written)
 
     def exec_module(self, module: types.ModuleType) -> None:
         pass
 
 
-def _module(name: str) -> types.ModuleType:
+def _module(name: str, written: Mapping[str, dict[str, Any]]) -> types.ModuleType:
     module = types.ModuleType(name)
     module.__path__ = []
-    written = WRITTEN.get(name, {})
-    vars(module).update(written)
+    vars(module).update(written.get(name, {}))
 
     def attribute(wanted: str) -> Any:
         if wanted.startswith("__"):
             raise AttributeError(wanted)
         inner = f"{name}.{wanted}"
-        if any(written == inner or written.startswith(f"{inner}.") for written in WRITTEN):
+        if any(known == inner or known.startswith(f"{inner}.") for known in written):
             return importlib.import_module(inner)  # also for those who do not import it themselves
         return Anything
 
@@ -204,26 +211,29 @@ def _module(name: str) -> types.ModuleType:
 @contextmanager
 def importable() -> Iterator[None]:
     """`sam3d_objects` can be imported and its pipeline built in this block, on a machine without a GPU."""
-    finder: Any = _Finder()
     if sparse_convolution.REAL:
         importlib.import_module("spconv.pytorch")  # before a GPU is pretended
-    before = dict(sys.modules)
     with ExitStack() as stack:
         stack.enter_context(mock.patch.dict(os.environ, ENVIRONMENT))
         # The package reads the name of the GPU and fails without one.
         stack.enter_context(mock.patch("torch.cuda.is_available", return_value=True))
         stack.enter_context(mock.patch("torch.cuda.get_device_name", return_value="none"))
         stack.enter_context(mock.patch("torch.cuda.current_device", return_value=0))
-        sys.meta_path.append(finder)
-        try:
-            yield
-        finally:
-            sys.meta_path.remove(finder)
-            for name in [name for name in sys.modules if name.split(".")[0] in EMPTY]:
-                if name not in before:
-                    del sys.modules[name]
-                else:
-                    sys.modules[name] = before[name]
+        stack.enter_context(found(Finder()))
+        yield
+
+
+@contextmanager
+def found(finder: Any) -> Iterator[None]:
+    """The stand-ins of a `Finder` can be imported in this block."""
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name, module in list(sys.modules.items()):
+            if getattr(getattr(module, "__spec__", None), "loader", None) is finder:
+                del sys.modules[name]
 
 
 @contextmanager

@@ -316,11 +316,12 @@ def calm(mesh: MeshDecoder) -> None:
 
 
 @torch.no_grad()
-def aim(decoder: Any, sample: Callable[[], object]) -> None:
-    """Shift the last bias of a structure decoder, which `sample` calls, so that about `VOXELS` logits are positive."""
+def aim(decoder: Any, sample: Callable[[], object], voxels: int = VOXELS) -> None:
+    """Shift the last bias of a structure decoder, which `sample` calls, so that about `voxels` logits are positive."""
     logits: list[Tensor] = []
     hook = decoder.register_forward_hook(lambda module, args, output: logits.append(output.flatten()))
     torch.manual_seed(0)
     sample()
     hook.remove()
-    decoder.refine[-1].bias.sub_(logits[0].topk(VOXELS).values[-1])
+    last = [module for module in decoder.modules() if isinstance(module, nn.Conv3d)][-1]
+    last.bias.sub_(logits[0].topk(voxels).values[-1])  # type: ignore[union-attr]
