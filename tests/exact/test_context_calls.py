@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,18 +10,23 @@ import pytest
 import torch
 
 from fast_sam3d.exact.attention import AttentionSeam
-from fast_sam3d.exact.context import Contexts, CrossAttentionSeam, contexts_of, watch_context
+from fast_sam3d.exact.context import MOST, Contexts, CrossAttentionSeam, contexts_of, watch_context
 from fast_sam3d.patch import Layer
 from fast_sam3d.sampling.guide import SolveState
+from fast_sam3d.sampling.stage import by_keyword
 
 FIRST = torch.arange(6.0).reshape(1, 2, 3)
 X, T = torch.zeros(1, 4, 3), torch.tensor(0.5)
 
 
-def kinds(*calls: tuple[tuple[Any, ...], dict[str, Any]], **attributes: Any) -> list[str | None]:
+def solve() -> SolveState:
+    return SolveState(branch=partial(by_keyword, print))
+
+
+def kinds(*calls: tuple[tuple[Any, ...], dict[str, Any]], **attributes: Any) -> list[str | int | None]:
     """The kinds that calls of one network in one solve are given, in order."""
     network = SimpleNamespace(**{"training": False, "force_zeros_cond": True, **attributes})
-    state, seen = SolveState(), []
+    state, seen = solve(), []
     for args, kwargs in calls:
         watch_context(network, state, lambda *a, **k: seen.append(contexts_of(state).kind), *args, **kwargs)
         assert contexts_of(state).kind is None, "only during the call"
@@ -34,38 +40,51 @@ def conditional(condition: Any, **named: Any) -> tuple[tuple[Any, ...], dict[str
 @pytest.mark.parametrize(
     ("second", "expected"),
     [
-        (FIRST, "same"),
-        (FIRST.clone(), "same"),
-        (FIRST + 1, None),
-        (FIRST.double(), None),
-        (FIRST[:, :1], None),
-        (FIRST.repeat(2, 1, 1), None),  # equal by broadcasting
-        (FIRST[0], None),
-        (None, None),
+        (FIRST, 0),
+        (FIRST.clone(), 0),
+        (FIRST[:], 0),
+        (FIRST + 1, 1),
+        (FIRST.double(), 1),
+        (FIRST[:, :1], 1),
+        (FIRST.repeat(2, 1, 1), 1),  # equal by broadcasting
+        (FIRST[0], 1),
+        (None, 1),
     ],
 )
-def test_a_context_is_the_same_if_it_equals_the_first_one_exactly(second: Any, expected: str | None) -> None:
-    assert kinds(conditional(FIRST), conditional(second)) == ["same", expected]
+def test_contexts_are_numbered_by_their_values(second: Any, expected: int) -> None:
+    assert kinds(conditional(FIRST), conditional(second), conditional(FIRST)) == [0, expected, 0]
+
+
+def test_only_a_few_contexts_are_kept() -> None:
+    calls = [conditional(FIRST + number) for number in range(MOST + 2)]
+    assert kinds(*calls, conditional(FIRST)) == [*range(MOST), None, None, 0]
+
+
+def test_views_of_one_tensor_are_compared_without_waiting_for_the_device() -> None:
+    state, network = solve(), SimpleNamespace(training=False)
+    for view in (FIRST[:, :1], FIRST[:, 1:], FIRST[:, :1]):
+        watch_context(network, state, lambda *a, **k: None, X, T, view)
+    assert state.syncs.count == 1 and len(contexts_of(state).known) == 2
 
 
 def test_state_time_step_size_and_voxels_are_no_condition() -> None:
     first = ((X, T, FIRST), {"d": torch.tensor(1.0), "coords": torch.zeros(5, 4)})
     other = ((X + 1, T + 1, FIRST), {"d": torch.tensor(2.0), "coords": torch.ones(7, 4)})
-    assert kinds(first, other, conditional(FIRST, pose=FIRST)) == ["same", "same", None]
+    assert kinds(first, other, conditional(FIRST, pose=FIRST)) == [0, 0, 1]
     rows = torch.zeros(5, 4)
-    assert kinds(((X, T, FIRST, rows), {}), ((X, T, FIRST, rows + 1), {})) == ["same", "same"]
-    assert kinds(((X, T, rows[None]), {}), ((X, T, rows[None] + 1), {})) == ["same", None]
+    assert kinds(((X, T, FIRST, rows), {}), ((X, T, FIRST, rows + 1), {})) == [0, 0]
+    assert kinds(((X, T, rows[None]), {}), ((X, T, rows[None] + 1), {})) == [0, 1]
 
 
 def test_unconditional_calls_are_those_of_guidance_on_a_network_that_zeroes_its_context() -> None:
     unconditional = ((X, T, FIRST), {"cfg": True})
-    assert kinds(unconditional, conditional(FIRST)) == ["unconditional", "same"]
-    assert kinds(unconditional, conditional(FIRST), force_zeros_cond=False) == [None, "same"]
+    assert kinds(unconditional, conditional(FIRST)) == ["unconditional", 0]
+    assert kinds(unconditional, conditional(FIRST), force_zeros_cond=False) == [None, 0]
     assert kinds(unconditional, conditional(FIRST), training=True) == [None, None]
 
 
 def test_an_inner_call_has_the_kind_of_the_outer_one_and_a_failed_one_leaves_none() -> None:
-    state, network, seen = SolveState(), SimpleNamespace(training=False, force_zeros_cond=True), []
+    state, network, seen = solve(), SimpleNamespace(training=False, force_zeros_cond=True), []
 
     def outer(*args: Any, **kwargs: Any) -> None:
         watch_context(network, state, lambda *a, **k: seen.append(contexts_of(state).kind), X, T, FIRST)
@@ -79,7 +98,7 @@ def test_an_inner_call_has_the_kind_of_the_outer_one_and_a_failed_one_leaves_non
 def test_memory_of_the_cache_is_that_of_keys_and_values() -> None:
     contexts = Contexts(SolveState().syncs)
     assert contexts.bytes == 0
-    contexts.kept = {1: torch.zeros(2, 3), 2: torch.zeros(4, dtype=torch.float16)}
+    contexts.kept = {(1, 0): torch.zeros(2, 3), (2, 0): torch.zeros(4, dtype=torch.float16)}
     contexts.constants = {1: torch.zeros(100)}
     assert contexts.bytes == 2 * 3 * 4 + 4 * 2
 
