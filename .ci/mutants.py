@@ -47,6 +47,7 @@ TESTS = (
 # Replacements that are equivalent by construction: `is None` against `== None`, `==` against `is` of small constants.
 EQUIVALENT = re.compile("ReplaceComparisonOperator_(Is_Eq|IsNot_NotEq|Eq_Is|NotEq_IsNot)$")
 SECONDS, FIRST = 15.0, 8  # of the tests chosen for one change; how many of them run first
+DEFAULTS = "tests/config/test_settings.py"
 MEMORY = 12 << 30  # of one process
 PRELOADED = (
     "torch",
@@ -104,10 +105,14 @@ class Chosen:
 
 
 def choose(mutation: MutationSpec, known: dict) -> list[str]:
-    """The tests for a change: those that run its lines or, where these run on import only, any line of the file; first
-    those of its package, one of each parametrised test before a second one, the fastest; `SECONDS` in all."""
+    """The tests for a change: those that run its lines or, where these run on import only, any line of the file and
+    those of the defaults; first those of its package, one of each parametrised test before a second one, the fastest;
+    `SECONDS` in all."""
     lines = known["lines"].get(str(mutation.module_path), {})
-    tests = set(lines.get(str(mutation.start_pos[0]), [])) or {test for found in lines.values() for test in found}
+    tests = set(lines.get(str(mutation.start_pos[0]), []))
+    if not tests:
+        tests = {test for found in lines.values() for test in found}
+        tests |= {test for test in known["seconds"] if test.startswith(DEFAULTS)}
     near = str(mutation.module_path.parent).replace("fast_sam3d", "tests", 1) + "/"
     seen: Counter[str] = Counter()
     order = []

@@ -84,6 +84,8 @@ def test_only_adapters_use_attribute_paths(copy: Path) -> None:
         "return getattr(pipeline, 'slat_generator')",
         "return pipeline[f'{stage}_generator']",
         "return pipeline.backbone",
+        "return pipeline.slat_sampler",
+        "return pipeline['slat_flow_model']",
     ],
 )
 def test_attribute_path_outside_adapters_is_reported(line: str, copy: Path) -> None:
@@ -91,6 +93,12 @@ def test_attribute_path_outside_adapters_is_reported(line: str, copy: Path) -> N
     done = attribute_paths(copy)
     assert done.returncode == 1
     assert "fast_sam3d/api.py:" in done.stdout and "ask the adapter" in done.stdout
+
+
+def test_the_core_names_no_model(copy: Path) -> None:
+    plant(copy, "fast_sam3d.exact.settings", "return 'as in TRELLIS'")
+    done = attribute_paths(copy)
+    assert done.returncode == 1 and "fast_sam3d/exact/settings.py:" in done.stdout
 
 
 def test_every_arrow_of_the_drawing_points_down(copy: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.bench.job import PLACES
-from fast_sam3d.bench.record import replacing
 from fast_sam3d.bench.suite import OFF, OTHER_SEED, Suite
 from fast_sam3d.bench.summary import UNKNOWN, MethodStats, Number, pareto_front
 from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.outputs.files import atomic_write
+from fast_sam3d.outputs.folder import writing
 
 PARETO, STAGES, ABLATION, SWEEPS = "pareto.png", "stages.png", "ablation.png", "sweeps.png"
 DPI = 110
@@ -293,7 +294,7 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, An
 
 
 def _save(plot: Any, figure: Any, path: Path) -> Path:
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")
+    with writing(path), atomic_write(path) as file:
+        figure.savefig(file, dpi=DPI, format="png")
     plot.close(figure)
     return path

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from fast_sam3d.documents.files import read_bytes
 from fast_sam3d.errors import OutputError
 from fast_sam3d.model.weights import weights_digest
 from fast_sam3d.outputs.digests import file_digest, folder_identity, text_digest
-from fast_sam3d.outputs.folder import writing
+from fast_sam3d.outputs.files import atomic_write
+from fast_sam3d.outputs.folder import clear_unfinished, writing
 
 if TYPE_CHECKING:
     from fast_sam3d.bench.objects import Identified
@@ -63,7 +63,8 @@ class Record:
             )
         if not fresh and self.path.exists():
             self.rows = dict(_read(self.path))
-        # Rewrite it, because the last line may be incomplete after a kill.
+        # After a kill there may be unfinished files, and an incomplete last line.
+        clear_unfinished(folder)
         write_text(self.path, "".join(_line(key, rows) for key, rows in self.rows.items()))
         with writing(folder):
             for path in others if fresh else ():
@@ -128,27 +129,13 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, see `replacing`."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield the name of a file that replaces `path` at the end of the block; the same command writes over a stale one.
+    """Write a UTF-8 file; atomic.
 
     Raises:
         OutputError: the disk is full, or the folder was removed in the meantime.
     """
-    temporary = path.with_suffix(".tmp")
-    with writing(path):
-        try:
-            yield temporary
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+    with writing(path), atomic_write(path) as file:
+        file.write(text.encode())
 
 
 def _line(key: Key, rows: Rows) -> str:

@@ -9,10 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fast_sam3d.bench.record import replacing, without_nan, write_rows, write_text
+from fast_sam3d.bench.record import without_nan, write_rows, write_text
 from fast_sam3d.bench.suite import Suite
 from fast_sam3d.bench.summary import by_sampler, markdown
 from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.outputs.files import atomic_write
+from fast_sam3d.outputs.folder import writing
 
 ROWS, PARQUET, TABLE, SUMMARY = "rows.csv", "rows.parquet", "table.md", "summary.json"
 
@@ -70,5 +72,5 @@ def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     columns = dict.fromkeys(name for row in rows for name in row)
     table = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
-    with replacing(path) as temporary:
-        parquet.write_table(table, temporary)
+    with writing(path), atomic_write(path) as file:
+        parquet.write_table(table, file)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fast_sam3d.cli.arguments import ANY
 from fast_sam3d.cli.configuration import config_from
@@ -19,6 +19,9 @@ from fast_sam3d.outputs.folder import result_folder, results_complete
 from fast_sam3d.run.notices import checkpoint_notices, notices_of
 from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
 from fast_sam3d.run.results import RESULT_NAMES, write_results
+
+if TYPE_CHECKING:
+    from fast_sam3d.bench.samplers import Sampler
 
 OVERRIDES = ANY
 SHEET, FACTS = "compare.png", "compare.json"
@@ -35,25 +38,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from fast_sam3d.bench.samplers import OWN, find_samplers
+
+    (sampler,) = find_samplers([args.sampler])
+    config = _accelerated_config(args)
+    more = {"rounds": args.rounds, "device": config.pipeline.device}
+    more |= {} if sampler == OWN else {"sampler": sampler.label}
+    names, ways = (*RESULT_NAMES, SHEET, FACTS), (BASELINE, ACCELERATED)
+    with prepare(config, args.overwrite, FACTS, names, ways, "_compare", more) as request:
+        if request is not None:
+            _compare(request, sampler, args.rounds)
+    return 0
+
+
+def _compare(request: Request, sampler: Sampler, rounds: int) -> None:
     import torch
 
     from fast_sam3d.bench.profile import PLAIN, profile
-    from fast_sam3d.bench.samplers import OWN, find_samplers
     from fast_sam3d.checkpoints.load import load_checkpoint
     from fast_sam3d.metrics import Reconstruction, compare
     from fast_sam3d.outputs.seals import save_sealed
     from fast_sam3d.run.progress import Bar
 
-    (sampler,) = find_samplers([args.sampler])
-    config = _accelerated_config(args)
+    config, given, checkpoint, target = request.config, request.given, request.checkpoint, request.target
     asked = config.pipeline
-    request = prepare(
-        config, args.overwrite, FACTS, (*RESULT_NAMES, SHEET, FACTS), (BASELINE, ACCELERATED), "_compare",
-        {"rounds": args.rounds, "device": asked.device} | ({} if sampler == OWN else {"sampler": sampler.label}),
-    )  # fmt: skip
-    if request is None:
-        return 0
-    given, checkpoint, target = request.given, request.checkpoint, request.target
     pipeline = load_checkpoint(checkpoint, *asked.loading)
     settings = RunSettings.of(config.seed, asked)
     runs: dict[str, ObjectRun] = {}
@@ -65,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
 
     with sampler.on(pipeline), Bar("compare", None) as bar:
         timings = profile(
-            pipeline, run, {ACCELERATED: config}, args.rounds, lambda done, total: bar.update(done, total=total)
+            pipeline, run, {ACCELERATED: config}, rounds, lambda done, total: bar.update(done, total=total)
         )
     times = {BASELINE if timing.name == PLAIN else timing.name: timing for timing in timings}
     medians = {way: timing.median for way, timing in times.items()}
@@ -80,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
         "sampler": sampler.label,
         "preset": config.choices["preset"],
         "methods": runs[ACCELERATED].report.methods,
-        "rounds": args.rounds,
+        "rounds": rounds,
         "seconds": {way: timing.totals for way, timing in times.items()},
         "median_seconds": medians,
         "median_stage_seconds": {way: timing.medians() for way, timing in times.items()},
@@ -102,7 +110,6 @@ def main(args: argparse.Namespace) -> int:
     with results_complete(target):
         print("\n".join(_table(facts)))
         print_path(f"results in {target}: {SHEET}, {FACTS}, {BASELINE}/, {ACCELERATED}/")
-    return 0
 
 
 def _accelerated_config(args: argparse.Namespace) -> Config:

@@ -27,12 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    request = prepare(config_from(args), args.overwrite, REPORT, RESULT_NAMES)
-    if request is None:
-        return 0
-    written = run(request)
-    with results_complete(request.target):
-        _print_summary(written, request.target)
+    with prepare(config_from(args), args.overwrite, REPORT, RESULT_NAMES) as request:
+        if request is not None:
+            written = run(request)
+            with results_complete(request.target):
+                _print_summary(written, request.target)
     return 0
 
 

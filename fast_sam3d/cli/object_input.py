@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from fast_sam3d.cli.tables import print_path
 from fast_sam3d.config.compose import Config, check_methods
 from fast_sam3d.errors import InputError
 from fast_sam3d.inputs.load import ObjectInput, load_asked
+from fast_sam3d.outputs.digests import text_digest
 from fast_sam3d.outputs.folder import check_target, has_results, log_replaced
+from fast_sam3d.outputs.locks import run_lock
 from fast_sam3d.run.export import check_exports
 from fast_sam3d.run.notices import log_checkpoint
 
@@ -37,11 +40,13 @@ class Request:
     identity: dict[str, Any]
 
 
+@contextmanager
 def prepare(
     config: Config, overwrite: bool, report: str, names: Collection[str], folders: Collection[str] = (),
     suffix: str = "", more: Mapping[str, Any] | None = None,
-) -> Request | None:  # fmt: skip
-    """Reads the input and checks everything that can be checked without the pipeline; writes nothing.
+) -> Iterator[Request | None]:  # fmt: skip
+    """Reads the input, checks everything that can be checked without the pipeline, and keeps a second run out of the
+    result folder for the length of the block; writes nothing but a lock beside it.
 
     Args:
         overwrite: existing results are replaced.
@@ -50,7 +55,7 @@ def prepare(
         suffix: of the result folder's name.
         more: further settings of the identity.
 
-    Returns:
+    Yields:
         None if the results are there and complete, which it prints.
 
     Raises:
@@ -74,13 +79,17 @@ def prepare(
     log_acceleration(config)
     identity = _identity(config, given, checkpoint)
     identity["settings"] |= more or {}
-    if not overwrite and has_results(target, report, identity):
-        print_path(f"results in {target} are complete, from the same input and settings; --overwrite repeats the run")
-        return None
-    if overwrite:
-        log_replaced(target, report, identity)
-    check_ready(checkpoint, asked_for.device)
-    return Request(config, given.reduced() if checkpoint.kind == "mini" else given, target, checkpoint, identity)
+    with run_lock(target, target.with_name(f".fast_sam3d-{text_digest(target.name)[:12]}.lock")):
+        if not overwrite and has_results(target, report, identity):
+            print_path(
+                f"results in {target} are complete, from the same input and settings; --overwrite repeats the run"
+            )
+            yield None
+            return
+        if overwrite:
+            log_replaced(target, report, identity)
+        check_ready(checkpoint, asked_for.device)
+        yield Request(config, given.reduced() if checkpoint.kind == "mini" else given, target, checkpoint, identity)
 
 
 def _identity(config: Config, given: ObjectInput, checkpoint: Checkpoint) -> dict[str, Any]:

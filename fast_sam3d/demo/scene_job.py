@@ -58,7 +58,7 @@ def run_scene_job(job: Job, given: JobInput, model: Model, folder: Path) -> Resu
         worker.progress = watch.outside
         worker.call = functools.partial(in_own_process, watch.check)
         worker.know(scene, config.input)
-        plan = plan_scene(scene, config, config_identity(config, model.checkpoint), target)
+        plan = plan_scene(scene, config, config_identity(config, model.checkpoint), target, overwrite=False)
 
         def engine(tasks: Iterable[ObjectTask]) -> Iterator[ObjectOutcome]:
             yield from in_groups(model.pipeline, list(tasks), config.scene.batch, one)

@@ -2,7 +2,7 @@
 
 Without a kernel for sequences of different length, the stock code concatenates the sequences and masks everything
 outside of their blocks in one full attention
-(sam3d_objects/model/backbone/tdfy_dit/modules/sparse/attention/masked_sdpa.py). For a single sequence the mask is
+(modules/sparse/attention/masked_sdpa.py). For a single sequence the mask is
 N x N zeros; for the windows of a decoder almost all of it is minus infinity.
 
 - A single sequence gets one row of zeros, broadcast over all queries by the same kernel.

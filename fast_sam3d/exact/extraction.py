@@ -1,6 +1,6 @@
 """Mesh extraction from the cubes that intersect the surface, instead of all cubes of the grid.
 
-The stock extractor (sam3d_objects/model/backbone/tdfy_dit/representations/mesh/cube2mesh.py, `SparseFeatures2Mesh`)
+The stock extractor (representations/mesh/cube2mesh.py, `SparseFeatures2Mesh`)
 scatters the features of the active cells to the whole grid, 256^3 cubes of eight corners, and passes that to
 FlexiCubes, which first selects the cubes with corners of both signs. A corner that no active cell touches has the
 distance 1, so these cubes lie around active cells; here they are selected first, and FlexiCubes gets only them. Cubes

@@ -5,7 +5,7 @@ taps. Neighbours of a child with the same parent are equal, so a child sees only
 kernel is summed over the taps that fall on one voxel, once for each of the eight children, and each child takes eight
 products instead of 27, of features at the coarse voxels. Equal up to rounding, because the order of the sum differs.
 
-The stock block (sam3d_objects/model/backbone/tdfy_dit/models/structured_latent_vae/decoder_mesh.py,
+The stock block (models/structured_latent_vae/decoder_mesh.py,
 `SparseSubdivideBlock3d`) also convolves the copies with one tap in its skip connection; here each voxel is
 processed once. Forward hooks on a block's first convolution are not called.
 """

@@ -134,8 +134,9 @@ class SolveSeam(Seam):
         layer = self._accelerating
         scene = None if layer is None else layer.scene
         latent = (to_leaves(x_init, self.stage.bare) or {}).get(self.stage.bare)
-        edge = 0 if latent is None or latent.dim() != 3 else round(latent.shape[1] ** (1 / 3))
-        if self.stage.decode is None or scene is None or scene.decoder is None or edge == 0 or latent.shape[0] > 1:
+        one = latent is not None and latent.dim() == 3 and len(latent) == 1
+        edge = round(latent.shape[1] ** (1 / 3)) if latent is not None and one else 0
+        if self.stage.decode is None or scene is None or scene.decoder is None or edge == 0:
             logger.warning("%s: the shape cannot be decoded, so all tokens run", self.stage.name)
             return None
         cells = torch.argwhere(torch.ones(1, edge, edge, edge, device="cpu")).int()

@@ -12,16 +12,13 @@ from memory, so that an interrupted scene ends with the same bytes as an uninter
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fast_sam3d.config.compose import Config
-from fast_sam3d.errors import OutputError
 from fast_sam3d.outputs.folder import clear_unfinished
+from fast_sam3d.outputs.locks import run_lock
 from fast_sam3d.scene.compose import finish
 from fast_sam3d.scene.parallel import Engine
 from fast_sam3d.scene.plan import ScenePlan, count_as_missing
@@ -29,59 +26,19 @@ from fast_sam3d.scene.worker import ObjectOutcome
 
 __all__ = ["LOCK", "run_folder", "scene_lock"]
 
-log = logging.getLogger(__name__)
-
 LOCK = ".fast_sam3d.lock"
-LOCK_TRIES = 40  # in two seconds
 
 
 @contextlib.contextmanager
 def scene_lock(target: Path) -> Iterator[None]:
-    """Keep a second run out of a scene's folder, and remove unfinished files of a killed one.
-
-    The system releases the lock when its holder dies. Where there are no such locks (Windows, some network drives) a
-    second run is not detected.
+    """Keep a second run out of a scene's folder, see `run_lock`, and remove unfinished files of a killed one.
 
     Raises:
         OutputError: another run has the folder, or it cannot be written.
     """
-    made = [path for path in (target, *target.absolute().parents) if not path.exists()]
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        lock = open(target / LOCK, "a")  # noqa: SIM115 (held for the length of the block)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror}): choose another --output_dir") from error
-    with lock:
-        try:
-            _wait_for(lock)
-            if os.fstat(lock.fileno()).st_nlink == 0:  # removed by its last holder
-                raise BlockingIOError
-        except BlockingIOError as error:
-            raise OutputError(
-                f"another run is writing into {target}: wait for its end, or choose another --output_dir"
-            ) from error
-        except (ImportError, OSError):
-            log.debug("%s cannot be locked", target)
-        try:
-            clear_unfinished(target)
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # Windows does not remove open files
-                (target / LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: there are results
-                for path in made:
-                    path.rmdir()
-
-
-def _wait_for(lock: IO[str]) -> None:
-    """Take the lock. The forks of a killed run hold it until they end, a moment later."""
-    import fcntl
-
-    for _ in range(LOCK_TRIES):
-        with contextlib.suppress(BlockingIOError):
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(0.05)
-    raise BlockingIOError
+    with run_lock(target, target / LOCK):
+        clear_unfinished(target)
+        yield
 
 
 def run_folder(

@@ -40,7 +40,7 @@ class ScenePlan:
 
 
 def plan_scene(
-    scene: SceneInput, config: Config, settings: Mapping[str, Any], target: Path, overwrite: bool = False
+    scene: SceneInput, config: Config, settings: Mapping[str, Any], target: Path, overwrite: bool
 ) -> ScenePlan:
     """Compare every mask with the results of earlier runs; runs nothing.
 

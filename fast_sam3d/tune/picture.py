@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fast_sam3d.bench.plots import pyplot
-from fast_sam3d.bench.record import replacing
+from fast_sam3d.outputs.files import atomic_write
+from fast_sam3d.outputs.folder import writing
 from fast_sam3d.tune.check import PATH, STEPS, summary
 from fast_sam3d.tune.job import Result
 
@@ -44,8 +45,8 @@ def draw(path: Path, result: Result, title: str) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")
+    with writing(path), atomic_write(path) as file:
+        figure.savefig(file, dpi=DPI, format="png")
     plot.close(figure)
 
 

@@ -64,7 +64,7 @@ def test_count_operations_command(capsys: pytest.CaptureFixture[str], monkeypatc
         return 1000 - 100 * exact.context - 200 * exact.unconditional
 
     monkeypatch.setattr(count, "operations", counted)
-    monkeypatch.setattr(count, "solves", lambda: solves(RADII[:1]))
+    monkeypatch.setitem(count.PUBLISHED, "sam3d", (published, lambda: solves(RADII[:1])))
     assert cli.main(["count", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     assert {row: list(values.values()) for row, values in table.items() if row in ("off", "context", "all")} == {

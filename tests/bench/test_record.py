@@ -42,10 +42,12 @@ def test_an_incomplete_line_is_measured_again(tmp_path: Path) -> None:
     first.add(7, [{"seed": 7}])
     first.add(9, [{"seed": 9}])
     first.path.write_text(first.path.read_text()[:-6])
+    (tmp_path / ".rows.csv.0123abcd.tmp").write_text("of a killed run")
     again = Record(tmp_path, SETTINGS)
     assert list(again.rows) == [7]
     again.add(9, [{"seed": 9}])
     assert [json.loads(line)[0] for line in again.path.read_text().splitlines()] == [7, 9]
+    assert list(tmp_path.iterdir()) == [again.path]
 
 
 def test_overwriting_discards_rows(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from fast_sam3d.cli import infer, object_input
 from fast_sam3d.config.compose import Loading, load
 from fast_sam3d.errors import ExportError
 from fast_sam3d.model.inputs import limit_size, match_size
-from fast_sam3d.outputs import load_gaussians_ply, meshes, seals
+from fast_sam3d.outputs import load_gaussians_ply, locks, meshes, seals
 from tests.fakes import same_vars, snapshot
 from tests.stand_in import StandIn, files, run
 
@@ -319,7 +319,7 @@ def test_files_that_cannot_be_written_are_refused_before_loading(
     assert not pipeline.loaded and not list(elsewhere.iterdir())
 
 
-@pytest.mark.parametrize("change", ["settings", "mask", "picture", "unknown"])
+@pytest.mark.parametrize("change", ["settings", "mask", "picture", "unknown", "no JSON"])
 def test_other_results_are_refused_before_loading(pipeline, object_folder, elsewhere, capsys, picture, change):
     run(capsys, "infer", "--image_path", object_folder)
     given, words = (
@@ -333,7 +333,7 @@ def test_other_results_are_refused_before_loading(pipeline, object_folder, elsew
     elif change == "picture":
         Image.fromarray(picture[::-1]).save(object_folder / "image.png")
     else:
-        (elsewhere / "outputs/cup_0/report.json").write_text("{}")
+        (elsewhere / "outputs/cup_0/report.json").write_text("{}" if change == "unknown" else '{"identity": {')
         words = ["no report.json says what they were made from"]
     before = {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()}
     pipeline.loaded = False
@@ -343,6 +343,28 @@ def test_other_results_are_refused_before_loading(pipeline, object_folder, elsew
     assert {p: p.read_bytes() for p in elsewhere.rglob("*") if p.is_file()} == before
     assert run(capsys, *given, "--overwrite")[0] == 0
     assert pipeline.loaded
+
+
+def test_a_second_run_into_the_folder_is_refused_while_the_first_runs(
+    pipeline, object_folder, elsewhere, capsys, monkeypatch
+):
+    whole, seen = StandIn.run, []
+
+    def during(self, *args, **options):
+        if not seen:
+            seen.append(None)
+            seen[0] = run(capsys, "infer", "--image_path", object_folder, "--seed", 7, "--overwrite")
+            seen.append(run(capsys, "infer", "--image_path", object_folder, "--mask_index", 2))
+        return whole(self, *args, **options)
+
+    monkeypatch.setattr(locks, "RUN_TRIES", 2)
+    monkeypatch.setattr(StandIn, "run", during)
+    assert run(capsys, "infer", "--image_path", object_folder)[0] == 0
+    (refused, _, err), (other, *_) = seen
+    assert refused == 2 and "another run is writing into outputs/cup_0: wait for its end" in err
+    assert other == 0, "one into another folder"
+    assert json.loads((elsewhere / "outputs/cup_0/report.json").read_text())["seed"] == 42
+    assert {path.name for path in (elsewhere / "outputs").iterdir()} == {"cup_0", "cup_2"}, "no lock is left"
 
 
 def test_results_are_named_after_the_folder_even_if_the_picture_is_a_link(pipeline, object_folder, elsewhere, capsys):

@@ -180,6 +180,14 @@ def test_block_with_other_results_is_not_replaced(block, message, caplog):
     assert re.search(message, caplog.text)
 
 
+def test_modules_of_another_structure_do_not_fit():
+    for layers in (nn.Sequential(nn.Identity()), nn.Identity()):  # no convolution first, not a list
+        block = Block()
+        del block.out_layers
+        block.out_layers = layers
+        assert not fits(block)
+
+
 def test_inconclusive_check_does_not_disable_a_block(caplog):
     block, bad = Block(), line()
     seam = SubdivisionSeam(block)

@@ -139,16 +139,18 @@ def test_replacing_the_results_of_another_picture_is_logged(linked, monkeypatch,
     from fast_sam3d.run.results import REPORT, RESULT_NAMES
 
     config = load([f"input.image_path={linked / 'cat'}", f"output.dir={linked / 'out'}", "pipeline.tag=mini"])
-    request = object_input.prepare(config, False, REPORT, RESULT_NAMES)
-    assert request is not None
+    with object_input.prepare(config, False, REPORT, RESULT_NAMES) as request:
+        assert request is not None
     request.target.mkdir(parents=True)
     report = {"identity": request.identity, "files": {}, "input": {"image": "cat/image.png", "mask": "cat/0.png"}}
     (request.target / REPORT).write_text(json.dumps(report))
-    assert object_input.prepare(config, True, REPORT, RESULT_NAMES) is not None
+    with object_input.prepare(config, True, REPORT, RESULT_NAMES) as again:
+        assert again is not None
     assert "replaced" not in caplog.text
     (linked / "cat" / "image.png").unlink()
     (linked / "cat" / "image.png").symlink_to(linked / "blobs" / "bbb")
-    assert object_input.prepare(config, True, REPORT, RESULT_NAMES) is not None
+    with object_input.prepare(config, True, REPORT, RESULT_NAMES) as again:
+        assert again is not None
     assert "results of another input, cat/image.png with cat/0.png, which are replaced" in caplog.text
 
 
@@ -173,7 +175,7 @@ def test_a_folder_with_masks_of_several_formats_counts_all(tmp_path, caplog):
     assert [path.name for path in scene.passed_over] == ["1.jpg"] and "1.jpg is left out" in caplog.text
     np.testing.assert_array_equal(scene.mask(0), MASK)
     np.testing.assert_array_equal(scene.mask(2), OTHER)
-    plan = plan_scene(scene, load(), {}, tmp_path / "out")
+    plan = plan_scene(scene, load(), {}, tmp_path / "out", overwrite=False)
     assert [task.number for task in plan.tasks] == [0, 1]
     assert [(number, outcome.status) for number, outcome in plan.known.items()] == [(2, "duplicate"), (3, "failed")]
     assert "several colours" in plan.known[3].message

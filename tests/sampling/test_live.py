@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import fast_sam3d
-from fast_sam3d.adapters.layout import _norm, layout_stream
+from fast_sam3d.adapters.layout import _norm, layout_stream, no_layout_stream
 from fast_sam3d.errors import ConfigError
-from fast_sam3d.model.config import LAYOUT_CHANNELS, SSFlowConfig
+from fast_sam3d.model.config import LAYOUT_CHANNELS, LAYOUT_STREAM, SSFlowConfig
 from fast_sam3d.model.ss_flow import SparseStructureFlow
 from fast_sam3d.sampling.live import LiveLayout
 from tests.beds import differing, tensors
@@ -173,6 +173,12 @@ def test_an_unconditional_branch_that_was_not_evaluated_keeps_its_difference() -
     rested.live(describe, lambda *args, **kwargs: given, args, {"cfg": True})
     one, two = rested.rested(other)
     assert torch.allclose(layout(two) - layout(one), torch.tensor(0.5), atol=1e-6)
+
+
+def test_a_stream_that_does_not_hold_every_leaf_of_the_layout_is_refused() -> None:
+    assert no_layout_stream(network()) is None
+    made = network(latent_share_transformer={LAYOUT_STREAM: ["scale"]})
+    assert "does not hold all layout leaves" in str(no_layout_stream(made))
 
 
 def test_keys_go_on_by_a_part_of_the_way_that_they_came() -> None:

@@ -135,6 +135,9 @@ def campaign(name: str, worker: bool, moments: int, chance: random.Random, root:
             code = ended(pid, 0.005)
             if processor_seconds(pid) >= moment and (there := children(pid) if worker else [pid]):
                 victim = chance.choice(there)
+                if worker:
+                    time.sleep(0.05)  # until it runs its program, a helper of multiprocessing looks like a worker
+                    victim = victim if victim in children(pid) else None
         if code is None and victim is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)

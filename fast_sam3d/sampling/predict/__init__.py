@@ -1,6 +1,6 @@
 """The velocity at a step where the network does not run, from the evaluations before it.
 
-Predictions work in real time t. The grid need not be uniform (SAM 3D's sparse-structure grid is t = s / (3 - 2s)),
+Predictions work in real time t. The grid need not be uniform (a sparse structure's may be t = s / (3 - 2s)),
 so a step index is no measure of distance. Evaluations come in float32 or better, outside of autocast, and results
 are cast to the network's type (`fast_sam3d.sampling.precision`).
 """

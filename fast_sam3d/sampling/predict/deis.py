@@ -30,8 +30,8 @@ class Deis(Integrate):
     together are one step of the solver.
 
     Source: DEIS (arXiv 2204.13902), "tAB", for the prediction of noise; here for that of data as in DPM-Solver++
-    (arXiv 2211.01095), because that one stays finite at t = 0, where SAM 3D starts. DPM-Solver++(2M) extrapolates in
-    log(t / (1 - t)), which is infinite at both ends of SAM 3D's grid, and must know where the step will end.
+    (arXiv 2211.01095), because that one stays finite at t = 0, where a solve starts. DPM-Solver++(2M) extrapolates in
+    log(t / (1 - t)), which is infinite at both ends of the grid, and must know where the step will end.
 
     Args:
         order: 1 to 3.

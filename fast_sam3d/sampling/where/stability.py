@@ -26,8 +26,8 @@ class Stability(Where):
     expected number over that are held: those with the least 0.7 |change of v| + 0.3 |v|, each scaled to 0..1. None is
     held more than `longest` times in a row, nor at all in the first steps and every `refresh` steps.
 
-    Source: Fast3DCache (arXiv 2511.22533). There the held tokens leave the network; SAM 3D's takes a structure's tokens
-    all or none, so here they save nothing, and only the steps that `late` skips do. It shows what holding costs.
+    Source: Fast3DCache (arXiv 2511.22533). There the held tokens leave the network; here all tokens of a structure run
+    or none, so holding saves nothing, and only the steps that `late` skips do. It shows what holding costs.
 
     Args:
         full: share of the steps that come first and hold nothing.
