@@ -23,6 +23,7 @@ from fast_sam3d.patch import Layer, Seam, seam_at
 from fast_sam3d.sampling.precision import Autocast, wide
 from fast_sam3d.sampling.stage import SolveStage
 from fast_sam3d.sampling.step import Leaves, Tree, like, to_leaves
+from fast_sam3d.telemetry import Report, unseen
 
 __all__ = ["RecordedSolve", "merged", "record"]
 
@@ -251,7 +252,7 @@ def record(
     adapter = adapt(pipeline)
     order = [name for name in ("ss", "slat") if name in stages]
     recorders: dict[str, _Recorder] = {}
-    layer = Layer(report=None)
+    layer = Layer(report=Report(progress=unseen))
     compute = getattr(adapter.pipeline, "compute", None)
     with contextlib.ExitStack() as stack:
         for name in order:

@@ -108,7 +108,9 @@ def _from_preset(preset: str | None, overrides: Sequence[str], presets: Mapping[
     names = group_options()["preset"]
     if preset is not None and preset not in names:
         raise ConfigError(f"there is no preset '{preset}', nor a file of that name: {suggest(preset, names)}")
-    name = next((text[len("preset=") :] for text in reversed(overrides) if text.startswith("preset=")), preset or PRESET)
+    name = next(
+        (text[len("preset=") :] for text in reversed(overrides) if text.startswith("preset=")), preset or PRESET
+    )
     rest = [text for text in overrides if not text.startswith("preset=")]
     tree, _ = compose([f"preset={presets.get(name, name)}", *rest])
     modules = {module: tree[module] for module in MODULES}

@@ -141,13 +141,14 @@ def run_object(
     from fast_sam3d.model.inputs import box_size, check_box
     from fast_sam3d.report import observe
     from fast_sam3d.run.pose import with_refined_pose
+    from fast_sam3d.telemetry import unseen
 
     pipeline = unwrap(pipeline)
     runtime = adapt(pipeline).runtime
     if runtime in ("stock", "trellis"):  # their own checks come late, or never
         check_box(*box_size(mask))
     with ExitStack() as stack:
-        report = stack.enter_context(observe(pipeline, progress, None if known is None else known.report))
+        report = stack.enter_context(observe(pipeline, progress or unseen, None if known is None else known.report))
         given = stack.enter_context(own_refinement(pipeline))
         residency = residency_of(pipeline)
         if known is not None:

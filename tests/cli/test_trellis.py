@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -195,8 +197,35 @@ def test_bench_compares_methods_on_cut_out_pictures(loaded, cup, weights, here, 
     cup.rename(folder / "cup.png")
     asked = ("bench", "--image_path", folder, "--tag", weights, *ON_CPU, "--seeds", "1", "--no_pictures",
              "pipeline.formats=[gaussian]")  # fmt: skip
-    code, out, err = run(capsys, *asked, "--accelerate", "ss=taylorseer slat=taylorseer", "--accelerate", "exact=all")
+    code, out, err = run(capsys, *asked, "--preset", "default", "--accelerate", "ss=taylorseer")
     assert code == 0, err
     assert "voxel_iou" in out
     assert "rotation_deg" not in out
-    assert "exact=all" in out
+    calls = {
+        row["method"]: row["network_calls"] for row in csv.DictReader((here / "outputs/bench/own/rows.csv").open())
+    }
+    assert float(calls["preset=default"]) == 26
+    assert float(calls["ss=taylorseer"]) < float(calls["off"])
+
+
+def test_tune_measures_a_schedule_that_the_presets_take(loaded, cup, weights, here, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    shutil.copy(cup, folder)
+    model, steps = ("--tag", weights, *ON_CPU), ("pipeline.ss_steps=8", "pipeline.slat_steps=8")
+    fitted = ("--objects", "2", "--held_out", "1", "--minutes", "0.5", "--calls", "5,3", "--no_picture")
+    code, out, err = run(capsys, "tune", "--image_path", folder, *model, *steps, *fitted)
+    assert code == 0, err
+    assert "rotation" not in out
+    asked = ("infer", "--image_path", cup, *model, "--preset", "default", "--formats", "ply", "output.preview=false")
+    assert run(capsys, *asked, *steps)[0] == 0
+    report = json.loads((here / "outputs" / "cup_alpha" / "report.json").read_text())
+    assert report["schedule"].startswith(str(tmp_path / "cache"))
+    assert [report["network_calls"][stage]["made"] for stage in ("ss", "slat")] == [5, 3]
+    assert [*report["methods"]["ss"]["predict"]] == ["shape"]
+    # The file works by itself, and only with the sampler that it was measured on.
+    own = (here / "outputs" / "tune" / "tuned.yaml").read_text()
+    assert "layout" not in own
+    code, out, err = run(capsys, *asked, "--overwrite")
+    assert "was measured on this model with ss 8 steps, and the pipeline has 25" in err
