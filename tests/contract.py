@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
-from unittest import mock
 
 import pytest
 import torch
@@ -28,8 +27,8 @@ from fast_sam3d.sampling.method import PARTS, StageMethod
 from fast_sam3d.sampling.step import to_leaves
 from fast_sam3d.tune.path_search import follow, search
 from fast_sam3d.tune.problem import Problem
-from tests.beds import STEPS, Bed, counted_calls, differing, random_state
-from tests.fakes import same_vars, snapshot
+from tests.beds import STEPS, Bed, differing, random_state
+from tests.fakes import same_vars
 
 
 def method(stage: str, stride: int, **predict: Any) -> dict[str, Any]:
@@ -167,7 +166,6 @@ LIMITS: dict[str, dict[str, Any]] = {
 }
 # Guidance is on in steps 0 to 6 of the grid t = s / (3 - 2 s), and in 0 to 4 of t = s.
 PLAIN_CALLS = {"ss": STEPS + 7, "slat": STEPS + 5}
-LAYOUT = {"6drotation_normalized", "scale", "translation", "translation_scale", "rotation"}
 BOTH = ("mesh", "gaussian")
 
 
@@ -225,36 +223,25 @@ class Contract:
         with fast_sam3d.accelerated(cls.second(), METHODS[name]):
             return cls.bed.run(cls.second(), formats=formats(METHODS[name]))
 
-    @classmethod
-    @functools.cache
-    def two_objects(cls, stage: str) -> list[tuple[Any, Any]]:
-        """What a stage's sampler is called with, (args, kwargs), for two seeds."""
-        given: list[tuple[Any, Any]] = []
-        hook = (
-            cls.second()
-            .models[f"{stage}_generator"]
-            .register_forward_pre_hook(lambda module, args, kwargs: given.append((args, kwargs)), with_kwargs=True)
-        )
-        for seed in (0, 1):
-            cls.bed.run(cls.second(), seed=seed)
-        hook.remove()
-        return given
-
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """A test with an argument `name` runs for each class, one with `every` for each file, too."""
-        if "name" in metafunc.fixturenames:
-            metafunc.parametrize("name", FULL)
-        if "every" in metafunc.fixturenames:
-            metafunc.parametrize("every", (*FULL, *REST) if self.rest else FULL)
+        for argument, names in {
+            "name": FULL,
+            "every": (*FULL, *REST) if self.rest else FULL,
+            "limit": LIMITS,
+        }.items():
+            if argument in metafunc.fixturenames:
+                known = LIMITS if argument == "limit" else METHODS
+                metafunc.parametrize(argument, [name for name in names if self.bed.takes(known[name])])
 
     @pytest.fixture
     def pipeline(self) -> Iterator[Any]:
         """A pipeline that must be restored: vars() and state_dict keys."""
         shared = self.shared()
-        before, keys = snapshot(shared), list(shared.models.state_dict())
+        before, keys = self.bed.snapshot(shared), self.bed.parameters(shared)
         yield shared
-        assert same_vars(before, snapshot(shared))
-        assert list(shared.models.state_dict()) == keys
+        assert same_vars(before, self.bed.snapshot(shared))
+        assert self.bed.parameters(shared) == keys
 
     @pytest.fixture
     def plain(self) -> dict[str, Tensor]:
@@ -279,18 +266,14 @@ class Contract:
         path = found[max(found)]
         with self.bed.running():
             expected = follow([problem], path)[1].solved[0].x[0]
-        ends: list[Any] = []
-        generator = pipeline.models[f"{stage}_generator"]
-        hook = generator.register_forward_hook(
-            lambda module, args, result: ends.append(to_leaves(result, problem.leaf))  # a copy: stock adds to the dict
-        )
-        with fast_sam3d.accelerated(pipeline, {stage: path.method(live=False)}) as handle:
+        accelerated = fast_sam3d.accelerated(pipeline, {stage: path.method(live=False)})
+        with accelerated as handle, self.bed.latents(pipeline, stage) as latents:
             self.bed.run(pipeline)
-        hook.remove()
+        end = to_leaves(latents[0], problem.leaf)
         made = next(solve.calls for solve in handle.report.solves if solve.stage == stage)
         assert made == path.calls
-        assert ends[0].keys() == expected.keys()
-        for name, leaf in ends[0].items():
+        assert end.keys() == expected.keys()
+        for name, leaf in end.items():
             torch.testing.assert_close(leaf.float(), expected[name], rtol=1e-3, atol=1e-3)
 
     def test_results_depend_on_the_seed(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
@@ -299,7 +282,7 @@ class Contract:
         assert self.unlike(pipeline, plain, BOTH) == set()
         other = self.bed.run(pipeline, seed=1)
         changed = self.differing_names(other, plain)
-        assert changed >= LAYOUT - {"translation_scale"} | {"shape", "coords", "gaussian.xyz"}
+        assert changed >= self.bed.pose - {"translation_scale"} | {"shape", "coords", "gaussian.xyz"}
         assert all(torch.isfinite(value).all() for name, value in plain.items() if not name.startswith("pointmap"))
 
     def test_removal_is_exact(self, every: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
@@ -309,7 +292,7 @@ class Contract:
         before = random_state()
         handle = fast_sam3d.accelerate(pipeline, config)
         assert random_state() == before
-        with counted_calls(pipeline) as counts:
+        with self.bed.counted_calls(pipeline) as counts:
             accelerated = self.bed.run(pipeline, formats=decoded)
         if not merges_voxels and "ss" not in config:  # other voxels, another amount of noise
             assert random_state() == self.untouched()[1]
@@ -320,7 +303,7 @@ class Contract:
         if config == EXACT and not self.bed.rounds:
             assert changed == set()
         else:
-            assert changed - LAYOUT  # it had an effect, and not on the pose alone
+            assert changed - self.bed.pose  # it had an effect, and not on the pose alone
         if "mesh" in config:
             (record,) = handle.report.aggregations
             assert record.factor > 1 and record.factor in config["mesh"]["factors"]
@@ -332,7 +315,12 @@ class Contract:
 
     @pytest.mark.parametrize("preset", group_options()["preset"])
     def test_every_preset_is_removed_exactly(self, preset: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
-        overrides = ["mesh.min_voxels=0"] if compose([f"preset={preset}"])[0]["mesh"] else []
+        settings = compose([f"preset={preset}"])[0]
+        if not self.bed.takes(settings):
+            with pytest.raises(FastSam3dError):
+                fast_sam3d.accelerate(pipeline, preset=preset)
+            return
+        overrides = ["mesh.min_voxels=0"] if settings["mesh"] else []
         with fast_sam3d.accelerated(pipeline, preset=preset, overrides=overrides) as handle:
             changed = self.unlike(pipeline, plain)
         if not handle.methods:
@@ -342,12 +330,11 @@ class Contract:
         assert self.unlike(pipeline, plain) == set()
 
     def test_network_calls_of_an_unaccelerated_run(self, pipeline: Any) -> None:
-        with counted_calls(pipeline) as counts, observe(pipeline) as report:
+        with self.bed.counted_calls(pipeline) as counts, observe(pipeline) as report:
             self.bed.run(pipeline)
         assert counts == PLAIN_CALLS
         assert {solve.stage: solve.calls for solve in report.solves} == counts
 
-    @pytest.mark.parametrize("limit", LIMITS)
     def test_limits_are_bit_identical(self, limit: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
         with fast_sam3d.accelerated(pipeline, LIMITS[limit]) as handle:
             assert self.unlike(pipeline, plain, formats(LIMITS[limit])) == set()
@@ -359,33 +346,10 @@ class Contract:
         assert evaluated(report) == {"ss": STEPS, "slat": STEPS}
 
     def test_off_leaves_the_pipeline_unpatched(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
-        before = snapshot(pipeline)
+        before = self.bed.snapshot(pipeline)
         fast_sam3d.accelerate(pipeline, preset="off")
-        assert same_vars(before, snapshot(pipeline))
+        assert same_vars(before, self.bed.snapshot(pipeline))
         assert self.unlike(pipeline, plain) == set()
-
-    def test_beta_changes_layout_and_only_layout(self, pipeline: Any) -> None:
-        with fast_sam3d.accelerated(pipeline, paper(beta=0.2)):
-            low = self.bed.run(pipeline)
-        with fast_sam3d.accelerated(pipeline, paper(beta=0.8)):
-            high = self.bed.run(pipeline)
-        changed = differing(low, high)
-        assert changed <= LAYOUT
-        assert changed >= {"6drotation_normalized", "rotation", "translation"}
-
-    @pytest.mark.parametrize(("interval", "first"), [((0, 300), 5), ((0, 100), 3), (None, STEPS - 1)])
-    def test_a_guided_stride_restarts_where_the_pipelines_guidance_ends(
-        self, interval: tuple[int, int] | None, first: int, pipeline: Any
-    ) -> None:
-        """Steps of t = s / (3 - 2 s) start at 0, 0.05, 0.1, 0.17, 0.25, 0.36, 0.5 and 0.7."""
-        guidance = pipeline.models["ss_generator"].reverse_fn
-        when = {"name": "guided_stride", "stride": STEPS, "late": STEPS, "warmup": 1}
-        with (
-            mock.patch.object(guidance, "interval", interval),
-            fast_sam3d.accelerated(pipeline, {"ss": {"when": when}}) as handle,
-        ):
-            self.bed.raw(pipeline, stage1_only=True)
-        assert handle.report.solves[0].evaluated == [0, *range(first, STEPS - 1, STEPS), STEPS - 1]
 
     def test_applying_twice_replaces(self, name: str, pipeline: Any) -> None:
         expected = self.accelerated_once(name)
@@ -424,8 +388,7 @@ class Contract:
                     if next(calls) == 5:
                         raise Stop
 
-                backbone = pipeline.models[f"{stage}_generator"].reverse_fn.backbone
-                hook = backbone.register_forward_pre_hook(stop)
+                hook = self.bed.networks(pipeline)[stage].register_forward_pre_hook(stop)
                 with pytest.raises(Stop):
                     self.bed.run(pipeline, seed=3)
                 hook.remove()
@@ -436,8 +399,8 @@ class Contract:
     def test_a_handle_does_not_keep_the_pipeline(self) -> None:
         thing = self.bed.build()
         handle = fast_sam3d.accelerate(thing, METHODS["everything"])
-        self.bed.raw(thing, stage1_only=True)
-        alive = weakref.ref(thing.models)
+        self.bed.structure(thing)
+        alive = weakref.ref(self.bed.networks(thing)["ss"])
         gc.collect()
         gc.disable()
         try:
@@ -457,132 +420,20 @@ class Contract:
         assert torch.equal(theirs["shape"], plain["shape"])
         assert not torch.equal(theirs["gaussian.xyz"], plain["gaussian.xyz"])
 
-    @torch.no_grad()
-    def test_two_interleaved_solves(self, name: str, pipeline: Any) -> None:
-        """Of different objects: noise, condition, and voxels where there are any."""
-        for stage in METHODS[name].keys() & {"ss", "slat"}:
-            self.interleave(stage, name, pipeline)
-
-    def interleave(self, stage: str, used: str, pipeline: Any) -> None:
-        """Two solves of a stage, one step of each in turn."""
-        given, generator = self.two_objects(stage), pipeline.models[f"{stage}_generator"]
-
-        def start(index: int) -> Iterator[Tensor]:
-            """The states of one solve; the noise is drawn with the first."""
-            torch.manual_seed(index)
-            args, kwargs = given[index]
-            states = (
-                x if isinstance(x, Tensor) else x["shape"] for _, x, _ in generator.generate_iter(*args, **kwargs)
-            )
-            return itertools.chain([next(states)], states)
-
-        with fast_sam3d.accelerated(pipeline, METHODS[used]) as handle:
-            alone = [list(start(index)) for index in (0, 1)]
-            mixed = list(zip(start(0), start(1), strict=True))  # one step of each in turn
-        assert (handle.report.network_calls_saved > 0) == saves(METHODS[used][stage])
-        assert len(mixed) == STEPS
-        assert all(
-            torch.equal(pair[index], state) for index in (0, 1) for pair, state in zip(mixed, alone[index], strict=True)
-        )
-        assert alone[0][-1].shape != alone[1][-1].shape or not torch.equal(alone[0][-1], alone[1][-1])
-
     def test_deep_copy_uses_its_own_weights(self, name: str, pipeline: Any, plain: dict[str, Tensor]) -> None:
         expected, decoded = self.accelerated_once(name), formats(METHODS[name])
-        attributes = [list(values) for values in snapshot(pipeline).values()]
+        attributes = [list(values) for values in self.bed.snapshot(pipeline).values()]
         with fast_sam3d.accelerated(pipeline, METHODS[name]) as handle:
             twin = copy.deepcopy(pipeline)
         assert differing(self.bed.run(twin, formats=decoded), expected) == set()
         with torch.no_grad():
-            for stage in ("ss_generator", "slat_generator"):
-                for parameter in twin.models[stage].parameters():
+            for network in self.bed.networks(twin).values():
+                for parameter in network.parameters():
                     parameter.mul_(1.1)
-        assert {"shape", "translation"} <= self.differing_names(self.bed.run(twin, formats=decoded), expected)
+        assert {"shape", *self.bed.pose & {"translation"}} <= self.differing_names(
+            self.bed.run(twin, formats=decoded), expected
+        )
         assert handle.report.solves == []
         fast_sam3d.restore(twin)
-        assert [list(values) for values in snapshot(twin).values()] == attributes
-        assert self.unlike(pipeline, plain) == set()
-
-    @pytest.mark.parametrize("used", ["all", "voxels"])
-    def test_stage1_only(self, used: str, pipeline: Any) -> None:
-        with fast_sam3d.accelerated(pipeline, METHODS[used]) as handle:
-            result = self.bed.raw(pipeline, stage1_only=True)
-        assert len(result["voxel"]) == len(result["coords"]) > 0
-        assert [solve.stage for solve in handle.report.solves] == ["ss"]
-
-    @pytest.mark.parametrize("decoded", [("gaussian",), ("mesh",), ("gaussian_4", "mesh"), ()])
-    @pytest.mark.parametrize("used", ["everything", "voxels"])
-    def test_any_subset_of_formats(self, used: str, decoded: tuple[str, ...], pipeline: Any) -> None:
-        if "gaussian_4" in decoded and "slat_decoder_gs_4" not in pipeline.models:
-            pytest.skip("this pipeline has no such decoder")
-        with fast_sam3d.accelerated(pipeline, METHODS[used]), self.bed.whole_grid(pipeline):
-            result = self.bed.raw(pipeline, decode_formats=list(decoded))
-        present = {key for key in ("mesh", "gaussian", "gaussian_4", "gs", "gs_4") if result.get(key) is not None}
-        short = {"gaussian": "gs", "gaussian_4": "gs_4"}
-        assert present == {*decoded, *(short[key] for key in decoded if key in short)}
-        assert (result.get("glb") is not None) <= ("mesh" in decoded)
-
-    @pytest.mark.parametrize("decoded", [("gaussian",), ()])
-    def test_only_requested_decoders_run(self, decoded: tuple[str, ...], pipeline: Any) -> None:
-        ran: list[str] = []
-        hooks = [
-            model.register_forward_pre_hook(lambda module, args, name=name: ran.append(name))
-            for name, model in pipeline.models.items()
-            if name.startswith("slat_decoder") and model is not None
-        ]
-        with fast_sam3d.accelerated(pipeline, METHODS["exact"]):
-            self.bed.run(pipeline, formats=decoded)
-        for hook in hooks:
-            hook.remove()
-        assert ran == ["slat_decoder_gs"] * len(decoded)
-
-    def test_distilled_and_short_runs(self) -> None:
-        pipeline = self.bed.build()  # its own: a distilled run leaves settings on the samplers
-        options = {"use_stage1_distillation": True, "use_stage2_distillation": True, "decode_formats": []}
-        with (
-            fast_sam3d.accelerated(pipeline, {**METHODS["both"], **CARVED}) as handle,
-            counted_calls(pipeline) as counts,
-        ):
-            for steps in (1, 2, 4):
-                self.bed.raw(pipeline, stage1_inference_steps=steps, stage2_inference_steps=steps, **options)
-        # No guidance: one call for each step that is evaluated.
-        assert [(solve.steps_planned, solve.calls, solve.saved) for solve in handle.report.solves] == [
-            (1, 1, 0), (1, 1, 0), (2, 2, 0), (2, 2, 0), (4, 3, 1), (4, 3, 1)
-        ]  # fmt: skip
-        assert counts == {"ss": 6, "slat": 6}
-
-    def test_compiled_stage_is_not_recompiled(self, pipeline: Any, plain: dict[str, Tensor]) -> None:
-        """The stock pipeline's compile_model=True replaces `reverse_fn.inner_forward` in this way."""
-        compiled: list[Any] = []
-
-        def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
-            compiled.append(graph)
-            return graph.forward
-
-        guidance = pipeline.models["ss_generator"].reverse_fn
-        guidance.inner_forward = torch.compile(guidance.inner_forward, backend=count)
-        try:
-            with self.bed.compiling():
-                assert self.unlike(pipeline, plain) == set()
-                self.bed.run(pipeline)  # torch 2.5 compiles a function more in the second run
-                graphs = len(compiled)
-                with fast_sam3d.accelerated(pipeline, METHODS["paper"]) as handle:
-                    self.bed.run(pipeline)
-                    self.bed.run(pipeline, seed=1)
-                assert handle.report.network_calls_saved > 0
-                assert self.unlike(pipeline, plain) == set()
-            assert len(compiled) == graphs > 0
-        finally:
-            del guidance.inner_forward
-
-    @pytest.mark.parametrize("used", ["paper", "carved", "mesh", "voxels", "everything"])
-    def test_empty_object_raises_and_the_pipeline_recovers(
-        self, used: str, pipeline: Any, plain: dict[str, Tensor]
-    ) -> None:
-        hide = pipeline.models["ss_decoder"].register_forward_hook(lambda module, args, logits: logits - 1e6)
-        with fast_sam3d.accelerated(pipeline, METHODS[used]):
-            try:
-                with pytest.raises(FastSam3dError, match="found no object in this picture"):
-                    self.bed.run(pipeline)
-            finally:
-                hide.remove()
+        assert [list(values) for values in self.bed.snapshot(twin).values()] == attributes
         assert self.unlike(pipeline, plain) == set()

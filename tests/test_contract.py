@@ -6,12 +6,13 @@ import torch
 
 import fast_sam3d
 from tests.beds import EMBEDDED, differing
-from tests.contract import METHODS, Contract, evaluated
+from tests.contract import METHODS, evaluated
+from tests.contract_sam3d import Sam3dContract
 from tests.minis import random_mini
 
 
-class TestEmbedded(Contract):
-    """See `Contract`."""
+class TestEmbedded(Sam3dContract):
+    """See `Sam3dContract`."""
 
     bed = EMBEDDED
 

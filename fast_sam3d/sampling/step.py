@@ -78,7 +78,7 @@ def like(tree: Tree, leaves: Leaves) -> Tree:
     """`leaves` in the container of `tree`: same type, same key order (the solver maps over both together)."""
     if isinstance(tree, Tensor):
         (leaf,) = leaves.values()
-        return leaf.transpose(1, 2).reshape(len(leaf), *tree.shape[1:]) if tree.dim() == 5 else leaf
+        return leaf.transpose(1, 2).reshape(-1, *tree.shape[1:]) if tree.dim() == 5 else leaf
     if not isinstance(tree, Mapping):
         (leaf,) = leaves.values()
         return tree.replace(leaf[0])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tests.contract import Contract
+from tests.contract_sam3d import Sam3dContract
 from tests.native.tiny import NATIVE
 
 
-class TestNative(Contract):
-    """See `Contract`."""
+class TestNative(Sam3dContract):
+    """See `Sam3dContract`."""
 
     bed = NATIVE
     rest = False

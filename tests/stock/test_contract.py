@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.contract import Contract
+from tests.contract_sam3d import Sam3dContract
 from tests.stock import sparse_convolution
 from tests.stock.build import STOCK
 
 
-class TestStock(Contract):
-    """See `Contract`."""
+class TestStock(Sam3dContract):
+    """See `Sam3dContract`."""
 
     bed = STOCK
     rest = False

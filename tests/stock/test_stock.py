@@ -16,7 +16,7 @@ from fast_sam3d.bench.samplers import Sampler
 from fast_sam3d.decode.spectrum import picture_ratio
 from fast_sam3d.report import observe
 from fast_sam3d.sampling.driver import SolverError
-from tests.beds import STEPS, counted_calls, differing, tensors
+from tests.beds import STEPS, differing, tensors
 from tests.contract import METHODS, PLAIN_CALLS
 from tests.fakes import FakeInference, same_vars, snapshot
 from tests.minis import picture, rgba
@@ -108,7 +108,7 @@ def test_compiled_model_is_accelerated(pipeline: Any) -> None:
         compiled = snapshot(pipeline)
         assert differing(STOCK.run(pipeline), plain) == set()
         passed.clear()
-        with fast_sam3d.accelerated(pipeline, METHODS["all"]) as handle, counted_calls(pipeline) as counts:
+        with fast_sam3d.accelerated(pipeline, METHODS["all"]) as handle, STOCK.counted_calls(pipeline) as counts:
             accelerated = STOCK.run(pipeline)
         assert same_vars(compiled, snapshot(pipeline))
         assert {solve.stage: solve.calls for solve in handle.report.solves} == counts
@@ -164,7 +164,7 @@ def test_pointmap_guidance_takes_three_calls(pipeline: Any) -> None:
     kind, embedder = type(guidance), guidance.backbone.condition_embedder
     guidance.__class__, embedder.force_drop_modalities = PointmapCFG, None
     try:
-        with counted_calls(pipeline) as counts, fast_sam3d.accelerated(pipeline, METHODS["paper"]) as handle:
+        with STOCK.counted_calls(pipeline) as counts, fast_sam3d.accelerated(pipeline, METHODS["paper"]) as handle:
             STOCK.run(pipeline)
     finally:
         guidance.__class__ = kind
@@ -181,7 +181,7 @@ def test_disabled_and_short_guidance(pipeline: Any) -> None:
         with (
             mock.patch.object(pipeline, "ss_cfg_strength", strength),
             mock.patch.object(guidance, "interval", interval),
-            counted_calls(pipeline) as counts,
+            STOCK.counted_calls(pipeline) as counts,
             observe(pipeline) as report,
         ):
             STOCK.raw(pipeline, stage1_only=True)

@@ -324,4 +324,4 @@ def aim(decoder: Any, sample: Callable[[], object], voxels: int = VOXELS) -> Non
     sample()
     hook.remove()
     last = [module for module in decoder.modules() if isinstance(module, nn.Conv3d)][-1]
-    last.bias.sub_(logits[0].topk(voxels).values[-1])  # type: ignore[union-attr]
+    last.bias.sub_(logits[0].topk(voxels + 1).values[-2:].mean())  # type: ignore[union-attr]
