@@ -43,6 +43,7 @@ TESTS = (
     *("test_patch.py", "test_precision.py", "test_devices.py", "test_adding_a_method.py", "model/test_extract.py"),
     *("model/test_flow.py", "model/test_pipeline.py", "native/test_live.py", "native/test_replay.py"),
     *("native/test_shared_passes.py", "tune/test_calibrate.py", "tune/test_problem.py", "tune/test_mean_cache.py"),
+    "bench/test_runtimes.py",
 )
 # Replacements that are equivalent by construction: `is None` against `== None`, `==` against `is` of small constants.
 EQUIVALENT = re.compile("ReplaceComparisonOperator_(Is_Eq|IsNot_NotEq|Eq_Is|NotEq_IsNot)$")

@@ -109,6 +109,7 @@ class Attention(torch.nn.Module):
     bias = 0.0
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        assert len(x) == len(context)
         return context.mean(1, keepdim=True) + 1 + self.bias * x
 
 
@@ -123,8 +124,8 @@ def test_a_result_that_depends_on_the_query_by_more_than_rounding_is_not_constan
     attention = Attention()
     attention.bias = bias
     seam = CrossAttentionSeam(attention, "here")
-    x = torch.linspace(0, 1, 5, dtype=dtype).reshape(1, 5, 1)
-    row = attention(x[:, :1], torch.zeros(1, 1, 1, dtype=dtype)).reshape(-1)
+    x = torch.linspace(0, 1, 5, dtype=dtype).reshape(1, 5, 1).repeat(2, 1, 1)  # two objects
+    row = attention(x[:1, :1], torch.zeros(1, 1, 1, dtype=dtype)).reshape(-1)
     state = SolveState()
     assert seam._is_constant(attention, x, torch.zeros(1, 3, 1, dtype=dtype), row, state.syncs) == constant
     assert not seam._is_constant(attention, x, torch.ones(1, 3, 1, dtype=dtype), row, state.syncs)

@@ -188,6 +188,13 @@ def test_modules_of_another_structure_do_not_fit():
         assert not fits(block)
 
 
+def test_in_a_type_without_a_tolerance_only_equal_results_replace_a_block(caplog):
+    block, x = Block(factor=1.01, dtype=torch.float64).double(), line()
+    x.feats = x.feats.double()
+    want = block(x).feats
+    assert torch.equal(SubdivisionSeam(block)(x).feats, want) and "of the largest" in caplog.text
+
+
 def test_inconclusive_check_does_not_disable_a_block(caplog):
     block, bad = Block(), line()
     seam = SubdivisionSeam(block)

@@ -8,6 +8,7 @@ import pickle
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from fast_sam3d.model.solver import Euler, Midpoint
 from fast_sam3d.patch import Layer
 from fast_sam3d.sampling import build_stage_method
 from fast_sam3d.sampling.driver import SolverError, SolveSeam, SolveStage, require_euler
+from fast_sam3d.sampling.when.base import Decide, When
 from fast_sam3d.telemetry import Report
 
 STAGE = SolveStage("ss", "shape", {"shape": ("shape",), "layout": ("scale", "translation")})
@@ -122,6 +124,24 @@ def test_the_last_step_is_evaluated_for_any_count() -> None:
         assert report.solves[0].complete
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_a_schedule_is_asked_after_the_first_step_and_perhaps_not_for_the_last(last: bool) -> None:
+    asked: list[int] = []
+
+    class Noting(When):
+        name, evaluates_last = "noting", last
+
+        def start(self, times: Any, guidance: Any = None) -> Decide:
+            return lambda step, history, x: bool(asked.append(step))
+
+    solver, report = Euler(), Report()
+    seam = SolveSeam(solver, STAGE)
+    seam.add(Layer(report, True, replace(build_stage_method({}, STAGE.groups), when=Noting())))
+    final(solver, bent, TIMES[:6])
+    assert asked == ([1, 2, 3] if last else [1, 2, 3, 4])
+    assert report.solves[0].calls == 1 + last
+
+
 def test_arguments_and_keywords_reach_the_dynamics() -> None:
     solver, got = Euler(), []
     put_on(solver, stride(3))
@@ -143,6 +163,7 @@ def test_grids_of_tensors_and_of_floats(times: Any) -> None:
     yielded = [t for _, t in solver.solve_iter(linear, state(), list(times) if isinstance(times, list) else times)]
     assert len(yielded) == 25
     assert [s.t for s in report.solves[0].steps] == pytest.approx(TIMES[:-1])
+    assert report.solves[0].syncs == 1, "of the result: a grid on the host is not read from a device"
 
 
 @pytest.mark.parametrize("kind", [dict, OrderedDict])
