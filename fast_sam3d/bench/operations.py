@@ -1,7 +1,7 @@
 """Operation counts at the published model sizes, with and without exact savings.
 
-Models are on the meta device, where nothing is computed; torch counts 2 operations per multiply-add. Two guided steps of
-a solve are counted with the savings installed, the second of which stands for all later ones. The extraction of the
+Models are on the meta device, where nothing is computed; torch counts 2 operations per multiply-add. Two guided steps
+of a solve are counted with the savings installed, the second of which stands for all later ones. The extraction of the
 mesh is not counted.
 """
 
@@ -64,10 +64,9 @@ def solves(radii: Sequence[float] = RADII) -> Iterator[Solve]:
         yield Solve("mesh", f"mesh {len(latent):,}", partial(_decoded, latent))
 
 
-def trellis_solves(
-    radii: Sequence[float] = RADII, sizes: trellis.TrellisSizes = trellis.TrellisSizes()
-) -> Iterator[Solve]:
-    """TRELLIS: the same."""
+def trellis_solves(radii: Sequence[float] = RADII, sizes: trellis.TrellisSizes | None = None) -> Iterator[Solve]:
+    """TRELLIS: the same; sizes: None: the published ones."""
+    sizes = sizes or trellis.TrellisSizes()
     channels = sizes.slat.latent_channels
     x = torch.empty(1, channels, *[sizes.resolution] * 3, device="meta")
     yield Solve("ss", "SS", partial(trellis.two_steps, "ss", x, sizes.context))

@@ -7,7 +7,6 @@ import sys
 
 from fast_sam3d.cli.tables import aligned
 
-
 MODELS = ("sam3d", "trellis")
 
 

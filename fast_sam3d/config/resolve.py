@@ -93,7 +93,7 @@ def resolve(
         steps = {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps}
         name = config.choices.get("preset")
         asked = Asked(config.modules, name, config.use_calibrated, steps, quality=config.quality)
-        if name in presets:
+        if name is not None and name in presets:
             own, _ = compose([f"preset={presets[name]}"])
             modules = {key: own[key] if asked.shipped(key) else value for key, value in config.modules.items()}
             asked = replace(asked, modules=modules, composed=presets[name])

@@ -9,6 +9,7 @@ in them: an unconditional call attends to a context of zeros, and a subdivision 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, ClassVar, Final
 
@@ -159,7 +160,7 @@ class FlowEulerGuidanceIntervalSampler:
         shares = [1 - step / steps for step in range(steps + 1)]
         times = [rescale_t * share / (1 + (rescale_t - 1) * share) for share in shares]
         guidance = {"neg_cond": neg_cond, "cfg_strength": cfg_strength, "cfg_interval": cfg_interval}
-        for t, t_prev in zip(times, times[1:], strict=False):
+        for t, t_prev in pairwise(times):
             noise = self.sample_once(model, noise, t, t_prev, cond, **guidance).pred_x_prev
         return Answer(samples=noise)
 

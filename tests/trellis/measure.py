@@ -23,13 +23,15 @@ import torch
 
 import fast_sam3d
 from fast_sam3d.bench.operations import shell
-from fast_sam3d.errors import FastSam3dError
+from fast_sam3d.report import observe
 from tests.trellis.stand_ins import home, importable
 
 SIZES: dict[str, Any] = {
     "in_channels": 8, "out_channels": 8, "model_channels": 1024, "cond_channels": 1024, "num_blocks": 24,
-    "num_heads": 16, "mlp_ratio": 4, "qk_rms_norm": True, "use_fp16": True,
+    "num_heads": 16, "mlp_ratio": 4, "qk_rms_norm": True, "use_fp16": True, "edge": 16,
 }  # fmt: skip
+SMALL = {"model_channels": 64, "num_blocks": 1, "use_fp16": False, "edge": 4}
+"""On a CPU, where this only tries the command."""
 SAMPLER: dict[str, Any] = {"steps": 25, "cfg_strength": 5.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0}
 RADII = {9_968: 20.65, 20_216: 29.6}
 VARIANTS: dict[str, Any] = {
@@ -38,17 +40,19 @@ VARIANTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def pipeline(device: torch.device, blocks: int) -> Any:
+def pipeline(device: torch.device) -> Any:
     """Flow networks at the published sizes; nothing is decoded."""
     from trellis import models
     from trellis.pipelines.samplers import FlowEulerGuidanceIntervalSampler
     from trellis.pipelines.trellis_image_to_3d import TrellisImageTo3DPipeline
 
-    sizes = {**SIZES, "num_blocks": blocks}
+    sizes = SIZES | (SMALL if device.type == "cpu" else {})
     found = TrellisImageTo3DPipeline()
     torch.manual_seed(0)
     networks = {
-        "sparse_structure_flow_model": models.SparseStructureFlowModel(resolution=16, patch_size=1, **sizes),
+        "sparse_structure_flow_model": models.SparseStructureFlowModel(
+            resolution=sizes.pop("edge"), patch_size=1, **sizes
+        ),
         "slat_flow_model": models.SLatFlowModel(
             resolution=64, patch_size=2, num_io_res_blocks=2, io_block_channels=[128], **sizes
         ),
@@ -78,8 +82,7 @@ def seconds(call: Any, device: torch.device) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--blocks", type=int, default=24, help="of the networks; fewer to try the command")
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda", help="cpu: small networks, to try the command")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     if home() is None:
@@ -91,9 +94,9 @@ def main() -> int:
         stack.enter_context(device)
         stack.enter_context(mock.patch("tqdm.std.tqdm.display"))
         stack.enter_context(torch.no_grad())
-        found = measure(pipeline(device, args.blocks), device, args.rounds)
+        found = measure(pipeline(device), device, args.rounds)
     card = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    facts = {"card": card, "torch": torch.__version__, "rounds": args.rounds, "blocks": args.blocks, "rows": found}
+    facts = {"card": card, "torch": torch.__version__, "rounds": args.rounds, "rows": found}
     for row in found:
         print(json.dumps(row), flush=True)
     if args.output:
@@ -106,8 +109,10 @@ def measure(pipeline: Any, device: torch.device, rounds: int) -> list[dict[str, 
     context = torch.randn(1, 1374, 1024)
     cond = {"cond": context, "neg_cond": torch.zeros_like(context)}
     flow = pipeline.models["sparse_structure_flow_model"]
-    noise = torch.randn(1, 8, 16, 16, 16)
-    voxels = {count: shell(radius, 64).to(device) for count, radius in RADII.items()} if device.type == "cuda" else {}
+    noise = torch.randn(1, 8, *[flow.resolution] * 3)
+    voxels = {count: shell(radius, 64).to(device) for count, radius in RADII.items()}
+    if device.type == "cpu":
+        voxels = {123: next(iter(voxels.values()))[:123]}
     sampler = pipeline.sparse_structure_sampler
     stages: dict[str, Any] = {
         "ss": lambda: sampler.sample(flow, noise, **cond, **pipeline.sparse_structure_sampler_params),
@@ -119,7 +124,9 @@ def measure(pipeline: Any, device: torch.device, rounds: int) -> list[dict[str, 
         for stage, call in stages.items():
             for name in list(VARIANTS) if number % 2 else reversed(VARIANTS):
                 config = VARIANTS[name]
-                with fast_sam3d.observe(pipeline) if config is None else accelerated(pipeline, config) as handle:
+                mesh = ["mesh=off"] if isinstance(config, str) else []
+                block = fast_sam3d.accelerated(pipeline, config, overrides=mesh) if config else observe(pipeline)
+                with block as handle:
                     took = seconds(call, device)
                 report = getattr(handle, "report", handle)
                 calls[stage, name] = sum(step.network_calls for step in report.solves[-1].steps)
@@ -131,13 +138,6 @@ def measure(pipeline: Any, device: torch.device, rounds: int) -> list[dict[str, 
              plain / own for plain, own in zip(times[stage, "off"], some, strict=True))}
         for (stage, name), some in times.items()
     ]  # fmt: skip
-
-
-def accelerated(pipeline: Any, config: Any) -> Any:
-    try:
-        return fast_sam3d.accelerated(pipeline, config)
-    except FastSam3dError as error:
-        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":
