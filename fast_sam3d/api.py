@@ -62,7 +62,7 @@ def accelerate(
     a bare `run` of an unaccelerated stock pipeline does not wait. For runs at once use processes.
 
     Args:
-        pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
+        pipeline: of SAM 3D Objects, TRELLIS or TRELLIS.2, or an object that holds one in `_pipeline`.
         config: a mapping {"ss": {when, where, predict, guide}, "slat": {...}, "mesh": {...}, "exact": {...}}, the whole
             project configuration, the path of a YAML file with either (`fast-sam3d config` prints one, `fast-sam3d
             tune` measures one), or the name of a preset. Modules that are missing, null or empty stay off; savings

@@ -45,7 +45,7 @@ def plan(
         the methods, and the file of a schedule measured on this pipeline if they are of one.
     """
     stages = adapter.stages
-    settings, schedule = choose(adapter, resolve(config, preset, overrides))
+    settings, schedule = choose(adapter, resolve(config, preset, overrides, adapter.presets))
     refuse_unknown(settings, [*stages, "mesh", "exact"])
     methods = build_methods(settings, stages)
     _refuse_unfit(adapter, methods)

@@ -21,7 +21,7 @@ def observe(pipeline: Any, progress: Progress | None = None, report: Report | No
     Runs of other threads on the same pipeline count as well; `run_object` reports its own run alone.
 
     Args:
-        pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
+        pipeline: of SAM 3D Objects, TRELLIS or TRELLIS.2, or an object that holds one in `_pipeline`.
         progress: receives every step and stage.
         report: an earlier one of the same object that is continued, after a run that stopped.
 

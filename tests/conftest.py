@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest.register_assert_rewrite("tests.contract", "tests.contract_sam3d")
+pytest.register_assert_rewrite("tests.contract", "tests.contract_sam3d", "tests.contract_trellis")
 
 HEIGHT, WIDTH = 40, 48
 

@@ -190,10 +190,12 @@ class Stop(Exception):
 
 
 class Contract:
-    """Attributes: `bed`, the kind of pipeline; `rest`, whether methods without a class of their own run as well."""
+    """Attributes: `bed`, the kind of pipeline; `rest`, whether methods without a class of their own run as well;
+    `names`, methods that pass every test."""
 
     bed: ClassVar[Bed]
     rest: ClassVar[bool] = True
+    names: ClassVar[tuple[str, ...]] = FULL
 
     @classmethod
     @functools.cache
@@ -226,7 +228,7 @@ class Contract:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """A test with an argument `name` runs for each class, one with `every` for each file, too."""
         for argument, names in {
-            "name": FULL,
+            "name": self.names,
             "every": (*FULL, *REST) if self.rest else FULL,
             "limit": LIMITS,
         }.items():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from tests.contract import Contract
+from tests.contract_trellis import TrellisContract
 from tests.trellis_like.beds import STAND_IN
 
 
-class TestStandIn(Contract):
+class TestStandIn(TrellisContract):
     """See `Contract`."""
 
     bed = STAND_IN
     rest = False
+    names = ("all", "exact", "everything", "ss=adaptive_guidance slat=adaptive_guidance", "slat=tome")

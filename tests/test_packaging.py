@@ -29,7 +29,7 @@ PYPROJECT = (ROOT / "pyproject.toml").read_text() if (ROOT / "pyproject.toml").i
 HEAVY = ("torch", "numpy", "hydra", "omegaconf", "trimesh", "skimage", "scipy", "PIL", "rich", "yaml")
 OPTIONAL = (
     "pytorch3d", "kaolin", "moge", "sam3d_objects", "torchvision", "matplotlib", "pyarrow", "ray",
-    "gradio", "starlette", "fast_simplification", "xatlas", "gaussforge", "pillow_heif", "transformers",
+    "gradio", "starlette", "fast_simplification", "xatlas", "gaussforge", "pillow_heif", "transformers", "tqdm",
 )  # fmt: skip
 # The name to import where it is not the name to install.
 INSTALLED_AS = {

@@ -7,8 +7,11 @@ import sys
 
 from fast_sam3d.cli.tables import aligned
 
+MODELS = ("sam3d", "trellis")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="SAM 3D Objects, or TRELLIS image-large")
     parser.add_argument("--json", action="store_true", help="print operations as JSON instead of a table")
 
 
@@ -16,10 +19,10 @@ def main(args: argparse.Namespace) -> int:
     import json
 
     from fast_sam3d.adapters import adapt
-    from fast_sam3d.bench.operations import solves, table
-    from fast_sam3d.model.published import published
+    from fast_sam3d.bench.operations import PUBLISHED, table
 
-    pipeline, columns = published(), list(solves())
+    pipeline, columns = (make() for make in PUBLISHED[args.model])
+    columns = list(columns)
     counts = table(pipeline, columns, lambda row: print(f"counting: {row}", file=sys.stderr))
     if args.json:
         labels = [solve.label for solve in columns]

@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 
 from fast_sam3d.adapters import Adapter
 from fast_sam3d.adapters.fingerprint import difference, fingerprint
-from fast_sam3d.config.compose import compose
 from fast_sam3d.config.measured import PRESETS, files_of
 from fast_sam3d.config.methods import build_methods
 from fast_sam3d.config.resolve import CALIBRATED, Asked
@@ -62,7 +61,7 @@ def choose(adapter: Adapter, asked: Asked) -> Chosen:
                 " preset=default"
             )
         return Chosen(_of_quality(own, facts, asked.quality, name), name)
-    if asked.preset in PRESETS and asked.use_calibrated and _untouched(asked):
+    if asked.preset in PRESETS and asked.use_calibrated and all(map(asked.shipped, _SAMPLED)):
         found = _find(adapter, asked.preset, asked.steps)
         if found is not None:
             path, modules = found
@@ -137,15 +136,3 @@ def _measured(content: Any) -> Mapping[str, Any] | None:
     for key in (CALIBRATED, "fingerprint"):
         content = content.get(key) if isinstance(content, Mapping) else None
     return content if isinstance(content, Mapping) else None
-
-
-def _untouched(asked: Asked) -> bool:
-    """Whether nothing of the preset's methods for the samplers was overridden."""
-    own, _ = compose([f"preset={asked.preset}"])
-    return all(_plain(asked.modules.get(stage)) == _plain(own[stage]) for stage in _SAMPLED)
-
-
-def _plain(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {str(key): _plain(value) for key, value in tree.items()}
-    return [_plain(value) for value in tree] if isinstance(tree, (list, tuple)) else tree

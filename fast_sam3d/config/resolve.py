@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from fast_sam3d.config.catalogue import without_about
@@ -28,6 +29,7 @@ class Asked:
     Args:
         modules: settings by module, and CALIBRATED for a file of `tune`.
         preset: the name of the preset that they are of; None: of none.
+        composed: the name of the preset that was composed in its place, for another model; None: itself.
         use_calibrated: whether a schedule measured on the pipeline may replace a preset's.
         steps: of each stage's solves; None: the pipeline's own.
         source: the file that they are from, for messages.
@@ -40,10 +42,23 @@ class Asked:
     steps: Mapping[str, int] | None = None
     source: str = ""
     quality: float | None = None
+    composed: str | None = None
+
+    def shipped(self, module: str) -> bool:
+        """Whether nothing of the preset's settings of a module was overridden."""
+        if self.preset is None:
+            return False
+        return _same(self.modules.get(module), compose([f"preset={self.composed or self.preset}"])[0][module])
 
 
-def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Asked:
-    """What a preset, a mapping, a file or a whole configuration asks for, with overrides."""
+def resolve(
+    config: Any, preset: str | None, overrides: Sequence[str], presets: Mapping[str, str] = MappingProxyType({})
+) -> Asked:
+    """What a preset, a mapping, a file or a whole configuration asks for, with overrides.
+
+    Args:
+        presets: of the pipeline's adapter, the preset that is composed in place of another.
+    """
     if isinstance(overrides, str):
         raise ConfigError(f"overrides is the text {overrides!r}: give a list, [{overrides!r}]")
     for override in overrides:
@@ -66,7 +81,7 @@ def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Asked:
                 f"the override {text} is no setting of an acceleration: run_object takes it (RunSettings)"
             )
     if config is None:
-        return _from_preset(preset, overrides)
+        return _from_preset(preset, overrides, presets)
     source = ""
     if isinstance(config, (str, os.PathLike)):
         from omegaconf import OmegaConf
@@ -76,22 +91,40 @@ def resolve(config: Any, preset: str | None, overrides: Sequence[str]) -> Asked:
             raise ConfigError(f"{source} is empty: give settings (`fast-sam3d config` prints some), or a preset")
     if isinstance(config, Config):
         steps = {"ss": config.pipeline.ss_steps, "slat": config.pipeline.slat_steps}
-        modules = without_about(_plain(config.modules, overrides))
-        return Asked(modules, config.choices.get("preset"), config.use_calibrated, steps, quality=config.quality)
+        name = config.choices.get("preset")
+        asked = Asked(config.modules, name, config.use_calibrated, steps, quality=config.quality)
+        if name is not None and name in presets:
+            own, _ = compose([f"preset={presets[name]}"])
+            modules = {key: own[key] if asked.shipped(key) else value for key, value in config.modules.items()}
+            asked = replace(asked, modules=modules, composed=presets[name])
+        return replace(asked, modules=without_about(_plain(asked.modules, overrides)))
     if not isinstance(config, Mapping):
         raise ConfigError(f"config is a {type(config).__name__}: give a mapping, the path of a YAML file, or a preset")
     plain = without_about(_plain(config, overrides))
     return Asked(plain, source=source, quality=_quality(plain) if "quality" in plain else None)
 
 
-def _from_preset(preset: str | None, overrides: Sequence[str]) -> Asked:
+def _from_preset(preset: str | None, overrides: Sequence[str], presets: Mapping[str, str]) -> Asked:
     names = group_options()["preset"]
     if preset is not None and preset not in names:
         raise ConfigError(f"there is no preset '{preset}', nor a file of that name: {suggest(preset, names)}")
-    tree, choices = compose([f"preset={preset or PRESET}", *overrides])
+    name = next(
+        (text[len("preset=") :] for text in reversed(overrides) if text.startswith("preset=")), preset or PRESET
+    )
+    rest = [text for text in overrides if not text.startswith("preset=")]
+    tree, _ = compose([f"preset={presets.get(name, name)}", *rest])
     modules = {module: tree[module] for module in MODULES}
     use = Reader(tree).boolean("use_calibrated")
-    return Asked(modules, choices.get("preset"), use, quality=_quality(tree))
+    return Asked(modules, name, use, quality=_quality(tree), composed=presets.get(name))
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two trees of settings are equal, whatever their containers are."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(_same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(map(_same, first, second))
+    return bool(first == second)
 
 
 def _quality(tree: Mapping[str, Any]) -> float | None:

@@ -29,8 +29,9 @@ class MeshMethod(Settings):
         weight: of the image's ratio; the shape's has 1 - weight.
         threshold_low, threshold_high: ratios at which the factor changes, 0..1.
         factors: below threshold_low, between the two, from threshold_high on; each of 1, 1.25, 1.5, 2, none greater
-            than the one before.
+            than the one before, but that the first may be 1.
         min_voxels: smaller objects are not merged.
+        crowded: objects of so many voxels or more are merged by 2, whatever their ratio; 0: there is no such number.
         pool: "max" or "mean" of merged features in the decoder.
     """
 
@@ -40,6 +41,7 @@ class MeshMethod(Settings):
     threshold_high: float = setting(0.7, Real(0.0, 1.0))
     factors: tuple[float, ...] = setting((2.0, 1.5, 1.25))
     min_voxels: int = setting(512, Whole(0))
+    crowded: int = setting(0, Whole(0))
     pool: str = setting("max", OneOf(("max", "mean")))
 
     def __post_init__(self) -> None:
@@ -50,14 +52,18 @@ class MeshMethod(Settings):
             )
         factors = self.factors
         known = isinstance(factors, (list, tuple)) and len(factors) == 3 and all(f in FACTORS for f in factors)
-        if not known or list(factors) != sorted(factors, reverse=True):
+        rest = factors[1:] if known and factors[0] == 1 else factors
+        if not known or list(rest) != sorted(rest, reverse=True):
             raise ConfigError(
                 f"factors is {factors!r}: give three of {', '.join(f'{f:g}' for f in FACTORS)}, the greatest first"
+                " (the first may be 1)"
             )
         object.__setattr__(self, "factors", tuple(float(f) for f in factors))
 
     def factor(self, ratio: float | None, voxels: int) -> float:
         """The factor for an object; 1 where its ratio is undefined."""
+        if 0 < self.crowded <= voxels:
+            return 2.0
         if ratio is None or voxels < max(self.min_voxels, 1):
             return 1.0
         low, middle, high = self.factors

@@ -15,7 +15,7 @@ from fast_sam3d.sampling.exchange import Exchange
 from fast_sam3d.telemetry import AggregationRecord
 
 
-def record_image(scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def record_image(scene: Exchange, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Wraps `preprocess_image`: records the image, its first argument, [H, W, 4] uint8 with the mask as alpha.
 
     A picture without a mask is not recorded: where the object is in it is not known yet.

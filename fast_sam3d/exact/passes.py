@@ -144,7 +144,7 @@ class Passes:
             self.stored[kind] = deque(kept, maxlen=stored.maxlen)
 
 
-def one_run(images: bool, scene: Exchange, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def one_run(images: bool, scene: Exchange, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Wraps a pipeline's `run`.
 
     Args:

@@ -99,6 +99,9 @@ class SparseTensor:
     def __truediv__(self, other: Tensor | SparseTensor | float) -> SparseTensor:
         return self.replace(self.feats / _operand(other))
 
+    def __neg__(self) -> SparseTensor:
+        return self.replace(-self.feats)
+
     __radd__, __rmul__ = __add__, __mul__
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from fast_sam3d.sampling.when import WHEN, When
 from fast_sam3d.sampling.when.always import Always
 from fast_sam3d.sampling.where import WHERE, Where
 from fast_sam3d.sampling.where.everywhere import All
+
+logger = logging.getLogger(__name__)
 
 PARTS: dict[str, Mapping[str, type[Part]]] = {"when": WHEN, "where": WHERE, "predict": PREDICT, "guide": GUIDE}
 """The four parts of a method, and the classes of each by name."""
@@ -132,6 +135,8 @@ def _predictors(value: Any, groups: Mapping[str, Sequence[str]] | None, path: st
     _known(parts, [*groups, *leaves, ALL], path)
     predictors: dict[str, Predict] = {}
     for group, members in groups.items():
+        if group in parts and not members:
+            logger.info("%s.%s is left out: this model has no %s", path, group, group)
         for leaf in members:
             key = next((key for key in (leaf, group, ALL) if key in parts), None)
             if key is None:

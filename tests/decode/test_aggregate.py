@@ -26,6 +26,9 @@ def test_higher_ratios_merge_less() -> None:
     assert [method.factor(ratio, 5000) for ratio in (0.0, 0.49, 0.5, 0.69, 0.7, 1.0)] == [2, 2, 1.5, 1.5, 1.25, 1.25]
     assert method.factor(None, 5000) == 1
     assert (method.factor(0.1, 511), method.factor(0.1, 512)) == (1, 2)
+    trellis = MeshMethod(threshold_low=0.3, threshold_high=0.55, factors=(1.0, 1.5, 1.25), crowded=42_000)
+    assert [trellis.factor(ratio, 5000) for ratio in (0.29, 0.3, 0.54, 0.55)] == [1, 1.5, 1.5, 1.25]
+    assert [trellis.factor(ratio, 42_000) for ratio in (0.1, None)] == [2, 2]
 
 
 @pytest.mark.parametrize(

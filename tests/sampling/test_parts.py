@@ -112,5 +112,16 @@ def test_a_batch_of_objects_is_solved_as_each_object_alone(name: str) -> None:
 
 def test_objects_are_sampled_together_by_every_schedule_known_beforehand() -> None:
     """The others decide by the size of a change, or compute with all numbers of the state at once."""
-    known = {"aligned", "dpm_solver", "foca", "guided_stride", "path", "release", "step_cache", "taylorseer", "unipc"}
-    assert {*known, "off", "fast_sam3d", "guided_stride_fast", "path_fast"} == set(TOGETHER)
+    known = {
+        "aligned",
+        "dpm_solver",
+        "fast_trellis",
+        "foca",
+        "guided_stride",
+        "path",
+        "release",
+        "step_cache",
+        "taylorseer",
+        "unipc",
+    }
+    assert {*known, "off", "fast_sam3d", "guided_stride_fast", "path_fast", "trellis", "trellis_fast"} == set(TOGETHER)

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar
 from unittest import mock
 
 from torch import Tensor
 
 from tests.beds import Bed, tensors
-from tests.trellis_like.pipelines import picture, random_image
+from tests.trellis_like.pipelines import picture, random_image, random_text
 
 SAMPLERS = {"ss": "sparse_structure_sampler", "slat": "slat_sampler"}
 NETWORKS = {"ss": "sparse_structure_flow_model", "slat": "slat_flow_model"}
 
 
+@dataclass(frozen=True)
 class TrellisBed(Bed):
-    """A kind of image pipeline."""
+    """A kind of image pipeline.
+
+    Args:
+        text: a new pipeline for texts.
+    """
+
+    text: Callable[[], Any] = random_text
 
     pose: ClassVar[frozenset[str]] = frozenset()
 
     def raw(self, pipeline: Any, seed: int | None = 0, **options: Any) -> dict[str, Any]:
-        """A run of the picture; gaussians without `formats`. Beside its result "shape" and "slat", the latents."""
-        given = {"formats": ["gaussian"], **options}
+        """A run of the picture; gaussians without `formats`. Beside its result "shape" and "slat", the latents.
+
+        Args:
+            options: of the pipeline's `run`; "call": another method of it, with all its arguments in the options.
+        """
+        given = {"formats": ["gaussian"], "image": picture(), **options}
+        if call := given.pop("call", None):
+            del given["image"]
         with self.running(), kept(pipeline) as latents:
-            if images := given.pop("images", None):
-                result = pipeline.run_multi_image(images, seed=seed, **given)
-            else:
-                result = pipeline.run(picture(), seed=seed, **given)
+            result = getattr(pipeline, call or "run")(seed=seed, **given)
         return {**result, **latents}
 
     def run(self, pipeline: Any, seed: int = 0, formats: tuple[str, ...] = ("gaussian",)) -> dict[str, Tensor]:
