@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from fast_sam3d.adapters import adapt
-from fast_sam3d.bench.operations import OFF, RADII, operations, solves
+from fast_sam3d.bench.operations import OFF, PUBLISHED, RADII, Solve, operations, solves, trellis_solves
 from fast_sam3d.cli import count as command
 from fast_sam3d.exact import Exact
 from fast_sam3d.model.config import PUBLISHED_SS_CONTEXT
 from fast_sam3d.model.published import published
+from fast_sam3d.model.published_trellis import SAMPLER, TrellisSizes, published_trellis
+from fast_sam3d.model.slat_config import MeshDecoderConfig, SLatFlowConfig
 from tests.fakes import same_vars, snapshot
 
 CONTEXT = Exact(**{**OFF.settings(), "context": True})
@@ -78,3 +80,52 @@ def test_count_operations_command(capsys: pytest.CaptureFixture[str], monkeypatc
         "all     300.0  -25.0 %",
         "outside these networks: half",
     ]
+
+
+BLOCKS, WIDTH, TOKENS, CELLS = 3, 64, 10, 4**3
+SMALL = TrellisSizes(
+    SLatFlowConfig(16, 8, WIDTH, BLOCKS, 2, 4.0, WIDTH, 32, 2, False, convention="published"),
+    MeshDecoderConfig(16, 8, 256, 2, 4, upsample_channels=(64, 32), out_channels=101),
+    resolution=4,
+    context=(TOKENS, WIDTH),
+)
+
+
+@pytest.fixture(scope="module")
+def trellis() -> tuple[Any, list[Solve]]:
+    return published_trellis(SMALL), list(trellis_solves([5.0], SMALL))
+
+
+def test_network_calls_and_sizes_of_trellis() -> None:
+    assert (command.MODELS, TrellisSizes().context) == (tuple(PUBLISHED), (1374, 1024))
+    assert SAMPLER == {"steps": 25, "cfg_strength": 5.0, "cfg_interval": [0.5, 1.0], "rescale_t": 3.0}
+    assert [adapt(published_trellis(SMALL)).network_calls(stage) for stage in ("ss", "slat")] == [(25, 19)] * 2
+
+
+def test_savings_of_trellis_by_hand(trellis: tuple[Any, list[Solve]]) -> None:
+    """In the sparse structure: 25 conditional calls, of which 24 find keys and values; 19 unconditional ones."""
+    pipeline, (structure, *_) = trellis
+    keys_and_values = 2 * TOKENS * WIDTH * 2 * WIDTH
+    cross = keys_and_values + 2 * 2 * CELLS * WIDTH * WIDTH + 2 * 2 * CELLS * TOKENS * WIDTH
+    off = operations(pipeline, structure)
+    assert off - operations(pipeline, structure, CONTEXT) == BLOCKS * 24 * keys_and_values
+    constant = Exact(**{**OFF.settings(), "unconditional": True})
+    one = 2 * WIDTH * WIDTH * 4 + 2 * 2 * WIDTH  # one query, key and value, in the first call of a solve
+    assert off - operations(pipeline, structure, constant) == BLOCKS * (19 * cross - one)
+    assert not adapt(pipeline).seams()
+
+
+def test_count_of_trellis_command(
+    trellis: tuple[Any, list[Solve]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fast_sam3d import cli
+
+    monkeypatch.setitem(PUBLISHED, "trellis", (lambda: trellis[0], lambda: trellis[1]))
+    assert cli.main(["count", "--model", "trellis", "--json"]) == 0
+    counts = {row: [*values.values()] for row, values in json.loads(capsys.readouterr().out).items()}
+    off = counts.pop("off")
+    saves = {row: [value < plain for value, plain in zip(values, off, strict=True)] for row, values in counts.items()}
+    assert {row: stages for row, stages in saves.items() if any(stages)} == {
+        "unconditional": [True, True, False], "context": [True, True, False], "subdivision": [False, False, True],
+        "all": [True] * 3,
+    }  # fmt: skip
