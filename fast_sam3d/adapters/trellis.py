@@ -162,13 +162,13 @@ class Trellis(Adapter):
 
     def require_euler(self, stage: str) -> None:
         """See `Adapter`."""
-        kind = type(self._sampler(stage))
-        if not any(base.__name__ in KINDS for base in kind.__mro__):
+        seam = self.solver(stage)
+        if name := seam.foreign:
             raise SolverError(
-                f"{stage}: the sampler is {kind.__name__}, and step caching works with {', '.join(KINDS)}, which take "
-                "one Euler step for one velocity: set one of them, or restore the pipeline"
+                f"{stage}: the sampler is {type(seam.owner()).__name__} with its own `{name}`, and step caching works "
+                f"with {', '.join(KINDS)}, which take one Euler step for one velocity: set one of them"
             )
-        require_single_steps(self.solver(stage), stage)
+        require_single_steps(seam, stage)
 
     def networks(self, stage: str) -> list[Any]:
         """See `Adapter`."""
@@ -288,8 +288,7 @@ class Trellis(Adapter):
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """An instance attribute for the length of a block."""
-    own = vars(owner)
-    before = own.get(name)
+    own, before = vars(owner), vars(owner).get(name)
     own[name] = value
     try:
         yield
