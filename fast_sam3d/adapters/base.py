@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ class Adapter:
     Args:
         pipeline: the object that has `models` and `run`.
     """
+
+    soft_alpha: ClassVar[bool] = False
+    """Whether a run takes the opacity of a cut-out as it is; otherwise it takes 0 or 255."""
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
@@ -104,7 +107,7 @@ class Adapter:
         """One run.
 
         Args:
-            rgba: [H, W, 4], the mask as alpha in 0 or 255.
+            rgba: [H, W, 4], the mask as alpha; see `soft_alpha`.
             pointmap: [H, W, 3] float32, see `fast_sam3d.run.object.run_object`; None: none.
             settings: a `fast_sam3d.run.object.RunSettings`.
 

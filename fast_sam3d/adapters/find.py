@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fast_sam3d.adapters import sam3d, trellis
 from fast_sam3d.adapters.base import Adapter, NotAPipelineError, unwrap
 
-__all__ = ["adapt", "sam3d_of"]
+__all__ = ["adapt", "presets_of", "sam3d_of"]
 
 
 def adapt(pipeline: Any) -> Adapter:
@@ -27,6 +28,11 @@ def adapt(pipeline: Any) -> Adapter:
         )
     sam3d.refuse_fork(inner)
     return sam3d.Sam3d(inner)
+
+
+def presets_of(model: str) -> Mapping[str, str]:
+    """Name of a preset -> the preset of a model that it stands for, as `Adapter.presets`; model: "sam3d", "trellis"."""
+    return trellis.TRELLIS.presets if model == "trellis" else {}
 
 
 def sam3d_of(pipeline: Any) -> sam3d.Sam3d:

@@ -1,12 +1,12 @@
 """The sampling of one structured latent, kept so that it can be repeated on the same voxels from the same noise.
 
-Names match sam3d_objects/pipeline/inference_pipeline.py (`sample_slat`).
+Names match sam3d_objects/pipeline/inference_pipeline.py and trellis/pipelines (`sample_slat`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -27,6 +27,7 @@ class LatentSampling:
 
     def __init__(self, pipeline: Any, seed: int, inputs: tuple[Any, Any]) -> None:
         self._pipeline, self._seed, self._inputs = pipeline, seed, inputs
+        self._scale: Mapping[str, list[float]] | None = getattr(pipeline, "slat_normalization", None)  # of TRELLIS
         self.ended = (0.0, 0.0)
         self._feats: Tensor | None = None
 
@@ -46,15 +47,24 @@ class LatentSampling:
 
     def again(self, steps: int | None = None) -> Tensor:
         """[N, C] of another time, with what accelerates the pipeline now; steps: as of `sample_slat`."""
-        own = type(self._pipeline).__module__.startswith("fast_sam3d.")
-        with torch.random.fork_rng(), torch.no_grad(), nullcontext() if own else torch.device(self._pipeline.device):
+        stock = not (self._scale or type(self._pipeline).__module__.startswith("fast_sam3d."))
+        given = {"inference_steps": steps} if self._scale is None else {"sampler_params": _of_steps(steps)}
+        with torch.random.fork_rng(), torch.no_grad(), torch.device(self._pipeline.device) if stock else nullcontext():
             torch.manual_seed(self._seed)
-            return self._normalised(self._pipeline.sample_slat(*self._inputs, inference_steps=steps))
+            return self._normalised(self._pipeline.sample_slat(*self._inputs, **given))
 
     def _normalised(self, latent: Any) -> Tensor:
         """The features without the scale and shift that `sample_slat` adds."""
         feats = latent.feats.detach().float()
-        return ((feats - self._pipeline.slat_mean.to(feats)) / self._pipeline.slat_std.to(feats)).cpu()
+        if self._scale is not None:
+            mean, std = (feats.new_tensor(self._scale[name]) for name in ("mean", "std"))
+        else:
+            mean, std = self._pipeline.slat_mean.to(feats), self._pipeline.slat_std.to(feats)
+        return ((feats - mean) / std).cpu()
+
+
+def _of_steps(steps: int | None) -> dict[str, int]:
+    return {} if steps is None else {"steps": steps}
 
 
 @contextmanager
@@ -62,7 +72,7 @@ def latents_kept(pipeline: Any, seed: int = 0) -> Iterator[list[LatentSampling]]
     """Keep every sampling of a structured latent in the runs of a block.
 
     Args:
-        pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`.
+        pipeline: of SAM 3D Objects or TRELLIS, or an object that holds one in `_pipeline`.
         seed: of their noise, which is not that of a plain run.
     """
     inner = unwrap(pipeline)

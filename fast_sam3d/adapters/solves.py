@@ -1,6 +1,7 @@
 """Solves of a pipeline's samplers, recorded so that their network can be called again, at any step and any state.
 
-Names match sam3d_objects/model/backbone/generator (`FlowMatching`, `ClassifierFreeGuidance`).
+Names match sam3d_objects/model/backbone/generator (`FlowMatching`, `ClassifierFreeGuidance`). The guidance of TRELLIS
+is in keywords of its dynamics.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from torch import Tensor
 
 from fast_sam3d.adapters.find import adapt
 from fast_sam3d.adapters.sam3d import Sam3d
+from fast_sam3d.adapters.trellis_sampler import STRENGTHS, Velocity
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.patch import Layer, Seam, seam_at
 from fast_sam3d.sampling.precision import Autocast, wide
 from fast_sam3d.sampling.stage import SolveStage
 from fast_sam3d.sampling.step import Leaves, Tree, like, to_leaves
+from fast_sam3d.telemetry import Report, unseen
 
 __all__ = ["RecordedSolve", "merged", "record"]
 
 _GUIDANCE = ("strength", "strength_pm", "interval")
+_KEYWORDS = (*STRENGTHS, *(interval for interval, _ in STRENGTHS.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +41,7 @@ class RecordedSolve:
         start: the state at times[0], in the sampler's container.
         times: [steps + 1] the grid as the solver got it.
         args, kwargs: the condition.
-        guidance: attributes of the guidance module during the solve.
+        guidance: attributes of the guidance module during the solve, or keywords of the dynamics.
         autocast: that the network ran in.
         compute: calls a function with the network's weights on the device.
         states: [steps + 1] leaves of the baseline in float32 or better; empty where the solve was not run.
@@ -87,7 +91,7 @@ class RecordedSolve:
             leaves of the same shapes, in float32 or better.
         """
         count = len(next(iter(leaves.values()))) // self.objects
-        args, kwargs = self.args, dict(self.kwargs)
+        args, kwargs = self.args, self._keywords
         if count > 1:
             args = tuple(_repeated(value, count) for value in args)
             kwargs = {name: _repeated(value, count) for name, value in kwargs.items()}
@@ -109,7 +113,9 @@ class RecordedSolve:
 
     def under(self, times: Sequence[float], strength: Any = None, interval: Any = None) -> RecordedSolve:
         """The same start and condition on another grid and perhaps with another guidance, not solved yet."""
-        changed = {"strength": strength, "interval": interval}
+        own = next((name for name in STRENGTHS if name in self.guidance), None)
+        names = ("strength", "interval") if own is None else (own, STRENGTHS[own][0])
+        changed = dict(zip(names, (strength, interval), strict=True))
         guidance = {**self.guidance, **{name: value for name, value in changed.items() if value is not None}}
         return replace(self, times=_as_given(times, self.times), guidance=guidance, states=[])
 
@@ -137,8 +143,17 @@ class RecordedSolve:
         values = [*self.args, *(self.kwargs[name] for name in sorted(self.kwargs))]
         return tuple(tuple(value.shape[1:]) if isinstance(value, Tensor) else None for value in values)
 
+    @property
+    def _keywords(self) -> dict[str, Any]:
+        """Of the dynamics."""
+        return {**self.kwargs, **(self.guidance if isinstance(self.dynamics, Velocity) else {})}
+
     @contextlib.contextmanager
     def _guided(self) -> Iterator[None]:
+        if isinstance(self.dynamics, Velocity):
+            self.dynamics.given = self._keywords
+            yield
+            return
         module = getattr(getattr(self.dynamics, "__self__", None), "reverse_fn", None)
         before = {name: getattr(module, name) for name in self.guidance}
         for name, value in self.guidance.items():
@@ -237,7 +252,7 @@ def record(
     adapter = adapt(pipeline)
     order = [name for name in ("ss", "slat") if name in stages]
     recorders: dict[str, _Recorder] = {}
-    layer = Layer(report=None)
+    layer = Layer(report=Report(progress=unseen))
     compute = getattr(adapter.pipeline, "compute", None)
     with contextlib.ExitStack() as stack:
         for name in order:
@@ -255,6 +270,7 @@ def record(
                 name: str = name, module: Any = module,
             ) -> RecordedSolve:  # fmt: skip
                 guidance = {key: getattr(module, key) for key in _GUIDANCE if hasattr(module, key)}
+                guidance |= {key: kwargs[key] for key in _KEYWORDS if key in kwargs}
                 device = next(iter((to_leaves(x, name) or {}).values())).device
                 part = f"{name}_generator"
                 call = (lambda call: call()) if compute is None else partial(compute, part)

@@ -7,7 +7,7 @@ trellis2/pipelines (`Trellis2ImageTo3DPipeline`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from fast_sam3d.adapters.trellis_sampler import (
     unfit,
     voxels_of,
 )  # fmt: skip
-from fast_sam3d.errors import InputError
+from fast_sam3d.errors import InputError, nothing_found
 from fast_sam3d.patch import seam_at
 from fast_sam3d.sampling.driver import require_single_steps
 from fast_sam3d.sampling.stage import SolverError, SolveStage
@@ -111,12 +111,18 @@ def table_of(pipeline: Any) -> Table | None:
     return None
 
 
+class _StructureDone(Exception):
+    """Ends a run of which only the structure is wanted."""
+
+
 class Trellis(Adapter):
     """A pipeline of TRELLIS or TRELLIS.2.
 
     Args:
         table: its names.
     """
+
+    soft_alpha = True
 
     def __init__(self, pipeline: Any, table: Table) -> None:
         super().__init__(pipeline)
@@ -235,22 +241,24 @@ class Trellis(Adapter):
         from PIL import Image
 
         seed = int(torch.randint(2**31, ())) if settings.seed is None else settings.seed
-        steps = {"ss": settings.ss_steps, "slat": settings.slat_steps}
-        ss, slat = ({} if count is None else {"steps": count} for count in steps.values())
+        ss, slat = ({} if count is None else {"steps": count} for count in (settings.ss_steps, settings.slat_steps))
         formats = [name for name in settings.formats or ("mesh", "gaussian") if name in self.formats]
-        picture, kept = Image.fromarray(rgba), {}
-        sample = self.pipeline.sample_sparse_structure
+        kept, sample = dict[str, Any](), self.pipeline.sample_sparse_structure
 
         def structure(*args: Any, **kwargs: Any) -> Any:
-            kept["coords"] = sample(*args, **kwargs)
-            return kept["coords"]
+            kept["coords"] = coords = sample(*args, **kwargs)
+            if not len(coords):
+                raise nothing_found(finite=True)
+            if settings.structure_only:
+                raise _StructureDone
+            return coords
 
-        with _replaced(self.pipeline, "sample_sparse_structure", structure):
-            result = self.pipeline.run(
-                picture, seed=seed, formats=[] if settings.structure_only else formats,
+        with suppress(_StructureDone), _replaced(self.pipeline, "sample_sparse_structure", structure):
+            kept |= self.pipeline.run(
+                Image.fromarray(rgba), seed=seed, formats=formats,
                 sparse_structure_sampler_params=ss, slat_sampler_params=slat,
             )  # fmt: skip
-        return {**result, **kept}
+        return kept
 
     def _sampler(self, stage: str) -> Any:
         return getattr(self.pipeline, self.table.samplers[stage])

@@ -80,12 +80,14 @@ class Folder:
             mask in the alpha channel. Each mask is an object.
         count: at most so many; None takes all.
         pointmap_axes: frame of the pointmaps, as for `fast_sam3d.inputs.load.load_object`.
+        model: that the objects are for, of `config.settings.MODELS`.
     """
 
     path: Path
     count: int | None = None
     pointmap_axes: str = "auto"
     truth: bool = False
+    model: str = "sam3d"
 
     def names(self) -> Sequence[str]:
         """Relative path of the picture's folder or file, with "#" and the mask's number where there is one.
@@ -119,7 +121,7 @@ class Folder:
 
         place, _, number = name.rpartition("#") if "#" in name else (name, "", "")
         given = load_object(self.path / place, int(number) if number else None, pointmap_axes=self.pointmap_axes)
-        return BenchObject(name, Given(given.image, given.mask, given.pointmap))
+        return BenchObject(name, Given(given.image, given.mask_for(self.model), given.pointmap))
 
     def identity(self) -> object:
         from fast_sam3d.outputs.digests import file_digest

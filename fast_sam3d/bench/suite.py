@@ -70,13 +70,13 @@ class Suite:
                 f"{MOST_PAIRS:,} pairs of them"
             )
 
-    def variants(self) -> tuple[Variant, ...]:
-        """The baseline, the baseline with another seed, then the methods.
+    def variants(self, model: str = "sam3d") -> tuple[Variant, ...]:
+        """The baseline, the baseline with another seed, then the methods, on a model of `config.settings.MODELS`.
 
         Raises:
             ConfigError: a method is unknown, does not fit its stage, or changes nothing.
         """
-        plain = load([])
+        plain = load([], {"pipeline.model": model})
         methods = (method_of(name, overrides, plain) for name, overrides in self.methods.items())
         return (Variant(OFF), Variant(OTHER_SEED), *methods)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from fast_sam3d.config.compose import MODULES, Config, check_methods, load
 from fast_sam3d.config.methods import build_methods
+from fast_sam3d.config.resolve import resolve
 from fast_sam3d.documents import read_yaml
 from fast_sam3d.errors import ConfigError
 
@@ -32,26 +33,27 @@ class Variant:
     given_depth: bool = True
 
 
-def variant_of(overrides: str, name: str | None = None) -> Variant:
+def variant_of(overrides: str, name: str | None = None, model: str = "sam3d") -> Variant:
     """The variant that overrides, separated by blanks, describe: modules, steps and seed.
 
     Args:
         overrides: such as "ss=fast_sam3d slat=off" or, as a control, "pipeline.ss_steps=10"; may change nothing. Or
             the path of a YAML file as `accelerate` takes it, such as one of `fast-sam3d tune`.
         name: None takes the overrides.
+        model: of `config.settings.MODELS`, which may have presets of its own in place of some.
 
     Raises:
         ConfigError: they do not compose, or a method does not fit its stage.
     """
     name = overrides if name is None else name
-    return _of_file(overrides, name) if _is_file(overrides) else _variant(_checked(overrides), name)
+    return _of_file(overrides, name) if _is_file(overrides) else _variant(_checked(overrides, model), name)
 
 
 def method_of(name: str, overrides: str, plain: Config) -> Variant:
     """The variant of a bench: as `variant_of`, but only what makes it fast may be overridden, and something must be.
 
     Args:
-        plain: the configuration without overrides.
+        plain: the configuration without overrides, of the same model.
 
     Raises:
         ConfigError: as there, with the method's name; overrides that a bench sets itself, or that change nothing.
@@ -59,7 +61,7 @@ def method_of(name: str, overrides: str, plain: Config) -> Variant:
     try:
         if _is_file(overrides):
             return _of_file(overrides, name)
-        given = _checked(overrides)
+        given = _checked(overrides, plain.pipeline.model)
     except ConfigError as error:
         raise ConfigError(f"method '{name}': {error}") from error
     variant = _variant(given, name)
@@ -92,12 +94,22 @@ def _of_file(path: str, name: str) -> Variant:
     return Variant(name, config=config)
 
 
-def _checked(overrides: str) -> Config:
-    config = load(overrides.split())
+def _checked(overrides: str, model: str) -> Config:
+    config = load(overrides.split(), {"pipeline.model": model})
     check_methods(config)
     return config
 
 
+def own_modules(config: Config) -> Mapping[str, Any]:
+    """The settings of a configuration by module, with the model's own preset in place of another."""
+    if config.pipeline.model == "sam3d":
+        return config.modules
+    from fast_sam3d.adapters import presets_of
+
+    return resolve(config, None, (), presets_of(config.pipeline.model)).modules
+
+
 def _variant(config: Config, name: str) -> Variant:
-    modules = dict(config.modules) if any(config.modules.values()) else None
+    own = dict(own_modules(config))
+    modules = own if any(own.values()) else None
     return Variant(name, config.pipeline.ss_steps, config.pipeline.slat_steps, seed=config.seed, config=modules)

@@ -33,7 +33,9 @@ OVERRIDES = SHARED
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
-    parser.add_argument("--suite", metavar="NAME", help="quick, full, ablation, sweeps, or a file (default: quick)")
+    parser.add_argument(
+        "--suite", metavar="NAME", help="quick, full, ablation, sweeps, trellis, or a file (default: quick, or trellis)"
+    )
     add_ways(
         parser, "one more method, without --suite the only one", "those of the suite",
         ', such as "ss=fast_sam3d mesh=off" or, as a control, "pipeline.ss_steps=10" (default: none)',
@@ -74,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     from fast_sam3d.outputs.interrupts import on_interrupt
 
     suite = chosen_suite(args)
-    suite.variants()  # a method that does not fit raises before anything is loaded
+    suite.variants(args.model or "sam3d")  # a method that does not fit raises before anything is loaded
     results.check_packages(pictures=not args.no_pictures, parquet=args.parquet)
     job, suite = _job(args, suite)
     output = args.output_dir or Path("outputs/bench") / suite.name
@@ -99,7 +101,7 @@ def chosen_suite(args: argparse.Namespace) -> Suite:
     """
     from fast_sam3d.bench.suite import load_suite
 
-    suite = load_suite(args.suite or "quick")
+    suite = load_suite(args.suite or ("trellis" if args.model == "trellis" else "quick"))
     if more := overrides_of(args):
         suite = suite.with_methods(more, alone=args.suite is None)
         suite = replace(suite, name=suite.name if args.suite else "own")
@@ -161,12 +163,12 @@ def _job(args: argparse.Namespace, suite: Suite) -> tuple[BenchTask, Suite]:
     if pictures is None:
         objects = held_out(checkpoint, suite.objects)
     else:
-        objects = Folder(pictures, args.objects, config.input.pointmap_axes)
+        objects = Folder(pictures, args.objects, config.input.pointmap_axes, model=pipeline.model)
         log.info("%s has no ground truth: fidelity to the unaccelerated result is measured alone", pictures)
     names = objects.names()
     counted = frozenset((name, seed) for name in names[:1] for seed in suite.seeds[:1])
-    job = BenchTask(checkpoint, suite.variants(), objects, pipeline.loading, RunSettings.of(0, pipeline), counted,
-                    samplers=samplers)  # fmt: skip
+    job = BenchTask(checkpoint, suite.variants(pipeline.model), objects, pipeline.loading, RunSettings.of(0, pipeline),
+                    counted, samplers=samplers)  # fmt: skip
     return job, replace(suite, objects=len(names))
 
 

@@ -118,6 +118,9 @@ def log_acceleration(config: Config) -> None:
     """Logs the preset, if one was named, and the method of each module that is on."""
     on = ", ".join(f"{module}={config.choices[module]}" for module in ACCELERATED if config.modules.get(module))
     preset = config.choices["preset"]
+    if config.pipeline.model == "trellis" and preset != "off":  # it may have its own
+        log.info("acceleration: preset %s", preset)
+        return
     log.info("acceleration: %s", on if on and preset == "off" else f"preset {preset} ({on or 'every module is off'})")
 
 

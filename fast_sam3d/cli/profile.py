@@ -55,6 +55,7 @@ def main(args: argparse.Namespace) -> int:
 
     from fast_sam3d.bench.profile import draw, profile
     from fast_sam3d.bench.samplers import OWN, find_samplers
+    from fast_sam3d.bench.variant import own_modules
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
     from fast_sam3d.inputs.load import load_object
     from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
@@ -63,9 +64,9 @@ def main(args: argparse.Namespace) -> int:
     (sampler,) = find_samplers([args.sampler])
     ways: dict[str, Any] = {}
     for overrides in overrides_of(args) or WAYS:
-        config = load(overrides.split())
+        config = load(overrides.split(), {"pipeline.model": args.model or "sam3d"})
         check_methods(config)
-        ways[overrides] = dict(config.modules)
+        ways[overrides] = dict(own_modules(config))
     for path in filter(None, (args.picture, args.json)):
         check_file(path, args.overwrite)
     plain = pipeline_from(args)

@@ -151,7 +151,10 @@ def _print(found: Result, tag: str) -> None:
     from fast_sam3d.cli.tables import print_table
     from fast_sam3d.tune.evidence import HEADER, table
 
-    print_table(_title(found, tag), HEADER, table(found), HEADER[1:])
+    rows = table(found)
+    shown = [number for number in range(len(HEADER)) if number == 0 or any(row[number] for row in rows)]
+    header = [HEADER[number] for number in shown]
+    print_table(_title(found, tag), header, [tuple(row[number] for number in shown) for row in rows], header[1:])
     for stage, path in found.levels[found.chosen].paths.items():
         print(f"default, {stage}: {path.calls} of {found.facts['baseline_calls'][stage]} calls, steps"
               f" {', '.join(map(str, path.nodes))}")  # fmt: skip

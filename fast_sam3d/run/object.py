@@ -122,9 +122,9 @@ def run_object(
     Args:
         pipeline: a SAM 3D pipeline, or an object that holds one in `_pipeline`; accelerated or not.
         image: [H, W, 3] uint8.
-        mask: [H, W], the object where it is above 0.
+        mask: [H, W], the object where it is above 0; of TRELLIS as uint8 the opacity, 0 to 255.
         pointmap: [H, W, 3] float32, metres, PyTorch3D camera frame, NaN or z <= 0 where unknown; None asks the depth
-            model.
+            model. TRELLIS takes none.
         settings: seed, steps, formats, pose refinement. A pipeline that refines no pose itself, as the stock one in
             its published configuration, has it refined here; see `fast_sam3d.run.pose.with_refined_pose`.
         progress: receives every step and stage.
@@ -141,13 +141,14 @@ def run_object(
     from fast_sam3d.model.inputs import box_size, check_box
     from fast_sam3d.report import observe
     from fast_sam3d.run.pose import with_refined_pose
+    from fast_sam3d.telemetry import unseen
 
     pipeline = unwrap(pipeline)
     runtime = adapt(pipeline).runtime
-    if runtime == "stock":  # its own check comes after the depth model
+    if runtime in ("stock", "trellis"):  # their own checks come late, or never
         check_box(*box_size(mask))
     with ExitStack() as stack:
-        report = stack.enter_context(observe(pipeline, progress, None if known is None else known.report))
+        report = stack.enter_context(observe(pipeline, progress or unseen, None if known is None else known.report))
         given = stack.enter_context(own_refinement(pipeline))
         residency = residency_of(pipeline)
         if known is not None:
@@ -159,7 +160,7 @@ def run_object(
         if known is not None:
             stack.callback(known.ended, begin)
         result = call_pipeline(pipeline, image, mask, pointmap, settings)
-        if settings.refines:
+        if settings.refines and "rotation" in result:
             result = with_refined_pose(result, mask, report, given)
         seconds = time.perf_counter() - begin
         if known is not None:
@@ -179,7 +180,8 @@ def call_pipeline(
     from fast_sam3d.adapters import adapt
 
     points = None if pointmap is None else _ahead(torch.as_tensor(pointmap))
-    return adapt(pipeline).call(with_alpha(image, mask), points, settings)
+    adapter = adapt(pipeline)
+    return adapter.call(with_alpha(image, mask, adapter.soft_alpha), points, settings)
 
 
 def _ahead(points: Tensor) -> Tensor:
@@ -286,8 +288,8 @@ def run_object_fitting(
     return value, formats
 
 
-def with_alpha(image: NDArray[np.uint8], mask: NDArray[Any]) -> NDArray[np.uint8]:
-    """[H, W, 4], the mask as alpha in 0 or 255.
+def with_alpha(image: NDArray[np.uint8], mask: NDArray[Any], soft: bool = False) -> NDArray[np.uint8]:
+    """[H, W, 4], the mask as alpha in 0 or 255; `soft`: a uint8 mask with values above 1 as it is.
 
     A separate boolean mask would become an alpha of 1 in 255 in the stock pipeline (inference_pipeline.py,
     merge_image_and_mask).
@@ -301,6 +303,8 @@ def with_alpha(image: NDArray[np.uint8], mask: NDArray[Any]) -> NDArray[np.uint8
             f"the mask is {list(covered.shape)} and the picture {list(pixels.shape[:2])} (height, width): "
             "give the mask at the picture's size"
         )
+    if soft and covered.dtype == np.uint8 and covered.max(initial=0) > 1:
+        return np.dstack([pixels, covered])
     return np.dstack([pixels, (covered > 0).astype(np.uint8) * 255])
 
 

@@ -1,6 +1,6 @@
 """What runs cost, and how it is measured."""
 
-from fast_sam3d.telemetry.records import NOT_FINITE, AggregationRecord, Progress, SolveRecord, StepRecord
+from fast_sam3d.telemetry.records import NOT_FINITE, AggregationRecord, Progress, SolveRecord, StepRecord, unseen
 from fast_sam3d.telemetry.report import Report, SolveLog, peak_device_bytes, peak_host_bytes
 from fast_sam3d.telemetry.seam import StageSeam
 
@@ -15,4 +15,5 @@ __all__ = [
     "StepRecord",
     "peak_device_bytes",
     "peak_host_bytes",
+    "unseen",
 ]

@@ -10,6 +10,10 @@ Progress = Callable[[str, int, int], None]
 """(stage, steps done, steps in all); a stage without steps counts 0 of 1 and 1 of 1."""
 
 
+def unseen(stage: str, done: int, total: int) -> None:
+    """A `Progress` that shows nothing; with one, the bars of samplers that draw their own stay off."""
+
+
 NOT_FINITE = (
     "the sampled latents are not finite (NaN or infinite), so the object is not to be used; in half precision try "
     "float32 or bfloat16, and check the weights"

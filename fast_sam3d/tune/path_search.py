@@ -73,6 +73,8 @@ class FoundPath:
         main = {"name": "weighted_multistep", "weights": _lists(self.weights)}
         if self.stage != "ss":
             return {"when": when, "predict": main}
+        if not live and not any(self.layout):  # of a model without a layout
+            return {"when": when, "predict": {"shape": main}}
         layout = {"name": "weighted_multistep", "weights": _lists(self.layout)}
         if live:  # held where a copy of the network, say a compiled one, cannot evaluate it alone
             layout = {"name": "live", "fallback": "hold"}

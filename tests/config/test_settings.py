@@ -15,7 +15,7 @@ from fast_sam3d.ranges import OneOf, Real, Settings, Whole
 KNOWN = {
     "MeshMethod": (
         "where='decoder' of decoder|voxels, weight=0.9 of 0..1, threshold_low=0.5 of 0..1, threshold_high=0.7 of 0..1,"
-        " factors=(2.0, 1.5, 1.25), min_voxels=512 of 0.., pool='max' of max|mean"
+        " factors=(2.0, 1.5, 1.25), min_voxels=512 of 0.., crowded=0 of 0.., pool='max' of max|mean"
     ),
     "Adaptive": "threshold=0.99 of -1..2",
     "Reuse": "interval=5 of 1.., warmup=3 of 1..",

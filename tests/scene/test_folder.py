@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -23,6 +24,7 @@ from fast_sam3d.checkpoints.load import Checkpoint
 from fast_sam3d.cli import scene as command
 from fast_sam3d.geometry.poses import GLB_FROM_CAMERA, Pose
 from fast_sam3d.outputs.gaussians import load_gaussians_ply
+from fast_sam3d.scene import pictures
 from tests.stand_in import StandIn, files, run
 
 OBJECT = {"done.json", "gaussians.ply", "mesh.glb", "pose.json", "preview.png", "report.json"}
@@ -138,7 +140,8 @@ def test_scene_writes_every_file(pipeline, kitchen, elsewhere, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
-def test_parallel_processes_write_the_same_files_as_one(pipeline, kitchen, elsewhere, capsys):
+def test_parallel_processes_write_the_same_files_as_one(pipeline, kitchen, elsewhere, capsys, monkeypatch):
+    monkeypatch.setattr(pictures, "turntable", functools.partial(pictures.turntable, frames=2))
     for place, workers in (("a", 1), ("b", 3)):
         code, out, err = scene(capsys, kitchen, "output.preview=true", "--output_dir", place, "--workers", workers)
         assert code == 0, err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.trellis.drift import RIVAL, SCALES, drift
+from tests.trellis.drift_at_scales import RIVAL, SCALES, drift
 
 MOST = {"ss": 16, "slat": 10}  # of 44
 
