@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 import fast_sam3d
+from fast_sam3d.exact import Exact
 from fast_sam3d.ranges import OneOf, Real, Settings, Whole
 
 KNOWN = {
     "MeshMethod": (
         "where='decoder' of decoder|voxels, weight=0.9 of 0..1, threshold_low=0.5 of 0..1, threshold_high=0.7 of 0..1,"
-        " factors=(2.0, 1.5, 1.25), min_voxels=512 of 0.., pool='max' of max|mean"
+        " factors=(2.0, 1.5, 1.25), min_voxels=512 of 0.., crowded=0 of 0.., pool='max' of max|mean"
     ),
     "Adaptive": "threshold=0.99 of -1..2",
     "Reuse": "interval=5 of 1.., warmup=3 of 1..",
@@ -71,6 +72,10 @@ def shown(field: dataclasses.Field[Any]) -> str:
 @pytest.mark.parametrize("name", KNOWN)
 def test_defaults_and_ranges_of_a_method(name: str) -> None:
     assert ", ".join(map(shown, dataclasses.fields(kinds()[name]))) == KNOWN[name]
+
+
+def test_every_exact_saving_is_on_by_default() -> None:
+    assert set(Exact().settings().values()) == {True}
 
 
 def test_settings_are_frozen_and_valid_by_default() -> None:
