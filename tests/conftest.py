@@ -79,6 +79,7 @@ SLOW = (
     "test_adding_a_method.py",
     "test_contract.py",
     "test_contract_trellis.py",
+    "test_contract_trellis2.py",
     "test_direction.py",
     "test_docs.py::test_commands_on_examples_run",
     "test_docs.py::test_python_snippets_run",
