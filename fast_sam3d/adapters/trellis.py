@@ -168,7 +168,8 @@ class Trellis(Adapter):
                 f"{stage}: the sampler is {kind.__name__}, and step caching works with {', '.join(KINDS)}, which take "
                 "one Euler step for one velocity: set one of them, or restore the pipeline"
             )
-        require_single_steps(self.solver(stage), stage)
+        if not self.solver(stage).wrapped:
+            require_single_steps(self.solver(stage), stage)
 
     def networks(self, stage: str) -> list[Any]:
         """See `Adapter`."""
