@@ -49,6 +49,11 @@ def test_windows_equal_masked_attention(longest: int, dtype: torch.dtype) -> Non
     assert torch.equal(attend(masked_sdpa, *given, lengths, lengths), masked_sdpa(*given, lengths, lengths))
 
 
+def test_blocks_are_multiples_of_those_of_the_kernels() -> None:
+    assert ROWS % 256 == KEYS % 512 == 0
+    assert [rows.stop - rows.start for rows, _ in _runs([ROWS, ROWS])] == [ROWS, ROWS]
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_blocks_cover_their_windows(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
