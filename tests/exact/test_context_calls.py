@@ -114,6 +114,17 @@ class Attention(torch.nn.Module):
         return context.mean(1, keepdim=True) + 1 + self.bias * x
 
 
+@pytest.mark.parametrize("context", [torch.zeros(3, 1), torch.zeros(1, 1, 3, 1), None, [torch.zeros(1, 3, 1)]])
+def test_a_context_of_another_form_is_passed_on(monkeypatch: pytest.MonkeyPatch, context: Any) -> None:
+    contexts, given = Contexts(SolveState().syncs, kind="unconditional"), []
+    monkeypatch.setattr("fast_sam3d.exact.context.active", lambda seam: contexts)
+    attention = Attention()
+    attention.forward = lambda *args: given.append(args) or "result"  # type: ignore[method-assign, assignment, func-returns-value]
+    seam, x = CrossAttentionSeam(attention, "here"), torch.zeros(1, 5, 1)
+    seam.add(Layer(None, True, SimpleNamespace(unconditional=True)))
+    assert seam(x, context) == "result" and len(given) == 1 and given[0][1] is context
+
+
 def test_the_first_voxels_are_probed_as_those_of_one_object() -> None:
     coords = torch.tensor([[0, 1, 2, 3], [1, 4, 5, 6], [1, 7, 8, 9]])
     few = _some(SparseTensor(torch.arange(3.0)[:, None], coords), 2)
