@@ -48,6 +48,7 @@ SLOW = (
     "cli/test_compare.py",
     "cli/test_infer.py",
     "cli/test_main_job.py",
+    "cli/test_trellis.py",
     "cluster/test_ray.py",
     "decode/test_hooks.py",
     "demo/test_api.py",

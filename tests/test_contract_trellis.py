@@ -12,4 +12,4 @@ class TestStandIn(TrellisContract):
 
     bed = STAND_IN
     rest = False
-    names = (*FULL[:3], *FULL[3::6])
+    names = (*FULL[:3], *FULL[3::8])
