@@ -82,22 +82,18 @@ class TrellisContract(Contract):
     def test_other_grids_intervals_and_numbers_of_samples(
         self, steps: int, interval: list[float], samples: int, pipeline: Any
     ) -> None:
-        options = {**settings(steps=steps, cfg_interval=interval), "num_samples": samples, "formats": list(BOTH)}
-        plain = self.bed.raw(pipeline, **options)
-        with self.bed.counted_calls(pipeline) as counts, fast_sam3d.observe(pipeline) as report:
-            assert differing(tensors(self.bed.raw(pipeline, **options)), tensors(plain)) == set()
+        options = {**settings(steps=steps, cfg_interval=interval), "num_samples": samples}
+        with self.bed.counted_calls(pipeline) as counts:
+            self.bed.raw(pipeline, formats=[], **options)
         expected, adapter = dict(counts), adapt(pipeline)
-        with (
-            fast_sam3d.accelerated(pipeline, METHODS["everything"]) as handle,
-            self.bed.counted_calls(pipeline) as made,
-        ):
-            fast = self.bed.raw(pipeline, **options)
+        accelerated = fast_sam3d.accelerated(pipeline, METHODS["everything"])
+        with accelerated as handle, self.bed.counted_calls(pipeline) as made:
+            fast = self.bed.raw(pipeline, formats=list(BOTH), **options)
         for stage, solve in zip(SAMPLERS, handle.report.solves, strict=True):
             assert solve.complete and solve.steps_planned == steps
             assert (solve.calls, solve.calls + solve.saved) == (made[stage], expected[stage])
         if interval == [0.5, 1.0]:
             assert {stage: sum(adapter.network_calls(stage, steps)) for stage in expected} == expected
-        assert [solve.calls for solve in report.solves] == list(expected.values())
         assert len(fast["mesh"]) == len(fast["gaussian"]) == samples
         assert all(torch.isfinite(one.get_xyz).all() for one in fast["gaussian"])
         assert len(handle.report.aggregations) == 1

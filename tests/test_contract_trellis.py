@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.contract import FULL
 from tests.contract_trellis import TrellisContract
 from tests.trellis_like.beds import STAND_IN
 
@@ -11,4 +12,4 @@ class TestStandIn(TrellisContract):
 
     bed = STAND_IN
     rest = False
-    names = ("all", "exact", "everything", "ss=adaptive_guidance slat=adaptive_guidance", "slat=tome")
+    names = (*FULL[:3], *FULL[3::8])

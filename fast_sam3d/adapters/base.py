@@ -35,6 +35,8 @@ class Adapter:
         pipeline: the object that has `models` and `run`.
     """
 
+    posed: ClassVar[bool] = False
+    """Whether a run places its object in the picture's camera frame."""
     soft_alpha: ClassVar[bool] = False
     """Whether a run takes the opacity of a cut-out as it is; otherwise it takes 0 or 255."""
 

@@ -48,6 +48,8 @@ _FORMATS = {"mesh": "slat_decoder_mesh", "gaussian": "slat_decoder_gs", "gaussia
 class Sam3d(Adapter):
     """A pipeline of SAM 3D Objects, stock, native or embedded."""
 
+    posed = True
+
     @property
     def stages(self) -> dict[str, SolveStage]:
         """The sampling stages by name."""

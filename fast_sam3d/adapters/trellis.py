@@ -7,7 +7,7 @@ trellis2/pipelines (`Trellis2ImageTo3DPipeline`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -163,12 +163,13 @@ class Trellis(Adapter):
     def require_euler(self, stage: str) -> None:
         """See `Adapter`."""
         seam = self.solver(stage)
-        if name := seam.foreign:
+        if not seam.known:
             raise SolverError(
-                f"{stage}: the sampler is {type(seam.owner()).__name__} with its own `{name}`, and step caching works "
-                f"with {', '.join(KINDS)}, which take one Euler step for one velocity: set one of them"
+                f"{stage}: the sampler is {type(seam.owner()).__name__}, and step caching works with `sample` of "
+                f"{', '.join(KINDS)}, which takes one Euler step for one velocity: set one of them"
             )
-        require_single_steps(seam, stage)
+        if not seam.wrapped:
+            require_single_steps(seam, stage)
 
     def networks(self, stage: str) -> list[Any]:
         """See `Adapter`."""
@@ -200,11 +201,9 @@ class Trellis(Adapter):
         with self._set({stage: {"rescale_t": rescale_t, name: strength}}):
             yield
 
-    @contextmanager
-    def steps_set(self, steps: Mapping[str, int]) -> Iterator[None]:
+    def steps_set(self, steps: Mapping[str, int]) -> AbstractContextManager[None]:
         """See `Adapter`."""
-        with self._set({stage: {"steps": count} for stage, count in steps.items()}):
-            yield
+        return self._set({stage: {"steps": count} for stage, count in steps.items()})
 
     def structure_decoder(self) -> Any:
         """See `Adapter`."""

@@ -95,13 +95,16 @@ class SampleSeam(Seam):
         super().__init__(sampler, "sample")
 
     @property
-    def foreign(self) -> str | None:
-        """The method that other code replaced, so that its steps are not those taken here; None: none is."""
-        sampler = self.owner()
-        kind = next((base for base in type(sampler).__mro__ if "sample" in vars(base)), None)
-        if self._shadowed or kind is None or kind.__name__ not in KINDS:
-            return "sample"
-        return min(vars(sampler).keys() & {"sample_once", "_get_model_prediction"}, default=None)
+    def wrapped(self) -> str | None:
+        """The method that other code has replaced on the instance, so that its solves run as they are; None: none."""
+        steps = vars(self.owner()).keys() & {"sample_once", "_get_model_prediction"}
+        return "sample" if self._shadowed else min(steps, default=None)
+
+    @property
+    def known(self) -> bool:
+        """Whether the `sample` of its class is that of one of `KINDS`, and not a loop of other code."""
+        kind = type(self.owner())
+        return next((base.__name__ for base in kind.__mro__ if "sample" in vars(base)), None) in KINDS
 
     @torch.no_grad()
     def __call__(self, model: Any, noise: Any, *args: Any, **kwargs: Any) -> Any:
@@ -110,8 +113,9 @@ class SampleSeam(Seam):
         sampler = self.owner()
         if not self.layers:
             return self.original()(model, noise, *args, **kwargs)
-        if name := self.foreign:
-            logger.warning("%s has its own %s, so this solve runs as it is", type(sampler).__name__, name)
+        if (name := self.wrapped) or not self.known:
+            kind, name = type(sampler).__name__, name or "sample"
+            logger.warning("%s.%s is wrapped by other code, so this solve runs as it is", kind, name)
             return self.original()(model, noise, *args, **kwargs)
         bound = inspect.signature(self.original()).bind(model, noise, *args, **kwargs)
         bound.apply_defaults()

@@ -159,15 +159,19 @@ def run_scene(
         progress: receives every step and stage, as in `fast_sam3d.report.observe`.
 
     Raises:
-        InputError: a picture that is not [H, W, 3] uint8, no masks, or a batch below 1; before the first result.
+        InputError: a picture that is not [H, W, 3] uint8, no masks, a batch below 1, or a model without poses; before
+            the first result.
     """
-    from fast_sam3d.adapters import unwrap
+    from fast_sam3d.adapters import adapt
 
     pixels = checked_picture(image)
     named = dict(masks) if isinstance(masks, Mapping) else {str(i): mask for i, mask in enumerate(masks)}
     if not named:
         raise InputError("there are no masks: give one for each object")
-    pipe = unwrap(pipeline)
+    adapter = adapt(pipeline)
+    if not adapter.posed:
+        raise InputError("a scene needs the pose of each object, and this model has none: call run_object for each")
+    pipe = adapter.pipeline
     asked = tuple(formats or getattr(pipe, "decode_formats", None) or ("mesh", "gaussian"))
     if batch < 1:
         raise InputError(f"batch is {batch}: give at least 1")

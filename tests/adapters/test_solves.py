@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,9 +14,13 @@ from torch import Tensor
 from fast_sam3d.adapters.latent import latents_kept
 from fast_sam3d.adapters.layout import _to_leaves, _to_tokens
 from fast_sam3d.adapters.solves import RecordedSolve, merged
+from fast_sam3d.bench.objects import BenchObject
+from fast_sam3d.bench.runs import Given
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.sampling.driver import SolveStage
 from fast_sam3d.sampling.precision import Autocast
+from fast_sam3d.tune.problem import collect
+from tests.trellis_like import picture, random_image
 
 STAGE = SolveStage("ss", "x", {"x": ("x",)})
 
@@ -135,3 +140,35 @@ def test_the_layout_enters_and_leaves_in_the_networks_types(dtype: torch.dtype |
     for name, leaf in leaves.items():
         assert back[name].dtype == torch.float32
         torch.testing.assert_close(back[name], leaf, atol=1e-3, rtol=0)
+
+
+def test_solves_of_trellis_are_put_together_and_take_another_guidance() -> None:
+    pipeline = random_image()
+    pixels = np.asarray(picture())
+    both = [BenchObject(str(k), Given(np.roll(pixels[..., :3], k, 0), pixels[..., 3])) for k in (0, 3)]
+    solves = [collect(pipeline, item, seed) for seed, item in enumerate(both)]
+    together = merged([each["ss"] for each in solves])
+    assert together.calls == [2, 2, 2, 2, 2, 2, 2, 1]
+    for number, each in enumerate(solves):
+        one = each["ss"]
+        torch.testing.assert_close(one.solved().states[-1], one.states[-1])
+        twice = {name: torch.cat([leaf, leaf]) for name, leaf in together.states[3].items()}
+        own = one.velocity(one.states[3], 3)["shape"]
+        torch.testing.assert_close(together.velocity(twice, 3)["shape"][number::2], torch.cat([own, own]), rtol=1e-4,
+                                   atol=1e-4)  # fmt: skip
+    for stage, last in (("ss", 7), ("slat", 5)):
+        one = solves[0][stage]
+        other = one.under(one.grid, strength=0.0, interval=(0.9, 1.0))
+        assert sum(other.calls) < sum(one.calls)
+        name = one.stage.bare
+        assert not torch.equal(other.velocity(one.leaves, 0)[name], one.velocity(one.leaves, 0)[name])
+        torch.testing.assert_close(other.velocity(one.leaves, last)[name], one.velocity(one.leaves, last)[name])
+
+
+def test_a_latent_of_trellis_is_sampled_again_from_the_same_noise() -> None:
+    pipeline = random_image()
+    with latents_kept(pipeline, seed=3) as kept:
+        pipeline.run(picture(), formats=())
+    assert torch.equal(kept[0].again(), kept[0].feats)
+    assert not torch.equal(kept[0].again(3), kept[0].feats)
+    assert "sample_slat" not in vars(pipeline)

@@ -14,11 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
+import fast_sam3d
 from fast_sam3d.bench import job as bench_job
+from fast_sam3d.errors import InputError
 from fast_sam3d.outputs.meshes import load_glb
 from tests import trellis_package
 from tests.minis import rgba
 from tests.stand_in import files, run
+from tests.trellis_like import random_image
 
 STEPS = ("pipeline.ss_steps=4", "pipeline.slat_steps=4")
 ON_CPU = ("--model", "trellis", "--device", "cpu")
@@ -118,6 +121,8 @@ def test_flags_that_do_not_fit_are_refused(loaded, cup, here, capsys, flags, sai
 
 
 def test_a_scene_is_refused(loaded, cup, here, capsys):
+    with pytest.raises(InputError, match="pose"):
+        next(fast_sam3d.run_scene(random_image(), rgba()[..., :3], [rgba()[..., 3]]))
     code, _, err = run(capsys, "scene", "--image_path", cup.parent, "--model", "trellis")
     assert (code, files(here)) == (2, set())
     assert "pose" in err

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import fast_sam3d
+from fast_sam3d.exact import Exact
 from fast_sam3d.ranges import OneOf, Real, Settings, Whole
 
 KNOWN = {
@@ -71,6 +72,10 @@ def shown(field: dataclasses.Field[Any]) -> str:
 @pytest.mark.parametrize("name", KNOWN)
 def test_defaults_and_ranges_of_a_method(name: str) -> None:
     assert ", ".join(map(shown, dataclasses.fields(kinds()[name]))) == KNOWN[name]
+
+
+def test_every_exact_saving_is_on_by_default() -> None:
+    assert set(Exact().settings().values()) == {True}
 
 
 def test_settings_are_frozen_and_valid_by_default() -> None:

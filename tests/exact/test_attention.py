@@ -49,6 +49,22 @@ def test_windows_equal_masked_attention(longest: int, dtype: torch.dtype) -> Non
     assert torch.equal(attend(masked_sdpa, *given, lengths, lengths), masked_sdpa(*given, lengths, lengths))
 
 
+def test_attention_that_differs_is_kept_with_a_log_message(caplog: pytest.LogCaptureFixture) -> None:
+    def other(*given: Any) -> Tensor:
+        return masked_sdpa(*given) + 1
+
+    given, lengths = tensors(*[2 * ROWS] * 3), [ROWS, ROWS]
+    for several in ([2 * ROWS], lengths):
+        assert torch.equal(attend(other, *given, several, several), other(*given, several, several))
+    assert "a single sequence" in caplog.messages[0] and "windows" in caplog.messages[1]
+    assert all("stays off" in message and "differ by 1.0e+00" in message for message in caplog.messages)
+
+
+def test_blocks_are_multiples_of_those_of_the_kernels() -> None:
+    assert ROWS % 256 == KEYS % 512 == 0
+    assert [rows.stop - rows.start for rows, _ in _runs([ROWS, ROWS])] == [ROWS, ROWS]
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_blocks_cover_their_windows(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

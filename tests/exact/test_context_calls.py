@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fast_sam3d.exact.attention import AttentionSeam
-from fast_sam3d.exact.context import MOST, Contexts, CrossAttentionSeam, contexts_of, watch_context
+from fast_sam3d.exact.context import MOST, Contexts, CrossAttentionSeam, _some, contexts_of, watch_context
+from fast_sam3d.model.sparse import SparseTensor
 from fast_sam3d.patch import Layer
 from fast_sam3d.sampling.guide import SolveState
 from fast_sam3d.sampling.stage import by_keyword
@@ -111,6 +112,24 @@ class Attention(torch.nn.Module):
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         assert len(x) == len(context)
         return context.mean(1, keepdim=True) + 1 + self.bias * x
+
+
+@pytest.mark.parametrize("context", [torch.zeros(3, 1), torch.zeros(1, 1, 3, 1), None, [torch.zeros(1, 3, 1)]])
+def test_a_context_of_another_form_is_passed_on(monkeypatch: pytest.MonkeyPatch, context: Any) -> None:
+    contexts, given = Contexts(SolveState().syncs, kind="unconditional"), []
+    monkeypatch.setattr("fast_sam3d.exact.context.active", lambda seam: contexts)
+    attention = Attention()
+    attention.forward = lambda *args: given.append(args) or "result"  # type: ignore[method-assign, assignment, func-returns-value]
+    seam, x = CrossAttentionSeam(attention, "here"), torch.zeros(1, 5, 1)
+    seam.add(Layer(None, True, SimpleNamespace(unconditional=True)))
+    assert seam(x, context) == "result" and len(given) == 1 and given[0][1] is context
+
+
+def test_the_first_voxels_are_probed_as_those_of_one_object() -> None:
+    coords = torch.tensor([[0, 1, 2, 3], [1, 4, 5, 6], [1, 7, 8, 9]])
+    few = _some(SparseTensor(torch.arange(3.0)[:, None], coords), 2)
+    assert few.coords.tolist() == [[0, 1, 2, 3], [0, 4, 5, 6]] and few.feats.tolist() == [[0.0], [1.0]]
+    assert coords[1, 0] == 1
 
 
 @pytest.mark.parametrize(("dtype", "bias", "constant"), [

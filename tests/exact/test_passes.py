@@ -319,6 +319,7 @@ def test_stored_tensors_outlive_inference_mode(pipeline: Pipeline, passes: list[
 @torch.no_grad()
 def test_the_cache_is_bounded(pipeline: Pipeline, passes: list[int]) -> None:
     first, _ = embedders(pipeline)
+    assert LIMITS == {"encoder": 16, "depth": 2}  # of which the docs give the memory
     count = LIMITS["encoder"] + 1
     with fast_sam3d.accelerated(pipeline, only("images")):
         for seed in (*range(count), 1, 0, 1):  # 0 went to make room, and then 2

@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from fast_sam3d.exact import Exact
-from fast_sam3d.exact.places import _extraction_places, _subdivision_places
+from fast_sam3d.exact.places import _context_places, _extraction_places, _subdivision_places
 from tests.exact.test_subdivision import Block
 
 
@@ -40,6 +40,23 @@ def test_the_extractor_is_replaced_on_a_decoder_that_has_one(caplog: pytest.LogC
     assert caplog.messages == ["mesh: exact.extraction stays off, because its decoder is compiled"]
     assert places(_extraction_places, Decoder()) == []
     assert "its decoder has no extractor under the known name" in caplog.messages[1]
+
+
+@pytest.mark.parametrize("asked", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("built_in", [(), ("unconditional",), ("context",)])
+def test_savings_of_the_context_are_installed_where_asked_for_and_not_built_in(
+    asked: tuple[bool, bool], built_in: tuple[str, ...]
+) -> None:
+    network, attention = nn.Module(), nn.Module()
+    network.built_in_savings, attention.to_kv = frozenset(built_in), nn.Linear(1, 1)
+    adapter: Any = SimpleNamespace(
+        stages=["ss"], networks=lambda stage: [network], cross_attentions=lambda stage: [("a", attention)],
+        compiled=lambda stage: False,
+    )  # fmt: skip
+    owners = {"unconditional": attention, "context": attention.to_kv}
+    on = [name for name, wanted in zip(owners, asked, strict=True) if wanted and name not in built_in]
+    found = [owner for owner, *_ in _context_places(adapter, Exact(*asked))]
+    assert found == ([network] if on else []) + [owners[name] for name in on]
 
 
 class Widening(nn.Module):

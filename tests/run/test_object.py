@@ -11,8 +11,9 @@ import torch
 
 import fast_sam3d
 from fast_sam3d import ObjectRun, RunSettings, run_object
-from fast_sam3d.errors import ConfigError, InputError
+from fast_sam3d.errors import ConfigError, FastSam3dError, InputError
 from fast_sam3d.run.object import with_alpha
+from tests import trellis_like
 from tests.minis import picture, random_mini
 from tests.stand_in import StandIn
 
@@ -113,3 +114,30 @@ def test_a_mesh_needs_no_gaussians(config: Any) -> None:
         fast_sam3d.accelerate(pipeline, config)
     found = run_object(pipeline, IMAGE, MASK, settings=FEW)
     assert len(found.result["mesh"][0].faces) and "gaussian" not in found.result
+
+
+def test_trellis_gets_a_soft_mask_as_it_is_and_stops_after_the_structure() -> None:
+    pipeline, pixels = trellis_like.random_image(), np.asarray(trellis_like.picture())
+    soft = pixels[..., 3] // 2 + 100
+    assert (with_alpha(pixels[..., :3], soft, soft=True)[..., 3] == soft).all()
+    for hard in (soft > 150, (soft > 150).astype(np.uint8)):
+        assert set(np.unique(with_alpha(pixels[..., :3], hard, soft=True)[..., 3])) == {0, 255}
+    given = (pipeline, pixels[..., :3], pixels[..., 3])
+    whole = run_object(*given, settings=RunSettings(1, 3, 3, ("gaussian",)))
+    structure = run_object(*given, settings=RunSettings(1, 3, 3, structure_only=True))
+    assert set(structure.result) == {"coords"}
+    assert (structure.result["coords"] == whole.result["coords"]).all()
+    assert whole.report.to_dict()["network_calls"].keys() == {"ss", "slat"}
+    assert structure.report.to_dict()["network_calls"].keys() == {"ss"}
+    assert "layout_refinement" not in whole.result and not whole.pose_refined
+    with pytest.raises(InputError, match="at least 3 pixels"):
+        run_object(pipeline, pixels[..., :3], np.eye(*pixels.shape[:2]) * (np.arange(pixels.shape[1]) < 2))
+
+
+def test_trellis_without_voxels_is_refused_in_one_sentence() -> None:
+    pipeline, pixels = trellis_like.random_image(), np.asarray(trellis_like.picture())
+    pipeline.models["sparse_structure_decoder"].forward = lambda latent: -torch.ones(len(latent), 1, 4, 4, 4)
+    with pytest.raises(FastSam3dError, match="no object") as failure:
+        run_object(pipeline, pixels[..., :3], pixels[..., 3], settings=RunSettings(1, 2, 2))
+    assert "\n" not in str(failure.value)
+    assert "sample_sparse_structure" not in vars(pipeline)

@@ -142,5 +142,6 @@ def test_smaller_budgets_evaluate_more_steps() -> None:
 
 
 def test_budget_for_constant_and_nan_velocities() -> None:
-    assert evaluated(Budget(1e-6, 2), 9, lambda x, t: torch.ones(1)) == [0, 1, 8]
+    for velocity in (0.0, 1.0):
+        assert evaluated(Budget(1e-6, 2), 9, lambda x, t, v=velocity: torch.full((1,), v)) == [0, 1, 8]
     assert evaluated(Budget(1.0, 2), 5, lambda x, t: x * float("nan")) == list(range(5))

@@ -18,6 +18,7 @@ from fast_sam3d.errors import InputError
 from fast_sam3d.geometry.camera import Camera
 from fast_sam3d.geometry.poses import Pose
 from fast_sam3d.geometry.surface import Surface
+from fast_sam3d.run.notices import overlap_notices
 from fast_sam3d.scene import compose, worker
 from fast_sam3d.scene.batch import Ahead
 from fast_sam3d.scene.files import camera_facts, camera_of
@@ -47,6 +48,14 @@ def test_notices_of_a_mask_are_logged_with_its_number(object_folder: Path, caplo
     masks = [identity["mask"] for identity in identities.values()]
     assert masks[0] == masks[2] != masks[1]
     assert all(identity["image"] == scene.digests["image"] for identity in identities.values())
+
+
+def test_an_object_has_one_remark_on_how_it_covers_its_mask() -> None:
+    (alone,), (composed,) = overlap_notices(0.31), overlap_notices(0.2)
+    assert compose._notices(["another"], 0.2) == ["another", composed]
+    assert compose._notices([alone], 0.2) == [alone]
+    assert compose._notices([alone], None) == [alone]
+    assert compose._notices([], 0.9) == []
 
 
 def test_a_pointmap_that_knows_nothing_of_an_object_is_refused(object_folder: Path) -> None:

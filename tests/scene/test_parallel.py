@@ -141,6 +141,14 @@ def test_number_of_processes(monkeypatch, caplog, device, objects, asked, count)
     assert ("one after another" in caplog.text) == (asked is not None and asked > 1 and count == 1)
 
 
+@pytest.mark.parametrize("asked", [None, 1, 2])
+def test_a_pipeline_that_moves_its_weights_has_one_process(monkeypatch, caplog, asked):
+    caplog.set_level("INFO", "fast_sam3d")
+    monkeypatch.setattr(engines, "residency_of", lambda pipeline: "moved")
+    assert processes_for(Pipe("cpu"), 8, asked) == 1
+    assert ("its own copy of the weights" in caplog.text) == (asked == 2)
+
+
 def test_without_fork_objects_run_in_one_process(monkeypatch):
     monkeypatch.setattr(engines, "can_fork", lambda: False)
     assert processes_for(Pipe("cpu"), 8, 4) == 1
