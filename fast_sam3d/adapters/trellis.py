@@ -7,7 +7,7 @@ trellis2/pipelines (`Trellis2ImageTo3DPipeline`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -201,11 +201,9 @@ class Trellis(Adapter):
         with self._set({stage: {"rescale_t": rescale_t, name: strength}}):
             yield
 
-    @contextmanager
-    def steps_set(self, steps: Mapping[str, int]) -> Iterator[None]:
+    def steps_set(self, steps: Mapping[str, int]) -> AbstractContextManager[None]:
         """See `Adapter`."""
-        with self._set({stage: {"steps": count} for stage, count in steps.items()}):
-            yield
+        return self._set({stage: {"steps": count} for stage, count in steps.items()})
 
     def structure_decoder(self) -> Any:
         """See `Adapter`."""
