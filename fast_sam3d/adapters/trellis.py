@@ -7,7 +7,7 @@ trellis2/pipelines (`Trellis2ImageTo3DPipeline`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -168,7 +168,8 @@ class Trellis(Adapter):
                 f"{stage}: the sampler is {kind.__name__}, and step caching works with {', '.join(KINDS)}, which take "
                 "one Euler step for one velocity: set one of them, or restore the pipeline"
             )
-        require_single_steps(self.solver(stage), stage)
+        if not self.solver(stage).wrapped:
+            require_single_steps(self.solver(stage), stage)
 
     def networks(self, stage: str) -> list[Any]:
         """See `Adapter`."""
@@ -200,11 +201,9 @@ class Trellis(Adapter):
         with self._set({stage: {"rescale_t": rescale_t, name: strength}}):
             yield
 
-    @contextmanager
-    def steps_set(self, steps: Mapping[str, int]) -> Iterator[None]:
+    def steps_set(self, steps: Mapping[str, int]) -> AbstractContextManager[None]:
         """See `Adapter`."""
-        with self._set({stage: {"steps": count} for stage, count in steps.items()}):
-            yield
+        return self._set({stage: {"steps": count} for stage, count in steps.items()})
 
     def structure_decoder(self) -> Any:
         """See `Adapter`."""

@@ -95,6 +95,11 @@ class SampleSeam(Seam):
     def __init__(self, sampler: Any) -> None:
         super().__init__(sampler, "sample")
 
+    @property
+    def wrapped(self) -> bool:
+        """Whether other code has replaced the sampler's step on the instance, so that its solves run as they are."""
+        return bool(vars(self.owner()).keys() & {"sample_once", "_get_model_prediction"})
+
     @torch.no_grad()
     def __call__(self, model: Any, noise: Any, *args: Any, **kwargs: Any) -> Any:
         from tqdm import tqdm
@@ -102,7 +107,7 @@ class SampleSeam(Seam):
         sampler = self.owner()
         if not self.layers:
             return self.original()(model, noise, *args, **kwargs)
-        if vars(sampler).keys() & {"sample_once", "_get_model_prediction"}:
+        if self.wrapped:
             logger.warning(
                 "%s.sample_once is wrapped by other code, so this solve runs as it is", type(sampler).__name__
             )
