@@ -9,7 +9,7 @@ from typing import Any
 
 from fast_sam3d.config.compose import MODULES, Config, check_methods, load
 from fast_sam3d.config.methods import build_methods
-from fast_sam3d.config.resolve import resolve
+from fast_sam3d.config.resolve import own_modules
 from fast_sam3d.documents import read_yaml
 from fast_sam3d.errors import ConfigError
 
@@ -98,15 +98,6 @@ def _checked(overrides: str, model: str) -> Config:
     config = load(overrides.split(), {"pipeline.model": model})
     check_methods(config)
     return config
-
-
-def own_modules(config: Config) -> Mapping[str, Any]:
-    """The settings of a configuration by module, with the model's own preset in place of another."""
-    if config.pipeline.model == "sam3d":
-        return config.modules
-    from fast_sam3d.adapters import presets_of
-
-    return resolve(config, None, (), presets_of(config.pipeline.model)).modules
 
 
 def _variant(config: Config, name: str) -> Variant:

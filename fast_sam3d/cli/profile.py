@@ -55,8 +55,8 @@ def main(args: argparse.Namespace) -> int:
 
     from fast_sam3d.bench.profile import draw, profile
     from fast_sam3d.bench.samplers import OWN, find_samplers
-    from fast_sam3d.bench.variant import own_modules
     from fast_sam3d.checkpoints.load import find_checkpoint, load_checkpoint
+    from fast_sam3d.config.resolve import own_modules
     from fast_sam3d.inputs.load import load_object
     from fast_sam3d.run.object import ObjectRun, RunSettings, run_object
     from fast_sam3d.run.progress import Bar

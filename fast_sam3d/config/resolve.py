@@ -16,7 +16,7 @@ from fast_sam3d.config.read import Reader
 from fast_sam3d.documents import parse_yaml, read_yaml
 from fast_sam3d.errors import ConfigError, first_line, suggest
 
-__all__ = ["CALIBRATED", "Asked", "refuse_unknown", "resolve"]
+__all__ = ["CALIBRATED", "Asked", "own_modules", "refuse_unknown", "resolve"]
 
 CALIBRATED: Final = "calibrated"
 """The key of a file of `fast-sam3d tune` that holds its fingerprint and evidence; see `config.calibrated`."""
@@ -102,6 +102,15 @@ def resolve(
         raise ConfigError(f"config is a {type(config).__name__}: give a mapping, the path of a YAML file, or a preset")
     plain = without_about(_plain(config, overrides))
     return Asked(plain, source=source, quality=_quality(plain) if "quality" in plain else None)
+
+
+def own_modules(config: Config) -> Mapping[str, Any]:
+    """The settings of a configuration by module, with the model's own preset in place of another."""
+    if config.pipeline.model == "sam3d":
+        return config.modules
+    from fast_sam3d.adapters import presets_of
+
+    return resolve(config, None, (), presets_of(config.pipeline.model)).modules
 
 
 def _from_preset(preset: str | None, overrides: Sequence[str], presets: Mapping[str, str]) -> Asked:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_sam3d.config.compose import FORMATS, Config, OutputConfig
 from fast_sam3d.config.measured import PRESETS, cache_state
+from fast_sam3d.config.resolve import own_modules
 from fast_sam3d.config.settings import InputConfig
 from fast_sam3d.errors import FastSam3dError, OutputError, one_line
 from fast_sam3d.outputs.folder import result_folder
@@ -304,15 +305,14 @@ def config_identity(config: Config, checkpoint: Checkpoint) -> dict[str, Any]:
         "depth_model": asked.depth_model,
         "layout_postprocess": asked.layout_postprocess,
         "preview": config.output.preview,
-        "modules": config.modules,
+        "modules": own_modules(config),
         **_unless_default(config.output),
         **({} if config.quality is None else {"quality": config.quality}),
         "weights": _weights(checkpoint),
+        **({"model": str(checkpoint.folder)} if checkpoint.kind == "trellis" else {}),
     }
     if checkpoint.runtime == "native":
         identity["runtime"] = checkpoint.runtime
-    if checkpoint.kind == "trellis":
-        identity["model"] = str(checkpoint.folder)
     if config.use_calibrated and config.choices.get("preset") in PRESETS and (measured := cache_state()):
         identity["schedules"] = measured
     plain: dict[str, Any] = json.loads(json.dumps(identity, sort_keys=True, default=list))
