@@ -114,8 +114,8 @@ class SampleSeam(Seam):
         if not self.layers:
             return self.original()(model, noise, *args, **kwargs)
         if (name := self.wrapped) or not self.known:
-            kind, name = type(sampler).__name__, name or "sample"
-            logger.warning("%s.%s is wrapped by other code, so this solve runs as it is", kind, name)
+            place = f"{type(sampler).__name__}.{name or 'sample'}"
+            logger.warning("%s is wrapped by other code, so this solve runs as it is", place)
             return self.original()(model, noise, *args, **kwargs)
         bound = inspect.signature(self.original()).bind(model, noise, *args, **kwargs)
         bound.apply_defaults()
