@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -50,7 +50,6 @@ class Table:
         rows: method of the pipeline -> row of the report.
         decoders: decoder in `models` -> row of the report.
         formats: format -> decoder.
-        presets: see `Adapter`.
     """
 
     runtime: str
@@ -59,7 +58,6 @@ class Table:
     rows: Mapping[str, str]
     decoders: Mapping[str, str]
     formats: Mapping[str, str]
-    presets: Mapping[str, str] = field(default_factory=dict)
 
 
 _RUN = {"run": "other", "run_variant": "other", "run_multi_image": "other", "preprocess_image": "preprocess"}
@@ -67,28 +65,27 @@ _STRUCTURE = "sparse_structure_sampler"
 _PRESETS = {"default": "trellis", "fast": "trellis_fast"}
 
 TRELLIS = Table(
-    "trellis",
-    {"ss": _STRUCTURE, "slat": "slat_sampler"},
-    {"ss": ("sparse_structure_flow_model",), "slat": ("slat_flow_model",)},
-    {**_RUN, "get_cond": "condition", "sample_sparse_structure": "ss", "sample_slat": "slat"},
-    {
+    runtime="trellis",
+    samplers={"ss": _STRUCTURE, "slat": "slat_sampler"},
+    networks={"ss": ("sparse_structure_flow_model",), "slat": ("slat_flow_model",)},
+    rows={**_RUN, "get_cond": "condition", "sample_sparse_structure": "ss", "sample_slat": "slat"},
+    decoders={
         "sparse_structure_decoder": "ss_decoder",
         "slat_decoder_mesh": "mesh",
         "slat_decoder_gs": "gaussian",
         "slat_decoder_rf": "radiance_field",
     },
-    {"mesh": "slat_decoder_mesh", "gaussian": "slat_decoder_gs"},
-    _PRESETS,
+    formats={"mesh": "slat_decoder_mesh", "gaussian": "slat_decoder_gs"},
 )
 TRELLIS_2 = Table(
-    "trellis2",
-    {"ss": _STRUCTURE, "slat": "shape_slat_sampler", "texture": "tex_slat_sampler"},
-    {
+    runtime="trellis2",
+    samplers={"ss": _STRUCTURE, "slat": "shape_slat_sampler", "texture": "tex_slat_sampler"},
+    networks={
         "ss": ("sparse_structure_flow_model",),
         "slat": ("shape_slat_flow_model_512", "shape_slat_flow_model_1024"),
         "texture": ("tex_slat_flow_model_512", "tex_slat_flow_model_1024"),
     },
-    {
+    rows={
         **_RUN,
         "get_cond": "condition",
         "sample_sparse_structure": "ss",
@@ -96,10 +93,13 @@ TRELLIS_2 = Table(
         "sample_shape_slat_cascade": "slat",
         "sample_tex_slat": "texture",
     },
-    # Its shape decoder returns more than meshes, so that nothing is merged in it.
-    {"sparse_structure_decoder": "ss_decoder", "shape_slat_decoder": "shape", "tex_slat_decoder": "texture_decoder"},
-    {},
-    _PRESETS,
+    decoders={
+        "sparse_structure_decoder": "ss_decoder",
+        "shape_slat_decoder": "shape",
+        "tex_slat_decoder": "texture_decoder",
+    },
+    # The shape decoder returns more than meshes, so that nothing is merged in it.
+    formats={},
 )
 
 
@@ -131,7 +131,7 @@ class Trellis(Adapter):
     @property
     def presets(self) -> Mapping[str, str]:
         """See `Adapter`."""
-        return self.table.presets
+        return _PRESETS
 
     @property
     def stages(self) -> dict[str, SolveStage]:
