@@ -32,7 +32,7 @@ def adapt(pipeline: Any) -> Adapter:
 
 def presets_of(model: str) -> Mapping[str, str]:
     """Name of a preset -> the preset of a model that it stands for, as `Adapter.presets`; model: "sam3d", "trellis"."""
-    return trellis.TRELLIS.presets if model == "trellis" else {}
+    return trellis.PRESETS if model == "trellis" else {}
 
 
 def sam3d_of(pipeline: Any) -> sam3d.Sam3d:

@@ -36,7 +36,7 @@ from fast_sam3d.patch import seam_at
 from fast_sam3d.sampling.driver import require_single_steps
 from fast_sam3d.sampling.stage import SolverError, SolveStage
 
-__all__ = ["Trellis", "table_of"]
+__all__ = ["PRESETS", "Trellis", "table_of"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Table:
 
 _RUN = {"run": "other", "run_variant": "other", "run_multi_image": "other", "preprocess_image": "preprocess"}
 _STRUCTURE = "sparse_structure_sampler"
-_PRESETS = {"default": "trellis", "fast": "trellis_fast"}
+PRESETS = {"default": "trellis", "fast": "trellis_fast"}
+"""See `Adapter.presets`."""
 
 TRELLIS = Table(
     runtime="trellis",
@@ -131,7 +132,7 @@ class Trellis(Adapter):
     @property
     def presets(self) -> Mapping[str, str]:
         """See `Adapter`."""
-        return _PRESETS
+        return PRESETS
 
     @property
     def stages(self) -> dict[str, SolveStage]:

@@ -122,6 +122,8 @@ class SampleSeam(Seam):
         given = dict(bound.arguments)
         given |= given.pop("kwargs", {})
         cond, steps, rescale_t = given["cond"], given["steps"], given["rescale_t"]
+        if not steps:
+            return self.original()(model, noise, *args, **kwargs)
         own = {"model", "noise", "cond", "steps", "rescale_t", "verbose", "tqdm_desc"}
         rest = {name: value for name, value in given.items() if name not in own}
         several, objects = _VIEWS in vars(sampler), noise.shape[0]

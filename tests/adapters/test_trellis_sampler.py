@@ -11,7 +11,7 @@ import fast_sam3d
 from fast_sam3d.errors import FastSam3dError
 from tests.beds import differing, tensors
 from tests.contract import EXACT, METHODS
-from tests.contract_trellis import distance
+from tests.contract_trellis import distance, settings
 from tests.trellis_like.beds import STAND_IN
 from tests.trellis_like.samplers import FlowEulerGuidanceIntervalSampler
 
@@ -73,3 +73,10 @@ def test_a_loop_that_other_code_wraps_runs_as_it_is(caplog: pytest.LogCaptureFix
     assert len(called) == 2 and handle.report.network_calls_saved == 0
     assert "sample is wrapped by other code" in caplog.text
     assert vars(pipeline.slat_sampler)["sample"] is wrapped
+
+
+def test_a_run_of_no_steps_stays_noise() -> None:
+    pipeline, options = STAND_IN.build(), settings(steps=0)
+    plain = tensors(STAND_IN.raw(pipeline, **options))
+    with fast_sam3d.accelerated(pipeline, "default"):
+        assert differing(tensors(STAND_IN.raw(pipeline, **options)), plain) == set()
