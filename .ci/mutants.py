@@ -91,7 +91,7 @@ class Mapper:
         for file in data.measured_files():
             found = data.contexts_by_lineno(file)
             lines[os.path.relpath(file)] = {n: sorted(self.passed.intersection(tests)) for n, tests in found.items()}
-        return {"seconds": self.seconds, "lines": lines}
+        return {"seconds": {test: self.seconds[test] for test in self.passed}, "lines": lines}
 
 
 class Chosen:

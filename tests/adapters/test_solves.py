@@ -13,13 +13,14 @@ from torch import Tensor
 
 from fast_sam3d.adapters.latent import latents_kept
 from fast_sam3d.adapters.layout import _to_leaves, _to_tokens
-from fast_sam3d.adapters.solves import RecordedSolve, merged
+from fast_sam3d.adapters.solves import RecordedSolve, merged, record
 from fast_sam3d.bench.objects import BenchObject
 from fast_sam3d.bench.runs import Given
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.sampling.driver import SolveStage
 from fast_sam3d.sampling.precision import Autocast
 from fast_sam3d.tune.problem import collect
+from tests.beds import EMBEDDED
 from tests.trellis_like import picture, random_image
 
 STAGE = SolveStage("ss", "x", {"x": ("x",)})
@@ -172,3 +173,10 @@ def test_a_latent_of_trellis_is_sampled_again_from_the_same_noise() -> None:
     assert torch.equal(kept[0].again(), kept[0].feats)
     assert not torch.equal(kept[0].again(3), kept[0].feats)
     assert "sample_slat" not in vars(pipeline)
+
+
+@pytest.mark.parametrize("solve", [False, True])
+def test_the_last_solve_is_only_begun_where_its_steps_are_not_wanted(solve: bool) -> None:
+    pipeline = EMBEDDED.build()
+    found = record(pipeline, lambda: EMBEDDED.raw(pipeline), solve=solve)
+    assert found["ss"].states and bool(found["slat"].states) == solve
