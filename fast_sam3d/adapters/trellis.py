@@ -162,14 +162,14 @@ class Trellis(Adapter):
 
     def require_euler(self, stage: str) -> None:
         """See `Adapter`."""
-        kind = type(self._sampler(stage))
-        if not any(base.__name__ in KINDS for base in kind.__mro__):
+        seam = self.solver(stage)
+        if not seam.known:
             raise SolverError(
-                f"{stage}: the sampler is {kind.__name__}, and step caching works with {', '.join(KINDS)}, which take "
-                "one Euler step for one velocity: set one of them, or restore the pipeline"
+                f"{stage}: the sampler is {type(seam.owner()).__name__}, and step caching works with `sample` of "
+                f"{', '.join(KINDS)}, which takes one Euler step for one velocity: set one of them"
             )
-        if not self.solver(stage).wrapped:
-            require_single_steps(self.solver(stage), stage)
+        if not seam.wrapped:
+            require_single_steps(seam, stage)
 
     def networks(self, stage: str) -> list[Any]:
         """See `Adapter`."""
@@ -287,8 +287,7 @@ class Trellis(Adapter):
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """An instance attribute for the length of a block."""
-    own = vars(owner)
-    before = own.get(name)
+    own, before = vars(owner), vars(owner).get(name)
     own[name] = value
     try:
         yield

@@ -11,7 +11,6 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -36,8 +35,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-KINDS = {"FlowEulerSampler": "", "FlowEulerCfgSampler": "always", "FlowEulerGuidanceIntervalSampler": "interval"}
-"""Classes of samplers, and when they guide."""
+KINDS = ("FlowEulerSampler", "FlowEulerCfgSampler", "FlowEulerGuidanceIntervalSampler")
+"""Classes of samplers."""
 
 STRENGTHS = {"cfg_strength": ("cfg_interval", 0.0), "guidance_strength": ("guidance_interval", 1.0)}
 """Keyword of the strength -> that of the interval, and the strength that leaves the conditional velocity alone."""
@@ -96,9 +95,16 @@ class SampleSeam(Seam):
         super().__init__(sampler, "sample")
 
     @property
-    def wrapped(self) -> bool:
-        """Whether other code has replaced the sampler's step on the instance, so that its solves run as they are."""
-        return bool(vars(self.owner()).keys() & {"sample_once", "_get_model_prediction"})
+    def wrapped(self) -> str | None:
+        """The method that other code has replaced on the instance, so that its solves run as they are; None: none."""
+        steps = vars(self.owner()).keys() & {"sample_once", "_get_model_prediction"}
+        return "sample" if self._shadowed else min(steps, default=None)
+
+    @property
+    def known(self) -> bool:
+        """Whether the `sample` of its class is that of one of `KINDS`, and not a loop of other code."""
+        kind = type(self.owner())
+        return next((base.__name__ for base in kind.__mro__ if "sample" in vars(base)), None) in KINDS
 
     @torch.no_grad()
     def __call__(self, model: Any, noise: Any, *args: Any, **kwargs: Any) -> Any:
@@ -107,10 +113,9 @@ class SampleSeam(Seam):
         sampler = self.owner()
         if not self.layers:
             return self.original()(model, noise, *args, **kwargs)
-        if self.wrapped:
-            logger.warning(
-                "%s.sample_once is wrapped by other code, so this solve runs as it is", type(sampler).__name__
-            )
+        if (name := self.wrapped) or not self.known:
+            kind, name = type(sampler).__name__, name or "sample"
+            logger.warning("%s.%s is wrapped by other code, so this solve runs as it is", kind, name)
             return self.original()(model, noise, *args, **kwargs)
         bound = inspect.signature(self.original()).bind(model, noise, *args, **kwargs)
         bound.apply_defaults()
@@ -142,9 +147,10 @@ class SampleSeam(Seam):
         """The sampler's own steps, with the velocities of `dynamics`: yields each state and its time."""
         stepper = copy.copy(self.owner())  # takes the velocity for the network's; the sampler itself stays as it is
         exact = times.exact if isinstance(times, Times) else [1 - s for s in times]
+        known = dict(zip(exact, times, strict=True))
+        stepper._inference_model = lambda model, x_t, t, cond: -dynamics(x_t, known.get(t, 1 - t), *args, **kwargs)
         x = x_init
-        for (s, after), (t, t_prev) in zip(pairwise(times), pairwise(exact), strict=True):
-            stepper._get_model_prediction = partial(_prediction, stepper, dynamics, s, args, kwargs)
+        for after, (t, t_prev) in zip(times[1:], pairwise(exact), strict=True):
             out = stepper.sample_once(None, x, t, t_prev, None)
             if isinstance(times, Times):
                 times.outs.append(out)
@@ -219,14 +225,6 @@ def only_voxels(x: Any, args: Any, kwargs: Any, index: Tensor, places: Tensor) -
         for name, value in kwargs.items()
     }
     return type(x)(x.feats[index], coords), args, few
-
-
-def _prediction(
-    stepper: Any, dynamics: Any, s: float, args: Any, kwargs: Any, model: Any, x_t: Any, t: float, cond: Any
-) -> tuple[Any, Any, Any]:
-    """In place of the sampler's `_get_model_prediction`."""
-    velocity = -dynamics(x_t, s, *args, **kwargs)
-    return (*stepper._v_to_xstart_eps(x_t=x_t, t=t, v=velocity), velocity)
 
 
 def _repeated(cond: Any, objects: int) -> Any:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 RANDOM_WEIGHTS = "random weights: this result is noise"
 KNOWN_OBJECTS = "simple rendered objects of 18 kinds, such as chairs, tables, mugs, bottles and cars"
 """What the embedded model was trained on; see `fast_sam3d.mini.data.families`."""
-NO_POSE = "TRELLIS gives the object in its own cube, +z up, sides from -0.5 to 0.5: there is no pose.json"
+NO_POSE = "TRELLIS gives no pose, so there is no pose.json: the files hold the object in a cube from -0.5 to 0.5, +y up"
 LEAST_OVERLAP = 0.5
 """Mask IoU of the posed object; of the held-out objects 1 % with a pointmap and 6 % without one have less."""
 
