@@ -66,30 +66,31 @@ def voxels_of(pipe: Pipeline, bed: StructureBed) -> list[Tensor]:
 
 
 @contextmanager
-def under_trellis(pipe: Pipeline, stage: str) -> Iterator[None]:
-    with adapt(pipe).sampler_set(stage, RESCALE_T, STRENGTH):
+def under_trellis(pipe: Pipeline, stage: str, strength: float) -> Iterator[None]:
+    with adapt(pipe).sampler_set(stage, RESCALE_T, strength):
         yield
 
 
-def drift(pipe: Pipeline, inputs: Any, stage: str, objects: int) -> None:
-    """Print calls and drift of each row."""
+def drift(pipe: Pipeline, inputs: Any, stage: str, objects: int, strength: float) -> None:
+    """Print calls and drift of each row, and the voxel IoU of structures."""
     few = inputs.first(objects)
     structures = StructureBed(pipe, few, [SEED], objects)
     bed: Any = structures
     if stage == "slat":
         bed = LatentBed(pipe, few.slat, voxels_of(pipe, structures), [SEED] * objects, objects)
-    with under_trellis(pipe, stage):
+    with under_trellis(pipe, stage, strength):
         base = bed.solve(Method())
         rows = {name: Method(method(stage, overrides)) for name, overrides in ROWS[stage].items()}
         for name, row in {**rows, f"{STEPS[stage]} steps": Method(None, STEPS[stage])}.items():
             alone = (row.settings or {}).get("when", {}).get("name") == "budget"
             solved = bed.solve(row, together=not alone)
             if stage == "slat":
-                away = bed.against(solved, base)["latent_error"]
+                away, iou = bed.against(solved, base)["latent_error"], ""
             else:
                 a, b = (each.leaves["shape"].flatten(1) for each in (solved, base))
                 away = ((a - b).norm(dim=1) / b.norm(dim=1)).numpy()
-            print(f"{stage:5}{name:28}{solved.calls:6g} calls   drift {away.mean():.4f}, at most {away.max():.4f}")
+                iou = f", voxel IoU {bed.state(solved).against(bed.state(base))['voxel_iou'].mean():.3f}"
+            print(f"{stage:5}{name:28}{solved.calls:6g} calls   drift {away.mean():.4f}, at most {away.max():.4f}{iou}")
 
 
 def searched(pipe: Pipeline, inputs: Any, stage: str, most: int) -> None:
@@ -99,7 +100,7 @@ def searched(pipe: Pipeline, inputs: Any, stage: str, most: int) -> None:
     bed: Any = StructureBed(pipe, few, [SEED], objects)
     if stage == "slat":
         bed = LatentBed(pipe, few.slat, voxels_of(pipe, bed), [SEED] * objects, objects)
-    with under_trellis(pipe, stage):
+    with under_trellis(pipe, stage, STRENGTH):
         generator = sam3d_of(pipe).generator(stage)
         (solve,) = record(pipe, lambda: bed.begin(generator), (stage,), solve=False).values()
         if stage == "ss":
@@ -115,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--search", choices=("ss", "slat"))
     parser.add_argument("--most", type=int, default=16, metavar="CALLS")
+    parser.add_argument("--strength", type=float, default=STRENGTH, help="of guidance, where nothing is searched")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keeps the objects (default: a temporary folder)")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -126,8 +128,8 @@ def main() -> None:
         if args.search:
             searched(pipe, inputs, args.search, args.most)
             return
-        drift(pipe, inputs, "ss", 12)
-        drift(pipe, inputs, "slat", 4)
+        drift(pipe, inputs, "ss", 12, args.strength)
+        drift(pipe, inputs, "slat", 4, args.strength)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fast_sam3d.adapters import adapt
 from fast_sam3d.adapters.fingerprint import _some, difference, fingerprint
@@ -92,3 +93,20 @@ def test_values_are_taken_from_all_over_a_matrix(rows: int, columns: int) -> Non
     assert [row for row, _ in places] == [rows * (2 * k + 1) // 8 for k in range(4)]
     if columns > 8:
         assert len({column for _, column in places}) == 4
+
+
+def test_layers_are_names_and_shapes_of_matrices_and_not_their_values() -> None:
+    pipeline = FakePipeline()
+    network = pipeline.models["ss_generator"].reverse_fn.backbone
+
+    def layers(**parts: nn.Module) -> str:
+        for name, part in parts.items():
+            setattr(network, name, part)
+        found = fingerprint(adapt(pipeline))["weights"]["ss"]["layers"]
+        for name in parts:
+            delattr(network, name)
+        return str(found)
+
+    seen = [layers(), layers(a=nn.Linear(2, 3)), layers(b=nn.Linear(2, 3)), layers(a=nn.Linear(3, 2))]
+    assert len(set(seen)) == 4
+    assert layers(a=nn.Linear(2, 3, bias=False)) == seen[1], "whatever its values and its bias"
