@@ -27,6 +27,7 @@ from fast_sam3d.adapters.trellis_sampler import (
     branch_of,
     grid,
     guidance_of,
+    has_known_loop,
     only_voxels,
     unfit,
     voxels_of,
@@ -163,13 +164,13 @@ class Trellis(Adapter):
 
     def require_euler(self, stage: str) -> None:
         """See `Adapter`."""
-        seam = self.solver(stage)
-        if not seam.known:
+        sampler = self._sampler(stage)
+        if not has_known_loop(sampler):
             raise SolverError(
-                f"{stage}: the sampler is {type(seam.owner()).__name__}, and step caching works with `sample` of "
+                f"{stage}: the sampler is {type(sampler).__name__}, and step caching works with `sample` of "
                 f"{', '.join(KINDS)}, which takes one Euler step for one velocity: set one of them"
             )
-        if not seam.wrapped:
+        if not (seam := self.solver(stage)).wrapped:
             require_single_steps(seam, stage)
 
     def networks(self, stage: str) -> list[Any]:

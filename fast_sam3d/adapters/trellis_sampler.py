@@ -28,6 +28,7 @@ __all__ = [
     "Velocity",
     "branch_of",
     "guidance_of",
+    "has_known_loop",
     "only_voxels",
     "unfit",
     "voxels_of",
@@ -100,12 +101,6 @@ class SampleSeam(Seam):
         steps = vars(self.owner()).keys() & {"sample_once", "_get_model_prediction"}
         return "sample" if self._shadowed else min(steps, default=None)
 
-    @property
-    def known(self) -> bool:
-        """Whether the `sample` of its class is that of one of `KINDS`, and not a loop of other code."""
-        kind = type(self.owner())
-        return next((base.__name__ for base in kind.__mro__ if "sample" in vars(base)), None) in KINDS
-
     @torch.no_grad()
     def __call__(self, model: Any, noise: Any, *args: Any, **kwargs: Any) -> Any:
         from tqdm import tqdm
@@ -113,7 +108,7 @@ class SampleSeam(Seam):
         sampler = self.owner()
         if not self.layers:
             return self.original()(model, noise, *args, **kwargs)
-        if (name := self.wrapped) or not self.known:
+        if (name := self.wrapped) or not has_known_loop(sampler):
             place = f"{type(sampler).__name__}.{name or 'sample'}"
             logger.warning("%s is wrapped by other code, so this solve runs as it is", place)
             return self.original()(model, noise, *args, **kwargs)
@@ -158,6 +153,11 @@ class SampleSeam(Seam):
                 times.outs.append(out)
             x = out.pred_x_prev
             yield x, after
+
+
+def has_known_loop(sampler: Any) -> bool:
+    """Whether the `sample` of its class is that of one of `KINDS`, and not a loop of other code."""
+    return next((base.__name__ for base in type(sampler).__mro__ if "sample" in vars(base)), None) in KINDS
 
 
 def grid(steps: int, rescale_t: float) -> list[float]:
