@@ -24,11 +24,13 @@ class TrellisState:
     Args:
         packages: by what they are for.
         weights: the folder, or the name on the hub.
+        fault: why the weights cannot be used; None if they can.
         problem: why TRELLIS cannot be used here, the first in the order of installation; None if it can.
     """
 
     packages: Mapping[str, tuple[PackageState, ...]]
     weights: str
+    fault: str | None
     problem: str | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def examine_trellis(tag: str | None = None) -> TrellisState:
             check_folder(weights)
     except FastSam3dError as error:
         fault = str(error)
-    return TrellisState(packages, weights, _missing(packages) or _gpu_problem() or fault)
+    return TrellisState(packages, weights, fault, _missing(packages) or _gpu_problem() or fault)
 
 
 def _gpu_problem() -> str | None:

@@ -58,7 +58,7 @@ def _trellis(args: argparse.Namespace) -> int:
 
 
 def _trellis_lines(found: TrellisState) -> Iterator[str]:
-    yield _line(bool(found.weights), "weights", found.weights or "none (--tag PATH checks another folder)")
+    yield _line(found.fault is None, "weights", found.fault or found.weights)
     for what, packages in found.packages.items():
         yield from ("", f"packages of TRELLIS, for {what}")
         yield from map(_package, packages)

@@ -10,6 +10,7 @@ from fast_sam3d.cli.arguments import ANY
 from fast_sam3d.cli.configuration import config_from
 from fast_sam3d.cli.flags import add_config_flags
 from fast_sam3d.config.compose import check_methods
+from fast_sam3d.config.resolve import own_modules
 
 OVERRIDES = ANY
 
@@ -25,6 +26,6 @@ def main(args: argparse.Namespace) -> int:
     check_methods(config)
     print(f"# picked: {', '.join(f'{group}={option}' for group, option in config.choices.items())}")
     tree = {name: part for name, part in dataclasses.asdict(config).items() if name not in ("modules", "choices")}
-    plain = json.loads(json.dumps({**tree, **config.modules}, default=str))  # tuples as lists, paths as texts
+    plain = json.loads(json.dumps({**tree, **own_modules(config)}, default=str))  # tuples as lists, paths as texts
     print(yaml.safe_dump(plain, sort_keys=False, default_flow_style=None), end="")
     return 0

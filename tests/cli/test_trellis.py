@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import fast_sam3d
@@ -234,3 +235,22 @@ def test_tune_measures_a_schedule_that_the_presets_take(loaded, cup, weights, he
     assert "layout" not in own
     code, out, err = run(capsys, *asked, "--overwrite")
     assert "was measured on this model with ss 8 steps, and the pipeline has 25" in err
+
+
+def test_doctor_says_what_is_wrong_with_the_weights(loaded, tmp_path, here, capsys):
+    texts = trellis_package.weights(tmp_path / "texts", "TrellisTextTo3DPipeline")
+    for tag, said in ((texts, "is of 'TrellisTextTo3DPipeline'"), ("nosuch", "no TRELLIS checkpoint 'nosuch'")):
+        code, out, _ = run(capsys, "doctor", "--model", "trellis", "--tag", tag)
+        (line,) = [line for line in out.splitlines() if line.split()[:2] == ["--", "weights"]]
+        assert code == 1 and said in line
+
+
+def test_config_prints_the_models_own_preset(here, capsys):
+    code, out, _ = run(capsys, "config", "--model", "trellis", "--preset", "default")
+    assert code == 0 and "layout" not in yaml.safe_load(out)["ss"]["predict"]
+    (here / "own.yaml").write_text(out)
+    pipeline = trellis_package.random_image()
+    with fast_sam3d.accelerated(pipeline, here / "own.yaml") as own:
+        written = own.methods
+    with fast_sam3d.accelerated(pipeline, "default") as handle:
+        assert written == handle.methods
