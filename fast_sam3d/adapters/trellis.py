@@ -29,6 +29,7 @@ from fast_sam3d.adapters.trellis_sampler import (
     guidance_of,
     has_known_loop,
     only_voxels,
+    settings_of,
     unfit,
     voxels_of,
 )  # fmt: skip
@@ -170,6 +171,10 @@ class Trellis(Adapter):
                 f"{stage}: the sampler is {type(sampler).__name__}, and step caching works with `sample` of "
                 f"{', '.join(KINDS)}, which takes one Euler step for one velocity: set one of them"
             )
+        if sum(self._sampler(name) is sampler for name in self.table.samplers) > 1:
+            raise SolverError(
+                f"{stage}: the pipeline has one sampler for several stages: give each a sampler of its own"
+            )
         if not (seam := self.solver(stage)).wrapped:
             require_single_steps(seam, stage)
 
@@ -266,7 +271,8 @@ class Trellis(Adapter):
 
     def _facts(self, stage: str) -> dict[str, Any]:
         """Settings of a stage's sampler."""
-        return {"steps": 50, "rescale_t": 1.0, **(getattr(self.pipeline, f"{self.table.samplers[stage]}_params") or {})}
+        own = getattr(self.pipeline, f"{self.table.samplers[stage]}_params")
+        return {**settings_of(self._sampler(stage)), **(own or {})}
 
     @contextmanager
     def _set(self, values: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:

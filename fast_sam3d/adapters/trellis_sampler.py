@@ -30,6 +30,7 @@ __all__ = [
     "guidance_of",
     "has_known_loop",
     "only_voxels",
+    "settings_of",
     "unfit",
     "voxels_of",
 ]
@@ -165,6 +166,15 @@ def grid(steps: int, rescale_t: float) -> list[float]:
     t = np.linspace(1, 0, steps + 1)
     found: list[float] = (rescale_t * t / (1 + (rescale_t - 1) * t)).tolist()
     return found
+
+
+def settings_of(sampler: Any) -> dict[str, Any]:
+    """What a sampler's `sample` takes where a call does not say otherwise: steps, time grid and guidance."""
+    names = {"steps", "rescale_t", *STRENGTHS, *(interval for interval, _ in STRENGTHS.values())}
+    known = inspect.signature(type(sampler).sample).parameters
+    return {"steps": 50, "rescale_t": 1.0} | {
+        name: known[name].default for name in names & known.keys() if known[name].default is not inspect.Parameter.empty
+    }
 
 
 def guidance_of(dynamics: Any) -> Guidance | None:

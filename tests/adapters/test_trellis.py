@@ -16,6 +16,7 @@ import fast_sam3d
 from fast_sam3d.adapters import adapt
 from fast_sam3d.errors import FastSam3dError
 from fast_sam3d.run.object import RunSettings, run_object
+from fast_sam3d.sampling.stage import SolverError
 from tests.contract import METHODS
 from tests.fakes import same_vars
 from tests.minis import picture as image_and_mask
@@ -161,3 +162,18 @@ def test_times_that_are_compared_with_an_interval_are_the_samplers_own() -> None
         with STAND_IN.counted_calls(pipeline) as counts, fast_sam3d.observe(pipeline) as report:
             pipeline.run(picture(), seed=0, formats=[])
         assert counts["slat"] == report.solves[1].calls == 25 + int(np.sum(times[:-1] >= low))
+
+
+def test_one_sampler_for_both_stages_is_refused() -> None:
+    pipeline = random_image()
+    pipeline.slat_sampler = pipeline.sparse_structure_sampler
+    with pytest.raises(SolverError, match="one sampler for several stages"):
+        fast_sam3d.accelerate(pipeline, {"slat": {"when": {"name": "stride"}}})
+
+
+def test_a_sampler_without_settings_has_those_of_its_class() -> None:
+    pipeline = random_image()
+    pipeline.slat_sampler_params = {}
+    adapter = adapt(pipeline)
+    assert adapter.sampler("slat")["guidance"] == 3.0
+    assert adapter.network_calls("slat") == (50, 50)  # on the whole interval
