@@ -243,7 +243,7 @@ def test_every_flag_exists() -> None:
         importlib.import_module(module).add_arguments(parser)
         known |= set(parser._option_string_actions)
     foreign = {"--head", "--port", "--address", "--index-url"}  # of ray and pip
-    foreign |= {"--cpu", "--at_once", "--calibrated", "--cache"}  # of docs/figures
+    foreign |= {"--cpu", "--at_once", "--calibrated", "--cache", "--strength"}  # of docs/figures
     for page in PAGES:
         flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", page.read_text()))
         assert flags <= known | foreign, (page.name, flags - known - foreign)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fast_sam3d.adapters import Sam3d
+from fast_sam3d.adapters.sam3d import Sam3d
 from fast_sam3d.decode.aggregate import MeshMethod
 from fast_sam3d.decode.hooks import aggregate_in_decoder
 from fast_sam3d.exact.places import _extraction_places, _subdivision_places

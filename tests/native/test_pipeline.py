@@ -228,5 +228,5 @@ def test_the_adapter_finds_every_part(pipeline: NativePipeline) -> None:
     assert len(list(adapter.encoders())) == 5
     assert len(list(adapter.cross_attentions("ss"))) == 4 and len(list(adapter.cross_attentions("slat"))) == 2
     assert [name for name, _, compiled in adapter.sparse_networks() if not compiled] == [
-        "slat", "slat_decoder_mesh", "slat_decoder_gs", "slat_decoder_gs_4",
+        "slat", "mesh decoder", "gaussian decoder", "gaussian_4 decoder",
     ]  # fmt: skip
