@@ -35,11 +35,9 @@ def test_operations_with_all_savings(pipeline: Any) -> None:
     expected = {
         "SS": (400, -0.32),
         "SLaT 5": (84, -0.35),
-        "SLaT 9": (157, -0.25),
-        "SLaT 20": (342, -0.17),
-        "mesh 20": (6.6, -0.2),
+        "mesh 5": (1.62, -0.2),
     }
-    for (label, (plain, saved)), solve in zip(expected.items(), solves(), strict=True):
+    for (label, (plain, saved)), solve in zip(expected.items(), solves(RADII[:1]), strict=True):
         assert solve.label.startswith(label)
         off, all_on = (operations(pipeline, solve, exact) for exact in (OFF, Exact()))
         assert off / 1e12 == pytest.approx(plain, rel=0.02)
