@@ -169,5 +169,5 @@ def test_another_backend_is_skipped_with_a_log_message(caplog: pytest.LogCapture
     said = [record.message for record in caplog.records]
     assert said == [
         f"{row}: exact.attention stays off, because no part of it attends through `masked_sdpa`"
-        for row in ("slat", "slat_decoder_mesh", "slat_decoder_gs", "slat_decoder_gs_4")
+        for row in ("slat", "mesh decoder", "gaussian decoder", "gaussian_4 decoder")
     ]
