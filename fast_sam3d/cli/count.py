@@ -6,8 +6,7 @@ import argparse
 import sys
 
 from fast_sam3d.cli.tables import aligned
-
-MODELS = ("sam3d", "trellis")
+from fast_sam3d.config.settings import MODELS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
