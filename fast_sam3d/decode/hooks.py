@@ -21,7 +21,7 @@ def record_image(scene: Exchange, call: Callable[..., Any], /, *args: Any, **kwa
     A picture without a mask is not recorded: where the object is in it is not known yet.
     """
     given = args[0] if args else next(iter(kwargs.values()), None)
-    pixels = given if isinstance(given, torch.Tensor) else np.array(given)
+    pixels = given if isinstance(given, (np.ndarray, torch.Tensor)) else np.array(given)
     scene.picture = pixels if pixels.ndim == 3 and pixels.shape[2] == 4 else None
     return call(*args, **kwargs)
 
