@@ -93,7 +93,7 @@ def _write(
     result, written, facts = run.result, [*exports], {**about}
     if (refinement := result.get("layout_refinement")) is not None:
         facts["layout_refinement"] = refinement
-    if config.pipeline.model == "sam3d":
+    if "rotation" in result:  # the model has a pose
         save_pose_json(folder / POSE, result)
         written.append(POSE)
     if config.input.marked or config.input.rembg:
