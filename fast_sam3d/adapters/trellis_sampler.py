@@ -98,7 +98,7 @@ class SampleSeam(Seam):
 
     @property
     def wrapped(self) -> str | None:
-        """The method that other code has replaced on the instance, so that its solves run as they are; None: none."""
+        """The method that other code has replaced on the instance, so that its solves run unaccelerated; None: none."""
         steps = vars(self.owner()).keys() & {"sample_once", "_get_model_prediction"}
         return "sample" if self._shadowed else min(steps, default=None)
 
@@ -136,7 +136,7 @@ class SampleSeam(Seam):
         sample, states = noise, []
         for sample, _ in tqdm(self.solve_iter(velocity, noise, times, cond, **rest), **bar):
             states.append(sample)
-        kind: Any = type(times.outs[0]) if times.outs else dict
+        kind: Any = type(times.outs[0])
         return kind({"samples": sample, "pred_x_t": states, "pred_x_0": [out.pred_x_0 for out in times.outs]})
 
     def solve_iter(
