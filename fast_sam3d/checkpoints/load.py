@@ -65,6 +65,11 @@ class Checkpoint:
     runtime: Runtime | None = None
     by_default: bool = False
 
+    @property
+    def model(self) -> str:
+        """Which of `config.settings.MODELS` it is of."""
+        return "trellis" if self.kind == "trellis" else "sam3d"
+
 
 def load_pipeline(
     tag_or_path: str | Path | None = None,

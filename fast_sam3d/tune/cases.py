@@ -68,7 +68,7 @@ def cases_of(
             )
         own, others = HeldOut(objects, skip=_OWN_OBJECTS), HeldOut(checked)
         return Cases(_with(own.names(), seed), _with(others.names(), seed), (own, others))
-    folder = Folder(pictures, pointmap_axes=axes, model="trellis" if checkpoint.kind == "trellis" else "sam3d")
+    folder = Folder(pictures, pointmap_axes=axes, model=checkpoint.model)
     names = list(folder.names())
     if len(names) < 4:
         # Two cases at least, so that weights are not fitted to one solve alone.
